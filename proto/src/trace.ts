@@ -1,0 +1,27 @@
+/**
+ * The routing trace: which experts each token chose, layer by layer, with sequence and domain. Traces reveal prompts: treat files as secrets.
+ *
+ * A file is a header line of JSON, a newline, then binary records until the end (little endian, no padding):
+ *
+ *   u32 sequence        index given by the recorder, consecutive tokens of a sequence are in order; sequences may interleave
+ *   u32 position        token position in the sequence
+ *   u8  flags           bit 0: the token was generated (else prompt)
+ *   then moeLayers * topK expert ids, u8 if experts <= 256 else u16, in descending router score, layer-major
+ *
+ * A line per sequence is appended at the end of recording to `<file>.sequences.jsonl`: {"sequence":0,"domain":"novels","tokens":123}.
+ */
+export interface TraceHeader {
+  format: 'switchyard-trace';
+  version: 1;
+  model: string;
+  moeLayers: number[];
+  experts: number;
+  topK: number;
+  createdAt: string;
+}
+
+export interface TraceSequence {
+  sequence: number;
+  domain: string | null;
+  tokens: number;
+}

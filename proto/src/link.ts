@@ -1,0 +1,50 @@
+import type { SwitchyardError } from './errors.ts';
+
+/**
+ * A reliable, ordered, bidirectional byte link between two workers. Frames on one link arrive whole and in order, or the link closes; across links
+ * nothing is promised. A frame is handed over as one Uint8Array which the receiver owns (it may alias the receive buffer of that frame alone, never
+ * memory that a later frame reuses). `send` may keep the array until it is written: the caller must not change it afterwards.
+ *
+ * `send` never blocks and never throws for a slow peer: when it returns false, wait for `drained` before the next frame. Sending on a closed link throws
+ * `link_closed`. A frame over `limits.frameBytesMax` throws `bad_frame` at the sender, and closes the link with that error at the receiver.
+ * `onFrame` is set once, before the first await after the link was obtained; frames that arrive earlier are kept. It must not throw.
+ * `closed` resolves once, with null after an orderly close by either side and the error otherwise; after it no frame arrives.
+ */
+export interface Link {
+  /** What connects: 'memory' | 'uds' | 'tcp' | 'grpc'. */
+  readonly transport: string;
+  /** For people: the other end's address or name. */
+  readonly peer: string;
+  send(frame: Uint8Array): boolean;
+  drained(signal?: AbortSignal): Promise<void>;
+  onFrame(receive: (frame: Uint8Array) => void): void;
+  readonly closed: Promise<SwitchyardError | null>;
+  close(reason?: SwitchyardError): Promise<void>;
+  /** Bytes of frames so far, framing included. */
+  readonly bytes: { readonly sent: number; readonly received: number };
+}
+
+export interface Listener {
+  /** Where others dial, e.g. "uds:///run/x.sock", "tcp://127.0.0.1:4101", "grpc://10.0.0.1:4101", "memory://w0". Port 0 is replaced by the real one. */
+  readonly address: string;
+  close(): Promise<void>;
+}
+
+export interface LinkTls {
+  ca: Uint8Array | null;
+  cert: Uint8Array | null;
+  key: Uint8Array | null;
+}
+
+/** One implementation per scheme. `accept` is called for every incoming link after its handshake (magic, protocol version, shared token) succeeded. */
+export interface Transport {
+  readonly scheme: string;
+  listen(address: string, options: LinkOptions, accept: (link: Link) => void): Promise<Listener>;
+  dial(address: string, options: LinkOptions & { signal?: AbortSignal }): Promise<Link>;
+}
+
+export interface LinkOptions {
+  /** Cluster token that both ends must share; compared in constant time. Empty: none. */
+  token: string;
+  tls: LinkTls | null;
+}

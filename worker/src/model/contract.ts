@@ -1,4 +1,4 @@
-import type { Batch, Experts, RowSum, DeviceBuffer } from '@switchyard/native';
+import type { Batch, Device, Experts, RowSum, DeviceBuffer } from '@switchyard/native';
 
 /**
  * What the step loop needs from a model, whatever its family. A model is compiled once, at load, into *segments*: native programs that run between the
@@ -9,6 +9,8 @@ import type { Batch, Experts, RowSum, DeviceBuffer } from '@switchyard/native';
  */
 export interface Model {
   readonly shape: ModelShape;
+  /** Where the model lives; the expert server creates its own row buffers and sums there. */
+  readonly device: Device;
   readonly moe: readonly MoeLayer[];
   /** Runs segment i for the batch; segment i > 0 begins by adding moe[i-1].sum into the residual stream. */
   runSegment(index: number, batch: Batch): void;

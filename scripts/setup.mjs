@@ -1,37 +1,81 @@
-// Brings a checkout to a runnable state with Node and a C++ compiler alone: dependencies, native kernels, TypeScript. Each step is skipped when it is up to date.
+// Brings a checkout to a runnable state with Node and a C++ compiler alone: dependencies, native kernels, TypeScript. Each step is skipped when it is up
+// to date, and nothing but the first installation of dependencies needs the network.
 import { spawnSync } from 'node:child_process';
-import { existsSync, readFileSync, writeFileSync, mkdirSync } from 'node:fs';
 import { createHash } from 'node:crypto';
-import { fileURLToPath } from 'node:url';
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { installedMatches } from './installed.mjs';
+import { takeLock } from './lock.mjs';
 
 const root = path.dirname(path.dirname(fileURLToPath(import.meta.url)));
-const stampDir = path.join(root, 'node_modules', '.switchyard');
+const nodeMinimum = [20, 12];
+
+function say(message) {
+  process.stderr.write(`switchyard setup: ${message}\n`);
+}
 
 function fail(message) {
-  process.stderr.write(`switchyard setup: ${message}\n`);
+  say(message);
   process.exit(1);
 }
 
-function run(label, command, args) {
-  process.stderr.write(`switchyard setup: ${label}\n`);
-  const done = spawnSync(command, args, { cwd: root, stdio: ['ignore', 2, 2], shell: false });
-  if (done.error) fail(`${label}: cannot start ${command}: ${done.error.message}`);
-  if (done.status !== 0) fail(`${label} failed (exit status ${done.status})`);
+/** Runs one step with its output on stderr: stdout belongs to the program that follows. */
+function run(label, command, args, hint) {
+  say(label);
+  const done = spawnSync(command, args, { cwd: root, stdio: ['ignore', 2, 2] });
+  if (done.error) fail(`${label}: cannot start ${command} (${done.error.code ?? done.error.message})${hint ? `: ${hint}` : ''}`);
+  if (done.signal) fail(`${label}: stopped by ${done.signal}`);
+  if (done.status !== 0) fail(`${label}: failed with exit status ${done.status}${hint ? `: ${hint}` : ''}`);
 }
 
-const [major, minor] = process.versions.node.split('.').map(Number);
-if (major < 20 || (major === 20 && minor < 12)) fail(`Node 20.12 or newer is needed, this is ${process.versions.node}: install it from https://nodejs.org`);
-
-const lockHash = createHash('sha256').update(readFileSync(path.join(root, 'package-lock.json'))).digest('hex');
-const lockStamp = path.join(stampDir, 'lock');
-if (!existsSync(lockStamp) || readFileSync(lockStamp, 'utf8') !== lockHash) {
-  run('installing dependencies (npm ci)', 'npm', ['ci', '--ignore-scripts', '--no-fund', '--no-audit', '--loglevel=error']);
-  mkdirSync(stampDir, { recursive: true });
-  writeFileSync(lockStamp, lockHash);
+function checkNode() {
+  const [major, minor] = process.versions.node.split('.').map(Number);
+  if (major < nodeMinimum[0] || (major === nodeMinimum[0] && minor < nodeMinimum[1]))
+    fail(`Node ${nodeMinimum.join('.')} or newer is needed, this is ${process.versions.node}: install it from https://nodejs.org`);
 }
 
-// Compiles native/cpp when its sources changed since the last build.
-run('native kernels', process.execPath, [path.join(root, 'native', 'build.mjs')]);
-// Incremental: a few hundred milliseconds when nothing changed.
-run('TypeScript', process.execPath, [path.join(root, 'node_modules', 'typescript', 'bin', 'tsc'), '-b']);
+/** The stamp lives inside node_modules, so that removing or reinstalling that folder removes it too. */
+function installDependencies() {
+  const lockText = readFileSync(path.join(root, 'package-lock.json'), 'utf8');
+  const hash = createHash('sha256').update(lockText).digest('hex');
+  const stamp = path.join(root, 'node_modules', '.switchyard', 'lock');
+  if (existsSync(stamp) && readFileSync(stamp, 'utf8') === hash) return;
+  if (!installedMatches(root, JSON.parse(lockText))) {
+    run(
+      'installing dependencies (npm ci)',
+      'npm',
+      ['ci', '--ignore-scripts', '--no-fund', '--no-audit', '--loglevel=error'],
+      'the first installation needs npm and its registry; later runs work offline',
+    );
+  }
+  mkdirSync(path.dirname(stamp), { recursive: true });
+  writeFileSync(stamp, hash);
+}
+
+/** The first C++ compiler that answers, or null: CXX, then the usual names. */
+function findCompiler() {
+  for (const name of [process.env.CXX, 'c++', 'g++', 'clang++']) {
+    if (name && spawnSync(name, ['--version'], { stdio: 'ignore' }).status === 0) return name;
+  }
+  return null;
+}
+
+function buildNative() {
+  const hint =
+    findCompiler() === null
+      ? 'no C++ compiler was found: install one (Debian, Ubuntu: apt-get install g++; Fedora: dnf install gcc-c++; macOS: xcode-select --install) or set CXX'
+      : '`npx switchyard doctor` checks this machine';
+  run('native kernels', process.execPath, [path.join(root, 'native', 'build.mjs')], hint);
+}
+
+checkNode();
+const release = takeLock(path.join(root, '.cache', 'setup.lock'), () => say('another setup is running here: waiting for it'));
+try {
+  installDependencies();
+  buildNative();
+  // Incremental: a few hundred milliseconds when nothing changed.
+  run('TypeScript', process.execPath, [path.join(root, 'node_modules', 'typescript', 'bin', 'tsc'), '-b']);
+} finally {
+  release();
+}

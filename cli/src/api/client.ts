@@ -1,0 +1,217 @@
+import http from 'node:http';
+import https from 'node:https';
+import { performance } from 'node:perf_hooks';
+import { CommandFailure } from '../failure.ts';
+import { EventStreamReader } from './event-stream.ts';
+
+/** An answer that is not a stream: log-probabilities of a long echoed prompt are the largest. */
+const bodyBytesMax = 64 * 1024 * 1024;
+
+/** A failure that the server reported, with what OpenAI's error envelope carries. */
+export class ApiError extends Error {
+  override readonly name = 'ApiError';
+  /** HTTP status, or 0 when the error arrived inside a stream that had begun with 200. */
+  readonly status: number;
+  readonly type: string | null;
+  readonly code: string | null;
+  readonly retryAfterSeconds: number | null;
+
+  constructor(
+    status: number,
+    message: string,
+    fields: { type?: string | null; code?: string | null; retryAfterSeconds?: number | null } = {},
+  ) {
+    super(message);
+    this.status = status;
+    this.type = fields.type ?? null;
+    this.code = fields.code ?? null;
+    this.retryAfterSeconds = fields.retryAfterSeconds ?? null;
+  }
+}
+
+export interface ApiClientOptions {
+  /** http(s)://host:port, with or without /v1. */
+  url: string;
+  apiKey: string | null;
+  /** Longest wait for any single request, in milliseconds. */
+  timeoutMs: number;
+}
+
+export interface StreamEvents {
+  /** Called for each event's data but the closing [DONE]; `atMs` is when its bytes arrived (performance.now). */
+  onData(data: string, atMs: number): void;
+  signal?: AbortSignal | undefined;
+}
+
+export interface JsonReply<T> {
+  body: T;
+  headers: http.IncomingHttpHeaders;
+}
+
+/**
+ * Talks to an OpenAI-compatible server over node:http with connections kept alive. Lean on purpose: the load client measures servers with it, so that
+ * what it costs per event is a parse and a timestamp.
+ */
+export class ApiClient {
+  /** Without a trailing slash and without /v1. */
+  readonly baseUrl: string;
+  readonly #apiKey: string | null;
+  readonly #timeoutMs: number;
+  readonly #transport: typeof http | typeof https;
+  readonly #agent: http.Agent;
+
+  constructor(options: ApiClientOptions) {
+    const url = parseBaseUrl(options.url);
+    this.baseUrl = url.href.replace(/\/+$/, '').replace(/\/v1$/, '');
+    this.#apiKey = options.apiKey;
+    this.#timeoutMs = options.timeoutMs;
+    this.#transport = url.protocol === 'https:' ? https : http;
+    this.#agent = new this.#transport.Agent({ keepAlive: true, maxSockets: Number.POSITIVE_INFINITY, noDelay: true });
+  }
+
+  async get<T>(path: string, signal?: AbortSignal): Promise<JsonReply<T>> {
+    return await this.#json<T>('GET', path, null, signal);
+  }
+
+  async post<T>(path: string, body: unknown, signal?: AbortSignal): Promise<JsonReply<T>> {
+    return await this.#json<T>('POST', path, body, signal);
+  }
+
+  /**
+   * Posts and reads the answer as an event stream until [DONE]. Throws ApiError for a refusal or an error event, and an Error when the stream ends
+   * without [DONE]: a cut answer is never taken for a whole one.
+   */
+  async stream(path: string, body: unknown, events: StreamEvents): Promise<void> {
+    const response = await this.#send('POST', path, body, 'text/event-stream', events.signal);
+    if (response.statusCode !== 200) throw await refusal(response);
+    const contentType = response.headers['content-type'] ?? '';
+    if (!contentType.startsWith('text/event-stream')) {
+      response.resume();
+      throw new Error(`expected an event stream from ${path}, the server sent ${contentType || 'no content type'}`);
+    }
+    const reader = new EventStreamReader();
+    let done = false;
+    await new Promise<void>((resolve, reject) => {
+      const fail = (error: Error) => {
+        response.destroy();
+        reject(error);
+      };
+      response.on('data', (chunk: Buffer) => {
+        const atMs = performance.now();
+        try {
+          for (const data of reader.push(chunk)) {
+            if (data === '[DONE]') done = true;
+            else if (data.startsWith('{"error"')) throw streamedError(data);
+            else events.onData(data, atMs);
+          }
+        } catch (error) {
+          fail(error as Error);
+        }
+      });
+      response.on('end', () => (done ? resolve() : reject(new Error(`the stream from ${path} ended without [DONE]`))));
+      response.on('error', (error) => reject(error));
+      response.on('close', () => reject(new Error(`the connection was closed in the middle of the stream from ${path}`)));
+    });
+  }
+
+  close(): void {
+    this.#agent.destroy();
+  }
+
+  async #json<T>(method: string, path: string, body: unknown, signal: AbortSignal | undefined): Promise<JsonReply<T>> {
+    const response = await this.#send(method, path, body, 'application/json', signal);
+    if (response.statusCode !== 200) throw await refusal(response);
+    const text = await readBody(response);
+    try {
+      return { body: JSON.parse(text) as T, headers: response.headers };
+    } catch {
+      throw new Error(`${method} ${path}: the answer is not JSON: ${text.slice(0, 80)}`);
+    }
+  }
+
+  #send(method: string, path: string, body: unknown, accept: string, signal: AbortSignal | undefined): Promise<http.IncomingMessage> {
+    const payload = body === null ? null : Buffer.from(JSON.stringify(body));
+    const headers: http.OutgoingHttpHeaders = { accept };
+    if (payload) {
+      headers['content-type'] = 'application/json';
+      headers['content-length'] = payload.length;
+    }
+    if (this.#apiKey) headers.authorization = `Bearer ${this.#apiKey}`;
+    const deadline = AbortSignal.timeout(this.#timeoutMs);
+    const anySignal = signal ? AbortSignal.any([signal, deadline]) : deadline;
+    return new Promise((resolve, reject) => {
+      const request = this.#transport.request(
+        `${this.baseUrl}${path}`,
+        { method, headers, agent: this.#agent, signal: anySignal },
+        resolve,
+      );
+      request.on('error', (error: NodeJS.ErrnoException) => {
+        if (deadline.aborted) reject(new Error(`${method} ${path}: no complete answer within ${this.#timeoutMs} ms`));
+        else reject(connectionFailure(this.baseUrl, error));
+      });
+      request.end(payload ?? undefined);
+    });
+  }
+}
+
+function parseBaseUrl(text: string): URL {
+  let url: URL;
+  try {
+    url = new URL(text.includes('://') ? text : `http://${text}`);
+  } catch {
+    throw new CommandFailure(`--url ${text}: not a URL; give something like http://127.0.0.1:8000`, { status: 2 });
+  }
+  if (url.protocol !== 'http:' && url.protocol !== 'https:')
+    throw new CommandFailure(`--url ${text}: the scheme must be http or https, not ${url.protocol.slice(0, -1)}`, { status: 2 });
+  return url;
+}
+
+function connectionFailure(baseUrl: string, error: NodeJS.ErrnoException): Error {
+  if (error.code === 'ECONNREFUSED')
+    return new CommandFailure(
+      `nothing answers at ${baseUrl} (connection refused): start a server with \`switchyard up\`, or give another --url`,
+      {
+        cause: error,
+      },
+    );
+  if (error.code === 'ENOTFOUND' || error.code === 'EAI_AGAIN')
+    return new CommandFailure(`the host of ${baseUrl} cannot be resolved: check --url`, { cause: error });
+  return error;
+}
+
+async function readBody(response: http.IncomingMessage): Promise<string> {
+  const chunks: Buffer[] = [];
+  let bytes = 0;
+  for await (const chunk of response as AsyncIterable<Buffer>) {
+    bytes += chunk.length;
+    if (bytes > bodyBytesMax) {
+      response.destroy();
+      throw new Error(`the answer exceeds ${bodyBytesMax} bytes`);
+    }
+    chunks.push(chunk);
+  }
+  return Buffer.concat(chunks).toString('utf8');
+}
+
+interface ErrorEnvelope {
+  error?: { message?: string; type?: string; code?: string | number | null };
+}
+
+async function refusal(response: http.IncomingMessage): Promise<ApiError> {
+  const text = await readBody(response);
+  const status = response.statusCode ?? 0;
+  const retryAfter = Number(response.headers['retry-after']);
+  const retryAfterSeconds = Number.isFinite(retryAfter) ? retryAfter : null;
+  try {
+    const { error } = JSON.parse(text) as ErrorEnvelope;
+    const code = error?.code == null ? null : String(error.code);
+    return new ApiError(status, error?.message ?? text.slice(0, 200), { type: error?.type ?? null, code, retryAfterSeconds });
+  } catch {
+    return new ApiError(status, text.slice(0, 200) || `HTTP status ${status}`, { retryAfterSeconds });
+  }
+}
+
+function streamedError(data: string): ApiError {
+  const { error } = JSON.parse(data) as ErrorEnvelope;
+  return new ApiError(0, error?.message ?? data, { type: error?.type ?? null, code: error?.code == null ? null : String(error.code) });
+}

@@ -1,0 +1,25 @@
+import { CommandFailure } from '../failure.ts';
+import type { ApiClient } from './client.ts';
+
+export interface ModelCard {
+  id: string;
+  owned_by?: string;
+  /** vLLM's and our name for the context length. */
+  max_model_len?: number;
+  /** llama.cpp's. */
+  meta?: { n_ctx_train?: number; n_vocab?: number } | null;
+}
+
+/** The model asked for, or the only one served. */
+export async function selectModel(client: ApiClient, wanted: string | null, signal?: AbortSignal): Promise<ModelCard> {
+  const { body } = await client.get<{ data: ModelCard[] }>('/v1/models', signal);
+  const cards = body.data ?? [];
+  const card = wanted === null ? cards[0] : cards.find((c) => c.id === wanted);
+  if (!card)
+    throw new CommandFailure(
+      wanted === null
+        ? `${client.baseUrl} serves no model`
+        : `${client.baseUrl} does not serve ${wanted}: it has ${cards.map((c) => c.id).join(', ')}`,
+    );
+  return card;
+}

@@ -1,0 +1,71 @@
+import type { Distribution } from './distribution.ts';
+import { distribution } from './distribution.ts';
+import type { TimedCompletion } from './timed-completion.ts';
+
+/** What one concurrency level of `bench serve` measured. Milliseconds, tokens and seconds as named; null where nothing was measured. */
+export interface LevelReport {
+  concurrency: number;
+  requests: number;
+  errors: number;
+  /** The distinct messages of failed requests, most frequent first. */
+  errorMessages: { message: string; count: number }[];
+  /** From the first request's start to the last one's end. */
+  seconds: number;
+  promptTokens: number;
+  cachedTokens: number;
+  outputTokens: number;
+  requestsPerSecond: number;
+  outputTokensPerSecond: number;
+  /** Prompt and output tokens together. */
+  totalTokensPerSecond: number;
+  /** From sending a request to its first token. */
+  timeToFirstTokenMs: Distribution | null;
+  /** Gaps between chunks that carry text: what a reader sees. A chunk may carry several tokens. */
+  interTokenMs: Distribution | null;
+  /** (last - first chunk) / (tokens - 1), per request. */
+  timePerOutputTokenMs: Distribution | null;
+  requestMs: Distribution | null;
+}
+
+const errorMessagesMax = 5;
+
+/** Pure: the figures of one level from what its requests saw. Only requests that succeeded count towards speed. */
+export function levelReport(concurrency: number, completions: readonly TimedCompletion[]): LevelReport {
+  const good = completions.filter((c) => c.error === null);
+  const seconds =
+    completions.length === 0 ? 0 : (Math.max(...completions.map((c) => c.endMs)) - Math.min(...completions.map((c) => c.startMs))) / 1000;
+  const sum = (pick: (c: TimedCompletion) => number) => good.reduce((total, c) => total + pick(c), 0);
+  const promptTokens = sum((c) => c.promptTokens);
+  const outputTokens = sum((c) => c.outputTokens);
+  const perSecond = (amount: number) => (seconds > 0 ? amount / seconds : 0);
+  return {
+    concurrency,
+    requests: completions.length,
+    errors: completions.length - good.length,
+    errorMessages: countMessages(completions),
+    seconds,
+    promptTokens,
+    cachedTokens: sum((c) => c.cachedTokens),
+    outputTokens,
+    requestsPerSecond: perSecond(good.length),
+    outputTokensPerSecond: perSecond(outputTokens),
+    totalTokensPerSecond: perSecond(promptTokens + outputTokens),
+    timeToFirstTokenMs: distribution(good.filter((c) => c.chunkMs.length > 0).map((c) => c.chunkMs[0] - c.startMs)),
+    interTokenMs: distribution(good.flatMap((c) => c.chunkMs.slice(1).map((at, i) => at - c.chunkMs[i]))),
+    timePerOutputTokenMs: distribution(
+      good
+        .filter((c) => c.outputTokens > 1 && c.chunkMs.length > 1)
+        .map((c) => (c.chunkMs[c.chunkMs.length - 1] - c.chunkMs[0]) / (c.outputTokens - 1)),
+    ),
+    requestMs: distribution(good.map((c) => c.endMs - c.startMs)),
+  };
+}
+
+function countMessages(completions: readonly TimedCompletion[]): { message: string; count: number }[] {
+  const counts = new Map<string, number>();
+  for (const { error } of completions) if (error !== null) counts.set(error, (counts.get(error) ?? 0) + 1);
+  return [...counts]
+    .map(([message, count]) => ({ message, count }))
+    .sort((a, b) => b.count - a.count)
+    .slice(0, errorMessagesMax);
+}

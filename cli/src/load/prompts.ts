@@ -1,0 +1,44 @@
+import type { ApiClient } from '../api/client.ts';
+import { ApiError } from '../api/client.ts';
+import { randomStream } from './random-stream.ts';
+
+/** Where prompts come from: random token ids, whose number is exact on any server that takes ids, or windows of a text. */
+export type PromptSource = { kind: 'ids'; vocab: number } | { kind: 'text'; text: string };
+
+/** Low ids are control tokens in most vocabularies; a prompt of them measures something else. */
+const firstOrdinaryId = 256;
+
+/**
+ * `count` prompts of `tokens` tokens each, all different from their first token on, so that no server answers from its prefix cache; the first
+ * `sharedTokens` are the same in all, to measure that cache.
+ */
+export function randomIdPrompts(count: number, tokens: number, sharedTokens: number, vocab: number, seed: number): number[][] {
+  const random = randomStream(seed);
+  const drawId = () => firstOrdinaryId + Math.floor(random() * Math.max(1, vocab - firstOrdinaryId));
+  const shared = Array.from({ length: Math.min(sharedTokens, tokens) }, drawId);
+  return Array.from({ length: count }, () => [...shared, ...Array.from({ length: tokens - shared.length }, drawId)]);
+}
+
+/** Windows of a tokenised text, at random places: real language, exact counts. */
+export function textIdPrompts(count: number, tokens: number, ids: readonly number[], seed: number): number[][] {
+  const random = randomStream(seed);
+  const places = Math.max(1, ids.length - tokens);
+  return Array.from({ length: count }, () => {
+    const from = Math.floor(random() * places);
+    return ids.slice(from, from + tokens);
+  });
+}
+
+/** The token ids of a text by the server's own /tokenize (vLLM's and our form, then llama.cpp's), or null where it has none. */
+export async function tokenizeByServer(client: ApiClient, model: string, text: string, signal?: AbortSignal): Promise<number[] | null> {
+  for (const body of [{ model, prompt: text, add_special_tokens: false }, { content: text }]) {
+    try {
+      const reply = await client.post<{ tokens?: unknown }>('/tokenize', body, signal);
+      const { tokens } = reply.body;
+      if (Array.isArray(tokens) && tokens.length > 0 && tokens.every((t) => Number.isInteger(t))) return tokens as number[];
+    } catch (error) {
+      if (!(error instanceof ApiError)) throw error;
+    }
+  }
+  return null;
+}

@@ -1,0 +1,37 @@
+import { InvalidArgumentError } from 'commander';
+import { parseBytes } from './quantity.ts';
+
+/** Parsers for commander options. Their message ends up after the option's own name: "option '--port <port>' argument 'x' is invalid. …". */
+export function integerIn(least: number, most: number): (text: string) => number {
+  return (text) => {
+    const value = Number(text);
+    if (!/^\d+$/.test(text) || value < least || value > most)
+      throw new InvalidArgumentError(`It must be a whole number from ${least} to ${most}.`);
+    return value;
+  };
+}
+
+export function numberIn(least: number, most: number): (text: string) => number {
+  return (text) => {
+    const value = Number(text);
+    if (text.trim() === '' || !(value >= least && value <= most))
+      throw new InvalidArgumentError(`It must be a number from ${least} to ${most}.`);
+    return value;
+  };
+}
+
+export function integerList(least: number, most: number): (text: string) => number[] {
+  const one = integerIn(least, most);
+  return (text) => text.split(',').map((part) => one(part.trim()));
+}
+
+export function byteCount(text: string): number {
+  const bytes = parseBytes(text);
+  if (bytes === null) throw new InvalidArgumentError('It must be a size like 512M or 2GiB.');
+  return bytes;
+}
+
+/** Adds to what an option that may be repeated has collected. */
+export function collect(text: string, previous: string[] | undefined): string[] {
+  return [...(previous ?? []), text];
+}

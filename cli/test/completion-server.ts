@@ -1,0 +1,77 @@
+import http from 'node:http';
+import type { AddressInfo } from 'node:net';
+
+/** What the test's server does with a request, chosen by the request's prompt length. */
+export type Behaviour = 'answer' | 'refuse' | 'error-event' | 'cut' | 'short' | 'no-usage' | 'silent';
+
+export interface CompletionServer {
+  url: string;
+  requests: { path: string; body: Record<string, unknown> }[];
+  /** Most requests that were open at once. */
+  mostOpen(): number;
+  close(): Promise<void>;
+}
+
+/** A real HTTP server that streams completions in OpenAI's format, one token a chunk, and misbehaves on demand. */
+export async function startCompletionServer(
+  behave: (body: Record<string, unknown>, index: number) => Behaviour,
+): Promise<CompletionServer> {
+  const requests: CompletionServer['requests'] = [];
+  let open = 0;
+  let mostOpen = 0;
+  const server = http.createServer(async (request, response) => {
+    if (request.method === 'GET') {
+      response.setHeader('content-type', 'application/json');
+      response.end(JSON.stringify({ object: 'list', data: [{ id: 'tiny', object: 'model', max_model_len: 512 }] }));
+      return;
+    }
+    mostOpen = Math.max(mostOpen, ++open);
+    response.on('close', () => open--);
+    let text = '';
+    for await (const chunk of request) text += chunk;
+    const body = JSON.parse(text) as Record<string, unknown>;
+    const index = requests.push({ path: request.url ?? '', body }) - 1;
+    if (request.url === '/tokenize') {
+      response.setHeader('content-type', 'application/json');
+      response.end(JSON.stringify({ tokens: [...String(body.prompt ?? body.content)].map((c) => c.charCodeAt(0)) }));
+      return;
+    }
+    const behaviour = behave(body, index);
+    if (behaviour === 'refuse') {
+      response.writeHead(503, { 'content-type': 'application/json', 'retry-after': '2' });
+      response.end(JSON.stringify({ error: { message: 'the queue is full', type: 'overloaded_error', code: 'queue_full' } }));
+      return;
+    }
+    response.writeHead(200, { 'content-type': 'text/event-stream' });
+    if (behaviour === 'silent') return;
+    const tokens = behaviour === 'short' ? 2 : Number(body.max_tokens);
+    for (let i = 0; i < tokens; i++) {
+      if (behaviour === 'cut' && i === 1) return void response.destroy();
+      if (behaviour === 'error-event' && i === 1) {
+        response.end(
+          'data: {"error":{"message":"worker n0w1 was lost","type":"unavailable_error","code":"worker_lost"}}\n\ndata: [DONE]\n\n',
+        );
+        return;
+      }
+      const last = i === tokens - 1;
+      response.write(`data: ${JSON.stringify({ choices: [{ index: 0, text: `t${i} `, finish_reason: last ? 'length' : null }] })}\n\n`);
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+    if (behaviour !== 'no-usage') {
+      const promptTokens = Array.isArray(body.prompt) ? body.prompt.length : 1;
+      response.write(`data: ${JSON.stringify({ choices: [], usage: { prompt_tokens: promptTokens, completion_tokens: tokens } })}\n\n`);
+    }
+    response.end('data: [DONE]\n\n');
+  });
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  return {
+    url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
+    requests,
+    mostOpen: () => mostOpen,
+    close: () =>
+      new Promise((resolve) => {
+        server.closeAllConnections();
+        server.close(() => resolve());
+      }),
+  };
+}

@@ -1,3 +1,5 @@
+export * from './control-messages.ts';
+export * from './control-stream.ts';
 export * from './errors.ts';
 export * from './frame.ts';
 export * from './limits.ts';

@@ -8,6 +8,29 @@ export const limits = {
   framesInFlightMax: 8,
   /** Bytes a link may hold unsent before `send` answers false. */
   linkPendingBytesMax: 128 * 1024 * 1024,
+  /** Frames that arrive on a link before anyone receives them; the peer is slowed down beyond it. */
+  linkEarlyBytesMax: 4 * 1024 * 1024,
+  /** HTTP/2 flow-control window of a gRPC stream and its connection. Bytes in flight: 1 MiB suffices up to 1 MiB frames, 8 MiB frames want 8 MiB; a margin. */
+  grpcWindowBytes: 16 * 1024 * 1024,
+  /** A handshake frame: magic, version, scheme, nonce, proof, or a refusal with its message. */
+  handshakeBytesMax: 512,
+  /** From dial to an accepted link, and how long an accepted socket may stay silent. */
+  dialTimeoutMs: 10_000,
+  /** How long `close` waits for the peer before it cuts the connection. */
+  closeTimeoutMs: 5_000,
+  /** A silent connection is probed after the first and given up after the second (gRPC; TCP probes likewise). */
+  keepaliveTimeMs: 10_000,
+  keepaliveTimeoutMs: 5_000,
+  /** Incoming links of one listener: every worker twice, while a peer reconnects. */
+  linksPerListenerMax: 1024,
+  /** Addresses one worker announces. */
+  addressesMax: 16,
+  /** A Unix socket path: sun_path is 108 bytes with its terminator. */
+  socketPathBytesMax: 107,
+  /** One control message: an Assign carries a plan. */
+  controlMessageBytesMax: 65 * 1024 * 1024,
+  /** Bytes a control stream may hold unsent before `send` answers false; one message more than that closes it, for its sender does not wait. */
+  controlPendingBytesMax: 16 * 1024 * 1024,
   /** A row that has not come back by then fails its request. */
   rowDeadlineMs: 30_000,
   /** HTTP body: a 128k-token prompt in UTF-8 with JSON escapes. */

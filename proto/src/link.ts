@@ -1,14 +1,15 @@
 import type { SwitchyardError } from './errors.ts';
 
 /**
- * A reliable, ordered, bidirectional byte link between two workers. Frames on one link arrive whole and in order, or the link closes; across links
+ * A reliable, ordered, bidirectional byte link between two workers. Frames (1 byte to `limits.frameBytesMax`) on one link arrive whole and in order, or the link closes; across links
  * nothing is promised. A frame is handed over as one Uint8Array which the receiver owns (it may alias the receive buffer of that frame alone, never
  * memory that a later frame reuses). `send` may keep the array until it is written: the caller must not change it afterwards.
  *
- * `send` never blocks and never throws for a slow peer: when it returns false, wait for `drained` before the next frame. Sending on a closed link throws
- * `link_closed`. A frame over `limits.frameBytesMax` throws `bad_frame` at the sender, and closes the link with that error at the receiver.
+ * `send` never blocks and never throws for a slow peer: when it returns false, wait for `drained` before the next frame (it also resolves when the link
+ * closes). Sending on a closed link throws `link_closed`. A frame over `limits.frameBytesMax` throws `bad_frame` at the sender, and closes the link with that error at the receiver.
  * `onFrame` is set once, before the first await after the link was obtained; frames that arrive earlier are kept. It must not throw.
- * `closed` resolves once, with null after an orderly close by either side and the error otherwise; after it no frame arrives.
+ * `closed` resolves once, with null after an orderly close by either side and the error otherwise; after it no frame arrives. `close()` writes what was sent,
+ * then closes; `close(reason)` drops it and cuts the link: here `closed` gives the reason, at the peer a `link_closed` error.
  */
 export interface Link {
   /** What connects: 'memory' | 'uds' | 'tcp' | 'grpc'. */
@@ -22,6 +23,8 @@ export interface Link {
   close(reason?: SwitchyardError): Promise<void>;
   /** Bytes of frames so far, framing included. */
   readonly bytes: { readonly sent: number; readonly received: number };
+  /** Bytes sent and not yet written: what `send`'s answer is about. */
+  readonly pendingBytes: number;
 }
 
 export interface Listener {
@@ -30,10 +33,13 @@ export interface Listener {
   close(): Promise<void>;
 }
 
+/** PEM. A listener with `ca` demands client certificates signed by it (mTLS). */
 export interface LinkTls {
   ca: Uint8Array | null;
   cert: Uint8Array | null;
   key: Uint8Array | null;
+  /** Name that the server's certificate must carry, where it differs from the address dialled (one certificate for a cluster); null: the address. */
+  serverName: string | null;
 }
 
 /** One implementation per scheme. `accept` is called for every incoming link after its handshake (magic, protocol version, shared token) succeeded. */

@@ -1,0 +1,210 @@
+/**
+ * What coordinator and workers say to each other: the TypeScript face of protos/control.proto, which says what each field means. A message is a plain object with
+ * a `type` and every field present (proto3 defaults: 0, '', false, [], an empty submessage). u64 fields are JS numbers, refused above 2^53 - 1, except the two
+ * that use all 64 bits (`Sampling.seed`, `Ready.weightsHash`), which are bigints.
+ */
+export type FromWorker =
+  | ({ type: 'hello' } & Hello)
+  | ({ type: 'progress' } & Progress)
+  | ({ type: 'ready' } & Ready)
+  | ({ type: 'tokens' } & Tokens)
+  | ({ type: 'stats' } & Stats)
+  | ({ type: 'failed' } & Failed)
+  | ({ type: 'trace' } & TraceRows);
+
+export type ToWorker =
+  | ({ type: 'assign' } & Assign)
+  | ({ type: 'refuse' } & Refuse)
+  | ({ type: 'peers' } & Peers)
+  | ({ type: 'submit' } & Submit)
+  | ({ type: 'cancel' } & Cancel)
+  | ({ type: 'trace' } & Trace)
+  | ({ type: 'stop' } & Stop);
+
+/** Packed columns are plain arrays, or any array-like of numbers when sent. */
+export type Column = ArrayLike<number>;
+
+export interface Hello {
+  protocolVersion: number;
+  name: string;
+  node: string;
+  pid: number;
+  dataAddresses: string[];
+  /** JSON of the device's description. */
+  device: string;
+  softwareVersion: string;
+}
+
+export interface Refuse {
+  code: string;
+  message: string;
+}
+
+export interface Assign {
+  worker: number;
+  epoch: number;
+  modelDir: string;
+  /** JSON of Plan, UTF-8. */
+  plan: Uint8Array;
+  engine: EngineConfig;
+}
+
+export interface EngineConfig {
+  numericClass: string;
+  expertDtype: string;
+  denseDtype: string;
+  sumMode: string;
+  maxContext: number;
+  kvBlocks: number;
+  kvBytes: number;
+  maxBatchRows: number;
+  maxSequences: number;
+  prefixCache: boolean;
+  rowDeadlineMs: number;
+}
+
+export interface Peer {
+  worker: number;
+  name: string;
+  node: string;
+  dataAddresses: string[];
+}
+
+export interface Peers {
+  epoch: number;
+  peers: Peer[];
+}
+
+export interface Progress {
+  epoch: number;
+  done: number;
+  total: number;
+  what: string;
+}
+
+export interface Ready {
+  epoch: number;
+  residentBytes: number;
+  kvBlocks: number;
+  weightsHash: bigint;
+}
+
+export interface Failed {
+  epoch: number;
+  code: string;
+  message: string;
+}
+
+export interface Submit {
+  request: number;
+  prompt: Column;
+  maxTokens: number;
+  sampling: Sampling;
+  stopTokens: Column;
+  logprobs: number;
+  wantLogprob: boolean;
+  promptLogprobs: boolean;
+  tenant: string;
+  domain: string;
+  ignoreEos: boolean;
+  minTokens: number;
+  traceId: string;
+}
+
+export interface Sampling {
+  temperature: number;
+  topP: number;
+  topK: number;
+  minP: number;
+  repetitionPenalty: number;
+  presencePenalty: number;
+  frequencyPenalty: number;
+  seed: bigint;
+  biasToken: Column;
+  biasValue: Column;
+}
+
+export interface Cancel {
+  request: number;
+}
+
+export interface Trace {
+  on: boolean;
+}
+
+export interface Stop {
+  graceMs: number;
+}
+
+/** One step of one worker, as columns: entry i is one event of `request[i]`. */
+export interface Tokens {
+  request: Column;
+  token: Column;
+  /** See `Finish`. */
+  finish: Column;
+  logprob: Column;
+  top: TopLogprobs[];
+  errors: RequestError[];
+  cachedTokens: Column;
+  prompt: PromptLogprobs[];
+}
+
+export const Finish = { none: 0, stop: 1, length: 2, error: 3, cancelled: 4, stopWithoutToken: 5 } as const;
+export type Finish = (typeof Finish)[keyof typeof Finish];
+
+export interface TopLogprobs {
+  token: Column;
+  logprob: Column;
+}
+
+export interface PromptLogprobs {
+  request: number;
+  logprob: Column;
+  top: TopLogprobs[];
+}
+
+export interface RequestError {
+  code: string;
+  message: string;
+}
+
+export interface Stats {
+  steps: number;
+  running: number;
+  waiting: number;
+  kvBlocksUsed: number;
+  kvBlocks: number;
+  lastStepAgeMs: number;
+  workPending: boolean;
+  promptTokens: number;
+  generatedTokens: number;
+  prefixQueries: number;
+  prefixHits: number;
+  preemptions: number;
+  links: LinkStats[];
+  /** attention, exchange wait, experts (own rows), experts (others' rows), sampling, other, idle */
+  seconds: Column;
+  rowsDispatched: number;
+  remoteNodesVisited: number;
+  /** (moeLayers * experts) */
+  expertTokens: Column;
+  residentBytes: number;
+}
+
+export interface LinkStats {
+  peer: number;
+  bytesSent: number;
+  bytesReceived: number;
+  framesSent: number;
+  transport: string;
+  roundTripSeconds: number;
+  roundTrips: number;
+}
+
+export interface TraceRows {
+  request: Column;
+  position: Column;
+  generated: boolean[];
+  /** u16 little endian, (rows, moeLayers, topK) */
+  experts: Uint8Array;
+}

@@ -1,0 +1,325 @@
+/**
+ * One bidirectional gRPC stream of byte messages as a Link: what the `grpc` transport and the control plane are both made of. The call's metadata carries the
+ * protocol version and the cluster token; the server answers with its own metadata once it has accepted them.
+ */
+import * as grpc from '@grpc/grpc-js';
+import { SwitchyardError } from './errors.ts';
+import { PROTOCOL_VERSION } from './frame.ts';
+import { FrameInbox } from './frame-inbox.ts';
+import { badFrameLength, checkFrameLength } from './frame-length.ts';
+import { tuneServerWindows } from './grpc-window.ts';
+import { limits } from './limits.ts';
+import type { Link, LinkOptions, LinkTls, Listener } from './link.ts';
+import { sameSecret } from './secret.ts';
+import { SendWindow } from './send-window.ts';
+import { removeStaleSocket } from './unix-socket.ts';
+
+/** What distinguishes one kind of stream from another; both ends must use the same. */
+export interface StreamKind {
+  transport: string;
+  /** "/package.Service/Method" */
+  path: string;
+  messageBytesMax: number;
+  /** Unsent bytes at which `send` answers false. */
+  pendingBytesMax: number;
+  /** Flow-control window of stream and connection, both directions; null leaves HTTP/2's 64 KiB. */
+  windowBytes: number | null;
+}
+
+const VERSION_KEY = 'switchyard-protocol-version';
+const TOKEN_KEY = 'authorization';
+/** gRPC's length prefix: u8 compressed, u32 length. */
+const PREFIX_BYTES = 5;
+/** No frame is empty. */
+const GOODBYE = Buffer.alloc(0);
+
+/** @param target "host:port" or "unix:/path". */
+export async function serveStreams(
+  target: string,
+  kind: StreamKind,
+  options: LinkOptions,
+  accept: (link: Link) => void,
+): Promise<Listener> {
+  const server = new grpc.Server(channelOptions(kind));
+  if (kind.windowBytes !== null) tuneServerWindows(server, kind.windowBytes);
+  const links = new Set<Link>();
+  server.register(
+    kind.path,
+    (call: grpc.ServerDuplexStream<Buffer, Uint8Array>) => {
+      const refusal = refusalOf(call.metadata, options) ?? (links.size >= limits.linksPerListenerMax ? tooManyLinks() : null);
+      if (refusal !== null) {
+        call.emit('error', { code: statusOf(refusal), details: refusal.message });
+        return;
+      }
+      call.sendMetadata(new grpc.Metadata());
+      const link = new GrpcLink(kind, call, call.getPeer(), serverEnd(call));
+      links.add(link);
+      void link.closed.then(() => links.delete(link));
+      accept(link);
+    },
+    asBuffer,
+    asIs,
+    'bidi',
+  );
+  if (target.startsWith('unix:')) await removeStaleSocket(target.slice('unix:'.length));
+  const port = await new Promise<number>((resolve, reject) => {
+    server.bindAsync(target, serverCredentials(options.tls), (error, bound) => {
+      if (error === null) resolve(bound);
+      else reject(new SwitchyardError('link_closed', `cannot listen on ${target}: ${error.message}`, { cause: error }));
+    });
+  });
+  return {
+    address: target.startsWith('unix:') ? target : target.replace(/:\d+$/, `:${port}`),
+    close: async () => {
+      const closing = Promise.all([...links].map((link) => link.close()));
+      const down = new Promise<void>((resolve) => server.tryShutdown(() => resolve()));
+      await closing;
+      // Connections that only ping would keep tryShutdown waiting.
+      server.forceShutdown();
+      await down;
+    },
+  };
+}
+
+/** @throws SwitchyardError `unauthorized`, `version_mismatch`, or `link_closed` when nobody answers in time. */
+export function dialStream(target: string, kind: StreamKind, options: LinkOptions & { signal?: AbortSignal }): Promise<Link> {
+  options.signal?.throwIfAborted();
+  const client = new grpc.Client(target, clientCredentials(options.tls), {
+    ...channelOptions(kind),
+    ...(options.tls?.serverName == null ? {} : { 'grpc.ssl_target_name_override': options.tls.serverName }),
+  });
+  const metadata = new grpc.Metadata();
+  metadata.set(VERSION_KEY, String(PROTOCOL_VERSION));
+  if (options.token !== '') metadata.set(TOKEN_KEY, `Bearer ${options.token}`);
+  const call = client.makeBidiStreamRequest<Uint8Array, Buffer>(kind.path, asBuffer, asIs, metadata);
+  return new Promise((resolve, reject) => {
+    const fail = (error: SwitchyardError) => {
+      done();
+      call.cancel();
+      client.close();
+      reject(error);
+    };
+    const refused = (status: grpc.StatusObject) => fail(errorOf(status, target));
+    const aborted = () => fail(new SwitchyardError('cancelled', `dialling ${target} was aborted`, { cause: options.signal!.reason }));
+    const timer = setTimeout(
+      () => fail(new SwitchyardError('link_closed', `${target} did not answer within ${limits.dialTimeoutMs} ms`)),
+      limits.dialTimeoutMs,
+    );
+    const accepted = () => {
+      done();
+      const link = new GrpcLink(kind, call, target, clientEnd(call));
+      void link.closed.then(() => client.close());
+      resolve(link);
+    };
+    const done = () => {
+      clearTimeout(timer);
+      options.signal?.removeEventListener('abort', aborted);
+      call.off('status', refused).off('metadata', accepted);
+    };
+    options.signal?.addEventListener('abort', aborted, { once: true });
+    call.on('error', ignore); // Every error is also a status, which is what is looked at.
+    call.on('status', refused).on('metadata', accepted);
+  });
+}
+
+type Call = grpc.ClientDuplexStream<Uint8Array, Buffer> | grpc.ServerDuplexStream<Buffer, Uint8Array>;
+
+/** The two ends of a call close differently; everything else is the same. */
+interface CallEnd {
+  /** Sent before the half-close, because a server cannot tell a client that ended from one that was killed. The server's own goodbye is its status. */
+  readonly goodbye: Buffer | null;
+  /** Calls back once, with null if the peer ended in order. */
+  whenEnded(settle: (error: SwitchyardError | null) => void): void;
+  abort(reason: SwitchyardError): void;
+}
+
+function clientEnd(call: grpc.ClientDuplexStream<Uint8Array, Buffer>): CallEnd {
+  return {
+    goodbye: GOODBYE,
+    whenEnded: (settle) => {
+      call.on('status', (status: grpc.StatusObject) => settle(status.code === grpc.status.OK ? null : errorOf(status, call.getPeer())));
+    },
+    abort: () => call.cancel(),
+  };
+}
+
+function serverEnd(call: grpc.ServerDuplexStream<Buffer, Uint8Array>): CallEnd {
+  return {
+    goodbye: null,
+    whenEnded: (settle) => {
+      const wentAway = () => settle(new SwitchyardError('link_closed', `${call.getPeer()} went away`));
+      call.on('end', wentAway).on('cancelled', wentAway);
+      call.on('error', (error) => settle(new SwitchyardError('link_closed', `${call.getPeer()}: ${error.message}`, { cause: error })));
+    },
+    abort: (reason) => call.emit('error', { code: grpc.status.ABORTED, details: reason.message }),
+  };
+}
+
+class GrpcLink implements Link {
+  readonly transport: string;
+  readonly peer: string;
+  readonly closed: Promise<SwitchyardError | null>;
+  readonly bytes = { sent: 0, received: 0 };
+  readonly #kind: StreamKind;
+  readonly #call: Call;
+  readonly #end: CallEnd;
+  readonly #window: SendWindow;
+  readonly #inbox = new FrameInbox(limits.linkEarlyBytesMax);
+  #settle!: (error: SwitchyardError | null) => void;
+  #state: 'open' | 'closing' | 'closed' = 'open';
+
+  constructor(kind: StreamKind, call: Call, peer: string, end: CallEnd) {
+    this.transport = kind.transport;
+    this.peer = peer;
+    this.#kind = kind;
+    this.#call = call;
+    this.#end = end;
+    this.#window = new SendWindow(kind.pendingBytesMax);
+    this.closed = new Promise((resolve) => {
+      this.#settle = resolve;
+    });
+    call.on('data', (message: Buffer) => this.#received(message));
+    call.on('error', ignore);
+    end.whenEnded((error) => this.#ended(this.#state === 'closing' ? null : error));
+  }
+
+  get pendingBytes(): number {
+    return this.#window.pendingBytes;
+  }
+
+  send(frame: Uint8Array): boolean {
+    if (this.#state !== 'open') throw new SwitchyardError('link_closed', `the link to ${this.peer} is closed`);
+    checkFrameLength(frame.length, this.#kind.messageBytesMax);
+    const bytes = frame.length + PREFIX_BYTES;
+    this.bytes.sent += bytes;
+    const room = this.#window.add(bytes);
+    this.#call.write(frame, () => {
+      if (this.#state !== 'closed') this.#window.remove(bytes);
+    });
+    return room;
+  }
+
+  drained(signal?: AbortSignal): Promise<void> {
+    return this.#window.drained(signal);
+  }
+
+  onFrame(receive: (frame: Uint8Array) => void): void {
+    this.#inbox.onFrame(receive);
+  }
+
+  async close(reason?: SwitchyardError): Promise<void> {
+    if (this.#state === 'closed') return;
+    if (reason !== undefined) {
+      this.#ended(reason);
+      this.#end.abort(reason);
+      return;
+    }
+    if (this.#state === 'open') {
+      this.#state = 'closing';
+      if (this.#end.goodbye !== null) this.#call.write(this.#end.goodbye);
+      this.#call.end();
+    }
+    const timer = setTimeout(
+      () => void this.close(new SwitchyardError('link_closed', `${this.peer} did not close within ${limits.closeTimeoutMs} ms`)),
+      limits.closeTimeoutMs,
+    );
+    await this.closed;
+    clearTimeout(timer);
+  }
+
+  #received(message: Buffer): void {
+    if (this.#state === 'closed') return;
+    if (message.length === 0) {
+      this.#call.end();
+      this.#ended(null);
+      return;
+    }
+    this.bytes.received += message.length + PREFIX_BYTES;
+    if (message.length > this.#kind.messageBytesMax) {
+      void this.close(badFrameLength(message.length, this.#kind.messageBytesMax));
+      return;
+    }
+    if (!this.#inbox.deliver(message, () => this.#call.resume())) this.#call.pause();
+  }
+
+  #ended(error: SwitchyardError | null): void {
+    if (this.#state === 'closed') return;
+    this.#state = 'closed';
+    this.#window.close();
+    this.#settle(error);
+  }
+}
+
+function refusalOf(metadata: grpc.Metadata, options: LinkOptions): SwitchyardError | null {
+  const version = String(metadata.get(VERSION_KEY)[0] ?? 'none');
+  if (version !== String(PROTOCOL_VERSION))
+    return new SwitchyardError('version_mismatch', `protocol version ${version.slice(0, 16)} is not ${PROTOCOL_VERSION}`);
+  const token = String(metadata.get(TOKEN_KEY)[0] ?? '').replace(/^Bearer /, '');
+  if (options.token !== '' && !sameSecret(token, options.token))
+    return new SwitchyardError('unauthorized', 'the cluster token is missing or wrong');
+  return null;
+}
+
+function tooManyLinks(): SwitchyardError {
+  return new SwitchyardError('queue_full', `${limits.linksPerListenerMax} links are open, which is the limit`);
+}
+
+function statusOf(error: SwitchyardError): grpc.status {
+  if (error.code === 'unauthorized') return grpc.status.UNAUTHENTICATED;
+  if (error.code === 'version_mismatch') return grpc.status.FAILED_PRECONDITION;
+  return grpc.status.UNAVAILABLE;
+}
+
+function errorOf(status: grpc.StatusObject, peer: string): SwitchyardError {
+  const message = `${peer}: ${status.details} (gRPC status ${status.code})`;
+  if (status.code === grpc.status.UNAUTHENTICATED) return new SwitchyardError('unauthorized', message);
+  if (status.code === grpc.status.FAILED_PRECONDITION) return new SwitchyardError('version_mismatch', message);
+  if (status.code === grpc.status.RESOURCE_EXHAUSTED) return new SwitchyardError('bad_frame', message);
+  return new SwitchyardError('link_closed', message);
+}
+
+function channelOptions(kind: StreamKind): grpc.ChannelOptions {
+  return {
+    'grpc.keepalive_time_ms': limits.keepaliveTimeMs,
+    'grpc.keepalive_timeout_ms': limits.keepaliveTimeoutMs,
+    'grpc.keepalive_permit_without_calls': 1,
+    // Our own check comes first, with our own error; gRPC's closes what is far beyond it before it is held in memory.
+    'grpc.max_receive_message_length': kind.messageBytesMax + 1024 * 1024,
+    'grpc.max_send_message_length': -1,
+    'grpc.enable_retries': 0, // A stream that breaks is the caller's to replace; buffering for retries costs a copy.
+    'grpc.use_local_subchannel_pool': 1, // One connection per link, so that links do not share a window.
+    'grpc.enable_http_proxy': 0, // Workers dial workers, never through a web proxy of the environment.
+    'grpc.service_config_disable_resolution': 1,
+    'grpc.enable_channelz': 0,
+    ...(kind.windowBytes === null ? {} : { 'grpc-node.flow_control_window': kind.windowBytes }),
+  };
+}
+
+function clientCredentials(tls: LinkTls | null): grpc.ChannelCredentials {
+  if (tls === null) return grpc.credentials.createInsecure();
+  return grpc.credentials.createSsl(buffer(tls.ca), buffer(tls.key), buffer(tls.cert));
+}
+
+function serverCredentials(tls: LinkTls | null): grpc.ServerCredentials {
+  if (tls === null) return grpc.ServerCredentials.createInsecure();
+  if (tls.key === null || tls.cert === null) throw new SwitchyardError('invalid_request', 'tls.key and tls.cert are needed to listen');
+  return grpc.ServerCredentials.createSsl(
+    buffer(tls.ca),
+    [{ private_key: buffer(tls.key)!, cert_chain: buffer(tls.cert)! }],
+    tls.ca !== null,
+  );
+}
+
+function buffer(bytes: Uint8Array | null): Buffer | null {
+  return bytes === null ? null : asBuffer(bytes);
+}
+
+function asBuffer(bytes: Uint8Array): Buffer {
+  return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+}
+
+function asIs(bytes: Buffer): Buffer {
+  return bytes;
+}
+
+function ignore(): void {}

@@ -1,0 +1,135 @@
+import { mkdtempSync } from 'node:fs';
+import os from 'node:os';
+import path from 'node:path';
+import { afterEach, describe, expect, it } from 'vitest';
+import type { FromWorker, LinkOptions, Listener, ToWorker, WorkerStream } from '../src/index.ts';
+import { attachToCoordinator, SwitchyardError, serveControl } from '../src/index.ts';
+
+const open: LinkOptions = { token: '', tls: null };
+const listeners: Listener[] = [];
+afterEach(async () => {
+  await Promise.all(listeners.splice(0).map((l) => l.close()));
+});
+
+async function serve(address: string, options: LinkOptions, accept: (worker: WorkerStream) => void): Promise<string> {
+  const listener = await serveControl(address, options, accept);
+  listeners.push(listener);
+  return listener.address;
+}
+
+const hello: FromWorker = {
+  type: 'hello',
+  protocolVersion: 1,
+  name: 'n0w1',
+  node: 'n0',
+  pid: 42,
+  dataAddresses: ['uds:///run/a.sock', 'tcp://127.0.0.1:1'],
+  device: '{"backend":"cpu"}',
+  softwareVersion: '0.1.0',
+};
+const stop: ToWorker = { type: 'stop', graceMs: 1500 };
+
+const addresses: [string, () => string][] = [
+  ['tcp', () => '127.0.0.1:0'],
+  ['a Unix socket', () => `unix:${path.join(mkdtempSync(path.join(os.tmpdir(), 'sy-')), 'c.sock')}`],
+];
+
+describe.each(addresses)('control stream over %s', (_, address) => {
+  it('carries messages both ways, in order', async () => {
+    const up: FromWorker[] = [];
+    const at = await serve(address(), open, (worker) => {
+      worker.onMessage((m) => {
+        up.push(m);
+        worker.send({ type: 'cancel', request: up.length });
+      });
+    });
+    const coordinator = await attachToCoordinator(at, open);
+    const down: ToWorker[] = [];
+    const all = new Promise<void>((resolve) => {
+      coordinator.onMessage((m) => {
+        if (down.push(m) === 100) resolve();
+      });
+    });
+    for (let i = 0; i < 100; i++) coordinator.send({ ...hello, pid: i });
+    await all;
+    expect(up).toEqual(Array.from({ length: 100 }, (_, pid) => ({ ...hello, pid })));
+    expect(down).toEqual(Array.from({ length: 100 }, (_, i) => ({ type: 'cancel', request: i + 1 })));
+    await coordinator.close();
+    expect(await coordinator.closed).toBeNull();
+  });
+
+  it('delivers what was sent before an orderly close by the coordinator', async () => {
+    const at = await serve(address(), open, (worker) => {
+      worker.send(stop);
+      void worker.close();
+    });
+    const coordinator = await attachToCoordinator(at, open);
+    const down: ToWorker[] = [];
+    coordinator.onMessage((m) => down.push(m));
+    expect(await coordinator.closed).toBeNull();
+    expect(down).toEqual([stop]);
+    expect(() => coordinator.send(hello)).toThrow(/closed/);
+  });
+
+  it('tells the coordinator that a worker broke off', async () => {
+    let closed: Promise<SwitchyardError | null> | undefined;
+    const at = await serve(address(), open, (worker) => {
+      closed = worker.closed;
+    });
+    const coordinator = await attachToCoordinator(at, open);
+    await coordinator.close(new SwitchyardError('internal', 'broken'));
+    expect((await coordinator.closed)?.code).toBe('internal');
+    expect((await closed)?.code).toBe('link_closed');
+  });
+});
+
+describe('control stream', () => {
+  it('refuses a wrong or missing token, and takes the right one', async () => {
+    const at = await serve('127.0.0.1:0', { token: 'right', tls: null }, () => {});
+    for (const token of ['', 'wrong', 'right '])
+      await expect(attachToCoordinator(at, { token, tls: null })).rejects.toMatchObject({ code: 'unauthorized' });
+    const coordinator = await attachToCoordinator(at, { token: 'right', tls: null });
+    await coordinator.close();
+  });
+
+  it('says link_closed where nobody listens', async () => {
+    await expect(attachToCoordinator('127.0.0.1:1', open)).rejects.toMatchObject({ code: 'link_closed' });
+  });
+
+  it('can be given up while dialling', async () => {
+    const signal = AbortSignal.timeout(50);
+    // A TEST-NET address: nothing answers there.
+    await expect(attachToCoordinator('192.0.2.1:4100', { ...open, signal })).rejects.toMatchObject({
+      code: expect.stringMatching(/cancelled|link_closed/),
+    });
+  });
+
+  it('ends every worker in order when the server closes', async () => {
+    const listener = await serveControl('127.0.0.1:0', open, () => {});
+    const workers = await Promise.all([attachToCoordinator(listener.address, open), attachToCoordinator(listener.address, open)]);
+    await listener.close();
+    for (const worker of workers) expect(await worker.closed).toBeNull();
+  });
+
+  it('carries a plan of many megabytes', async () => {
+    const plan = Buffer.alloc(20 * 1024 * 1024, 'plan ');
+    const at = await serve('127.0.0.1:0', open, (worker) => {
+      const engine = {
+        numericClass: 'bf16',
+        expertDtype: 'stored',
+        denseDtype: 'stored',
+        sumMode: 'exact',
+        maxContext: 4096,
+        kvBlocks: 0,
+        kvBytes: 2 ** 40,
+      };
+      const rest = { maxBatchRows: 64, maxSequences: 32, prefixCache: true, rowDeadlineMs: 30_000 };
+      worker.send({ type: 'assign', worker: 3, epoch: 7, modelDir: '/m', plan, engine: { ...engine, ...rest } });
+    });
+    const coordinator = await attachToCoordinator(at, open);
+    const assign = await new Promise<ToWorker>((resolve) => coordinator.onMessage(resolve));
+    expect(assign).toMatchObject({ type: 'assign', worker: 3, epoch: 7, engine: { kvBytes: 2 ** 40, prefixCache: true } });
+    expect(assign.type === 'assign' && Buffer.compare(assign.plan, plan)).toBe(0);
+    await coordinator.close();
+  });
+});

@@ -1,0 +1,162 @@
+#include <algorithm>
+#include <cstring>
+
+#include "numeric.h"
+#include "oracle.h"
+#include "pack.h"
+#include "team.h"
+#include "tiles.h"
+
+namespace sy {
+namespace {
+
+SY_FMA_CLONES void store_ref(float v, float scale, bool add, float *out) { *out = add ? __builtin_fmaf(scale, v, *out) : scale * v; }
+
+void linear_ref(const Weight &weight, const LinearCall &call) {
+  for (int row = 0; row < call.rows; row++) {
+    const std::vector<float> v = multiply_ref(weight.plain, call.x + row * call.ldx, call.bias);
+    for (int n = 0; n < weight.n; n++) store_ref(v[(size_t)n], call.scale, call.add, call.out + row * call.ldo + n);
+  }
+}
+
+void head_linear_ref(const Weight &weight, const HeadLinearCall &call) {
+  for (int row = 0; row < call.rows; row++)
+    for (int head = 0; head < call.heads; head++) {
+      const RoundedRow x = round_row(weight.format, call.x + row * call.ldx + head * call.x_stride, weight.k);
+      float *out = call.out + row * call.ldo + head * call.out_stride;
+      for (int n = 0; n < call.out_dim; n++) out[n] = dot_ref(weight.plain, head * call.out_dim + n, x);
+    }
+}
+
+bool too_small_to_share(const Weight &weight, int rows) {
+  return (int64_t)panels_of(weight.n) * (int64_t)weight.panels.stride < weights_alone_below && (int64_t)weight.n * weight.k * rows < products_alone_below;
+}
+
+/* With so little input, every thread rounds it for itself instead of waiting for the others. */
+bool packs_alone(int rows, int k, int max_rows) { return rows <= max_rows && (int64_t)rows * k <= 8192; }
+
+/* A panel chunk for one kernel call: several panels at once keep more accumulator chains in flight when the weights come from a cache;
+ * one at a time is one linear stream, which is what memory likes best. */
+int panels_at_once(const Weight &weight, int rows, int max_rows) {
+  const bool cached = (int64_t)panels_of(weight.n) * (int64_t)weight.panels.stride <= 4 << 20;
+  return cached ? std::max(1, std::min(most_panels, max_rows / rows)) : 1;
+}
+
+/* One band of columns times packed tiles: items are (panel, tile), panels slow. */
+struct Band {
+  const TileOps *ops;
+  const Weight *weight;
+  const uint8_t *tiles; /* row r of the batch starts at r*row_bytes */
+  size_t row_bytes;
+  Tiling tiling;
+  int first_column, columns; /* of the weight */
+  const float *bias;         /* of first_column, or null */
+  bool add;
+  float scale;
+  float *out; /* of first_column */
+  int64_t ldo;
+
+  int first_panel() const { return first_column / panel_columns; }
+  int panels() const { return panels_of(first_column + columns) - first_panel(); }
+
+  void store(int panel, int tile, const float *dots) const {
+    const int begin = std::max(first_column, panel * panel_columns), end = std::min(first_column + columns, (panel + 1) * panel_columns);
+    const int offset = begin - first_column, row = tiling.first(tile);
+    ops->store(dots, tiling.height(tile), begin % panel_columns, end - begin, bias ? bias + offset : nullptr, scale, add, out + row * ldo + offset, ldo);
+  }
+
+  void run(int panel, int count, int tile) const {
+    alignas(64) float dots[most_panels * most_tile_rows * panel_columns];
+    const int height = tiling.height(tile);
+    ops->dot(weight->format, tiles + (size_t)tiling.first(tile) * row_bytes, height, weight->panels.data + (size_t)panel * weight->panels.stride,
+             weight->panels.stride, count, weight->k, dots);
+    for (int i = 0; i < count; i++) store(panel + i, tile, dots + (size_t)i * height * panel_columns);
+  }
+
+  void run(const Range &items, int at_once) const {
+    for (int item = items.begin; item < items.end;) {
+      const int panel = first_panel() + item / tiling.tiles, tile = item % tiling.tiles;
+      const int count = tiling.tiles > 1 ? 1 : std::min(at_once, items.end - item);
+      run(panel, count, tile);
+      item += count;
+    }
+  }
+};
+
+} // namespace
+
+size_t linear_workspace_bytes(const Weight &weight, int rows, int threads) {
+  const TileOps *ops = tile_ops(weight.isa);
+  if (!ops) return 0;
+  const size_t own = (size_t)std::min(rows, ops->max_rows) * (size_t)threads;
+  return std::max(own, (size_t)rows) * ops->row_bytes(weight.format, weight.k) + 64 * (size_t)threads;
+}
+
+void linear(Pool &pool, const Weight &weight, const LinearCall &call, void *workspace) {
+  const TileOps *ops = tile_ops(weight.isa);
+  if (!ops) return linear_ref(weight, call);
+  if (call.rows == 0) return;
+  const size_t row_bytes = ops->row_bytes(weight.format, weight.k);
+  const Tiling tiling(call.rows, ops->max_rows);
+  share(pool, too_small_to_share(weight, call.rows), [&](const Team &team) {
+    uint8_t *tiles = static_cast<uint8_t *>(workspace);
+    const auto pack = [&](int tile) {
+      const int row = tiling.first(tile);
+      ops->pack(weight.format, call.x + row * call.ldx, call.ldx, nullptr, tiling.height(tile), 0, weight.k, tiles + (size_t)row * row_bytes);
+    };
+    if (packs_alone(call.rows, weight.k, ops->max_rows)) {
+      tiles += (size_t)team.thread * (((size_t)call.rows * row_bytes + 63) & ~size_t{63});
+      pack(0);
+    } else {
+      const Range mine = team.part(tiling.tiles);
+      for (int tile = mine.begin; tile < mine.end; tile++) pack(tile);
+      team.barrier();
+    }
+    const Band band{ops, &weight, tiles, row_bytes, tiling, 0, weight.n, call.bias, call.add, call.scale, call.out, call.ldo};
+    band.run(team.part(band.panels() * tiling.tiles), panels_at_once(weight, tiling.height(0), ops->max_rows));
+  });
+}
+
+size_t head_linear_workspace_bytes(const Weight &weight, int rows, int heads, int threads) {
+  const TileOps *ops = tile_ops(weight.isa);
+  if (!ops) return 0;
+  (void)heads; // Every thread keeps the tiles of the one head it works on.
+  return (size_t)threads * (((size_t)rows * ops->row_bytes(weight.format, weight.k) + 63) & ~size_t{63});
+}
+
+void head_linear(Pool &pool, const Weight &weight, const HeadLinearCall &call, void *workspace) {
+  const TileOps *ops = tile_ops(weight.isa);
+  if (!ops) return head_linear_ref(weight, call);
+  if (call.rows == 0) return;
+  const size_t row_bytes = ops->row_bytes(weight.format, weight.k);
+  const size_t tiles_bytes = ((size_t)call.rows * row_bytes + 63) & ~size_t{63};
+  const Tiling tiling(call.rows, ops->max_rows);
+  const int at_once = panels_at_once(weight, tiling.height(0), ops->max_rows);
+  share(pool, too_small_to_share(weight, call.rows), [&](const Team &team) {
+    uint8_t *tiles = static_cast<uint8_t *>(workspace) + (size_t)team.thread * tiles_bytes;
+    const auto band = [&](int head) {
+      return Band{ops,  &weight, tiles, row_bytes, tiling, head * call.out_dim, call.out_dim, nullptr, false, 1.0f, call.out + head * call.out_stride,
+                  call.ldo};
+    };
+    // Heads may begin inside a panel, so each has its own number of items; a thread takes an equal part of each thread-wide run of heads.
+    int64_t items = 0;
+    for (int head = 0; head < call.heads; head++) items += (int64_t)band(head).panels() * tiling.tiles;
+    const int64_t begin = items * team.thread / team.threads, end = items * (team.thread + 1) / team.threads;
+    int64_t before = 0;
+    for (int head = 0; head < call.heads; head++) {
+      const Band work = band(head);
+      const int64_t count = (int64_t)work.panels() * tiling.tiles;
+      const int64_t from = std::max<int64_t>(begin - before, 0), to = std::min(end - before, count);
+      before += count;
+      if (from >= to) continue;
+      for (int tile = 0; tile < tiling.tiles; tile++) {
+        const int row = tiling.first(tile);
+        ops->pack(weight.format, call.x + head * call.x_stride + row * call.ldx, call.ldx, nullptr, tiling.height(tile), 0, weight.k,
+                  tiles + (size_t)row * row_bytes);
+      }
+      work.run(Range{(int)from, (int)to}, at_once);
+    }
+  });
+}
+
+} // namespace sy

@@ -1,0 +1,46 @@
+/* How the kernels share work over a pool: one lambda, run by every thread of the team, or by the caller alone when the work is too small to wake anyone. */
+#ifndef SWITCHYARD_TEAM_H
+#define SWITCHYARD_TEAM_H
+
+#include <cstdint>
+
+#include "pool.h"
+
+namespace sy {
+
+struct Range {
+  int begin, end;
+};
+
+struct Team {
+  Pool *pool; /* null: the caller alone */
+  int thread, threads;
+
+  void barrier() const {
+    if (pool) pool->barrier();
+  }
+  /* This thread's contiguous part of 0..count. */
+  Range part(int count) const { return {(int)((int64_t)count * thread / threads), (int)((int64_t)count * (thread + 1) / threads)}; }
+};
+
+template <class Work> void share(Pool &pool, bool alone, const Work &work) {
+  if (alone || pool.threads() == 1) return work(Team{nullptr, 0, 1});
+  struct Context {
+    Pool *pool;
+    const Work *work;
+  } context{&pool, &work};
+  pool.run(
+      [](void *at, int thread) {
+        const Context &c = *static_cast<const Context *>(at);
+        (*c.work)(Team{c.pool, thread, c.pool->threads()});
+      },
+      &context);
+}
+
+/* Work below these runs on the caller alone: waking a helper costs microseconds. Results do not depend on them. */
+constexpr int64_t combine_alone_below = 32 * 1024;      /* elements */
+constexpr int64_t weights_alone_below = 192 * 1024;     /* bytes of weights read */
+constexpr int64_t products_alone_below = 1024 * 1024;   /* multiply-adds */
+
+} // namespace sy
+#endif

@@ -1,0 +1,69 @@
+/*
+ * What one instruction set must provide: a handful of leaf kernels over *tiles* of input rows and *panels* of weights (pack.h).
+ * Drivers (linear.cpp, experts.cpp) decide who computes what; a leaf never does, so a result cannot depend on the division of work.
+ *
+ * A tile is up to `max_rows` input rows, rounded as the weight format asks and interleaved so that a kernel reads it as one linear stream:
+ *   f32 input    [k][rows]                   k padded to even with zeros
+ *   bf16 input   [k/2][rows] pairs           (or f32 as above where bf16 products are emulated)
+ *   int8 input   per group of 64: the group's steps [16 quads][rows], then rows scales f32, then rows corrections i32 (-offset * sum of steps)
+ * `rows` is that of the tile, not of the machine, so a tile of one row is simply the row.
+ */
+#ifndef SWITCHYARD_TILES_H
+#define SWITCHYARD_TILES_H
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels.h"
+#include "pack.h"
+
+namespace sy {
+
+constexpr int most_tile_rows = 12;
+constexpr int most_panels = 4; /* that one dot() call takes */
+
+struct TileOps {
+  int max_rows;
+  /* Bytes of one row of a tile; a multiple of 4. */
+  size_t (*row_bytes)(int format, int k);
+  /* Rounds columns k0 .. k0+count of `rows` rows into a tile. Row r is x + (index ? index[r] : r)*ldx, and x is already at column k0.
+   * k0 is a multiple of 32 (of 64 in the quantised formats); an odd or partial end is padded with zeros. */
+  void (*pack)(int format, const float *x, int64_t ldx, const int32_t *index, int rows, int k0, int count, uint8_t *tile);
+  /* dots[panel][row][32] = products of the tile with `panels` panels (1..most_panels) that lie `stride` bytes apart. */
+  void (*dot)(int format, const uint8_t *tile, int rows, const uint8_t *panel, size_t stride, int panels, int k, float *dots);
+  /* Columns first .. first+count of dots[row][32] go to out[row*ldo], as in LINEAR. bias and out belong to column `first`. */
+  void (*store)(const float *dots, int rows, int first, int count, const float *bias, float scale, bool add, float *out, int64_t ldo);
+  /* gate[row][32] becomes act(gate + gate_bias, up + up_bias); columns from `count` on become 0. up is [row][32] as well. */
+  void (*gate)(const sy_experts_desc &desc, float *gate, const float *up, int rows, int count, const float *gate_bias, const float *up_bias);
+  /* sum[i] += nearest-even(weight * (dots[i] + bias[i]) * steps_per_unit) for i < count. False if one was NaN or reached contribution_limit
+   * (the row is then worthless, but memory is sound). */
+  bool (*contribute_exact)(const float *dots, const float *bias, float weight, float steps_per_unit, int count, int64_t *sum);
+  void (*contribute_fast)(const float *dots, const float *bias, float weight, int count, float *sum);
+  /* residual[i] = fma(multiplier, sum[i]*unit (+ shared[i]), residual[i]) */
+  void (*combine_exact)(const int64_t *sum, int count, float unit, float multiplier, const float *shared, float *residual);
+  void (*combine_fast)(const float *sum, int count, float multiplier, const float *shared, float *residual);
+};
+
+const TileOps *tile_ops_avx2();
+const TileOps *tile_ops_avx512();
+
+/* Null for the oracle, which has its own loops. */
+inline const TileOps *tile_ops(Isa isa) {
+#if defined(__x86_64__)
+  return isa == Isa::avx512 ? tile_ops_avx512() : isa == Isa::avx2 ? tile_ops_avx2() : nullptr;
+#else
+  (void)isa;
+  return nullptr;
+#endif
+}
+
+/* `rows` rows cut into as few tiles as possible, of nearly equal height: a kernel with few rows wastes the weights it reads. */
+struct Tiling {
+  int rows, tiles;
+  Tiling(int rows_, int max_rows) : rows(rows_), tiles((rows_ + max_rows - 1) / max_rows) {}
+  int first(int tile) const { return (int)((int64_t)rows * tile / tiles); }
+  int height(int tile) const { return first(tile + 1) - first(tile); }
+};
+
+} // namespace sy
+#endif

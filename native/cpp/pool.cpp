@@ -1,0 +1,176 @@
+#include "pool.h"
+
+#include <cerrno>
+#include <chrono>
+#include <climits>
+#include <cstring>
+#include <system_error>
+
+#include "float_environment.h"
+#include "kernels.h"
+
+#if defined(__linux__)
+#include <linux/futex.h>
+#include <sched.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
+namespace sy {
+namespace {
+
+constexpr std::chrono::microseconds spin_time{30};
+constexpr int most_threads = 1024; /* more is a mistake in a configuration, not a machine */
+
+inline void relax() {
+#if defined(__x86_64__)
+  _mm_pause();
+#elif defined(__aarch64__)
+  __asm__ volatile("yield");
+#endif
+}
+
+#if defined(__linux__)
+constexpr size_t affinity_words = 1024 / 64;
+
+long affinity_of_caller(std::vector<uint64_t> &mask) {
+  mask.assign(affinity_words, 0);
+  return syscall(SYS_sched_getaffinity, 0, affinity_words * sizeof(uint64_t), mask.data());
+}
+long set_affinity_of_caller(const std::vector<uint64_t> &mask) {
+  return syscall(SYS_sched_setaffinity, 0, mask.size() * sizeof(uint64_t), mask.data());
+}
+std::vector<uint64_t> only(int cpu) {
+  std::vector<uint64_t> mask(affinity_words, 0);
+  mask[(size_t)cpu / 64] = uint64_t{1} << (cpu % 64);
+  return mask;
+}
+void check_cpu(int cpu, int index) {
+  if (cpu < 0 || cpu >= (int)(affinity_words * 64)) fail(SY_INVALID_ARGUMENT, "cpus[%d] = %d: a CPU number is 0..%zu", index, cpu, affinity_words * 64 - 1);
+}
+#endif
+
+} // namespace
+
+void WaitWord::wait_while(uint32_t old) {
+  const auto deadline = std::chrono::steady_clock::now() + spin_time;
+  do {
+    for (int i = 0; i < 32; i++) {
+      if (load() != old) return;
+      relax();
+    }
+  } while (std::chrono::steady_clock::now() < deadline);
+#if defined(__linux__)
+  sleepers_.fetch_add(1, std::memory_order_seq_cst);
+  while (value_.load(std::memory_order_seq_cst) == old)
+    syscall(SYS_futex, reinterpret_cast<uint32_t *>(&value_), FUTEX_WAIT_PRIVATE, old, nullptr, nullptr, 0);
+  sleepers_.fetch_sub(1, std::memory_order_relaxed);
+#else
+  std::unique_lock<std::mutex> lock(mutex_);
+  sleepers_.fetch_add(1, std::memory_order_seq_cst);
+  changed_.wait(lock, [&] { return load() != old; });
+  sleepers_.fetch_sub(1, std::memory_order_relaxed);
+#endif
+}
+
+void WaitWord::advance(uint32_t value) {
+  // Sequentially consistent on both sides: either the sleeper sees the new value, or we see the sleeper.
+  value_.store(value, std::memory_order_seq_cst);
+  if (sleepers_.load(std::memory_order_seq_cst) == 0) return;
+#if defined(__linux__)
+  syscall(SYS_futex, reinterpret_cast<uint32_t *>(&value_), FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0);
+#else
+  std::lock_guard<std::mutex> lock(mutex_);
+  changed_.notify_all();
+#endif
+}
+
+Pool::Pool(int threads, const int32_t *cpus) : threads_(threads) {
+  if (threads < 1 || threads > most_threads) fail(SY_INVALID_ARGUMENT, "threads = %d: must be 1..%d", threads, most_threads);
+#if defined(__linux__)
+  if (cpus) {
+    for (int i = 0; i < threads; i++) check_cpu(cpus[i], i);
+    std::vector<uint64_t> before;
+    if (affinity_of_caller(before) < 0) fail(SY_IO, "cannot read the CPUs this thread may use: %s", strerror(errno));
+    // Each CPU is tried on the caller first: a number that this machine lacks must fail here, not in a helper.
+    for (int i = threads - 1; i >= 0; i--) {
+      if (set_affinity_of_caller(only(cpus[i])) < 0) {
+        set_affinity_of_caller(before);
+        fail(SY_INVALID_ARGUMENT, "cpus[%d] = %d: this process cannot run on that CPU", i, cpus[i]);
+      }
+    }
+    caller_affinity_ = before;
+  }
+#else
+  if (cpus) fail(SY_UNSUPPORTED, "cpus: threads can be pinned on Linux only");
+#endif
+  helpers_.reserve((size_t)threads - 1);
+  try {
+    for (int i = 1; i < threads; i++) {
+      const int cpu = cpus ? cpus[i] : -1;
+      helpers_.emplace_back([this, i, cpu] {
+#if defined(__linux__)
+        if (cpu >= 0) set_affinity_of_caller(only(cpu));
+#else
+        (void)cpu;
+#endif
+        serve(i);
+      });
+    }
+  } catch (const std::system_error &error) {
+    stop();
+    fail(SY_OUT_OF_MEMORY, "threads = %d: cannot start thread %zu: %s", threads, helpers_.size() + 1, error.what());
+  }
+}
+
+Pool::~Pool() { stop(); }
+
+void Pool::stop() {
+  stopping_ = true;
+  runs_.advance(runs_.load() + 1);
+  for (std::thread &helper : helpers_) helper.join();
+  helpers_.clear();
+#if defined(__linux__)
+  if (!caller_affinity_.empty()) set_affinity_of_caller(caller_affinity_);
+  caller_affinity_.clear();
+#endif
+}
+
+void Pool::serve(int thread) {
+  const FlushDenormals flush;
+  for (uint32_t seen = 0;;) {
+    runs_.wait_while(seen);
+    seen++; // One run is served at a time, so the count moved by exactly one.
+    if (stopping_) return;
+    fn_(ctx_, thread);
+    if (unfinished_.fetch_sub(1, std::memory_order_acq_rel) == 1) finished_.advance(seen);
+  }
+}
+
+void Pool::run(void (*fn)(void *, int), void *ctx) {
+  const FlushDenormals flush;
+  if (threads_ == 1) {
+    fn(ctx, 0);
+    return;
+  }
+  fn_ = fn;
+  ctx_ = ctx;
+  unfinished_.store(threads_ - 1, std::memory_order_relaxed);
+  const uint32_t before = runs_.load();
+  runs_.advance(before + 1);
+  fn(ctx, 0);
+  finished_.wait_while(before);
+}
+
+void Pool::barrier() {
+  if (threads_ == 1) return;
+  const uint32_t passed = barriers_.load();
+  if (arrived_.fetch_add(1, std::memory_order_acq_rel) == threads_ - 1) {
+    arrived_.store(0, std::memory_order_relaxed);
+    barriers_.advance(passed + 1);
+  } else {
+    barriers_.wait_while(passed);
+  }
+}
+
+} // namespace sy

@@ -1,0 +1,74 @@
+/*
+ * The threads of one device. The caller is thread 0; `threads - 1` helpers wait for it. With one thread everything runs inline.
+ *
+ * Between runs helpers spin for about 30 us, so that the ops of one step find them awake, and then sleep on a futex, so that an idle worker uses no CPU.
+ * Runs do not nest, come from one thread at a time, and the function must not throw.
+ */
+#ifndef SWITCHYARD_POOL_H
+#define SWITCHYARD_POOL_H
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace sy {
+
+/* A word that threads wait on: a futex on Linux, a condition variable elsewhere. */
+class WaitWord {
+public:
+  uint32_t load() const { return value_.load(std::memory_order_acquire); }
+  /* Returns when the value is no longer `old`: spins first, then sleeps. */
+  void wait_while(uint32_t old);
+  /* Changes the value and wakes whoever sleeps on it. */
+  void advance(uint32_t value);
+
+private:
+  std::atomic<uint32_t> value_{0};
+  std::atomic<uint32_t> sleepers_{0};
+#if !defined(__linux__)
+  std::mutex mutex_;
+  std::condition_variable changed_;
+#endif
+};
+
+class Pool {
+public:
+  /* cpus: `threads` CPU numbers, or null. The caller is pinned to the first of them until the pool is destroyed. Throws Failure. */
+  Pool(int threads, const int32_t *cpus);
+  ~Pool();
+  Pool(const Pool &) = delete;
+  Pool &operator=(const Pool &) = delete;
+
+  int threads() const { return threads_; }
+
+  /* Calls fn(ctx, thread) once on every thread and returns when all have returned. Denormals are flushed in all of them. */
+  void run(void (*fn)(void *ctx, int thread), void *ctx);
+  /* run() for a callable of (int thread). */
+  template <class Fn> void each(Fn &&fn) {
+    run([](void *ctx, int thread) { (*static_cast<std::remove_reference_t<Fn> *>(ctx))(thread); }, &fn);
+  }
+  /* Inside a run: returns when every thread has called it. What was written before is visible after. */
+  void barrier();
+
+private:
+  void serve(int thread);
+  void stop();
+
+  const int threads_;
+  void (*fn_)(void *, int) = nullptr;
+  void *ctx_ = nullptr;
+  bool stopping_ = false;
+  alignas(64) WaitWord runs_;                  /* number of runs started */
+  alignas(64) std::atomic<int> unfinished_{0}; /* helpers still inside the current run */
+  WaitWord finished_;                          /* number of runs finished by all helpers */
+  alignas(64) std::atomic<int> arrived_{0};
+  WaitWord barriers_; /* number of barriers passed */
+  std::vector<std::thread> helpers_;
+  std::vector<uint64_t> caller_affinity_; /* what to restore on the caller; empty when not pinned */
+};
+
+} // namespace sy
+#endif

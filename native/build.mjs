@@ -1,0 +1,196 @@
+// Compiles the kernels: build/switchyard.node (the addon), build/conformance and build/bench (programs of their own).
+// Plain compiler calls, no build system. A file is compiled again when its text, a header it includes, the flags or the compiler changed; objects are
+// named by that content, so two builds at once cannot mix. Nothing is tuned to the machine that compiles: instruction sets are chosen when a device opens.
+import { spawn, spawnSync } from 'node:child_process';
+import { createHash } from 'node:crypto';
+import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import os from 'node:os';
+import path from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+const root = path.dirname(fileURLToPath(import.meta.url));
+const sources = path.join(root, 'cpp');
+const build = path.join(root, 'build');
+const objects = path.join(build, 'objects');
+const started = Date.now();
+
+const common = [
+  '-O3',
+  '-std=c++17',
+  '-fPIC',
+  '-ffp-contract=off',
+  '-fno-math-errno',
+  '-fvisibility=hidden',
+  '-Wall',
+  '-Wextra',
+  '-pthread',
+];
+/** Extra flags by the end of a file's name; such files exist for x86-64 only. */
+const instructionSets = {
+  _avx2: ['-mavx2', '-mfma', '-mf16c'],
+  _avx512: [
+    '-mavx512f',
+    '-mavx512bw',
+    '-mavx512vl',
+    '-mavx512dq',
+    '-mavx512bf16',
+    '-mavx512vnni',
+    '-mavx2',
+    '-mfma',
+    '-mf16c',
+    '-mprefer-vector-width=512',
+  ],
+};
+const shared = process.platform === 'darwin' ? ['-shared', '-undefined', 'dynamic_lookup'] : ['-shared'];
+const parallel = Math.max(1, Math.min(os.cpus().length, 4));
+
+function say(message) {
+  process.stderr.write(`switchyard native: ${message}\n`);
+}
+
+function findCompiler() {
+  for (const name of [process.env.CXX, 'c++', 'g++', 'clang++']) {
+    if (!name) continue;
+    const answer = spawnSync(name, ['--version'], { encoding: 'utf8' });
+    if (answer.status === 0) return { name, version: answer.stdout };
+    if (name === process.env.CXX) say(`CXX=${name} does not run; trying the usual names`);
+  }
+  say(
+    'no C++ compiler found: install one (Debian, Ubuntu: apt-get install g++; Fedora: dnf install gcc-c++; macOS: xcode-select --install) or set CXX',
+  );
+  process.exit(1);
+}
+
+/** The texts of a file and of every header of ours that it includes, in a fixed order. */
+function closure(file, seen = new Map()) {
+  if (seen.has(file)) return seen;
+  const text = readFileSync(file, 'utf8');
+  seen.set(file, text);
+  for (const [, name] of text.matchAll(/^\s*#\s*include\s+"([^"]+)"/gm)) {
+    const included = path.resolve(path.dirname(file), name);
+    if (existsSync(included)) closure(included, seen);
+  }
+  return seen;
+}
+
+function digest(parts) {
+  const hash = createHash('sha256');
+  for (const part of parts) hash.update(part).update('\0');
+  return hash.digest('hex').slice(0, 24);
+}
+
+function instructionSetOf(name) {
+  return Object.keys(instructionSets).find((suffix) => name.endsWith(suffix)) ?? null;
+}
+
+/** What to compile: name, flags, object path. */
+function units(compiler) {
+  const headers = createRequire(import.meta.url)('node-api-headers').include_dir;
+  const names = readdirSync(sources)
+    .filter((file) => file.endsWith('.cpp'))
+    .map((file) => file.slice(0, -4))
+    .sort();
+  return names
+    .filter((name) => process.arch === 'x64' || instructionSetOf(name) === null)
+    .map((name) => {
+      const set = instructionSetOf(name);
+      const flags = [...common, ...(set ? instructionSets[set] : []), ...(name === 'napi' ? [`-I${headers}`, '-DNAPI_VERSION=8'] : [])];
+      const file = path.join(sources, `${name}.cpp`);
+      const key = digest([compiler.name, compiler.version, ...flags, ...[...closure(file)].map(([at, text]) => path.basename(at) + text)]);
+      return { name, file, flags, object: path.join(objects, `${name}-${key}.o`) };
+    });
+}
+
+/** Runs a command to its end; its diagnostics are shown whole, never mixed with another's. */
+function run(command, args) {
+  return new Promise((resolve) => {
+    const child = spawn(command, args, { stdio: ['ignore', 'pipe', 'pipe'] });
+    let text = '';
+    child.stdout.on('data', (chunk) => (text += chunk));
+    child.stderr.on('data', (chunk) => (text += chunk));
+    child.on('error', (error) => resolve({ ok: false, text: `${command}: ${error.message}\n` }));
+    child.on('close', (status) => resolve({ ok: status === 0, text }));
+  });
+}
+
+async function compile(compiler, unit) {
+  const unfinished = `${unit.object}.${process.pid}`;
+  const { ok, text } = await run(compiler.name, [...unit.flags, '-c', unit.file, '-o', unfinished]);
+  if (text) process.stderr.write(text);
+  if (ok) renameSync(unfinished, unit.object);
+  else rmSync(unfinished, { force: true });
+  return ok;
+}
+
+async function compileAll(compiler, waiting) {
+  // The largest files first, so that no thread is left alone with one at the end.
+  const queue = waiting.slice().sort((a, b) => statSync(b.file).size - statSync(a.file).size);
+  const failed = [];
+  const thread = async () => {
+    for (let unit = queue.shift(); unit; unit = queue.shift()) if (!(await compile(compiler, unit))) failed.push(unit.name);
+  };
+  await Promise.all(Array.from({ length: parallel }, thread));
+  return failed;
+}
+
+async function link(compiler, target) {
+  const unfinished = `${target.path}.${process.pid}`;
+  const { ok, text } = await run(compiler.name, [
+    ...target.flags,
+    '-pthread',
+    ...target.units.map((unit) => unit.object),
+    '-o',
+    unfinished,
+  ]);
+  if (text) process.stderr.write(text);
+  if (ok) renameSync(unfinished, target.path);
+  else rmSync(unfinished, { force: true });
+  return ok;
+}
+
+/** Objects of older sources go, except recent ones: another build may be using them. */
+function sweep(current) {
+  const keep = new Set(current.map((unit) => path.basename(unit.object)));
+  for (const name of readdirSync(objects)) {
+    const at = path.join(objects, name);
+    if (!keep.has(name) && Date.now() - statSync(at).mtimeMs > 600_000) rmSync(at, { force: true });
+  }
+}
+
+const compiler = findCompiler();
+const all = units(compiler);
+const isProgram = (unit, program) => unit.name === program || unit.name.startsWith(`${program}-`);
+const library = all.filter((unit) => unit.name !== 'napi' && !isProgram(unit, 'conformance') && !isProgram(unit, 'bench'));
+const targets = [
+  { path: path.join(build, 'switchyard.node'), flags: shared, units: [...library, ...all.filter((unit) => unit.name === 'napi')] },
+  ...['conformance', 'bench'].map((program) => ({
+    path: path.join(build, program),
+    flags: [],
+    units: [...library, ...all.filter((unit) => isProgram(unit, program))],
+  })),
+]
+  .filter((target) => target.units.length > library.length)
+  .map((target) => ({ ...target, key: digest([...target.flags, ...target.units.map((unit) => unit.object)]) }));
+
+const upToDate = (target) =>
+  existsSync(target.path) && existsSync(`${target.path}.key`) && readFileSync(`${target.path}.key`, 'utf8') === target.key;
+const stale = targets.filter((target) => !upToDate(target));
+if (stale.length > 0) {
+  mkdirSync(objects, { recursive: true });
+  const waiting = [...new Set(stale.flatMap((target) => target.units))].filter((unit) => !existsSync(unit.object));
+  if (waiting.length > 0) say(`compiling ${waiting.length} of ${all.length} files with ${compiler.version.split('\n')[0]}`);
+  const failed = new Set(await compileAll(compiler, waiting));
+  let complete = true;
+  // What can be linked is linked: a broken test program must not keep the addon from its users.
+  for (const target of stale) {
+    const broken = target.units.filter((unit) => failed.has(unit.name)).map((unit) => unit.name);
+    if (broken.length > 0) say(`${path.basename(target.path)} was not built: ${broken.join(', ')} did not compile`);
+    else if (await link(compiler, target)) writeFileSync(`${target.path}.key`, target.key);
+    else say(`${path.basename(target.path)} was not built: it did not link`);
+    if (!upToDate(target)) complete = false;
+  }
+  sweep(all);
+  say(`${complete ? 'built' : 'failed'} in ${((Date.now() - started) / 1000).toFixed(1)} s`);
+  if (!complete) process.exit(1);
+}

@@ -6,8 +6,10 @@
  *   0  u32 magic 0x53595746 "FWYS"      4  u16 protocol version          6  u8 kind            7  u8 row dtype (0 f32, 1 bf16)
  *   8  u32 epoch (plan)                 12 u32 step of the home (wraps)  16 u16 MoE layer index 18 u16 source worker
  *   20 u32 rows                         24 u32 pairs                     28 u32 hidden
- *   32 u32 payload bytes after the header                                 36 u32 crc32 of header bytes 0..35 and the tables (not the rows)
- *   40 u8 numeric class id, u8[3] zero  44 u32 error code index (kind error) 48 u64 request tag (idempotence: same tag = same work) 56 u64 zero
+ *   32 u32 payload bytes after the header                                 36 u32 crc32 of the header's other bytes (0..35, 40..63) and
+ *      the tables or the error message (not the rows: kernels check those, and every transport has its own checksums)
+ *   40 u8 numeric class id, u8[3] zero  44 u32 error code index (kind error) 48 u64 request tag below 2^53 (same tag = same work)
+ *   56 u64 zero
  *
  * kind 1 dispatch: pairRow u16[pairs] | pairExpert u16[pairs] | pairWeight f32[pairs] | rows (rowsEncode). pairRow indexes the frame's own rows.
  * kind 2 combine:  rows (sumEncode): one exact sum per row of the dispatch frame, in its row order. epoch, step, layer, tag echo the dispatch.
@@ -19,4 +21,6 @@ export const FRAME_MAGIC = 0x53595746;
 export const FRAME_HEADER_BYTES = 64;
 export const PROTOCOL_VERSION = 1;
 export const FrameKind = { dispatch: 1, combine: 2, error: 3 } as const;
+export const RowDType = { f32: 0, bf16: 1 } as const;
+export type RowDType = keyof typeof RowDType;
 export type FrameKind = (typeof FrameKind)[keyof typeof FrameKind];

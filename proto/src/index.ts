@@ -2,6 +2,7 @@ export * from './control-messages.ts';
 export * from './control-stream.ts';
 export * from './errors.ts';
 export * from './frame.ts';
+export * from './frame-codec.ts';
 export * from './limits.ts';
 export * from './link.ts';
 export * from './plan.ts';

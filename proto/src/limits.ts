@@ -4,6 +4,10 @@ export const limits = {
   frameBytesMax: 64 * 1024 * 1024,
   /** Rows of one frame: a prefill chunk. */
   frameRowsMax: 4096,
+  /** Values of one row: the largest published models have 16,384. */
+  hiddenMax: 65_536,
+  /** UTF-8 bytes of an error frame's message; longer ones are cut. */
+  errorMessageBytesMax: 1024,
   /** Unanswered dispatch frames one home may have on a link: two micro-batches of one step, and a margin. */
   framesInFlightMax: 8,
   /** Bytes a link may hold unsent before `send` answers false. */

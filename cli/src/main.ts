@@ -1,1 +1,42 @@
-export {};
+#!/usr/bin/env node
+import { CommanderError } from 'commander';
+import pc from 'picocolors';
+import { ApiError } from './api/client.ts';
+import { CommandFailure, exitStatus } from './failure.ts';
+import { createProgram } from './program.ts';
+
+/** Ends with the status that says what happened: 0 done, 1 failed, 2 wrong usage, 130 interrupted. Only a defect of ours shows a stack. */
+async function main(): Promise<void> {
+  const program = createProgram();
+  try {
+    await program.parseAsync(process.argv);
+  } catch (error) {
+    process.exitCode = report(error);
+  }
+}
+
+function report(error: unknown): number {
+  // Commander has printed its own message; help and version count as done.
+  if (error instanceof CommanderError) return error.exitCode === 0 ? exitStatus.ok : exitStatus.usage;
+  if (error instanceof CommandFailure) {
+    if (error.message) process.stderr.write(`${pc.red('error:')} ${error.message}\n`);
+    return error.status;
+  }
+  if (error instanceof ApiError) process.stderr.write(`${pc.red('error:')} the server says: ${error.message}\n`);
+  else if (isCatalogued(error)) process.stderr.write(`${pc.red('error:')} ${error.message} (${error.code})\n`);
+  else process.stderr.write(`${pc.red('error:')} ${error instanceof Error ? (error.stack ?? error.message) : String(error)}\n`);
+  return exitStatus.failed;
+}
+
+/** An error of our catalogue, whichever copy of the package threw it. */
+function isCatalogued(error: unknown): error is Error & { code: string } {
+  return error instanceof Error && error.name === 'SwitchyardError';
+}
+
+// Output into a pipe that closed (`| head`) is no failure of ours.
+process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+  if (error.code === 'EPIPE') process.exit(exitStatus.ok);
+  throw error;
+});
+
+await main();

@@ -2,9 +2,6 @@ import type { ApiClient } from '../api/client.ts';
 import { ApiError } from '../api/client.ts';
 import { randomStream } from './random-stream.ts';
 
-/** Where prompts come from: random token ids, whose number is exact on any server that takes ids, or windows of a text. */
-export type PromptSource = { kind: 'ids'; vocab: number } | { kind: 'text'; text: string };
-
 /** Low ids are control tokens in most vocabularies; a prompt of them measures something else. */
 const firstOrdinaryId = 256;
 
@@ -41,4 +38,28 @@ export async function tokenizeByServer(client: ApiClient, model: string, text: s
     }
   }
   return null;
+}
+
+/** Windows of about `tokens` tokens, by how many characters of this text the server itself counts as one token. For servers that take text only. */
+export function textPrompts(count: number, tokens: number, text: string, charsPerToken: number, seed: number): string[] {
+  const random = randomStream(seed);
+  const chars = Math.max(1, Math.round(tokens * charsPerToken));
+  const places = Math.max(1, text.length - chars);
+  return Array.from({ length: count }, () => {
+    const from = Math.floor(random() * places);
+    return text.slice(from, from + chars);
+  });
+}
+
+/** A few thousand characters tell the ratio to about a percent and fit every context. */
+const calibrationChars = 2000;
+
+export async function charsPerTokenByServer(client: ApiClient, model: string, text: string, signal?: AbortSignal): Promise<number> {
+  const sample = text.slice(0, calibrationChars);
+  const { body } = await client.post<{ usage: { prompt_tokens: number } }>(
+    '/v1/completions',
+    { model, prompt: sample, max_tokens: 1 },
+    signal,
+  );
+  return sample.length / Math.max(1, body.usage.prompt_tokens);
 }

@@ -1,0 +1,92 @@
+import { createInterface } from 'node:readline';
+import pc from 'picocolors';
+import { ApiError } from '../api/client.ts';
+import { CommandFailure } from '../failure.ts';
+import type { Answer, Conversation } from './conversation.ts';
+
+export interface ReplStreams {
+  input: NodeJS.ReadableStream & { isTTY?: boolean };
+  output: NodeJS.WritableStream & { isTTY?: boolean };
+}
+
+const help = [
+  '/system TEXT  set the system message (alone: remove it)',
+  '/reset        forget the conversation',
+  '/history      show it',
+  '/quit         leave (also Ctrl-D)',
+  'Ctrl-C        cancel the answer; at the prompt: leave',
+].join('\n');
+
+/**
+ * Reads questions line by line and streams the answers. On a terminal it prompts, and Ctrl-C cancels an answer; otherwise each line of the input is a
+ * question and only answers are written. Returns the number of questions that failed.
+ */
+export async function runRepl(conversation: Conversation, streams: ReplStreams): Promise<number> {
+  const { input, output } = streams;
+  const interactive = Boolean(input.isTTY && output.isTTY);
+  const lines = createInterface({ input, output, prompt: interactive ? pc.cyan('you> ') : '', terminal: interactive, historySize: 1000 });
+  let answering: AbortController | null = null;
+  let failures = 0;
+  lines.on('SIGINT', () => {
+    if (answering) answering.abort();
+    else lines.close();
+  });
+  if (interactive) lines.prompt();
+  for await (const line of lines) {
+    const text = line.trim();
+    if (text === '/quit' || text === '/exit') break;
+    if (text.startsWith('/')) output.write(`${obey(text, conversation)}\n`);
+    else if (text !== '') {
+      answering = new AbortController();
+      try {
+        const answer = await conversation.ask(text, (piece) => output.write(piece), answering.signal);
+        output.write(`\n${interactive ? remark(answer) : ''}`);
+      } catch (error) {
+        failures++;
+        output.write(`${pc.red(explain(error))}\n`);
+      }
+      answering = null;
+    }
+    if (interactive) lines.prompt();
+  }
+  lines.close();
+  return failures;
+}
+
+function obey(text: string, conversation: Conversation): string {
+  const [command, ...words] = text.split(' ');
+  switch (command) {
+    case '/system': {
+      const system = words.join(' ').trim();
+      conversation.setSystem(system === '' ? null : system);
+      return system === '' ? 'no system message' : 'system message set';
+    }
+    case '/reset':
+      conversation.forget();
+      return 'conversation forgotten';
+    case '/history':
+      return conversation.messages.map((m) => `${m.role}: ${m.content}`).join('\n') || 'nothing yet';
+    case '/help':
+      return help;
+    default:
+      return `unknown command ${command}\n${help}`;
+  }
+}
+
+function remark(answer: Answer): string {
+  const parts = [answer.finishReason === 'length' ? 'cut at the token limit' : answer.finishReason === 'cancelled' ? 'cancelled' : null];
+  if (answer.outputTokens !== null) parts.push(`${answer.promptTokens} + ${answer.outputTokens} tokens`);
+  const shown = parts.filter((part) => part !== null);
+  return shown.length > 0 ? `${pc.dim(`[${shown.join(', ')}]`)}\n` : '';
+}
+
+function explain(error: unknown): string {
+  if (error instanceof ApiError) {
+    const wait = error.retryAfterSeconds === null ? '' : ` (try again in ${error.retryAfterSeconds} s)`;
+    const context = error.code === 'context_length_exceeded' ? '; /reset starts afresh' : '';
+    return `${error.message}${wait}${context}`;
+  }
+  // A server that is gone will not answer the next question either.
+  if (error instanceof CommandFailure) throw error;
+  return error instanceof Error ? error.message : String(error);
+}

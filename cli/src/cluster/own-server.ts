@@ -1,0 +1,49 @@
+import { CommandFailure } from '../failure.ts';
+import { describeEnd, startChild } from './child-process.ts';
+import { builtProgram } from './programs.ts';
+import type { UpReport } from './up-report.ts';
+
+/** A large model is read from disk before its server is ready. */
+const readyMsMax = 15 * 60 * 1000;
+const stopGraceMs = 10_000;
+
+export interface OwnServer {
+  report: UpReport;
+  stop(): Promise<void>;
+}
+
+/**
+ * Starts `switchyard up` with the given flags as a process of its own, on any free port, and waits until it is ready. In a process of its own because what it
+ * costs must not be mixed with what its client costs.
+ */
+export async function startOwnServer(flags: readonly string[], onLine: (line: string) => void, signal?: AbortSignal): Promise<OwnServer> {
+  const program = builtProgram();
+  let announce: (report: UpReport) => void = () => {};
+  const ready = new Promise<UpReport>((resolve) => {
+    announce = resolve;
+  });
+  const child = startChild({
+    args: [program, 'up', '--json', '--supervised', '--port', '0', ...flags],
+    onStderr: onLine,
+    onStdout: (line) => announce(JSON.parse(line) as UpReport),
+  });
+  const ended = child.ended.then((end) => {
+    throw new CommandFailure(`the server ${describeEnd(end)} before it was ready:\n${child.lastLines().join('\n')}`);
+  });
+  let timer: NodeJS.Timeout | undefined;
+  const tooLong = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(new CommandFailure(`the server was not ready within ${readyMsMax / 60_000} minutes`)), readyMsMax);
+    signal?.addEventListener('abort', () => reject(new CommandFailure('', { status: 130 })), { once: true });
+  });
+  try {
+    const report = await Promise.race([ready, ended, tooLong]);
+    ended.catch(() => {});
+    return { report, stop: async () => void (await child.stop(stopGraceMs)) };
+  } catch (error) {
+    await child.stop(stopGraceMs);
+    throw error;
+  } finally {
+    clearTimeout(timer);
+    tooLong.catch(() => {});
+  }
+}

@@ -1,0 +1,27 @@
+/** First wait before a restart, and the longest. Doubled each time in between. */
+const delayMsFirst = 250;
+const delayMsMax = 15_000;
+/** A worker that served this long before it died is healthy again: counting starts afresh. */
+const healthyMs = 30_000;
+/** As many quick deaths in a row are a crash loop: said once, loudly, and tried again at the longest delay. */
+export const crashLoopDeaths = 5;
+
+export interface RestartDecision {
+  delayMs: number;
+  /** Deaths in a row without a healthy life between them, this one included. */
+  deathsInARow: number;
+  crashLoop: boolean;
+}
+
+/**
+ * Whether and when a dead worker starts again. Pure.
+ *
+ * @param deathsBefore deaths in a row before this one
+ * @param livedMs      how long the worker that just died had lived
+ * @param random       in [0, 1): spreads the restarts of workers that died together over half the delay
+ */
+export function decideRestart(deathsBefore: number, livedMs: number, random: number): RestartDecision {
+  const deathsInARow = livedMs >= healthyMs ? 1 : deathsBefore + 1;
+  const longest = Math.min(delayMsMax, delayMsFirst * 2 ** (deathsInARow - 1));
+  return { delayMs: Math.round(longest * (0.5 + random / 2)), deathsInARow, crashLoop: deathsInARow >= crashLoopDeaths };
+}

@@ -1,0 +1,60 @@
+import { randomBytes } from 'node:crypto';
+import { chmodSync, mkdtempSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import os from 'node:os';
+import path from 'node:path';
+import { CommandFailure } from '../failure.ts';
+
+const prefix = 'switchyard-run-';
+/** sun_path holds 108 bytes on Linux and 104 on macOS; the longest name in the folder is a worker's socket. */
+const socketPathBytesMax = 103;
+const longestName = 'n00w00.sock';
+
+export interface RunFolder {
+  readonly path: string;
+  /** Holds the secret that the coordinator and its workers share; readable by this user alone. */
+  readonly tokenFile: string;
+  readonly token: string;
+  remove(): void;
+}
+
+/**
+ * A private folder for the sockets and the token of one running cluster. Its name carries our process id, so that a later run can clear away what a
+ * killed one left.
+ */
+export function createRunFolder(parent: string = os.tmpdir()): RunFolder {
+  removeAbandoned(parent);
+  const folder = mkdtempSync(path.join(parent, `${prefix}${process.pid}-`));
+  if (Buffer.byteLength(path.join(folder, longestName)) > socketPathBytesMax) {
+    rmSync(folder, { recursive: true, force: true });
+    throw new CommandFailure(
+      `the temporary folder ${parent} has too long a name for Unix sockets (${socketPathBytesMax} bytes): set TMPDIR to a shorter one`,
+    );
+  }
+  chmodSync(folder, 0o700);
+  const token = randomBytes(32).toString('base64url');
+  const tokenFile = path.join(folder, 'token');
+  writeFileSync(tokenFile, token, { mode: 0o600 });
+  return { path: folder, tokenFile, token, remove: () => rmSync(folder, { recursive: true, force: true }) };
+}
+
+function removeAbandoned(parent: string): void {
+  for (const name of readdirSync(parent)) {
+    const pid = name.startsWith(prefix) ? Number(name.slice(prefix.length).split('-')[0]) : Number.NaN;
+    if (!Number.isInteger(pid) || processLives(pid)) continue;
+    const folder = path.join(parent, name);
+    try {
+      if (statSync(folder).uid === process.getuid?.()) rmSync(folder, { recursive: true, force: true });
+    } catch {
+      // Another start is clearing the same folder.
+    }
+  }
+}
+
+function processLives(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === 'EPERM';
+  }
+}

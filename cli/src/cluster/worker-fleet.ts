@@ -1,0 +1,102 @@
+import { performance } from 'node:perf_hooks';
+import type { Child, ChildEnd } from './child-process.ts';
+import { startChild } from './child-process.ts';
+import type { CpuShare } from './cpu-share.ts';
+import { decideRestart } from './restart-policy.ts';
+
+export interface WorkerSpec {
+  /** Stable across restarts: "n0w1". */
+  name: string;
+  node: string;
+  share: CpuShare;
+}
+
+/** A worker that ended without being asked to, and what happens next. */
+export interface WorkerDeath {
+  worker: WorkerSpec;
+  end: ChildEnd;
+  livedMs: number;
+  restartMs: number;
+  deathsInARow: number;
+  crashLoop: boolean;
+  lastLines: string[];
+}
+
+export interface FleetOptions {
+  workers: WorkerSpec[];
+  /** Program and flags of one worker. */
+  argsOf(worker: WorkerSpec): string[];
+  onDeath(death: WorkerDeath): void;
+  onLine(worker: WorkerSpec, line: string): void;
+}
+
+interface Place {
+  worker: WorkerSpec;
+  child: Child | null;
+  deathsInARow: number;
+  restart: NodeJS.Timeout | null;
+}
+
+/** Names of `nodes` x `workersPerNode` workers, in the order of the plan's worker indexes. */
+export function nameWorkers(nodes: number, workersPerNode: number, shares: readonly CpuShare[]): WorkerSpec[] {
+  return Array.from({ length: nodes * workersPerNode }, (_, index) => {
+    const node = Math.floor(index / workersPerNode);
+    return { name: `n${node}w${index % workersPerNode}`, node: `n${node}`, share: shares[index] };
+  });
+}
+
+/** Keeps one process alive per worker: starts them, restarts those that die (see restart-policy.ts), stops them all in order. */
+export class WorkerFleet {
+  readonly #options: FleetOptions;
+  readonly #places: Place[];
+  #stopping = false;
+
+  constructor(options: FleetOptions) {
+    this.#options = options;
+    this.#places = options.workers.map((worker) => ({ worker, child: null, deathsInARow: 0, restart: null }));
+  }
+
+  start(): void {
+    for (const place of this.#places) this.#launch(place);
+  }
+
+  /** Process id of a worker, or null between its death and its restart. */
+  pidOf(name: string): number | null {
+    return this.#places.find((place) => place.worker.name === name)?.child?.pid ?? null;
+  }
+
+  /** Stops every worker: asks first, kills those that still run after `graceMs`. Nothing restarts afterwards. */
+  async stop(graceMs: number): Promise<void> {
+    this.#stopping = true;
+    for (const place of this.#places) if (place.restart) clearTimeout(place.restart);
+    await Promise.all(this.#places.map((place) => place.child?.stop(graceMs)));
+  }
+
+  #launch(place: Place): void {
+    const startedMs = performance.now();
+    place.restart = null;
+    const child = startChild({
+      args: this.#options.argsOf(place.worker),
+      onStderr: (line) => this.#options.onLine(place.worker, line),
+      onStdout: (line) => this.#options.onLine(place.worker, line),
+    });
+    place.child = child;
+    void child.ended.then((end) => {
+      place.child = null;
+      if (this.#stopping) return;
+      const livedMs = performance.now() - startedMs;
+      const { delayMs, deathsInARow, crashLoop } = decideRestart(place.deathsInARow, livedMs, Math.random());
+      place.deathsInARow = deathsInARow;
+      place.restart = setTimeout(() => this.#launch(place), delayMs);
+      this.#options.onDeath({
+        worker: place.worker,
+        end,
+        livedMs,
+        restartMs: delayMs,
+        deathsInARow,
+        crashLoop,
+        lastLines: child.lastLines(),
+      });
+    });
+  }
+}

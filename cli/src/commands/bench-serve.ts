@@ -1,0 +1,214 @@
+import { readFileSync, writeFileSync } from 'node:fs';
+import { Command } from 'commander';
+import type { ApiClient } from '../api/client.ts';
+import type { ModelCard } from '../api/models.ts';
+import { selectModel } from '../api/models.ts';
+import { CommandFailure, exitStatus } from '../failure.ts';
+import { describeMachine } from '../load/machine.ts';
+import { charsPerTokenByServer, randomIdPrompts, textIdPrompts, textPrompts, tokenizeByServer } from '../load/prompts.ts';
+import { serveBench } from '../load/serve-bench.ts';
+import type { ServeReport, ServeWorkload } from '../load/serve-report.ts';
+import { formatServeReport } from '../load/serve-report.ts';
+import type { CompletionRequest } from '../load/timed-completion.ts';
+import { integerIn, integerList, numberIn } from '../terminal/option-values.ts';
+import { startProgress } from '../terminal/progress.ts';
+import { withTargetServer } from './bench-target.ts';
+import { interruptSignal } from './interrupt.ts';
+import { withServerOptions } from './server-options.ts';
+
+interface ServeOptions {
+  url?: string;
+  apiKeyFile?: string;
+  model?: string;
+  concurrency: number[];
+  requests?: number;
+  warmup?: number;
+  promptTokens: number;
+  outputTokens: number;
+  sharedPrefix: number;
+  text?: string;
+  chat?: boolean;
+  vocab?: number;
+  stopAtEos?: boolean;
+  temperature: number;
+  seed: number;
+  timeout: number;
+  extra?: string;
+  label?: string;
+  out?: string;
+  json?: boolean;
+}
+
+/** Enough for the median of every level to be steady, without letting one client run for minutes. */
+const requestsAtLeast = 8;
+const requestsPerClient = 3;
+const warmupMost = 4;
+/** Ids below this exist in every vocabulary that is served in practice. */
+const vocabDefault = 4096;
+
+export function benchServeCommand(): Command {
+  const command = new Command('serve').description('Measure a server under load: first token, gaps between tokens, throughput');
+  withServerOptions(command, undefined)
+    .argument('[up-flags...]', 'after --: flags for the `switchyard up` that is started when no --url is given')
+    .option('--model <id>', 'model to ask for (default: the one served)')
+    .option('--concurrency <list>', 'clients at once, one level after the other', integerList(1, 4096), [1, 8, 32])
+    .option(
+      '--requests <count>',
+      `measured requests a level (default: ${requestsPerClient} a client, at least ${requestsAtLeast})`,
+      integerIn(1, 1_000_000),
+    )
+    .option(
+      '--warmup <count>',
+      `requests before each level that do not count (default: one a client, at most ${warmupMost})`,
+      integerIn(0, 10_000),
+    )
+    .option('--prompt-tokens <count>', 'length of each prompt', integerIn(1, 1_000_000), 128)
+    .option('--output-tokens <count>', 'tokens to generate', integerIn(1, 1_000_000), 64)
+    .option('--shared-prefix <count>', 'tokens at the start of each prompt that all share', integerIn(0, 1_000_000), 0)
+    .option('--text <file>', 'take prompts from this text, tokenised by the server, instead of random token ids')
+    .option('--chat', 'use the chat endpoint (needs --text; prompt lengths are then approximate)')
+    .option(
+      '--vocab <count>',
+      `draw random ids below this (default: the vocabulary where the server tells, else ${vocabDefault})`,
+      integerIn(512, 10_000_000),
+    )
+    .option('--stop-at-eos', 'let answers end by themselves instead of at --output-tokens')
+    .option('--temperature <number>', 'sampling temperature', numberIn(0, 2), 0)
+    .option('--seed <number>', 'of the prompts', integerIn(0, 2 ** 31), 1)
+    .option('--timeout <seconds>', 'longest wait for one request', integerIn(1, 86_400), 600)
+    .option('--extra <json>', 'more fields for every request body, as a JSON object')
+    .option('--label <text>', 'kept in the report')
+    .option('--out <file>', 'also write the JSON report there')
+    .option('--json', 'print the report as JSON')
+    .addHelpText(
+      'after',
+      `
+Exits with 1 when any request failed or answered with fewer tokens than asked for.
+
+Examples:
+  $ switchyard bench serve
+  $ switchyard bench serve --concurrency 1,8 -- --nodes 1 --workers-per-node 1 --numeric bf16
+  $ switchyard bench serve --url http://127.0.0.1:8080 --prompt-tokens 512 --output-tokens 16 --json
+  $ switchyard bench serve --text models/shunter-16m/held-out/novels.txt --out novels.json`,
+    )
+    .action(async (upFlags: string[], options: ServeOptions) => {
+      const interrupt = interruptSignal();
+      const extra = parseExtra(options.extra);
+      const report = await withTargetServer(
+        { ...options, upFlags, timeoutMs: options.timeout * 1000, signal: interrupt.signal },
+        async ({ client, switchyard, numericClass, wire }) => {
+          const card = await selectModel(client, options.model ?? null, interrupt.signal);
+          checkLengths(options, card);
+          const { promptsFor, kind } = await promptMaker(client, card, options, interrupt.signal);
+          const progress = startProgress('bench serve');
+          const levels: ServeReport['levels'] = [];
+          try {
+            await serveBench({
+              client,
+              model: card.id,
+              concurrencies: options.concurrency,
+              requestsAt: (c) => options.requests ?? Math.max(requestsAtLeast, requestsPerClient * c),
+              warmupAt: (c) => options.warmup ?? Math.min(c, warmupMost),
+              maxTokens: options.outputTokens,
+              temperature: options.temperature,
+              ignoreEos: !options.stopAtEos,
+              extra,
+              promptsFor,
+              onProgress: progress.update,
+              aroundLevel: {
+                before: () => wire.begin(),
+                after: async (level) => void levels.push({ ...level, wire: await wire.end(level.promptTokens + level.outputTokens) }),
+              },
+              signal: interrupt.signal,
+            });
+          } finally {
+            progress.finish();
+          }
+          const workload: ServeWorkload = {
+            prompts: kind,
+            endpoint: options.chat ? 'chat' : 'completions',
+            promptTokens: options.promptTokens,
+            sharedPrefixTokens: options.sharedPrefix,
+            outputTokens: options.outputTokens,
+            temperature: options.temperature,
+            ignoreEos: !options.stopAtEos,
+            seed: options.seed,
+          };
+          return {
+            format: 'switchyard-bench-serve',
+            version: 1,
+            createdAt: new Date().toISOString(),
+            command: ['switchyard', ...process.argv.slice(2)].join(' '),
+            label: options.label ?? null,
+            machine: describeMachine(),
+            target: { url: client.baseUrl, model: card.id, switchyard, numericClass },
+            workload,
+            levels,
+            errors: levels.reduce((sum, level) => sum + level.errors, 0),
+          } satisfies ServeReport;
+        },
+      );
+      interrupt.release();
+      const json = `${JSON.stringify(report, null, 2)}\n`;
+      if (options.out) writeFileSync(options.out, json);
+      process.stdout.write(options.json ? json : formatServeReport(report));
+      if (interrupt.signal.aborted) process.exitCode = exitStatus.interrupted;
+      else if (report.errors > 0) process.exitCode = exitStatus.failed;
+    });
+  return command;
+}
+
+function parseExtra(text: string | undefined): Record<string, unknown> {
+  if (text === undefined) return {};
+  try {
+    const value = JSON.parse(text) as unknown;
+    if (typeof value === 'object' && value !== null && !Array.isArray(value)) return value as Record<string, unknown>;
+  } catch {
+    // Said below.
+  }
+  throw new CommandFailure(`--extra ${text}: it must be a JSON object`, { status: exitStatus.usage });
+}
+
+function checkLengths(options: ServeOptions, card: ModelCard): void {
+  const context = card.max_model_len;
+  const wanted = options.promptTokens + options.outputTokens;
+  if (context !== undefined && wanted > context)
+    throw new CommandFailure(
+      `--prompt-tokens ${options.promptTokens} + --output-tokens ${options.outputTokens} = ${wanted} exceeds the context of ${card.id}: ${context}`,
+      { status: exitStatus.usage },
+    );
+  if (options.chat && !options.text) throw new CommandFailure('--chat needs --text: a chat message is text', { status: exitStatus.usage });
+}
+
+type PromptMaker = (level: number, count: number) => CompletionRequest['prompt'][];
+
+/** Every level gets its own seed, so that no level finds the previous one's prompts in a cache. */
+async function promptMaker(
+  client: ApiClient,
+  card: ModelCard,
+  options: ServeOptions,
+  signal: AbortSignal,
+): Promise<{ promptsFor: PromptMaker; kind: ServeWorkload['prompts'] }> {
+  const { promptTokens, sharedPrefix, seed } = options;
+  const levelSeed = (level: number) => seed * 1000 + level;
+  if (options.text === undefined) {
+    const vocab = options.vocab ?? card.meta?.n_vocab ?? vocabDefault;
+    return {
+      promptsFor: (level, count) => randomIdPrompts(count, promptTokens, sharedPrefix, vocab, levelSeed(level)),
+      kind: 'random ids',
+    };
+  }
+  const text = readFileSync(options.text, 'utf8');
+  const ids = options.chat ? null : await tokenizeByServer(client, card.id, text, signal);
+  if (ids !== null) {
+    if (ids.length < promptTokens)
+      throw new CommandFailure(`--text ${options.text} has ${ids.length} tokens, fewer than --prompt-tokens ${promptTokens}`, {
+        status: exitStatus.usage,
+      });
+    return { promptsFor: (level, count) => textIdPrompts(count, promptTokens, ids, levelSeed(level)), kind: 'text as ids' };
+  }
+  const charsPerToken = await charsPerTokenByServer(client, card.id, text, signal);
+  const windows: PromptMaker = (level, count) => textPrompts(count, promptTokens, text, charsPerToken, levelSeed(level));
+  const asMessage = (content: string | unknown): CompletionRequest['prompt'] => [{ role: 'user', content: content as string }];
+  return { promptsFor: options.chat ? (level, count) => windows(level, count).map(asMessage) : windows, kind: 'text' };
+}

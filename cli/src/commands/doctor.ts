@@ -1,0 +1,44 @@
+import { Command } from 'commander';
+import pc from 'picocolors';
+import type { Check } from '../doctor/check.ts';
+import { checkBandwidth, checkCpus, checkMemory, checkOpenFiles } from '../doctor/machine.ts';
+import { checkNativeKernels } from '../doctor/native-kernels.ts';
+import { checkCompiler, checkModel, checkNode, checkOptionalTools, checkPort, checkTemporaryFolder } from '../doctor/software.ts';
+import { exitStatus } from '../failure.ts';
+import { integerIn } from '../terminal/option-values.ts';
+
+const marks: Record<Check['status'], string> = { ok: pc.green('ok'), warning: pc.yellow('!!'), failed: pc.red('XX'), absent: pc.dim('--') };
+
+export function doctorCommand(): Command {
+  return new Command('doctor')
+    .description('Check what this machine has and say how to fix what it lacks')
+    .option('--port <port>', 'the port that `switchyard up` would use', integerIn(1, 65_535), 8000)
+    .option('--json', 'print the checks as JSON')
+    .addHelpText(
+      'after',
+      '\nExits with 1 when something has to be fixed before `switchyard up` can work.\n\nExample:\n  $ switchyard doctor --port 9000',
+    )
+    .action(async (options: { port: number; json?: boolean }) => {
+      const checks = [
+        checkNode(),
+        await checkNativeKernels(),
+        checkCompiler(),
+        checkCpus(),
+        checkMemory(),
+        await checkBandwidth(),
+        checkOpenFiles(),
+        await checkPort(options.port),
+        checkTemporaryFolder(),
+        checkModel(),
+        ...checkOptionalTools(),
+      ];
+      if (options.json) process.stdout.write(`${JSON.stringify({ format: 'switchyard-doctor', version: 1, checks }, null, 2)}\n`);
+      else for (const check of checks) process.stdout.write(line(check));
+      if (checks.some((check) => check.status === 'failed')) process.exitCode = exitStatus.failed;
+    });
+}
+
+function line(check: Check): string {
+  const fix = check.fix === null ? '' : `\n${' '.repeat(23)}fix: ${check.fix}`;
+  return `${marks[check.status]}  ${check.name.padEnd(18)} ${check.found}${fix}\n`;
+}

@@ -1,0 +1,20 @@
+/**
+ * A signal that aborts on the first Ctrl-C (or SIGTERM), so that a command can end in order; a second one ends the process at once. `release` gives the
+ * signals back to their default.
+ */
+export function interruptSignal(): { signal: AbortSignal; release(): void } {
+  const controller = new AbortController();
+  const onSignal = () => {
+    if (controller.signal.aborted) process.exit(130);
+    controller.abort();
+  };
+  process.on('SIGINT', onSignal);
+  process.on('SIGTERM', onSignal);
+  return {
+    signal: controller.signal,
+    release() {
+      process.off('SIGINT', onSignal);
+      process.off('SIGTERM', onSignal);
+    },
+  };
+}

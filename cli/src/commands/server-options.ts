@@ -1,0 +1,32 @@
+import { readFileSync } from 'node:fs';
+import type { Command } from 'commander';
+import { ApiClient } from '../api/client.ts';
+import { CommandFailure } from '../failure.ts';
+
+export interface ServerOptions {
+  url: string;
+  apiKeyFile?: string;
+}
+
+export const defaultUrl = 'http://127.0.0.1:8000';
+
+/** The options of every command that talks to a running server. */
+export function withServerOptions(command: Command, urlDefault: string | undefined = defaultUrl): Command {
+  return command
+    .option('--url <url>', 'server to talk to, any that speaks the OpenAI API', urlDefault)
+    .option('--api-key-file <file>', 'file with the key to send (else SWITCHYARD_API_KEY, OPENAI_API_KEY)');
+}
+
+/** A key never comes from a flag: command lines are readable by other users. */
+export function readApiKey(options: { apiKeyFile?: string }): string | null {
+  if (options.apiKeyFile === undefined) return process.env.SWITCHYARD_API_KEY ?? process.env.OPENAI_API_KEY ?? null;
+  try {
+    return readFileSync(options.apiKeyFile, 'utf8').trim();
+  } catch (error) {
+    throw new CommandFailure(`--api-key-file ${options.apiKeyFile}: ${(error as Error).message}`, { cause: error });
+  }
+}
+
+export function connect(options: ServerOptions, timeoutMs: number): ApiClient {
+  return new ApiClient({ url: options.url, apiKey: readApiKey(options), timeoutMs });
+}

@@ -1,0 +1,71 @@
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import os from 'node:os';
+import { availableCpus } from '../cluster/cpu-share.ts';
+import { formatBytes } from '../terminal/quantity.ts';
+import type { Check } from './check.ts';
+import { ok, warning } from './check.ts';
+import { measureReadBandwidth } from './read-bandwidth.ts';
+
+/** The bundled model with four workers needs about a tenth of this; below it nothing real fits. */
+const memoryBytesLow = 1024 ** 3;
+/** Every client connection, link and mapped file is one. */
+const openFilesLow = 4096;
+
+export function checkCpus(): Check {
+  const cpus = availableCpus();
+  const model = os.cpus()[0]?.model.trim() ?? 'unknown';
+  const nodes = existsSync('/sys/devices/system/node')
+    ? readdirSync('/sys/devices/system/node').filter((name) => /^node\d+$/.test(name)).length
+    : 1;
+  return ok('cpus', `${cpus.length} of ${os.cpus().length} usable, ${nodes} NUMA node${nodes === 1 ? '' : 's'}, ${model}`);
+}
+
+export function checkMemory(): Check {
+  const limit = containerMemoryLimit();
+  const available = Math.min(availableMemory(), limit ?? Number.POSITIVE_INFINITY);
+  const found = `${formatBytes(available)} available of ${formatBytes(os.totalmem())}${limit === null ? '' : `, container limit ${formatBytes(limit)}`}`;
+  return available < memoryBytesLow
+    ? warning('memory', found, 'stop other programs or raise the limit: weights and KV cache live in memory')
+    : ok('memory', found);
+}
+
+/** Reclaimable page cache counts as available: the kernel's own estimate where it gives one. */
+function availableMemory(): number {
+  try {
+    const line = /^MemAvailable:\s+(\d+) kB/m.exec(readFileSync('/proc/meminfo', 'utf8'));
+    if (line) return Number(line[1]) * 1024;
+  } catch {
+    // Not Linux.
+  }
+  return os.freemem();
+}
+
+function containerMemoryLimit(): number | null {
+  for (const file of ['/sys/fs/cgroup/memory.max', '/sys/fs/cgroup/memory/memory.limit_in_bytes']) {
+    if (!existsSync(file)) continue;
+    const limit = Number(readFileSync(file, 'utf8').trim());
+    if (Number.isFinite(limit) && limit < os.totalmem()) return limit;
+  }
+  return null;
+}
+
+export async function checkBandwidth(): Promise<Check> {
+  const threads = availableCpus().length;
+  const bytesPerSecond = await measureReadBandwidth(threads);
+  return ok(
+    'memory bandwidth',
+    `about ${(bytesPerSecond / 1e9).toFixed(0)} GB/s read by ${threads} thread${threads === 1 ? '' : 's'}: decoding cannot go faster than its weights are read`,
+  );
+}
+
+export function checkOpenFiles(): Check {
+  let limit = Number.POSITIVE_INFINITY;
+  try {
+    const line = /^Max open files\s+(\S+)/m.exec(readFileSync('/proc/self/limits', 'utf8'));
+    if (line && line[1] !== 'unlimited') limit = Number(line[1]);
+  } catch {
+    return ok('open files', 'limit not known on this system');
+  }
+  const found = `limit ${limit}`;
+  return limit < openFilesLow ? warning('open files', found, `raise it: ulimit -n ${openFilesLow}`) : ok('open files', found);
+}

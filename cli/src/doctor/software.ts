@@ -1,0 +1,77 @@
+import { spawnSync } from 'node:child_process';
+import { existsSync } from 'node:fs';
+import net from 'node:net';
+import os from 'node:os';
+import path from 'node:path';
+import { bundledModel } from '../cluster/bundled-model.ts';
+import type { Check } from './check.ts';
+import { failed, ok, warning } from './check.ts';
+
+const nodeMinimum = [20, 12];
+
+export function checkNode(): Check {
+  const [major, minor] = process.versions.node.split('.').map(Number);
+  const recent = major > nodeMinimum[0] || (major === nodeMinimum[0] && minor >= nodeMinimum[1]);
+  return recent
+    ? ok('node', process.version)
+    : failed('node', process.version, `install Node ${nodeMinimum.join('.')} or newer from https://nodejs.org`);
+}
+
+/** The first line that a program prints for its version, or null where it is not installed. */
+function versionOf(program: string, args: string[]): string | null {
+  const done = spawnSync(program, args, { encoding: 'utf8', timeout: 10_000 });
+  if (done.error || done.status !== 0) return null;
+  return (done.stdout || done.stderr).trim().split('\n')[0];
+}
+
+export function checkCompiler(): Check {
+  for (const name of [process.env.CXX, 'c++', 'g++', 'clang++']) {
+    const version = name ? versionOf(name, ['--version']) : null;
+    if (version) return ok('c++ compiler', version);
+  }
+  const fix = 'needed only to build the kernels: apt-get install g++, dnf install gcc-c++ or xcode-select --install; or set CXX';
+  return warning('c++ compiler', 'none found', fix);
+}
+
+export function checkModel(): Check {
+  const dir = bundledModel();
+  return existsSync(path.join(dir, 'config.json'))
+    ? ok('bundled model', dir)
+    : warning('bundled model', `not in ${dir}`, 'give `switchyard up` a folder with --model');
+}
+
+export async function checkPort(port: number): Promise<Check> {
+  const error = await new Promise<NodeJS.ErrnoException | null>((resolve) => {
+    const server = net.createServer();
+    server.once('error', resolve);
+    server.listen(port, '127.0.0.1', () => server.close(() => resolve(null)));
+  });
+  if (error === null) return ok(`port ${port}`, 'free');
+  return warning(
+    `port ${port}`,
+    error.code === 'EADDRINUSE' ? 'in use' : String(error.code),
+    'give `switchyard up` another with --port, or 0 for any',
+  );
+}
+
+export function checkTemporaryFolder(): Check {
+  const folder = os.tmpdir();
+  const longest = Buffer.byteLength(path.join(folder, 'switchyard-run-4194304-abcdef', 'n00w00.sock'));
+  return longest <= 103
+    ? ok('temporary folder', folder)
+    : failed('temporary folder', folder, 'its name is too long for Unix sockets: set TMPDIR to a shorter one');
+}
+
+/** Tools that some features use and none needs. */
+const optionalTools = [
+  { program: 'nvidia-smi', args: ['--query-gpu=name,driver_version', '--format=csv,noheader'], use: 'a CUDA device' },
+  { program: 'nats-server', args: ['--version'], use: 'several coordinators' },
+  { program: 'helm', args: ['version', '--short'], use: 'deploying to Kubernetes' },
+];
+
+export function checkOptionalTools(): Check[] {
+  return optionalTools.map(({ program, args, use }) => {
+    const version = versionOf(program, args);
+    return version ? ok(program, version) : { name: program, status: 'absent', found: `not installed (only for ${use})`, fix: null };
+  });
+}

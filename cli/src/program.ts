@@ -1,0 +1,22 @@
+import { readFileSync } from 'node:fs';
+import { Command } from 'commander';
+import { chatCommand } from './commands/chat.ts';
+import { doctorCommand } from './commands/doctor.ts';
+
+const { version } = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8')) as { version: string };
+
+/** Every command, one file each in commands/. */
+export function createProgram(): Command {
+  const program = new Command('switchyard')
+    .description('Serves Mixture-of-Experts models whose experts are spread over many workers')
+    .version(version)
+    .addCommand(chatCommand())
+    .addCommand(doctorCommand());
+  for (const command of withDescendants(program)) command.exitOverride().showHelpAfterError('(--help shows the options)');
+  return program;
+}
+
+/** The command and all below it. */
+export function withDescendants(command: Command): Command[] {
+  return [command, ...command.commands.flatMap((child) => withDescendants(child as Command))];
+}

@@ -1,0 +1,172 @@
+import { existsSync, mkdirSync, mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import os from 'node:os';
+import path from 'node:path';
+import fc from 'fast-check';
+import { describe, expect, it } from 'vitest';
+import { startChild } from '../src/cluster/child-process.ts';
+import { parseCpuList, shareCpus } from '../src/cluster/cpu-share.ts';
+import { crashLoopDeaths, decideRestart } from '../src/cluster/restart-policy.ts';
+import { createRunFolder } from '../src/cluster/run-folder.ts';
+import type { WorkerDeath } from '../src/cluster/worker-fleet.ts';
+import { nameWorkers, WorkerFleet } from '../src/cluster/worker-fleet.ts';
+
+function processLives(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+describe('cpu share', () => {
+  it('gives one worker everything', () => {
+    expect(shareCpus([0, 1, 4, 5], 1, null)).toEqual([{ threads: 4, cpus: [0, 1, 4, 5] }]);
+  });
+
+  it('gives each of too many workers one thread that may run anywhere', () => {
+    expect(shareCpus([0, 1], 4, null)).toEqual(Array(4).fill({ threads: 1, cpus: null }));
+  });
+
+  it('takes the number of threads asked for', () => {
+    expect(shareCpus([0, 1, 2, 3], 2, 1)).toEqual([
+      { threads: 1, cpus: [0] },
+      { threads: 1, cpus: [2] },
+    ]);
+    expect(shareCpus([0, 1], 1, 3)).toEqual([{ threads: 3, cpus: null }]);
+  });
+
+  it('hands every cpu to exactly one worker, evenly, when there are enough', () => {
+    fc.assert(
+      fc.property(fc.integer({ min: 1, max: 64 }), fc.integer({ min: 1, max: 64 }), (cpuCount, workers) => {
+        fc.pre(workers <= cpuCount);
+        const cpus = Array.from({ length: cpuCount }, (_, i) => i * 2);
+        const shares = shareCpus(cpus, workers, null);
+        expect(shares.flatMap((share) => share.cpus!)).toEqual(cpus);
+        const sizes = shares.map((share) => share.threads);
+        expect(Math.max(...sizes) - Math.min(...sizes)).toBeLessThanOrEqual(1);
+      }),
+    );
+  });
+
+  it('reads the list format of the kernel', () => {
+    expect(parseCpuList('0-2,7,9-10')).toEqual([0, 1, 2, 7, 9, 10]);
+  });
+});
+
+describe('restart policy', () => {
+  it('waits longer after each quick death, never beyond its limit, and calls a loop a loop', () => {
+    let deaths = 0;
+    const delays: number[] = [];
+    for (let i = 0; i < 12; i++) {
+      const decision = decideRestart(deaths, 100, 1);
+      deaths = decision.deathsInARow;
+      delays.push(decision.delayMs);
+      expect(decision.crashLoop).toBe(i + 1 >= crashLoopDeaths);
+    }
+    expect(delays).toEqual([...delays].sort((a, b) => a - b));
+    expect(delays[0]).toBe(250);
+    expect(delays.at(-1)).toBe(15_000);
+  });
+
+  it('starts afresh after a healthy life', () => {
+    expect(decideRestart(7, 31_000, 0)).toEqual({ delayMs: 125, deathsInARow: 1, crashLoop: false });
+  });
+});
+
+describe('run folder', () => {
+  it('is private, and a later one clears away what a dead process left', () => {
+    const parent = mkdtempSync(path.join(os.tmpdir(), 'sw-'));
+    const abandoned = path.join(parent, 'switchyard-run-999999999-abc');
+    const unrelated = path.join(parent, 'switchyard-run-notes');
+    mkdirSync(abandoned);
+    mkdirSync(unrelated);
+    const run = createRunFolder(parent);
+    const second = createRunFolder(parent);
+    expect(statSync(run.path).mode & 0o777).toBe(0o700);
+    expect(statSync(run.tokenFile).mode & 0o777).toBe(0o600);
+    expect(run.token).not.toBe(second.token);
+    expect([abandoned, unrelated, run.path].map(existsSync)).toEqual([false, true, true]);
+    run.remove();
+    expect(existsSync(run.path)).toBe(false);
+    rmSync(parent, { recursive: true });
+  });
+
+  it('refuses a folder whose name is too long for a socket', () => {
+    const parent = mkdtempSync(path.join(os.tmpdir(), 'x'.repeat(90)));
+    expect(() => createRunFolder(parent)).toThrow(/set TMPDIR to a shorter one/);
+    rmSync(parent, { recursive: true });
+  });
+});
+
+describe('child process', () => {
+  const quiet = { onStderr: () => {}, onStdout: () => {} };
+
+  it('keeps the last lines of stderr and tells how it ended', async () => {
+    const child = startChild({ args: ['-e', 'for (let i = 0; i < 30; i++) console.error("line " + i); process.exit(3)'], ...quiet });
+    expect(await child.ended).toEqual({ status: 3, signal: null });
+    expect(child.lastLines()).toHaveLength(20);
+    expect(child.lastLines().at(-1)).toBe('line 29');
+  });
+
+  it('is killed when it will not stop', async () => {
+    let sayReady: () => void = () => {};
+    const ready = new Promise<void>((resolve) => {
+      sayReady = resolve;
+    });
+    const child = startChild({
+      args: ['-e', 'process.on("SIGTERM", () => {}); setInterval(() => {}, 1000); console.log("ready")'],
+      ...quiet,
+      onStdout: sayReady,
+    });
+    await ready;
+    expect(await child.stop(50)).toEqual({ status: null, signal: 'SIGKILL' });
+  });
+});
+
+describe('worker fleet', () => {
+  it('names workers by node', () => {
+    const names = nameWorkers(2, 2, shareCpus([0], 4, null)).map((w) => [w.node, w.name]);
+    expect(names).toEqual([
+      ['n0', 'n0w0'],
+      ['n0', 'n0w1'],
+      ['n1', 'n1w0'],
+      ['n1', 'n1w1'],
+    ]);
+  });
+
+  it('restarts a worker that is killed and stops them all', async () => {
+    const folder = mkdtempSync(path.join(os.tmpdir(), 'sw-'));
+    const program = path.join(folder, 'worker.mjs');
+    writeFileSync(program, 'console.log("up"); process.stdin.resume(); process.stdin.on("end", () => process.exit());');
+    const workers = nameWorkers(1, 2, shareCpus([0], 2, null));
+    const lines: string[] = [];
+    const deaths: WorkerDeath[] = [];
+    let check: () => void = () => {};
+    const until = (condition: () => boolean) =>
+      new Promise<void>((resolve) => {
+        check = () => condition() && resolve();
+        check();
+      });
+    const fleet = new WorkerFleet({
+      workers,
+      argsOf: () => [program],
+      onDeath: (death) => void deaths.push(death),
+      onLine: (worker, line) => {
+        lines.push(`${worker.name} ${line}`);
+        check();
+      },
+    });
+    fleet.start();
+    await until(() => lines.length === 2);
+    const first = fleet.pidOf('n0w1')!;
+    process.kill(first, 'SIGKILL');
+    await until(() => lines.filter((line) => line === 'n0w1 up').length === 2);
+    const pids = [fleet.pidOf('n0w0')!, fleet.pidOf('n0w1')!];
+    expect(pids[1]).not.toBe(first);
+    expect(deaths).toMatchObject([{ worker: { name: 'n0w1' }, end: { signal: 'SIGKILL' }, deathsInARow: 1, crashLoop: false }]);
+    await fleet.stop(2000);
+    expect(pids.map(processLives)).toEqual([false, false]);
+    rmSync(folder, { recursive: true });
+  });
+});

@@ -33,8 +33,9 @@ struct TileOps {
   void (*dot)(int format, const uint8_t *tile, int rows, const uint8_t *panel, size_t stride, int panels, int k, float *dots);
   /* Columns first .. first+count of dots[row][32] go to out[row*ldo], as in LINEAR. bias and out belong to column `first`. */
   void (*store)(const float *dots, int rows, int first, int count, const float *bias, float scale, bool add, float *out, int64_t ldo);
-  /* gate[row][32] becomes act(gate + gate_bias, up + up_bias); columns from `count` on become 0. up is [row][32] as well. */
-  void (*gate)(const sy_experts_desc &desc, float *gate, const float *up, int rows, int count, const float *gate_bias, const float *up_bias);
+  /* out[row*ldo + i] = act(gate[row][i] + gate_bias[i], up[row][i] + up_bias[i]) for i < count; gate and up are [row][32]. */
+  void (*gate)(const sy_experts_desc &desc, const float *gate, const float *up, int rows, int count, const float *gate_bias, const float *up_bias,
+               float *out, int64_t ldo);
   /* sum[i] += nearest-even(weight * (dots[i] + bias[i]) * steps_per_unit) for i < count. False if one was NaN or reached contribution_limit
    * (the row is then worthless, but memory is sound). */
   bool (*contribute_exact)(const float *dots, const float *bias, float weight, float steps_per_unit, int count, int64_t *sum);

@@ -1,0 +1,354 @@
+#include "experts.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "numeric.h"
+#include "team.h"
+
+namespace sy {
+namespace {
+
+size_t aligned(size_t bytes, size_t to) { return (bytes + to - 1) / to * to; }
+
+ExpertLayout layout_of(const sy_experts_desc &d) {
+  ExpertLayout l;
+  l.gate_panel_bytes = panel_bytes(d.format, d.hidden);
+  l.down_panel_bytes = panel_bytes(d.format, d.inter);
+  l.down_at = 2 * (size_t)panels_of(d.inter) * l.gate_panel_bytes;
+  l.gate_bias_at = l.down_at + (size_t)panels_of(d.hidden) * l.down_panel_bytes;
+  const size_t inter_bias = d.has_bias ? aligned((size_t)d.inter * 4, 64) : 0, hidden_bias = d.has_bias ? aligned((size_t)d.hidden * 4, 64) : 0;
+  l.up_bias_at = l.gate_bias_at + inter_bias;
+  l.down_bias_at = l.up_bias_at + inter_bias;
+  l.slot_bytes = aligned(l.down_bias_at + hidden_bias, 4096);
+  return l;
+}
+
+Panels gate_panels(const Experts &e, int slot) { return {e.slot(slot), 2 * e.layout.gate_panel_bytes, e.desc.format, e.desc.inter, e.desc.hidden}; }
+Panels up_panels(const Experts &e, int slot) {
+  return {e.slot(slot) + e.layout.gate_panel_bytes, 2 * e.layout.gate_panel_bytes, e.desc.format, e.desc.inter, e.desc.hidden};
+}
+Panels down_panels(const Experts &e, int slot) {
+  return {e.slot(slot) + e.layout.down_at, e.layout.down_panel_bytes, e.desc.format, e.desc.hidden, e.desc.inter};
+}
+
+void require_slot(const Experts &e, int64_t slot) {
+  if (slot < 0 || slot >= e.desc.slots) fail(SY_INVALID_ARGUMENT, "slot %lld is not below %d", (long long)slot, e.desc.slots);
+}
+void require_set(const Experts &e, int slot) {
+  if (!e.set[(size_t)slot]) fail(SY_INVALID_ARGUMENT, "slot %d holds no expert", slot);
+}
+
+void require_shape(const sy_source *source, int n, int k, const char *name) {
+  if (!source) fail(SY_INVALID_ARGUMENT, "%s is required", name);
+  validate(*source, name);
+  if (source->n != n || source->k != k) fail(SY_INVALID_ARGUMENT, "%s is [%d, %d], must be [%d, %d]", name, source->n, source->k, n, k);
+}
+
+/* ---- planning: which pairs belong to which expert ---- */
+
+void begin_plan(Experts &e, int pairs) {
+  experts_reserve(e, pairs);
+  e.plan.groups.clear();
+  std::fill(e.plan.ends.begin(), e.plan.ends.end(), 0);
+}
+
+/* Turns counts per slot into groups; `ends[slot]` becomes the next free position of the slot. */
+void open_groups(PairPlan &plan) {
+  int first = 0;
+  for (int slot = 0; slot < (int)plan.ends.size(); slot++) {
+    const int count = plan.ends[(size_t)slot];
+    plan.ends[(size_t)slot] = first;
+    if (count) plan.groups.push_back({slot, first, count});
+    first += count;
+  }
+}
+
+void place(PairPlan &plan, int slot, int row, float weight) {
+  const size_t at = (size_t)plan.ends[(size_t)slot]++;
+  plan.row[at] = row;
+  plan.weight[at] = weight;
+}
+
+void plan_pairs(Experts &e, const PairsCall &call) {
+  begin_plan(e, call.pairs);
+  for (int p = 0; p < call.pairs; p++) {
+    require_slot(e, call.slot[p]);
+    require_set(e, call.slot[p]);
+    e.plan.ends[(size_t)call.slot[p]]++;
+  }
+  open_groups(e.plan);
+  for (int p = 0; p < call.pairs; p++) place(e.plan, call.slot[p], call.row[p], call.weight[p]);
+}
+
+void plan_routed(Experts &e, const RoutedCall &call) {
+  begin_plan(e, call.rows * call.k);
+  for (int row = 0; row < call.rows; row++)
+    for (int i = 0; i < call.k; i++) {
+      const int id = call.ids[row * call.ld_ids + i];
+      if (id < 0 || id >= call.experts) fail(SY_INVALID_ARGUMENT, "expert id %d of row %d is not below %d", id, row, call.experts);
+      const int slot = call.slots[id];
+      if (slot == -1) continue;
+      require_slot(e, slot);
+      require_set(e, slot);
+      e.plan.ends[(size_t)slot]++;
+    }
+  open_groups(e.plan);
+  for (int row = 0; row < call.rows; row++)
+    for (int i = 0; i < call.k; i++) {
+      const int slot = call.slots[call.ids[row * call.ld_ids + i]];
+      if (slot != -1) place(e.plan, slot, row, call.weights[row * call.ld_weights + i]);
+    }
+}
+
+/* ---- running ---- */
+
+/* Gate and up are computed for this many panels of columns at a time: one group of a quantised format must be rounded as a whole. */
+int unit_panels(int format) { return quantised(format) ? group_k / panel_columns : 1; }
+
+/* Time of one unit of a group's gate and up, in steps: few rows cost what their weights cost to read, many rows what they cost to multiply. */
+int64_t unit_cost(int rows) { return std::max(16, rows); }
+
+struct Run {
+  Experts &e;
+  const float *x;
+  int64_t ldx;
+  const ExpertSink &sink;
+  const TileOps &ops;
+  size_t input_bytes, hidden_bytes; /* a row of a tile */
+  bool cached;                      /* the active weights are few enough to come from a cache */
+
+  uint8_t *input(int pair) const { return e.inputs.data() + (size_t)pair * input_bytes; }
+  uint8_t *hidden(int pair) const { return e.hidden.data() + (size_t)pair * hidden_bytes; }
+
+  void pack(const PairPlan::Group &group) const {
+    const Tiling tiling(group.count, ops.max_rows);
+    for (int tile = 0; tile < tiling.tiles; tile++) {
+      const int pair = group.first + tiling.first(tile);
+      ops.pack(e.desc.format, x, ldx, e.plan.row.data() + pair, tiling.height(tile), 0, e.desc.hidden, input(pair));
+    }
+  }
+
+  /* Two matrices at once where the accumulators of both fit the registers. */
+  bool together(int rows) const { return cached && 2 * rows <= ops.max_rows; }
+
+  /* Columns of `unit`: hidden = act(gate x, up x), rounded into the down tile. */
+  void gate_up(const PairPlan::Group &group, int unit) const {
+    const int width = unit_panels(e.desc.format), first_panel = unit * width, last_panel = std::min(first_panel + width, panels_of(e.desc.inter));
+    const Tiling tiling(group.count, ops.max_rows);
+    const size_t stride = e.layout.gate_panel_bytes;
+    alignas(64) float dots[2 * most_tile_rows * panel_columns];
+    alignas(64) float unit_values[most_tile_rows * group_k];
+    for (int tile = 0; tile < tiling.tiles; tile++) {
+      const int pair = group.first + tiling.first(tile), rows = tiling.height(tile);
+      float *up = dots + rows * panel_columns;
+      for (int panel = first_panel; panel < last_panel; panel++) {
+        const uint8_t *weights = e.slot(group.slot) + (size_t)panel * 2 * stride;
+        if (together(rows)) ops.dot(e.desc.format, input(pair), rows, weights, stride, 2, e.desc.hidden, dots);
+        else {
+          ops.dot(e.desc.format, input(pair), rows, weights, stride, 1, e.desc.hidden, dots);
+          ops.dot(e.desc.format, input(pair), rows, weights + stride, stride, 1, e.desc.hidden, up);
+        }
+        const int column = panel * panel_columns;
+        const float *gate_bias = e.bias(group.slot, e.layout.gate_bias_at), *up_bias = e.bias(group.slot, e.layout.up_bias_at);
+        ops.gate(e.desc, dots, up, rows, std::min(panel_columns, e.desc.inter - column), gate_bias ? gate_bias + column : nullptr,
+                 up_bias ? up_bias + column : nullptr, unit_values + (panel - first_panel) * panel_columns, width * panel_columns);
+      }
+      const int column = first_panel * panel_columns;
+      ops.pack(e.desc.format, unit_values, width * panel_columns, nullptr, rows, column, std::min(width * panel_columns, e.desc.inter - column),
+               hidden(pair));
+    }
+  }
+
+  void finish(const PairPlan::Group &group, int pair, int rows, int panel, const float *dots) const {
+    const int column = panel * panel_columns, count = std::min(panel_columns, e.desc.hidden - column);
+    const float *all_bias = e.bias(group.slot, e.layout.down_bias_at), *bias = all_bias ? all_bias + column : nullptr;
+    if (sink.out) return ops.store(dots, rows, 0, count, bias, 1.0f, false, sink.out + (size_t)pair * e.desc.hidden + column, e.desc.hidden);
+    RowSum &sum = *sink.sum;
+    for (int r = 0; r < rows; r++, dots += panel_columns) {
+      const int row = e.plan.row[(size_t)(pair + r)];
+      const float weight = e.plan.weight[(size_t)(pair + r)];
+      if (sum.mode == SY_SUM_FAST) ops.contribute_fast(dots, bias, weight, count, sum.fast(row) + column);
+      else if (!ops.contribute_exact(dots, bias, weight, sink.steps_per_unit, count, sum.exact(row) + column)) sum.poison(row);
+    }
+  }
+
+  /* Panels begin .. end of down for one group. No other thread touches these columns of the sum. */
+  void down(const PairPlan::Group &group, const Range &panels) const {
+    const Tiling tiling(group.count, ops.max_rows);
+    const int at_once = cached ? std::max(1, std::min(most_panels, ops.max_rows / tiling.height(0))) : 1;
+    const uint8_t *weights = e.slot(group.slot) + e.layout.down_at;
+    alignas(64) float dots[most_panels * most_tile_rows * panel_columns];
+    for (int panel = panels.begin; panel < panels.end;) {
+      const int count = tiling.tiles > 1 ? 1 : std::min(at_once, panels.end - panel);
+      for (int tile = 0; tile < tiling.tiles; tile++) {
+        const int pair = group.first + tiling.first(tile), rows = tiling.height(tile);
+        ops.dot(e.desc.format, hidden(pair), rows, weights + (size_t)panel * e.layout.down_panel_bytes, e.layout.down_panel_bytes, count, e.desc.inter, dots);
+        for (int i = 0; i < count; i++) finish(group, pair, rows, panel + i, dots + (size_t)i * rows * panel_columns);
+      }
+      panel += count;
+    }
+  }
+
+  void clear_columns(const Range &panels) const {
+    RowSum &sum = *sink.sum;
+    const size_t bytes = sum.mode == SY_SUM_EXACT ? 8 : 4, from = (size_t)panels.begin * panel_columns;
+    const size_t to = std::min((size_t)panels.end * panel_columns, (size_t)e.desc.hidden);
+    for (int row = 0; row < sink.cleared_rows && from < to; row++)
+      memset(sum.memory.data() + ((size_t)row * (size_t)sum.stride + from) * bytes, 0, (to - from) * bytes);
+  }
+
+  void share_of(const Team &team) const {
+    const std::vector<PairPlan::Group> &groups = e.plan.groups;
+    const Range packed = team.part((int)groups.size());
+    for (int g = packed.begin; g < packed.end; g++) pack(groups[(size_t)g]);
+    team.barrier();
+
+    const int units = (panels_of(e.desc.inter) + unit_panels(e.desc.format) - 1) / unit_panels(e.desc.format);
+    int64_t total = 0;
+    for (const PairPlan::Group &group : groups) total += units * unit_cost(group.count);
+    const int64_t from = total * team.thread / team.threads, to = total * (team.thread + 1) / team.threads;
+    int64_t at = 0;
+    for (const PairPlan::Group &group : groups) {
+      const int64_t cost = unit_cost(group.count);
+      for (int unit = 0; unit < units; unit++, at += cost)
+        if (at >= from && at < to) gate_up(group, unit);
+    }
+    team.barrier();
+
+    const Range panels = team.part(panels_of(e.desc.hidden));
+    if (sink.sum) clear_columns(panels);
+    for (const PairPlan::Group &group : groups) down(group, panels);
+  }
+};
+
+} // namespace
+
+ExpertsPtr experts_create(Isa isa, const sy_experts_desc &d) {
+  validate_format(d.format);
+  if (d.slots < 1 || d.hidden < 1 || d.inter < 1)
+    fail(SY_INVALID_ARGUMENT, "experts: slots %d, hidden %d and inter %d must be at least 1", d.slots, d.hidden, d.inter);
+  if (d.activation != SY_ACT_SILU && d.activation != SY_ACT_GPT_OSS)
+    fail(SY_INVALID_ARGUMENT, "experts: activation %d is not one of 0..%d", d.activation, SY_ACT_GPT_OSS);
+  ExpertsPtr experts(new Experts{});
+  experts->isa = isa;
+  experts->desc = d;
+  experts->set.assign((size_t)d.slots, 0);
+  experts->plan.ends.assign((size_t)d.slots, 0);
+  experts->plan.groups.reserve((size_t)d.slots);
+  if (isa == Isa::ref) experts->plain.resize((size_t)d.slots);
+  else {
+    experts->layout = layout_of(d);
+    experts->memory = Region((size_t)d.slots * experts->layout.slot_bytes);
+  }
+  return experts;
+}
+
+void ExpertsDeleter::operator()(Experts *experts) const { delete experts; }
+const sy_experts_desc &experts_desc(const Experts &experts) { return experts.desc; }
+
+void experts_clear(Experts &e, int32_t slot) {
+  require_slot(e, slot);
+  e.set[(size_t)slot] = 0;
+  if (e.isa == Isa::ref) e.plain[(size_t)slot] = PlainExpert{};
+  else e.memory.discard((size_t)slot * e.layout.slot_bytes, e.layout.slot_bytes);
+}
+
+void experts_set(Experts &e, Pool &pool, int32_t slot, const sy_source *gate, const sy_source *up, const sy_source *down, const sy_source *gate_bias,
+                 const sy_source *up_bias, const sy_source *down_bias) {
+  const sy_experts_desc &d = e.desc;
+  require_slot(e, slot);
+  require_shape(gate, d.inter, d.hidden, "gate");
+  require_shape(up, d.inter, d.hidden, "up");
+  require_shape(down, d.hidden, d.inter, "down");
+  if (d.has_bias) {
+    require_shape(gate_bias, 1, d.inter, "gate_bias");
+    require_shape(up_bias, 1, d.inter, "up_bias");
+    require_shape(down_bias, 1, d.hidden, "down_bias");
+  } else if (gate_bias || up_bias || down_bias) fail(SY_INVALID_ARGUMENT, "biases given to experts without biases");
+  experts_clear(e, slot);
+
+  if (e.isa == Isa::ref) {
+    PlainExpert &expert = e.plain[(size_t)slot];
+    const auto matrix = [&](const sy_source &source) {
+      PlainMatrix m = plain_create(d.format, source.n, source.k);
+      plain_set(m, 0, source);
+      return m;
+    };
+    const auto bias = [&](const sy_source *source) {
+      std::vector<float> values(d.has_bias ? (size_t)source->k : 0);
+      if (d.has_bias) load_f32(*source, 0, 0, source->k, values.data());
+      return values;
+    };
+    expert = PlainExpert{matrix(*gate), matrix(*up), matrix(*down), bias(gate_bias), bias(up_bias), bias(down_bias)};
+  } else {
+    const Panels gate_at = gate_panels(e, slot), up_at = up_panels(e, slot), down_at = down_panels(e, slot);
+    if (quantised(d.format))
+      for (const Panels *panels : {&gate_at, &up_at, &down_at}) panels_clear(*panels);
+    panels_set(gate_at, pool, 0, *gate);
+    panels_set(up_at, pool, 0, *up);
+    panels_set(down_at, pool, 0, *down);
+    if (d.has_bias) {
+      load_f32(*gate_bias, 0, 0, d.inter, reinterpret_cast<float *>(e.slot(slot) + e.layout.gate_bias_at));
+      load_f32(*up_bias, 0, 0, d.inter, reinterpret_cast<float *>(e.slot(slot) + e.layout.up_bias_at));
+      load_f32(*down_bias, 0, 0, d.hidden, reinterpret_cast<float *>(e.slot(slot) + e.layout.down_bias_at));
+    }
+  }
+  e.set[(size_t)slot] = 1;
+}
+
+void experts_reserve(Experts &e, int pairs) {
+  if (pairs <= e.reserved) return;
+  e.plan.row.resize((size_t)pairs);
+  e.plan.weight.resize((size_t)pairs);
+  if (const TileOps *ops = tile_ops(e.isa)) {
+    e.inputs = Region((size_t)pairs * ops->row_bytes(e.desc.format, e.desc.hidden));
+    e.hidden = Region((size_t)pairs * ops->row_bytes(e.desc.format, e.desc.inter));
+  }
+  e.reserved = pairs;
+}
+
+void run_plan(Experts &e, Pool &pool, const float *x, int64_t ldx, const ExpertSink &sink) {
+  const TileOps *ops = tile_ops(e.isa);
+  if (!ops) return run_plan_ref(e, x, ldx, sink);
+  int64_t pairs = 0;
+  for (const PairPlan::Group &group : e.plan.groups) pairs += group.count;
+  const int64_t bytes = (int64_t)e.plan.groups.size() * (int64_t)e.layout.slot_bytes;
+  const bool alone = bytes < weights_alone_below && pairs * 3 * e.desc.hidden * e.desc.inter < products_alone_below;
+  if (sink.sum) memset(sink.sum->poisoned.data(), 0, (size_t)sink.cleared_rows);
+  const Run run{e,   x, ldx, sink, *ops, ops->row_bytes(e.desc.format, e.desc.hidden), ops->row_bytes(e.desc.format, e.desc.inter), bytes <= 4 << 20};
+  share(pool, alone, [&](const Team &team) { run.share_of(team); });
+}
+
+void experts_probe(Experts &e, Pool &pool, int32_t slot, const float *x, int32_t rows, float *out) {
+  require_slot(e, slot);
+  require_set(e, slot);
+  if (rows < 0) fail(SY_INVALID_ARGUMENT, "rows %d is negative", rows);
+  begin_plan(e, rows);
+  e.plan.ends[(size_t)slot] = rows;
+  open_groups(e.plan);
+  for (int row = 0; row < rows; row++) place(e.plan, slot, row, 1.0f);
+  run_plan(e, pool, x, e.desc.hidden, ExpertSink{nullptr, 0, 0.0f, out});
+}
+
+void experts_run_pairs(Experts &e, Pool &pool, const PairsCall &call, RowSum &sum) {
+  validate_grid(call.grid);
+  if (call.pairs < 0) fail(SY_INVALID_ARGUMENT, "pairs %d is negative", call.pairs);
+  if (sum.hidden != e.desc.hidden) fail(SY_INVALID_ARGUMENT, "sum is %d wide, experts %d", sum.hidden, e.desc.hidden);
+  const int rows = std::min(call.x_rows, sum.max_rows);
+  for (int p = 0; p < call.pairs; p++)
+    if (call.row[p] < 0 || call.row[p] >= rows) fail(SY_INVALID_ARGUMENT, "row[%d] %d is not below %d", p, call.row[p], rows);
+  plan_pairs(e, call);
+  run_plan(e, pool, call.x, call.ldx, ExpertSink{&sum, 0, power_of_two(-call.grid), nullptr});
+}
+
+void experts_run_routed(Experts &e, Pool &pool, const RoutedCall &call, RowSum &sum) {
+  validate_grid(call.grid);
+  if (sum.hidden != e.desc.hidden) fail(SY_INVALID_ARGUMENT, "sum is %d wide, experts %d", sum.hidden, e.desc.hidden);
+  if (call.rows > sum.max_rows) fail(SY_INVALID_ARGUMENT, "rows %d is above the sum's %d", call.rows, sum.max_rows);
+  plan_routed(e, call);
+  run_plan(e, pool, call.x, call.ldx, ExpertSink{&sum, call.rows, power_of_two(-call.grid), nullptr});
+}
+
+} // namespace sy

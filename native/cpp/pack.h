@@ -20,11 +20,11 @@ namespace sy {
 constexpr int panel_columns = 32;
 constexpr int group_k = SY_QUANT_GROUP;
 
-inline bool quantised(int format) { return format == SY_W_I8 || format == SY_W_I4; }
-inline int quant_steps(int format) { return format == SY_W_I8 ? 127 : 7; }
-inline int groups_of(int k) { return (k + group_k - 1) / group_k; }
-inline int pairs_of(int k) { return (k + 1) / 2; }
-inline int panels_of(int n) { return (n + panel_columns - 1) / panel_columns; }
+static inline bool quantised(int format) { return format == SY_W_I8 || format == SY_W_I4; }
+static inline int quant_steps(int format) { return format == SY_W_I8 ? 127 : 7; }
+static inline int groups_of(int k) { return (k + group_k - 1) / group_k; }
+static inline int pairs_of(int k) { return (k + 1) / 2; }
+static inline int panels_of(int n) { return (n + panel_columns - 1) / panel_columns; }
 
 /* Throws unless it is one of sy_weight_format. */
 void validate_format(int32_t format);

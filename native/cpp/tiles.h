@@ -49,7 +49,7 @@ const TileOps *tile_ops_avx2();
 const TileOps *tile_ops_avx512();
 
 /* Null for the oracle, which has its own loops. */
-inline const TileOps *tile_ops(Isa isa) {
+static inline const TileOps *tile_ops(Isa isa) {
 #if defined(__x86_64__)
   return isa == Isa::avx512 ? tile_ops_avx512() : isa == Isa::avx2 ? tile_ops_avx2() : nullptr;
 #else

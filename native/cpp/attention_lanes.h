@@ -1,0 +1,198 @@
+/*
+ * A tile of attention over 16 lanes, written once for every instruction set: `L` supplies the lanes (attention_avx2.cpp, attention_avx512.cpp).
+ *   L::V, L::M                        16 floats; a mask of 16 lanes
+ *   L::key_blocks, L::value_lanes     how many blocks of keys, and vectors of value columns, fit the registers beside 6 queries
+ *   load(const float*), load(const uint16_t*) (bf16), store, set1, zero, fma, mul, add, sub, max, exp, mask(first, last), select(M, V) (else 0)
+ */
+#ifndef SWITCHYARD_ATTENTION_LANES_H
+#define SWITCHYARD_ATTENTION_LANES_H
+
+#include <algorithm>
+#include <cmath>
+
+#include "attention.h"
+
+namespace sy {
+namespace {
+
+template <class L, class T> struct TileKernel {
+  using V = typename L::V;
+  const AttentionTile &tile;
+  const KvCache &kv = *tile.kv;
+  const int lowest, highest; /* of the positions that any query of the tile sees */
+  const int first_block = lowest / kv_block, last_block = highest / kv_block;
+
+  explicit TileKernel(const AttentionTile &t)
+      : tile(t), lowest(*std::min_element(t.first, t.first + t.queries)), highest(*std::max_element(t.last, t.last + t.queries)) {}
+
+  float *scores(int query) const { return tile.scores + query * tile.score_stride; }
+  /* Lanes of a block that a query sees. */
+  typename L::M seen(int query, int block) const { return L::mask(tile.first[query] - block * kv_block, tile.last[query] - block * kv_block); }
+
+  /* scores[query][position - 16*first_block] for B blocks from `block`. Lanes of unwritten positions may hold anything. */
+  template <int Q, int B> void score_blocks(int block) const {
+    const T *k[B];
+    for (int b = 0; b < B; b++) k[b] = kv.k<T>(tile.block[block + b], tile.kv_head);
+    V dot[Q][B];
+#pragma GCC unroll 6
+    for (int i = 0; i < Q; i++)
+#pragma GCC unroll 2
+      for (int b = 0; b < B; b++) dot[i][b] = L::zero();
+    for (int d = 0; d < kv.shape.k_dim; d++) {
+      V key[B];
+#pragma GCC unroll 2
+      for (int b = 0; b < B; b++) key[b] = L::load(k[b] + d * kv_block);
+#pragma GCC unroll 6
+      for (int i = 0; i < Q; i++) {
+        const V q = L::set1(tile.q[i][d]);
+#pragma GCC unroll 2
+        for (int b = 0; b < B; b++) dot[i][b] = L::fma(q, key[b], dot[i][b]);
+      }
+    }
+    const V scale = L::set1(tile.scale);
+#pragma GCC unroll 6
+    for (int i = 0; i < Q; i++)
+#pragma GCC unroll 2
+      for (int b = 0; b < B; b++) L::store(scores(i) + (block + b - first_block) * kv_block, L::mul(dot[i][b], scale));
+  }
+
+  template <int Q> void score() const {
+    int block = first_block;
+    for (; block + L::key_blocks <= last_block + 1; block += L::key_blocks) score_blocks<Q, L::key_blocks>(block);
+    for (; block <= last_block; block++) score_blocks<Q, 1>(block);
+  }
+
+  /* Scores become exponentials; returns 1 / their sum. */
+  float soften(int query) const {
+    float *s = scores(query) - first_block * kv_block;
+    const int from = tile.first[query] / kv_block, to = tile.last[query] / kv_block;
+    V most = L::set1(tile.sink[query] ? *tile.sink[query] : -INFINITY);
+    const V least = L::set1(-INFINITY);
+    for (int b = from; b <= to; b++) {
+      const V x = L::load(s + b * kv_block);
+      most = L::max(most, b == from || b == to ? L::select(seen(query, b), x, least) : x);
+    }
+    const float maximum = L::max_lane(most);
+    const V shift = L::set1(maximum);
+    V sum = L::zero();
+    for (int b = from; b <= to; b++) {
+      V p = L::exp(L::sub(L::load(s + b * kv_block), shift));
+      if (b == from || b == to) p = L::select(seen(query, b), p, L::zero());
+      L::store(s + b * kv_block, p);
+      sum = L::add(sum, p);
+    }
+    float total = L::sum_lanes(sum);
+    if (tile.sink[query]) total = total + L::exp_scalar(*tile.sink[query] - maximum);
+    return 1.0f / total;
+  }
+
+  /* Values of one block as L-loadable rows: [position][columns from `column`], `stride` elements apart. */
+  struct Values {
+    const T *stored;
+    const float *transposed;
+    int64_t stride;
+  };
+  Values values(int block, int column, int columns) const {
+    if (!kv.shape.v_shares_k) return {kv.v<T>(tile.block[block], tile.kv_head) + column, nullptr, kv.v_stride};
+    float *out = tile.scores + attention_tile_queries * tile.score_stride;
+    const T *k = kv.k<T>(tile.block[block], tile.kv_head) + (int64_t)column * kv_block;
+    const int real = std::min(columns, kv.shape.v_dim - column);
+    for (int d = 0; d < columns; d++) {
+      float lane[16] = {};
+      if (d < real) L::store(lane, L::load(k + d * kv_block));
+      for (int j = 0; j < kv_block; j++) out[j * columns + d] = lane[j];
+    }
+    return {nullptr, out, columns};
+  }
+
+  /* Adds positions from..to (of one block, inclusive) of C vectors of columns to the Q queries from `query`. */
+  template <int Q, int C> void add_values(V (&o)[Q][C], int query, const Values &v, int block, int from, int to) const {
+    for (int position = from; position <= to; position++) {
+      V value[C];
+      const int j = position - block * kv_block;
+#pragma GCC unroll 4
+      for (int c = 0; c < C; c++) value[c] = v.transposed ? L::load(v.transposed + j * v.stride + c * 16) : L::load(v.stored + j * v.stride + c * 16);
+#pragma GCC unroll 6
+      for (int i = 0; i < Q; i++) {
+        const V p = L::set1(scores(query + i)[position - first_block * kv_block]);
+#pragma GCC unroll 4
+        for (int c = 0; c < C; c++) o[i][c] = L::fma(p, value[c], o[i][c]);
+      }
+    }
+  }
+
+  template <int Q, int C> void weigh(int column, const float *inverse) const {
+    V o[Q][C];
+#pragma GCC unroll 6
+    for (int i = 0; i < Q; i++)
+#pragma GCC unroll 4
+      for (int c = 0; c < C; c++) o[i][c] = L::zero();
+    for (int block = first_block; block <= last_block; block++) {
+      const Values v = values(block, column, C * 16);
+      const int from = std::max(block * kv_block, lowest), to = std::min(block * kv_block + kv_block - 1, highest);
+      // Positions that all queries see are added together, the others for each query alone.
+      int common_from = from, common_to = to;
+      for (int i = 0; i < Q; i++) {
+        common_from = std::max(common_from, tile.first[i]);
+        common_to = std::min(common_to, tile.last[i]);
+      }
+      if (common_from > common_to) {
+        for (int i = 0; i < Q; i++) alone<Q, C>(o, i, v, block, from, to);
+        continue;
+      }
+      if (from < common_from)
+        for (int i = 0; i < Q; i++) alone<Q, C>(o, i, v, block, from, common_from - 1);
+      add_values<Q, C>(o, 0, v, block, common_from, common_to);
+      if (common_to < to)
+        for (int i = 0; i < Q; i++) alone<Q, C>(o, i, v, block, common_to + 1, to);
+    }
+    const int columns = std::min(C * 16, kv.shape.v_dim - column);
+    for (int i = 0; i < Q; i++) {
+      alignas(64) float row[C * 16];
+      const V by = L::set1(inverse[i]);
+      for (int c = 0; c < C; c++) L::store(row + c * 16, L::mul(o[i][c], by));
+      std::copy(row, row + columns, tile.out[i] + column);
+    }
+  }
+
+  template <int Q, int C> void alone(V (&o)[Q][C], int query, const Values &v, int block, int from, int to) const {
+    from = std::max(from, tile.first[query]);
+    to = std::min(to, tile.last[query]);
+    if (from > to) return;
+    V one[1][C];
+    for (int c = 0; c < C; c++) one[0][c] = o[query][c];
+    add_values<1, C>(one, query, v, block, from, to);
+    for (int c = 0; c < C; c++) o[query][c] = one[0][c];
+  }
+
+  template <int Q> void run() const {
+    score<Q>();
+    float inverse[Q];
+    for (int i = 0; i < Q; i++) inverse[i] = soften(i);
+    constexpr int wide = L::value_lanes;
+    int column = 0;
+    for (; column + wide * 16 <= kv.shape.v_dim; column += wide * 16) weigh<Q, wide>(column, inverse);
+    for (; column < kv.shape.v_dim; column += 16) weigh<Q, 1>(column, inverse);
+  }
+
+  void run() const {
+    static_assert(attention_tile_queries == 6, "one case per number of queries");
+    switch (tile.queries) {
+    case 1: return run<1>();
+    case 2: return run<2>();
+    case 3: return run<3>();
+    case 4: return run<4>();
+    case 5: return run<5>();
+    default: return run<6>();
+    }
+  }
+};
+
+template <class L> void attention_tile(const AttentionTile &tile) {
+  if (tile.kv->shape.bf16) TileKernel<L, uint16_t>(tile).run();
+  else TileKernel<L, float>(tile).run();
+}
+
+} // namespace
+} // namespace sy
+#endif

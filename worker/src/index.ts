@@ -1,1 +1,9 @@
-export {};
+export * from './engine/counters.ts';
+export * from './engine/engine.ts';
+export * from './engine/time-split.ts';
+export * from './exchange/expert-routes.ts';
+export * from './exchange/expert-server.ts';
+export * from './exchange/home-exchange.ts';
+export * from './exchange/peer-links.ts';
+export * from './sample/logits.ts';
+export * from './sample/sampler.ts';

@@ -1,0 +1,457 @@
+import { type ErrorCode, Finish, limits, type Submit, SwitchyardError, type Tokens, type TraceRows } from '@switchyard/proto';
+import { Residency } from '../kv/residency.ts';
+import type { Model } from '../model/contract.ts';
+import { logSumExp, topTokens } from '../sample/logits.ts';
+import { Sampler } from '../sample/sampler.ts';
+import type { Counters } from './counters.ts';
+import { decideStep, type Schedulable, type StepDecision, type StepLimits } from './schedule.ts';
+import { Sequence } from './sequence.ts';
+import { StepBatch } from './step-batch.ts';
+import { StepOutput } from './step-output.ts';
+import { validateSubmit } from './submit-validation.ts';
+import { Activity, type TimeSplit } from './time-split.ts';
+import { traceRows } from './trace-rows.ts';
+
+/** How the rows of a MoE layer reach their experts. */
+export interface LayerRunner {
+  /** Resolves when every peer has been dialled once; null when that is so. A step does not begin before. */
+  readonly connecting: Promise<void> | null;
+  /**
+   * Fills the sums of MoE layer `layer` for the rows of the batch. Null: done; else resolves when each row's sum is complete or its sequence has failed. Rows of
+   * failed sequences are left out.
+   */
+  runLayer(layer: number, batch: StepBatch): Promise<void> | null;
+}
+
+export interface EngineOptions {
+  model: Model;
+  exchange: LayerRunner;
+  counters: Counters;
+  times: TimeSplit;
+  /** Rows of one step and sequences of one batch; what the model was loaded for bounds them. */
+  maxBatchRows: number;
+  maxSequences: number;
+  maxLogitRows: number;
+  prefixCache: boolean;
+  /** Receives everything that steps produce, in order. */
+  onTokens: (tokens: Tokens) => void;
+  onTrace: (rows: TraceRows) => void;
+}
+
+/**
+ * Tokens of running streams are handed over together when steps are shorter than this: a message per step would cost more than the step of a small model.
+ * First tokens and ends never wait, nor does anything once the worker has no more work.
+ */
+const COALESCE_MS = 1;
+
+/** A step expected to take longer is run layer by layer with a turn of the event loop between, so that heartbeats and cancels are served meanwhile. */
+const LONG_STEP_MS = 250;
+
+/** Share of the blocks that admission leaves free. */
+const WATERMARK = 0.01;
+
+/**
+ * The step loop of a home worker: schedule, fill the batch, run, sample, emit. One step at a time; between steps the event loop turns once, so that control
+ * messages, cancels and other homes' rows are served. Without work nothing runs, and no timer is in the path.
+ *
+ * What a request receives is a function of the request and the weights: scheduling, batching, preemption and prefix hits decide when a row is computed, never
+ * what it is.
+ */
+export class Engine {
+  readonly residency: Residency;
+  private readonly options: EngineOptions;
+  private readonly model: Model;
+  private readonly times: TimeSplit;
+  private readonly counters: Counters;
+  private readonly sampler: Sampler;
+  private readonly batch: StepBatch;
+  private readonly logits: Float32Array;
+  private readonly stepLimits: StepLimits;
+  private readonly decision: StepDecision;
+  /** Tokens of one sequence at most: what the model and the cache can hold. */
+  private readonly capacity: number;
+  private readonly live = new Map<number, Sequence>();
+  /** Oldest first. */
+  private running: Sequence[] = [];
+  private waiting: Sequence[] = [];
+  private readonly output = new StepOutput();
+  private lastFlushMs = 0;
+  private looping = false;
+  private idleSinceMs = performance.now();
+  private idleOthers = 0;
+  private lastStepEndMs = performance.now();
+  private msPerRow = 0;
+  private refusing: SwitchyardError | null = null;
+  private onDrained: (() => void) | null = null;
+  /** Set by the control plane; routing traces reveal prompts, so they are off until someone asks. */
+  tracing = false;
+
+  constructor(options: EngineOptions) {
+    this.options = options;
+    this.model = options.model;
+    this.times = options.times;
+    this.counters = options.counters;
+    const { shape } = options.model;
+    this.residency = new Residency(shape.kvBlocks, shape.blockTokens, options.prefixCache, options.counters);
+    this.sampler = new Sampler(shape.vocab);
+    this.batch = new StepBatch(options.model.createBatch());
+    this.logits = options.model.logits.f32;
+    this.capacity = Math.min(shape.maxContext, shape.kvBlocks * shape.blockTokens);
+    this.stepLimits = {
+      rows: options.maxBatchRows,
+      sequences: options.maxSequences,
+      logitRows: options.maxLogitRows,
+      blockTokens: shape.blockTokens,
+      watermarkBlocks: Math.ceil(shape.kvBlocks * WATERMARK),
+    };
+    this.decision = { rows: new Int32Array(options.maxSequences), kept: 0, admitted: 0 };
+  }
+
+  /** Takes a request. Refusals arrive as an error entry like any other end, never as an exception. */
+  submit(request: Submit): void {
+    const refusal = this.refuse(request);
+    if (refusal !== null) {
+      this.output.addError(request.request, refusal);
+    } else {
+      const { shape } = this.model;
+      const variant = this.model.ropeVariant(Math.min(request.prompt.length + request.maxTokens, this.capacity));
+      const scope = `${request.tenant}\0${variant}\0${shape.numericClass.name}`;
+      const sequence = new Sequence(request, scope, variant, this.residency.pool);
+      this.live.set(request.request, sequence);
+      this.waiting.push(sequence);
+    }
+    this.wake();
+  }
+
+  /** Ends a request within one step. Unknown ids are none of our business: the end may have crossed the cancel. */
+  cancel(request: number): void {
+    const sequence = this.live.get(request);
+    if (sequence === undefined) return;
+    sequence.cancelled = true;
+    this.wake();
+  }
+
+  cancelAll(): void {
+    for (const request of this.live.keys()) this.cancel(request);
+  }
+
+  /** From now on new requests are refused with `reason`. Resolves when the ones already taken have ended. */
+  drain(reason: SwitchyardError): Promise<void> {
+    this.refusing = reason;
+    if (this.live.size === 0) return Promise.resolve();
+    return new Promise((resolve) => {
+      this.onDrained = resolve;
+    });
+  }
+
+  get runningCount(): number {
+    return this.running.length;
+  }
+
+  get waitingCount(): number {
+    return this.waiting.length;
+  }
+
+  get workPending(): boolean {
+    return this.live.size > 0;
+  }
+
+  get lastStepAgeMs(): number {
+    return performance.now() - this.lastStepEndMs;
+  }
+
+  /** Books idle time up to now, so that statistics taken in between add up. */
+  settleIdle(): void {
+    if (this.looping) return;
+    this.idleSinceMs = this.times.addWaiting(Activity.idle, this.idleSinceMs, this.idleOthers);
+    this.idleOthers = this.times.others;
+  }
+
+  private refuse(request: Submit): SwitchyardError | null {
+    if (this.refusing !== null) return this.refusing;
+    if (this.live.has(request.request)) return new SwitchyardError('invalid_request', `request ${request.request} is running already`);
+    if (this.waiting.length >= limits.requestsWaitingMax) {
+      return new SwitchyardError(
+        'queue_full',
+        `${this.waiting.length} requests wait on this worker; the limit is ${limits.requestsWaitingMax}`,
+      );
+    }
+    return validateSubmit(request, this.model.shape.vocab, this.capacity);
+  }
+
+  private wake(): void {
+    if (this.looping) return;
+    this.settleIdle();
+    this.looping = true;
+    setImmediate(this.turn);
+  }
+
+  private readonly turn = (): void => {
+    if (this.live.size === 0) {
+      this.flush();
+      this.looping = false;
+      this.idleSinceMs = performance.now();
+      this.idleOthers = this.times.others;
+      this.onDrained?.();
+      return;
+    }
+    const unfinished = this.step();
+    if (unfinished === null) setImmediate(this.turn);
+    else void unfinished.then(() => setImmediate(this.turn));
+  };
+
+  /** One step. Null when it is over; a promise when rows are on their way to other workers. */
+  private step(): Promise<void> | null {
+    const startedMs = performance.now();
+    const secondsBefore = this.measured();
+    this.removeCancelled();
+    this.schedule();
+    const { batch } = this;
+    if (batch.rows === 0) {
+      this.endStep(startedMs, secondsBefore);
+      return null;
+    }
+    try {
+      const expectedMs = this.msPerRow * batch.rows;
+      if (this.model.runWhole !== null && expectedMs < LONG_STEP_MS) {
+        this.model.runWhole(batch.native);
+        this.times.add(Activity.attention, startedMs);
+        for (let i = 0; i < this.model.moe.length; i++) this.countExperts(i);
+        this.complete(startedMs, secondsBefore);
+        return null;
+      }
+    } catch (error) {
+      this.failBatch(error);
+      this.complete(startedMs, secondsBefore);
+      return null;
+    }
+    return this.runSegments().then(
+      () => this.complete(startedMs, secondsBefore),
+      (error: unknown) => {
+        this.failBatch(error);
+        this.complete(startedMs, secondsBefore);
+      },
+    );
+  }
+
+  private async runSegments(): Promise<void> {
+    const { batch, model, options, times } = this;
+    if (options.exchange.connecting !== null) await options.exchange.connecting;
+    for (let layer = 0; layer < model.moe.length; layer++) {
+      const startedMs = performance.now();
+      model.runSegment(layer, batch.native);
+      times.add(Activity.attention, startedMs);
+      const exchanged = options.exchange.runLayer(layer, batch);
+      // With nothing to wait for, the event loop still turns once a layer: other homes' rows must not wait for a whole step.
+      await (exchanged ?? nextTurn());
+    }
+    const startedMs = performance.now();
+    model.runSegment(model.moe.length, batch.native);
+    times.add(Activity.attention, startedMs);
+  }
+
+  /** Applies the scheduler's decision and fills the batch. */
+  private schedule(): void {
+    const { batch, decision, residency } = this;
+    decideStep(this.running, this.waiting, residency.pool.free, this.stepLimits, this.admissionCost, decision);
+    batch.clear();
+    if (decision.kept < this.running.length) this.preempt(decision.kept);
+    let admitted = 0;
+    while (admitted < decision.admitted && residency.admit(this.waiting[admitted])) admitted++;
+    if (admitted > 0) this.running.push(...this.waiting.splice(0, admitted));
+    for (let i = 0; i < this.running.length; i++) {
+      const sequence = this.running[i];
+      residency.grow(sequence);
+      // A prefix that was cached when the decision was made may have shrunk or grown since; never run more than is pending.
+      const rows = Math.min(decision.rows[i], sequence.length - sequence.computed);
+      if (rows > 0) batch.add(sequence, rows);
+    }
+  }
+
+  private readonly admissionCost = (sequence: Schedulable) => this.residency.cost(sequence as Sequence);
+
+  private preempt(kept: number): void {
+    const preempted = this.running.splice(kept);
+    for (const sequence of preempted) sequence.releaseBlocks();
+    this.waiting.unshift(...preempted);
+    this.counters.preemptions += preempted.length;
+  }
+
+  private removeCancelled(): void {
+    if (!this.running.some(isCancelled) && !this.waiting.some(isCancelled)) return;
+    for (const sequence of [...this.running, ...this.waiting]) {
+      if (sequence.cancelled) this.end(sequence);
+    }
+    this.forgetEnded();
+  }
+
+  /** Everything after the logits: cache, failures, tokens. */
+  private complete(startedMs: number, secondsBefore: number): void {
+    const samplingMs = performance.now();
+    const { batch } = this;
+    if (this.tracing) this.trace();
+    let logit = 0;
+    for (let s = 0; s < batch.sequences.length; s++) {
+      const sequence = batch.sequences[s];
+      const first = batch.native.seqRow[s];
+      const rows = batch.native.seqRow[s + 1] - first;
+      const firstLogit = logit;
+      while (logit < batch.native.logitRows && batch.native.logitRow[logit] < first + rows) logit++;
+      if (sequence.failure === null) {
+        sequence.computed += rows;
+        this.residency.publish(sequence);
+      }
+      if (sequence.failure !== null || sequence.cancelled) this.end(sequence);
+      else if (logit > firstLogit) this.read(sequence, firstLogit, logit);
+    }
+    this.forgetEnded();
+    this.counters.steps++;
+    this.times.add(Activity.sampling, samplingMs);
+    const elapsedMs = performance.now() - startedMs;
+    this.msPerRow = this.msPerRow * 0.8 + (elapsedMs / batch.rows) * 0.2;
+    this.endStep(startedMs, secondsBefore);
+  }
+
+  private endStep(startedMs: number, secondsBefore: number): void {
+    const now = performance.now();
+    if (this.output.urgent || now - this.lastFlushMs >= COALESCE_MS) this.flush();
+    this.lastStepEndMs = performance.now();
+    this.times.seconds[Activity.other] += Math.max(0, (this.lastStepEndMs - startedMs) / 1000 - (this.measured() - secondsBefore));
+  }
+
+  /** Seconds that steps have booked under a name of their own. */
+  private measured(): number {
+    const { seconds } = this.times;
+    return (
+      seconds[Activity.attention] +
+      seconds[Activity.exchangeWait] +
+      seconds[Activity.expertsOwn] +
+      seconds[Activity.expertsOthers] +
+      seconds[Activity.sampling]
+    );
+  }
+
+  /** Reads the sequence's logit rows [first, end): logprobs of its prompt, and the next token once all tokens are computed. */
+  private read(sequence: Sequence, first: number, end: number): void {
+    const { vocab } = this.model.shape;
+    const complete = sequence.computed === sequence.length;
+    if (sequence.promptLogprobs !== null) {
+      const start = sequence.computed - (end - first);
+      for (let i = first; i < end; i++) this.readPrompt(sequence, start + (i - first), i * vocab);
+      if (complete) {
+        this.output.addPrompt(sequence.promptLogprobs);
+        sequence.promptLogprobs = null;
+      }
+    }
+    if (complete) this.produce(sequence, (end - 1) * vocab);
+  }
+
+  /** The logits at `offset` follow prompt position `position` and so judge the token after it. */
+  private readPrompt(sequence: Sequence, position: number, offset: number): void {
+    if (position + 1 >= sequence.promptLength) return;
+    const { vocab } = this.model.shape;
+    const { logprob, top } = sequence.promptLogprobs!;
+    const total = logSumExp(this.logits, offset, vocab);
+    // Indexed by position: a prompt that was preempted half way is read again.
+    logprob[position] = this.logits[offset + sequence.tokens[position + 1]] - total;
+    if (sequence.request.logprobs > 0) top[position] = this.topLogprobs(offset, total, sequence.request.logprobs);
+  }
+
+  private produce(sequence: Sequence, offset: number): void {
+    const { request } = sequence;
+    const first = sequence.produced === 0;
+    if (request.maxTokens === 0) {
+      this.output.addEnd(request.request, Finish.stopWithoutToken, sequence.cachedTokens);
+      sequence.finished = true;
+      return;
+    }
+    const token = this.sampler.choose(this.logits, offset, {
+      sampling: request.sampling,
+      history: sequence.history,
+      masked: sequence.maskedTokens,
+      index: sequence.produced,
+    });
+    sequence.append(token);
+    const finish = this.finishOf(sequence, token);
+    let logprob: number | null = null;
+    let top = null;
+    if (request.wantLogprob) {
+      const total = logSumExp(this.logits, offset, this.model.shape.vocab);
+      logprob = this.logits[offset + token] - total;
+      top = this.topLogprobs(offset, total, request.logprobs);
+    }
+    this.output.addToken({ request: request.request, token, finish, cachedTokens: first ? sequence.cachedTokens : 0, logprob, top }, first);
+    this.counters.generatedTokens++;
+    sequence.finished = finish !== Finish.none;
+  }
+
+  private topLogprobs(offset: number, total: number, wanted: number) {
+    const token = topTokens(this.logits, offset, this.model.shape.vocab, wanted);
+    return { token, logprob: token.map((id) => this.logits[offset + id] - total) };
+  }
+
+  private finishOf(sequence: Sequence, token: number): Finish {
+    if (sequence.stopTokens.has(token)) return Finish.stop;
+    if (sequence.produced >= sequence.request.maxTokens || sequence.length >= this.capacity) return Finish.length;
+    return Finish.none;
+  }
+
+  /** Ends a sequence that will produce nothing more, with its reason. */
+  private end(sequence: Sequence): void {
+    if (sequence.failure !== null) this.output.addError(sequence.request.request, sequence.failure);
+    else this.output.addEnd(sequence.request.request, Finish.cancelled, 0);
+    sequence.finished = true;
+  }
+
+  private forgetEnded(): void {
+    let ended = false;
+    for (const list of [this.running, this.waiting]) {
+      for (const sequence of list) {
+        if (!sequence.finished) continue;
+        sequence.releaseBlocks();
+        this.live.delete(sequence.request.request);
+        ended = true;
+      }
+    }
+    if (!ended) return;
+    this.running = this.running.filter(isUnfinished);
+    this.waiting = this.waiting.filter(isUnfinished);
+  }
+
+  /** The kernels refused the batch (corrupt weights, out of memory): every sequence in it fails, the worker goes on. */
+  private failBatch(error: unknown): void {
+    const code: ErrorCode = error instanceof SwitchyardError ? error.code : 'internal';
+    const message = error instanceof Error ? error.message : String(error);
+    for (const sequence of this.batch.sequences)
+      sequence.failure ??= new SwitchyardError(code, `the step failed: ${message}`, { cause: error });
+  }
+
+  private countExperts(layer: number): void {
+    const rows = this.batch.rows;
+    this.counters.addExperts(layer, this.model.moe[layer].ids.i32, rows * this.model.shape.topK);
+    this.counters.rowsDispatched += rows;
+  }
+
+  private trace(): void {
+    const rows = traceRows(this.batch, this.model);
+    if (rows !== null) this.options.onTrace(rows);
+  }
+
+  private flush(): void {
+    if (this.output.empty) return;
+    this.lastFlushMs = performance.now();
+    this.options.onTokens(this.output.take());
+  }
+}
+
+function isCancelled(sequence: Sequence): boolean {
+  return sequence.cancelled;
+}
+
+function isUnfinished(sequence: Sequence): boolean {
+  return !sequence.finished;
+}
+
+function nextTurn(): Promise<void> {
+  return new Promise((resolve) => setImmediate(resolve));
+}

@@ -1,0 +1,109 @@
+import type { Submit, SwitchyardError } from '@switchyard/proto';
+import type { BlockPool } from '../kv/block-pool.ts';
+import { TokenHistory } from '../sample/token-history.ts';
+import type { Schedulable } from './schedule.ts';
+
+const NO_TOKENS = new Int32Array(0);
+
+/** Logprobs of prompt tokens 1 .., entry i of token i + 1; becomes the message's `PromptLogprobs`. */
+export interface PromptReading {
+  request: number;
+  logprob: number[];
+  top: { token: number[]; logprob: number[] }[];
+}
+
+/** One request on its home worker: its tokens, its place in the KV cache, and what its client still waits for. */
+export class Sequence implements Schedulable {
+  readonly request: Submit;
+  readonly promptLength: number;
+  /** Where the prefix cache may share this sequence's blocks. */
+  readonly scope: string;
+  readonly ropeVariant: number;
+  /** Null unless penalties ask for it. */
+  readonly history: TokenHistory | null;
+  readonly stopTokens: ReadonlySet<number>;
+  private readonly stopList: Int32Array;
+
+  tokens: Int32Array;
+  length: number;
+  computed = 0;
+  blocks: Int32Array;
+  blockCount = 0;
+  /** Full blocks already offered to the prefix cache, and the identity of the last of them. */
+  publishedBlocks = 0;
+  publishedSerial = 0;
+  /** Prompt tokens that the first admission found cached; reported with the first token. */
+  cachedTokens = 0;
+  admittedBefore = false;
+  cancelled = false;
+  finished = false;
+  failure: SwitchyardError | null = null;
+  /** Positions below it have been traced. */
+  tracedTokens = 0;
+  /** Filled in while the prompt is computed; null when not wanted, or already sent. */
+  promptLogprobs: PromptReading | null;
+
+  private readonly pool: BlockPool;
+
+  constructor(request: Submit, scope: string, ropeVariant: number, pool: BlockPool) {
+    this.request = request;
+    this.promptLength = request.prompt.length;
+    this.scope = scope;
+    this.ropeVariant = ropeVariant;
+    this.pool = pool;
+    this.tokens = new Int32Array(this.promptLength + Math.min(request.maxTokens, 256));
+    this.tokens.set(request.prompt);
+    this.length = this.promptLength;
+    this.blocks = new Int32Array(64);
+    this.stopList = Int32Array.from(request.stopTokens);
+    this.stopTokens = new Set(this.stopList);
+    const { repetitionPenalty, presencePenalty, frequencyPenalty } = request.sampling;
+    this.history = repetitionPenalty !== 1 || presencePenalty !== 0 || frequencyPenalty !== 0 ? new TokenHistory(request.prompt) : null;
+    this.promptLogprobs = request.promptLogprobs ? { request: request.request, logprob: [], top: [] } : null;
+  }
+
+  get produced(): number {
+    return this.length - this.promptLength;
+  }
+
+  get everyLogit(): boolean {
+    return this.promptLogprobs !== null;
+  }
+
+  get exclusiveBlocks(): number {
+    let count = 0;
+    for (let i = 0; i < this.blockCount; i++) if (this.pool.isExclusive(this.blocks[i])) count++;
+    return count;
+  }
+
+  /** Tokens that may not be produced yet. */
+  get maskedTokens(): Int32Array {
+    return this.produced < this.request.minTokens ? this.stopList : NO_TOKENS;
+  }
+
+  append(token: number): void {
+    if (this.length === this.tokens.length) this.tokens = grown(this.tokens);
+    this.tokens[this.length++] = token;
+    this.history?.add(token);
+  }
+
+  addBlock(block: number): void {
+    if (this.blockCount === this.blocks.length) this.blocks = grown(this.blocks);
+    this.blocks[this.blockCount++] = block;
+  }
+
+  /** Lets go of all cache. What was computed is computed again when the sequence is next admitted, to the same bits. */
+  releaseBlocks(): void {
+    // Last block first: a chain of cached blocks is worth nothing without its beginning, so its end is the first to be overwritten.
+    while (this.blockCount > 0) this.pool.release(this.blocks[--this.blockCount]);
+    this.computed = 0;
+    this.publishedBlocks = 0;
+    this.publishedSerial = 0;
+  }
+}
+
+function grown(array: Int32Array): Int32Array {
+  const larger = new Int32Array(array.length * 2 + 16);
+  larger.set(array);
+  return larger;
+}

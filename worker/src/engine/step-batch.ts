@@ -1,0 +1,59 @@
+import type { Batch } from '@switchyard/native';
+import type { SwitchyardError } from '@switchyard/proto';
+import type { Sequence } from './sequence.ts';
+
+/** The rows of one step: the native batch descriptor, and whose rows they are. Filled anew each step in the same memory. */
+export class StepBatch {
+  readonly native: Batch;
+  /** Sequence s has rows native.seqRow[s] .. native.seqRow[s + 1]. */
+  readonly sequences: Sequence[] = [];
+  /** Index in `sequences` of each row's sequence. (maxRows) */
+  private readonly owner: Int32Array;
+
+  constructor(native: Batch) {
+    this.native = native;
+    this.owner = new Int32Array(native.token.length);
+  }
+
+  get rows(): number {
+    return this.native.rows;
+  }
+
+  clear(): void {
+    this.sequences.length = 0;
+    this.native.rows = 0;
+    this.native.seqs = 0;
+    this.native.logitRows = 0;
+    this.native.seqRow[0] = 0;
+  }
+
+  /** Adds the next `count` tokens of the sequence that have not been computed. */
+  add(sequence: Sequence, count: number): void {
+    const { native } = this;
+    const s = native.seqs++;
+    const first = native.rows;
+    const start = sequence.computed;
+    this.sequences.push(sequence);
+    for (let i = 0; i < count; i++) {
+      native.token[first + i] = sequence.tokens[start + i];
+      this.owner[first + i] = s;
+    }
+    native.seqPos[s] = start;
+    native.seqVariant[s] = sequence.ropeVariant;
+    for (let i = 0; i < sequence.blockCount; i++) native.block[s * native.maxBlocks + i] = sequence.blocks[i];
+    if (sequence.everyLogit) for (let i = 0; i < count; i++) native.logitRow[native.logitRows++] = first + i;
+    else if (start + count === sequence.length) native.logitRow[native.logitRows++] = first + count - 1;
+    native.rows = first + count;
+    native.seqRow[s + 1] = native.rows;
+  }
+
+  failed(row: number): boolean {
+    return this.sequences[this.owner[row]].failure !== null;
+  }
+
+  /** The row cannot be completed: its sequence fails with it, the others go on. The first reason stays. */
+  fail(row: number, error: SwitchyardError): void {
+    const sequence = this.sequences[this.owner[row]];
+    sequence.failure ??= error;
+  }
+}

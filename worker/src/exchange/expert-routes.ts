@@ -1,0 +1,92 @@
+import { chooseReplicas, type Plan, SwitchyardError } from '@switchyard/proto';
+
+/** Stands for "no live replica" among chosen workers. */
+export const NOBODY = -1;
+
+/**
+ * Where a row's experts are computed: the plan, less the workers that cannot be reached now. This is the one place that decides "row i goes to worker w"; a worker
+ * that comes or goes changes the answer here and nowhere else.
+ */
+export class ExpertRoutes {
+  readonly home: number;
+  readonly plan: Plan;
+  /** (workers) */
+  readonly nodeOf: Int32Array;
+  private readonly reachable: Uint8Array;
+  /** Live replicas, [moeLayer][expert] -> workers, ascending. */
+  private live: number[][][];
+  /** [moeLayer][expert] -> the only live worker, NOBODY, or SEVERAL. A plan without replicas is answered from it alone. */
+  private single: Int32Array[];
+  private readonly chosen: Int32Array;
+
+  constructor(plan: Plan, home: number, topK: number) {
+    this.plan = plan;
+    this.home = home;
+    this.nodeOf = Int32Array.from(plan.workers, (worker) => worker.node);
+    this.reachable = new Uint8Array(plan.workers.length);
+    this.reachable[home] = 1;
+    this.chosen = new Int32Array(topK);
+    this.live = [];
+    this.single = [];
+    this.rebuild();
+  }
+
+  get workers(): number {
+    return this.plan.workers.length;
+  }
+
+  /** Workers other than home that hold any expert. */
+  peers(): number[] {
+    const holders = new Set<number>();
+    for (const layer of this.plan.replicas) for (const workers of layer) for (const worker of workers) holders.add(worker);
+    holders.delete(this.home);
+    return [...holders].sort((a, b) => a - b);
+  }
+
+  isReachable(worker: number): boolean {
+    return this.reachable[worker] === 1;
+  }
+
+  setReachable(worker: number, reachable: boolean): void {
+    if ((this.reachable[worker] === 1) === reachable) return;
+    this.reachable[worker] = reachable ? 1 : 0;
+    this.rebuild();
+  }
+
+  /**
+   * Workers for one row. `out[i]` computes `experts[i]`, or is NOBODY; then the row cannot be completed.
+   * @param experts (topK) chosen ids
+   * @param load rows queued per worker
+   */
+  choose(layer: number, experts: Int32Array, topK: number, load: Int32Array, out: Int32Array): void {
+    const single = this.single[layer];
+    let several = false;
+    for (let i = 0; i < topK; i++) {
+      const worker = single[experts[i]];
+      out[i] = worker;
+      if (worker === SEVERAL) several = true;
+      else if (worker === NOBODY) return;
+    }
+    if (!several) return;
+    chooseReplicas(experts, topK, this.live[layer], this.nodeOf, this.home, load, this.chosen);
+    out.set(this.chosen);
+  }
+
+  /** Why the expert has no worker. */
+  unavailable(layer: number, expert: number): SwitchyardError {
+    const holders = this.plan.replicas[layer][expert].map((worker) => this.plan.workers[worker].name).join(', ');
+    return new SwitchyardError(
+      'worker_lost',
+      `expert ${expert} of layer ${this.plan.model.moeLayers[layer]} is hosted by ${holders}, which cannot be reached`,
+    );
+  }
+
+  private rebuild(): void {
+    this.live = this.plan.replicas.map((layer) => layer.map((workers) => workers.filter((worker) => this.reachable[worker] === 1)));
+    this.single = this.live.map((layer) =>
+      Int32Array.from(layer, (workers) => (workers.length === 0 ? NOBODY : workers.length === 1 ? workers[0] : SEVERAL)),
+    );
+  }
+}
+
+const SEVERAL = -2;

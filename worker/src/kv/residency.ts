@@ -1,0 +1,86 @@
+import type { Counters } from '../engine/counters.ts';
+import type { AdmissionCost } from '../engine/schedule.ts';
+import type { Sequence } from '../engine/sequence.ts';
+import { BlockPool } from './block-pool.ts';
+import { PrefixCache } from './prefix-cache.ts';
+
+/** Moves sequences in and out of the KV cache: which blocks they share, take, publish. */
+export class Residency {
+  readonly pool: BlockPool;
+  readonly blockTokens: number;
+  private readonly prefix: PrefixCache | null;
+  private readonly counters: Counters;
+  private readonly hits: Int32Array;
+
+  constructor(blocks: number, blockTokens: number, prefixCache: boolean, counters: Counters) {
+    const prefix = prefixCache ? new PrefixCache(blocks, blockTokens) : null;
+    this.prefix = prefix;
+    this.pool = new BlockPool(blocks, (block) => prefix?.forget(block));
+    this.blockTokens = blockTokens;
+    this.counters = counters;
+    this.hits = new Int32Array(blocks);
+  }
+
+  /** What admitting the sequence would cost now. Changes nothing. */
+  cost(sequence: Sequence): AdmissionCost {
+    const found = this.find(sequence);
+    let blocks = Math.ceil(sequence.length / this.blockTokens) - found;
+    for (let i = 0; i < found; i++) if (this.pool.isFree(this.hits[i])) blocks++;
+    return { blocks, cached: found * this.blockTokens };
+  }
+
+  /** Gives the sequence blocks for all its tokens, cached ones first. Returns false, and changes nothing, when there are too few. */
+  admit(sequence: Sequence): boolean {
+    const { blocks } = this.cost(sequence);
+    if (blocks > this.pool.free) return false;
+    const found = this.find(sequence);
+    for (let i = 0; i < found; i++) {
+      this.pool.share(this.hits[i]);
+      sequence.addBlock(this.hits[i]);
+    }
+    sequence.computed = found * this.blockTokens;
+    sequence.publishedBlocks = found;
+    sequence.publishedSerial = found === 0 ? 0 : this.prefix!.serialOf(this.hits[found - 1]);
+    if (!sequence.admittedBefore) {
+      sequence.admittedBefore = true;
+      sequence.cachedTokens = sequence.computed;
+      this.counters.promptTokens += sequence.promptLength;
+      if (this.prefix !== null) {
+        this.counters.prefixQueries += sequence.promptLength;
+        this.counters.prefixHits += sequence.cachedTokens;
+      }
+    }
+    this.grow(sequence);
+    return true;
+  }
+
+  /** Takes the blocks that the sequence's tokens need and do not have. The scheduler has made sure that they are free. */
+  grow(sequence: Sequence): void {
+    const needed = Math.ceil(sequence.length / this.blockTokens);
+    while (sequence.blockCount < needed) sequence.addBlock(this.pool.take());
+  }
+
+  /** Offers the blocks that computing has filled to others. A published block is never written again. */
+  publish(sequence: Sequence): void {
+    if (this.prefix === null) return;
+    while ((sequence.publishedBlocks + 1) * this.blockTokens <= sequence.computed) {
+      const index = sequence.publishedBlocks++;
+      const block = sequence.blocks[index];
+      const { serial, kept } = this.prefix.publish(
+        sequence.scope,
+        sequence.publishedSerial,
+        sequence.tokens,
+        index * this.blockTokens,
+        block,
+      );
+      if (kept) this.pool.markReusable(block);
+      sequence.publishedSerial = serial;
+    }
+  }
+
+  /** Cached blocks for the sequence, into `hits`. One that wants logprobs of its prompt must compute all of it. */
+  private find(sequence: Sequence): number {
+    if (this.prefix === null || sequence.everyLogit) return 0;
+    return this.prefix.find(sequence.scope, sequence.tokens, sequence.length, this.hits);
+  }
+}

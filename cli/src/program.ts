@@ -2,6 +2,7 @@ import { readFileSync } from 'node:fs';
 import { Command } from 'commander';
 import { chatCommand } from './commands/chat.ts';
 import { doctorCommand } from './commands/doctor.ts';
+import { partCommand } from './commands/part-program.ts';
 
 const { version } = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8')) as { version: string };
 
@@ -10,6 +11,9 @@ export function createProgram(): Command {
   const program = new Command('switchyard')
     .description('Serves Mixture-of-Experts models whose experts are spread over many workers')
     .version(version)
+    .enablePositionalOptions()
+    .addCommand(partCommand('coordinator', 'Run the coordinator alone'))
+    .addCommand(partCommand('worker', 'Run one worker alone'))
     .addCommand(chatCommand())
     .addCommand(doctorCommand());
   for (const command of withDescendants(program)) command.exitOverride().showHelpAfterError('(--help shows the options)');

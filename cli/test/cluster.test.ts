@@ -7,6 +7,7 @@ import { startChild } from '../src/cluster/child-process.ts';
 import { parseCpuList, shareCpus } from '../src/cluster/cpu-share.ts';
 import { crashLoopDeaths, decideRestart } from '../src/cluster/restart-policy.ts';
 import { createRunFolder } from '../src/cluster/run-folder.ts';
+import { findSession, saveSession } from '../src/cluster/session.ts';
 import type { WorkerDeath } from '../src/cluster/worker-fleet.ts';
 import { nameWorkers, WorkerFleet } from '../src/cluster/worker-fleet.ts';
 
@@ -95,6 +96,20 @@ describe('run folder', () => {
   it('refuses a folder whose name is too long for a socket', () => {
     const parent = mkdtempSync(path.join(os.tmpdir(), 'x'.repeat(90)));
     expect(() => createRunFolder(parent)).toThrow(/set TMPDIR to a shorter one/);
+    rmSync(parent, { recursive: true });
+  });
+});
+
+describe('session', () => {
+  it('is found by the url that it serves, and by no other', () => {
+    const parent = mkdtempSync(path.join(os.tmpdir(), 'sw-'));
+    const run = createRunFolder(parent);
+    saveSession(run.path, { url: 'http://127.0.0.1:8123', adminToken: 'secret' });
+    expect(findSession('http://localhost:8123', parent)?.adminToken).toBe('secret');
+    expect(findSession('http://127.0.0.1:8124', parent)).toBeNull();
+    expect(findSession('http://10.0.0.1:8123', parent)).toBeNull();
+    run.remove();
+    expect(findSession('http://127.0.0.1:8123', parent)).toBeNull();
     rmSync(parent, { recursive: true });
   });
 });

@@ -37,10 +37,16 @@ export function createRunFolder(parent: string = os.tmpdir()): RunFolder {
   return { path: folder, tokenFile, token, remove: () => rmSync(folder, { recursive: true, force: true }) };
 }
 
+/** Whether the process that made a folder of this name still lives; null when the name is not one of ours. */
+export function runFolderOwner(name: string): 'alive' | 'gone' | null {
+  const pid = name.startsWith(prefix) ? Number(name.slice(prefix.length).split('-')[0]) : Number.NaN;
+  if (!Number.isInteger(pid)) return null;
+  return processLives(pid) ? 'alive' : 'gone';
+}
+
 function removeAbandoned(parent: string): void {
   for (const name of readdirSync(parent)) {
-    const pid = name.startsWith(prefix) ? Number(name.slice(prefix.length).split('-')[0]) : Number.NaN;
-    if (!Number.isInteger(pid) || processLives(pid)) continue;
+    if (runFolderOwner(name) !== 'gone') continue;
     const folder = path.join(parent, name);
     try {
       if (statSync(folder).uid === process.getuid?.()) rmSync(folder, { recursive: true, force: true });

@@ -1,0 +1,71 @@
+import fc from 'fast-check';
+import { describe, expect, it } from 'vitest';
+import { compareObservations } from '../src/exact/difference.ts';
+import type { Observation } from '../src/exact/observation.ts';
+import { sliceObservation } from '../src/exact/observation.ts';
+
+function observation(ids: number[]): Observation {
+  return {
+    ids,
+    tokens: ids.map((id) => `<${id}>`),
+    logprobs: ids.map((id) => -id / 7),
+    alternatives: ids.map((id) => JSON.stringify([[`<${id}>`, -id / 7]])),
+  };
+}
+
+const ids = fc.array(fc.nat(4095), { minLength: 1, maxLength: 40 });
+
+describe('comparing observations', () => {
+  it('finds equal ones equal, and a part equal to that part', () => {
+    fc.assert(
+      fc.property(ids, fc.nat(40), (list, cut) => {
+        expect(compareObservations(observation(list), observation(list))).toMatchObject({
+          sameTokens: true,
+          sameLogprobs: true,
+          firstAt: null,
+        });
+        const from = Math.min(cut, list.length);
+        expect(
+          compareObservations(sliceObservation(observation(list), from, list.length), observation(list.slice(from))).firstAt,
+        ).toBeNull();
+      }),
+    );
+  });
+
+  it('notices one last bit of one log-probability', () => {
+    fc.assert(
+      fc.property(ids, fc.nat(), (list, place) => {
+        const at = place % list.length;
+        const actual = observation(list);
+        const bits = new Float64Array([actual.logprobs[at]]);
+        new BigUint64Array(bits.buffer)[0] ^= 1n;
+        actual.logprobs[at] = bits[0];
+        expect(compareObservations(observation(list), actual)).toMatchObject({ sameTokens: true, sameLogprobs: false, firstAt: at });
+      }),
+    );
+  });
+
+  it('notices an alternative that differs, another token, and a missing one', () => {
+    const actual = observation([5, 6, 7]);
+    actual.alternatives[2] = '[]';
+    expect(compareObservations(observation([5, 6, 7]), actual)).toMatchObject({ sameTokens: true, sameLogprobs: false, firstAt: 2 });
+    expect(compareObservations(observation([5, 6, 7]), observation([5, 9, 7]))).toMatchObject({
+      sameTokens: false,
+      sameLogprobs: false,
+      firstAt: 1,
+    });
+    expect(compareObservations(observation([5, 6, 7]), observation([5, 6]))).toMatchObject({
+      sameTokens: false,
+      sameLogprobs: false,
+      firstAt: 2,
+    });
+  });
+
+  it('tells how far log-probabilities are apart, as long as the tokens are the same', () => {
+    const actual = observation([7, 14, 21]);
+    actual.logprobs[1] += 0.25;
+    actual.logprobs[2] += 0.5;
+    actual.ids![2] = 22;
+    expect(compareObservations(observation([7, 14, 21]), actual).largestLogprobDifference).toBe(0.25);
+  });
+});

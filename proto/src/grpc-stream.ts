@@ -218,6 +218,7 @@ class GrpcLink implements Link {
       this.#state = 'closing';
       if (this.#end.goodbye !== null) this.#call.write(this.#end.goodbye);
       this.#call.end();
+      this.#call.resume();
     }
     const timer = setTimeout(
       () => void this.close(new SwitchyardError('link_closed', `${this.peer} did not close within ${limits.closeTimeoutMs} ms`)),
@@ -228,12 +229,12 @@ class GrpcLink implements Link {
   }
 
   #received(message: Buffer): void {
-    if (this.#state === 'closed') return;
     if (message.length === 0) {
       this.#call.end();
       this.#ended(null);
       return;
     }
+    if (this.#state !== 'open') return;
     this.bytes.received += message.length + PREFIX_BYTES;
     if (message.length > this.#kind.messageBytesMax) {
       void this.close(badFrameLength(message.length, this.#kind.messageBytesMax));

@@ -1,0 +1,231 @@
+import type { Socket } from 'node:net';
+import { SwitchyardError } from './errors.ts';
+import { FrameInbox } from './frame-inbox.ts';
+import { checkFrameLength } from './frame-length.ts';
+import { FrameReader, GOODBYE, PREFIX_BYTES, writePrefix } from './frame-reader.ts';
+import { limits } from './limits.ts';
+import type { Link } from './link.ts';
+import { type Handshake, refusalFrame } from './link-handshake.ts';
+import { SendWindow } from './send-window.ts';
+
+export interface FramedLinkOptions {
+  transport: string;
+  peer: string;
+  frameBytesMax: number;
+  pendingBytesMax: number;
+  handshake: Handshake;
+  /** Listeners tell a dialler why it was refused. */
+  refuses: boolean;
+}
+
+/**
+ * A Link over a byte stream: frames as in `frame-reader.ts`, begun by a handshake. Its owner feeds it: `target`/`received` (or `push`) for bytes, `attach` for the
+ * socket, then awaits `opened`.
+ */
+export class FramedLink implements Link {
+  readonly transport: string;
+  readonly peer: string;
+  readonly closed: Promise<SwitchyardError | null>;
+  /** Resolves when the handshake is done; rejects with the reason otherwise. */
+  readonly opened: Promise<void>;
+  readonly bytes = { sent: 0, received: 0 };
+  readonly #options: FramedLinkOptions;
+  readonly #reader: FrameReader;
+  readonly #window: SendWindow;
+  readonly #inbox = new FrameInbox(limits.linkEarlyBytesMax);
+  #socket!: Socket;
+  #settle!: (error: SwitchyardError | null) => void;
+  #open!: () => void;
+  #refuse!: (error: SwitchyardError) => void;
+  #state: 'handshake' | 'open' | 'closing' | 'closed' = 'handshake';
+  #timer: NodeJS.Timeout | undefined;
+  #corked = false;
+  #paused = false;
+
+  constructor(options: FramedLinkOptions) {
+    this.transport = options.transport;
+    this.peer = options.peer;
+    this.#options = options;
+    this.#window = new SendWindow(options.pendingBytesMax);
+    this.#reader = new FrameReader(limits.handshakeBytesMax, {
+      frame: (frame) => this.#received(frame),
+      goodbye: () => this.#farewell(),
+    });
+    this.closed = new Promise((resolve) => {
+      this.#settle = resolve;
+    });
+    this.opened = new Promise((resolve, reject) => {
+      this.#open = resolve;
+      this.#refuse = reject;
+    });
+    this.opened.catch(ignore); // Whoever awaits it hears of it.
+  }
+
+  /** Begins the handshake on a connected (or connecting) socket. */
+  attach(socket: Socket): void {
+    this.#socket = socket;
+    let cause: Error | undefined;
+    socket.on('error', (error) => {
+      cause = error;
+    });
+    socket.on('end', () => {
+      // A process that is killed also ends its streams: only a goodbye makes an end orderly.
+      if (this.#state === 'handshake' || this.#state === 'open') this.#fail(this.#broken(cause));
+    });
+    socket.on('close', () => this.#ended(this.#state === 'closing' ? null : this.#broken(cause)));
+    this.#timer = setTimeout(
+      () => this.#fail(new SwitchyardError('link_closed', `${this.peer} did not finish the handshake within ${limits.dialTimeoutMs} ms`)),
+      limits.dialTimeoutMs,
+    );
+    this.#negotiate(null);
+  }
+
+  get pendingBytes(): number {
+    return this.#window.pendingBytes;
+  }
+
+  send(frame: Uint8Array): boolean {
+    if (this.#state !== 'open') throw new SwitchyardError('link_closed', `the link to ${this.peer} is closed`);
+    checkFrameLength(frame.length, this.#options.frameBytesMax);
+    const bytes = frame.length + PREFIX_BYTES;
+    this.bytes.sent += bytes;
+    const room = this.#window.add(bytes);
+    this.#write(frame, () => {
+      if (this.#state !== 'closed') this.#window.remove(bytes);
+    });
+    return room;
+  }
+
+  drained(signal?: AbortSignal): Promise<void> {
+    return this.#window.drained(signal);
+  }
+
+  onFrame(receive: (frame: Uint8Array) => void): void {
+    this.#inbox.onFrame(receive);
+  }
+
+  async close(reason?: SwitchyardError): Promise<void> {
+    if (this.#state === 'closed') return;
+    if (reason !== undefined) {
+      this.#fail(reason);
+      return;
+    }
+    if (this.#state === 'open') {
+      this.#state = 'closing';
+      this.#socket.end(writePrefix(GOODBYE));
+      this.#resume();
+      this.#timer = setTimeout(
+        () => this.#fail(new SwitchyardError('link_closed', `${this.peer} did not close within ${limits.closeTimeoutMs} ms`)),
+        limits.closeTimeoutMs,
+      );
+    }
+    await this.closed;
+  }
+
+  /** Where the socket should receive into. */
+  target(): Uint8Array {
+    return this.#reader.target();
+  }
+
+  /** @returns false to stop reading until the socket is resumed. */
+  received(bytes: number): boolean {
+    return this.#read(() => this.#reader.received(bytes));
+  }
+
+  push(chunk: Uint8Array): boolean {
+    return this.#read(() => this.#reader.push(chunk));
+  }
+
+  #read(take: () => void): boolean {
+    try {
+      take();
+    } catch (error) {
+      if (!(error instanceof SwitchyardError)) throw error; // a receiver's own failure, not the stream's
+      this.#fail(error);
+    }
+    return !this.#paused;
+  }
+
+  #received(frame: Uint8Array): void {
+    if (this.#state === 'handshake') {
+      this.#negotiate(frame);
+      return;
+    }
+    if (this.#state !== 'open') return;
+    this.bytes.received += frame.length + PREFIX_BYTES;
+    if (!this.#inbox.deliver(frame, () => this.#resume())) this.#paused = true;
+  }
+
+  #resume(): void {
+    this.#paused = false;
+    this.#socket.resume();
+  }
+
+  /** Gives the handshake the frame it waits for (null: none yet) and sends what it says. */
+  #negotiate(frame: Uint8Array | null): void {
+    try {
+      const said = frame === null ? this.#options.handshake.next() : this.#options.handshake.next(frame);
+      if (said.value !== null) this.#write(said.value, ignore);
+      if (!said.done) return;
+      clearTimeout(this.#timer);
+      this.#state = 'open';
+      this.#reader.frameBytesMax = this.#options.frameBytesMax;
+      this.#open();
+    } catch (error) {
+      const reason = error as SwitchyardError;
+      if (this.#options.refuses) {
+        this.#ended(reason);
+        this.#socket.cork();
+        this.#write(refusalFrame(reason), ignore);
+        this.#socket.end(() => this.#socket.destroy());
+      } else this.#fail(reason);
+    }
+  }
+
+  /** Everything sent in one turn of the event loop leaves in one system call. */
+  #write(frame: Uint8Array, written: () => void): void {
+    if (!this.#corked) {
+      this.#corked = true;
+      this.#socket.cork();
+      process.nextTick(() => {
+        this.#corked = false;
+        this.#socket.uncork();
+      });
+    }
+    this.#socket.write(writePrefix(frame.length));
+    this.#socket.write(frame, written);
+  }
+
+  #farewell(): void {
+    if (this.#state === 'handshake') {
+      this.#fail(this.#broken(undefined));
+      return;
+    }
+    // The peer closes next; until then its end of stream has to be read.
+    this.#socket.setTimeout(limits.closeTimeoutMs, () => this.#socket.destroy());
+    this.#socket.end();
+    this.#ended(null);
+  }
+
+  #fail(reason: SwitchyardError): void {
+    this.#ended(reason);
+    this.#socket.destroy();
+  }
+
+  #broken(cause: Error | undefined): SwitchyardError {
+    const where = this.#reader.atBoundary ? 'without a goodbye' : 'inside a frame';
+    const message = `${this.peer} went away ${where}${cause === undefined ? '' : `: ${cause.message}`}`;
+    return new SwitchyardError('link_closed', message, { cause });
+  }
+
+  #ended(error: SwitchyardError | null): void {
+    if (this.#state === 'closed') return;
+    this.#state = 'closed';
+    clearTimeout(this.#timer);
+    this.#window.close();
+    this.#refuse(error ?? this.#broken(undefined)); // of no effect once opened
+    this.#settle(error);
+  }
+}
+
+function ignore(): void {}

@@ -1,0 +1,38 @@
+import { SwitchyardError } from './errors.ts';
+import { checkSocketPath, socketRealm } from './unix-socket.ts';
+
+/** "tcp://127.0.0.1:4101" → "tcp". @throws SwitchyardError `invalid_request` */
+export function schemeOf(address: string): string {
+  const found = /^([a-z][a-z0-9+]*):\/\//.exec(address);
+  if (found === null) throw badAddress(address, 'scheme://…');
+  return found[1];
+}
+
+/** "tcp://[::1]:4101" → { host: '::1', port: 4101 } */
+export function parseHostPort(address: string, scheme: string): { host: string; port: number } {
+  const found = /^([a-z]+):\/\/(?:\[([0-9a-fA-F:.]+)\]|([^\s:/[\]]+)):(\d{1,5})$/.exec(address);
+  if (found === null || found[1] !== scheme || Number(found[4]) > 65_535) throw badAddress(address, `${scheme}://host:port`);
+  return { host: found[2] ?? found[3], port: Number(found[4]) };
+}
+
+export function formatHostPort(scheme: string, host: string, port: number): string {
+  return `${scheme}://${host.includes(':') ? `[${host}]` : host}:${port}`;
+}
+
+/** "uds:///run/x.sock" or "uds://<realm>/run/x.sock" → "/run/x.sock". */
+export function parseSocketPath(address: string): string {
+  const found = /^uds:\/\/[0-9a-f]*(\/.*)$/.exec(address);
+  if (found === null) throw badAddress(address, 'uds:///absolute/path');
+  checkSocketPath(found[1]);
+  return found[1];
+}
+
+/** Whether a `uds://` address means a file that this process would see; one without a realm is taken at its word. */
+export function isLocalSocket(address: string): boolean {
+  const found = /^uds:\/\/([0-9a-f]*)\//.exec(address);
+  return found !== null && (found[1] === '' || found[1] === socketRealm());
+}
+
+function badAddress(address: string, wanted: string): SwitchyardError {
+  return new SwitchyardError('invalid_request', `address ${JSON.stringify(address.slice(0, 256))} is not ${wanted}`, { param: 'address' });
+}

@@ -1,0 +1,84 @@
+import { SwitchyardError } from './errors.ts';
+import { grpcTransport } from './grpc-transport.ts';
+import { limits } from './limits.ts';
+import type { Link, LinkOptions, Listener, Transport } from './link.ts';
+import { isLocalSocket, schemeOf } from './link-address.ts';
+import { MemoryNetwork } from './memory-transport.ts';
+import { socketTransport } from './socket-transport.ts';
+
+/** Every transport by its scheme. `memory` reaches listeners of this process only. */
+export const transports: ReadonlyMap<string, Transport> = new Map(
+  [new MemoryNetwork(), socketTransport('uds'), socketTransport('tcp'), grpcTransport()].map((t) => [t.scheme, t]),
+);
+
+export interface Listeners {
+  /** Best first, as given, with the real ports. */
+  addresses: string[];
+  close(): Promise<void>;
+}
+
+/** Listens on every address, or on none. @throws SwitchyardError `invalid_request` for a scheme nobody implements, else what the transport says */
+export async function listenAny(addresses: readonly string[], options: LinkOptions, accept: (link: Link) => void): Promise<Listeners> {
+  checkCount(addresses);
+  const listeners: Listener[] = [];
+  const close = async () => {
+    await Promise.all(listeners.map((l) => l.close()));
+  };
+  try {
+    for (const address of addresses) listeners.push(await transportOf(address).listen(address, options, accept));
+  } catch (error) {
+    await close();
+    throw error;
+  }
+  return { addresses: listeners.map((l) => l.address), close };
+}
+
+/**
+ * Dials the peer's addresses in `dialOrder` until one answers.
+ * @throws SwitchyardError the last failure's code, with every address and its failure in the message; `unauthorized`, `version_mismatch` and `cancelled` at once,
+ * for another address would say the same
+ */
+export async function dialBest(addresses: readonly string[], options: LinkOptions & { signal?: AbortSignal }): Promise<Link> {
+  checkCount(addresses);
+  const failures: SwitchyardError[] = [];
+  for (const address of dialOrder(addresses)) {
+    try {
+      return await transportOf(address).dial(address, options);
+    } catch (error) {
+      const failure = error as SwitchyardError;
+      if (['unauthorized', 'version_mismatch', 'cancelled'].includes(failure.code)) throw failure;
+      failures.push(failure);
+    }
+  }
+  const last = failures.at(-1);
+  throw new SwitchyardError(
+    last?.code ?? 'link_closed',
+    `no way to ${addresses.join(', ')}: ${failures.map((f) => f.message).join('; ') || 'none is reachable from here'}`,
+    {
+      cause: last,
+    },
+  );
+}
+
+/** Memory and this machine's Unix sockets first, then the rest as the peer ranked them; sockets of other machines and unknown schemes are left out. */
+export function dialOrder(addresses: readonly string[]): string[] {
+  const near = addresses.filter((a) => schemeOf(a) === 'memory' || isLocalSocket(a));
+  const far = addresses.filter((a) => !near.includes(a) && schemeOf(a) !== 'uds' && transports.has(schemeOf(a)));
+  return [...near, ...far];
+}
+
+function transportOf(address: string): Transport {
+  const transport = transports.get(schemeOf(address));
+  if (transport === undefined)
+    throw new SwitchyardError('invalid_request', `address ${address}: the schemes are ${[...transports.keys()].join(', ')}`, {
+      param: 'address',
+    });
+  return transport;
+}
+
+function checkCount(addresses: readonly string[]): void {
+  if (addresses.length < 1 || addresses.length > limits.addressesMax)
+    throw new SwitchyardError('invalid_request', `${addresses.length} addresses, must be 1..${limits.addressesMax}`, {
+      param: 'addresses',
+    });
+}

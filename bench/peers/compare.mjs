@@ -1,0 +1,158 @@
+// Switchyard beside llama.cpp and vLLM: same weights, same cores, same client, in turn within one run.
+//   node bench/peers/compare.mjs --model DIR --gguf FILE --llama BIN_DIR [--vllm VENV_DIR] [--format bf16|int8] [--rounds 2] [--out bench/results/peers-NAME]
+// Rounds alternate the systems, so that a machine that slows down slows all of them; the table takes each figure's best round.
+import { execFileSync, spawnSync } from 'node:child_process';
+import { mkdtempSync, readFileSync, writeFileSync } from 'node:fs';
+import os from 'node:os';
+import path from 'node:path';
+import { parseArgs } from 'node:util';
+import { decodeBound, prefillBound } from './floor.mjs';
+import { startServer } from './servers.mjs';
+
+const root = path.resolve(path.dirname(new URL(import.meta.url).pathname), '../..');
+const cli = path.join(root, 'cli/dist/main.js');
+
+const { values: flags } = parseArgs({
+  options: {
+    model: { type: 'string' },
+    gguf: { type: 'string' },
+    llama: { type: 'string' },
+    vllm: { type: 'string' },
+    format: { type: 'string', default: 'bf16' },
+    rounds: { type: 'string', default: '2' },
+    threads: { type: 'string', default: String(os.cpus().length) },
+    batches: { type: 'string', default: '1,8,32' },
+    'output-tokens': { type: 'string', default: '128' },
+    'prefill-tokens': { type: 'string', default: '512' },
+    port: { type: 'string', default: '8870' },
+    only: { type: 'string' },
+    up: { type: 'string', default: '' },
+    out: { type: 'string' },
+  },
+});
+if (!flags.model || !flags.gguf || !flags.llama) {
+  process.stderr.write('compare: --model, --gguf and --llama are needed\n');
+  process.exit(2);
+}
+const threads = Number(flags.threads);
+const batches = flags.batches.split(',').map(Number);
+const config = JSON.parse(readFileSync(path.join(flags.model, 'config.json'), 'utf8'));
+const wanted = flags.only?.split(',') ?? ['switchyard', 'llama.cpp', ...(flags.vllm && flags.format === 'bf16' ? ['vllm'] : [])];
+const logs = mkdtempSync(path.join(os.tmpdir(), 'compare-'));
+
+/** The client every system is measured with. */
+function measure(url, args) {
+  const done = spawnSync(process.execPath, [cli, 'bench', 'serve', '--url', url, '--json', ...args.map(String)], {
+    encoding: 'utf8',
+    maxBuffer: 1 << 26,
+  });
+  if (done.status !== 0)
+    throw new Error(`bench serve against ${url} exited with ${done.status}: ${done.stderr.slice(-2000)} ${done.stdout.slice(-2000)}`);
+  return JSON.parse(done.stdout).levels;
+}
+
+function measureServer(url) {
+  // Warm prefix caches must not help: prompts are random ids, new for every request.
+  const decode = measure(url, [
+    '--concurrency',
+    flags.batches,
+    '--prompt-tokens',
+    16,
+    '--output-tokens',
+    flags['output-tokens'],
+    '--vocab',
+    config.vocab_size,
+  ]);
+  const [prefill] = measure(url, [
+    ...[
+      '--concurrency',
+      1,
+      '--requests',
+      8,
+      '--prompt-tokens',
+      flags['prefill-tokens'],
+      '--output-tokens',
+      1,
+      '--vocab',
+      config.vocab_size,
+    ],
+  ]);
+  return {
+    prefill: Number(flags['prefill-tokens']) / (prefill.requestMs.p50 / 1000),
+    decode: Object.fromEntries(decode.map((level) => [level.concurrency, level.outputTokensPerSecond])),
+    timePerOutputTokenMs: Object.fromEntries(decode.map((level) => [level.concurrency, level.timePerOutputTokenMs?.p50 ?? null])),
+  };
+}
+
+const bandwidths = [];
+const readBandwidth = () => {
+  const doctor = JSON.parse(execFileSync(process.execPath, [cli, 'doctor', '--json'], { encoding: 'utf8', maxBuffer: 1 << 26 }));
+  return doctor.readBandwidthBytesPerSecond ?? null;
+};
+
+const results = Object.fromEntries(wanted.map((name) => [name, []]));
+const commands = {};
+for (let round = 0; round < Number(flags.rounds); round++) {
+  try {
+    bandwidths.push(readBandwidth());
+  } catch (error) {
+    process.stderr.write(`compare: bandwidth not measured: ${error.message.split('\n')[0]}\n`);
+  }
+  for (const [i, name] of wanted.entries()) {
+    const options = {
+      ...{ model: path.resolve(flags.model), gguf: path.resolve(flags.gguf), llama: flags.llama, vllm: flags.vllm },
+      ...{ threads, format: flags.format, port: Number(flags.port) + i, extra: flags.up ? flags.up.split(' ') : [] },
+    };
+    const server = await startServer(name, options, path.join(logs, `${name}-${round}.log`));
+    commands[name] = server.command;
+    try {
+      const result = measureServer(server.url);
+      results[name].push(result);
+      process.stderr.write(`round ${round + 1} ${name}: prefill ${result.prefill.toFixed(0)}, decode ${JSON.stringify(result.decode)}\n`);
+    } finally {
+      await server.stop();
+    }
+  }
+}
+
+const best = (name, pick) => Math.max(...results[name].map(pick));
+const cells = [
+  { title: `prefill ${flags['prefill-tokens']}`, pick: (r) => r.prefill },
+  ...batches.map((b) => ({ title: `decode, batch ${b}`, batch: b, pick: (r) => r.decode[b] })),
+];
+const bandwidth = bandwidths.length > 0 ? Math.max(...bandwidths) : null;
+// 2 operations x 32 bf16 pairs a cycle and core is what AVX-512 BF16 offers; the clock is what the machine reports.
+const table = cells.map((cell) => {
+  const row = Object.fromEntries(wanted.map((name) => [name, best(name, cell.pick)]));
+  const peers = wanted.filter((name) => name !== 'switchyard').map((name) => row[name]);
+  const bound = cell.batch && bandwidth ? decodeBound(config, cell.batch, bandwidth, flags.format) : null;
+  return { ...cell, row, ratio: row.switchyard && peers.length ? row.switchyard / Math.max(...peers) : null, bound };
+});
+const number = (v) => (v === null || v === undefined ? '' : v >= 100 ? Math.round(v).toLocaleString('en-US') : v.toFixed(1));
+const lines = [
+  `| tokens/s | ${wanted.join(' | ')} | Switchyard / better peer | bandwidth bound | of it |`,
+  `| --- | ${wanted.map(() => '---').join(' | ')} | --- | --- | --- |`,
+  ...table.map(
+    ({ title, row, ratio, bound }) =>
+      `| ${title} | ${wanted.map((name) => number(row[name])).join(' | ')} | ${ratio ? `${ratio.toFixed(2)}x` : ''} | ${number(bound)} | ${bound && row.switchyard ? `${((100 * row.switchyard) / bound).toFixed(0)} %` : ''} |`,
+  ),
+];
+process.stdout.write(`${lines.join('\n')}\n`);
+if (flags.out) {
+  const machine = {
+    cpu: os.cpus()[0].model,
+    cores: os.cpus().length,
+    memoryBytes: os.totalmem(),
+    node: process.version,
+    readBandwidth: bandwidth,
+  };
+  const run = ['node', 'bench/peers/compare.mjs', ...process.argv.slice(2)].map((a) => a.replaceAll(os.tmpdir(), '$TMP')).join(' ');
+  writeFileSync(
+    `${flags.out}.json`,
+    `${JSON.stringify({ createdAt: new Date().toISOString(), machine, run, format: flags.format, config, prefillBoundPerTeraOps: prefillBound(config, 1e12), results, table }, null, 2)}\n`,
+  );
+  writeFileSync(
+    `${flags.out}.md`,
+    `# ${path.basename(flags.model)}, ${flags.format}, ${threads} threads, over HTTP\n\n${lines.join('\n')}\n\nBest of ${flags.rounds} alternating rounds. ${machine.cpu}, ${machine.cores} cores; read bandwidth ${bandwidth ? `${(bandwidth / 1e9).toFixed(1)} GB/s` : 'not measured'}.\n\n\`${run}\`\n`,
+  );
+}

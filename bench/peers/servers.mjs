@@ -1,0 +1,80 @@
+// How each system is started for a comparison: on the same two cores, from the same weights, over HTTP.
+import { spawn } from 'node:child_process';
+import { createWriteStream } from 'node:fs';
+import path from 'node:path';
+
+const root = path.resolve(import.meta.dirname ?? path.dirname(new URL(import.meta.url).pathname), '../..');
+
+/** Sequences that a server must be able to run at once, and the context of each. */
+const sequences = 32;
+const context = 1024;
+
+export const systems = {
+  switchyard: ({ model, port, threads, format, extra }) => ({
+    command: process.execPath,
+    args: [
+      ...[path.join(root, 'cli/dist/main.js'), 'up', '--model', model, '--port', port, '--nodes', 1, '--workers-per-node', 1],
+      ...['--threads', threads],
+      ...(format === 'int8' ? ['--expert-dtype', 'int8', '--dense-dtype', 'int8'] : []),
+      ...extra,
+    ],
+    env: {},
+    ready: '/health/ready',
+  }),
+  'llama.cpp': ({ gguf, port, threads, llama }) => ({
+    command: path.join(llama, 'llama-server'),
+    args: [
+      ...['-m', gguf, '--host', '127.0.0.1', '--port', port, '-t', threads, '-tb', threads],
+      ...['-np', sequences, '-c', sequences * context, '--no-webui'],
+    ],
+    env: {},
+    ready: '/health',
+  }),
+  vllm: ({ model, port, threads, vllm }) => ({
+    command: path.join(vllm, 'bin/vllm'),
+    args: [
+      ...['serve', model, '--served-model-name', 'model', '--host', '127.0.0.1', '--port', port, '--dtype', 'bfloat16'],
+      ...['--max-model-len', context, '--max-num-seqs', sequences],
+    ],
+    env: {
+      VLLM_CPU_KVCACHE_SPACE: '1',
+      VLLM_CPU_OMP_THREADS_BIND: `0-${threads - 1}`,
+      VLLM_CPU_NUM_OF_RESERVED_CPU: '0',
+      VLLM_NO_USAGE_STATS: '1',
+      HF_HUB_OFFLINE: '1',
+    },
+    ready: '/v1/models',
+  }),
+};
+
+/** Starts a system and resolves when it serves; `stop()` ends it and everything that it started. */
+export async function startServer(name, options, logFile) {
+  const { command, args, env, ready } = systems[name](options);
+  const log = createWriteStream(logFile);
+  const child = spawn(command, args.map(String), { env: { ...process.env, ...env }, stdio: ['ignore', 'pipe', 'pipe'], detached: true });
+  child.stdout.pipe(log);
+  child.stderr.pipe(log);
+  let ended = null;
+  child.on('exit', (code, signal) => {
+    ended = signal ?? code;
+  });
+  const url = `http://127.0.0.1:${options.port}`;
+  const stop = async () => {
+    if (ended === null) process.kill(-child.pid, 'SIGTERM');
+    for (let i = 0; i < 100 && ended === null; i++) await new Promise((r) => setTimeout(r, 100));
+    try {
+      process.kill(-child.pid, 'SIGKILL');
+    } catch {
+      // The whole group is gone already.
+    }
+  };
+  const deadline = Date.now() + 300_000;
+  while (Date.now() < deadline) {
+    if (ended !== null) throw new Error(`${name} ended (${ended}) before it served: see ${logFile}`);
+    const answer = await fetch(url + ready).catch(() => null);
+    if (answer?.ok) return { url, stop, command: [command, ...args].join(' ') };
+    await new Promise((r) => setTimeout(r, 250));
+  }
+  await stop();
+  throw new Error(`${name} did not serve within 300 s: see ${logFile}`);
+}

@@ -5,6 +5,10 @@
  * weights and a broadcast input. Every loop over accumulators must be unrolled, or gcc keeps them in memory.
  */
 #if defined(__AVX512BF16__) && defined(__AVX512VNNI__)
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized" // in gcc 12's own _mm512_undefined_*()
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#endif
 #include <immintrin.h>
 
 #include <array>

@@ -1,0 +1,337 @@
+/*
+ * Leaf kernels for AVX2 with FMA and F16C. The same arithmetic as tiles_avx512.cpp, with what this instruction set lacks spelled out:
+ * products of bf16 pairs are two fma on widened values, products of int8 are formed in int16. Both are exact before the rounding that the order asks for.
+ *
+ * Sixteen registers hold at most 12 accumulators of 8 columns, so a kernel covers `chunks` of 8 columns: a whole panel for up to three rows, half of one
+ * for up to six.
+ */
+#if defined(__AVX2__) && !defined(__AVX512F__)
+#include <immintrin.h>
+
+#include <array>
+#include <cstring>
+#include <utility>
+
+#include "gate.h"
+#include "numeric.h"
+#include "sum.h"
+#include "tiles.h"
+
+namespace sy {
+namespace {
+
+constexpr int max_rows = 6;
+constexpr int lanes8 = 8;
+constexpr int chunks_of_panel = panel_columns / lanes8;
+
+/* ---- tiles ---- */
+
+/* Steps of one row and group: each quad x0..x3 as int16 (x0, x2), (x1, x3), because masking and shifting give a weight's even and odd bytes. */
+constexpr size_t group_bytes = group_k * 2 + 8;
+
+size_t row_bytes(int format, int k) { return quantised(format) ? (size_t)groups_of(k) * group_bytes : (size_t)pairs_of(k) * 8; }
+
+void pack_f32_row(const float *x, int count, int rows, float *tile) {
+  if (rows == 1) memcpy(tile, x, (size_t)count * 4);
+  else
+    for (int i = 0; i < count; i++) tile[(size_t)i * rows] = x[i];
+  if (count % 2) tile[(size_t)count * rows] = 0.0f;
+}
+
+void pack_rounded_row(const float *x, int count, int rows, float *tile) {
+  for (int i = 0; i < count; i++) tile[(size_t)i * rows] = from_bf16(to_bf16(x[i]));
+  if (count % 2) tile[(size_t)count * rows] = 0.0f;
+}
+
+void pack_group(const float *x, int count, int offset, int rows, uint8_t *tile, int row) {
+  float v[group_k] = {};
+  uint32_t largest = 0; // Magnitudes compare as integers.
+  for (int i = 0; i < count && i < group_k; i++) {
+    v[i] = from_bf16(to_bf16(x[i]));
+    const uint32_t magnitude = bits_of(v[i]) & 0x7fffffffu;
+    largest = magnitude > largest ? magnitude : largest;
+  }
+  const GroupScale scale = group_scale(float_of(largest), largest < 0x7f800000u, 127.0f);
+  int16_t *at = reinterpret_cast<int16_t *>(tile);
+  int32_t sum = 0;
+  for (int i = 0; i < group_k; i++) {
+    const int q = quantise(v[i], scale.inverse, 127);
+    sum += q;
+    const int quad = i / 4, place = (i & 1) * 2 + ((i >> 1) & 1); // x0 x2 x1 x3
+    at[((size_t)quad * rows + row) * 4 + place] = (int16_t)q;
+  }
+  uint32_t *after = reinterpret_cast<uint32_t *>(tile) + (size_t)32 * rows + row;
+  memcpy(after, &scale.scale, 4);
+  after[rows] = (uint32_t)(-offset * sum);
+}
+
+void pack(int format, const float *x, int64_t ldx, const int32_t *index, int rows, int k0, int count, uint8_t *tile) {
+  for (int row = 0; row < rows; row++) {
+    const float *from = x + (index ? index[row] : row) * ldx;
+    if (quantised(format))
+      for (int i = 0; i < count; i += group_k)
+        pack_group(from + i, count - i, format == SY_W_I8 ? 128 : 8, rows, tile + (size_t)((k0 + i) / group_k) * group_bytes * rows, row);
+    else {
+      float *at = reinterpret_cast<float *>(tile) + (size_t)k0 * rows + row;
+      if (format == SY_W_BF16_X16) pack_rounded_row(from, count, rows, at);
+      else pack_f32_row(from, count, rows, at);
+    }
+  }
+}
+
+/* ---- dot products ---- */
+
+/* weights<odd>(w, chunk): 8 columns of the odd or even element of a pair. */
+struct F32 {
+  static constexpr int pair_bytes = panel_columns * 8, chunk_bytes = 32;
+  template <int Odd> static __m256 weights(const uint8_t *w, int chunk) {
+    return _mm256_load_ps(reinterpret_cast<const float *>(w + Odd * panel_columns * 4 + chunk * 32));
+  }
+};
+struct F16 {
+  static constexpr int pair_bytes = panel_columns * 4, chunk_bytes = 16;
+  template <int Odd> static __m256 weights(const uint8_t *w, int chunk) {
+    return _mm256_cvtph_ps(_mm_load_si128(reinterpret_cast<const __m128i *>(w + Odd * panel_columns * 2 + chunk * 16)));
+  }
+};
+struct Bf16 {
+  static constexpr int pair_bytes = panel_columns * 4, chunk_bytes = 32;
+  template <int Odd> static __m256 weights(const uint8_t *w, int chunk) {
+    const __m256i pairs = _mm256_load_si256(reinterpret_cast<const __m256i *>(w + chunk * 32));
+    return _mm256_castsi256_ps(Odd ? _mm256_and_si256(pairs, _mm256_set1_epi32((int)0xffff0000u)) : _mm256_slli_epi32(pairs, 16));
+  }
+};
+
+template <class Format, int Odd, int R, int C> void multiply(const float *x, const uint8_t *w, __m256 (&acc)[R][C]) {
+#pragma GCC unroll 4
+  for (int c = 0; c < C; c++) {
+    const __m256 weights = Format::template weights<Odd>(w, c);
+#pragma GCC unroll 6
+    for (int r = 0; r < R; r++) acc[r][c] = _mm256_fmadd_ps(_mm256_broadcast_ss(x + Odd * R + r), weights, acc[r][c]);
+  }
+}
+
+/* Chunks first .. first+C of one panel. */
+template <class Format, int R, int C> void dot_pairs(const uint8_t *tile, const uint8_t *w, int first, int k, float *dots) {
+  __m256 acc[R][C];
+#pragma GCC unroll 6
+  for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+    for (int c = 0; c < C; c++) acc[r][c] = _mm256_setzero_ps();
+  const float *x = reinterpret_cast<const float *>(tile);
+  w += first * Format::chunk_bytes;
+  for (int pairs = pairs_of(k); pairs > 0; pairs--, x += 2 * R, w += Format::pair_bytes) {
+    multiply<Format, 1, R, C>(x, w, acc);
+    multiply<Format, 0, R, C>(x, w, acc);
+  }
+#pragma GCC unroll 6
+  for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+    for (int c = 0; c < C; c++) _mm256_store_ps(dots + r * panel_columns + (first + c) * lanes8, acc[r][c]);
+}
+
+/* Adds one quad: even and odd hold bytes (0, 2) and (1, 3) of the weights' quads as int16. */
+template <int R, int C> void multiply_quad(const int32_t *x, const __m256i *even, const __m256i *odd, __m256i (&acc)[R][C]) {
+#pragma GCC unroll 6
+  for (int r = 0; r < R; r++) {
+    const __m256i x02 = _mm256_set1_epi32(x[2 * r]), x13 = _mm256_set1_epi32(x[2 * r + 1]);
+#pragma GCC unroll 2
+    for (int c = 0; c < C; c++)
+      acc[r][c] = _mm256_add_epi32(acc[r][c], _mm256_add_epi32(_mm256_madd_epi16(even[c], x02), _mm256_madd_epi16(odd[c], x13)));
+  }
+}
+
+struct I8 {
+  static constexpr int weight_bytes = group_k * panel_columns;
+  template <int R, int C> static void group(const int32_t *x, const uint8_t *w, __m256i (&acc)[R][C]) {
+    const __m256i low = _mm256_set1_epi16(255);
+    for (int quad = 0; quad < group_k / 4; quad++, x += 2 * R, w += panel_columns * 4) {
+      __m256i even[C], odd[C];
+#pragma GCC unroll 2
+      for (int c = 0; c < C; c++) {
+        const __m256i bytes = _mm256_load_si256(reinterpret_cast<const __m256i *>(w) + c);
+        even[c] = _mm256_and_si256(bytes, low);
+        odd[c] = _mm256_srli_epi16(bytes, 8);
+      }
+      multiply_quad(x, even, odd, acc);
+    }
+  }
+};
+
+struct I4 {
+  static constexpr int weight_bytes = group_k / 2 * panel_columns;
+  template <int R, int C> static void group(const int32_t *x, const uint8_t *w, __m256i (&acc)[R][C]) {
+    const __m256i low = _mm256_set1_epi16(15);
+    for (int octet = 0; octet < group_k / 8; octet++, x += 4 * R, w += panel_columns * 4) {
+      __m256i even[2][C], odd[2][C]; // [quad of the octet]
+#pragma GCC unroll 2
+      for (int c = 0; c < C; c++) {
+        const __m256i bytes = _mm256_load_si256(reinterpret_cast<const __m256i *>(w) + c);
+        even[0][c] = _mm256_and_si256(bytes, low);
+        even[1][c] = _mm256_and_si256(_mm256_srli_epi16(bytes, 4), low);
+        odd[0][c] = _mm256_and_si256(_mm256_srli_epi16(bytes, 8), low);
+        odd[1][c] = _mm256_srli_epi16(bytes, 12);
+      }
+      multiply_quad(x, even[0], odd[0], acc);
+      multiply_quad(x + 2 * R, even[1], odd[1], acc);
+    }
+  }
+};
+
+/* Chunks first .. first+C of one panel; the f32 accumulators live in `dots` between groups. */
+template <class Format, int R, int C> void dot_groups(const uint8_t *x, const uint8_t *w, int first, int k, float *dots) {
+  dots += first * lanes8;
+  for (int r = 0; r < R; r++) memset(dots + r * panel_columns, 0, sizeof(float) * C * lanes8);
+  for (int groups = groups_of(k); groups > 0; groups--, x += group_bytes * R, w += Format::weight_bytes + panel_columns * 4) {
+    const int32_t *steps = reinterpret_cast<const int32_t *>(x);
+    const float *x_scale = reinterpret_cast<const float *>(steps + 32 * R);
+    const int32_t *correction = steps + 33 * R;
+    __m256i acc[R][C];
+#pragma GCC unroll 6
+    for (int r = 0; r < R; r++)
+#pragma GCC unroll 2
+      for (int c = 0; c < C; c++) acc[r][c] = _mm256_set1_epi32(correction[r]);
+    Format::group(steps, w + first * 32, acc);
+#pragma GCC unroll 6
+    for (int r = 0; r < R; r++)
+#pragma GCC unroll 2
+      for (int c = 0; c < C; c++) {
+        float *at = dots + r * panel_columns + c * lanes8;
+        const __m256 w_scale = _mm256_load_ps(reinterpret_cast<const float *>(w + Format::weight_bytes) + (first + c) * lanes8);
+        const __m256 scale = _mm256_mul_ps(_mm256_set1_ps(x_scale[r]), w_scale);
+        _mm256_store_ps(at, _mm256_fmadd_ps(_mm256_cvtepi32_ps(acc[r][c]), scale, _mm256_load_ps(at)));
+      }
+  }
+}
+
+template <class Format, int R> void dot_panel(const uint8_t *tile, const uint8_t *w, int k, float *dots) {
+  if constexpr (std::is_same_v<Format, I8> || std::is_same_v<Format, I4>)
+    for (int first = 0; first < chunks_of_panel; first += 2) dot_groups<Format, R, 2>(tile, w, first, k, dots);
+  else {
+    constexpr int chunks = R <= 3 ? chunks_of_panel : 2;
+    for (int first = 0; first < chunks_of_panel; first += chunks) dot_pairs<Format, R, chunks>(tile, w, first, k, dots);
+  }
+}
+
+using Dot = void (*)(const uint8_t *tile, const uint8_t *w, int k, float *dots);
+template <class Format, size_t... R> constexpr std::array<Dot, max_rows> table(std::index_sequence<R...>) { return {dot_panel<Format, (int)R + 1>...}; }
+template <class Format> constexpr auto kernels = table<Format>(std::make_index_sequence<max_rows>()); /* [rows-1] */
+
+Dot kernel(int format, int rows) {
+  switch (format) {
+  case SY_W_F32: return kernels<F32>[rows - 1];
+  case SY_W_F16: return kernels<F16>[rows - 1];
+  case SY_W_BF16:
+  case SY_W_BF16_X16: return kernels<Bf16>[rows - 1];
+  case SY_W_I8: return kernels<I8>[rows - 1];
+  default: return kernels<I4>[rows - 1];
+  }
+}
+
+void dot(int format, const uint8_t *tile, int rows, const uint8_t *panel, size_t stride, int panels, int k, float *dots) {
+  const Dot one = kernel(format, rows);
+  for (int p = 0; p < panels; p++) one(tile, panel + p * stride, k, dots + p * rows * panel_columns);
+}
+
+/* ---- what is done with dot products: 8 columns at a time, the end by masks ---- */
+
+__m256i first_lanes(int count) { return _mm256_cmpgt_epi32(_mm256_set1_epi32(count), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)); }
+
+void store(const float *dots, int rows, int first, int count, const float *bias, float scale, bool add, float *out, int64_t ldo) {
+  const __m256 s = _mm256_set1_ps(scale);
+  for (int row = 0; row < rows; row++)
+    for (int i = 0; i < count; i += 8) {
+      const __m256i lanes = first_lanes(count - i);
+      __m256 v = _mm256_maskload_ps(dots + row * panel_columns + first + i, lanes);
+      if (bias) v = _mm256_add_ps(v, _mm256_maskload_ps(bias + i, lanes));
+      float *at = out + row * ldo + i;
+      v = add ? _mm256_fmadd_ps(s, v, _mm256_maskload_ps(at, lanes)) : _mm256_mul_ps(s, v);
+      _mm256_maskstore_ps(at, lanes, v);
+    }
+}
+
+void gate(const sy_experts_desc &desc, const float *gate, const float *up, int rows, int count, const float *gate_bias, const float *up_bias, float *out,
+          int64_t ldo) {
+  for (int row = 0; row < rows; row++)
+    for (int i = 0; i < count; i += 8) {
+      const __m256i lanes = first_lanes(count - i);
+      __m256 g = _mm256_load_ps(gate + row * panel_columns + i), u = _mm256_load_ps(up + row * panel_columns + i);
+      if (gate_bias) {
+        g = _mm256_add_ps(g, _mm256_maskload_ps(gate_bias + i, lanes));
+        u = _mm256_add_ps(u, _mm256_maskload_ps(up_bias + i, lanes));
+      }
+      _mm256_maskstore_ps(out + row * ldo + i, lanes, gated8(desc.activation, desc.alpha, desc.limit, g, u));
+    }
+}
+
+__m256 contribution(const float *dots, const float *bias, __m256 weight, __m256i lanes) {
+  __m256 y = _mm256_maskload_ps(dots, lanes);
+  if (bias) y = _mm256_add_ps(y, _mm256_maskload_ps(bias, lanes));
+  return _mm256_mul_ps(weight, y);
+}
+
+__m256 magnitude(__m256 v) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), v); }
+
+/* Steps beyond int32 are rare: the grid is chosen so that they mean nearly overflowing weights. False for NaN or beyond the limit. */
+bool add_wide(const float *steps, int count, int64_t *sum) {
+  bool good = true;
+  for (int i = 0; i < count; i++) {
+    if (std::fabs(steps[i]) < contribution_limit) sum[i] += (int64_t)llrintf(steps[i]);
+    else good = false;
+  }
+  return good;
+}
+
+bool contribute_exact(const float *dots, const float *bias, float weight, float steps_per_unit, int count, int64_t *sum) {
+  const __m256 w = _mm256_set1_ps(weight), unit = _mm256_set1_ps(steps_per_unit), int32_limit = _mm256_set1_ps(2147483648.0f);
+  bool good = true;
+  for (int i = 0; i < count; i += 8) {
+    const __m256 steps = _mm256_mul_ps(contribution(dots + i, bias ? bias + i : nullptr, w, first_lanes(count - i)), unit);
+    const bool narrow = _mm256_movemask_ps(_mm256_cmp_ps(magnitude(steps), int32_limit, _CMP_NLT_UQ)) == 0;
+    if (!narrow || count - i < 8) {
+      alignas(32) float values[8];
+      _mm256_store_ps(values, steps);
+      good &= add_wide(values, count - i < 8 ? count - i : 8, sum + i);
+      continue;
+    }
+    const __m256i integers = _mm256_cvtps_epi32(steps);
+    __m256i *low = reinterpret_cast<__m256i *>(sum + i), *high = low + 1;
+    _mm256_storeu_si256(low, _mm256_add_epi64(_mm256_loadu_si256(low), _mm256_cvtepi32_epi64(_mm256_castsi256_si128(integers))));
+    _mm256_storeu_si256(high, _mm256_add_epi64(_mm256_loadu_si256(high), _mm256_cvtepi32_epi64(_mm256_extracti128_si256(integers, 1))));
+  }
+  return good;
+}
+
+void contribute_fast(const float *dots, const float *bias, float weight, int count, float *sum) {
+  const __m256 w = _mm256_set1_ps(weight);
+  for (int i = 0; i < count; i += 8) {
+    const __m256i lanes = first_lanes(count - i);
+    const __m256 c = contribution(dots + i, bias ? bias + i : nullptr, w, lanes);
+    _mm256_maskstore_ps(sum + i, lanes, _mm256_add_ps(_mm256_maskload_ps(sum + i, lanes), c));
+  }
+}
+
+void combine_exact(const int64_t *sum, int count, float unit, float multiplier, const float *shared, float *residual) {
+  for (int i = 0; i < count; i++) {
+    float m = (float)sum[i] * unit;
+    if (shared) m = m + shared[i];
+    residual[i] = __builtin_fmaf(multiplier, m, residual[i]);
+  }
+}
+
+void combine_fast(const float *sum, int count, float multiplier, const float *shared, float *residual) {
+  for (int i = 0; i < count; i++) {
+    float m = sum[i];
+    if (shared) m = m + shared[i];
+    residual[i] = __builtin_fmaf(multiplier, m, residual[i]);
+  }
+}
+
+constexpr TileOps ops{max_rows, row_bytes, pack, dot, store, gate, contribute_exact, contribute_fast, combine_exact, combine_fast};
+
+} // namespace
+
+const TileOps *tile_ops_avx2() { return &ops; }
+
+} // namespace sy
+#endif

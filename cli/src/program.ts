@@ -3,6 +3,7 @@ import { Command } from 'commander';
 import { chatCommand } from './commands/chat.ts';
 import { doctorCommand } from './commands/doctor.ts';
 import { partCommand } from './commands/part-program.ts';
+import { traceCommand } from './commands/trace.ts';
 
 const { version } = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8')) as { version: string };
 
@@ -15,6 +16,7 @@ export function createProgram(): Command {
     .addCommand(partCommand('coordinator', 'Run the coordinator alone'))
     .addCommand(partCommand('worker', 'Run one worker alone'))
     .addCommand(chatCommand())
+    .addCommand(traceCommand())
     .addCommand(doctorCommand());
   for (const command of withDescendants(program)) command.exitOverride().showHelpAfterError('(--help shows the options)');
   return program;

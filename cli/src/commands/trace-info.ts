@@ -1,0 +1,40 @@
+import { openTrace } from '@switchyard/placement';
+import { Command } from 'commander';
+import { CommandFailure } from '../failure.ts';
+import { integerIn } from '../terminal/option-values.ts';
+import { textTable } from '../terminal/table.ts';
+import type { TraceSummary } from '../trace/trace-summary.ts';
+import { summariseTrace } from '../trace/trace-summary.ts';
+
+export function traceInfoCommand(): Command {
+  return new Command('info')
+    .description('Say what a routing trace holds: tokens, sequences, domains, how evenly experts are used')
+    .argument('<file>', 'a trace of any format that `switchyard place` reads')
+    .option('--tokens-max <count>', 'read a sample of about this many tokens from a longer trace', integerIn(1, 50_000_000), 1_000_000)
+    .option('--json', 'print as JSON')
+    .addHelpText('after', '\nExample:\n  $ switchyard trace info requests.trace')
+    .action(async (file: string, options: { tokensMax: number; json?: boolean }) => {
+      const opened = await openTrace(file, { tokensMax: options.tokensMax });
+      if (opened.kind !== 'routing') throw new CommandFailure(`${file} holds loads per expert only: there are no tokens to describe`);
+      const summary = summariseTrace(opened.trace);
+      process.stdout.write(options.json ? `${JSON.stringify(summary, null, 2)}\n` : formatSummary(summary));
+    });
+}
+
+function formatSummary(summary: TraceSummary): string {
+  const { tokens, generatedTokens, imbalance } = summary;
+  const lines = [
+    `${summary.model}: ${summary.layers} MoE layers, ${summary.experts} experts, top-${summary.topK}`,
+    `${tokens} tokens (${generatedTokens} generated) in ${summary.sequences} sequences`,
+    `busiest expert over the mean: ${imbalance.mean.toFixed(2)} on average, ${imbalance.max.toFixed(2)} in layer ${imbalance.layer}`,
+  ];
+  if (summary.domainDistance !== null)
+    lines.push(`expert shares of two domains are ${summary.domainDistance.toFixed(2)} apart (0 same, 1 disjoint)`);
+  const rows = summary.domains.map((d) => [
+    d.domain ?? '(none)',
+    d.sequences,
+    d.tokens,
+    `${((100 * d.tokens) / Math.max(1, tokens)).toFixed(1)} %`,
+  ]);
+  return `${lines.join('\n')}\n\n${textTable(['domain', 'sequences', 'tokens', 'share'], rows)}\n`;
+}

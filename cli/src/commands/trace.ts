@@ -1,0 +1,8 @@
+import { Command } from 'commander';
+import { traceInfoCommand } from './trace-info.ts';
+
+export function traceCommand(): Command {
+  return new Command('trace')
+    .description('Record and look at routing traces: which experts real requests use')
+    .addCommand(traceInfoCommand());
+}

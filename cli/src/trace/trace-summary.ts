@@ -1,0 +1,107 @@
+import type { RoutingTrace } from '@switchyard/placement';
+import { expertLoads } from '@switchyard/placement';
+
+/** What a routing trace holds, in figures. */
+export interface TraceSummary {
+  format: 'switchyard-trace-summary';
+  version: 1;
+  model: string;
+  layers: number;
+  experts: number;
+  topK: number;
+  tokens: number;
+  generatedTokens: number;
+  sequences: number;
+  domains: { domain: string | null; sequences: number; tokens: number }[];
+  /** Rows of the busiest expert over the mean, per MoE layer: 1 is perfect balance. */
+  imbalance: { mean: number; max: number; layer: number };
+  /** Mean total-variation distance between the expert shares of two domains, over pairs and layers: 0 means that they use the same experts. */
+  domainDistance: number | null;
+}
+
+/** Pure. */
+export function summariseTrace(trace: RoutingTrace): TraceSummary {
+  const { counts } = expertLoads(trace);
+  const layers = trace.moeLayers.length;
+  const busiest = Array.from({ length: layers }, (_, layer) => {
+    const loads = counts.subarray(layer * trace.experts, (layer + 1) * trace.experts);
+    const mean = loads.reduce((sum, load) => sum + load, 0) / trace.experts;
+    return mean > 0 ? Math.max(...loads) / mean : 1;
+  });
+  const worst = Math.max(...busiest);
+  const shares = sharesByDomain(trace);
+  return {
+    format: 'switchyard-trace-summary',
+    version: 1,
+    model: trace.model,
+    layers,
+    experts: trace.experts,
+    topK: trace.topK,
+    tokens: trace.tokens,
+    generatedTokens: trace.generated.reduce((sum, bit) => sum + bit, 0),
+    sequences: trace.sequences.length,
+    domains: [...shares].map(([domain, { sequences, tokens }]) => ({ domain, sequences, tokens })).sort((a, b) => b.tokens - a.tokens),
+    imbalance: { mean: busiest.reduce((sum, x) => sum + x, 0) / layers, max: worst, layer: trace.moeLayers[busiest.indexOf(worst)] },
+    domainDistance: meanDistance(
+      [...shares.values()].map((s) => s.rows),
+      layers,
+      trace.experts,
+    ),
+  };
+}
+
+interface DomainShare {
+  sequences: number;
+  tokens: number;
+  /** Rows by expert, (layers, experts). */
+  rows: Float64Array;
+}
+
+function sharesByDomain(trace: RoutingTrace): Map<string | null, DomainShare> {
+  const layers = trace.moeLayers.length;
+  const row = layers * trace.topK;
+  const shares = new Map<string | null, DomainShare>();
+  const shareOf = (domain: string | null) => {
+    let share = shares.get(domain);
+    if (!share) {
+      share = { sequences: 0, tokens: 0, rows: new Float64Array(layers * trace.experts) };
+      shares.set(domain, share);
+    }
+    return share;
+  };
+  for (const { domain } of trace.sequences) shareOf(domain).sequences++;
+  for (let token = 0; token < trace.tokens; token++) {
+    const share = shareOf(trace.sequences[trace.sequenceOf[token]].domain);
+    share.tokens++;
+    for (let i = 0; i < row; i++) {
+      const expert = trace.ids[token * row + i];
+      if (expert < trace.experts) share.rows[Math.floor(i / trace.topK) * trace.experts + expert]++;
+    }
+  }
+  return shares;
+}
+
+function meanDistance(domains: Float64Array[], layers: number, experts: number): number | null {
+  const used = domains.map((rows) => normaliseLayers(rows, layers, experts)).filter((shares) => shares !== null);
+  if (used.length < 2) return null;
+  let sum = 0;
+  let pairs = 0;
+  for (let a = 0; a < used.length; a++)
+    for (let b = a + 1; b < used.length; b++) {
+      sum += used[a].reduce((distance, share, i) => distance + Math.abs(share - used[b][i]), 0) / 2 / layers;
+      pairs++;
+    }
+  return sum / pairs;
+}
+
+/** Shares of each layer's rows, or null for a domain without rows. */
+function normaliseLayers(rows: Float64Array, layers: number, experts: number): Float64Array | null {
+  const shares = new Float64Array(rows.length);
+  for (let layer = 0; layer < layers; layer++) {
+    const part = rows.subarray(layer * experts, (layer + 1) * experts);
+    const total = part.reduce((sum, count) => sum + count, 0);
+    if (total === 0) return null;
+    for (let expert = 0; expert < experts; expert++) shares[layer * experts + expert] = part[expert] / total;
+  }
+  return shares;
+}

@@ -1,0 +1,69 @@
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import os from 'node:os';
+import path from 'node:path';
+import type { RoutingTrace } from '@switchyard/placement';
+import { openTrace } from '@switchyard/placement';
+import { describe, expect, it } from 'vitest';
+import { summariseTrace } from '../src/trace/trace-summary.ts';
+
+/** Two layers, four experts, top-1; sequence 0 uses expert 0 alone, sequence 1 experts 2 and 3 in turn. */
+const trace: RoutingTrace = {
+  model: 'tiny',
+  moeLayers: [1, 3],
+  experts: 4,
+  topK: 1,
+  tokens: 6,
+  ids: Uint16Array.from([0, 0, 0, 0, 2, 3, 3, 2, 2, 3, 3, 2]),
+  sequenceOf: Uint32Array.from([0, 0, 1, 1, 1, 1]),
+  generated: Uint8Array.from([0, 1, 0, 0, 1, 1]),
+  sequences: [
+    { sequence: 0, domain: 'code', tokens: 2 },
+    { sequence: 1, domain: 'novels', tokens: 4 },
+  ],
+};
+
+/** The layout of proto/src/trace.ts, by hand. */
+function encode({ model, moeLayers, experts, topK, tokens, ids, sequenceOf, generated }: RoutingTrace): Buffer {
+  const header = { format: 'switchyard-trace', version: 1, model, moeLayers, experts, topK, createdAt: '2026-11-23T00:00:00Z' };
+  const position = [0, 0];
+  const records = Array.from({ length: tokens }, (_, t) => {
+    const record = Buffer.alloc(9 + 2);
+    record.writeUInt32LE(sequenceOf[t], 0);
+    record.writeUInt32LE(position[sequenceOf[t]]++, 4);
+    record[8] = generated[t];
+    record.set(ids.subarray(2 * t, 2 * t + 2), 9);
+    return record;
+  });
+  return Buffer.concat([Buffer.from(`${JSON.stringify(header)}\n`), ...records]);
+}
+
+describe('trace summary', () => {
+  it('counts what the file holds', async () => {
+    const folder = mkdtempSync(path.join(os.tmpdir(), 'sw-'));
+    const file = path.join(folder, 'a.trace');
+    writeFileSync(file, encode(trace));
+    writeFileSync(`${file}.sequences.jsonl`, trace.sequences.map((s) => `${JSON.stringify(s)}\n`).join(''));
+    const opened = await openTrace(file);
+    rmSync(folder, { recursive: true });
+    expect(opened.kind === 'routing' && summariseTrace(opened.trace)).toMatchObject({
+      model: 'tiny',
+      layers: 2,
+      experts: 4,
+      topK: 1,
+      tokens: 6,
+      generatedTokens: 3,
+      sequences: 2,
+      domains: [
+        { domain: 'novels', sequences: 1, tokens: 4 },
+        { domain: 'code', sequences: 1, tokens: 2 },
+      ],
+      // Six rows over four experts are 1.5 each; the busiest has two.
+      imbalance: { mean: 2 / 1.5, max: 2 / 1.5, layer: 1 },
+      domainDistance: 1,
+    });
+  });
+
+  it('says nothing about distance when there is one domain', () => {
+    expect(summariseTrace({ ...trace, sequences: trace.sequences.map((s) => ({ ...s, domain: null })) }).domainDistance).toBeNull();
+  });
+});

@@ -1,0 +1,265 @@
+/* Experts: pairs, routed rows, probes; and that a token's sum does not depend on how its experts were divided. */
+#include <cmath>
+#include <cstring>
+
+#include "conformance.h"
+#include "gate.h"
+#include "numeric.h"
+#include "sum.h"
+
+namespace sy::conformance {
+namespace {
+
+struct Shape {
+  int slots, hidden, inter, format, activation;
+  bool bias;
+  float deviation;
+};
+
+std::string describe(const Shape &s, Isa isa, int threads) {
+  return text("experts %s threads %d hidden %d inter %d format %d activation %d bias %d", name_of(isa), threads, s.hidden, s.inter, s.format, s.activation, s.bias);
+}
+
+/* Values of all experts, in one file: gate, up, down, biases, one expert after the other. */
+struct Values {
+  Shape shape;
+  std::unique_ptr<MemoryFile> file;
+  size_t expert_floats;
+
+  Values(Random &random, const Shape &s) : shape(s), expert_floats((size_t)3 * s.hidden * s.inter + (size_t)2 * s.inter + s.hidden) {
+    file = MemoryFile::of(random.normals(expert_floats * s.slots, s.deviation));
+  }
+  void set(Experts &experts, Pool &pool, int slot, int expert) const {
+    const size_t at = expert_floats * (size_t)expert, matrix = (size_t)shape.hidden * shape.inter;
+    const sy_source gate = dense(*file, shape.inter, shape.hidden, at), up = dense(*file, shape.inter, shape.hidden, at + matrix);
+    const sy_source down = dense(*file, shape.hidden, shape.inter, at + 2 * matrix);
+    const sy_source gate_bias = dense(*file, 1, shape.inter, at + 3 * matrix), up_bias = dense(*file, 1, shape.inter, at + 3 * matrix + shape.inter);
+    const sy_source down_bias = dense(*file, 1, shape.hidden, at + 3 * matrix + 2 * (size_t)shape.inter);
+    if (shape.bias) experts_set(experts, pool, slot, &gate, &up, &down, &gate_bias, &up_bias, &down_bias);
+    else experts_set(experts, pool, slot, &gate, &up, &down, nullptr, nullptr, nullptr);
+  }
+  ExpertsPtr load(Isa isa, int threads) const {
+    ExpertsPtr experts = experts_create(isa, {shape.slots, shape.hidden, shape.inter, shape.format, shape.activation, shape.bias, 1.702f, 7.0f});
+    for (int slot = 0; slot < shape.slots; slot++) set(*experts, pool_of(threads), slot, slot);
+    return experts;
+  }
+};
+
+/* The sum's memory as words; only to be compared as bytes. */
+std::vector<float> bits_of_sum(const RowSum &sum, int rows) {
+  std::vector<float> words;
+  for (int row = 0; row < rows; row++) {
+    const float *at = sum.mode == SY_SUM_EXACT ? reinterpret_cast<const float *>(sum.exact(row)) : sum.fast(row);
+    words.insert(words.end(), at, at + (size_t)sum.hidden * (sum.mode == SY_SUM_EXACT ? 2 : 1));
+  }
+  return words;
+}
+
+struct Pairs {
+  std::vector<int32_t> row, slot;
+  std::vector<float> weight;
+  int count() const { return (int)row.size(); }
+};
+Pairs random_pairs(Random &random, int count, int rows, int slots) {
+  Pairs pairs;
+  const int favourite = random.below(slots); // Some experts get many rows, some none.
+  for (int i = 0; i < count; i++) {
+    pairs.row.push_back(random.below(rows));
+    pairs.slot.push_back(random.below(3) == 0 ? favourite : random.below(slots));
+    pairs.weight.push_back(random.uniform(-0.2f, 1.0f));
+  }
+  return pairs;
+}
+
+constexpr int grid = -20;
+
+} // namespace
+
+SY_SUITE(experts) {
+  Random random(31);
+  const struct { int hidden, inter; } sizes[] = {{64, 96}, {33, 17}, {130, 65}, {256, 64}, {95, 200}};
+  for (int format = SY_W_F32; format <= SY_W_I4; format++)
+    for (const auto &size : sizes)
+      for (const int rows : {1, 2, 9, 40}) {
+        const bool bias = rows != 9;
+        const Shape shape{5, size.hidden, size.inter, format, rows % 2 ? SY_ACT_GPT_OSS : SY_ACT_SILU, bias, 0.15f};
+        const Values values(random, shape);
+        const std::vector<float> x = random.normals((size_t)rows * (size.hidden + 1), 1.0f);
+        const Pairs pairs = random_pairs(random, rows * 3, rows, shape.slots);
+        const std::vector<int32_t> ids = [&] {
+          std::vector<int32_t> all;
+          for (int i = 0; i < rows * 4; i++) all.push_back(random.below(8));
+          return all;
+        }();
+        const std::vector<float> weights = random.normals((size_t)rows * 5, 0.5f);
+        const std::vector<int32_t> slots = {2, -1, 0, 4, -1, 1, 3, 2};
+        const auto run = [&](Isa isa, int threads) {
+          const ExpertsPtr experts = values.load(isa, threads);
+          Pool &pool = pool_of(threads);
+          const RowSumPtr sum = sum_create(isa, SY_SUM_EXACT, rows + 1, size.hidden);
+          experts_run_pairs(*experts, pool, {x.data(), size.hidden + 1, rows, pairs.count(), pairs.row.data(), pairs.slot.data(), pairs.weight.data(), grid}, *sum);
+          std::vector<float> out = bits_of_sum(*sum, rows + 1);
+          experts_run_routed(*experts, pool, {x.data(), size.hidden + 1, rows, 3, ids.data(), 4, weights.data(), 5, slots.data(), 8, grid}, *sum);
+          const std::vector<float> routed = bits_of_sum(*sum, rows + 1);
+          out.insert(out.end(), routed.begin(), routed.end());
+          std::vector<float> probed((size_t)rows * size.hidden);
+          std::vector<float> packed((size_t)rows * size.hidden);
+          for (int row = 0; row < rows; row++) memcpy(&packed[(size_t)row * size.hidden], &x[(size_t)row * (size.hidden + 1)], (size_t)size.hidden * 4);
+          experts_probe(*experts, pool, 3, packed.data(), rows, probed.data());
+          out.insert(out.end(), probed.begin(), probed.end());
+          return out;
+        };
+        const std::vector<float> want = run(Isa::ref, 1);
+        for (const Isa isa : simd_isas())
+          for (const int threads : {1, 1 + rows % 3}) check.equal_bytes(run(isa, threads).data(), want.data(), want.size() * 4, describe(shape, isa, threads) + text(" rows %d", rows));
+      }
+}
+
+/* Large enough that the pool really shares the work, and that several tiles and an uneven last one occur. */
+SY_SUITE(experts_large) {
+  Random random(32);
+  for (const int format : {SY_W_BF16, SY_W_BF16_X16, SY_W_I8, SY_W_I4}) {
+    const Shape shape{6, 288, 160, format, SY_ACT_SILU, true, 0.1f};
+    const Values values(random, shape);
+    const int rows = 110;
+    const std::vector<float> x = random.normals((size_t)rows * shape.hidden, 1.0f);
+    const Pairs pairs = random_pairs(random, rows * 2, rows, shape.slots);
+    const auto run = [&](Isa isa, int threads) {
+      const ExpertsPtr experts = values.load(isa, threads);
+      const RowSumPtr sum = sum_create(isa, SY_SUM_EXACT, rows, shape.hidden);
+      experts_run_pairs(*experts, pool_of(threads), {x.data(), shape.hidden, rows, pairs.count(), pairs.row.data(), pairs.slot.data(), pairs.weight.data(), grid}, *sum);
+      return bits_of_sum(*sum, rows);
+    };
+    const std::vector<float> want = run(Isa::ref, 1);
+    for (const Isa isa : simd_isas())
+      for (const int threads : {1, 2, 3}) check.equal_bytes(run(isa, threads).data(), want.data(), want.size() * 4, describe(shape, isa, threads));
+  }
+}
+
+/* Experts on three workers with two instruction sets, each pair once, sums sent and added in any order: the bits of one worker with all of them. */
+SY_SUITE(experts_divided) {
+  Random random(33);
+  const Shape shape{6, 72, 48, SY_W_BF16_X16, SY_ACT_SILU, false, 0.3f};
+  const Values values(random, shape);
+  const int rows = 8;
+  const std::vector<float> x = random.normals((size_t)rows * shape.hidden, 1.0f);
+  const Pairs pairs = random_pairs(random, rows * 4, rows, shape.slots);
+  std::vector<int32_t> all_rows;
+  for (int row = 0; row < rows; row++) all_rows.push_back(row);
+  std::vector<Isa> isas = simd_isas();
+  isas.push_back(Isa::ref);
+  const auto encode = [&](const RowSum &sum) {
+    std::vector<uint8_t> bytes(sum_encoded_max(rows, shape.hidden));
+    bytes.resize(sum_encode(sum, rows, all_rows.data(), bytes.data(), bytes.size()));
+    return bytes;
+  };
+  // 0: contributions of ordinary size; -60: every sum needs int64.
+  for (const int fine : {grid, -40}) {
+    std::vector<uint8_t> want;
+    for (int round = 0; round < 6; round++) {
+      std::vector<Pairs> part(round == 0 ? 1 : 3);
+      for (int p = 0; p < pairs.count(); p++) {
+        Pairs &to = part[(size_t)random.below((int)part.size())];
+        to.row.push_back(pairs.row[(size_t)p]);
+        to.slot.push_back(pairs.slot[(size_t)p]);
+        to.weight.push_back(pairs.weight[(size_t)p]);
+      }
+      const RowSumPtr total = sum_create(Isa::ref, SY_SUM_EXACT, rows, shape.hidden);
+      for (size_t i = 0; i < part.size(); i++) {
+        const Isa isa = isas[(i + (size_t)round) % isas.size()];
+        const ExpertsPtr experts = values.load(isa, 2);
+        const RowSumPtr sum = sum_create(isa, SY_SUM_EXACT, rows, shape.hidden);
+        experts_run_pairs(*experts, pool_of(2), {x.data(), shape.hidden, rows, part[i].count(), part[i].row.data(), part[i].slot.data(), part[i].weight.data(), fine}, *sum);
+        const std::vector<uint8_t> bytes = encode(*sum);
+        sum_add_encoded(*total, rows, all_rows.data(), bytes.data(), bytes.size());
+      }
+      const std::vector<uint8_t> got = encode(*total);
+      if (round == 0) want = got;
+      check.is_true(got == want, text("round %d on grid %d", round, fine));
+    }
+    if (fine == -40) check.is_true(want[0] == 8, "the fine grid needs int64");
+  }
+}
+
+/* Values at and beyond the grid's range, NaN, infinities, denormals. */
+SY_SUITE(experts_extreme) {
+  Random random(34);
+  const Shape shape{1, 40, 32, SY_W_F32, SY_ACT_SILU, false, 0.3f};
+  const Values values(random, shape);
+  for (const float weight : {1.0f, 1e-30f, 1e30f, 1e37f, 0.0f, -1.0f, INFINITY, NAN, 1e-42f})
+    for (const int steps : {-120, -52, -30, 0, 30, 120})
+      for (const float scale : {1.0f, 1e15f, 1e-20f, NAN}) {
+        std::vector<float> x = random.normals((size_t)shape.hidden, 1.0f);
+        for (float &v : x) v *= scale;
+        const int32_t zero = 0;
+        const auto run = [&](Isa isa, bool &poisoned) {
+          const ExpertsPtr experts = values.load(isa, 1);
+          const RowSumPtr sum = sum_create(isa, SY_SUM_EXACT, 1, shape.hidden);
+          experts_run_pairs(*experts, pool_of(1), {x.data(), shape.hidden, 1, 1, &zero, &zero, &weight, steps}, *sum);
+          poisoned = sum->poisoned.data()[0] != 0;
+          return bits_of_sum(*sum, 1);
+        };
+        bool want_poisoned, got_poisoned;
+        const std::vector<float> want = run(Isa::ref, want_poisoned);
+        for (const Isa isa : simd_isas()) {
+          const std::vector<float> got = run(isa, got_poisoned);
+          const std::string what = text("weight %g grid %d scale %g %s", (double)weight, steps, (double)scale, name_of(isa));
+          check.is_true(got_poisoned == want_poisoned, what + ": poisoned");
+          if (!want_poisoned) check.equal_bytes(got.data(), want.data(), got.size() * 4, what);
+        }
+        if (weight != weight || scale != scale) check.is_true(want_poisoned, "NaN poisons its row");
+      }
+}
+
+SY_SUITE(experts_refused) {
+  Random random(35);
+  const Shape shape{3, 32, 32, SY_W_BF16_X16, SY_ACT_SILU, false, 0.3f};
+  const Values values(random, shape);
+  std::vector<Isa> isas = simd_isas();
+  isas.push_back(Isa::ref);
+  for (const Isa isa : isas) {
+    Pool &pool = pool_of(1);
+    const ExpertsPtr experts = values.load(isa, 1);
+    const RowSumPtr sum = sum_create(isa, SY_SUM_EXACT, 2, 32);
+    const std::vector<float> x(64, 1.0f);
+    std::vector<float> out(32);
+    const float weight = 1.0f;
+    const auto run = [&](int32_t row, int32_t slot) { experts_run_pairs(*experts, pool, {x.data(), 32, 2, 1, &row, &slot, &weight, grid}, *sum); };
+    run(1, 2);
+    check.fails(SY_INVALID_ARGUMENT, [&] { run(2, 0); }, "row outside");
+    check.fails(SY_INVALID_ARGUMENT, [&] { run(-1, 0); }, "negative row");
+    check.fails(SY_INVALID_ARGUMENT, [&] { run(0, 3); }, "slot outside");
+    experts_clear(*experts, 1);
+    check.fails(SY_INVALID_ARGUMENT, [&] { run(0, 1); }, "cleared slot");
+    check.fails(SY_INVALID_ARGUMENT, [&] { experts_probe(*experts, pool, 1, x.data(), 1, out.data()); }, "probe of a cleared slot");
+    values.set(*experts, pool, 1, 2);
+    run(0, 1);
+    const sy_source small = dense(*values.file, 31, 32), right = dense(*values.file, 32, 32);
+    check.fails(SY_INVALID_ARGUMENT, [&] { experts_set(*experts, pool, 0, &small, &right, &right, nullptr, nullptr, nullptr); }, "gate of a wrong shape");
+    check.fails(SY_INVALID_ARGUMENT, [&] { experts_set(*experts, pool, 0, &right, &right, &right, &right, nullptr, nullptr); }, "unwanted bias");
+    const int32_t id = 5, slots[] = {0, 1, 7};
+    check.fails(SY_INVALID_ARGUMENT, [&] { experts_run_routed(*experts, pool, {x.data(), 32, 1, 1, &id, 1, &weight, 1, slots, 3, grid}, *sum); }, "id outside");
+    const int32_t to_bad_slot = 2;
+    check.fails(SY_INVALID_ARGUMENT, [&] { experts_run_routed(*experts, pool, {x.data(), 32, 1, 1, &to_bad_slot, 1, &weight, 1, slots, 3, grid}, *sum); }, "slot outside");
+  }
+}
+
+/* The approximation itself: SY_EXP within 2 ulp of the true value, monotone limits; gates close to their definition in f64. */
+SY_SUITE(exp) {
+  double worst = 0;
+  for (float x = -87.29f; x < 88.72f; x += 0.00137f) {
+    const double want = std::exp((double)x), ulp = std::ldexp(1.0, std::ilogb(want) - 23);
+    worst = std::fmax(worst, std::fabs((double)sy_exp(x) - want) / ulp);
+  }
+  check.is_true(worst <= 2.0, text("SY_EXP is off by %.2f ulp", worst));
+  check.is_true(sy_exp(-INFINITY) == 0.0f && sy_exp(-87.31f) == 0.0f && sy_exp(INFINITY) == INFINITY && sy_exp(88.73f) == INFINITY, "SY_EXP at its ends");
+  check.is_true(sy_exp(0.0f) == 1.0f && sy_exp(NAN) != sy_exp(NAN), "SY_EXP of 0 and NaN");
+  for (float g = -20.0f; g < 20.0f; g += 0.37f) {
+    const double silu = (double)g / (1.0 + std::exp(-(double)g)) * 1.5, cut = std::fmin((double)g, 7.0);
+    const double oss = 2.5 * cut / (1.0 + std::exp(-1.702 * cut));
+    check.is_true(std::fabs((double)gated(SY_ACT_SILU, 0, 0, g, 1.5f) - silu) <= 1e-5 * (1e-3 + std::fabs(silu)), text("silu(%g)", (double)g));
+    check.is_true(std::fabs((double)gated(SY_ACT_GPT_OSS, 1.702f, 7.0f, g, 1.5f) - oss) <= 1e-5 * (1e-3 + std::fabs(oss)), text("gpt-oss(%g)", (double)g));
+  }
+}
+
+} // namespace sy::conformance

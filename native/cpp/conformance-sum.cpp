@@ -1,0 +1,185 @@
+/* Sums of contributions and rows on the wire. */
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "conformance.h"
+#include "numeric.h"
+#include "sum.h"
+
+namespace sy::conformance {
+namespace {
+
+std::vector<int32_t> first_rows(int rows) {
+  std::vector<int32_t> row((size_t)rows);
+  for (int i = 0; i < rows; i++) row[(size_t)i] = i;
+  return row;
+}
+
+std::vector<uint8_t> encoded(const RowSum &sum, const std::vector<int32_t> &row) {
+  std::vector<uint8_t> bytes(sum_encoded_max((int)row.size(), sum_hidden(sum)));
+  bytes.resize(sum_encode(sum, (int)row.size(), row.data(), bytes.data(), bytes.size()));
+  return bytes;
+}
+
+/* A sum whose rows need different widths: small, int32 and int64 elements. */
+RowSumPtr filled(Random &random, Isa isa, int rows, int hidden) {
+  RowSumPtr sum = sum_create(isa, SY_SUM_EXACT, rows, hidden);
+  for (int row = 0; row < rows; row++) {
+    const int bits = (row % 4 == 0 ? 13 : row % 4 == 1 ? 30 : row % 4 == 2 ? 50 : 1);
+    for (int i = 0; i < hidden; i++) sum->exact(row)[i] = (int64_t)(random.bits() >> (64 - bits)) - (int64_t{1} << (bits - 1));
+  }
+  return sum;
+}
+
+} // namespace
+
+SY_SUITE(sum_wire) {
+  Random random(21);
+  for (const int hidden : {1, 3, 4, 33, 256}) {
+    const int rows = 11;
+    const RowSumPtr a = filled(random, Isa::ref, rows, hidden);
+    std::vector<int32_t> row = first_rows(rows);
+    std::reverse(row.begin(), row.end());
+    row[2] = 0; // A row may be sent twice.
+    const std::vector<uint8_t> bytes = encoded(*a, row);
+    check.is_true(bytes.size() % 8 == 0 && bytes.size() <= sum_encoded_max(rows, hidden), "encoded size");
+    const RowSumPtr b = sum_create(Isa::ref, SY_SUM_EXACT, rows, hidden);
+    sum_add_encoded(*b, rows, first_rows(rows).data(), bytes.data(), bytes.size());
+    for (int i = 0; i < rows; i++) check.equal_bytes(b->exact(i), a->exact(row[(size_t)i]), (size_t)hidden * 8, text("row %d comes back, hidden %d", i, hidden));
+
+    // The narrowest width that holds the row, at its exact edges.
+    const struct { int64_t value; int width; } edges[] = {{32767, 2}, {-32768, 2}, {32768, 4}, {-32769, 4}, {2147483647, 4}, {-2147483648ll, 4}, {2147483648ll, 8}, {-2147483649ll, 8}};
+    for (const auto &edge : edges) {
+      const RowSumPtr one = sum_create(Isa::ref, SY_SUM_EXACT, 1, hidden);
+      one->exact(0)[hidden / 2] = edge.value;
+      check.is_true(encoded(*one, {0})[0] == edge.width, text("width of %lld", (long long)edge.value));
+    }
+  }
+}
+
+/* Any order and any grouping of the same contributions gives the same bytes. */
+SY_SUITE(sum_order) {
+  Random random(22);
+  const int hidden = 70, parts = 9;
+  for (int round = 0; round < 20; round++) {
+    std::vector<std::vector<uint8_t>> part(parts);
+    for (auto &bytes : part) bytes = encoded(*filled(random, Isa::ref, 4, hidden), {random.below(4)});
+    std::vector<uint8_t> want;
+    for (int order = 0; order < 8; order++) {
+      for (int i = parts - 1; i > 0; i--) std::swap(part[(size_t)i], part[(size_t)random.below(i + 1)]);
+      // Hops: rows 0 and 1 collect some parts each, then row 1 travels and is added to row 0.
+      const RowSumPtr sum = sum_create(Isa::ref, SY_SUM_EXACT, 2, hidden);
+      for (const auto &bytes : part) {
+        const int32_t to = random.below(2);
+        sum_add_encoded(*sum, 1, &to, bytes.data(), bytes.size());
+      }
+      const std::vector<uint8_t> hop = encoded(*sum, {1});
+      const int32_t zero = 0;
+      sum_add_encoded(*sum, 1, &zero, hop.data(), hop.size());
+      const std::vector<uint8_t> got = encoded(*sum, {0});
+      if (order == 0) want = got;
+      check.is_true(got == want, text("order %d of round %d", order, round));
+    }
+  }
+}
+
+/* Bytes from a peer are hostile: whatever does not parse exactly changes nothing. */
+SY_SUITE(sum_corrupt) {
+  Random random(23);
+  const int rows = 5, hidden = 9;
+  const RowSumPtr source = filled(random, Isa::ref, rows, hidden), target = filled(random, Isa::ref, rows, hidden);
+  const std::vector<uint8_t> good = encoded(*source, first_rows(rows)), before = encoded(*target, first_rows(rows));
+  const auto refused = [&](std::vector<uint8_t> bytes, const std::string &what) {
+    const std::vector<int32_t> row = first_rows(rows);
+    check.fails(SY_CORRUPT, [&] { sum_add_encoded(*target, rows, row.data(), bytes.data(), bytes.size()); }, what);
+    check.is_true(encoded(*target, row) == before, what + " left the sum alone");
+  };
+  for (size_t cut = 0; cut < good.size(); cut++) refused(std::vector<uint8_t>(good.begin(), good.begin() + (long)cut), text("cut at %zu", cut));
+  std::vector<uint8_t> bytes = good;
+  bytes.insert(bytes.end(), 8, 0);
+  refused(bytes, "eight bytes too many");
+  for (int code = 0; code < 256; code++) {
+    if (code == 2 || code == 4 || code == 8) continue;
+    bytes = good;
+    bytes[3] = (uint8_t)code;
+    refused(bytes, text("code %d", code));
+  }
+  bytes = good;
+  bytes[6] = 1;
+  refused(bytes, "padding of the codes");
+  bytes = good;
+  bytes[8 + hidden * 2] = 1;
+  refused(bytes, "padding of row 0");
+  const RowSumPtr huge = sum_create(Isa::ref, SY_SUM_EXACT, rows, hidden);
+  huge->exact(1)[2] = wire_limit;
+  refused(encoded(*huge, first_rows(rows)), "an element beyond 2^62");
+  const std::vector<int32_t> outside = {0, 1, 2, 3, 5};
+  check.fails(SY_INVALID_ARGUMENT, [&] { sum_add_encoded(*target, rows, outside.data(), good.data(), good.size()); }, "row outside the sum");
+  check.fails(SY_INVALID_ARGUMENT, [&] { sum_encode(*source, rows, outside.data(), bytes.data(), bytes.size()); }, "encoded row outside the sum");
+  check.fails(SY_INVALID_ARGUMENT, [&] { sum_encode(*source, rows, first_rows(rows).data(), bytes.data(), good.size() - 1); }, "capacity one byte short");
+  source->poison(2);
+  check.fails(SY_NAN, [&] { encoded(*source, first_rows(rows)); }, "a poisoned row cannot be sent");
+  sum_clear(*source, 3);
+  check.is_true(encoded(*source, {2})[0] == 2, "clearing heals a poisoned row");
+}
+
+SY_SUITE(combine) {
+  Random random(24);
+  for (const int hidden : {1, 15, 16, 50, 256})
+    for (const int mode : {(int)SY_SUM_EXACT, (int)SY_SUM_FAST})
+      for (const int rows : {1, 7, 300}) {
+        const int64_t ldr = hidden + 2, lds = hidden + 1;
+        const std::vector<float> residual = random.normals((size_t)(rows * ldr), 1.0f), shared = random.normals((size_t)(rows * lds), 1.0f);
+        std::vector<float> fast = random.normals((size_t)rows * hidden, 1.0f);
+        const uint64_t seed = random.bits();
+        for (const bool with_shared : {false, true}) {
+          const auto run = [&](Isa isa) {
+            Random again(seed);
+            const RowSumPtr sum = mode == SY_SUM_EXACT ? filled(again, isa, rows, hidden) : sum_create(isa, mode, rows, hidden);
+            if (mode == SY_SUM_FAST)
+              for (int row = 0; row < rows; row++) std::copy_n(fast.begin() + (long)row * hidden, hidden, sum->fast(row));
+            std::vector<float> out = residual;
+            combine(pool_of(2), *sum, {rows, -24, 0.75f, out.data(), ldr, with_shared ? shared.data() : nullptr, lds});
+            return out;
+          };
+          const std::vector<float> want = run(Isa::ref);
+          for (const Isa isa : simd_isas())
+            check.equal(run(isa).data(), want.data(), want.size(), text("combine %s mode %d hidden %d rows %d", name_of(isa), mode, hidden, rows));
+        }
+      }
+  const RowSumPtr sum = sum_create(Isa::ref, SY_SUM_EXACT, 4, 3);
+  std::vector<float> residual(12);
+  sum->poison(3);
+  combine(pool_of(1), *sum, {3, 0, 1.0f, residual.data(), 3, nullptr, 0});
+  check.fails(SY_NAN, [&] { combine(pool_of(1), *sum, {4, 0, 1.0f, residual.data(), 3, nullptr, 0}); }, "combining a poisoned row");
+  check.fails(SY_INVALID_ARGUMENT, [&] { combine(pool_of(1), *sum, {1, 121, 1.0f, residual.data(), 3, nullptr, 0}); }, "grid beyond the limit");
+}
+
+SY_SUITE(rows_wire) {
+  Random random(25);
+  for (const int width : {1, 5, 64}) {
+    const int rows = 6;
+    const std::vector<float> x = random.normals((size_t)rows * width, 3.0f);
+    const std::vector<int32_t> row = {5, 0, 0, 3, 1, 2};
+    for (const int dtype : {(int)SY_F32, (int)SY_BF16}) {
+      std::vector<uint8_t> bytes((size_t)rows * width * 4);
+      const uint64_t written = rows_encode(x.data(), rows, width, rows, row.data(), dtype, bytes.data(), bytes.size());
+      check.is_true(written == (uint64_t)rows * width * (dtype == SY_F32 ? 4 : 2), "bytes written");
+      std::vector<float> back((size_t)rows * width);
+      rows_decode(back.data(), rows, width, rows, dtype, bytes.data(), written);
+      for (int i = 0; i < rows; i++)
+        for (int j = 0; j < width; j++) {
+          const float sent = x[(size_t)row[(size_t)i] * width + j], want = dtype == SY_F32 ? sent : from_bf16(to_bf16(sent));
+          check.equal(&back[(size_t)i * width + j], &want, 1, "row comes back");
+        }
+      check.fails(SY_INVALID_ARGUMENT, [&] { rows_encode(x.data(), rows, width, rows, row.data(), dtype, bytes.data(), written - 1); }, "capacity");
+      check.fails(SY_CORRUPT, [&] { rows_decode(back.data(), rows, width, rows, dtype, bytes.data(), written - 1); }, "a byte missing");
+      check.fails(SY_INVALID_ARGUMENT, [&] { rows_decode(back.data(), rows, width, rows + 1, dtype, bytes.data(), written); }, "too many rows");
+      check.fails(SY_INVALID_ARGUMENT, [&] { rows_encode(x.data(), rows - 1, width, rows, row.data(), dtype, bytes.data(), bytes.size()); }, "row outside");
+    }
+    check.fails(SY_INVALID_ARGUMENT, [&] { rows_encode(x.data(), rows, width, 0, nullptr, SY_F16, nullptr, 0); }, "dtype");
+  }
+}
+
+} // namespace sy::conformance

@@ -37,7 +37,7 @@ const controlKind: StreamKind = {
   path: '/switchyard.v1.Control/Attach',
   messageBytesMax: limits.controlMessageBytesMax,
   pendingBytesMax: limits.controlPendingBytesMax,
-  windowBytes: limits.grpcWindowBytes,
+  windowBytes: null, // Both directions carry bulk at times: prompts and plans down, statistics up.
 };
 
 /**

@@ -22,23 +22,30 @@ export interface StreamKind {
   messageBytesMax: number;
   /** Unsent bytes at which `send` answers false. */
   pendingBytesMax: number;
-  /** Flow-control window of stream and connection, both directions; null leaves HTTP/2's 64 KiB. */
+  /**
+   * Flow-control window of stream and connection, both directions; null leaves HTTP/2's 64 KiB. Larger only where one direction carries the bulk: while a write of
+   * its own is unfinished, Node's HTTP/2 does not read, so two ends that both fill the socket buffers wait for each other for ever. 64 KiB fits those buffers.
+   */
   windowBytes: number | null;
 }
 
 const VERSION_KEY = 'switchyard-protocol-version';
 const TOKEN_KEY = 'authorization';
+const LABEL_KEY = 'switchyard-stream-label';
 /** gRPC's length prefix: u8 compressed, u32 length. */
 const PREFIX_BYTES = 5;
 /** No frame is empty. */
 const GOODBYE = Buffer.alloc(0);
 
-/** @param target "host:port" or "unix:/path". */
+/**
+ * @param target "host:port" or "unix:/path"
+ * @param accept gets each accepted stream and the label its dialler gave it
+ */
 export async function serveStreams(
   target: string,
   kind: StreamKind,
   options: LinkOptions,
-  accept: (link: Link) => void,
+  accept: (link: Link, label: string) => void,
 ): Promise<Listener> {
   const server = new grpc.Server(channelOptions(kind));
   if (kind.windowBytes !== null) tuneServerWindows(server, kind.windowBytes);
@@ -55,7 +62,7 @@ export async function serveStreams(
       const link = new GrpcLink(kind, call, call.getPeer(), serverEnd(call));
       links.add(link);
       void link.closed.then(() => links.delete(link));
-      accept(link);
+      accept(link, String(call.metadata.get(LABEL_KEY)[0] ?? ''));
     },
     asBuffer,
     asIs,
@@ -71,19 +78,28 @@ export async function serveStreams(
   return {
     address: target.startsWith('unix:') ? target : target.replace(/:\d+$/, `:${port}`),
     close: async () => {
-      const closing = Promise.all([...links].map((link) => link.close()));
-      const down = new Promise<void>((resolve) => server.tryShutdown(() => resolve()));
-      await closing;
-      // Connections that only ping would keep tryShutdown waiting.
+      const down = new Promise<void>((resolve) => server.tryShutdown(() => resolve())); // and takes no new calls
+      await Promise.all([...links].map((link) => link.close()));
+      // Diallers close their connections once their streams have ended; whoever does not is cut off.
+      let timer: NodeJS.Timeout | undefined;
+      const late = new Promise<void>((resolve) => {
+        timer = setTimeout(resolve, limits.closeTimeoutMs);
+      });
+      await Promise.race([down, late]);
+      clearTimeout(timer);
       server.forceShutdown();
-      await down;
     },
   };
 }
 
 /** @throws SwitchyardError `unauthorized`, `version_mismatch`, or `link_closed` when nobody answers in time. */
-export function dialStream(target: string, kind: StreamKind, options: LinkOptions & { signal?: AbortSignal }): Promise<Link> {
-  options.signal?.throwIfAborted();
+export async function dialStream(
+  target: string,
+  kind: StreamKind,
+  options: LinkOptions & { signal?: AbortSignal },
+  label = '',
+): Promise<Link> {
+  if (options.signal?.aborted) throw dialAborted(target, options.signal);
   const client = new grpc.Client(target, clientCredentials(options.tls), {
     ...channelOptions(kind),
     ...(options.tls?.serverName == null ? {} : { 'grpc.ssl_target_name_override': options.tls.serverName }),
@@ -91,6 +107,7 @@ export function dialStream(target: string, kind: StreamKind, options: LinkOption
   const metadata = new grpc.Metadata();
   metadata.set(VERSION_KEY, String(PROTOCOL_VERSION));
   if (options.token !== '') metadata.set(TOKEN_KEY, `Bearer ${options.token}`);
+  if (label !== '') metadata.set(LABEL_KEY, label);
   const call = client.makeBidiStreamRequest<Uint8Array, Buffer>(kind.path, asBuffer, asIs, metadata);
   return new Promise((resolve, reject) => {
     const fail = (error: SwitchyardError) => {
@@ -100,7 +117,7 @@ export function dialStream(target: string, kind: StreamKind, options: LinkOption
       reject(error);
     };
     const refused = (status: grpc.StatusObject) => fail(errorOf(status, target));
-    const aborted = () => fail(new SwitchyardError('cancelled', `dialling ${target} was aborted`, { cause: options.signal!.reason }));
+    const aborted = () => fail(dialAborted(target, options.signal!));
     const timer = setTimeout(
       () => fail(new SwitchyardError('link_closed', `${target} did not answer within ${limits.dialTimeoutMs} ms`)),
       limits.dialTimeoutMs,
@@ -259,6 +276,10 @@ function refusalOf(metadata: grpc.Metadata, options: LinkOptions): SwitchyardErr
   if (options.token !== '' && !sameSecret(token, options.token))
     return new SwitchyardError('unauthorized', 'the cluster token is missing or wrong');
   return null;
+}
+
+function dialAborted(target: string, signal: AbortSignal): SwitchyardError {
+  return new SwitchyardError('cancelled', `dialling ${target} was aborted`, { cause: signal.reason });
 }
 
 function tooManyLinks(): SwitchyardError {

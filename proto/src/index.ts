@@ -12,4 +12,5 @@ export * from './replica-choice.ts';
 export * from './socket-transport.ts';
 export * from './topology.ts';
 export * from './trace.ts';
+export * from './trace-writer.ts';
 export * from './transports.ts';

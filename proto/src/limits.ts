@@ -35,6 +35,13 @@ export const limits = {
   controlMessageBytesMax: 65 * 1024 * 1024,
   /** Bytes a control stream may hold unsent before `send` answers false; one message more than that closes it, for its sender does not wait. */
   controlPendingBytesMax: 16 * 1024 * 1024,
+  /** A trace file is closed at the first and a new one begun; of one recording the newest are kept, up to the second. */
+  traceFileBytesMax: 256 * 1024 * 1024,
+  traceFilesMax: 16,
+  /** Trace rows waiting for the disk; rows beyond it are dropped and counted, serving never waits. */
+  tracePendingBytesMax: 8 * 1024 * 1024,
+  /** Sequences named in one trace file's `.sequences.jsonl`: the oldest lose their domain, not their rows. */
+  traceSequencesMax: 100_000,
   /** A row that has not come back by then fails its request. */
   rowDeadlineMs: 30_000,
   /** HTTP body: a 128k-token prompt in UTF-8 with JSON escapes. */
@@ -59,6 +66,10 @@ export const limits = {
   tokenizerBytesMax: 128 * 1024 * 1024,
   /** A plan file: 61 layers x 512 experts x a few replicas as JSON. */
   planBytesMax: 64 * 1024 * 1024,
+  /** Names of models and workers. */
+  nameLengthMax: 256,
+  /** MoE layers of one model: the deepest published one has fewer than 100. */
+  moeLayersMax: 1024,
   nodesMax: 64,
   workersMax: 512,
   expertsMax: 4096,

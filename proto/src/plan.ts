@@ -1,3 +1,7 @@
+import { createHash } from 'node:crypto';
+import { SwitchyardError } from './errors.ts';
+import { limits } from './limits.ts';
+
 /**
  * A placement plan: for every (layer, expert) the workers that hold a replica. Immutable; named by its checksum. Files hold one plan as JSON.
  *
@@ -25,4 +29,120 @@ export function contiguousPlan(model: Plan['model'], workers: Plan['workers']): 
     replicas: model.moeLayers.map(() => owner.map((w) => [...w])),
     provenance: { method: 'contiguous' },
   };
+}
+
+/** What a plan must agree with. */
+export interface PlanExpectation {
+  model?: Plan['model'];
+  /** In plan order. */
+  workers?: Plan['workers'];
+}
+
+/**
+ * Reads a plan file and checks all of it: afterwards every index is inside its bounds. Fields that the format does not know are left out of the result.
+ * @param json text or UTF-8 bytes, at most `limits.planBytesMax`
+ * @throws SwitchyardError `bad_plan` naming the field, its value and its limit
+ */
+export function parsePlan(json: string | Uint8Array, expected: PlanExpectation = {}): Plan {
+  if (json.length > limits.planBytesMax) throw badPlan('length', json.length, `at most ${limits.planBytesMax} bytes`);
+  let value: unknown;
+  try {
+    value = JSON.parse(typeof json === 'string' ? json : new TextDecoder('utf-8', { fatal: true }).decode(json));
+  } catch (cause) {
+    throw new SwitchyardError('bad_plan', `plan: not JSON: ${(cause as Error).message}`, { cause });
+  }
+  const plan = record('plan', value);
+  if (plan.format !== 'switchyard-plan') throw badPlan('format', plan.format, '"switchyard-plan"');
+  if (plan.version !== 1) throw badPlan('version', plan.version, 1);
+  const model = parseModel(record('model', plan.model), expected.model);
+  const workers = parseWorkers(list('workers', plan.workers, 1, limits.workersMax), expected.workers);
+  const replicas = list('replicas', plan.replicas, model.moeLayers.length, model.moeLayers.length).map((layer, l) =>
+    list(`replicas[${l}]`, layer, model.experts, model.experts).map((holders, e) =>
+      parseHolders(`replicas[${l}][${e}]`, holders, workers.length),
+    ),
+  );
+  const provenance = plan.provenance == null ? null : record('provenance', plan.provenance);
+  return { format: 'switchyard-plan', version: 1, model, workers, replicas, provenance };
+}
+
+/** Names a plan by what it means: 16 hex digits of SHA-256 over everything but its provenance. */
+export function planChecksum(plan: Plan): string {
+  const { format, version, model, workers, replicas } = plan;
+  const meaning = [format, version, model.type, model.moeLayers, model.experts, workers.map((w) => [w.name, w.node]), replicas];
+  return createHash('sha256').update(JSON.stringify(meaning)).digest('hex').slice(0, 16);
+}
+
+function parseModel(model: Record<string, unknown>, expected: Plan['model'] | undefined): Plan['model'] {
+  const type = name('model.type', model.type);
+  const moeLayers = ascending('model.moeLayers', list('model.moeLayers', model.moeLayers, 1, limits.moeLayersMax), 65_535);
+  const experts = integer('model.experts', model.experts, 1, limits.expertsMax);
+  if (expected !== undefined) {
+    if (type !== expected.type) throw badPlan('model.type', type, JSON.stringify(expected.type));
+    if (experts !== expected.experts) throw badPlan('model.experts', experts, expected.experts);
+    if (moeLayers.join() !== expected.moeLayers.join())
+      throw badPlan('model.moeLayers', `[${moeLayers}]`.slice(0, 100), `[${expected.moeLayers}]`.slice(0, 100));
+  }
+  return { type, moeLayers, experts };
+}
+
+function parseWorkers(workers: unknown[], expected: Plan['workers'] | undefined): Plan['workers'] {
+  const parsed = workers.map((value, w) => {
+    const worker = record(`workers[${w}]`, value);
+    return { name: name(`workers[${w}].name`, worker.name), node: integer(`workers[${w}].node`, worker.node, 0, limits.nodesMax - 1) };
+  });
+  const seen = new Map<string, number>();
+  for (const [w, worker] of parsed.entries()) {
+    if (seen.has(worker.name)) throw badPlan(`workers[${w}].name`, worker.name, `unlike workers[${seen.get(worker.name)}].name`);
+    seen.set(worker.name, w);
+  }
+  if (expected !== undefined) {
+    if (parsed.length !== expected.length) throw badPlan('workers.length', parsed.length, expected.length);
+    for (const [w, worker] of parsed.entries()) {
+      if (worker.name !== expected[w].name) throw badPlan(`workers[${w}].name`, worker.name, JSON.stringify(expected[w].name));
+      if (worker.node !== expected[w].node) throw badPlan(`workers[${w}].node`, worker.node, expected[w].node);
+    }
+  }
+  return parsed;
+}
+
+function parseHolders(field: string, value: unknown, workers: number): number[] {
+  return ascending(field, list(field, value, 1, workers), workers - 1);
+}
+
+/** Integers in 0..max, each larger than the one before. */
+function ascending(field: string, values: unknown[], max: number): number[] {
+  for (const [i, value] of values.entries()) {
+    integer(`${field}[${i}]`, value, 0, max);
+    if (i > 0 && (value as number) <= (values[i - 1] as number))
+      throw badPlan(`${field}[${i}]`, value, `above ${values[i - 1]}: ascending, no repeats`);
+  }
+  return values as number[];
+}
+
+function list(field: string, value: unknown, min: number, max: number): unknown[] {
+  if (!Array.isArray(value)) throw badPlan(field, value, 'a list');
+  if (value.length < min || value.length > max) throw badPlan(`${field}.length`, value.length, min === max ? min : `${min}..${max}`);
+  return value;
+}
+
+function record(field: string, value: unknown): Record<string, unknown> {
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) throw badPlan(field, value, 'an object');
+  return value as Record<string, unknown>;
+}
+
+function integer(field: string, value: unknown, min: number, max: number): number {
+  if (!Number.isInteger(value) || (value as number) < min || (value as number) > max)
+    throw badPlan(field, value, `an integer in ${min}..${max}`);
+  return value as number;
+}
+
+function name(field: string, value: unknown): string {
+  if (typeof value !== 'string' || value.length < 1 || value.length > limits.nameLengthMax)
+    throw badPlan(field, value, `text of 1..${limits.nameLengthMax}`);
+  return value;
+}
+
+function badPlan(field: string, value: unknown, limit: string | number): SwitchyardError {
+  const shown = typeof value === 'number' ? String(value) : (JSON.stringify(value) ?? 'absent').slice(0, 100);
+  return new SwitchyardError('bad_plan', `plan: ${field} is ${shown}, must be ${limit}`, { param: field });
 }

@@ -1,5 +1,6 @@
 import { readFileSync } from 'node:fs';
 import { Command } from 'commander';
+import { benchCommand } from './commands/bench.ts';
 import { chatCommand } from './commands/chat.ts';
 import { doctorCommand } from './commands/doctor.ts';
 import { partCommand } from './commands/part-program.ts';
@@ -16,6 +17,7 @@ export function createProgram(): Command {
     .addCommand(partCommand('coordinator', 'Run the coordinator alone'))
     .addCommand(partCommand('worker', 'Run one worker alone'))
     .addCommand(chatCommand())
+    .addCommand(benchCommand())
     .addCommand(traceCommand())
     .addCommand(doctorCommand());
   for (const command of withDescendants(program)) command.exitOverride().showHelpAfterError('(--help shows the options)');

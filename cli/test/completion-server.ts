@@ -21,6 +21,7 @@ export async function startCompletionServer(
   let mostOpen = 0;
   const server = http.createServer(async (request, response) => {
     if (request.method === 'GET') {
+      if (request.url !== '/v1/models') response.statusCode = 404;
       response.setHeader('content-type', 'application/json');
       response.end(JSON.stringify({ object: 'list', data: [{ id: 'tiny', object: 'model', max_model_len: 512 }] }));
       return;
@@ -44,6 +45,7 @@ export async function startCompletionServer(
     }
     response.writeHead(200, { 'content-type': 'text/event-stream' });
     if (behaviour === 'silent') return;
+    const chat = request.url === '/v1/chat/completions';
     const tokens = behaviour === 'short' ? 2 : Number(body.max_tokens);
     for (let i = 0; i < tokens; i++) {
       if (behaviour === 'cut' && i === 1) return void response.destroy();
@@ -54,7 +56,10 @@ export async function startCompletionServer(
         return;
       }
       const last = i === tokens - 1;
-      response.write(`data: ${JSON.stringify({ choices: [{ index: 0, text: `t${i} `, finish_reason: last ? 'length' : null }] })}\n\n`);
+      const piece = chat
+        ? { delta: { content: `t${i} ` } }
+        : { text: `t${i} `, logprobs: { tokens: [`t${i} `], token_logprobs: [-i], top_logprobs: [{}] } };
+      response.write(`data: ${JSON.stringify({ choices: [{ index: 0, ...piece, finish_reason: last ? 'length' : null }] })}\n\n`);
       await new Promise((resolve) => setImmediate(resolve));
     }
     if (behaviour !== 'no-usage') {

@@ -31,7 +31,8 @@ export interface ClusterStatus {
 /** The status, or null where the server has none: it is not ours, or we may not see it. */
 export async function readClusterStatus(client: ApiClient, signal?: AbortSignal): Promise<ClusterStatus | null> {
   try {
-    return (await client.get<ClusterStatus>('/v1/switchyard/status', signal)).body;
+    const { body } = await client.get<ClusterStatus>('/v1/switchyard/status', signal);
+    return Array.isArray(body.workers) ? body : null;
   } catch (error) {
     if (error instanceof ApiError) return null;
     throw error;

@@ -1,3 +1,5 @@
+import type { Plan } from '@switchyard/proto';
+
 /** What `switchyard up --json` prints, once, when the server is ready. */
 export interface UpReport {
   format: 'switchyard-up';
@@ -7,7 +9,10 @@ export interface UpReport {
   modelDir: string;
   readySeconds: number;
   numericClass: string | null;
-  plan: string | null;
+  /** Checksum of the plan. */
+  plan: string;
+  /** What any other plan for this model has to cover. */
+  planModel: Plan['model'];
   workers: UpWorker[];
 }
 

@@ -48,7 +48,7 @@ const vocabDefault = 4096;
 
 export function benchServeCommand(): Command {
   const command = new Command('serve').description('Measure a server under load: first token, gaps between tokens, throughput');
-  withServerOptions(command, undefined)
+  withServerOptions(command, null)
     .argument('[up-flags...]', 'after --: flags for the `switchyard up` that is started when no --url is given')
     .option('--model <id>', 'model to ask for (default: the one served)')
     .option('--concurrency <list>', 'clients at once, one level after the other', integerList(1, 4096), [1, 8, 32])

@@ -11,9 +11,9 @@ export interface ServerOptions {
 export const defaultUrl = 'http://127.0.0.1:8000';
 
 /** The options of every command that talks to a running server. */
-export function withServerOptions(command: Command, urlDefault: string | undefined = defaultUrl): Command {
+export function withServerOptions(command: Command, urlDefault: string | null = defaultUrl): Command {
   return command
-    .option('--url <url>', 'server to talk to, any that speaks the OpenAI API', urlDefault)
+    .option('--url <url>', 'server to talk to, any that speaks the OpenAI API', urlDefault ?? undefined)
     .option('--api-key-file <file>', 'file with the key to send (else SWITCHYARD_API_KEY, OPENAI_API_KEY)');
 }
 

@@ -1,0 +1,164 @@
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import os from 'node:os';
+import path from 'node:path';
+import { Command } from 'commander';
+import { selectModel } from '../api/models.ts';
+import type { UpReport } from '../cluster/up-report.ts';
+import type { Observation, Question } from '../exact/observation.ts';
+import { scatteredPlan } from '../exact/plan-variants.ts';
+import { makeQuestions } from '../exact/questions.ts';
+import type { ExactReport } from '../exact/report.ts';
+import { formatExactReport, isExact } from '../exact/report.ts';
+import type { ExactBench, ScenarioResult } from '../exact/scenarios.ts';
+import { observeAlone, runElsewhere, runScenario, scenarios } from '../exact/scenarios.ts';
+import { exitStatus } from '../failure.ts';
+import { describeMachine } from '../load/machine.ts';
+import { integerIn, numberIn } from '../terminal/option-values.ts';
+import { startProgress } from '../terminal/progress.ts';
+import type { TargetOptions } from './bench-target.ts';
+import { withTargetServer } from './bench-target.ts';
+import { interruptSignal } from './interrupt.ts';
+import { withServerOptions } from './server-options.ts';
+
+interface ExactOptions {
+  url?: string;
+  apiKeyFile?: string;
+  model?: string;
+  questions: number;
+  tokens: number;
+  others: number;
+  temperature: number;
+  elsewhere: boolean;
+  strict?: boolean;
+  timeout: number;
+  label?: string;
+  out?: string;
+  json?: boolean;
+}
+
+/** Alternatives asked for beside each token; vLLM allows this many by default. */
+const topLogprobs = 5;
+
+export function benchExactCommand(): Command {
+  const command = new Command('exact').description(
+    'Ask the same under other circumstances and compare every bit: alone, in a crowd, streamed, elsewhere',
+  );
+  withServerOptions(command, null)
+    .argument('[up-flags...]', 'after --: flags for the `switchyard up` that is started when no --url is given')
+    .option('--model <id>', 'model to ask for (default: the one served)')
+    .option('--questions <count>', 'prompts to compare', integerIn(1, 1000), 8)
+    .option('--tokens <count>', 'tokens to generate for each', integerIn(2, 100_000), 32)
+    .option('--others <count>', 'clients that keep the server busy where a row says so', integerIn(1, 1000), 16)
+    .option('--temperature <number>', 'above 0: sampled, with a seed per question', numberIn(0, 2), 0)
+    .option('--no-elsewhere', 'do not start servers with other plans, workers and transports')
+    .option('--strict', 'exit with 1 on a difference even if the server is not a Switchyard')
+    .option('--timeout <seconds>', 'longest wait for one request', integerIn(1, 86_400), 600)
+    .option('--label <text>', 'kept in the report')
+    .option('--out <file>', 'also write the JSON report there')
+    .option('--json', 'print the report as JSON')
+    .addHelpText(
+      'after',
+      `
+Without --url a server is started (two nodes of two workers, or as the flags after -- say), then others with other numbers of workers,
+a scattered plan with replicas, and other transports.
+
+Examples:
+  $ switchyard bench exact
+  $ switchyard bench exact --temperature 0.8 -- --numeric f32
+  $ switchyard bench exact --url http://127.0.0.1:8080 --json`,
+    )
+    .action(async (upFlags: string[], options: ExactOptions) => {
+      const interrupt = interruptSignal();
+      const target: TargetOptions = { ...options, upFlags, timeoutMs: options.timeout * 1000, signal: interrupt.signal };
+      const { report, reference, questions, others, started } = await compareHere(target, options);
+      if (started && options.elsewhere) report.results.push(...(await compareElsewhere(target, started, { questions, others, reference })));
+      interrupt.release();
+      report.exact = isExact(report.results);
+      const json = `${JSON.stringify(report, null, 2)}\n`;
+      if (options.out) writeFileSync(options.out, json);
+      process.stdout.write(options.json ? json : formatExactReport(report));
+      if (!report.exact && (report.target.switchyard || options.strict)) process.exitCode = exitStatus.failed;
+    });
+  return command;
+}
+
+interface Asked {
+  questions: Question[];
+  others: Question[];
+  reference: Observation[];
+}
+
+async function compareHere(
+  target: TargetOptions,
+  options: ExactOptions,
+): Promise<Asked & { report: ExactReport; started: UpReport | null }> {
+  return await withTargetServer(target, async ({ client, switchyard, numericClass, started }) => {
+    const card = await selectModel(client, options.model ?? null, target.signal);
+    const { questions, others } = await makeQuestions(
+      client,
+      {
+        model: card.id,
+        count: options.questions,
+        others: options.others,
+        maxTokens: options.tokens,
+        temperature: options.temperature,
+        topLogprobs,
+      },
+      target.signal,
+    );
+    const bench: ExactBench = { client, questions, others, signal: target.signal };
+    const progress = startProgress('bench exact');
+    const results: ScenarioResult[] = [];
+    progress.update(0, scenarios.length + 1, 'alone');
+    const reference = await observeAlone(bench);
+    for (const [index, scenario] of scenarios.entries()) {
+      progress.update(index + 1, scenarios.length + 1, scenario.name);
+      results.push(await runScenario(scenario, bench, reference));
+    }
+    progress.finish();
+    const report: ExactReport = {
+      format: 'switchyard-bench-exact',
+      version: 1,
+      createdAt: new Date().toISOString(),
+      command: ['switchyard', ...process.argv.slice(2)].join(' '),
+      label: options.label ?? null,
+      machine: describeMachine(),
+      target: { url: client.baseUrl, model: card.id, switchyard, numericClass },
+      questions: questions.length,
+      tokensPerQuestion: options.tokens,
+      others: others.length,
+      temperature: options.temperature,
+      results,
+      exact: false,
+    };
+    return { report, reference, questions, others, started };
+  });
+}
+
+/** The same questions on other clusters of the same model: each is started, asked and stopped in turn. */
+async function compareElsewhere(target: TargetOptions, started: UpReport, asked: Asked): Promise<ScenarioResult[]> {
+  const folder = mkdtempSync(path.join(os.tmpdir(), 'switchyard-exact-'));
+  const planFile = path.join(folder, 'scattered.json');
+  writeFileSync(planFile, JSON.stringify(scatteredPlan(started.planModel, 3, 1, 1)));
+  const places = [
+    { name: '1 worker', flags: ['--nodes', '1', '--workers-per-node', '1'] },
+    { name: '3 nodes, scattered plan', flags: ['--nodes', '3', '--workers-per-node', '1', '--plan', planFile] },
+    { name: '5 workers over tcp', flags: ['--nodes', '1', '--workers-per-node', '5', '--transport', 'tcp'] },
+    { name: '2 workers over grpc', flags: ['--nodes', '2', '--workers-per-node', '1', '--transport', 'grpc'] },
+  ];
+  const results: ScenarioResult[] = [];
+  try {
+    for (const place of places) {
+      process.stderr.write(`bench exact: ${place.name}\n`);
+      const there = { ...target, upFlags: [...target.upFlags, ...place.flags] };
+      results.push(
+        ...(await withTargetServer(there, ({ client }) =>
+          runElsewhere(place.name, { client, questions: asked.questions, others: asked.others, signal: target.signal }, asked.reference),
+        )),
+      );
+    }
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+  return results;
+}

@@ -1,0 +1,11 @@
+import { Command } from 'commander';
+import { benchExactCommand } from './bench-exact.ts';
+import { benchServeCommand } from './bench-serve.ts';
+
+export function benchCommand(): Command {
+  return new Command('bench')
+    .description('Measure a server: speed (serve), sameness (exact)')
+    .enablePositionalOptions()
+    .addCommand(benchServeCommand(), { isDefault: true })
+    .addCommand(benchExactCommand());
+}

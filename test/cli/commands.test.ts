@@ -1,0 +1,177 @@
+import { spawn } from 'node:child_process';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import os from 'node:os';
+import path from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { afterEach, describe, expect, it } from 'vitest';
+import type { Behaviour, CompletionServer } from '../../cli/test/completion-server.ts';
+import { startCompletionServer } from '../../cli/test/completion-server.ts';
+
+const program = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '..', '..', 'cli', 'dist', 'main.js');
+
+async function switchyard(args: string[], input = ''): Promise<{ status: number | null; stdout: string; stderr: string }> {
+  const child = spawn(process.execPath, [program, ...args], { env: { ...process.env, NO_COLOR: '1' } });
+  const output = { stdout: '', stderr: '' };
+  child.stdout.on('data', (chunk) => {
+    output.stdout += chunk;
+  });
+  child.stderr.on('data', (chunk) => {
+    output.stderr += chunk;
+  });
+  child.stdin.end(input);
+  const status = await new Promise<number | null>((resolve) => child.once('close', resolve));
+  return { status, ...output };
+}
+
+let server: CompletionServer | null = null;
+afterEach(async () => {
+  await server?.close();
+  server = null;
+});
+
+async function serve(behave: (body: Record<string, unknown>, index: number) => Behaviour = () => 'answer'): Promise<string> {
+  server = await startCompletionServer(behave);
+  return server.url;
+}
+
+describe('wrong usage', () => {
+  it.each([
+    [['fly'], /unknown command 'fly'/],
+    [['chat', '--fly'], /unknown option '--fly'/],
+    [['chat', '--temperature', 'hot'], /'--temperature <number>' argument 'hot' is invalid. It must be a number from 0 to 2/],
+    [['chat', '--url', 'ftp://x'], /the scheme must be http or https/],
+    [['bench', 'serve', '--concurrency', '1,zero'], /'zero'|1,zero/],
+    [['bench', 'serve', '--url', 'http://127.0.0.1:9', '--', '--nodes', '2'], /names one that runs/],
+    [['trace', 'info'], /missing required argument 'file'/],
+  ])('%j ends with status 2 and says why', async (args, message) => {
+    const { status, stderr, stdout } = await switchyard(args);
+    expect(stderr).toMatch(message);
+    expect(status).toBe(2);
+    expect(stdout).toBe('');
+  });
+
+  it('shows help on stdout with status 0', async () => {
+    const { status, stdout } = await switchyard(['--help']);
+    expect(status).toBe(0);
+    expect(stdout).toMatch(/Usage: switchyard/);
+  });
+});
+
+describe('a server that is not there', () => {
+  it.each([['chat'], ['bench', 'serve'], ['bench', 'exact']])('%s %s says so in one line', async (...args) => {
+    const { status, stderr } = await switchyard([...args.filter(Boolean), '--url', 'http://127.0.0.1:9'], 'hello\n');
+    expect(status).toBe(1);
+    expect(stderr).toMatch(/nothing answers at http:\/\/127\.0\.0\.1:9/);
+    expect(stderr).not.toMatch(/ at .*\.js:/);
+  });
+});
+
+describe('chat', () => {
+  it('answers every line of its input and keeps the conversation', async () => {
+    const url = await serve();
+    const { status, stdout } = await switchyard(
+      ['chat', '--url', url, '--max-tokens', '2', '--system', 'Be brief.'],
+      'one\ntwo\n/reset\nthree\n/quit\nfour\n',
+    );
+    expect(status).toBe(0);
+    expect(stdout).toBe('t0 t1 \nt0 t1 \nconversation forgotten\nt0 t1 \n');
+    expect(server?.requests.map((r) => (r.body.messages as { content: string }[]).map((m) => m.content))).toEqual([
+      ['Be brief.', 'one'],
+      ['Be brief.', 'one', 't0 t1 ', 'two'],
+      ['Be brief.', 'three'],
+    ]);
+  });
+
+  it('reports a failed answer, leaves it out of the history, and exits with 1', async () => {
+    const url = await serve((_, index) => (index === 0 ? 'refuse' : 'answer'));
+    const { status, stdout } = await switchyard(['chat', '--url', url, '--max-tokens', '1'], 'one\ntwo\n');
+    expect(status).toBe(1);
+    expect(stdout).toMatch(/the queue is full \(try again in 2 s\)/);
+    expect(server?.requests[1].body.messages).toEqual([{ role: 'user', content: 'two' }]);
+  });
+});
+
+describe('bench serve', () => {
+  const flags = ['--concurrency', '1,2', '--requests', '4', '--warmup', '1', '--prompt-tokens', '8', '--output-tokens', '3'];
+
+  it('prints a report whose fields do not depend on the run, and keeps it', async () => {
+    const url = await serve();
+    const folder = mkdtempSync(path.join(os.tmpdir(), 'sw-'));
+    const out = path.join(folder, 'report.json');
+    const { status, stdout } = await switchyard(['bench', 'serve', '--url', url, ...flags, '--json', '--out', out]);
+    expect(status).toBe(0);
+    const report = JSON.parse(stdout);
+    expect(JSON.parse(readFileSync(out, 'utf8'))).toEqual(report);
+    rmSync(folder, { recursive: true });
+    expect(report).toMatchObject({
+      format: 'switchyard-bench-serve',
+      version: 1,
+      errors: 0,
+      target: { model: 'tiny', switchyard: false },
+      workload: { promptTokens: 8 },
+    });
+    expect(report.levels.map((l: { outputTokens: number }) => l.outputTokens)).toEqual([12, 12]);
+    expect(Object.keys(report.levels[0]).sort()).toMatchInlineSnapshot(`
+      [
+        "cachedTokens",
+        "concurrency",
+        "errorMessages",
+        "errors",
+        "interTokenMs",
+        "outputTokens",
+        "outputTokensPerSecond",
+        "promptTokens",
+        "requestMs",
+        "requests",
+        "requestsPerSecond",
+        "seconds",
+        "timePerOutputTokenMs",
+        "timeToFirstTokenMs",
+        "totalTokensPerSecond",
+        "wire",
+      ]
+    `);
+  });
+
+  it('exits with 1 when a request failed', async () => {
+    const url = await serve((_, index) => (index === 3 ? 'cut' : 'answer'));
+    const { status, stdout } = await switchyard(['bench', '--url', url, ...flags]);
+    expect(status).toBe(1);
+    expect(stdout).toMatch(/1 request failed at 1 clients/);
+  });
+
+  it('takes prompts from a text by the server’s tokenizer', async () => {
+    const url = await serve();
+    const { status, stdout } = await switchyard([
+      'bench',
+      'serve',
+      '--url',
+      url,
+      ...flags,
+      '--text',
+      fileURLToPath(import.meta.url),
+      '--json',
+    ]);
+    expect(status).toBe(0);
+    expect(JSON.parse(stdout).workload.prompts).toBe('text as ids');
+    expect(server?.requests.filter((r) => r.path === '/v1/completions').every((r) => (r.body.prompt as number[]).length === 8)).toBe(true);
+  });
+
+  it('refuses prompts that the context cannot hold', async () => {
+    const url = await serve();
+    const { status, stderr } = await switchyard(['bench', 'serve', '--url', url, '--prompt-tokens', '600']);
+    expect(status).toBe(2);
+    expect(stderr).toMatch(/--prompt-tokens 600 \+ --output-tokens 64 = 664 exceeds the context of tiny: 512/);
+  });
+});
+
+describe('doctor', () => {
+  it('prints its checks as JSON, each with a fix where one is needed', async () => {
+    const { stdout } = await switchyard(['doctor', '--json', '--port', '1']);
+    const { checks } = JSON.parse(stdout) as { checks: { name: string; status: string; fix: string | null }[] };
+    expect(checks.map((check) => check.name)).toEqual(
+      expect.arrayContaining(['node', 'native kernels', 'cpus', 'memory', 'memory bandwidth', 'port 1']),
+    );
+    for (const check of checks) if (check.status === 'warning' || check.status === 'failed') expect(check.fix).toBeTruthy();
+  });
+});

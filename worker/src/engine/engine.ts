@@ -82,7 +82,7 @@ export class Engine {
   private lastStepEndMs = performance.now();
   private msPerRow = 0;
   private refusing: SwitchyardError | null = null;
-  private onDrained: (() => void) | null = null;
+  private drained: (() => void)[] = [];
   /** Set by the control plane; routing traces reveal prompts, so they are off until someone asks. */
   tracing = false;
 
@@ -131,16 +131,32 @@ export class Engine {
     this.wake();
   }
 
-  cancelAll(): void {
+  /** Ends all requests with this error. */
+  failAll(reason: SwitchyardError): void {
+    for (const sequence of this.live.values()) sequence.failure ??= reason;
+    this.cancelAll();
+  }
+
+  /** Ends all requests without a word: whoever asked for them is gone, and its request numbers may be used again. */
+  abandonAll(): void {
+    for (const sequence of this.live.values()) {
+      sequence.abandoned = true;
+      sequence.cancelled = true;
+    }
+    this.live.clear();
+    this.wake();
+  }
+
+  private cancelAll(): void {
     for (const request of this.live.keys()) this.cancel(request);
   }
 
   /** From now on new requests are refused with `reason`. Resolves when the ones already taken have ended. */
   drain(reason: SwitchyardError): Promise<void> {
     this.refusing = reason;
-    if (this.live.size === 0) return Promise.resolve();
+    if (!this.workPending) return Promise.resolve();
     return new Promise((resolve) => {
-      this.onDrained = resolve;
+      this.drained.push(resolve);
     });
   }
 
@@ -153,7 +169,7 @@ export class Engine {
   }
 
   get workPending(): boolean {
-    return this.live.size > 0;
+    return this.running.length + this.waiting.length > 0;
   }
 
   get lastStepAgeMs(): number {
@@ -187,12 +203,12 @@ export class Engine {
   }
 
   private readonly turn = (): void => {
-    if (this.live.size === 0) {
+    if (!this.workPending) {
       this.flush();
       this.looping = false;
       this.idleSinceMs = performance.now();
       this.idleOthers = this.times.others;
-      this.onDrained?.();
+      for (const resolve of this.drained.splice(0)) resolve();
       return;
     }
     const unfinished = this.step();
@@ -204,9 +220,9 @@ export class Engine {
   private step(): Promise<void> | null {
     const startedMs = performance.now();
     const secondsBefore = this.measured();
+    const { batch } = this;
     this.removeCancelled();
     this.schedule();
-    const { batch } = this;
     if (batch.rows === 0) {
       this.endStep(startedMs, secondsBefore);
       return null;
@@ -214,8 +230,9 @@ export class Engine {
     try {
       const expectedMs = this.msPerRow * batch.rows;
       if (this.model.runWhole !== null && expectedMs < LONG_STEP_MS) {
+        const runMs = performance.now();
         this.model.runWhole(batch.native);
-        this.times.add(Activity.attention, startedMs);
+        this.times.add(Activity.attention, runMs);
         for (let i = 0; i < this.model.moe.length; i++) this.countExperts(i);
         this.complete(startedMs, secondsBefore);
         return null;
@@ -398,9 +415,10 @@ export class Engine {
 
   /** Ends a sequence that will produce nothing more, with its reason. */
   private end(sequence: Sequence): void {
+    sequence.finished = true;
+    if (sequence.abandoned) return;
     if (sequence.failure !== null) this.output.addError(sequence.request.request, sequence.failure);
     else this.output.addEnd(sequence.request.request, Finish.cancelled, 0);
-    sequence.finished = true;
   }
 
   private forgetEnded(): void {
@@ -409,7 +427,8 @@ export class Engine {
       for (const sequence of list) {
         if (!sequence.finished) continue;
         sequence.releaseBlocks();
-        this.live.delete(sequence.request.request);
+        // An abandoned request's number may belong to another by now.
+        if (!sequence.abandoned) this.live.delete(sequence.request.request);
         ended = true;
       }
     }

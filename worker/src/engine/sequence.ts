@@ -36,6 +36,8 @@ export class Sequence implements Schedulable {
   cachedTokens = 0;
   admittedBefore = false;
   cancelled = false;
+  /** Ended, or about to, without anybody who wants to know. */
+  abandoned = false;
   finished = false;
   failure: SwitchyardError | null = null;
   /** Positions below it have been traced. */

@@ -1,0 +1,52 @@
+import { readFileSync } from 'node:fs';
+import { native } from '@switchyard/native';
+import { SwitchyardError } from '@switchyard/proto';
+import { loadModel } from './model/load.ts';
+import { flagsHelp, parseFlags } from './process/flags.ts';
+import { stderrLog } from './process/log.ts';
+import { watchParent } from './process/parent-watch.ts';
+import { WorkerProcess } from './process/worker-process.ts';
+
+/** The worker program. Exit status: 0 after an orderly stop, 1 when it failed, 2 for wrong flags. */
+async function main(): Promise<number> {
+  let flags: ReturnType<typeof parseFlags>;
+  try {
+    flags = parseFlags(process.argv.slice(2));
+  } catch (error) {
+    if (!(error instanceof SwitchyardError)) throw error;
+    process.stderr.write(`worker: ${error.message}\nTry --help.\n`);
+    return 2;
+  }
+  if (flags === null) {
+    process.stdout.write(flagsHelp());
+    return 0;
+  }
+  const log = stderrLog(flags.name);
+  const { version } = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8')) as { version: string };
+  const worker = new WorkerProcess({ flags, native, load: loadModel, version, log });
+  const { graceMs } = flags;
+  let asked = false;
+  const stop = (why: string) => {
+    // Asked twice: whoever asks is in a hurry.
+    if (asked) process.exit(1);
+    asked = true;
+    log('info', why);
+    void worker.stop(graceMs);
+  };
+  process.on('SIGTERM', () => stop('SIGTERM'));
+  process.on('SIGINT', () => stop('SIGINT'));
+  if (flags.supervised) {
+    watchParent(() => {
+      log('warn', 'the parent process is gone');
+      process.exit(0);
+    });
+  }
+  try {
+    return await worker.run();
+  } catch (error) {
+    log('error', error instanceof Error ? error.message : String(error));
+    return 1;
+  }
+}
+
+process.exit(await main());

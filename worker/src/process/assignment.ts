@@ -1,0 +1,100 @@
+import { type Assign, type EngineConfig, limits, type Plan, parsePlan, SwitchyardError } from '@switchyard/proto';
+import type { LoadOptions } from '../model/contract.ts';
+import type { WorkerFlags } from './flags.ts';
+
+/** What the coordinator wants of this worker, checked. */
+export interface Assignment {
+  worker: number;
+  epoch: number;
+  modelDir: string;
+  plan: Plan;
+  engine: EngineConfig;
+  /** Equal assignments have equal keys: a coordinator that restarts finds its model still loaded. */
+  key: string;
+}
+
+/** Rows of logits a step may have: one per sequence, and a chunk of prompt when its logprobs are wanted. */
+const PROMPT_LOGIT_ROWS = 64;
+
+/** @throws SwitchyardError `bad_plan`, `invalid_request` */
+export function readAssignment(message: Assign): Assignment {
+  const plan = parsePlan(message.plan);
+  if (message.worker >= plan.workers.length) {
+    throw new SwitchyardError('bad_plan', `worker is ${message.worker}; the plan has ${plan.workers.length}`, { param: 'worker' });
+  }
+  const { worker, epoch, modelDir, engine } = message;
+  const key = JSON.stringify({ worker, epoch, modelDir, engine, plan });
+  return { worker, epoch, modelDir, plan, engine: withDefaults(engine), key };
+}
+
+/** Zero means "the worker's default". */
+function withDefaults(engine: EngineConfig): EngineConfig {
+  return {
+    ...engine,
+    maxBatchRows: atMost('max_batch_rows', engine.maxBatchRows || 512, limits.frameRowsMax),
+    maxSequences: atMost('max_sequences', engine.maxSequences || 32, limits.requestsRunningMax),
+    rowDeadlineMs: engine.rowDeadlineMs || limits.rowDeadlineMs,
+  };
+}
+
+/** Experts of each MoE layer that the plan puts on this worker, ascending. */
+export function hostedExperts({ plan, worker }: Assignment): number[][] {
+  return plan.replicas.map((layer) => layer.flatMap((holders, expert) => (holders.includes(worker) ? [expert] : [])));
+}
+
+export function loadOptions(
+  assignment: Assignment,
+  flags: Pick<WorkerFlags, 'backend' | 'isa' | 'threads' | 'cpus'>,
+  onProgress: LoadOptions['onProgress'],
+  signal: AbortSignal,
+): LoadOptions {
+  const { engine, modelDir, plan } = assignment;
+  const hosted = hostedExperts(assignment);
+  const hostsAll = hosted.every((experts) => experts.length === plan.model.experts);
+  return {
+    dir: modelDir,
+    hosted: hostsAll ? null : hosted,
+    numericClass: {
+      activations: oneOf('numeric_class', engine.numericClass || 'auto', ['f32', 'bf16', 'auto']),
+      experts: oneOf('expert_dtype', engine.expertDtype || 'stored', ['stored', 'int8', 'int4']),
+      dense: oneOf('dense_dtype', engine.denseDtype || 'stored', ['stored', 'int8']),
+      sum: oneOf('sum_mode', engine.sumMode || 'exact', ['exact', 'fast']),
+    },
+    device: { backend: flags.backend, isa: flags.isa, threads: flags.threads, cpus: flags.cpus },
+    maxBatchRows: engine.maxBatchRows,
+    maxSequences: engine.maxSequences,
+    maxLogitRows: Math.max(engine.maxSequences, PROMPT_LOGIT_ROWS),
+    maxContext: engine.maxContext,
+    kvBlocks: engine.kvBlocks,
+    kvBytes: engine.kvBytes,
+    onProgress,
+    signal,
+  };
+}
+
+/** The plan must be about the model that was loaded. */
+export function checkPlanFits({ plan }: Assignment, shape: { moeLayers: readonly number[]; experts: number }): void {
+  const layers = plan.model.moeLayers.join();
+  if (layers !== shape.moeLayers.join()) {
+    throw new SwitchyardError('bad_plan', `model.moeLayers is ${layers}; the checkpoint has ${shape.moeLayers.join()}`, {
+      param: 'moeLayers',
+    });
+  }
+  if (plan.model.experts !== shape.experts) {
+    throw new SwitchyardError('bad_plan', `model.experts is ${plan.model.experts}; the checkpoint has ${shape.experts}`, {
+      param: 'experts',
+    });
+  }
+}
+
+function oneOf<const T extends string>(field: string, value: string, allowed: readonly T[]): T {
+  const found = allowed.find((name) => name === value);
+  if (found === undefined)
+    throw new SwitchyardError('invalid_request', `${field} is ${value}; it must be one of ${allowed.join(', ')}`, { param: field });
+  return found;
+}
+
+function atMost(field: string, value: number, limit: number): number {
+  if (value > limit) throw new SwitchyardError('invalid_request', `${field} is ${value}; the limit is ${limit}`, { param: field });
+  return value;
+}

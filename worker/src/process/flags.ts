@@ -1,0 +1,152 @@
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { parseArgs } from 'node:util';
+import { limits, SwitchyardError } from '@switchyard/proto';
+
+/** What one worker process may choose for itself. What the cluster must agree on arrives with the assignment. */
+export interface WorkerFlags {
+  coordinator: string;
+  name: string;
+  node: string;
+  data: string[];
+  threads: number;
+  cpus: number[] | null;
+  backend: 'cpu' | 'cpu-ref';
+  isa: 'auto' | 'avx512' | 'avx2';
+  tokenFile: string | null;
+  tlsCa: string | null;
+  tlsCert: string | null;
+  tlsKey: string | null;
+  tlsServerName: string | null;
+  graceMs: number;
+  coordinatorGraceMs: number;
+  supervised: boolean;
+}
+
+interface FlagRow<T> {
+  flag: string;
+  /** What stands for the value in the help; null: a switch. */
+  value: string | null;
+  /** Undefined: the flag must be given. */
+  fallback: T | undefined;
+  help: string;
+  parse(text: string, flag: string): T;
+}
+
+type Table = { [K in keyof WorkerFlags]: FlagRow<WorkerFlags[K]> };
+
+/** One row per flag: parsing, defaults and `--help` come from it. */
+const table: Table = {
+  coordinator: row('coordinator', 'ADDRESS', undefined, 'control address: host:port or unix:/path', text),
+  name: row('name', 'NAME', undefined, 'name of this worker in the plan, stable across restarts, e.g. n0w1', text),
+  node: row('node', 'NAME', undefined, 'name of the node it belongs to', text),
+  data: row(
+    'data',
+    'ADDRESS',
+    [],
+    'where peers dial, best first, may be repeated: uds:///path, tcp://host:port, grpc://host:port (port 0: any). Default: a socket in the temporary folder',
+    (value) => [value],
+  ),
+  threads: row('threads', 'N', 1, 'compute threads', positive),
+  cpus: row('cpus', 'LIST', null, 'CPU numbers to pin the threads to, as many as threads: 0,2 or 0-3', cpuList),
+  backend: row('backend', 'NAME', 'cpu', 'kernels: cpu, or cpu-ref (the slow oracle)', oneOf('cpu', 'cpu-ref')),
+  isa: row('isa', 'NAME', 'auto', 'instruction set: auto, avx512, avx2', oneOf('auto', 'avx512', 'avx2')),
+  tokenFile: row('token-file', 'FILE', null, 'file with the cluster token', text),
+  tlsCa: row('tls-ca', 'FILE', null, 'certificate authority of the cluster (PEM); links and control stream use TLS', text),
+  tlsCert: row('tls-cert', 'FILE', null, 'certificate of this worker (PEM)', text),
+  tlsKey: row('tls-key', 'FILE', null, 'its private key (PEM)', text),
+  tlsServerName: row('tls-server-name', 'NAME', null, "name that peers' certificates carry, where it is not their address", text),
+  graceMs: row('grace-ms', 'MS', 10_000, 'on SIGTERM: how long running requests may take to end', positive),
+  coordinatorGraceMs: row('coordinator-grace-ms', 'MS', 5_000, 'how long running requests outlive a lost coordinator', positive),
+  supervised: row('supervised', null, false, 'end when the parent process does (stdin closes)', () => true),
+};
+
+/** @throws SwitchyardError `invalid_request` naming the flag. `null` when help was asked for. */
+export function parseFlags(args: readonly string[]): WorkerFlags | null {
+  const rows = Object.entries(table) as [keyof WorkerFlags, FlagRow<unknown>][];
+  const options = Object.fromEntries(
+    rows.map(([, { flag, value }]) => [flag, { type: value === null ? ('boolean' as const) : ('string' as const), multiple: true }]),
+  );
+  let values: Record<string, (string | boolean)[] | undefined>;
+  try {
+    const parsed = parseArgs({ args: [...args], options: { ...options, help: { type: 'boolean', multiple: true } } });
+    values = parsed.values as typeof values;
+  } catch (error) {
+    throw new SwitchyardError('invalid_request', (error as Error).message, { cause: error });
+  }
+  if (values.help !== undefined) return null;
+  const flags = Object.fromEntries(rows.map(([key, flagRow]) => [key, readFlag(flagRow, values[flagRow.flag])])) as unknown as WorkerFlags;
+  if (flags.data.length === 0) flags.data = [`uds://${path.join(tmpdir(), `switchyard-${flags.name}-${process.pid}.sock`)}`];
+  if (flags.cpus !== null && flags.cpus.length !== flags.threads) {
+    throw bad('cpus', `${flags.cpus.length} CPUs`, `as many as --threads, ${flags.threads}`);
+  }
+  return Object.freeze(flags);
+}
+
+export function flagsHelp(): string {
+  const lines = Object.values(table as Record<string, FlagRow<unknown>>).map(({ flag, value, fallback, help }) => {
+    const left = `  --${flag}${value === null ? '' : ` ${value}`}`;
+    const given =
+      Array.isArray(fallback) || fallback === null || fallback === false
+        ? ''
+        : fallback === undefined
+          ? ' (required)'
+          : ` (default ${fallback})`;
+    return `${left.padEnd(28)} ${help}${given}`;
+  });
+  return `A Switchyard worker: hosts experts and runs sequences for a coordinator.\n\n${lines.join('\n')}\n`;
+}
+
+function row<T>(
+  flag: string,
+  value: string | null,
+  fallback: T | undefined,
+  help: string,
+  parse: (text: string, flag: string) => T,
+): FlagRow<T> {
+  return { flag, value, fallback, help, parse };
+}
+
+/** A repeated list flag adds up; of any other the last one counts. */
+function readFlag({ flag, fallback, parse }: FlagRow<unknown>, given: (string | boolean)[] | undefined): unknown {
+  if (given === undefined) {
+    if (fallback === undefined) throw new SwitchyardError('invalid_request', `--${flag} is missing`, { param: flag });
+    return Array.isArray(fallback) ? [...fallback] : fallback;
+  }
+  const parsed = given.map((one) => parse(String(one), flag));
+  return Array.isArray(fallback) ? parsed.flat() : parsed.at(-1);
+}
+
+function text(value: string, flag: string): string {
+  if (value === '') throw bad(flag, 'empty', 'some text');
+  return value;
+}
+
+function positive(value: string, flag: string): number {
+  const number = Number(value);
+  if (!Number.isSafeInteger(number) || number < 1 || number > 2 ** 31 - 1) throw bad(flag, value, 'a whole number from 1 to 2147483647');
+  return number;
+}
+
+function oneOf<const T extends string>(...names: T[]): (value: string, flag: string) => T {
+  return (value, flag) => {
+    const found = names.find((name) => name === value);
+    if (found === undefined) throw bad(flag, value, `one of ${names.join(', ')}`);
+    return found;
+  };
+}
+
+function cpuList(value: string, flag: string): number[] {
+  const cpus: number[] = [];
+  for (const part of value.split(',')) {
+    const range = /^(\d{1,4})(?:-(\d{1,4}))?$/.exec(part);
+    if (range === null) throw bad(flag, value, 'CPU numbers such as 0,2 or 0-3');
+    for (let cpu = Number(range[1]); cpu <= Number(range[2] ?? range[1]); cpu++) cpus.push(cpu);
+  }
+  if (cpus.length > limits.workersMax) throw bad(flag, `${cpus.length} CPUs`, `at most ${limits.workersMax}`);
+  return cpus;
+}
+
+function bad(flag: string, value: string, limit: string): SwitchyardError {
+  return new SwitchyardError('invalid_request', `--${flag} is ${value}; it must be ${limit}`, { param: flag });
+}

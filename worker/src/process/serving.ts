@@ -1,0 +1,113 @@
+import type { Native } from '@switchyard/native';
+import { type Peers, type Stats, SwitchyardError, type Tokens, type TraceRows } from '@switchyard/proto';
+import { Counters } from '../engine/counters.ts';
+import { Engine } from '../engine/engine.ts';
+import { Activity, TimeSplit } from '../engine/time-split.ts';
+import { ExpertRoutes } from '../exchange/expert-routes.ts';
+import type { ExpertServer } from '../exchange/expert-server.ts';
+import { rowsPerFrame } from '../exchange/frame-rows.ts';
+import { HomeExchange } from '../exchange/home-exchange.ts';
+import type { Dial } from '../exchange/peer-links.ts';
+import type { Model } from '../model/contract.ts';
+import { type Assignment, checkPlanFits } from './assignment.ts';
+
+export interface ServingOptions {
+  native: Native;
+  assignment: Assignment;
+  model: Model;
+  server: ExpertServer;
+  dial: Dial;
+  maxLogitRows: number;
+  onTokens: (tokens: Tokens) => void;
+  onTrace: (rows: TraceRows) => void;
+}
+
+/** A loaded model at work: the home's engine and exchange, and the experts that others use. */
+export class Serving {
+  readonly assignment: Assignment;
+  readonly model: Model;
+  readonly engine: Engine;
+  private readonly exchange: HomeExchange;
+  private readonly server: ExpertServer;
+  private readonly counters: Counters;
+  private readonly times = new TimeSplit();
+
+  /** @throws SwitchyardError `bad_plan` when the plan is about another model */
+  constructor(options: ServingOptions) {
+    const { native, assignment, model, server, dial, maxLogitRows, onTokens, onTrace } = options;
+    const { plan, engine, epoch, worker } = assignment;
+    const { shape } = model;
+    checkPlanFits(assignment, shape);
+    this.assignment = assignment;
+    this.model = model;
+    this.server = server;
+    this.counters = new Counters(model.moe.length, shape.experts);
+    const { counters, times } = this;
+    const maxRows = Math.min(engine.maxBatchRows, rowsPerFrame(shape.hidden, shape.topK));
+    const routes = new ExpertRoutes(plan, worker, shape.topK);
+    this.exchange = new HomeExchange({ native, model, routes, epoch, maxRows, rowDeadlineMs: engine.rowDeadlineMs, counters, times, dial });
+    this.engine = new Engine({
+      model,
+      exchange: this.exchange,
+      counters,
+      times,
+      maxBatchRows: maxRows,
+      maxSequences: engine.maxSequences,
+      maxLogitRows,
+      prefixCache: engine.prefixCache,
+      onTokens,
+      onTrace,
+    });
+    server.serve({ native, model, epoch, worker, maxRows, counters, times });
+  }
+
+  /** Where the other workers are. Those that this plan does not need are ignored. */
+  announce({ epoch, peers }: Peers): void {
+    if (epoch !== this.assignment.epoch) return;
+    for (const { worker, dataAddresses } of peers) this.exchange.announce(worker, dataAddresses);
+  }
+
+  stats(): Stats {
+    const { engine, counters, model } = this;
+    engine.settleIdle();
+    return {
+      steps: counters.steps,
+      running: engine.runningCount,
+      waiting: engine.waitingCount,
+      kvBlocksUsed: engine.residency.pool.used,
+      kvBlocks: engine.residency.pool.blocks,
+      lastStepAgeMs: engine.lastStepAgeMs,
+      workPending: engine.workPending,
+      promptTokens: counters.promptTokens,
+      generatedTokens: counters.generatedTokens,
+      prefixQueries: counters.prefixQueries,
+      prefixHits: counters.prefixHits,
+      preemptions: counters.preemptions,
+      links: this.exchange.links.stats(),
+      seconds: this.seconds(),
+      rowsDispatched: counters.rowsDispatched,
+      remoteNodesVisited: counters.remoteNodesVisited,
+      expertTokens: counters.expertTokens,
+      residentBytes: model.residentBytes,
+    };
+  }
+
+  /** Ends everything. Sequences that still run are dropped; drain the engine first where that matters. */
+  async close(): Promise<void> {
+    this.engine.abandonAll();
+    // Without links no row is waited for any longer.
+    await this.exchange.close();
+    await this.engine.drain(new SwitchyardError('shutting_down', 'the worker serves another assignment'));
+    this.server.serve(null);
+    this.model.close();
+  }
+
+  /** A program that holds experts too is timed as one by the engine; the kernels know what its experts took. */
+  private seconds(): number[] {
+    const seconds = Array.from(this.times.seconds);
+    const inPrograms = this.model.times().experts ?? 0;
+    seconds[Activity.attention] -= inPrograms;
+    seconds[Activity.expertsOwn] += inPrograms;
+    return seconds;
+  }
+}

@@ -1,0 +1,339 @@
+import { readFile } from 'node:fs/promises';
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { Native } from '@switchyard/native';
+import {
+  attachToCoordinator,
+  type CoordinatorStream,
+  dialBest,
+  type ErrorCode,
+  errorCatalogue,
+  type FromWorker,
+  type LinkOptions,
+  type Listeners,
+  listenAny,
+  PROTOCOL_VERSION,
+  type Stats,
+  SwitchyardError,
+  type ToWorker,
+} from '@switchyard/proto';
+import { ExpertServer } from '../exchange/expert-server.ts';
+import type { LoadOptions, Model } from '../model/contract.ts';
+import { type Assignment, loadOptions, readAssignment } from './assignment.ts';
+import type { WorkerFlags } from './flags.ts';
+import type { Log } from './log.ts';
+import { Serving } from './serving.ts';
+import { weightsHash } from './weights-hash.ts';
+
+export interface WorkerProcessOptions {
+  flags: WorkerFlags;
+  native: Native;
+  load: (options: LoadOptions) => Promise<Model>;
+  version: string;
+  log: Log;
+}
+
+const HEARTBEAT_MS = 1_000;
+const REATTACH_MS_MIN = 100;
+const REATTACH_MS_MAX = 2_000;
+
+/**
+ * The life of a worker: listen for peers, attach to the coordinator, load what it assigns, serve until told to stop. The control stream may come and go; links to
+ * peers and the loaded model stay, and a coordinator that assigns the same again finds it ready.
+ */
+export class WorkerProcess {
+  private readonly options: WorkerProcessOptions;
+  private readonly server = new ExpertServer();
+  private links: LinkOptions = { token: '', tls: null };
+  private listeners: Listeners | null = null;
+  private stream: CoordinatorStream | null = null;
+  private serving: Serving | null = null;
+  private loading: { assignment: Assignment; abort: AbortController } | null = null;
+  /** One assignment at a time: the next begins when the one before has let go of its memory. */
+  private turnover: Promise<void> = Promise.resolve();
+  private readonly ending = new AbortController();
+  private exitStatus = 0;
+  private orphaned: NodeJS.Timeout | null = null;
+
+  constructor(options: WorkerProcessOptions) {
+    this.options = options;
+  }
+
+  /** Runs until `stop` or a refusal that trying again cannot help. Resolves to the exit status. */
+  async run(): Promise<number> {
+    const { flags, log } = this.options;
+    this.links = { token: await tokenOf(flags), tls: await tlsOf(flags) };
+    this.listeners = await listenAny(flags.data, this.links, (link) => this.server.accept(link));
+    log('info', `listening for peers on ${this.listeners.addresses.join(', ')}`);
+    const heartbeat = setInterval(() => this.beat(), HEARTBEAT_MS);
+    try {
+      await this.stayAttached();
+    } finally {
+      clearInterval(heartbeat);
+      if (this.orphaned !== null) clearTimeout(this.orphaned);
+      await this.release();
+    }
+    return this.exitStatus;
+  }
+
+  /** Refuses new requests, lets the running ones end for at most `graceMs`, then ends the process. */
+  async stop(graceMs: number): Promise<void> {
+    const { log } = this.options;
+    log('info', `stopping; running requests have ${graceMs} ms`);
+    const reason = new SwitchyardError('shutting_down', `worker ${this.options.flags.name} is shutting down`);
+    const engine = this.serving?.engine;
+    if (engine !== undefined) {
+      const drained = engine.drain(reason);
+      const late = new AbortController();
+      await Promise.race([drained, sleep(graceMs, undefined, { signal: late.signal, ref: false }).catch(() => {})]);
+      late.abort();
+      if (engine.workPending) {
+        engine.failAll(reason);
+        await drained;
+      }
+    }
+    this.ending.abort();
+    await this.stream?.close();
+  }
+
+  private async stayAttached(): Promise<void> {
+    const { flags, log } = this.options;
+    let pauseMs = REATTACH_MS_MIN;
+    while (!this.ending.signal.aborted) {
+      try {
+        const stream = await attachToCoordinator(flags.coordinator, { ...this.links, signal: this.ending.signal });
+        pauseMs = REATTACH_MS_MIN;
+        const reason = await this.converse(stream);
+        if (!this.ending.signal.aborted) log('warn', `the control stream ended: ${reason?.message ?? 'closed by the coordinator'}`);
+      } catch (error) {
+        if (this.ending.signal.aborted) return;
+        const failure = asSwitchyardError(error);
+        if (!errorCatalogue[failure.code].retry) {
+          this.giveUp(failure);
+          return;
+        }
+        log('warn', `cannot attach to ${flags.coordinator}: ${failure.message}`);
+      }
+      await sleep(pauseMs * (0.5 + Math.random()), undefined, { signal: this.ending.signal }).catch(() => {});
+      pauseMs = Math.min(pauseMs * 2, REATTACH_MS_MAX);
+    }
+  }
+
+  /** One attachment, until the stream closes. */
+  private async converse(stream: CoordinatorStream): Promise<SwitchyardError | null> {
+    const { flags, native, version, log } = this.options;
+    if (this.orphaned !== null) clearTimeout(this.orphaned);
+    // Requests of a coordinator's earlier life mean nothing to this one.
+    this.serving?.engine.abandonAll();
+    this.stream = stream;
+    stream.onMessage((message) => this.receive(message));
+    this.send({
+      type: 'hello',
+      protocolVersion: PROTOCOL_VERSION,
+      name: flags.name,
+      node: flags.node,
+      pid: process.pid,
+      dataAddresses: this.listeners!.addresses,
+      device: describeDevice(native, flags),
+      softwareVersion: version,
+    });
+    log('info', `attached to ${flags.coordinator}`);
+    const reason = await stream.closed;
+    this.stream = null;
+    this.orphaned = setTimeout(() => this.serving?.engine.abandonAll(), flags.coordinatorGraceMs);
+    this.orphaned.unref();
+    return reason;
+  }
+
+  private receive(message: ToWorker): void {
+    switch (message.type) {
+      case 'assign':
+        try {
+          this.assign(readAssignment(message));
+        } catch (error) {
+          this.fail(message.epoch, error);
+        }
+        return;
+      case 'peers':
+        this.serving?.announce(message);
+        return;
+      case 'submit':
+        if (this.serving === null) this.sendError(message.request, 'not_ready', 'the worker has not loaded its model yet');
+        else this.serving.engine.submit(message);
+        return;
+      case 'cancel':
+        this.serving?.engine.cancel(message.request);
+        return;
+      case 'trace':
+        if (this.serving !== null) this.serving.engine.tracing = message.on;
+        return;
+      case 'stop':
+        void this.stop(message.graceMs);
+        return;
+      case 'refuse':
+        this.giveUp(new SwitchyardError(message.code in errorCatalogue ? (message.code as ErrorCode) : 'internal', message.message));
+    }
+  }
+
+  private assign(assignment: Assignment): void {
+    if (this.serving?.assignment.key === assignment.key) {
+      this.turnover = this.turnover.then(() => this.announceReady());
+      return;
+    }
+    if (this.loading?.assignment.key === assignment.key) return; // it will say when it is ready
+    this.loading?.abort.abort();
+    const loading = { assignment, abort: new AbortController() };
+    this.loading = loading;
+    this.turnover = this.turnover.then(async () => {
+      await this.serving?.close();
+      this.serving = null;
+      if (loading.abort.signal.aborted) return;
+      await this.load(assignment, loading.abort.signal);
+      if (this.loading === loading) this.loading = null;
+    });
+  }
+
+  private async load(assignment: Assignment, signal: AbortSignal): Promise<void> {
+    const { flags, native, load, log } = this.options;
+    const { epoch } = assignment;
+    const startedMs = performance.now();
+    let lastMs = 0;
+    const onProgress = (done: number, total: number, what: string) => {
+      const now = performance.now();
+      if (done < total && now - lastMs < 100) return;
+      lastMs = now;
+      this.send({ type: 'progress', epoch, done, total, what });
+    };
+    try {
+      const options = loadOptions(assignment, flags, onProgress, signal);
+      const model = await load(options);
+      try {
+        this.serving = new Serving({
+          native,
+          assignment,
+          model,
+          server: this.server,
+          dial: (addresses, dialSignal) => dialBest(addresses, { ...this.links, signal: dialSignal }),
+          maxLogitRows: options.maxLogitRows,
+          onTokens: (tokens) => this.send({ type: 'tokens', ...tokens }),
+          onTrace: (rows) => this.send({ type: 'trace', ...rows }),
+        });
+      } catch (error) {
+        model.close();
+        throw error;
+      }
+      log(
+        'info',
+        `serving epoch ${epoch} after ${Math.round(performance.now() - startedMs)} ms, ${(model.residentBytes / 1e6).toFixed(1)} MB resident`,
+      );
+      await this.announceReady();
+    } catch (error) {
+      if (!signal.aborted) this.fail(epoch, error);
+    }
+  }
+
+  private async announceReady(): Promise<void> {
+    if (this.serving === null) return;
+    const { assignment, model } = this.serving;
+    this.send({
+      type: 'ready',
+      epoch: assignment.epoch,
+      residentBytes: model.residentBytes,
+      kvBlocks: model.shape.kvBlocks,
+      weightsHash: await weightsHash(assignment.modelDir),
+    });
+  }
+
+  private fail(epoch: number, error: unknown): void {
+    const { code, message } = asSwitchyardError(error);
+    this.options.log('error', `cannot serve epoch ${epoch}: ${message}`);
+    this.send({ type: 'failed', epoch, code, message });
+  }
+
+  private giveUp(failure: SwitchyardError): void {
+    this.options.log('error', `refused by ${this.options.flags.coordinator}: ${failure.message}`);
+    this.exitStatus = 1;
+    this.ending.abort();
+    void this.stream?.close();
+  }
+
+  private sendError(request: number, code: ErrorCode, message: string): void {
+    const tokens = {
+      request: [request],
+      token: [0],
+      finish: [3],
+      logprob: [],
+      top: [],
+      errors: [{ code, message }],
+      cachedTokens: [0],
+      prompt: [],
+    };
+    this.send({ type: 'tokens', ...tokens });
+  }
+
+  private beat(): void {
+    this.send({ type: 'stats', ...(this.serving?.stats() ?? nothingYet) });
+  }
+
+  /** What nobody listens to is dropped: without a coordinator there is nobody to tell. */
+  private send(message: FromWorker): void {
+    try {
+      this.stream?.send(message);
+    } catch {
+      // The stream is closing; `converse` is about to notice.
+    }
+  }
+
+  private async release(): Promise<void> {
+    this.loading?.abort.abort();
+    await this.turnover;
+    await this.serving?.close();
+    this.serving = null;
+    await this.server.close();
+    await this.listeners?.close();
+  }
+}
+
+const nothingYet: Stats = {
+  steps: 0,
+  running: 0,
+  waiting: 0,
+  kvBlocksUsed: 0,
+  kvBlocks: 0,
+  lastStepAgeMs: 0,
+  workPending: false,
+  promptTokens: 0,
+  generatedTokens: 0,
+  prefixQueries: 0,
+  prefixHits: 0,
+  preemptions: 0,
+  links: [],
+  seconds: [0, 0, 0, 0, 0, 0, 0],
+  rowsDispatched: 0,
+  remoteNodesVisited: 0,
+  expertTokens: [],
+  residentBytes: 0,
+};
+
+function describeDevice(native: Native, { backend, isa, threads, cpus }: WorkerFlags): string {
+  const device = native.deviceOpen({ backend, isa, threads: 1, cpus: null });
+  try {
+    return JSON.stringify({ ...native.deviceDescribe(device), threads, cpus });
+  } finally {
+    native.deviceClose(device);
+  }
+}
+
+async function tokenOf({ tokenFile }: WorkerFlags): Promise<string> {
+  return tokenFile === null ? '' : (await readFile(tokenFile, 'utf8')).trim();
+}
+
+async function tlsOf({ tlsCa, tlsCert, tlsKey, tlsServerName }: WorkerFlags): Promise<LinkOptions['tls']> {
+  if (tlsCa === null && tlsCert === null && tlsKey === null) return null;
+  const read = async (file: string | null) => (file === null ? null : new Uint8Array(await readFile(file)));
+  return { ca: await read(tlsCa), cert: await read(tlsCert), key: await read(tlsKey), serverName: tlsServerName };
+}
+
+function asSwitchyardError(error: unknown): SwitchyardError {
+  if (error instanceof SwitchyardError) return error;
+  return new SwitchyardError('internal', error instanceof Error ? error.message : String(error), { cause: error });
+}

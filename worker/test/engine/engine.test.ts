@@ -1,0 +1,299 @@
+import { Finish, MemoryNetwork, type Plan, type Submit } from '@switchyard/proto';
+import fc from 'fast-check';
+import { describe, expect, test } from 'vitest';
+import { type Answer, InProcessCluster, submitOf } from '../in-process-cluster.ts';
+import { type ToyShape, toyModel, toyNative } from './toy-model.ts';
+
+const shape: ToyShape = {
+  experts: 6,
+  topK: 3,
+  moeLayers: 3,
+  kvBlocks: 200,
+  maxRows: 64,
+  maxSequences: 16,
+  maxLogitRows: 32,
+  maxContext: 256,
+};
+
+interface Layout {
+  plan: Plan;
+  shape?: Partial<ToyShape>;
+  maxBatchRows?: number;
+  prefixCache?: boolean;
+  rowDeadlineMs?: number;
+  network?: MemoryNetwork;
+}
+
+function planOf(replicas: number[][][], nodes: number[]): Plan {
+  return {
+    format: 'switchyard-plan',
+    version: 1,
+    model: { type: 'toy', moeLayers: [1, 2, 3], experts: shape.experts },
+    workers: nodes.map((node, w) => ({ name: `w${w}`, node })),
+    replicas,
+    provenance: null,
+  };
+}
+
+const alone = planOf(
+  Array.from({ length: shape.moeLayers }, () => Array.from({ length: shape.experts }, () => [0])),
+  [0],
+);
+
+async function start(layout: Layout): Promise<InProcessCluster> {
+  const own = { ...shape, ...layout.shape };
+  const workers = layout.plan.workers.map((_, w) => {
+    const hosted = layout.plan.replicas.map((layer) => layer.flatMap((holders, e) => (holders.includes(w) ? [e] : [])));
+    return toyModel(own, hosted.every((experts) => experts.length === own.experts) ? null : hosted);
+  });
+  return InProcessCluster.start({
+    native: toyNative,
+    models: workers,
+    plan: layout.plan,
+    transport: layout.network ?? new MemoryNetwork(),
+    addressOf: (w) => `memory://w${w}`,
+    maxBatchRows: layout.maxBatchRows ?? own.maxRows,
+    maxSequences: own.maxSequences,
+    maxLogitRows: own.maxLogitRows,
+    prefixCache: layout.prefixCache ?? true,
+    rowDeadlineMs: layout.rowDeadlineMs ?? 20_000,
+  });
+}
+
+/** What the request gets alone on one worker, all rows at once, no prefix cache. */
+async function runAlone(submits: Submit[]): Promise<Answer[]> {
+  const cluster = await start({ plan: alone, shape: { maxRows: 256, maxLogitRows: 256 }, prefixCache: false });
+  const answers: Answer[] = [];
+  for (const submit of submits) answers.push(await cluster.run(0, submit));
+  await cluster.close();
+  return answers;
+}
+
+const promptArbitrary = fc.oneof(
+  fc.array(fc.integer({ min: 0, max: 96 }), { minLength: 1, maxLength: 70 }),
+  // Shared beginnings, so that the prefix cache has something to find.
+  fc.tuple(fc.integer({ min: 1, max: 60 }), fc.nat({ max: 96 })).map(([n, last]) => [...Array.from({ length: n }, (_, i) => i % 5), last]),
+);
+
+const requestArbitrary = fc
+  .record({
+    prompt: promptArbitrary,
+    maxTokens: fc.integer({ min: 0, max: 40 }),
+    temperature: fc.constantFrom(0, 1, 1.5),
+    topK: fc.constantFrom(0, 5),
+    topP: fc.constantFrom(1, 0.8),
+    frequencyPenalty: fc.constantFrom(0, 0.7),
+    seed: fc.bigInt({ min: 0n, max: (1n << 64n) - 1n }),
+    stopTokens: fc.constantFrom([], [3, 50, 51, 52]),
+    minTokens: fc.constantFrom(0, 5),
+    wantLogprob: fc.boolean(),
+    logprobs: fc.constantFrom(0, 3),
+    promptLogprobs: fc.boolean(),
+    tenant: fc.constantFrom('a', 'b'),
+  })
+  .map(({ prompt, temperature, topK, topP, frequencyPenalty, seed, ...rest }) =>
+    submitOf(prompt, { ...rest, sampling: { ...submitOf([]).sampling, temperature, topK, topP, frequencyPenalty, seed } }),
+  );
+
+const planArbitrary = fc.integer({ min: 1, max: 4 }).chain((workers) =>
+  fc
+    .record({
+      nodes: fc.array(fc.integer({ min: 0, max: 2 }), { minLength: workers, maxLength: workers }),
+      replicas: fc.array(
+        fc.array(fc.uniqueArray(fc.integer({ min: 0, max: workers - 1 }), { minLength: 1, maxLength: workers }), {
+          minLength: shape.experts,
+          maxLength: shape.experts,
+        }),
+        { minLength: shape.moeLayers, maxLength: shape.moeLayers },
+      ),
+    })
+    .map(({ nodes, replicas }) =>
+      planOf(
+        replicas.map((layer) => layer.map((holders) => [...holders].sort((a, b) => a - b))),
+        nodes,
+      ),
+    ),
+);
+
+describe('Engine', () => {
+  test('every request gets what it gets alone: any plan, replicas, batch, chunk size, cache size, order of frames', async () => {
+    await fc.assert(
+      fc.asyncProperty(
+        fc.array(fc.tuple(requestArbitrary, fc.nat({ max: 3 }), fc.nat({ max: 3 })), { minLength: 1, maxLength: 8 }),
+        planArbitrary,
+        fc.record({
+          maxBatchRows: fc.integer({ min: 1, max: 64 }),
+          kvBlocks: fc.integer({ min: 8, max: 60 }),
+          prefixCache: fc.boolean(),
+          seed: fc.nat(),
+        }),
+        async (requests, plan, { maxBatchRows, kvBlocks, prefixCache, seed }) => {
+          const network = new MemoryNetwork({ seed, delayMs: [0, seed % 2] });
+          const cluster = await start({ plan, shape: { kvBlocks }, maxBatchRows, prefixCache, network });
+          const running: Promise<Answer>[] = [];
+          for (const [submit, home, pause] of requests) {
+            running.push(cluster.run(home % plan.workers.length, submit));
+            for (let i = 0; i < pause; i++) await new Promise((resolve) => setImmediate(resolve));
+          }
+          const answers = await Promise.all(running);
+          for (const { engine } of cluster.workers) expect(engine.residency.pool.used).toBe(0);
+          await cluster.close();
+          expect(answers).toEqual(await runAlone(requests.map(([submit]) => submit)));
+        },
+      ),
+      { numRuns: 60, seed: 20261123 },
+    );
+  });
+
+  test('preemption happens, and changes nothing', async () => {
+    const submits = Array.from({ length: 8 }, (_, i) => submitOf([i, 1, 2], { maxTokens: 60, wantLogprob: true }));
+    const cluster = await start({ plan: alone, shape: { kvBlocks: 10 } });
+    const answers = await Promise.all(submits.map((submit) => cluster.run(0, submit)));
+    expect(cluster.workers[0].counters.preemptions).toBeGreaterThan(0);
+    await cluster.close();
+    expect(answers).toEqual(await runAlone(submits));
+  });
+
+  test('a prompt that was seen before is found in the cache, but not by another tenant', async () => {
+    const cluster = await start({ plan: alone });
+    const prompt = Array.from({ length: 64 }, (_, i) => i);
+    const [worker] = cluster.workers;
+    const first = await cluster.run(0, submitOf(prompt, { tenant: 'a', wantLogprob: true }));
+    expect(worker.cachedTokens).toBe(0);
+    const again = await cluster.run(0, submitOf(prompt, { tenant: 'a', wantLogprob: true }));
+    // The block of the last prompt token is always computed.
+    expect(worker.cachedTokens).toBe(48);
+    await cluster.run(0, submitOf(prompt, { tenant: 'b' }));
+    expect(worker.cachedTokens).toBe(48);
+    expect(again).toEqual(first);
+    await cluster.close();
+  });
+
+  test('text chosen while decoding has the same logprobs as when it is given as a prompt', async () => {
+    const cluster = await start({ plan: alone, maxBatchRows: 7 });
+    const prompt = [5, 6, 7];
+    const spoken = await cluster.run(0, submitOf(prompt, { maxTokens: 30, wantLogprob: true, logprobs: 5 }));
+    const given = await cluster.run(0, submitOf([...prompt, ...spoken.tokens], { maxTokens: 0, promptLogprobs: true, logprobs: 5 }));
+    expect(given.finish).toBe(Finish.stopWithoutToken);
+    expect(given.prompt!.logprob.slice(2)).toEqual(spoken.logprobs);
+    expect(given.prompt!.top.slice(2)).toEqual(spoken.top);
+    await cluster.close();
+  });
+
+  test('a cancelled request ends at once, frees its blocks, and the rest goes on', async () => {
+    const cluster = await start({ plan: alone });
+    const [worker] = cluster.workers;
+    const endless = submitOf([1, 2, 3], { maxTokens: 250 });
+    const other = submitOf([4, 5], { maxTokens: 50, wantLogprob: true });
+    const [ending, staying] = [cluster.run(0, endless), cluster.run(0, other)];
+    while (worker.counters.steps < 3) await new Promise((resolve) => setImmediate(resolve));
+    const stepsBefore = worker.counters.steps;
+    worker.engine.cancel(endless.request);
+    const ended = await ending;
+    expect(ended.finish).toBe(Finish.cancelled);
+    expect(worker.counters.steps - stepsBefore).toBeLessThanOrEqual(1);
+    expect([await staying]).toEqual(await runAlone([other]));
+    expect(worker.engine.residency.pool.used).toBe(0);
+    await cluster.close();
+  });
+
+  test('a request that cannot be served is refused with the numbers', async () => {
+    const cluster = await start({ plan: alone, shape: { kvBlocks: 4 } });
+    const long = await cluster.run(0, submitOf(new Array(64).fill(1)));
+    expect(long.error).toEqual({
+      code: 'context_length_exceeded',
+      message: 'the prompt has 64 tokens; with room for one more the limit is 64',
+    });
+    const strange = await cluster.run(0, submitOf([1, 97]));
+    expect(strange.error).toEqual({ code: 'invalid_request', message: 'prompt token 1 is 97; the vocabulary has 97' });
+    const full = await cluster.run(0, submitOf(new Array(60).fill(1), { maxTokens: 100 }));
+    expect([full.finish, full.tokens.length]).toEqual([Finish.length, 4]);
+    await cluster.close();
+  });
+
+  test('the waiting queue is bounded', async () => {
+    const cluster = await start({ plan: alone });
+    const answers = await Promise.all(Array.from({ length: 600 }, () => cluster.run(0, submitOf([1], { maxTokens: 1 }))));
+    expect(answers.filter(({ error }) => error?.code === 'queue_full')).toHaveLength(600 - 512);
+    expect(answers.filter(({ finish }) => finish === Finish.length)).toHaveLength(512);
+    await cluster.close();
+  });
+
+  test('tracing reports the experts of each token once, whatever was recomputed', async () => {
+    const cluster = await start({ plan: alone, shape: { kvBlocks: 6 }, maxBatchRows: 5 });
+    const [worker] = cluster.workers;
+    worker.engine.tracing = true;
+    const submits = [
+      submitOf([1, 2, 3, 4, 5, 6, 7], { maxTokens: 40 }),
+      submitOf([9], { maxTokens: 40 }),
+      submitOf([9, 9], { maxTokens: 40 }),
+    ];
+    await Promise.all(submits.map((submit) => cluster.run(0, submit)));
+    expect(worker.counters.preemptions).toBeGreaterThan(0);
+    const seen = worker.traced.flatMap(({ request, position, generated }) =>
+      Array.from(request, (id, i) => `${id}:${position[i]}:${generated[i]}`),
+    );
+    const expected = submits.flatMap(({ request, prompt }) =>
+      // The last token is never an input.
+      Array.from({ length: prompt.length + 39 }, (_, position) => `${request}:${position}:${position >= prompt.length}`),
+    );
+    expect(seen.sort()).toEqual(expected.sort());
+    expect(worker.traced.reduce((bytes, { experts }) => bytes + experts.length, 0)).toBe(seen.length * shape.moeLayers * shape.topK * 2);
+    await cluster.close();
+  });
+});
+
+describe('a worker that dies', () => {
+  // Expert 5 of every layer lives on w1 alone; the rest on w0.
+  const halves = planOf(
+    Array.from({ length: shape.moeLayers }, () => Array.from({ length: shape.experts }, (_, e) => [e === 5 ? 1 : 0])),
+    [0, 1],
+  );
+
+  test('fails the requests that need it with its name and the layer, and no others; they work again once it is back', async () => {
+    const network = new MemoryNetwork();
+    const cluster = await start({ plan: halves, network, prefixCache: false });
+    // One token in eight is routed past expert 5 in all three layers.
+    const submits = Array.from({ length: 40 }, (_, i) => submitOf([i], { maxTokens: i % 2 === 0 ? 1 : 12 }));
+    const expected = await runAlone(submits);
+    const first = await Promise.all(submits.map((submit) => cluster.run(0, submit)));
+    expect(first).toEqual(expected);
+
+    await cluster.kill(1);
+    network.sever('memory://w1');
+    const second = await Promise.all(submits.map((submit) => cluster.run(0, submit)));
+    const failed = second.filter(({ error }) => error !== null);
+    expect(failed.length).toBeGreaterThan(0);
+    expect(failed.length).toBeLessThan(submits.length);
+    for (const { error } of failed) {
+      expect(error!.code).toBe('worker_lost');
+      expect(error!.message).toMatch(/w1/);
+      expect(error!.message).toMatch(/layer [123]/);
+    }
+    second.forEach((answer, i) => {
+      if (answer.error === null) expect(answer).toEqual(expected[i]);
+    });
+    expect(cluster.workers[0].engine.residency.pool.used).toBe(0);
+
+    await cluster.revive(1);
+    await cluster.workers[0].exchange.connecting;
+    while (cluster.workers[0].exchange.links.link(1) === null) await new Promise((resolve) => setTimeout(resolve, 5));
+    const third = await Promise.all(submits.map((submit) => cluster.run(0, submit)));
+    expect(third).toEqual(expected);
+    await cluster.close();
+  });
+
+  test('a worker that does not answer fails its rows at the deadline', async () => {
+    const network = new MemoryNetwork();
+    const cluster = await start({ plan: halves, network, prefixCache: false, rowDeadlineMs: 60 });
+    const submits = Array.from({ length: 40 }, (_, i) => submitOf([i], { maxTokens: 1 }));
+    const expected = await Promise.all(submits.map((submit) => cluster.run(0, submit)));
+    network.stall('memory://w1', true);
+    const answers = await Promise.all(submits.map((submit) => cluster.run(0, submit)));
+    expect(answers.some(({ error }) => error?.code === 'deadline_exceeded' && /w1, layer [123]/.test(error.message))).toBe(true);
+    answers.forEach((answer, i) => {
+      if (answer.error === null) expect(answer).toEqual(expected[i]);
+    });
+    await cluster.close();
+  });
+});

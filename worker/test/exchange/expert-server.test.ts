@@ -1,0 +1,144 @@
+import {
+  allocateFrame,
+  type DispatchHeader,
+  dispatchFrameBytes,
+  encodeDispatchHeader,
+  type Frame,
+  type Link,
+  limits,
+  MemoryNetwork,
+  parseFrame,
+  type SwitchyardError,
+  sealFrame,
+} from '@switchyard/proto';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { Counters } from '../../src/engine/counters.ts';
+import { TimeSplit } from '../../src/engine/time-split.ts';
+import { ExpertServer } from '../../src/exchange/expert-server.ts';
+import { toyModel, toyNative } from '../engine/toy-model.ts';
+
+const shape = { experts: 4, topK: 2, moeLayers: 2, kvBlocks: 4, maxRows: 8, maxSequences: 2, maxLogitRows: 2, maxContext: 64 };
+const options = { token: '', tls: null };
+const good: DispatchHeader = {
+  epoch: 7,
+  step: 1,
+  layer: 1,
+  source: 3,
+  rows: 2,
+  pairs: 3,
+  hidden: 4,
+  numericClass: 3,
+  dtype: 'f32',
+  tag: 11,
+};
+
+function dispatch(overrides: Partial<DispatchHeader> = {}, experts = [0, 1, 0]): Uint8Array {
+  const header = { ...good, ...overrides };
+  const frame = allocateFrame(dispatchFrameBytes(header));
+  const { pairRow, pairExpert, pairWeight, rowsOffset, rowsBytes } = encodeDispatchHeader(frame, header);
+  for (let p = 0; p < header.pairs; p++) {
+    pairRow[p] = Math.min(p, header.rows - 1);
+    pairExpert[p] = experts[p % experts.length];
+    pairWeight[p] = 0.5;
+  }
+  for (let i = 0; i < rowsBytes / 4; i++) new DataView(frame.buffer, frame.byteOffset).setFloat32(rowsOffset + 4 * i, i + header.tag, true);
+  sealFrame(frame);
+  return frame;
+}
+
+describe('ExpertServer', () => {
+  let network: MemoryNetwork;
+  let server: ExpertServer;
+  let link: Link;
+  let counters: Counters;
+  let answers: Frame[];
+
+  const answered = async (count: number): Promise<Frame[]> => {
+    while (answers.length < count) await new Promise((resolve) => setImmediate(resolve));
+    return answers;
+  };
+
+  beforeEach(async () => {
+    network = new MemoryNetwork();
+    server = new ExpertServer();
+    counters = new Counters(shape.moeLayers, shape.experts);
+    // Experts 0 and 1 of both layers live here.
+    const model = toyModel(shape, [
+      [0, 1],
+      [0, 1],
+    ]);
+    server.serve({ native: toyNative, model, epoch: 7, worker: 5, maxRows: shape.maxRows, counters, times: new TimeSplit() });
+    await network.listen('memory://server', options, (incoming) => server.accept(incoming));
+    link = await network.dial('memory://server', options);
+    answers = [];
+    link.onFrame((frame) => answers.push(parseFrame(frame)));
+  });
+
+  afterEach(() => server.close());
+
+  test('answers each dispatch with the sums of its rows, echoing what it belongs to', async () => {
+    link.send(dispatch());
+    const [answer] = await answered(1);
+    expect(answer).toMatchObject({ kind: 'combine', epoch: 7, step: 1, layer: 1, source: 5, rows: 2, hidden: 4, numericClass: 3, tag: 11 });
+    expect([...counters.expertTokens]).toEqual([0, 0, 0, 0, 2, 1, 0, 0]);
+  });
+
+  test('frames that are merged get what each gets alone', async () => {
+    const frames = [1, 2, 3].map((tag) => dispatch({ tag, rows: 3 }));
+    const alone: string[] = [];
+    for (const frame of frames) {
+      link.send(frame);
+      const answer = (await answered(alone.length + 1)).at(-1)!;
+      alone.push(Buffer.from((answer as { bytes: Uint8Array }).bytes).toString('hex'));
+    }
+    answers = [];
+    for (const frame of frames) link.send(frame);
+    const merged = await answered(3);
+    expect(merged.map((answer) => Buffer.from((answer as { bytes: Uint8Array }).bytes).toString('hex'))).toEqual(alone);
+  });
+
+  test.each([
+    ['another epoch', { epoch: 8 }, [0], 'bad_plan', 'epoch is 8; this worker serves 7'],
+    ['another numeric class', { numericClass: 4 }, [0], 'version_mismatch', 'numeric class is 4'],
+    ['another row type', { dtype: 'bf16' as const }, [0], 'version_mismatch', 'rows as bf16'],
+    ['another hidden size', { hidden: 8 }, [0], 'version_mismatch', 'hidden is 8; this model has 4'],
+    ['a layer that is not there', { layer: 2 }, [0], 'version_mismatch', 'layer is 2; this model has 2 MoE layers'],
+    ['too many rows', { rows: 9 }, [0], 'bad_frame', 'rows is 9; this worker takes 8 at once'],
+    ['too many pairs', { pairs: 5 }, [0], 'bad_frame', 'pairs is 5; 2 rows have 4 at most'],
+    ['an expert of another worker', {}, [0, 3], 'expert_unavailable', 'expert 3 of layer 2 does not live here'],
+    ['an expert that is not there', {}, [4], 'expert_unavailable', 'expert 4 of layer 2 does not live here'],
+  ])('%s is refused by name, and the link stays', async (_what, overrides, experts, code, message) => {
+    link.send(dispatch(overrides, experts));
+    const [refusal] = await answered(1);
+    expect(refusal).toMatchObject({ kind: 'error', code, tag: 11 });
+    expect((refusal as { message: string }).message).toContain(message);
+    link.send(dispatch());
+    expect((await answered(2))[1].kind).toBe('combine');
+  });
+
+  test('before a model is loaded it says so', async () => {
+    server.serve(null);
+    link.send(dispatch());
+    expect((await answered(1))[0]).toMatchObject({ kind: 'error', code: 'not_ready' });
+  });
+
+  test('bytes that are no frame close the link', async () => {
+    const bytes = dispatch();
+    bytes[70] ^= 1;
+    link.send(bytes);
+    expect((await link.closed)?.code).toBe('link_closed');
+  });
+
+  test('an answer where a question belongs closes the link', async () => {
+    link.send(dispatch());
+    const [answer] = await answered(1);
+    link.send((answer as { bytes: Uint8Array }).bytes);
+    expect((await link.closed)?.code).toBe('link_closed');
+  });
+
+  test('a home that never waits for answers is cut off', async () => {
+    for (let tag = 0; tag <= limits.framesInFlightMax; tag++) link.send(dispatch({ tag }));
+    const reason: SwitchyardError | null = await link.closed;
+    expect(reason?.code).toBe('link_closed');
+  });
+});

@@ -1,0 +1,165 @@
+import type { Sampling } from '@switchyard/proto';
+import fc from 'fast-check';
+import { describe, expect, test } from 'vitest';
+import { expNonPositive } from '../../src/sample/exponential.ts';
+import { argmax, logSumExp, topTokens } from '../../src/sample/logits.ts';
+import { uniformAt } from '../../src/sample/random.ts';
+import { type Choice, Sampler } from '../../src/sample/sampler.ts';
+import { TokenHistory } from '../../src/sample/token-history.ts';
+
+const greedy: Sampling = {
+  temperature: 0,
+  topP: 1,
+  topK: 0,
+  minP: 0,
+  repetitionPenalty: 1,
+  presencePenalty: 0,
+  frequencyPenalty: 0,
+  seed: 0n,
+  biasToken: [],
+  biasValue: [],
+};
+
+/** The same choice in the plainest way: sort everything, filter, walk. */
+function chooseSlowly(logits: Float32Array, { sampling, history, masked, index }: Choice): number {
+  const z = Array.from(logits);
+  for (let i = 0; i < sampling.biasToken.length; i++) z[sampling.biasToken[i]] += sampling.biasValue[i];
+  for (const [token, count] of history?.produced ?? []) {
+    z[token] = z[token] > 0 ? z[token] / sampling.repetitionPenalty : z[token] * sampling.repetitionPenalty;
+    if (count > 0) z[token] = z[token] - sampling.frequencyPenalty * count - sampling.presencePenalty;
+  }
+  for (let i = 0; i < masked.length; i++) z[masked[i]] = Number.NEGATIVE_INFINITY;
+  let kept = z.map((_, id) => id).sort((a, b) => z[b] - z[a] || a - b);
+  if (sampling.temperature === 0) return kept[0];
+  if (sampling.topK > 0) kept = kept.slice(0, sampling.topK);
+  const max = z[kept[0]];
+  const mass = (id: number) => expNonPositive((z[id] - max) / sampling.temperature);
+  const total = (ids: number[]) => [...ids].sort((a, b) => a - b).reduce((sum, id) => sum + mass(id), 0);
+  if (sampling.topP < 1) {
+    const wanted = sampling.topP * total(kept);
+    let sum = 0;
+    const cut = kept.findIndex((id) => {
+      sum += mass(id);
+      return sum >= wanted;
+    });
+    if (cut >= 0) kept = kept.slice(0, cut + 1);
+  }
+  kept = kept.filter((id) => mass(id) >= sampling.minP).sort((a, b) => a - b);
+  const point = uniformAt(sampling.seed, index) * total(kept);
+  let passed = 0;
+  for (const id of kept) {
+    passed += mass(id);
+    if (point < passed) return id;
+  }
+  return kept.at(-1)!;
+}
+
+// Quarters, so that sums of masses are the only inexact numbers and ties are frequent.
+const logitsArbitrary = fc
+  .array(fc.integer({ min: -60, max: 60 }), { minLength: 2, maxLength: 80 })
+  .map((xs) => Float32Array.from(xs, (x) => x / 4));
+
+describe('Sampler', () => {
+  test('greedy takes the largest logit, the lower id of equals', () => {
+    const sampler = new Sampler(5);
+    expect(sampler.choose(Float32Array.of(1, 3, 3, 2, 3), 0, { sampling: greedy, history: null, masked: [], index: 0 })).toBe(1);
+  });
+
+  test('reads the row at its offset', () => {
+    const sampler = new Sampler(2);
+    expect(sampler.choose(Float32Array.of(9, 0, 0, 1), 2, { sampling: greedy, history: null, masked: [], index: 0 })).toBe(1);
+  });
+
+  test('a row without numbers is an error that says so', () => {
+    const sampler = new Sampler(3);
+    const row = Float32Array.of(Number.NaN, Number.NaN, Number.NEGATIVE_INFINITY);
+    expect(() => sampler.choose(row, 0, { sampling: greedy, history: null, masked: [], index: 0 })).toThrow(/no logit of 3/);
+  });
+
+  test('chooses what sorting the whole vocabulary would choose', () => {
+    fc.assert(
+      fc.property(
+        logitsArbitrary,
+        fc.record({
+          temperature: fc.constantFrom(0, 0.25, 1, 2),
+          topP: fc.constantFrom(0, 0.1, 0.5, 0.9, 0.99, 1),
+          topK: fc.integer({ min: 0, max: 90 }),
+          minP: fc.constantFrom(0, 0.01, 0.3, 1),
+          repetitionPenalty: fc.constantFrom(1, 1.5, 0.5),
+          presencePenalty: fc.constantFrom(0, 0.5, -1),
+          frequencyPenalty: fc.constantFrom(0, 0.25),
+          seed: fc.bigInt({ min: 0n, max: (1n << 64n) - 1n }),
+          bias: fc.constantFrom(0, -100, 3),
+        }),
+        fc.array(fc.nat(), { maxLength: 20 }),
+        fc.nat({ max: 1000 }),
+        (logits, { bias, ...params }, past, index) => {
+          const history = new TokenHistory([0]);
+          for (const token of past) history.add(token % logits.length);
+          const sampling: Sampling = { ...params, biasToken: bias === 0 ? [] : [1], biasValue: bias === 0 ? [] : [bias] };
+          const choice: Choice = { sampling, history, masked: past.length > 10 ? [0] : [], index };
+          const sampler = new Sampler(logits.length);
+          expect(sampler.choose(logits, 0, choice)).toBe(chooseSlowly(logits, choice));
+          expect(sampler.choose(logits, 0, choice)).toBe(chooseSlowly(logits, choice));
+        },
+      ),
+      { numRuns: 1500, seed: 4 },
+    );
+  });
+
+  test('frequencies follow the softmax', () => {
+    const logits = Float32Array.of(Math.log(1), Math.log(2), Math.log(5));
+    const sampler = new Sampler(3);
+    const counts = [0, 0, 0];
+    for (let index = 0; index < 8000; index++) {
+      counts[sampler.choose(logits, 0, { sampling: { ...greedy, temperature: 1, seed: 99n }, history: null, masked: [], index })]++;
+    }
+    expect(counts[0] / 8000).toBeCloseTo(1 / 8, 1);
+    expect(counts[1] / 8000).toBeCloseTo(2 / 8, 1);
+    expect(counts[2] / 8000).toBeCloseTo(5 / 8, 1);
+  });
+
+  test('works on a large vocabulary with one outlier', () => {
+    const vocab = 200_000;
+    const logits = Float32Array.from({ length: vocab }, (_, i) => Math.sin(i));
+    logits[77] = 500;
+    const sampler = new Sampler(vocab);
+    const choice: Choice = { sampling: { ...greedy, temperature: 1, topK: 50, topP: 0.9, seed: 3n }, history: null, masked: [], index: 0 };
+    expect(sampler.choose(logits, 0, choice)).toBe(77);
+  });
+});
+
+describe('logprobs', () => {
+  test('exp agrees with the library within 2 ulp, and is 0 far below', () => {
+    fc.assert(
+      fc.property(fc.double({ min: -49.9, max: 0, noNaN: true }), (x) => {
+        const expected = Math.exp(x);
+        expect(Math.abs(expNonPositive(x) - expected)).toBeLessThanOrEqual(expected * 5e-16);
+      }),
+      { numRuns: 5000 },
+    );
+    expect(expNonPositive(0)).toBe(1);
+    expect(expNonPositive(-51)).toBe(0);
+    expect(expNonPositive(Number.NEGATIVE_INFINITY)).toBe(0);
+  });
+
+  test('probabilities of a row sum to one', () => {
+    fc.assert(
+      fc.property(logitsArbitrary, (logits) => {
+        const total = logSumExp(logits, 0, logits.length);
+        const sum = logits.reduce((s, l) => s + Math.exp(l - total), 0);
+        expect(sum).toBeCloseTo(1, 12);
+      }),
+    );
+  });
+
+  test('top tokens are the first of the sorted row', () => {
+    fc.assert(
+      fc.property(logitsArbitrary, fc.integer({ min: 0, max: 20 }), (logits, wanted) => {
+        const sorted = Array.from(logits.keys()).sort((a, b) => logits[b] - logits[a] || a - b);
+        expect(topTokens(logits, 0, logits.length, wanted)).toEqual(sorted.slice(0, wanted));
+        expect(argmax(logits, 0, logits.length)).toBe(sorted[0]);
+      }),
+    );
+  });
+});

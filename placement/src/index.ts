@@ -1,1 +1,12 @@
-export {};
+export * from './trace/open.ts';
+export * from './trace/routing-trace.ts';
+export * from './trace/sample.ts';
+export * from './trace/load-matrix.ts';
+export * from './random.ts';
+export * from './cluster/cluster.ts';
+export * from './score/fan-out-score.ts';
+export * from './solve/fan-out-search.ts';
+export * from './solve/sequence-clusters.ts';
+export * from './solve/balanced-homes.ts';
+export * from './baselines/eplb.ts';
+export * from './solve/load-balance.ts';

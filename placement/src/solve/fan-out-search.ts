@@ -1,0 +1,351 @@
+import { popcount } from '../cluster/node-set.ts';
+import { NO_EXPERT, type RoutingTrace } from '../trace/routing-trace.ts';
+import { assignHomes, type HomeBalance } from './balanced-homes.ts';
+import { LayerSearch, type LayerPrices, type TokenHomes } from './layer-search.ts';
+import { assignToBins } from './transportation.ts';
+
+/** A node-level placement: which nodes hold each expert, and where each sequence lives. */
+export interface NodePlacement {
+  /** Nodes as bits, (layers) of (experts). */
+  masks: Int32Array[];
+  /** Home node of each sequence of the trace it was fitted on, (sequences). */
+  homeOf: Int32Array;
+  /** Weighted remote visits plus penalties, on the fitted tokens. */
+  objective: number;
+}
+
+export interface FanOutSearchOptions {
+  /** Experts each node can hold, all layers together, (nodes). */
+  slots: Int32Array;
+  balance: HomeBalance;
+  prices: LayerPrices;
+  /** Weight of each sequence's tokens, (sequences); null: 1. */
+  sequenceWeight: Float64Array | null;
+  /** Asked between steps: true ends the search with what it has. */
+  stop: () => boolean;
+  /** Candidates verified per pass and layer. */
+  candidatesMax: number;
+  onImproved: (objective: number) => void;
+}
+
+/**
+ * Co-clusters sequences and experts over nodes, replicas included, under one memory budget per node. Alternates exact steps: swaps and moves inside a layer,
+ * replica exchanges across layers, and a new balanced choice of homes; each keeps or lowers the exact objective.
+ */
+export class FanOutSearch {
+  private readonly trace: RoutingTrace;
+  private readonly options: FanOutSearchOptions;
+  private readonly shared: TokenHomes;
+  private readonly layers: LayerSearch[];
+  private readonly nodes: number;
+  private readonly free: Int32Array;
+  homeOf: Int32Array;
+
+  constructor(trace: RoutingTrace, homeOf: Int32Array, options: FanOutSearchOptions) {
+    this.trace = trace;
+    this.options = options;
+    this.homeOf = homeOf.slice();
+    this.nodes = options.slots.length;
+    this.free = options.slots.slice();
+    this.shared = { tokens: trace.tokens, homeOf: new Uint8Array(trace.tokens), weightOf: new Float64Array(trace.tokens) };
+    this.spreadHomes();
+    const { topK, experts } = trace;
+    const count = trace.moeLayers.length;
+    const ids = new Uint16Array(trace.tokens * topK);
+    this.layers = Array.from({ length: count }, (_, l) => {
+      for (let t = 0; t < trace.tokens; t++)
+        for (let k = 0; k < topK; k++) ids[t * topK + k] = trace.ids[(t * count + l) * topK + k];
+      return new LayerSearch(this.shared, ids, topK, NO_EXPERT, experts, this.nodes, options.prices);
+    });
+  }
+
+  private spreadHomes(): void {
+    const { trace, shared } = this;
+    const weight = this.options.sequenceWeight;
+    for (let t = 0; t < trace.tokens; t++) {
+      const s = trace.sequenceOf[t];
+      shared.homeOf[t] = this.homeOf[s];
+      shared.weightOf[t] = weight === null ? 1 : weight[s];
+    }
+  }
+
+  objective(): number {
+    return this.layers.reduce((sum, layer) => sum + layer.objective(), 0);
+  }
+
+  result(): NodePlacement {
+    return { masks: this.layers.map((layer) => layer.maskOf.slice()), homeOf: this.homeOf.slice(), objective: this.objective() };
+  }
+
+  /** Starts from given holders. */
+  load(masks: readonly ArrayLike<number>[]): void {
+    this.free.set(this.options.slots);
+    this.layers.forEach((layer, l) => {
+      layer.reset(masks[l]);
+      for (const mask of layer.maskOf) for (let n = 0; n < this.nodes; n++) if ((mask >>> n) & 1) this.free[n]--;
+    });
+  }
+
+  /** One copy of every expert, on the node whose sequences use it most: the layers' best responses to the homes, an exact transportation problem each. */
+  placeSingles(): void {
+    const { trace, nodes } = this;
+    const { experts, topK } = trace;
+    const count = trace.moeLayers.length;
+    const totalSlots = this.options.slots.reduce((a, b) => a + b, 0);
+    const given = new Float64Array(nodes);
+    const masks = this.layers.map((_, l) => {
+      const cost = new Float64Array(experts * nodes);
+      for (let t = 0; t < trace.tokens; t++)
+        for (let k = 0; k < topK; k++) {
+          const e = trace.ids[(t * count + l) * topK + k];
+          if (e !== NO_EXPERT) cost[e * nodes + this.shared.homeOf[t]] -= this.shared.weightOf[t];
+        }
+      // Node n has room for this many by now if all layers take alike; the fractions carry over to later layers.
+      const capacity = new Int32Array(nodes);
+      let placed = 0;
+      for (let n = 0; n < nodes; n++) {
+        capacity[n] = Math.floor(((l + 1) * experts * this.options.slots[n]) / totalSlots - given[n] + 1e-9);
+        placed += capacity[n];
+      }
+      const byNeed = Array.from({ length: nodes }, (_, n) => n).sort(
+        (a, b) =>
+          given[a] + capacity[a] - ((l + 1) * experts * this.options.slots[a]) / totalSlots - (given[b] + capacity[b] - ((l + 1) * experts * this.options.slots[b]) / totalSlots) ||
+          a - b,
+      );
+      for (let i = 0; placed < experts; i = (i + 1) % nodes) {
+        if (given[byNeed[i]] + capacity[byNeed[i]] >= this.options.slots[byNeed[i]]) continue;
+        capacity[byNeed[i]]++;
+        placed++;
+      }
+      for (let n = 0; n < nodes; n++) given[n] += capacity[n];
+      return assignToBins(cost, capacity).map((n) => 1 << n);
+    });
+    this.load(masks);
+  }
+
+  /** Swaps and moves in every layer until a whole round gains less than `share` of the objective. */
+  improveLayers(roundsMax: number, share: number): void {
+    for (const layer of this.layers) {
+      for (let round = 0; round < roundsMax; round++) {
+        if (this.options.stop()) return;
+        const gained = layer.improve(
+          (n) => this.free[n] > 0,
+          (from, to) => {
+            this.free[from]++;
+            this.free[to]--;
+          },
+          this.options.candidatesMax,
+        );
+        if (gained <= share * layer.objective()) break;
+      }
+    }
+    this.options.onImproved(this.objective());
+  }
+
+  /** Fills free memory with the replicas worth most, by the exact gain at the time of choice (lazy greedy over all layers at once). */
+  addReplicas(budget = Infinity): number {
+    const { nodes } = this;
+    const { experts } = this.trace;
+    const count = this.layers.length;
+    const gain = new Float64Array(count * experts * nodes);
+    const scratch = { add: new Float64Array(nodes), drop: new Float64Array(nodes), keep: new Float64Array(nodes * nodes) };
+    const refresh = (l: number, e: number) => {
+      this.layers[l].gains(e, scratch.add, scratch.drop, scratch.keep);
+      for (let n = 0; n < nodes; n++) gain[(l * experts + e) * nodes + n] = (this.layers[l].maskOf[e] >>> n) & 1 ? 0 : scratch.add[n];
+    };
+    for (let l = 0; l < count; l++) for (let e = 0; e < experts; e++) refresh(l, e);
+    const heap = new GainHeap(gain);
+    let added = 0;
+    while (added < budget && this.free.some((f) => f > 0) && !this.options.stop()) {
+      const top = heap.pop();
+      if (top < 0) break;
+      const n = top % nodes;
+      const e = Math.floor(top / nodes) % experts;
+      const l = Math.floor(top / (nodes * experts));
+      const layer = this.layers[l];
+      if (this.free[n] === 0 || (layer.maskOf[e] >>> n) & 1) continue;
+      const stale = gain[top];
+      refresh(l, e);
+      if (gain[top] < stale - 1e-9 && gain[top] < heap.peek()) {
+        if (gain[top] > 0) heap.push(top);
+        continue;
+      }
+      if (gain[top] <= 0) continue;
+      if (layer.tryChange(e, layer.maskOf[e] | (1 << n), -1, 0) === 0) continue;
+      this.free[n]--;
+      added++;
+      refresh(l, e);
+      for (let m = 0; m < nodes; m++) if (gain[(l * experts + e) * nodes + m] > 0) heap.push((l * experts + e) * nodes + m);
+    }
+    this.options.onImproved(this.objective());
+    return added;
+  }
+
+  /** On each node, trades the replicas that save least for the additions that save most, across layers: one budget for all. Returns what it gained. */
+  exchangeReplicas(): number {
+    const { nodes } = this;
+    const { experts } = this.trace;
+    const count = this.layers.length;
+    const scratch = { add: new Float64Array(nodes), drop: new Float64Array(nodes), keep: new Float64Array(nodes * nodes) };
+    const adds: { gain: number; l: number; e: number; n: number }[] = [];
+    const drops: { loss: number; l: number; e: number; n: number }[] = [];
+    for (let l = 0; l < count; l++)
+      for (let e = 0; e < experts; e++) {
+        this.layers[l].gains(e, scratch.add, scratch.drop, scratch.keep);
+        const mask = this.layers[l].maskOf[e];
+        for (let n = 0; n < nodes; n++) {
+          if (((mask >>> n) & 1) === 0) adds.push({ gain: scratch.add[n], l, e, n });
+          else if (popcount(mask) > 1) drops.push({ loss: scratch.drop[n], l, e, n });
+        }
+      }
+    adds.sort((x, y) => y.gain - x.gain || x.l - y.l || x.e - y.e);
+    drops.sort((x, y) => x.loss - y.loss || x.l - y.l || x.e - y.e);
+    let gained = 0;
+    for (let n = 0; n < nodes; n++) {
+      const in_ = adds.filter((a) => a.n === n);
+      const out = drops.filter((d) => d.n === n);
+      const used = new Set<number>();
+      for (let i = 0, j = 0; i < out.length && j < in_.length; ) {
+        if (this.options.stop()) return gained;
+        const d = out[i];
+        const a = in_[j];
+        if (a.gain <= d.loss) break;
+        const keyD = d.l * experts + d.e;
+        const keyA = a.l * experts + a.e;
+        if (used.has(keyD) || popcount(this.layers[d.l].maskOf[d.e]) < 2) {
+          i++;
+          continue;
+        }
+        if (used.has(keyA) || keyA === keyD) {
+          j++;
+          continue;
+        }
+        const dropLayer = this.layers[d.l];
+        const addLayer = this.layers[a.l];
+        const before = dropLayer.objective() + (addLayer === dropLayer ? 0 : addLayer.objective());
+        dropLayer.apply(d.e, dropLayer.maskOf[d.e] & ~(1 << n), -1, 0);
+        addLayer.apply(a.e, addLayer.maskOf[a.e] | (1 << n), -1, 0);
+        const after = dropLayer.objective() + (addLayer === dropLayer ? 0 : addLayer.objective());
+        if (after < before - 1e-9) {
+          gained += before - after;
+          used.add(keyD);
+          used.add(keyA);
+          i++;
+          j++;
+        } else {
+          dropLayer.apply(d.e, dropLayer.maskOf[d.e] | (1 << n), -1, 0);
+          addLayer.apply(a.e, addLayer.maskOf[a.e] & ~(1 << n), -1, 0);
+          // Which of the two spoilt it is not known: give up the addition, the drop may suit another.
+          j++;
+        }
+      }
+    }
+    this.options.onImproved(this.objective());
+    return gained;
+  }
+
+  /** Chooses homes anew at least cost within the balance; keeps the old ones if that is no better. Returns what it gained. */
+  reassignHomes(): number {
+    const { trace, nodes } = this;
+    const perToken = new Float32Array(trace.tokens * nodes);
+    for (const layer of this.layers) layer.addHomeCosts(perToken);
+    const cost = new Float64Array(trace.sequences.length * nodes);
+    const weight = this.options.sequenceWeight;
+    for (let t = 0; t < trace.tokens; t++) {
+      const s = trace.sequenceOf[t];
+      for (let h = 0; h < nodes; h++) cost[s * nodes + h] += (weight === null ? 1 : weight[s]) * perToken[t * nodes + h];
+    }
+    const before = this.objective();
+    const held = this.homeOf;
+    this.homeOf = assignHomes(
+      cost,
+      trace.sequences.map((s) => s.tokens),
+      this.options.balance,
+    );
+    this.spreadHomes();
+    for (const layer of this.layers) layer.reprice();
+    const gained = before - this.objective();
+    if (gained > 1e-9) {
+      this.options.onImproved(this.objective());
+      return gained;
+    }
+    this.homeOf = held;
+    this.spreadHomes();
+    for (const layer of this.layers) layer.reprice();
+    return 0;
+  }
+
+  /** Alternates all steps until a round gains less than `share` of the objective. */
+  converge(roundsMax: number, share: number): void {
+    for (let round = 0; round < roundsMax && !this.options.stop(); round++) {
+      const before = this.objective();
+      this.reassignHomes();
+      this.improveLayers(3, share);
+      this.addReplicas();
+      this.exchangeReplicas();
+      if (before - this.objective() <= share * before) break;
+    }
+  }
+}
+
+/** A binary heap of entry numbers, largest gain first, ties by lower number. Entries may be stale; the caller looks again. */
+class GainHeap {
+  private readonly gain: Float64Array;
+  private readonly heap: number[] = [];
+
+  constructor(gain: Float64Array) {
+    this.gain = gain;
+    for (let i = 0; i < gain.length; i++) if (gain[i] > 0) this.heap.push(i);
+    for (let i = (this.heap.length >> 1) - 1; i >= 0; i--) this.sink(i);
+  }
+
+  peek(): number {
+    return this.heap.length === 0 ? -Infinity : this.gain[this.heap[0]];
+  }
+
+  pop(): number {
+    if (this.heap.length === 0) return -1;
+    const top = this.heap[0];
+    const last = this.heap.pop()!;
+    if (this.heap.length > 0) {
+      this.heap[0] = last;
+      this.sink(0);
+    }
+    return top;
+  }
+
+  push(entry: number): void {
+    let i = this.heap.length;
+    this.heap.push(entry);
+    while (i > 0) {
+      const parent = (i - 1) >> 1;
+      if (!this.before(i, parent)) break;
+      this.swap(i, parent);
+      i = parent;
+    }
+  }
+
+  private before(i: number, j: number): boolean {
+    const a = this.heap[i];
+    const b = this.heap[j];
+    return this.gain[a] > this.gain[b] || (this.gain[a] === this.gain[b] && a < b);
+  }
+
+  private swap(i: number, j: number): void {
+    const held = this.heap[i];
+    this.heap[i] = this.heap[j];
+    this.heap[j] = held;
+  }
+
+  private sink(from: number): void {
+    for (let i = from; ; ) {
+      const left = 2 * i + 1;
+      let best = i;
+      if (left < this.heap.length && this.before(left, best)) best = left;
+      if (left + 1 < this.heap.length && this.before(left + 1, best)) best = left + 1;
+      if (best === i) return;
+      this.swap(i, best);
+      i = best;
+    }
+  }
+}

@@ -1,0 +1,251 @@
+import type { Random } from '../random.ts';
+
+/** One layer's loads and the room for them. Replicas split a load evenly; a worker's time is its rows over its speed. */
+export interface LoadProblem {
+  /** Rows per expert, (experts). */
+  loads: Float64Array;
+  /** Replicas that each worker may hold, (workers). */
+  slots: Int32Array;
+  /** (workers) */
+  speed: Float64Array;
+}
+
+/** Workers of every expert, ascending, no worker twice, (experts) of (replicas). */
+export type Replicas = number[][];
+
+interface Packed {
+  workersOf: Replicas;
+  peak: number;
+}
+
+/**
+ * Minimises the largest load per worker: replica counts and packing together. A start (counts by the heaviest replica; `start` if given), then count shifts, each
+ * followed by a fresh packing and swaps against the fullest worker. Deterministic for a given `random`.
+ *
+ * @param effort count shifts tried at most
+ */
+export function balanceLoads(problem: LoadProblem, random: Random, effort: number, start: Replicas | null = null, stop: () => boolean = () => false): Packed {
+  const { loads, slots } = problem;
+  const experts = loads.length;
+  const workers = slots.length;
+  const total = Math.min(
+    slots.reduce((a, b) => a + b, 0),
+    experts * workers,
+  );
+  if (total < experts) throw new RangeError(`balanceLoads: ${experts} experts do not fit ${total} slots`);
+  let counts = greedyCounts(loads, total, workers);
+  let best = pack(problem, counts);
+  if (start !== null) {
+    const own = polish(problem, start.map((list) => [...list]));
+    if (own.peak < best.peak) {
+      best = own;
+      counts = Int32Array.from(start, (list) => list.length);
+    }
+  }
+  const bound = loadBound(problem);
+  let current = best;
+  for (let tried = 0; tried < effort && best.peak > bound * (1 + 1e-12) && !stop(); tried++) {
+    const shifted = counts.slice();
+    const spare = total - shifted.reduce((a, b) => a + b, 0);
+    const shifts = 1 + (random.next() < 0.3 ? 1 : 0) + (random.next() < 0.1 ? 1 : 0);
+    let changed = false;
+    for (let i = 0; i < shifts; i++) {
+      const from = random.below(experts);
+      const to = random.below(experts);
+      if (from === to || shifted[to] >= workers || (shifted[from] < 2 && spare <= 0)) continue;
+      if (shifted[from] >= 2) shifted[from]--;
+      else if (spare <= i) continue;
+      shifted[to]++;
+      changed = true;
+    }
+    if (!changed) {
+      // Counts that cannot shift (no spare slots at all): shake the packing instead.
+      const shaken = shake(problem, current.workersOf, random);
+      if (shaken.peak <= current.peak) current = shaken;
+      if (current.peak < best.peak) best = current;
+      continue;
+    }
+    const next = pack(problem, shifted);
+    if (next.peak <= current.peak * (1 + 1e-12)) {
+      current = next;
+      counts = shifted;
+      if (next.peak < best.peak) best = next;
+    }
+  }
+  return best;
+}
+
+function greedyCounts(loads: Float64Array, total: number, workers: number): Int32Array {
+  const counts = new Int32Array(loads.length).fill(1);
+  for (let used = loads.length; used < total; used++) {
+    let best = -1;
+    for (let e = 0; e < loads.length; e++) if (counts[e] < workers && (best < 0 || loads[e] / counts[e] > loads[best] / counts[best])) best = e;
+    if (best < 0) break;
+    counts[best]++;
+  }
+  return counts;
+}
+
+/** Heaviest replicas first, each on the worker that it leaves least loaded, among those with room and without this expert; then swaps. */
+function pack(problem: LoadProblem, counts: Int32Array): Packed {
+  const { loads, slots, speed } = problem;
+  const workers = slots.length;
+  const load = new Float64Array(workers);
+  const room = slots.slice();
+  const items: number[] = [];
+  counts.forEach((count, e) => {
+    for (let i = 0; i < count; i++) items.push(e);
+  });
+  items.sort((a, b) => loads[b] / counts[b] - loads[a] / counts[a] || a - b);
+  const workersOf: Replicas = Array.from({ length: loads.length }, () => []);
+  let left = items.length;
+  let free = room.reduce((a, b) => a + b, 0);
+  for (const e of items) {
+    const share = loads[e] / counts[e];
+    let best = -1;
+    for (let w = 0; w < workers; w++)
+      if (room[w] > 0 && !workersOf[e].includes(w) && (best < 0 || (load[w] + share) / speed[w] < (load[best] + share) / speed[best])) best = w;
+    left--;
+    if (best < 0) {
+      // Every worker with room holds this expert already: do with fewer replicas, unless it has none at all.
+      if (workersOf[e].length > 0) continue;
+      throw new RangeError('balanceLoads: no room for an expert');
+    }
+    workersOf[e].push(best);
+    load[best] += share;
+    room[best]--;
+    free--;
+  }
+  if (left !== 0 || free < 0) throw new RangeError('balanceLoads: slots do not add up');
+  return polish(problem, workersOf);
+}
+
+/** Swaps (and moves into free slots) between the fullest worker and others while the pair's larger load falls. */
+function polish(problem: LoadProblem, workersOf: Replicas): Packed {
+  const { loads, slots, speed } = problem;
+  const workers = slots.length;
+  const load = new Float64Array(workers);
+  const holds: number[][] = Array.from({ length: workers }, () => []);
+  workersOf.forEach((list, e) => {
+    for (const w of list) {
+      load[w] += loads[e] / list.length;
+      holds[w].push(e);
+    }
+  });
+  const share = (e: number) => loads[e] / workersOf[e].length;
+  for (let round = 0; round < 20 * workers; round++) {
+    let top = 0;
+    for (let w = 1; w < workers; w++) if (load[w] / speed[w] > load[top] / speed[top]) top = w;
+    const peak = load[top] / speed[top];
+    let best = { peak: peak * (1 - 1e-12), e: -1, w: -1, f: -1 };
+    for (const e of holds[top]) {
+      const own = share(e);
+      for (let w = 0; w < workers; w++) {
+        if (w === top || workersOf[e].includes(w)) continue;
+        if (holds[w].length < slots[w]) {
+          const after = Math.max((load[top] - own) / speed[top], (load[w] + own) / speed[w]);
+          if (after < best.peak) best = { peak: after, e, w, f: -1 };
+        }
+        for (const f of holds[w]) {
+          const other = share(f);
+          if (other >= own || workersOf[f].includes(top)) continue;
+          const after = Math.max((load[top] - own + other) / speed[top], (load[w] + own - other) / speed[w]);
+          if (after < best.peak) best = { peak: after, e, w, f };
+        }
+      }
+    }
+    if (best.e < 0) break;
+    const { e, w, f } = best;
+    const replace = (list: number[], from: number, to: number) => {
+      list[list.indexOf(from)] = to;
+    };
+    load[top] -= share(e);
+    load[w] += share(e);
+    replace(workersOf[e], top, w);
+    holds[top].splice(holds[top].indexOf(e), 1);
+    if (f >= 0) {
+      load[top] += share(f);
+      load[w] -= share(f);
+      replace(workersOf[f], w, top);
+      holds[w].splice(holds[w].indexOf(f), 1);
+      holds[top].push(f);
+    }
+    holds[w].push(e);
+  }
+  for (const list of workersOf) list.sort((a, b) => a - b);
+  return { workersOf, peak: peakOf(problem, workersOf) };
+}
+
+/** A few random swaps, then polish: for layers without spare slots. */
+function shake(problem: LoadProblem, workersOf: Replicas, random: Random): Packed {
+  const next = workersOf.map((list) => [...list]);
+  for (let i = 0; i < 3; i++) {
+    const e = random.below(next.length);
+    const f = random.below(next.length);
+    const a = next[e][random.below(next[e].length)];
+    const b = next[f][random.below(next[f].length)];
+    if (e === f || a === b || next[e].includes(b) || next[f].includes(a)) continue;
+    next[e][next[e].indexOf(a)] = b;
+    next[f][next[f].indexOf(b)] = a;
+  }
+  return polish(problem, next);
+}
+
+/** Largest load over speed with even splits. */
+export function peakOf(problem: LoadProblem, workersOf: Replicas): number {
+  const load = new Float64Array(problem.slots.length);
+  workersOf.forEach((list, e) => {
+    for (const w of list) load[w] += problem.loads[e] / list.length;
+  });
+  return load.reduce((peak, l, w) => Math.max(peak, l / problem.speed[w]), 0);
+}
+
+/**
+ * No placement with even splits has a smaller peak than this. For a peak t on workers of speed s and m = max(s): expert e needs at least ceil(load / (t m)) replicas,
+ * each of load at most t m. The bound is the smallest t at which (a) the total fits the speeds, (b) the needed replicas fit the slots, and (c) on equal workers, the
+ * replicas that are forced to be large do not crowd each other: see `crowded`.
+ */
+export function loadBound(problem: LoadProblem): number {
+  const { loads, slots, speed } = problem;
+  const total = loads.reduce((a, b) => a + b, 0);
+  const fastest = speed.reduce((a, b) => Math.max(a, b), 0);
+  const slotCount = slots.reduce((a, b) => a + b, 0);
+  let low = total / speed.reduce((a, b) => a + b, 0);
+  let high = Math.max(low, loads.reduce((a, b) => Math.max(a, b), 0) / fastest + total / fastest);
+  const possible = (t: number) => {
+    let needed = 0;
+    for (const load of loads) needed += Math.max(1, Math.ceil(load / (t * fastest) - 1e-12));
+    return needed <= slotCount && !crowded(problem, t * fastest);
+  };
+  if (possible(low)) return low;
+  for (let i = 0; i < 60; i++) {
+    const middle = (low + high) / 2;
+    if (possible(middle)) high = middle;
+    else low = middle;
+  }
+  return low;
+}
+
+/**
+ * True if no packing can keep every worker at or below `t` (equal slots and speeds; false otherwise: nothing proven). Without spare slots every expert has one
+ * replica, and of the (j x workers + 1) largest some worker gets j + 1; with all slots full that worker also holds enough of the smallest ones. With spare slots the
+ * replica counts are free, so an item counts with the least load it can have: its share when all spare slots go to it.
+ */
+function crowded(problem: LoadProblem, t: number): boolean {
+  const { loads, slots, speed } = problem;
+  const workers = slots.length;
+  if (slots.some((s) => s !== slots[0]) || speed.some((s) => s !== speed[0])) return false;
+  const spare = slots[0] * workers - loads.length;
+  if (spare !== 0) return false;
+  const sorted = Float64Array.from(loads).sort().reverse();
+  const perWorker = slots[0];
+  for (let j = 1; j < perWorker; j++) {
+    // The smallest j + 1 of the j x workers + 1 largest share a worker at best, and the rest of that worker is at best the smallest of all.
+    const at = j * workers;
+    let least = 0;
+    for (let i = 0; i <= j; i++) least += sorted[at - i];
+    for (let i = 0; i < perWorker - j - 1; i++) least += sorted[sorted.length - 1 - i];
+    if (least > t * (1 + 1e-12)) return true;
+  }
+  return false;
+}

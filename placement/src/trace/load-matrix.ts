@@ -1,0 +1,46 @@
+import { limits } from '@switchyard/proto';
+import { badTrace, NO_EXPERT, type RoutingTrace } from './routing-trace.ts';
+
+/** Rows served per expert, (layers, experts): all that EPLB knows of a workload. */
+export interface LoadMatrix {
+  layers: number;
+  experts: number;
+  /** (layers, experts) */
+  counts: Float64Array;
+}
+
+export function loadMatrixOf(flat: ArrayLike<number>, layers: number, experts: number, source: string): LoadMatrix {
+  if (experts > limits.expertsMax) throw badTrace(source, 'shape', `experts is ${experts}, at most ${limits.expertsMax}`);
+  if (flat.length !== layers * experts) throw badTrace(source, 'shape', `${flat.length} numbers for ${layers} layers x ${experts} experts`);
+  const counts = Float64Array.from(flat);
+  counts.forEach((count, i) => {
+    if (!(count >= 0) || !Number.isFinite(count))
+      throw badTrace(source, `layer ${Math.floor(i / experts)}, expert ${i % experts}`, `load ${count} is not a finite number >= 0`);
+  });
+  return { layers, experts, counts };
+}
+
+/** Reads a plain `[layers][experts]` list of lists. */
+export function readLoadMatrix(text: string, source: string): LoadMatrix {
+  let rows: unknown;
+  try {
+    rows = JSON.parse(text);
+  } catch {
+    throw badTrace(source, 'file', 'not JSON');
+  }
+  if (!Array.isArray(rows) || rows.length === 0 || !rows.every((row) => Array.isArray(row) && row.length === rows[0].length && row.length > 0))
+    throw badTrace(source, 'file', 'expected [layers][experts], lists of equal length');
+  return loadMatrixOf((rows as number[][]).flat(), rows.length, (rows as number[][])[0].length, source);
+}
+
+/** Rows per expert and layer in a routing trace. */
+export function expertLoads(trace: RoutingTrace): LoadMatrix {
+  const layers = trace.moeLayers.length;
+  const counts = new Float64Array(layers * trace.experts);
+  const row = layers * trace.topK;
+  for (let i = 0; i < trace.ids.length; i++) {
+    const id = trace.ids[i];
+    if (id !== NO_EXPERT) counts[Math.floor((i % row) / trace.topK) * trace.experts + id]++;
+  }
+  return { layers, experts: trace.experts, counts };
+}

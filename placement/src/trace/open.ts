@@ -1,0 +1,80 @@
+import { createReadStream, existsSync, readFileSync } from 'node:fs';
+import { createGunzip } from 'node:zlib';
+import type { Bytes } from './byte-stream.ts';
+import { ByteStream } from './byte-stream.ts';
+import { type IdDumpShape, readIdDump } from './id-dump.ts';
+import { type LoadMatrix, readLoadMatrix } from './load-matrix.ts';
+import { readNpyTrace } from './npy.ts';
+import { badTrace, type RoutingTrace, type TraceBounds } from './routing-trace.ts';
+import { readSglangDump } from './sglang.ts';
+import { readSwitchyardTrace } from './switchyard-format.ts';
+import { readVllmJsonl } from './vllm-jsonl.ts';
+
+export type TraceInput = { kind: 'routing'; trace: RoutingTrace } | { kind: 'loads'; loads: LoadMatrix };
+
+/** A load matrix or a JSON sidecar is read whole: [94][4096] numbers are a few megabytes. */
+const wholeFileBytesMax = 256 * 1024 * 1024;
+
+export interface OpenTraceOptions extends Partial<TraceBounds> {
+  /** Number of experts where the format does not say; by default the largest id plus one. */
+  experts?: number | null;
+  /** Shape of an `.experts.u8` dump; by default the JSON beside it, `<stem>.shape.json`. */
+  shape?: IdDumpShape | null;
+  /** Rows of an `.npy` trace that count as one sequence. */
+  sequenceTokens?: number;
+}
+
+/**
+ * Opens a trace file of any supported format; a name that ends in `.gz` is unpacked on the way. The format is told by the name and the first bytes:
+ *
+ * | name | format |
+ * | --- | --- |
+ * | `*.npy` | ExFlow, (tokens, layers) |
+ * | `*.experts.u8` | id dump, with `<stem>.seq.u16le`, `<stem>.sequences.json` and `<stem>.shape.json` beside it |
+ * | `*.jsonl` | vLLM style, `{req_id, token_idx, layer, topk_ids}` |
+ * | `*.json` that begins `[[` and holds no objects | load matrix `[layers][experts]` |
+ * | other `*.json` | SGLang expert distribution |
+ * | anything that begins with a `switchyard-trace` header | our own |
+ */
+export async function openTrace(path: string, options: OpenTraceOptions = {}): Promise<TraceInput> {
+  const name = path.replace(/\.gz$/, '');
+  if (name.endsWith('.npy')) return { kind: 'routing', trace: await readNpyTrace(() => fileBytes(path), path, options) };
+  if (name.endsWith('.experts.u8')) return { kind: 'routing', trace: await openIdDump(path, options) };
+  if (name.endsWith('.jsonl')) return { kind: 'routing', trace: await readVllmJsonl(() => fileBytes(path), path, options) };
+  const start = new TextDecoder().decode(await new ByteStream(fileBytes(path), path).upTo(4096)).trimStart();
+  if (start.startsWith('{"format":"switchyard-trace"')) {
+    const beside = `${name}.sequences.jsonl`;
+    return { kind: 'routing', trace: await readSwitchyardTrace(fileBytes(path), existsSync(beside) ? fileBytes(beside) : null, path, options) };
+  }
+  if (/^\[\s*\[/.test(start) && !start.includes('{')) return { kind: 'loads', loads: readLoadMatrix(await wholeText(path), path) };
+  if (start.startsWith('{') || start.startsWith('[')) return readSglangDump(() => fileBytes(path), path, options);
+  throw badTrace(path, 'byte 0', 'none of the known trace formats (see the table in docs/placement.md)');
+}
+
+async function openIdDump(path: string, options: OpenTraceOptions): Promise<RoutingTrace> {
+  const stem = path.replace(/\.experts\.u8(\.gz)?$/, '');
+  const shape = options.shape ?? readShape(`${stem}.shape.json`);
+  const sequenceOf = [`${stem}.seq.u16le.gz`, `${stem}.seq.u16le`].find(existsSync);
+  if (sequenceOf === undefined) throw badTrace(path, 'file', `${stem}.seq.u16le(.gz) is missing`);
+  const names = `${stem}.sequences.json`;
+  return readIdDump(fileBytes(path), fileBytes(sequenceOf), existsSync(names) ? readFileSync(names, 'utf8') : null, shape, path, options);
+}
+
+function readShape(path: string): IdDumpShape {
+  if (!existsSync(path)) throw badTrace(path, 'file', 'missing: an id dump does not say its shape {"model","layers","topK","experts"}');
+  return JSON.parse(readFileSync(path, 'utf8')) as IdDumpShape;
+}
+
+function fileBytes(path: string): Bytes {
+  const file = createReadStream(path);
+  if (!path.endsWith('.gz')) return file;
+  const unpacked = createGunzip();
+  file.on('error', (error) => unpacked.destroy(error));
+  return file.pipe(unpacked);
+}
+
+async function wholeText(path: string): Promise<string> {
+  const bytes = await new ByteStream(fileBytes(path), path).upTo(wholeFileBytesMax + 1);
+  if (bytes.length > wholeFileBytesMax) throw badTrace(path, 'file', `longer than ${wholeFileBytesMax} bytes`);
+  return new TextDecoder().decode(bytes);
+}

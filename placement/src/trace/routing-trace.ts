@@ -1,0 +1,174 @@
+import type { TraceSequence } from '@switchyard/proto';
+import { limits, SwitchyardError } from '@switchyard/proto';
+import { mix32 } from '../random.ts';
+
+/** Marks a choice that the router did not make (variable top-k). */
+export const NO_EXPERT = 0xffff;
+
+/** A routing trace in memory. Tokens of one sequence are consecutive and in the order of their positions. */
+export interface RoutingTrace {
+  model: string;
+  /** Index in the model of each MoE layer, (layers). */
+  moeLayers: number[];
+  experts: number;
+  topK: number;
+  tokens: number;
+  /** Expert ids in descending router score, (tokens, layers, topK); NO_EXPERT where fewer were chosen. */
+  ids: Uint16Array;
+  /** Index into `sequences`, (tokens). */
+  sequenceOf: Uint32Array;
+  /** 1 where the token was generated, 0 in a prompt, (tokens). */
+  generated: Uint8Array;
+  sequences: TraceSequence[];
+}
+
+/** Shape of a trace, as far as its format knows it before the first record. */
+export interface TraceShape {
+  model: string;
+  moeLayers: number[];
+  experts: number;
+  topK: number;
+}
+
+export interface TraceBounds {
+  /** Tokens held in memory at most. */
+  tokensMax: number;
+  /** When full: keep a seeded half of the sequences and go on (the default), or refuse. */
+  whenFull: 'thin' | 'refuse';
+}
+
+/** 24 layers x top-4 x 2 bytes x 400,000 tokens is 77 MB; DeepSeek-V3's 58 x 8 is 371 MB. */
+export const defaultTraceBounds: TraceBounds = { tokensMax: 400_000, whenFull: 'thin' };
+
+/** Sequences that one trace may name. */
+const sequencesMax = 10_000_000;
+
+/** An error that says where in which input it happened. */
+export function badTrace(source: string, place: string, problem: string): SwitchyardError {
+  return new SwitchyardError('invalid_request', `${source}: ${place}: ${problem}`, { param: 'trace' });
+}
+
+export function checkShape(shape: TraceShape, source: string): void {
+  const refuse = (field: string, value: number, max: number) => {
+    if (!Number.isInteger(value) || value < 1 || value > max)
+      throw badTrace(source, 'header', `${field} is ${value}, must be an integer from 1 to ${max}`);
+  };
+  refuse('experts', shape.experts, limits.expertsMax);
+  refuse('topK', shape.topK, limits.topKMax);
+  refuse('number of MoE layers', shape.moeLayers.length, 4096);
+}
+
+/**
+ * Collects tokens one by one into a RoutingTrace of bounded size. When the bound is reached, whole sequences are dropped by a hash of their number,
+ * so that what remains is an unbiased sample of sequences, whatever the order in which they arrive.
+ */
+export class TraceBuilder {
+  private readonly shape: TraceShape;
+  private readonly bounds: TraceBounds;
+  private readonly source: string;
+  private readonly row: number;
+  private ids: Uint16Array;
+  private sequence: Uint32Array;
+  private position: Uint32Array;
+  private generated: Uint8Array;
+  private count = 0;
+  private keepBelow = 0x1_0000_0000;
+  private readonly domains = new Map<number, string | null>();
+
+  constructor(shape: TraceShape, source: string, bounds: Partial<TraceBounds> = {}) {
+    checkShape(shape, source);
+    this.shape = shape;
+    this.source = source;
+    this.bounds = { ...defaultTraceBounds, ...bounds };
+    this.row = shape.moeLayers.length * shape.topK;
+    const first = Math.min(1024, this.bounds.tokensMax);
+    this.ids = new Uint16Array(first * this.row);
+    this.sequence = new Uint32Array(first);
+    this.position = new Uint32Array(first);
+    this.generated = new Uint8Array(first);
+  }
+
+  /** Adds one token. `ids` is read from `offset`, (layers, topK). `place` names the record in errors. */
+  add(sequence: number, position: number, generated: boolean, ids: ArrayLike<number>, offset: number, place: () => string): void {
+    const { experts, topK } = this.shape;
+    for (let i = 0; i < this.row; i++) {
+      const id = ids[offset + i];
+      if (id === NO_EXPERT) continue;
+      if (!(id < experts)) throw badTrace(this.source, place(), `expert id ${id} of layer ${Math.floor(i / topK)} is not below ${experts}`);
+      const layerStart = i - (i % topK);
+      for (let j = layerStart; j < i; j++)
+        if (ids[offset + j] === id) throw badTrace(this.source, place(), `expert ${id} appears twice in layer ${layerStart / topK}`);
+    }
+    if (mix32(sequence) >= this.keepBelow) return;
+    if (this.count === this.bounds.tokensMax) {
+      this.makeRoom();
+      if (mix32(sequence) >= this.keepBelow) return;
+    }
+    if (this.count === this.sequence.length) this.grow();
+    for (let i = 0; i < this.row; i++) this.ids[this.count * this.row + i] = ids[offset + i];
+    this.sequence[this.count] = sequence;
+    this.position[this.count] = position;
+    this.generated[this.count] = generated ? 1 : 0;
+    this.count++;
+  }
+
+  nameDomain(sequence: number, domain: string | null): void {
+    if (this.domains.size >= sequencesMax) throw badTrace(this.source, 'sequences', `more than ${sequencesMax} sequences`);
+    this.domains.set(sequence, domain);
+  }
+
+  private makeRoom(): void {
+    const { tokensMax, whenFull } = this.bounds;
+    if (whenFull === 'refuse') throw badTrace(this.source, `token ${this.count}`, `more than ${tokensMax} tokens (tokensMax)`);
+    while (this.count === tokensMax) {
+      this.keepBelow /= 2;
+      if (this.keepBelow < 1) throw badTrace(this.source, `token ${this.count}`, `one sequence has more than ${tokensMax} tokens (tokensMax)`);
+      let kept = 0;
+      for (let t = 0; t < this.count; t++) {
+        if (mix32(this.sequence[t]) >= this.keepBelow) continue;
+        this.ids.copyWithin(kept * this.row, t * this.row, (t + 1) * this.row);
+        this.sequence[kept] = this.sequence[t];
+        this.position[kept] = this.position[t];
+        this.generated[kept] = this.generated[t];
+        kept++;
+      }
+      this.count = kept;
+    }
+  }
+
+  private grow(): void {
+    const size = Math.min(this.bounds.tokensMax, this.sequence.length * 2);
+    const into = <A extends Uint16Array | Uint32Array | Uint8Array>(to: A, from: A): A => {
+      to.set(from);
+      return to;
+    };
+    this.ids = into(new Uint16Array(size * this.row), this.ids);
+    this.sequence = into(new Uint32Array(size), this.sequence);
+    this.position = into(new Uint32Array(size), this.position);
+    this.generated = into(new Uint8Array(size), this.generated);
+  }
+
+  /** Sorts tokens by sequence (in order of first arrival) and position, and numbers the sequences densely. */
+  build(): RoutingTrace {
+    if (this.count === 0) throw badTrace(this.source, 'end', 'the trace holds no tokens');
+    const dense = new Map<number, number>();
+    for (let t = 0; t < this.count; t++) if (!dense.has(this.sequence[t])) dense.set(this.sequence[t], dense.size);
+    const order = Uint32Array.from({ length: this.count }, (_, t) => t);
+    const rank = Uint32Array.from({ length: this.count }, (_, t) => dense.get(this.sequence[t])!);
+    let sorted = true;
+    for (let t = 1; t < this.count && sorted; t++)
+      sorted = rank[t - 1] < rank[t] || (rank[t - 1] === rank[t] && this.position[t - 1] <= this.position[t]);
+    if (!sorted) order.sort((x, y) => rank[x] - rank[y] || this.position[x] - this.position[y] || x - y);
+    const ids = new Uint16Array(this.count * this.row);
+    const sequenceOf = new Uint32Array(this.count);
+    const generated = new Uint8Array(this.count);
+    const sequences: TraceSequence[] = [...dense.keys()].map((sequence) => ({ sequence, domain: this.domains.get(sequence) ?? null, tokens: 0 }));
+    order.forEach((from, to) => {
+      ids.set(this.ids.subarray(from * this.row, (from + 1) * this.row), to * this.row);
+      sequenceOf[to] = rank[from];
+      generated[to] = this.generated[from];
+      sequences[rank[from]].tokens++;
+    });
+    return { ...this.shape, tokens: this.count, ids, sequenceOf, generated, sequences };
+  }
+}

@@ -1,0 +1,162 @@
+import type { Bytes } from './byte-stream.ts';
+import { jsonEvents } from './json-events.ts';
+import { type LoadMatrix, loadMatrixOf } from './load-matrix.ts';
+import { badTrace, NO_EXPERT, type RoutingTrace, type TraceBounds, TraceBuilder } from './routing-trace.ts';
+
+/** Ids of one record (one forward pass of one rank): 61 layers x 16,384 tokens x top-8 is 8 million. */
+const recordIdsMax = 32_000_000;
+
+interface Record {
+  /** Flat ids with the sizes of the three dimensions. */
+  ids: number[];
+  layers: number;
+  tokens: number;
+  positions: number[];
+}
+
+/**
+ * Reads an expert-distribution dump of SGLang as JSON: anywhere in the file, objects with `topk_ids_of_layer` (layers, tokens, topK), -1 for no choice, and
+ * optionally `positions` (tokens): a position that does not go up by one starts a new sequence. With `physical_to_logical_map` or
+ * `last_physical_to_logical_map` (layers, slots) the ids are physical and are mapped back. A file with `logical_count` (layers, experts) or
+ * (steps, layers, experts) and no ids is a load matrix.
+ */
+export async function readSglangDump(
+  open: () => Bytes,
+  source: string,
+  options: { experts?: number | null; model?: string } & Partial<TraceBounds> = {},
+): Promise<{ kind: 'routing'; trace: RoutingTrace } | { kind: 'loads'; loads: LoadMatrix }> {
+  // First pass: the map, the number of experts, and whether there are ids at all.
+  let map: number[][] | null = null;
+  let largest = -1;
+  let sawIds = false;
+  const counts = { flat: [] as number[], layers: 0, experts: 0 };
+  for await (const found of arrays(open(), source, ['topk_ids_of_layer', 'physical_to_logical_map', 'last_physical_to_logical_map', 'logical_count', 'positions'])) {
+    if (found.key === 'topk_ids_of_layer') {
+      sawIds = true;
+      for (const id of found.flat) largest = Math.max(largest, id);
+    } else if (found.key.endsWith('physical_to_logical_map')) {
+      if (found.shape.length !== 2) throw badTrace(source, `byte ${found.offset}`, `${found.key} has ${found.shape.length} dimensions, expected (layers, slots)`);
+      map = Array.from({ length: found.shape[0] }, (_, l) => found.flat.slice(l * found.shape[1], (l + 1) * found.shape[1]));
+    } else if (found.key === 'logical_count') addCounts(counts, found, source);
+  }
+  if (!sawIds) {
+    if (counts.layers === 0) throw badTrace(source, 'end', 'neither topk_ids_of_layer nor logical_count found');
+    return { kind: 'loads', loads: loadMatrixOf(counts.flat, counts.layers, counts.experts, source) };
+  }
+  if (map !== null) largest = map.reduce((max, row) => row.reduce((m, id) => Math.max(m, id), max), -1);
+  const experts = options.experts ?? largest + 1;
+  let builder: TraceBuilder | null = null;
+  let sequence = 0;
+  let lastPosition = Number.NaN;
+  let record: Record | null = null;
+  const flush = (topK: number) => {
+    if (record === null) return;
+    const { ids, layers, tokens, positions } = record;
+    builder ??= new TraceBuilder({ model: options.model ?? 'unknown', moeLayers: Array.from({ length: layers }, (_, l) => l), experts, topK }, source, options);
+    const row = new Uint16Array(layers * topK);
+    for (let t = 0; t < tokens; t++) {
+      for (let l = 0; l < layers; l++)
+        for (let k = 0; k < topK; k++) {
+          const id = ids[(l * tokens + t) * topK + k];
+          row[l * topK + k] = id < 0 ? NO_EXPERT : map === null ? id : (map[l]?.[id] ?? NO_EXPERT);
+        }
+      const position = positions[t] ?? t;
+      if (position !== lastPosition + 1) sequence++;
+      lastPosition = position;
+      builder.add(sequence, position, false, row, 0, () => `sequence ${sequence}, position ${position}`);
+    }
+    record = null;
+  };
+  let topK = 0;
+  let layers = 0;
+  let pendingPositions: number[] | null = null;
+  for await (const found of arrays(open(), source, ['topk_ids_of_layer', 'positions', '}'])) {
+    if (found.key === 'positions') {
+      pendingPositions = found.flat;
+      if (record !== null) (record as Record).positions = found.flat;
+    } else if (found.key === 'topk_ids_of_layer') {
+      if (found.shape.length !== 3) throw badTrace(source, `byte ${found.offset}`, `topk_ids_of_layer has ${found.shape.length} dimensions, expected (layers, tokens, topK)`);
+      topK = topK === 0 ? found.shape[2] : topK;
+      layers = layers === 0 ? found.shape[0] : layers;
+      if (found.shape[2] !== topK || found.shape[0] !== layers)
+        throw badTrace(source, `byte ${found.offset}`, `(${found.shape.join(', ')}) after records of ${layers} layers and top-${topK}`);
+      record = { ids: found.flat, layers: found.shape[0], tokens: found.shape[1], positions: pendingPositions ?? [] };
+    } else {
+      flush(topK);
+      pendingPositions = null;
+    }
+  }
+  flush(topK);
+  return { kind: 'routing', trace: builder!.build() };
+}
+
+function addCounts(counts: { flat: number[]; layers: number; experts: number }, found: FoundArray, source: string): void {
+  const [layers, experts] = found.shape.slice(-2);
+  if (found.shape.length < 2 || (counts.layers !== 0 && (layers !== counts.layers || experts !== counts.experts)))
+    throw badTrace(source, `byte ${found.offset}`, `logical_count of shape (${found.shape.join(', ')})`);
+  counts.layers = layers;
+  counts.experts = experts;
+  found.flat.forEach((count, i) => {
+    const at = i % (layers * experts);
+    counts.flat[at] = (counts.flat[at] ?? 0) + count;
+  });
+}
+
+interface FoundArray {
+  key: string;
+  flat: number[];
+  shape: number[];
+  offset: number;
+}
+
+/** The rectangular arrays of numbers under the given keys, one at a time; the key "}" reports the end of every object that held one. */
+async function* arrays(bytes: Bytes, source: string, keys: string[]): AsyncGenerator<FoundArray> {
+  let key: string | null = null;
+  let depth = 0;
+  let flat: number[] = [];
+  let shape: number[] = [];
+  let filled: number[] = [];
+  const objectHeldOne: boolean[] = [];
+  const brackets: string[] = [];
+  for await (const event of jsonEvents(bytes, source)) {
+    if (key === null) {
+      if (event.kind === 'key' && keys.includes(event.key)) key = event.key;
+      else if (event.kind === 'open') {
+        brackets.push(event.bracket);
+        objectHeldOne.push(false);
+      } else if (event.kind === 'close') {
+        const held = objectHeldOne.pop();
+        if (brackets.pop() === '{' && held && keys.includes('}')) yield { key: '}', flat: [], shape: [], offset: event.offset };
+      }
+      continue;
+    }
+    if (event.kind === 'value') {
+      if (depth === 0) {
+        key = null; // a scalar or null under the key
+        continue;
+      }
+      if (typeof event.value !== 'number') throw badTrace(source, `byte ${event.offset}`, `${key} holds ${JSON.stringify(event.value)}, expected numbers`);
+      if (flat.length === recordIdsMax) throw badTrace(source, `byte ${event.offset}`, `${key} holds more than ${recordIdsMax} numbers`);
+      flat.push(event.value);
+      filled[depth - 1]++;
+    } else if (event.kind === 'open') {
+      if (event.bracket === '{') throw badTrace(source, `byte ${event.offset}`, `${key} holds an object, expected nested lists of numbers`);
+      if (depth > 0) filled[depth - 1]++;
+      filled[depth++] = 0;
+    } else if (event.kind === 'close') {
+      depth--;
+      const size = filled[depth];
+      if (shape[depth] !== undefined && shape[depth] !== size)
+        throw badTrace(source, `byte ${event.offset}`, `${key} is ragged: ${size} entries after lists of ${shape[depth]}`);
+      shape[depth] = size;
+      if (depth === 0) {
+        if (objectHeldOne.length > 0) objectHeldOne[objectHeldOne.length - 1] = true;
+        yield { key, flat, shape, offset: event.offset };
+        key = null;
+        flat = [];
+        shape = [];
+        filled = [];
+      }
+    }
+  }
+}

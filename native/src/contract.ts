@@ -7,16 +7,47 @@ export type WeightFormat = 'f32' | 'f16' | 'bf16' | 'bf16-x16' | 'int8' | 'int4'
 export type SumMode = 'exact' | 'fast';
 export type Activation = 'silu' | 'gpt_oss';
 
-export interface Device { readonly type: 'device' }
-export interface MappedFile { readonly type: 'file'; readonly path: string; readonly bytes: number }
+export interface Device {
+  readonly type: 'device';
+}
+export interface MappedFile {
+  readonly type: 'file';
+  readonly path: string;
+  readonly bytes: number;
+}
 /** `f32`/`i32` are views of the same memory, `rows * width` elements (CPU devices). */
-export interface DeviceBuffer { readonly type: 'buffer'; readonly rows: number; readonly width: number; readonly f32: Float32Array; readonly i32: Int32Array }
-export interface Table { readonly type: 'table' }
-export interface Weight { readonly type: 'weight'; readonly n: number; readonly k: number; readonly format: WeightFormat }
-export interface Experts { readonly type: 'experts'; readonly slots: number }
-export interface KvCache { readonly type: 'kv'; readonly blocks: number }
-export interface RowSum { readonly type: 'sum'; readonly maxRows: number; readonly hidden: number }
-export interface Program { readonly type: 'program' }
+export interface DeviceBuffer {
+  readonly type: 'buffer';
+  readonly rows: number;
+  readonly width: number;
+  readonly f32: Float32Array;
+  readonly i32: Int32Array;
+}
+export interface Table {
+  readonly type: 'table';
+}
+export interface Weight {
+  readonly type: 'weight';
+  readonly n: number;
+  readonly k: number;
+  readonly format: WeightFormat;
+}
+export interface Experts {
+  readonly type: 'experts';
+  readonly slots: number;
+}
+export interface KvCache {
+  readonly type: 'kv';
+  readonly blocks: number;
+}
+export interface RowSum {
+  readonly type: 'sum';
+  readonly maxRows: number;
+  readonly hidden: number;
+}
+export interface Program {
+  readonly type: 'program';
+}
 export type NativeObject = DeviceBuffer | Table | Weight | Experts | KvCache | RowSum;
 
 /** See `sy_source`. Offsets and strides in elements except where the header says bytes. */
@@ -39,11 +70,33 @@ export interface DeviceOptions {
   cpus: number[] | null;
 }
 
-export interface ExpertsOptions { slots: number; hidden: number; inter: number; format: WeightFormat; activation: Activation; hasBias: boolean; alpha: number; limit: number }
-export interface ExpertSources { gate: Source; up: Source; down: Source; gateBias: Source | null; upBias: Source | null; downBias: Source | null }
+export interface ExpertsOptions {
+  slots: number;
+  hidden: number;
+  inter: number;
+  format: WeightFormat;
+  activation: Activation;
+  hasBias: boolean;
+  alpha: number;
+  limit: number;
+}
+export interface ExpertSources {
+  gate: Source;
+  up: Source;
+  down: Source;
+  gateBias: Source | null;
+  upBias: Source | null;
+  downBias: Source | null;
+}
 
 /** One encoded op: `kind`, `flags`, up to 6 objects (null = none), up to 10 ints, up to 6 floats. Built only by the functions in `ops.ts`. */
-export interface Op { kind: number; flags: number; objects: (NativeObject | null)[]; ints: number[]; floats: number[] }
+export interface Op {
+  kind: number;
+  flags: number;
+  objects: (NativeObject | null)[];
+  ints: number[];
+  floats: number[];
+}
 
 /** Preallocated batch descriptor; fill the arrays in place, then set the counts. `maxBlocks` is the row stride of `block`. */
 export interface Batch {
@@ -79,7 +132,16 @@ export interface Native {
   expertsClear(experts: Experts, slot: number): void;
   expertsProbe(experts: Experts, slot: number, x: Float32Array, rows: number, out: Float32Array): void;
   /** Arrays are read up to `pairs` entries. */
-  expertsRun(experts: Experts, x: DeviceBuffer, pairs: number, row: Int32Array, slot: Int32Array, weight: Float32Array, grid: number, sum: RowSum): void;
+  expertsRun(
+    experts: Experts,
+    x: DeviceBuffer,
+    pairs: number,
+    row: Int32Array,
+    slot: Int32Array,
+    weight: Float32Array,
+    grid: number,
+    sum: RowSum,
+  ): void;
 
   kvCreate(device: Device, blocks: number, kvHeads: number, kDim: number, vDim: number, dtype: 'f32' | 'bf16', vSharesK: boolean): KvCache;
   kvCopyBlock(kv: KvCache, from: number, to: number): void;

@@ -1,0 +1,28 @@
+import { existsSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { fileURLToPath } from 'node:url';
+import type { Device, Native, NativeObject, Program } from './contract.ts';
+import { NativeError } from './native-error.ts';
+
+/** What `native/cpp/napi.cpp` exports: the contract, except for the calls that take plain bytes and words here and objects there. */
+export type Addon = Omit<Native, 'deviceDescribe' | 'batchCreate' | 'programCreate' | 'programRun' | 'programTimes'> & {
+  setErrorClass(errorClass: typeof NativeError): void;
+  /** JSON. */
+  deviceDescribe(device: Device): string;
+  /** `ops`: 96 bytes each (`sy_op`); `objects`: what their object numbers mean. */
+  programCreate(device: Device, ops: Uint8Array, objects: NativeObject[], maxRows: number, maxSeqs: number, maxContext: number): Program;
+  /** `words`: see batch.ts. */
+  programRun(program: Program, words: Int32Array): void;
+  /** Seconds, by number of the op kind. */
+  programTimes(program: Program): number[];
+};
+
+function load(): Addon {
+  const file = fileURLToPath(new URL('../build/switchyard.node', import.meta.url));
+  if (!existsSync(file)) throw new NativeError('unsupported', `the kernels are not built: ${file} is missing; run \`npm run build\``);
+  const addon = createRequire(import.meta.url)(file) as Addon;
+  addon.setErrorClass(NativeError);
+  return addon;
+}
+
+export const addon: Addon = load();

@@ -170,6 +170,9 @@ export function toyModel(shape: ToyShape, hosted: number[][] | null): Model {
 
 /** The native calls of the exchange, for the toy's objects. */
 export const toyNative = {
+  deviceOpen: () => ({ type: 'device' }),
+  deviceDescribe: () => ({ backend: 'toy', isa: 'none', threads: 1, abi: 0 }),
+  deviceClose: () => {},
   bufferCreate: (_device, rows, width) => buffer(rows, width),
   sumCreate: (_device, _mode, maxRows) => sumOf(maxRows),
   objectFree: () => {},

@@ -1,0 +1,251 @@
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import {
+  type Assign,
+  contiguousPlan,
+  Finish,
+  type FromWorker,
+  type Listener,
+  serveControl,
+  type ToWorker,
+  type WorkerStream,
+} from '@switchyard/proto';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { parseFlags } from '../../src/process/flags.ts';
+import { WorkerProcess } from '../../src/process/worker-process.ts';
+import { toyModel, toyNative } from '../engine/toy-model.ts';
+import { submitOf } from '../in-process-cluster.ts';
+
+const shape = { experts: 4, topK: 2, moeLayers: 2, kvBlocks: 64, maxRows: 32, maxSequences: 4, maxLogitRows: 64, maxContext: 512 };
+const tls = { token: '', tls: null };
+
+/** A worker as the coordinator hears it. */
+class Heard {
+  readonly messages: FromWorker[] = [];
+  readonly stream: WorkerStream;
+  private news: () => void = () => {};
+
+  constructor(stream: WorkerStream) {
+    this.stream = stream;
+    stream.onMessage((message) => {
+      this.messages.push(message);
+      this.news();
+    });
+  }
+
+  async next<T extends FromWorker['type']>(type: T, matches: (message: Extract<FromWorker, { type: T }>) => boolean = () => true) {
+    for (;;) {
+      const found = this.messages.find((m) => m.type === type && matches(m as Extract<FromWorker, { type: T }>));
+      if (found !== undefined) {
+        this.messages.splice(this.messages.indexOf(found), 1);
+        return found as Extract<FromWorker, { type: T }>;
+      }
+      await new Promise<void>((resolve) => {
+        this.news = resolve;
+      });
+    }
+  }
+
+  send(message: ToWorker): void {
+    this.stream.send(message);
+  }
+}
+
+describe('the worker process', () => {
+  let folder: string;
+  let control: Listener;
+  let attached: Heard[];
+  let arrival: () => void;
+  const running: { worker: WorkerProcess; status: Promise<number> }[] = [];
+  let loads: number;
+
+  const nextAttached = async (): Promise<Heard> => {
+    while (attached.length === 0) {
+      await new Promise<void>((resolve) => {
+        arrival = resolve;
+      });
+    }
+    return attached.shift()!;
+  };
+
+  const serve = (address: string) =>
+    serveControl(address, tls, (stream) => {
+      attached.push(new Heard(stream));
+      arrival();
+    });
+
+  const startWorker = (name: string, extra: string[] = []) => {
+    const flags = parseFlags([
+      '--coordinator',
+      `unix:${folder}/control.sock`,
+      '--name',
+      name,
+      '--node',
+      'n0',
+      '--data',
+      `uds://${folder}/${name}.sock`,
+      ...extra,
+    ])!;
+    const load: ConstructorParameters<typeof WorkerProcess>[0]['load'] = async ({ hosted, onProgress }) => {
+      loads++;
+      onProgress(1, 1, 'toy');
+      return toyModel(shape, hosted as number[][] | null);
+    };
+    const worker = new WorkerProcess({ flags, native: toyNative, load, version: '0', log: () => {} });
+    const status = worker.run();
+    running.push({ worker, status });
+    return { worker, status };
+  };
+
+  const assign = (worker: number, workers: number, overrides: Partial<Assign> = {}): ToWorker => ({
+    type: 'assign',
+    worker,
+    epoch: 1,
+    modelDir: folder,
+    plan: Buffer.from(
+      JSON.stringify(
+        contiguousPlan(
+          { type: 'toy', moeLayers: [1, 2], experts: shape.experts },
+          Array.from({ length: workers }, (_, w) => ({ name: `w${w}`, node: 0 })),
+        ),
+      ),
+    ),
+    engine: {
+      numericClass: 'f32',
+      expertDtype: 'stored',
+      denseDtype: 'stored',
+      sumMode: 'exact',
+      maxContext: 0,
+      kvBlocks: 0,
+      kvBytes: 0,
+      maxBatchRows: shape.maxRows,
+      maxSequences: shape.maxSequences,
+      prefixCache: true,
+      rowDeadlineMs: 10_000,
+    },
+    ...overrides,
+  });
+
+  beforeEach(async () => {
+    folder = await mkdtemp(path.join(tmpdir(), 'switchyard-worker-'));
+    await writeFile(path.join(folder, 'config.json'), '{}');
+    attached = [];
+    arrival = () => {};
+    loads = 0;
+    control = await serve(`unix:${folder}/control.sock`);
+  });
+
+  afterEach(async () => {
+    await Promise.all(running.splice(0).map(({ worker, status }) => worker.stop(1).then(() => status)));
+    await control.close();
+    await rm(folder, { recursive: true });
+  });
+
+  test('says hello, loads what it is assigned, serves, reports, and stops when told', async () => {
+    const { status } = startWorker('w0');
+    const coordinator = await nextAttached();
+    expect(await coordinator.next('hello')).toMatchObject({
+      name: 'w0',
+      node: 'n0',
+      dataAddresses: [expect.stringMatching(/^uds:\/\/.*\/w0\.sock$/)],
+    });
+    coordinator.send({ type: 'submit', ...submitOf([1]), request: 5 });
+    expect((await coordinator.next('tokens')).errors).toMatchObject([{ code: 'not_ready' }]);
+    coordinator.send(assign(0, 1));
+    expect(await coordinator.next('ready')).toMatchObject({ epoch: 1, kvBlocks: 64 });
+    coordinator.send({ type: 'submit', ...submitOf([1, 2, 3], { maxTokens: 4 }), request: 6 });
+    expect(Array.from((await coordinator.next('tokens')).request)).toContain(6);
+    const stats = await coordinator.next('stats', ({ generatedTokens }) => generatedTokens === 4);
+    expect(stats).toMatchObject({ kvBlocks: 64, running: 0, workPending: false });
+    expect(Array.from(stats.expertTokens).reduce((a, b) => a + b)).toBe(6 * shape.moeLayers * shape.topK);
+    coordinator.send({ type: 'stop', graceMs: 1000 });
+    expect(await status).toBe(0);
+  });
+
+  test('two processes share the experts over sockets, and agree with one', async () => {
+    startWorker('w0');
+    const w0 = await nextAttached();
+    startWorker('w1');
+    const w1 = await nextAttached();
+    const ask = async (worker: Heard, request: number) => {
+      worker.send({ type: 'submit', ...submitOf([7, 8, 9], { maxTokens: 12, wantLogprob: true }), request });
+      const said: number[] = [];
+      for (;;) {
+        const tokens = await worker.next('tokens');
+        said.push(...Array.from(tokens.token), ...Array.from(tokens.logprob));
+        expect(tokens.errors).toEqual([]);
+        if (Array.from(tokens.finish).some((f) => f !== Finish.none)) return said.sort((a, b) => a - b);
+      }
+    };
+    const peers = [];
+    for (const [worker, heard] of [w0, w1].entries()) {
+      const hello = await heard.next('hello');
+      peers.push({ worker, name: hello.name, node: hello.node, dataAddresses: hello.dataAddresses });
+      heard.send(assign(worker, 2));
+      await heard.next('ready');
+    }
+    for (const heard of [w0, w1]) heard.send({ type: 'peers', epoch: 1, peers });
+    const first = await ask(w0, 1);
+    expect(await ask(w1, 2)).toEqual(first);
+    expect((await w0.next('stats', ({ links }) => links[0]?.roundTrips > 0)).links[0]).toMatchObject({ peer: 1, transport: 'uds' });
+    w0.send(assign(0, 1, { epoch: 2 }));
+    await w0.next('ready', ({ epoch }) => epoch === 2);
+    expect(await ask(w0, 3)).toEqual(first);
+  });
+
+  test('outlives the coordinator: the model stays, old requests are dropped, new ones run', async () => {
+    startWorker('w0', ['--coordinator-grace-ms', '1']);
+    const before = await nextAttached();
+    before.send(assign(0, 1));
+    await before.next('ready');
+    before.send({ type: 'submit', ...submitOf([1], { maxTokens: 500 }), request: 1 });
+    await before.next('tokens');
+    await control.close();
+    control = await serve(`unix:${folder}/control.sock`);
+    const after = await nextAttached();
+    await after.next('hello');
+    after.send(assign(0, 1));
+    await after.next('ready');
+    expect(loads).toBe(1);
+    after.send({ type: 'submit', ...submitOf([1, 2], { maxTokens: 2 }), request: 1 });
+    const tokens = await after.next('tokens', ({ finish }) => Array.from(finish).includes(Finish.length));
+    expect(Array.from(tokens.request).every((request) => request === 1)).toBe(true);
+    const stats = await after.next('stats', ({ running }) => running === 0);
+    expect(stats.kvBlocksUsed).toBe(0);
+  });
+
+  test('an assignment that cannot be served is answered with the reason', async () => {
+    startWorker('w0');
+    const coordinator = await nextAttached();
+    coordinator.send({ ...assign(0, 1), plan: Buffer.from('{}') } as ToWorker);
+    expect(await coordinator.next('failed')).toMatchObject({ epoch: 1, code: 'bad_plan' });
+    coordinator.send(assign(3, 1));
+    expect(await coordinator.next('failed')).toMatchObject({
+      code: 'bad_plan',
+      message: expect.stringContaining('worker is 3; the plan has 1'),
+    });
+  });
+
+  test('a refusal ends the process with status 1', async () => {
+    const { status } = startWorker('w0');
+    const coordinator = await nextAttached();
+    coordinator.send({ type: 'refuse', code: 'version_mismatch', message: 'too old' });
+    expect(await status).toBe(1);
+  });
+
+  test('on SIGTERM running requests end first, and new ones are refused', async () => {
+    const { worker, status } = startWorker('w0');
+    const coordinator = await nextAttached();
+    coordinator.send(assign(0, 1));
+    await coordinator.next('ready');
+    coordinator.send({ type: 'submit', ...submitOf([1], { maxTokens: 300 }), request: 1 });
+    await coordinator.next('tokens');
+    void worker.stop(20_000);
+    coordinator.send({ type: 'submit', ...submitOf([1]), request: 2 });
+    const refused = await coordinator.next('tokens', ({ errors }) => errors.length > 0);
+    expect(refused.errors).toMatchObject([{ code: 'shutting_down' }]);
+    await coordinator.next('tokens', ({ finish }) => Array.from(finish).includes(Finish.length));
+    expect(await status).toBe(0);
+  });
+});

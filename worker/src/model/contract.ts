@@ -1,4 +1,4 @@
-import type { Batch, Device, Experts, RowSum, DeviceBuffer } from '@switchyard/native';
+import type { Batch, Device, DeviceBuffer, Experts, RowSum } from '@switchyard/native';
 
 /**
  * What the step loop needs from a model, whatever its family. A model is compiled once, at load, into *segments*: native programs that run between the
@@ -82,7 +82,12 @@ export interface LoadOptions {
   dir: string;
   /** hosted[i] = expert ids of MoE layer i to make resident; null: all. */
   hosted: readonly (readonly number[])[] | null;
-  numericClass: { activations: 'f32' | 'bf16' | 'auto'; experts: 'stored' | 'int8' | 'int4'; dense: 'stored' | 'int8'; sum: 'exact' | 'fast' };
+  numericClass: {
+    activations: 'f32' | 'bf16' | 'auto';
+    experts: 'stored' | 'int8' | 'int4';
+    dense: 'stored' | 'int8';
+    sum: 'exact' | 'fast';
+  };
   device: { backend: 'cpu' | 'cpu-ref'; isa: 'auto' | 'avx512' | 'avx2'; threads: number; cpus: number[] | null };
   maxBatchRows: number;
   maxSequences: number;

@@ -1,0 +1,11 @@
+import { SwitchyardError } from '@switchyard/proto';
+
+/** Names come from files of strangers: quoted, so that control characters show, and cut, so that a long one cannot flood a log. */
+export function quoted(name: string): string {
+  return JSON.stringify(name.length > 160 ? `${name.slice(0, 160)}…` : name);
+}
+
+/** A checkpoint that cannot be used. `file` is the path at fault, `param` the tensor or config key. */
+export function badCheckpoint(file: string, problem: string, param: string | null = null, cause?: unknown): SwitchyardError {
+  return new SwitchyardError('bad_checkpoint', `${file}: ${problem}`, { param, ...(cause === undefined ? {} : { cause }) });
+}

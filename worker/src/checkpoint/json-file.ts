@@ -1,0 +1,25 @@
+import { readFileSync, statSync } from 'node:fs';
+import { badCheckpoint } from './bad-checkpoint.ts';
+
+/** Reads a JSON object from a file of at most `bytesMax`. Throws `bad_checkpoint`. */
+export function readJsonObject(path: string, bytesMax: number): Record<string, unknown> {
+  let text: string;
+  try {
+    const bytes = statSync(path).size;
+    if (bytes > bytesMax) throw badCheckpoint(path, `${bytes} bytes, the limit is ${bytesMax}`);
+    text = new TextDecoder('utf-8', { fatal: true }).decode(readFileSync(path));
+  } catch (cause) {
+    if (cause instanceof TypeError) throw badCheckpoint(path, 'is not UTF-8', null, cause);
+    const code = (cause as NodeJS.ErrnoException).code;
+    if (code === 'bad_checkpoint') throw cause;
+    throw badCheckpoint(path, `cannot be read (${code ?? 'error'})`, null, cause);
+  }
+  let parsed: unknown;
+  try {
+    parsed = JSON.parse(text);
+  } catch (cause) {
+    throw badCheckpoint(path, 'is not JSON', null, cause);
+  }
+  if (typeof parsed !== 'object' || parsed === null || Array.isArray(parsed)) throw badCheckpoint(path, 'is not a JSON object');
+  return parsed as Record<string, unknown>;
+}

@@ -1,0 +1,122 @@
+import type { Tensors } from '../checkpoint/tensors.ts';
+import type { DecoderConfig } from './decoder-config.ts';
+import { columns, type GraphBuilder } from './graph-builder.ts';
+import type { Rope } from './rope.ts';
+
+export interface AttentionSpec {
+  layer: number;
+  /** e.g. "model.layers.3.self_attn"; projections are `q_proj`, `k_proj`, `v_proj`, `o_proj`. */
+  at: string;
+  sizes: DecoderConfig;
+  biases: { qkv: boolean; out: boolean };
+  rope: Rope | null;
+  /** 0: every earlier token is visible. */
+  window: number;
+  /** Default 1/sqrt(headDim). */
+  scale?: number;
+  /** RMSNorm of q and k (`q_norm`, `k_norm`) before the rotation: over each head, or over the whole projection. */
+  qkNorm?: 'head' | 'whole';
+  /** Clamp of q, k and v, after the norms. */
+  clip?: number;
+  /** Tensor of one more score per head. */
+  sinks?: string;
+  /** Factor of the result in the residual stream. */
+  multiplier?: number;
+}
+
+/**
+ * Grouped-query attention (Ainslie et al. 2023, arXiv:2305.13245) from `normed` into `residual`. q, k and v are one projection, laid side by side:
+ * (rows, heads*headDim | kvHeads*headDim | kvHeads*headDim).
+ */
+export function groupedQueryAttention(g: GraphBuilder, tensors: Tensors, spec: AttentionSpec): void {
+  const { layer, at, rope } = spec;
+  const { hidden, heads, kvHeads, headDim, eps } = spec.sizes;
+  const qWidth = heads * headDim;
+  const kvWidth = kvHeads * headDim;
+  const qkv = g.slot('qkv', qWidth + 2 * kvWidth);
+  const q = columns(qkv, 0);
+  const k = columns(qkv, qWidth);
+  const v = columns(qkv, qWidth + kvWidth);
+
+  const bias = (present: boolean, name: string, width: number) => (present ? tensors.vector(`${at}.${name}.bias`, width) : null);
+  g.linear({
+    name: `layers.${layer}.qkv`,
+    part: 'attention',
+    x: columns(g.normed),
+    out: q,
+    weights: [
+      tensors.matrix(`${at}.q_proj.weight`, qWidth, hidden),
+      tensors.matrix(`${at}.k_proj.weight`, kvWidth, hidden),
+      tensors.matrix(`${at}.v_proj.weight`, kvWidth, hidden),
+    ],
+    biases: [bias(spec.biases.qkv, 'q_proj', qWidth), bias(spec.biases.qkv, 'k_proj', kvWidth), bias(spec.biases.qkv, 'v_proj', kvWidth)],
+  });
+
+  const normed = { kind: 'rms', eps } as const;
+  if (spec.qkNorm === 'head') {
+    const perHead = { ...normed, width: headDim };
+    g.norm({
+      ...perHead,
+      name: `layers.${layer}.q_norm`,
+      x: q,
+      out: q,
+      groups: heads,
+      weight: tensors.vector(`${at}.q_norm.weight`, headDim),
+    });
+    g.norm({
+      ...perHead,
+      name: `layers.${layer}.k_norm`,
+      x: k,
+      out: k,
+      groups: kvHeads,
+      weight: tensors.vector(`${at}.k_norm.weight`, headDim),
+    });
+  } else if (spec.qkNorm === 'whole') {
+    g.norm({
+      ...normed,
+      name: `layers.${layer}.q_norm`,
+      x: q,
+      out: q,
+      width: qWidth,
+      weight: tensors.vector(`${at}.q_norm.weight`, qWidth),
+    });
+    g.norm({
+      ...normed,
+      name: `layers.${layer}.k_norm`,
+      x: k,
+      out: k,
+      width: kvWidth,
+      weight: tensors.vector(`${at}.k_norm.weight`, kvWidth),
+    });
+  }
+  if (spec.clip !== undefined) g.clamp(q, qWidth + 2 * kvWidth, spec.clip);
+  if (rope !== null) {
+    g.rope(rope, q, heads, headDim);
+    g.rope(rope, k, kvHeads, headDim);
+  }
+
+  const cache = g.cache({ layer, kvHeads, kDim: headDim, vDim: headDim, vSharesK: false });
+  g.kvWrite(cache, k, headDim, v, headDim);
+  const attended = g.slot('attended', qWidth);
+  g.attention({
+    cache,
+    q,
+    qStride: headDim,
+    out: columns(attended),
+    outStride: headDim,
+    heads,
+    scale: spec.scale ?? 1 / Math.sqrt(headDim),
+    window: spec.window,
+    ...(spec.sinks === undefined ? {} : { sinks: tensors.vector(spec.sinks, heads) }),
+  });
+  g.linear({
+    name: `layers.${layer}.attentionOut`,
+    part: 'attention',
+    x: columns(attended),
+    out: columns(g.residual),
+    weights: [tensors.matrix(`${at}.o_proj.weight`, hidden, qWidth)],
+    biases: [bias(spec.biases.out, 'o_proj', hidden)],
+    mode: 'add',
+    scale: spec.multiplier ?? 1,
+  });
+}

@@ -1,0 +1,49 @@
+import type { NumericClass } from './contract.ts';
+
+/**
+ * The grid of a layer's exact sum. Expert contributions are rounded once to multiples of 2^grid and added as integers, so their order cannot matter.
+ *
+ * The grid comes from the checkpoint alone (never from what a worker hosts, for all workers must agree): expert 0 of the layer is run on a few rows that
+ * look like the output of the norm before it, and the root mean square of what it answers, times a typical routing weight, is the size of a contribution.
+ * Below it stay `fractionBits` bits:
+ *   f32  24: a contribution of typical size keeps all its bits, as an f32 sum would.
+ *   bf16 12: a rounding of 2^-13 of the typical contribution, a hundredth of what rounding its inputs to bf16 costs, while a row of sums (|c| below
+ *            8 typical sizes) still fits 16 bits on the wire.
+ */
+export const fractionBits: Readonly<Record<NumericClass['activations'], number>> = { f32: 24, bf16: 12 };
+
+/** Kernels accept exponents to ±120; a checkpoint whose experts answer beyond that range overflows f32 anyway. */
+const gridMax = 120;
+
+/** Rows put through expert 0. */
+export const probeRows = 4;
+
+/** Exponent of the grid for contributions whose root mean square is `rms`. Experts that answer nothing get the grid of size 1. */
+export function gridExponent(rms: number, activations: NumericClass['activations']): number {
+  const size = rms > 0 ? Math.floor(Math.log2(rms)) : 0;
+  return Math.min(Math.max(size - fractionBits[activations], -gridMax), gridMax);
+}
+
+/**
+ * Rows (probeRows, hidden) of the size that a norm writes: its weight with pseudo-random signs. The signs are those of xorshift32 from a fixed seed, the
+ * same on every machine.
+ */
+export function probeInput(normWeight: Float32Array, plus: number): Float32Array {
+  const hidden = normWeight.length;
+  const x = new Float32Array(probeRows * hidden);
+  let state = 0x9e3779b9;
+  for (let i = 0; i < x.length; i++) {
+    state ^= state << 13;
+    state ^= state >>> 17;
+    state ^= state << 5;
+    x[i] = (normWeight[i % hidden]! + plus) * (state < 0 ? -1 : 1);
+  }
+  return x;
+}
+
+/** NaN where any value is. */
+export function rootMeanSquare(values: Float32Array): number {
+  let sum = 0;
+  for (const v of values) sum += v * v;
+  return Math.sqrt(sum / values.length);
+}

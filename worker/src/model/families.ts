@@ -1,0 +1,49 @@
+import { quoted } from '../checkpoint/bad-checkpoint.ts';
+import type { Checkpoint } from '../checkpoint/checkpoint.ts';
+import { deepSeekV2 } from './families/deepseek_v2.ts';
+import { deepSeekV3 } from './families/deepseek_v3.ts';
+import { gptOss } from './families/gpt_oss.ts';
+import { graniteMoe } from './families/granitemoe.ts';
+import { mixtral } from './families/mixtral.ts';
+import { olmoe } from './families/olmoe.ts';
+import { phiMoe } from './families/phimoe.ts';
+import { qwen2Moe } from './families/qwen2_moe.ts';
+import { qwen3Moe } from './families/qwen3_moe.ts';
+import type { Family } from './family.ts';
+import type { ModelGraph } from './graph.ts';
+
+/** Every architecture that can be served, by the `model_type` of its config.json. A new one is a file in families/ and a line here. */
+export const families: Readonly<Record<string, Family>> = {
+  mixtral,
+  olmoe,
+  qwen2_moe: qwen2Moe,
+  qwen3_moe: qwen3Moe,
+  granitemoe: graniteMoe,
+  granitemoeshared: graniteMoe,
+  phimoe: phiMoe,
+  deepseek_v2: deepSeekV2,
+  deepseek_v3: deepSeekV3,
+  gpt_oss: gptOss,
+};
+
+/** The graph of a checkpoint. Throws `bad_checkpoint` where its type is unknown, its config or tensors do not fit, or it holds tensors that nothing reads. */
+export function describeModel(checkpoint: Checkpoint): ModelGraph {
+  const { config, tensors, quantisation } = checkpoint;
+  const modelType = config.choice('model_type', Object.keys(families));
+  if (quantisation.method === 'mxfp4' && modelType !== 'gpt_oss')
+    throw config
+      .nested('quantization_config')!
+      .refusal('quant_method', `fp8: mxfp4 is implemented for gpt_oss, not for ${quoted(modelType)}`);
+  const graph = families[modelType]!(checkpoint);
+  tensors.requireAllRead((name) => isIgnored(name, graph));
+  return graph;
+}
+
+/** Published checkpoints carry a few tensors that inference has no use for. */
+function isIgnored(name: string, graph: ModelGraph): boolean {
+  // Multi-token prediction layers follow the last one.
+  const layer = /^model\.layers\.(\d+)\./.exec(name)?.[1];
+  if (layer !== undefined && Number(layer) >= graph.layers) return true;
+  // Old exports keep a rope table; tied checkpoints may repeat the embedding as the head.
+  return name.endsWith('.rotary_emb.inv_freq') || name === 'lm_head.weight';
+}

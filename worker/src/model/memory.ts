@@ -1,0 +1,37 @@
+import { SwitchyardError } from '@switchyard/proto';
+import type { LoadOptions, NumericClass } from './contract.ts';
+import type { Cache, ModelGraph } from './graph.ts';
+
+/** Tokens of one KV block (SY_KV_BLOCK). */
+export const blockTokens = 16;
+/** Batches of more rows than this are a mistake: a prefill chunk is some hundreds. */
+const batchRowsMax = 65_536;
+
+/** Bytes that one token takes in one layer's cache. */
+export function kvTokenBytes({ kvHeads, kDim, vDim, vSharesK }: Cache, { activations }: Pick<NumericClass, 'activations'>): number {
+  return kvHeads * (kDim + (vSharesK ? 0 : vDim)) * (activations === 'bf16' ? 2 : 4);
+}
+
+export function kvBlockBytes(cache: Cache, numericClass: Pick<NumericClass, 'activations'>): number {
+  return blockTokens * kvTokenBytes(cache, numericClass);
+}
+
+/** Bytes that one token takes in all layers' caches. */
+export function kvBytesPerToken(graph: ModelGraph, numericClass: Pick<NumericClass, 'activations'>): number {
+  return graph.caches.reduce((sum, cache) => sum + kvTokenBytes(cache, numericClass), 0);
+}
+
+/** KV blocks and the longest sequence they allow. A sequence can never be longer than the whole cache. */
+export function planContext(graph: ModelGraph, options: LoadOptions, numericClass: NumericClass): { kvBlocks: number; maxContext: number } {
+  for (const field of ['maxBatchRows', 'maxSequences', 'maxLogitRows'] as const) requireCount(field, options[field], batchRowsMax);
+  const perBlock = blockTokens * kvBytesPerToken(graph, numericClass);
+  const kvBlocks = options.kvBlocks > 0 ? options.kvBlocks : Math.floor(options.kvBytes / perBlock);
+  requireCount(options.kvBlocks > 0 ? 'kvBlocks' : 'kvBytes / bytes of a block', kvBlocks, 2 ** 31 - 1);
+  const wanted = options.maxContext > 0 ? Math.min(options.maxContext, graph.maxContext) : graph.maxContext;
+  return { kvBlocks, maxContext: Math.min(wanted, kvBlocks * blockTokens) };
+}
+
+function requireCount(field: string, value: number, max: number): void {
+  if (!Number.isSafeInteger(value) || value < 1 || value > max)
+    throw new SwitchyardError('invalid_request', `${field} is ${value}, not an integer from 1 to ${max}`, { param: field });
+}

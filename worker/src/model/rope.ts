@@ -1,0 +1,143 @@
+import { badCheckpoint } from '../checkpoint/bad-checkpoint.ts';
+import type { ConfigReader } from '../checkpoint/config-reader.ts';
+
+/**
+ * A rotary embedding: `rotated` dims of a head are turned by pos * frequency. Cosines and sines are computed in double and rounded once, so every machine
+ * has the same table.
+ */
+export interface Rope {
+  /** Dims of a head that are rotated. */
+  readonly rotated: number;
+  /** Pairs are (x[2i], x[2i+1]) instead of (x[i], x[i + rotated/2]). */
+  readonly interleaved: boolean;
+  readonly variants: readonly RopeVariant[];
+  /** A sequence that may grow beyond this many tokens uses variant 1 from its first token on; Infinity with one variant. */
+  readonly longAfter: number;
+}
+
+export interface RopeVariant {
+  /** Radians per position, (rotated / 2). */
+  readonly frequencies: Float64Array;
+  /** Factor of cosines and sines. */
+  readonly magnitude: number;
+}
+
+/** Settings of either generation: `rope_theta` + `rope_scaling`, or transformers 5's `rope_parameters`. */
+export interface RopeSettings {
+  readonly theta: number;
+  readonly type: 'default' | 'linear' | 'yarn' | 'longrope';
+  /** Null for plain RoPE of the first generation. */
+  readonly scaling: ConfigReader | null;
+  readonly config: ConfigReader;
+  readonly maxContext: number;
+}
+
+const ropeTypes = ['default', 'linear', 'yarn', 'longrope', 'su'] as const;
+
+export function readRopeSettings(config: ConfigReader): RopeSettings {
+  const modern = config.nested('rope_parameters');
+  const scaling = modern ?? config.nested('rope_scaling');
+  const theta = (modern?.has('rope_theta') ? modern : config).positive('rope_theta', 10_000);
+  // Phi-3's early configs say "su" for what was published as LongRoPE.
+  const named =
+    scaling?.choice(scaling.has('rope_type') ? 'rope_type' : 'type', ropeTypes, modern === null ? undefined : 'default') ?? 'default';
+  return { theta, type: named === 'su' ? 'longrope' : named, scaling, config, maxContext: config.count('max_position_embeddings') };
+}
+
+/** The rotary embedding of a family that adds nothing of its own. */
+export function readRope(config: ConfigReader, rotated: number, interleaved: boolean): Rope {
+  const settings = readRopeSettings(config);
+  if (rotated % 2 !== 0) throw badCheckpoint(config.path, `rotary embedding of ${rotated} dims: pairs need an even number`);
+  return { rotated, interleaved, ...variantsOf(settings, rotated) };
+}
+
+function variantsOf(settings: RopeSettings, rotated: number): Pick<Rope, 'variants' | 'longAfter'> {
+  const { scaling, type, theta } = settings;
+  const one = (frequencies: Float64Array, magnitude: number) => ({
+    variants: [{ frequencies, magnitude }],
+    longAfter: Number.POSITIVE_INFINITY,
+  });
+  if (type === 'default' || scaling === null) return one(plainFrequencies(theta, rotated), 1);
+  if (type === 'linear')
+    return one(
+      plainFrequencies(theta, rotated).map((f) => f / scaling.positive('factor')),
+      1,
+    );
+  if (type === 'yarn') return one(yarnFrequencies(settings, scaling, rotated), yarnMagnitude(scaling));
+  return longRope(settings, scaling, rotated);
+}
+
+function plainFrequencies(theta: number, rotated: number): Float64Array {
+  return Float64Array.from({ length: rotated / 2 }, (_, i) => theta ** ((-2 * i) / rotated));
+}
+
+/**
+ * YaRN (Peng et al. 2023, arXiv:2309.00071): low frequencies are divided by the factor, high ones stay, with a linear ramp between the dims that turn
+ * `beta_fast` and `beta_slow` times within the original context.
+ */
+function yarnFrequencies({ theta, maxContext }: RopeSettings, scaling: ConfigReader, rotated: number): Float64Array {
+  const factor = scaling.positive('factor');
+  const original = scaling.count('original_max_position_embeddings', maxContext);
+  const dimTurning = (turns: number) => (rotated * Math.log(original / (2 * Math.PI * turns))) / (2 * Math.log(theta));
+  const truncate = scaling.flag('truncate', true);
+  const fast = dimTurning(scaling.positive('beta_fast', 32));
+  const slow = dimTurning(scaling.positive('beta_slow', 1));
+  const low = Math.max(truncate ? Math.floor(fast) : fast, 0);
+  let high = Math.min(truncate ? Math.ceil(slow) : slow, rotated - 1);
+  if (low === high) high += 0.001;
+  return plainFrequencies(theta, rotated).map((f, i) => {
+    const ramp = Math.min(Math.max((i - low) / (high - low), 0), 1);
+    return (f / factor) * ramp + f * (1 - ramp);
+  });
+}
+
+function yarnMagnitude(scaling: ConfigReader): number {
+  if (scaling.has('attention_factor')) return scaling.positive('attention_factor');
+  const factor = scaling.positive('factor');
+  const mscale = scaling.real('mscale', 0);
+  const mscaleAllDim = scaling.real('mscale_all_dim', 0);
+  if (mscale !== 0 && mscaleAllDim !== 0) return yarnMscale(factor, mscale) / yarnMscale(factor, mscaleAllDim);
+  return yarnMscale(factor, 1);
+}
+
+/** YaRN's growth of attention with the context: 0.1 m ln(s) + 1. */
+export function yarnMscale(factor: number, mscale: number): number {
+  return factor <= 1 ? 1 : 0.1 * mscale * Math.log(factor) + 1;
+}
+
+/**
+ * LongRoPE (Ding et al. 2024, arXiv:2402.13753): one list of divisors up to the original context, another beyond. Which one is a property of the request
+ * (how long it may grow), fixed for its life: cached keys would be wrong after a change.
+ */
+function longRope(
+  { theta, config, maxContext }: RopeSettings,
+  scaling: ConfigReader,
+  rotated: number,
+): Pick<Rope, 'variants' | 'longAfter'> {
+  const holder = scaling.has('original_max_position_embeddings') ? scaling : config;
+  const original = holder.count('original_max_position_embeddings');
+  const stretch = scaling.has('factor') ? scaling.positive('factor') : maxContext / original;
+  const usual = stretch <= 1 ? 1 : Math.sqrt(1 + Math.log(stretch) / Math.log(original));
+  const fallback = scaling.positive('attention_factor', usual);
+  const variant = (factors: string, mscale: string): RopeVariant => {
+    const divisors = scaling.numbers(factors, rotated / 2);
+    if (divisors.some((d) => d <= 0)) throw scaling.refusal(factors, 'a list of positive divisors');
+    return { frequencies: plainFrequencies(theta, rotated).map((f, i) => f / divisors[i]!), magnitude: scaling.positive(mscale, fallback) };
+  };
+  return { variants: [variant('short_factor', 'short_mscale'), variant('long_factor', 'long_mscale')], longAfter: original };
+}
+
+/** Fills table (variants * positions, rotated) with cosines, then sines. */
+export function fillRopeTable(rope: Rope, positions: number, table: Float32Array): void {
+  const half = rope.rotated / 2;
+  rope.variants.forEach(({ frequencies, magnitude }, v) => {
+    for (let p = 0; p < positions; p++) {
+      const row = (v * positions + p) * rope.rotated;
+      for (let i = 0; i < half; i++) {
+        const angle = p * frequencies[i]!;
+        table[row + i] = Math.cos(angle) * magnitude;
+        table[row + half + i] = Math.sin(angle) * magnitude;
+      }
+    }
+  });
+}

@@ -289,7 +289,7 @@ function parseDispatch(bytes: Uint8Array, view: DataView, header: FrameHeader): 
   checkChecksum(bytes, view, FRAME_HEADER_BYTES + layout.rows);
   // Through gRPC a frame begins 5 bytes into its buffer; the tables are a few hundred bytes, the rows stay where they are.
   const aligned = bytes.byteOffset % 4 === 0;
-  const tables = tablesOf(aligned ? bytes : bytes.slice(0, FRAME_HEADER_BYTES + layout.rows), pairs, layout);
+  const tables = tablesOf(aligned ? bytes : new Uint8Array(bytes.subarray(0, FRAME_HEADER_BYTES + layout.rows)), pairs, layout);
   for (let p = 0; p < pairs; p++) {
     if (tables.pairRow[p] >= header.rows) throw badField(`pairRow[${p}]`, tables.pairRow[p], `0..${header.rows - 1}`);
     if (tables.pairExpert[p] >= limits.expertsMax) throw badField(`pairExpert[${p}]`, tables.pairExpert[p], `0..${limits.expertsMax - 1}`);

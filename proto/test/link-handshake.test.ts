@@ -1,0 +1,208 @@
+import net from 'node:net';
+import * as grpc from '@grpc/grpc-js';
+import fc from 'fast-check';
+import { afterEach, describe, expect, it } from 'vitest';
+import { FrameReader, GOODBYE, writePrefix } from '../src/frame-reader.ts';
+import { grpcTransport, type Link, type Listener, limits, PROTOCOL_VERSION, SwitchyardError, socketTransport } from '../src/index.ts';
+import { diallerHandshake, listenerHandshake } from '../src/link-handshake.ts';
+
+const open = { token: '', tls: null };
+const listeners: Listener[] = [];
+afterEach(async () => {
+  await Promise.all(listeners.splice(0).map((l) => l.close()));
+});
+
+async function listen(token = '', accept: (link: Link) => void = () => {}): Promise<{ port: number; accepted: Link[] }> {
+  const accepted: Link[] = [];
+  const listener = await socketTransport('tcp').listen('tcp://127.0.0.1:0', { token, tls: null }, (link) => {
+    accepted.push(link);
+    accept(link);
+  });
+  listeners.push(listener);
+  return { port: Number(listener.address.split(':').at(-1)), accepted };
+}
+
+/** Sends raw bytes; gives the frames that came back when the other end closed the connection. */
+function talk(port: number, ...chunks: Uint8Array[]): Promise<Uint8Array[]> {
+  return new Promise((resolve) => {
+    const frames: Uint8Array[] = [];
+    const reader = new FrameReader(limits.frameBytesMax, { frame: (f) => frames.push(f), goodbye: () => {} });
+    const socket = net.connect(port, '127.0.0.1', () => {
+      for (const chunk of chunks) socket.write(chunk);
+    });
+    socket.on('data', (chunk) => reader.push(chunk));
+    socket.on('error', () => {});
+    socket.on('close', () => resolve(frames));
+  });
+}
+
+const framed = (body: Uint8Array) => Buffer.concat([writePrefix(body.length), body]);
+const hello = (edit: (frame: Buffer) => void = () => {}, scheme = 'tcp') => {
+  const frame = Buffer.from(diallerHandshake(scheme, '').next().value!);
+  edit(frame);
+  return framed(frame);
+};
+
+describe('a listener on a socket', () => {
+  it.each([
+    ['another version', hello((f) => f.writeUInt16LE(PROTOCOL_VERSION + 1, 4)), /protocol version 2 is not 1/],
+    ['another magic number', hello((f) => f.writeUInt32LE(7, 0)), /no magic number/],
+    ['a step out of turn', hello((f) => f.writeUInt8(3, 6)), /step 3 where 1/],
+    ['a short hello', framed(hello().subarray(8, 20)), /hello of 4 bytes/],
+    ['another scheme', hello(undefined, 'uds'), /scheme "uds" where tcp listens/],
+  ])('refuses %s and says why', async (_, bytes, why) => {
+    const { port, accepted } = await listen();
+    const [refusal] = await talk(port, bytes);
+    expect(Buffer.from(refusal).toString('latin1')).toMatch(why);
+    expect(accepted).toEqual([]);
+  });
+
+  it.each([
+    ['an HTTP request', Buffer.from('GET / HTTP/1.1\r\nHost: x\r\n\r\n')],
+    ['a frame longer than a handshake may be', framed(new Uint8Array(limits.handshakeBytesMax + 1))],
+    ['a length that its check word does not confirm', Buffer.from('4000000000000000', 'hex')],
+    ['a goodbye first', writePrefix(GOODBYE)],
+  ])('hangs up on %s', async (_, bytes) => {
+    const { port, accepted } = await listen();
+    expect(await talk(port, bytes)).toEqual([]);
+    expect(accepted).toEqual([]);
+  });
+
+  it('does not take a proof made for another connection', async () => {
+    const { port, accepted } = await listen('token');
+    // A proof that answers the challenge of an earlier conversation.
+    const dialler = diallerHandshake('tcp', 'token');
+    const listener = listenerHandshake('tcp', 'token');
+    listener.next();
+    const stale = dialler.next(listener.next(dialler.next().value!).value!);
+    const [, refusal] = await talk(port, hello(), framed(stale.value!));
+    expect(Buffer.from(refusal).toString('latin1')).toMatch(/token/);
+    expect(accepted).toEqual([]);
+  });
+
+  it('closes a link whose stream loses its framing', async () => {
+    const closed = new Promise<SwitchyardError | null>((resolve) => {
+      void listen('', (link) => {
+        link.onFrame(() => {});
+        void link.closed.then(resolve);
+      }).then(({ port }) => {
+        const dialler = diallerHandshake('tcp', '');
+        const socket = net.connect(port, '127.0.0.1', () => socket.write(framed(dialler.next().value!)));
+        const reader = new FrameReader(limits.frameBytesMax, {
+          frame: (frame) => {
+            const said = dialler.next(frame);
+            if (said.value !== null) socket.write(framed(said.value));
+            if (said.done) socket.write(Buffer.from('not a frame at all'));
+          },
+          goodbye: () => {},
+        });
+        socket.on('data', (chunk) => reader.push(chunk)).on('error', () => {});
+      });
+    });
+    expect(await closed).toMatchObject({ code: 'bad_frame', message: expect.stringMatching(/not framed/) });
+  });
+});
+
+describe('a dialler on a socket', () => {
+  it('does not trust a listener that cannot prove the token', async () => {
+    const { port } = await listen('');
+    await expect(socketTransport('tcp').dial(`tcp://127.0.0.1:${port}`, { token: 'mine', tls: null })).rejects.toMatchObject({
+      code: 'unauthorized',
+    });
+  });
+
+  it('gives up on a listener that hangs up or talks nonsense', async () => {
+    const server = net.createServer((socket) => socket.end('SMTP ready\r\n'));
+    await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+    const { port } = server.address() as net.AddressInfo;
+    await expect(socketTransport('tcp').dial(`tcp://127.0.0.1:${port}`, open)).rejects.toMatchObject({ code: 'bad_frame' });
+    server.close();
+  });
+
+  it.each([
+    'tcp://127.0.0.1',
+    'tcp://127.0.0.1:99999',
+    'tcp://:1',
+    'udp://127.0.0.1:1',
+    'uds://relative',
+    '127.0.0.1:1',
+    `uds:///${'x'.repeat(200)}`,
+  ])('refuses the address %s', async (address) => {
+    const transport = socketTransport(address.startsWith('uds') ? 'uds' : 'tcp');
+    await expect(transport.dial(address, open)).rejects.toMatchObject({ code: 'invalid_request' });
+    await expect(transport.listen(address, open, () => {})).rejects.toMatchObject({ code: 'invalid_request' });
+  });
+});
+
+describe('a gRPC listener', () => {
+  it('refuses another protocol version', async () => {
+    const listener = await grpcTransport().listen('grpc://127.0.0.1:0', open, () => {});
+    listeners.push(listener);
+    const client = new grpc.Client(listener.address.slice('grpc://'.length), grpc.credentials.createInsecure());
+    const metadata = new grpc.Metadata();
+    metadata.set('switchyard-protocol-version', '999');
+    const asIs = (b: Buffer) => b;
+    const call = client.makeBidiStreamRequest('/switchyard.v1.Data/Exchange', asIs, asIs, metadata);
+    const status = await new Promise<grpc.StatusObject>((resolve) => {
+      call.on('error', () => {}).on('status', resolve);
+    });
+    expect(status).toMatchObject({ code: grpc.status.FAILED_PRECONDITION, details: expect.stringContaining('999') });
+    client.close();
+  });
+});
+
+describe('handshake', () => {
+  it('never fails but by SwitchyardError, whatever it is told', () => {
+    fc.assert(
+      fc.property(
+        fc.array(fc.uint8Array({ maxLength: 80 }), { maxLength: 3 }),
+        fc.boolean(),
+        fc.boolean(),
+        (frames, listens, wellFormed) => {
+          const talker = listens ? listenerHandshake('tcp', 'token') : diallerHandshake('tcp', 'token');
+          try {
+            talker.next();
+            for (const frame of frames)
+              if (talker.next(wellFormed ? Buffer.concat([hello().subarray(8, 16), frame]) : frame).done) throw new Error('accepted');
+          } catch (error) {
+            expect(error).toBeInstanceOf(SwitchyardError);
+          }
+        },
+      ),
+      { numRuns: 500 },
+    );
+  });
+});
+
+describe('FrameReader', () => {
+  it('finds the same frames however the bytes are cut, and whichever way they are received', () => {
+    const bodies = fc.array(fc.integer({ min: 1, max: 3000 }), { maxLength: 8 });
+    fc.assert(
+      fc.property(
+        bodies,
+        fc.array(fc.integer({ min: 1, max: 700 }), { minLength: 1, maxLength: 20 }),
+        fc.boolean(),
+        (lengths, cuts, inPlace) => {
+          const sent = lengths.map((length, i) => new Uint8Array(length).fill(i + 1));
+          const stream = Buffer.concat([...sent.map(framed), writePrefix(GOODBYE), Buffer.from('ignored')]);
+          const got: Uint8Array[] = [];
+          let goodbyes = 0;
+          const reader = new FrameReader(4000, { frame: (f) => got.push(f), goodbye: () => goodbyes++ });
+          for (let at = 0, turn = 0; at < stream.length; turn++) {
+            let taken = Math.min(cuts[turn % cuts.length], stream.length - at);
+            if (inPlace) {
+              const target = reader.target();
+              taken = Math.min(taken, target.length);
+              target.set(stream.subarray(at, at + taken));
+              reader.received(taken);
+            } else reader.push(stream.subarray(at, at + taken));
+            at += taken;
+          }
+          expect(got.map((f) => Array.from(f))).toEqual(sent.map((f) => Array.from(f)));
+          expect(goodbyes).toBe(1);
+        },
+      ),
+      { numRuns: 200 },
+    );
+  });
+});

@@ -1,0 +1,110 @@
+import fc from 'fast-check';
+import { describe, expect, it } from 'vitest';
+import { chooseReplicas } from '../src/index.ts';
+
+interface Case {
+  nodeOf: number[];
+  replicas: number[][];
+  experts: number[];
+  home: number;
+  load: number[];
+}
+
+const cases: fc.Arbitrary<Case> = fc
+  .record({ nodes: fc.integer({ min: 1, max: 6 }), workers: fc.integer({ min: 1, max: 8 }), experts: fc.integer({ min: 1, max: 8 }) })
+  .chain(({ nodes, workers, experts }) => {
+    const all = Array.from({ length: workers }, (_, w) => w);
+    return fc.record({
+      nodeOf: fc.array(fc.nat(nodes - 1), { minLength: workers, maxLength: workers }),
+      replicas: fc.array(fc.subarray(all, { minLength: 1, maxLength: Math.min(3, workers) }), { minLength: experts, maxLength: experts }),
+      experts: fc.subarray(
+        Array.from({ length: experts }, (_, e) => e),
+        { minLength: 1, maxLength: Math.min(6, experts) },
+      ),
+      home: fc.nat(workers - 1),
+      load: fc.array(fc.nat(3), { minLength: workers, maxLength: workers }),
+    });
+  });
+
+function choose({ experts, replicas, nodeOf, home, load }: Case): number[] {
+  const out = new Int32Array(experts.length);
+  chooseReplicas(experts, experts.length, replicas, nodeOf, home, load, out);
+  return Array.from(out);
+}
+
+/** The rule as it is told, by trying every set of nodes: fewest first, then the lexicographically smallest. */
+function bruteForce({ experts, replicas, nodeOf, home, load }: Case): number[] {
+  const on = (e: number, node: number) => replicas[e].filter((w) => nodeOf[w] === node);
+  const leastLoaded = (holders: number[]) => holders.reduce((best, w) => (load[w] < load[best] ? w : best));
+  const here = (e: number) => (replicas[e].includes(home) ? home : on(e, nodeOf[home]).length > 0 ? leastLoaded(on(e, nodeOf[home])) : -1);
+  const missing = experts.filter((e) => here(e) < 0);
+  const nodes = [...new Set(nodeOf)].filter((n) => n !== nodeOf[home]).sort((a, b) => a - b);
+  const sets = Array.from({ length: 2 ** nodes.length }, (_, bits) => nodes.filter((_, i) => bits & (1 << i)));
+  sets.sort((a, b) => a.length - b.length || lexicographic(a, b));
+  const cover = sets.find((set) => missing.every((e) => set.some((n) => on(e, n).length > 0)))!;
+  return experts.map((e) => {
+    if (here(e) >= 0) return here(e);
+    return leastLoaded(on(e, cover.find((n) => on(e, n).length > 0)!));
+  });
+}
+
+function lexicographic(a: number[], b: number[]): number {
+  for (let i = 0; i < a.length; i++) if (a[i] !== b[i]) return a[i] - b[i];
+  return 0;
+}
+
+describe('chooseReplicas', () => {
+  it('does what the rule says', () => {
+    fc.assert(
+      fc.property(cases, (given) => {
+        expect(choose(given)).toEqual(bruteForce(given));
+      }),
+      { numRuns: 2000 },
+    );
+  });
+
+  it('chooses holders only, and visits as few nodes whatever the loads are', () => {
+    fc.assert(
+      fc.property(cases, fc.array(fc.nat(9), { minLength: 8, maxLength: 8 }), (given, otherLoad) => {
+        const chosen = choose(given);
+        for (const [i, e] of given.experts.entries()) expect(given.replicas[e]).toContain(chosen[i]);
+        const visited = (workers: number[]) => [...new Set(workers.map((w) => given.nodeOf[w]))].sort();
+        expect(visited(choose({ ...given, load: otherLoad }))).toEqual(visited(chosen));
+      }),
+    );
+  });
+
+  it('covers thirty-two experts on many nodes', () => {
+    const experts = Array.from({ length: 32 }, (_, e) => e);
+    const given = {
+      experts,
+      replicas: experts.map((e) => [1 + (e % 8)]),
+      nodeOf: [0, 1, 2, 3, 4, 5, 6, 7, 8],
+      home: 0,
+      load: new Array(9).fill(0),
+    };
+    expect(choose(given)).toEqual(experts.map((e) => 1 + (e % 8)));
+  });
+
+  it('works with the highest node numbers', () => {
+    const nodeOf = [0, 31, 32, 62, 63];
+    // Nodes 31 and 62 come before 32 and 63, whatever the loads.
+    const given = {
+      experts: [0, 1, 2, 3],
+      replicas: [
+        [1, 2],
+        [1, 2],
+        [3, 4],
+        [3, 4],
+      ],
+      nodeOf,
+      home: 0,
+      load: [0, 5, 0, 5, 0],
+    };
+    expect(choose(given)).toEqual([1, 1, 3, 3]);
+  });
+
+  it('says so when an expert has no replica', () => {
+    expect(() => choose({ experts: [0], replicas: [[]], nodeOf: [0], home: 0, load: [0] })).toThrow(/no replica/);
+  });
+});

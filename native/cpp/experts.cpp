@@ -116,14 +116,15 @@ struct Run {
   int64_t ldx;
   const ExpertSink &sink;
   const TileOps &ops;
+  int max_rows;                     /* of a tile */
   size_t input_bytes, hidden_bytes; /* a row of a tile */
-  bool cached;                      /* the active weights are few enough to come from a cache */
+  bool cached;                      /* team.h: cached_below */
 
   uint8_t *input(int pair) const { return e.inputs.data() + (size_t)pair * input_bytes; }
   uint8_t *hidden(int pair) const { return e.hidden.data() + (size_t)pair * hidden_bytes; }
 
   void pack(const PairPlan::Group &group) const {
-    const Tiling tiling(group.count, ops.max_rows);
+    const Tiling tiling(group.count, max_rows);
     for (int tile = 0; tile < tiling.tiles; tile++) {
       const int pair = group.first + tiling.first(tile);
       ops.pack(e.desc.format, x, ldx, e.plan.row.data() + pair, tiling.height(tile), 0, e.desc.hidden, input(pair));
@@ -131,12 +132,12 @@ struct Run {
   }
 
   /* Two matrices at once where the accumulators of both fit the registers. */
-  bool together(int rows) const { return cached && 2 * rows <= ops.max_rows; }
+  bool together(int rows) const { return cached && 2 * rows <= max_rows; }
 
   /* Columns of `unit`: hidden = act(gate x, up x), rounded into the down tile. */
   void gate_up(const PairPlan::Group &group, int unit) const {
     const int width = unit_panels(e.desc.format), first_panel = unit * width, last_panel = std::min(first_panel + width, panels_of(e.desc.inter));
-    const Tiling tiling(group.count, ops.max_rows);
+    const Tiling tiling(group.count, max_rows);
     const size_t stride = e.layout.gate_panel_bytes;
     alignas(64) float dots[2 * most_tile_rows * panel_columns];
     alignas(64) float unit_values[most_tile_rows * group_k];
@@ -176,8 +177,8 @@ struct Run {
 
   /* Panels begin .. end of down for one group. No other thread touches these columns of the sum. */
   void down(const PairPlan::Group &group, const Range &panels) const {
-    const Tiling tiling(group.count, ops.max_rows);
-    const int at_once = cached ? std::max(1, std::min(most_panels, ops.max_rows / tiling.height(0))) : 1;
+    const Tiling tiling(group.count, max_rows);
+    const int at_once = cached ? std::max(1, std::min(most_panels, max_rows / tiling.height(0))) : 1;
     const uint8_t *weights = e.slot(group.slot) + e.layout.down_at;
     alignas(64) float dots[most_panels * most_tile_rows * panel_columns];
     for (int panel = panels.begin; panel < panels.end;) {
@@ -317,7 +318,7 @@ void run_plan(Experts &e, Pool &pool, const float *x, int64_t ldx, const ExpertS
   const int64_t bytes = (int64_t)e.plan.groups.size() * (int64_t)e.layout.slot_bytes;
   const bool alone = bytes < weights_alone_below && pairs * 3 * e.desc.hidden * e.desc.inter < products_alone_below;
   if (sink.sum) memset(sink.sum->poisoned.data(), 0, (size_t)sink.cleared_rows);
-  const Run run{e,   x, ldx, sink, *ops, ops->row_bytes(e.desc.format, e.desc.hidden), ops->row_bytes(e.desc.format, e.desc.inter), bytes <= 4 << 20};
+  const Run run{e,   x, ldx, sink, *ops, ops->max_rows(e.desc.format), ops->row_bytes(e.desc.format, e.desc.hidden), ops->row_bytes(e.desc.format, e.desc.inter), (int64_t)e.layout.slot_bytes <= cached_below};
   share(pool, alone, [&](const Team &team) { run.share_of(team); });
 }
 

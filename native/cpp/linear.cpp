@@ -38,8 +38,7 @@ bool packs_alone(int rows, int k, int max_rows) { return rows <= max_rows && (in
 /* A panel chunk for one kernel call: several panels at once keep more accumulator chains in flight when the weights come from a cache;
  * one at a time is one linear stream, which is what memory likes best. */
 int panels_at_once(const Weight &weight, int rows, int max_rows) {
-  const bool cached = (int64_t)panels_of(weight.n) * (int64_t)weight.panels.stride <= 4 << 20;
-  return cached ? std::max(1, std::min(most_panels, max_rows / rows)) : 1;
+  return (int64_t)panels_of(weight.n) * (int64_t)weight.panels.stride <= cached_below ? std::max(1, std::min(most_panels, max_rows / rows)) : 1;
 }
 
 /* One band of columns times packed tiles: items are (panel, tile), panels slow. */
@@ -88,7 +87,7 @@ struct Band {
 size_t linear_workspace_bytes(const Weight &weight, int rows, int threads) {
   const TileOps *ops = tile_ops(weight.isa);
   if (!ops) return 0;
-  const size_t own = (size_t)std::min(rows, ops->max_rows) * (size_t)threads;
+  const size_t own = (size_t)std::min(rows, ops->max_rows(weight.format)) * (size_t)threads;
   return std::max(own, (size_t)rows) * ops->row_bytes(weight.format, weight.k) + 64 * (size_t)threads;
 }
 
@@ -97,14 +96,14 @@ void linear(Pool &pool, const Weight &weight, const LinearCall &call, void *work
   if (!ops) return linear_ref(weight, call);
   if (call.rows == 0) return;
   const size_t row_bytes = ops->row_bytes(weight.format, weight.k);
-  const Tiling tiling(call.rows, ops->max_rows);
+  const Tiling tiling(call.rows, ops->max_rows(weight.format));
   share(pool, too_small_to_share(weight, call.rows), [&](const Team &team) {
     uint8_t *tiles = static_cast<uint8_t *>(workspace);
     const auto pack = [&](int tile) {
       const int row = tiling.first(tile);
       ops->pack(weight.format, call.x + row * call.ldx, call.ldx, nullptr, tiling.height(tile), 0, weight.k, tiles + (size_t)row * row_bytes);
     };
-    if (packs_alone(call.rows, weight.k, ops->max_rows)) {
+    if (packs_alone(call.rows, weight.k, ops->max_rows(weight.format))) {
       tiles += (size_t)team.thread * (((size_t)call.rows * row_bytes + 63) & ~size_t{63});
       pack(0);
     } else {
@@ -113,7 +112,7 @@ void linear(Pool &pool, const Weight &weight, const LinearCall &call, void *work
       team.barrier();
     }
     const Band band{ops, &weight, tiles, row_bytes, tiling, 0, weight.n, call.bias, call.add, call.scale, call.out, call.ldo};
-    band.run(team.part(band.panels() * tiling.tiles), panels_at_once(weight, tiling.height(0), ops->max_rows));
+    band.run(team.part(band.panels() * tiling.tiles), panels_at_once(weight, tiling.height(0), ops->max_rows(weight.format)));
   });
 }
 
@@ -130,8 +129,8 @@ void head_linear(Pool &pool, const Weight &weight, const HeadLinearCall &call, v
   if (call.rows == 0) return;
   const size_t row_bytes = ops->row_bytes(weight.format, weight.k);
   const size_t tiles_bytes = ((size_t)call.rows * row_bytes + 63) & ~size_t{63};
-  const Tiling tiling(call.rows, ops->max_rows);
-  const int at_once = panels_at_once(weight, tiling.height(0), ops->max_rows);
+  const Tiling tiling(call.rows, ops->max_rows(weight.format));
+  const int at_once = panels_at_once(weight, tiling.height(0), ops->max_rows(weight.format));
   share(pool, too_small_to_share(weight, call.rows), [&](const Team &team) {
     uint8_t *tiles = static_cast<uint8_t *>(workspace) + (size_t)team.thread * tiles_bytes;
     const auto band = [&](int head) {

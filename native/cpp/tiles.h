@@ -2,7 +2,7 @@
  * What one instruction set must provide: a handful of leaf kernels over *tiles* of input rows and *panels* of weights (pack.h).
  * Drivers (linear.cpp, experts.cpp) decide who computes what; a leaf never does, so a result cannot depend on the division of work.
  *
- * A tile is up to `max_rows` input rows, rounded as the weight format asks and interleaved so that a kernel reads it as one linear stream:
+ * A tile is up to max_rows(format) input rows, rounded as the weight format asks and interleaved so that a kernel reads it as one linear stream:
  *   f32 input    [k][rows]                   k padded to even with zeros
  *   bf16 input   [k/2][rows] pairs           (or f32 as above where bf16 products are emulated)
  *   int8 input   per group of 64: the group's steps [16 quads][rows], then rows scales f32, then rows corrections i32 (-offset * sum of steps)
@@ -23,7 +23,8 @@ constexpr int most_tile_rows = 12;
 constexpr int most_panels = 4; /* that one dot() call takes */
 
 struct TileOps {
-  int max_rows;
+  /* Most rows of a tile, at most most_tile_rows. */
+  int (*max_rows)(int format);
   /* Bytes of one row of a tile; a multiple of 4. */
   size_t (*row_bytes)(int format, int k);
   /* Rounds columns k0 .. k0+count of `rows` rows into a tile. Row r is x + (index ? index[r] : r)*ldx, and x is already at column k0.

@@ -20,9 +20,11 @@
 namespace sy {
 namespace {
 
-constexpr int max_rows = 6;
+constexpr int most_rows = 6;
 constexpr int lanes8 = 8;
 constexpr int chunks_of_panel = panel_columns / lanes8;
+
+int max_rows(int) { return most_rows; }
 
 /* ---- tiles ---- */
 
@@ -214,8 +216,8 @@ template <class Format, int R> void dot_panel(const uint8_t *tile, const uint8_t
 }
 
 using Dot = void (*)(const uint8_t *tile, const uint8_t *w, int k, float *dots);
-template <class Format, size_t... R> constexpr std::array<Dot, max_rows> table(std::index_sequence<R...>) { return {dot_panel<Format, (int)R + 1>...}; }
-template <class Format> constexpr auto kernels = table<Format>(std::make_index_sequence<max_rows>()); /* [rows-1] */
+template <class Format, size_t... R> constexpr std::array<Dot, most_rows> table(std::index_sequence<R...>) { return {dot_panel<Format, (int)R + 1>...}; }
+template <class Format> constexpr auto kernels = table<Format>(std::make_index_sequence<most_rows>()); /* [rows-1] */
 
 Dot kernel(int format, int rows) {
   switch (format) {

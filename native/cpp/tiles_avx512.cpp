@@ -23,8 +23,10 @@
 namespace sy {
 namespace {
 
-constexpr int max_rows = 12;
-constexpr int most_row_panels = 12; /* rows * panels of one dot kernel */
+/* Rows * panels of one dot kernel. A quantised kernel keeps an integer and an f32 accumulator for every product. */
+constexpr int most_row_panels = 12, most_quantised_row_panels = 8;
+
+int max_rows(int format) { return quantised(format) ? most_quantised_row_panels : most_row_panels; }
 
 __mmask16 first_lanes(int count) { return count >= 16 ? (__mmask16)0xffff : (__mmask16)((1u << (count < 0 ? 0 : count)) - 1u); }
 
@@ -215,17 +217,19 @@ template <class Format, int R, int P> void dot_pairs(const uint8_t *x, const uin
     }
 }
 
-/* A quantised format adds one group of steps to integer accumulators. */
+/* A quantised format says how one step along k (eight elements) adds to integer accumulators. */
 struct I8 {
-  static constexpr int weight_bytes = group_k * panel_columns;
-  template <int R, int P> static void group(const int32_t *x, const uint8_t *w, size_t stride, __m512i (&acc)[R][P][2]) {
-    for (int quad = 0; quad < group_k / 4; quad++, x += R, w += panel_columns * 4)
+  static constexpr int w_bytes = 2 * panel_columns * 4;
+  template <int R, int P> static void step(const int32_t *x, const uint8_t *w, size_t stride, __m512i (&acc)[R][P][2]) {
+#pragma GCC unroll 2
+    for (int quad = 0; quad < 2; quad++)
 #pragma GCC unroll 4
       for (int p = 0; p < P; p++) {
-        const __m512i w0 = _mm512_load_si512(w + p * stride), w1 = _mm512_load_si512(w + p * stride + 64);
+        const uint8_t *at = w + p * stride + quad * panel_columns * 4;
+        const __m512i w0 = _mm512_load_si512(at), w1 = _mm512_load_si512(at + 64);
 #pragma GCC unroll 12
         for (int r = 0; r < R; r++) {
-          const __m512i v = _mm512_set1_epi32(x[r]);
+          const __m512i v = _mm512_set1_epi32(x[quad * R + r]);
           acc[r][p][0] = _mm512_dpbusd_epi32(acc[r][p][0], w0, v);
           acc[r][p][1] = _mm512_dpbusd_epi32(acc[r][p][1], w1, v);
         }
@@ -234,69 +238,84 @@ struct I8 {
 };
 
 struct I4 {
-  static constexpr int weight_bytes = group_k / 2 * panel_columns;
-  template <int R, int P> static void group(const int32_t *x, const uint8_t *w, size_t stride, __m512i (&acc)[R][P][2]) {
+  static constexpr int w_bytes = panel_columns * 4;
+  template <int R, int P> static void step(const int32_t *x, const uint8_t *w, size_t stride, __m512i (&acc)[R][P][2]) {
     const __m512i low = _mm512_set1_epi8(15);
-    for (int octet = 0; octet < group_k / 8; octet++, x += 2 * R, w += panel_columns * 4)
+#pragma GCC unroll 2
+    for (int quad = 0; quad < 2; quad++)
 #pragma GCC unroll 4
       for (int p = 0; p < P; p++) {
         const __m512i both0 = _mm512_load_si512(w + p * stride), both1 = _mm512_load_si512(w + p * stride + 64);
-#pragma GCC unroll 2
-        for (int half = 0; half < 2; half++) {
-          const __m512i w0 = _mm512_and_si512(half ? _mm512_srli_epi16(both0, 4) : both0, low);
-          const __m512i w1 = _mm512_and_si512(half ? _mm512_srli_epi16(both1, 4) : both1, low);
+        const __m512i w0 = _mm512_and_si512(quad ? _mm512_srli_epi16(both0, 4) : both0, low);
+        const __m512i w1 = _mm512_and_si512(quad ? _mm512_srli_epi16(both1, 4) : both1, low);
 #pragma GCC unroll 12
-          for (int r = 0; r < R; r++) {
-            const __m512i v = _mm512_set1_epi32(x[half * R + r]);
-            acc[r][p][0] = _mm512_dpbusd_epi32(acc[r][p][0], w0, v);
-            acc[r][p][1] = _mm512_dpbusd_epi32(acc[r][p][1], w1, v);
-          }
+        for (int r = 0; r < R; r++) {
+          const __m512i v = _mm512_set1_epi32(x[quad * R + r]);
+          acc[r][p][0] = _mm512_dpbusd_epi32(acc[r][p][0], w0, v);
+          acc[r][p][1] = _mm512_dpbusd_epi32(acc[r][p][1], w1, v);
         }
       }
   }
 };
 
-/* The f32 accumulators live in `dots` between groups: a group is long enough to pay for that, and the registers belong to the integers. */
 template <class Format, int R, int P> void dot_groups(const uint8_t *x, const uint8_t *w, size_t stride, int k, float *dots) {
-  memset(dots, 0, sizeof(float) * R * P * panel_columns);
-  for (int groups = groups_of(k); groups > 0; groups--, x += group_bytes * R, w += Format::weight_bytes + panel_columns * 4) {
+  __m512 acc[R][P][2];
+#pragma GCC unroll 12
+  for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+    for (int p = 0; p < P; p++) acc[r][p][0] = acc[r][p][1] = _mm512_setzero_ps();
+  for (int groups = groups_of(k); groups > 0; groups--) {
     const int32_t *steps = reinterpret_cast<const int32_t *>(x);
     const float *x_scale = reinterpret_cast<const float *>(steps + 16 * R);
-    const int32_t *correction = steps + 17 * R;
-    __m512i acc[R][P][2];
+    __m512i sum[R][P][2];
 #pragma GCC unroll 12
     for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
-      for (int p = 0; p < P; p++) acc[r][p][0] = acc[r][p][1] = _mm512_set1_epi32(correction[r]);
-    Format::template group<R, P>(steps, w, stride, acc);
-#pragma GCC unroll 12
-    for (int r = 0; r < R; r++)
+      for (int p = 0; p < P; p++) sum[r][p][0] = sum[r][p][1] = _mm512_set1_epi32(steps[17 * R + r]);
+    for (int octet = 0; octet < group_k / 8; octet++) {
+      Format::template step<R, P>(steps, w, stride, sum);
+      steps += 2 * R;
+      w += Format::w_bytes;
+    }
 #pragma GCC unroll 4
-      for (int p = 0; p < P; p++)
-#pragma GCC unroll 2
-        for (int half = 0; half < 2; half++) {
-          float *at = dots + (p * R + r) * panel_columns + half * 16;
-          const __m512 scale = _mm512_mul_ps(_mm512_set1_ps(x_scale[r]), _mm512_load_ps(w + p * stride + Format::weight_bytes + half * 64));
-          _mm512_store_ps(at, _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[r][p][half]), scale, _mm512_load_ps(at)));
-        }
+    for (int p = 0; p < P; p++) {
+      const __m512 w0 = _mm512_load_ps(w + p * stride), w1 = _mm512_load_ps(w + p * stride + 64);
+#pragma GCC unroll 12
+      for (int r = 0; r < R; r++) {
+        const __m512 scale = _mm512_set1_ps(x_scale[r]);
+        acc[r][p][0] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[r][p][0]), _mm512_mul_ps(scale, w0), acc[r][p][0]);
+        acc[r][p][1] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[r][p][1]), _mm512_mul_ps(scale, w1), acc[r][p][1]);
+      }
+    }
+    x += group_bytes * R;
+    w += panel_columns * 4;
   }
+#pragma GCC unroll 12
+  for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+    for (int p = 0; p < P; p++) {
+      _mm512_store_ps(dots + (p * R + r) * panel_columns, acc[r][p][0]);
+      _mm512_store_ps(dots + (p * R + r) * panel_columns + 16, acc[r][p][1]);
+    }
 }
 
 using Dot = void (*)(const uint8_t *x, const uint8_t *w, size_t stride, int k, float *dots);
 
 template <class Format, int R, int P> constexpr Dot instance() {
-  if constexpr (R * P > most_row_panels) return nullptr;
-  else if constexpr (std::is_same_v<Format, I8> || std::is_same_v<Format, I4>) return dot_groups<Format, R, P>;
-  else return dot_pairs<Format, R, P>;
+  if constexpr (std::is_same_v<Format, I8> || std::is_same_v<Format, I4>) {
+    if constexpr (R * P <= most_quantised_row_panels) return dot_groups<Format, R, P>;
+    else return nullptr;
+  } else if constexpr (R * P <= most_row_panels) return dot_pairs<Format, R, P>;
+  else return nullptr;
 }
 template <class Format, int R> constexpr std::array<Dot, most_panels> instances() {
   return {instance<Format, R, 1>(), instance<Format, R, 2>(), instance<Format, R, 3>(), instance<Format, R, 4>()};
 }
 /* [rows-1][panels-1] */
-template <class Format, size_t... R> constexpr std::array<std::array<Dot, most_panels>, max_rows> table(std::index_sequence<R...>) {
+template <class Format, size_t... R> constexpr std::array<std::array<Dot, most_panels>, most_row_panels> table(std::index_sequence<R...>) {
   return {instances<Format, (int)R + 1>()...};
 }
-template <class Format> constexpr auto kernels = table<Format>(std::make_index_sequence<max_rows>());
+template <class Format> constexpr auto kernels = table<Format>(std::make_index_sequence<most_row_panels>());
 
 Dot kernel(int format, int rows, int panels) {
   switch (format) {

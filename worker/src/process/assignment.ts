@@ -1,5 +1,6 @@
 import { type Assign, type EngineConfig, limits, type Plan, parsePlan, SwitchyardError } from '@switchyard/proto';
 import type { LoadOptions } from '../model/contract.ts';
+import { hostedBy } from '../model/hosted-experts.ts';
 import type { WorkerFlags } from './flags.ts';
 
 /** What the coordinator wants of this worker, checked. */
@@ -37,11 +38,6 @@ function withDefaults(engine: EngineConfig): EngineConfig {
   };
 }
 
-/** Experts of each MoE layer that the plan puts on this worker, ascending. */
-export function hostedExperts({ plan, worker }: Assignment): number[][] {
-  return plan.replicas.map((layer) => layer.flatMap((holders, expert) => (holders.includes(worker) ? [expert] : [])));
-}
-
 export function loadOptions(
   assignment: Assignment,
   flags: Pick<WorkerFlags, 'backend' | 'isa' | 'threads' | 'cpus'>,
@@ -49,7 +45,7 @@ export function loadOptions(
   signal: AbortSignal,
 ): LoadOptions {
   const { engine, modelDir, plan } = assignment;
-  const hosted = hostedExperts(assignment);
+  const hosted = hostedBy(plan, assignment.worker);
   const hostsAll = hosted.every((experts) => experts.length === plan.model.experts);
   return {
     dir: modelDir,

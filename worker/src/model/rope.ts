@@ -32,6 +32,9 @@ export interface RopeSettings {
   readonly maxContext: number;
 }
 
+/** Which of LongRoPE's lists a long sequence divides by. */
+export type LongDivisors = 'by length' | 'always short';
+
 const ropeTypes = ['default', 'linear', 'yarn', 'longrope', 'su'] as const;
 
 export function readRopeSettings(config: ConfigReader): RopeSettings {
@@ -44,14 +47,14 @@ export function readRopeSettings(config: ConfigReader): RopeSettings {
   return { theta, type: named === 'su' ? 'longrope' : named, scaling, config, maxContext: config.count('max_position_embeddings') };
 }
 
-/** The rotary embedding of a family that adds nothing of its own. */
-export function readRope(config: ConfigReader, rotated: number, interleaved: boolean): Rope {
+/** The rotary embedding of a family that adds nothing of its own. `divisors` of LongRoPE: see `longRope`. */
+export function readRope(config: ConfigReader, rotated: number, interleaved: boolean, divisors: LongDivisors = 'by length'): Rope {
   const settings = readRopeSettings(config);
   if (rotated % 2 !== 0) throw badCheckpoint(config.path, `rotary embedding of ${rotated} dims: pairs need an even number`);
-  return { rotated, interleaved, ...variantsOf(settings, rotated) };
+  return { rotated, interleaved, ...variantsOf(settings, rotated, divisors) };
 }
 
-function variantsOf(settings: RopeSettings, rotated: number): Pick<Rope, 'variants' | 'longAfter'> {
+function variantsOf(settings: RopeSettings, rotated: number, divisors: LongDivisors): Pick<Rope, 'variants' | 'longAfter'> {
   const { scaling, type, theta } = settings;
   const one = (frequencies: Float64Array, magnitude: number) => ({
     variants: [{ frequencies, magnitude }],
@@ -64,7 +67,7 @@ function variantsOf(settings: RopeSettings, rotated: number): Pick<Rope, 'varian
       1,
     );
   if (type === 'yarn') return one(yarnFrequencies(settings, scaling, rotated), yarnMagnitude(scaling));
-  return longRope(settings, scaling, rotated);
+  return longRope(settings, scaling, rotated, divisors);
 }
 
 function plainFrequencies(theta: number, rotated: number): Float64Array {
@@ -107,12 +110,13 @@ export function yarnMscale(factor: number, mscale: number): number {
 
 /**
  * LongRoPE (Ding et al. 2024, arXiv:2402.13753): one list of divisors up to the original context, another beyond. Which one is a property of the request
- * (how long it may grow), fixed for its life: cached keys would be wrong after a change.
+ * (how long it may grow), fixed for its life: cached keys would be wrong after a change. With divisors 'always short' only the magnitude depends on length.
  */
 function longRope(
   { theta, config, maxContext }: RopeSettings,
   scaling: ConfigReader,
   rotated: number,
+  divisors: LongDivisors,
 ): Pick<Rope, 'variants' | 'longAfter'> {
   const holder = scaling.has('original_max_position_embeddings') ? scaling : config;
   const original = holder.count('original_max_position_embeddings');
@@ -120,11 +124,13 @@ function longRope(
   const usual = stretch <= 1 ? 1 : Math.sqrt(1 + Math.log(stretch) / Math.log(original));
   const fallback = scaling.positive('attention_factor', usual);
   const variant = (factors: string, mscale: string): RopeVariant => {
-    const divisors = scaling.numbers(factors, rotated / 2);
-    if (divisors.some((d) => d <= 0)) throw scaling.refusal(factors, 'a list of positive divisors');
-    return { frequencies: plainFrequencies(theta, rotated).map((f, i) => f / divisors[i]!), magnitude: scaling.positive(mscale, fallback) };
+    const list = scaling.numbers(factors, rotated / 2);
+    if (list.some((d) => d <= 0)) throw scaling.refusal(factors, 'a list of positive divisors');
+    return { frequencies: plainFrequencies(theta, rotated).map((f, i) => f / list[i]!), magnitude: scaling.positive(mscale, fallback) };
   };
-  return { variants: [variant('short_factor', 'short_mscale'), variant('long_factor', 'long_mscale')], longAfter: original };
+  const short = variant('short_factor', 'short_mscale');
+  const long = variant('long_factor', 'long_mscale');
+  return { variants: [short, divisors === 'by length' ? long : { ...long, frequencies: short.frequencies }], longAfter: original };
 }
 
 /** Fills table (variants * positions, rotated) with cosines, then sines. */

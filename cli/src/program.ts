@@ -3,6 +3,7 @@ import { Command } from 'commander';
 import { benchCommand } from './commands/bench.ts';
 import { chatCommand } from './commands/chat.ts';
 import { doctorCommand } from './commands/doctor.ts';
+import { modelCommand } from './commands/model.ts';
 import { partCommand } from './commands/part-program.ts';
 import { traceCommand } from './commands/trace.ts';
 
@@ -17,6 +18,7 @@ export function createProgram(): Command {
     .addCommand(partCommand('coordinator', 'Run the coordinator alone'))
     .addCommand(partCommand('worker', 'Run one worker alone'))
     .addCommand(chatCommand())
+    .addCommand(modelCommand())
     .addCommand(benchCommand())
     .addCommand(traceCommand())
     .addCommand(doctorCommand());

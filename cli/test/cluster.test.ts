@@ -1,15 +1,17 @@
-import { existsSync, mkdirSync, mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
+import { contiguousPlan } from '@switchyard/proto';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { startChild } from '../src/cluster/child-process.ts';
+import { clusterShape } from '../src/cluster/cluster-shape.ts';
 import { parseCpuList, shareCpus } from '../src/cluster/cpu-share.ts';
 import { crashLoopDeaths, decideRestart } from '../src/cluster/restart-policy.ts';
 import { createRunFolder } from '../src/cluster/run-folder.ts';
 import { findSession, saveSession } from '../src/cluster/session.ts';
 import type { WorkerDeath } from '../src/cluster/worker-fleet.ts';
-import { nameWorkers, WorkerFleet } from '../src/cluster/worker-fleet.ts';
+import { WorkerFleet } from '../src/cluster/worker-fleet.ts';
 
 function processLives(pid: number): boolean {
   try {
@@ -55,6 +57,45 @@ describe('cpu share', () => {
   });
 });
 
+describe('cluster shape', () => {
+  const planFile = (folder: string, workers: { name: string; node: number }[]) => {
+    const file = path.join(folder, 'plan.json');
+    writeFileSync(file, JSON.stringify(contiguousPlan({ type: 'qwen3_moe', moeLayers: [0, 1], experts: 8 }, workers)));
+    return file;
+  };
+
+  it('names workers by node', () => {
+    expect(clusterShape({})).toEqual({
+      plan: null,
+      workers: [
+        { name: 'n0w0', node: 'n0' },
+        { name: 'n0w1', node: 'n0' },
+        { name: 'n1w0', node: 'n1' },
+        { name: 'n1w1', node: 'n1' },
+      ],
+    });
+    expect(() => clusterShape({ nodes: 64, workersPerNode: 9 })).toThrow(/576 workers; the limit is 512/);
+  });
+
+  it('takes the workers of a plan, and refuses numbers that contradict it', () => {
+    const folder = mkdtempSync(path.join(os.tmpdir(), 'sw-'));
+    const plan = planFile(folder, [
+      { name: 'left', node: 0 },
+      { name: 'right', node: 1 },
+      { name: 'far', node: 1 },
+    ]);
+    expect(clusterShape({ plan }).workers).toEqual([
+      { name: 'left', node: 'n0' },
+      { name: 'right', node: 'n1' },
+      { name: 'far', node: 'n1' },
+    ]);
+    expect(() => clusterShape({ plan, nodes: 3 })).toThrow(/has 2 nodes, --nodes says 3/);
+    expect(() => clusterShape({ plan, workersPerNode: 2 })).toThrow(/has 1, 2 workers on its nodes/);
+    expect(() => clusterShape({ plan: path.join(folder, 'none.json') })).toThrow(/--plan .*none.json: ENOENT/);
+    rmSync(folder, { recursive: true });
+  });
+});
+
 describe('restart policy', () => {
   it('waits longer after each quick death, never beyond its limit, and calls a loop a loop', () => {
     let deaths = 0;
@@ -86,7 +127,7 @@ describe('run folder', () => {
     const second = createRunFolder(parent);
     expect(statSync(run.path).mode & 0o777).toBe(0o700);
     expect(statSync(run.tokenFile).mode & 0o777).toBe(0o600);
-    expect(run.token).not.toBe(second.token);
+    expect(new Set([run, second].flatMap((r) => [r.tokenFile, r.adminTokenFile].map((file) => readFileSync(file, 'utf8')))).size).toBe(4);
     expect([abandoned, unrelated, run.path].map(existsSync)).toEqual([false, true, true]);
     run.remove();
     expect(existsSync(run.path)).toBe(false);
@@ -104,7 +145,7 @@ describe('session', () => {
   it('is found by the url that it serves, and by no other', () => {
     const parent = mkdtempSync(path.join(os.tmpdir(), 'sw-'));
     const run = createRunFolder(parent);
-    saveSession(run.path, { url: 'http://127.0.0.1:8123', adminToken: 'secret' });
+    saveSession(run.path, { url: 'http://127.0.0.1:8123', adminToken: 'secret', traceDir: parent });
     expect(findSession('http://localhost:8123', parent)?.adminToken).toBe('secret');
     expect(findSession('http://127.0.0.1:8124', parent)).toBeNull();
     expect(findSession('http://10.0.0.1:8123', parent)).toBeNull();
@@ -140,21 +181,11 @@ describe('child process', () => {
 });
 
 describe('worker fleet', () => {
-  it('names workers by node', () => {
-    const names = nameWorkers(2, 2, shareCpus([0], 4, null)).map((w) => [w.node, w.name]);
-    expect(names).toEqual([
-      ['n0', 'n0w0'],
-      ['n0', 'n0w1'],
-      ['n1', 'n1w0'],
-      ['n1', 'n1w1'],
-    ]);
-  });
-
   it('restarts a worker that is killed and stops them all', async () => {
     const folder = mkdtempSync(path.join(os.tmpdir(), 'sw-'));
     const program = path.join(folder, 'worker.mjs');
     writeFileSync(program, 'console.log("up"); process.stdin.resume(); process.stdin.on("end", () => process.exit());');
-    const workers = nameWorkers(1, 2, shareCpus([0], 2, null));
+    const workers = ['n0w0', 'n0w1'].map((name) => ({ name, node: 'n0', share: { threads: 1, cpus: null } }));
     const lines: string[] = [];
     const deaths: WorkerDeath[] = [];
     let check: () => void = () => {};

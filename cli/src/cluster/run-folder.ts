@@ -13,7 +13,9 @@ export interface RunFolder {
   readonly path: string;
   /** Holds the secret that the coordinator and its workers share; readable by this user alone. */
   readonly tokenFile: string;
-  readonly token: string;
+  /** Likewise for the admin API, which a worker has no business with. */
+  readonly adminTokenFile: string;
+  readonly adminToken: string;
   remove(): void;
 }
 
@@ -31,10 +33,16 @@ export function createRunFolder(parent: string = os.tmpdir()): RunFolder {
     );
   }
   chmodSync(folder, 0o700);
-  const token = randomBytes(32).toString('base64url');
   const tokenFile = path.join(folder, 'token');
-  writeFileSync(tokenFile, token, { mode: 0o600 });
-  return { path: folder, tokenFile, token, remove: () => rmSync(folder, { recursive: true, force: true }) };
+  const adminTokenFile = path.join(folder, 'admin-token');
+  const adminToken = newSecret();
+  writeFileSync(tokenFile, newSecret(), { mode: 0o600 });
+  writeFileSync(adminTokenFile, adminToken, { mode: 0o600 });
+  return { path: folder, tokenFile, adminTokenFile, adminToken, remove: () => rmSync(folder, { recursive: true, force: true }) };
+}
+
+function newSecret(): string {
+  return randomBytes(32).toString('base64url');
 }
 
 /** Whether the process that made a folder of this name still lives; null when the name is not one of ours. */

@@ -7,6 +7,8 @@ import { runFolderOwner } from './run-folder.ts';
 export interface Session {
   url: string;
   adminToken: string;
+  /** Where its coordinator records traces. */
+  traceDir: string;
 }
 
 const fileName = 'session.json';

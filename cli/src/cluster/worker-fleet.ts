@@ -37,14 +37,6 @@ interface Place {
   restart: NodeJS.Timeout | null;
 }
 
-/** Names of `nodes` x `workersPerNode` workers, in the order of the plan's worker indexes. */
-export function nameWorkers(nodes: number, workersPerNode: number, shares: readonly CpuShare[]): WorkerSpec[] {
-  return Array.from({ length: nodes * workersPerNode }, (_, index) => {
-    const node = Math.floor(index / workersPerNode);
-    return { name: `n${node}w${index % workersPerNode}`, node: `n${node}`, share: shares[index] };
-  });
-}
-
 /** Keeps one process alive per worker: starts them, restarts those that die (see restart-policy.ts), stops them all in order. */
 export class WorkerFleet {
   readonly #options: FleetOptions;

@@ -1,11 +1,13 @@
 import { Command } from 'commander';
 import { benchExactCommand } from './bench-exact.ts';
+import { benchQualityCommand } from './bench-quality.ts';
 import { benchServeCommand } from './bench-serve.ts';
 
 export function benchCommand(): Command {
   return new Command('bench')
-    .description('Measure a server: speed (serve), sameness (exact)')
+    .description('Measure a server: speed (serve), sameness (exact), quality (quality)')
     .enablePositionalOptions()
     .addCommand(benchServeCommand(), { isDefault: true })
-    .addCommand(benchExactCommand());
+    .addCommand(benchExactCommand())
+    .addCommand(benchQualityCommand());
 }

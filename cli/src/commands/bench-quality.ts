@@ -1,0 +1,126 @@
+import { writeFileSync } from 'node:fs';
+import path from 'node:path';
+import { Command } from 'commander';
+import { selectModel } from '../api/models.ts';
+import { bundledModel } from '../cluster/bundled-model.ts';
+import type { MachineDescription } from '../load/machine.ts';
+import { describeMachine } from '../load/machine.ts';
+import { classFlags } from '../quality/class-flags.ts';
+import { readHeldOut } from '../quality/held-out.ts';
+import type { QualityResult } from '../quality/quality-run.ts';
+import { measureQuality } from '../quality/quality-run.ts';
+import { integerIn } from '../terminal/option-values.ts';
+import { startProgress } from '../terminal/progress.ts';
+import { textTable } from '../terminal/table.ts';
+import type { TargetOptions } from './bench-target.ts';
+import { withTargetServer } from './bench-target.ts';
+import { interruptSignal } from './interrupt.ts';
+import { withServerOptions } from './server-options.ts';
+
+interface QualityCommandOptions {
+  url?: string;
+  apiKeyFile?: string;
+  model?: string;
+  classes: string;
+  heldOut: string;
+  window: number;
+  timeout: number;
+  out?: string;
+  json?: boolean;
+}
+
+/** The result of `bench quality --json`. */
+interface QualityReport {
+  format: 'switchyard-bench-quality';
+  version: 1;
+  createdAt: string;
+  command: string;
+  machine: MachineDescription;
+  heldOut: string;
+  windowTokens: number;
+  results: ({ class: string; model: string; seconds: number } & QualityResult)[];
+}
+
+export function benchQualityCommand(): Command {
+  const command = new Command('quality').description(
+    'Measure what a numeric class costs: perplexity by domain, questions answered exactly',
+  );
+  withServerOptions(command, null)
+    .argument('[up-flags...]', 'after --: flags for each `switchyard up` that is started when no --url is given')
+    .option('--model <id>', 'model to ask for (default: the one served)')
+    .option('--classes <list>', 'numeric classes to start servers with', 'f32,bf16,bf16+int8-experts,bf16+int4-experts')
+    .option('--held-out <dir>', 'folder with <domain>.txt and which-book.json', path.join(bundledModel(), 'held-out'))
+    .option('--window <tokens>', 'tokens of a window; each but the first is predicted', integerIn(2, 1_000_000), 512)
+    .option('--timeout <seconds>', 'longest wait for one request', integerIn(1, 86_400), 600)
+    .option('--out <file>', 'also write the JSON report there')
+    .option('--json', 'print the report as JSON')
+    .addHelpText(
+      'after',
+      `
+A class is put together with + from f32, bf16, int8-experts, int4-experts, int8-dense. With --url the running server is measured as it is.
+
+Examples:
+  $ switchyard bench quality
+  $ switchyard bench quality --classes f32,bf16+int8-experts+int8-dense -- --threads 2
+  $ switchyard bench quality --url http://127.0.0.1:8000`,
+    )
+    .action(async (upFlags: string[], options: QualityCommandOptions) => {
+      const interrupt = interruptSignal();
+      const heldOut = readHeldOut(options.heldOut);
+      const target: TargetOptions = { ...options, upFlags, timeoutMs: options.timeout * 1000, signal: interrupt.signal };
+      const classes =
+        options.url === undefined
+          ? options.classes.split(',').map((name) => ({ name, flags: classFlags(name) }))
+          : [{ name: 'served', flags: [] }];
+      const results: QualityReport['results'] = [];
+      for (const { name, flags } of classes) {
+        const startedFlags = options.url === undefined ? ['--nodes', '1', '--workers-per-node', '1', ...flags, ...upFlags] : [];
+        results.push(
+          await withTargetServer({ ...target, upFlags: startedFlags }, async ({ client, numericClass }) => {
+            const { id } = await selectModel(client, options.model ?? null, interrupt.signal);
+            const progress = startProgress(`bench quality ${name}`);
+            const begun = performance.now();
+            try {
+              const measured = await measureQuality({
+                client,
+                model: id,
+                heldOut,
+                windowTokens: options.window,
+                onProgress: progress.update,
+                signal: interrupt.signal,
+              });
+              return { class: numericClass ?? name, model: id, seconds: (performance.now() - begun) / 1000, ...measured };
+            } finally {
+              progress.finish();
+            }
+          }),
+        );
+      }
+      interrupt.release();
+      const report: QualityReport = {
+        format: 'switchyard-bench-quality',
+        version: 1,
+        createdAt: new Date().toISOString(),
+        command: ['switchyard', ...process.argv.slice(2)].join(' '),
+        machine: describeMachine(),
+        heldOut: path.relative(process.cwd(), options.heldOut),
+        windowTokens: options.window,
+        results,
+      };
+      const json = `${JSON.stringify(report, null, 2)}\n`;
+      if (options.out) writeFileSync(options.out, json);
+      process.stdout.write(options.json ? json : formatQuality(report));
+    });
+  return command;
+}
+
+function formatQuality(report: QualityReport): string {
+  const domains = report.results[0]?.domains.map((d) => d.domain) ?? [];
+  const rows = report.results.map((r) => [
+    r.class,
+    ...r.domains.map((d) => d.perplexity.toFixed(3)),
+    r.questions > 0 ? `${r.answeredExactly} of ${r.questions}` : '-',
+    r.seconds.toFixed(1),
+  ]);
+  return `Perplexity by domain (windows of ${report.windowTokens} tokens), questions answered exactly:\n\n${textTable(['class', ...domains, 'questions', 'seconds'], rows)}\n`;
+}

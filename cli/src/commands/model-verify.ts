@@ -1,0 +1,59 @@
+import { limits } from '@switchyard/proto';
+import { formatVerifyReport, verifyCheckpoint } from '@switchyard/worker';
+import { Command, Option } from 'commander';
+import { clusterShape } from '../cluster/cluster-shape.ts';
+import { availableCpus } from '../cluster/cpu-share.ts';
+import { exitStatus } from '../failure.ts';
+import { integerIn } from '../terminal/option-values.ts';
+import { startProgress } from '../terminal/progress.ts';
+
+interface VerifyOptions {
+  nodes?: number;
+  workersPerNode?: number;
+  plan?: string;
+  backend: 'cpu' | 'cpu-ref';
+  isa: 'auto' | 'avx512' | 'avx2';
+  threads?: number;
+  json?: boolean;
+}
+
+export function modelVerifyCommand(): Command {
+  return new Command('verify')
+    .description("Check a checkpoint against an independent implementation's logits, whole and split over workers")
+    .argument('<dir>', 'model folder with an expected.safetensors')
+    .option('--nodes <count>', 'nodes of the split (default: 2, or what the plan says)', integerIn(1, limits.nodesMax))
+    .option('--workers-per-node <count>', 'workers in each (default: 2, or what the plan says)', integerIn(1, limits.workersMax))
+    .option('--plan <file>', 'where each expert lives in the split (default: even, contiguous ranges)')
+    .addOption(new Option('--backend <name>', 'kernels; cpu-ref is the slow oracle').choices(['cpu', 'cpu-ref']).default('cpu'))
+    .addOption(new Option('--isa <name>', 'instruction set').choices(['auto', 'avx512', 'avx2']).default('auto'))
+    .option('--threads <count>', 'threads (default: all CPUs)', integerIn(1, 1024))
+    .option('--json', 'print the report as JSON')
+    .addHelpText(
+      'after',
+      `
+Exits with 1 where the checkpoint falls short of the reference, or the split of the whole.
+
+Examples:
+  $ switchyard model verify test/golden/mixtral
+  $ switchyard model verify test/golden/gpt_oss --nodes 3 --workers-per-node 1 --json`,
+    )
+    .action(async (dir: string, options: VerifyOptions) => {
+      const shape = clusterShape(options);
+      const progress = startProgress('verify');
+      try {
+        const report = await verifyCheckpoint({
+          dir,
+          nodes: new Set(shape.workers.map((worker) => worker.node)).size,
+          workersPerNode: options.workersPerNode ?? 2,
+          plan: shape.plan,
+          device: { backend: options.backend, isa: options.isa, threads: options.threads ?? availableCpus().length, cpus: null },
+          onProgress: progress.update,
+        });
+        progress.finish();
+        process.stdout.write(options.json ? `${JSON.stringify(report, null, 2)}\n` : `${formatVerifyReport(report)}\n`);
+        if (report.status === 'fail') process.exitCode = exitStatus.failed;
+      } finally {
+        progress.finish();
+      }
+    });
+}

@@ -1,0 +1,33 @@
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import path from 'node:path';
+import { CommandFailure, exitStatus } from '../failure.ts';
+
+/** Text that a model was not trained on, by domain, and questions with the one answer that counts. */
+export interface HeldOut {
+  domains: { name: string; text: string }[];
+  questions: { question: string; answer: string }[];
+}
+
+/** Reads a folder of `<domain>.txt` and, where there is one, `which-book.json`. */
+export function readHeldOut(dir: string): HeldOut {
+  if (!existsSync(dir)) throw new CommandFailure(`--held-out ${dir}: there is no such folder`, { status: exitStatus.usage });
+  const domains = readdirSync(dir)
+    .filter((name) => name.endsWith('.txt'))
+    .sort()
+    .map((name) => ({ name: name.slice(0, -'.txt'.length), text: readFileSync(path.join(dir, name), 'utf8') }));
+  const questionFile = path.join(dir, 'which-book.json');
+  const questions = existsSync(questionFile) ? (JSON.parse(readFileSync(questionFile, 'utf8')) as HeldOut['questions']) : [];
+  if (domains.length === 0 && questions.length === 0)
+    throw new CommandFailure(`--held-out ${dir}: it has neither *.txt nor which-book.json`, { status: exitStatus.usage });
+  return { domains, questions };
+}
+
+/**
+ * Windows of `size` tokens that overlap by one: every token but the very first is predicted exactly once, from up to size - 1 before it. How the bundled
+ * model's README measured its reference figures.
+ */
+export function predictionWindows(ids: readonly number[], size: number): number[][] {
+  const windows: number[][] = [];
+  for (let from = 0; from + 1 < ids.length; from += size - 1) windows.push(ids.slice(from, from + size));
+  return windows;
+}

@@ -1,8 +1,10 @@
 import { Command } from 'commander';
 import pc from 'picocolors';
+import { availableCpus } from '../cluster/cpu-share.ts';
 import type { Check } from '../doctor/check.ts';
-import { checkBandwidth, checkCpus, checkMemory, checkOpenFiles } from '../doctor/machine.ts';
+import { checkCpus, checkMemory, checkOpenFiles, describeBandwidth } from '../doctor/machine.ts';
 import { checkNativeKernels } from '../doctor/native-kernels.ts';
+import { measureReadBandwidth } from '../doctor/read-bandwidth.ts';
 import { checkCompiler, checkModel, checkNode, checkOptionalTools, checkPort, checkTemporaryFolder } from '../doctor/software.ts';
 import { exitStatus } from '../failure.ts';
 import { integerIn } from '../terminal/option-values.ts';
@@ -19,20 +21,25 @@ export function doctorCommand(): Command {
       '\nExits with 1 when something has to be fixed before `switchyard up` can work.\n\nExample:\n  $ switchyard doctor --port 9000',
     )
     .action(async (options: { port: number; json?: boolean }) => {
+      const threads = availableCpus().length;
+      const readBandwidthBytesPerSecond = await measureReadBandwidth(threads);
       const checks = [
         checkNode(),
         await checkNativeKernels(),
         checkCompiler(),
         checkCpus(),
         checkMemory(),
-        await checkBandwidth(),
+        describeBandwidth(readBandwidthBytesPerSecond, threads),
         checkOpenFiles(),
         await checkPort(options.port),
         checkTemporaryFolder(),
         checkModel(),
         ...checkOptionalTools(),
       ];
-      if (options.json) process.stdout.write(`${JSON.stringify({ format: 'switchyard-doctor', version: 1, checks }, null, 2)}\n`);
+      if (options.json)
+        process.stdout.write(
+          `${JSON.stringify({ format: 'switchyard-doctor', version: 1, readBandwidthBytesPerSecond, checks }, null, 2)}\n`,
+        );
       else for (const check of checks) process.stdout.write(line(check));
       if (checks.some((check) => check.status === 'failed')) process.exitCode = exitStatus.failed;
     });

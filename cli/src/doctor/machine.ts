@@ -4,7 +4,6 @@ import { availableCpus } from '../cluster/cpu-share.ts';
 import { formatBytes } from '../terminal/quantity.ts';
 import type { Check } from './check.ts';
 import { ok, warning } from './check.ts';
-import { measureReadBandwidth } from './read-bandwidth.ts';
 
 /** The bundled model with four workers needs about a tenth of this; below it nothing real fits. */
 const memoryBytesLow = 1024 ** 3;
@@ -49,13 +48,10 @@ function containerMemoryLimit(): number | null {
   return null;
 }
 
-export async function checkBandwidth(): Promise<Check> {
-  const threads = availableCpus().length;
-  const bytesPerSecond = await measureReadBandwidth(threads);
-  return ok(
-    'memory bandwidth',
-    `about ${(bytesPerSecond / 1e9).toFixed(0)} GB/s read by ${threads} thread${threads === 1 ? '' : 's'}: decoding cannot go faster than its weights are read`,
-  );
+/** @param bytesPerSecond what `threads` threads read together */
+export function describeBandwidth(bytesPerSecond: number, threads: number): Check {
+  const found = `about ${(bytesPerSecond / 1e9).toFixed(0)} GB/s read by ${threads} thread${threads === 1 ? '' : 's'}`;
+  return ok('memory bandwidth', `${found}: decoding cannot go faster than its weights are read`);
 }
 
 export function checkOpenFiles(): Check {

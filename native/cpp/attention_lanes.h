@@ -82,7 +82,7 @@ template <class L, class T> struct TileKernel {
       sum = L::add(sum, p);
     }
     float total = L::sum_lanes(sum);
-    if (tile.sink[query]) total = total + L::exp_scalar(*tile.sink[query] - maximum);
+    if (tile.sink[query]) total = total + sy_exp(*tile.sink[query] - maximum);
     return 1.0f / total;
   }
 

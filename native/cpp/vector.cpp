@@ -207,7 +207,12 @@ const VectorKernels &vector_kernels_ref() {
 }
 
 const VectorKernels &vector_kernels(Isa isa) {
+#if defined(__x86_64__)
+  if (isa == Isa::avx512) return vector_kernels_avx512();
+  if (isa == Isa::avx2) return vector_kernels_avx2();
+#else
   (void)isa;
+#endif
   return vector_kernels_ref();
 }
 

@@ -1,0 +1,88 @@
+/* Routers: ids, order, weights and NaN rows, for every mode and many shapes, with ties on purpose. */
+#include <cmath>
+
+#include "conformance.h"
+#include "float_environment.h"
+#include "vector.h"
+
+namespace sy::conformance {
+namespace {
+
+struct Shape {
+  int experts, k, groups, top_groups;
+};
+const Shape shapes[] = {{1, 1, 0, 0},   {4, 2, 0, 0},    {8, 8, 1, 1},    {16, 2, 4, 2},   {32, 4, 0, 0},    {60, 4, 0, 0},
+                        {64, 8, 8, 3},  {96, 6, 3, 1},   {128, 8, 0, 0},  {160, 6, 8, 3},  {256, 8, 8, 4},   {257, 8, 0, 0},
+                        {384, 8, 1, 1}, {512, 22, 4, 2}, {128, 4, 64, 9}, {256, 8, 4, 4}};
+
+enum class Logits { ordinary, ties, extreme };
+
+std::vector<float> logits_of(Random &random, Logits kind, size_t count) {
+  std::vector<float> z = random.normals(count, 2.0f);
+  if (kind == Logits::ties)
+    for (float &v : z) v = roundf(v);
+  if (kind == Logits::extreme)
+    for (float &v : z) v *= random.below(3) == 0 ? 60.0f : 1.0f;
+  return z;
+}
+
+void compare(Check &check, RouteCall call, const std::vector<float> &z, int rows, const std::string &what) {
+  const FlushDenormals flush;
+  const size_t cells = (size_t)rows * (size_t)call.k;
+  call.logits = z.data(), call.ld_logits = call.experts;
+  call.ld_ids = call.ld_weights = call.k;
+  const auto run = [&](Isa isa, std::vector<int32_t> &ids, std::vector<float> &weights) {
+    ids.assign(cells, -1);
+    weights.assign(cells, -1.0f);
+    call.ids = ids.data(), call.weights = weights.data();
+    return vector_kernels(isa).route(call, 0, rows);
+  };
+  std::vector<int32_t> want_ids, ids;
+  std::vector<float> want_weights, weights;
+  const int want = run(Isa::ref, want_ids, want_weights);
+  const size_t valid = (size_t)(want < 0 ? rows : want) * (size_t)call.k;
+  for (const Isa isa : simd_isas()) {
+    const int got = run(isa, ids, weights);
+    check.is_true(got == want, what + text(": first NaN row %d, the oracle says %d, ", got, want) + name_of(isa));
+    check.equal_bytes(ids.data(), want_ids.data(), valid * 4, what + " ids " + name_of(isa));
+    check.equal(weights.data(), want_weights.data(), valid, what + " weights " + name_of(isa));
+  }
+}
+
+SY_SUITE(route) {
+  Random random(21);
+  for (const Shape &shape : shapes)
+    for (int mode = 0; mode < 48; mode++) {
+      RouteCall call{};
+      call.experts = shape.experts, call.k = shape.k;
+      call.score = static_cast<RouteScore>(mode % 3);
+      call.renorm = mode / 3 % 2;
+      call.groups = mode / 6 % 2 ? shape.groups : 0;
+      call.top_groups = shape.top_groups;
+      call.group_sum_of_two = mode / 12 % 2 && shape.groups > 1 && shape.experts / shape.groups >= 2;
+      call.mask_zero = mode / 24 % 2;
+      call.scale = 2.5f;
+      call.renorm_eps = 1e-20f;
+      const std::vector<float> bias = logits_of(random, mode % 2 ? Logits::ties : Logits::ordinary, (size_t)shape.experts);
+      call.select_bias = random.below(2) ? bias.data() : nullptr;
+      for (const Logits kind : {Logits::ordinary, Logits::ties, Logits::extreme})
+        for (const int rows : {1, 4, 7}) {
+          std::vector<float> z = logits_of(random, kind, (size_t)(rows * shape.experts));
+          const std::string what = text("route %d of %d, mode %d, logits %d, %d rows", shape.k, shape.experts, mode, (int)kind, rows);
+          compare(check, call, z, rows, what);
+          if (rows < 7 || kind != Logits::ordinary) continue;
+          for (const float odd : {NAN, INFINITY, -INFINITY}) {
+            z[(size_t)(random.below(rows) * shape.experts + random.below(shape.experts))] = odd;
+            compare(check, call, z, rows, what + " with an odd logit");
+          }
+        }
+    }
+  for (const int experts : {2, 16, 17}) {
+    RouteCall call{};
+    call.experts = experts, call.k = 2, call.score = RouteScore::sparse_mixer, call.scale = 1.0f, call.jitter_eps = 0.01f;
+    for (const Logits kind : {Logits::ordinary, Logits::ties}) compare(check, call, logits_of(random, kind, (size_t)(9 * experts)), 9, "sparse mixer");
+  }
+}
+
+} // namespace
+} // namespace sy::conformance

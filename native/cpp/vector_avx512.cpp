@@ -1,0 +1,11 @@
+#include "lanes_avx512.h"
+#include "vector_lanes.h"
+
+namespace sy {
+
+const VectorKernels &vector_kernels_avx512() {
+  static const VectorKernels kernels{norm, rope, clamp, gated_rows, mul_sigmoid, add, route};
+  return kernels;
+}
+
+} // namespace sy

@@ -1,0 +1,226 @@
+import { cpSync, mkdtempSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs';
+import net from 'node:net';
+import os from 'node:os';
+import path from 'node:path';
+import OpenAI from 'openai';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { bundledModel } from '../../cli/src/cluster/bundled-model.ts';
+import { scatteredPlan } from '../../cli/src/exact/plan-variants.ts';
+import type { Up } from './program.ts';
+import { processLives, start, startUp, switchyard, until } from './program.ts';
+
+const folder = mkdtempSync(path.join(os.tmpdir(), 'sw-'));
+afterAll(() => rmSync(folder, { recursive: true }));
+
+const prompts = ['It was a dark night, and the captain', 'def read_file(path):', 'And God said unto Moses,'];
+
+/** Tokens and log-probabilities of greedy completions, as the real client reads them. */
+async function greedy(url: string) {
+  const client = new OpenAI({ baseURL: `${url}/v1`, apiKey: 'none', maxRetries: 0 });
+  return await Promise.all(
+    prompts.map(async (prompt) => {
+      const { choices } = await client.completions.create({ model: 'shunter-16m', prompt, max_tokens: 16, temperature: 0, logprobs: 3 });
+      return { text: choices[0].text, logprobs: choices[0].logprobs };
+    }),
+  );
+}
+
+describe('a cluster of four workers', () => {
+  let up: Up;
+  beforeAll(async () => {
+    up = await startUp(['--grace', '2', '--trace-dir', path.join(folder, 'traces')]);
+  });
+  afterAll(async () => {
+    up.child.kill('SIGKILL');
+    await up.finished;
+  });
+
+  it('says what runs where', () => {
+    const { workers } = up.report;
+    expect(workers.map((w) => [w.node, w.name])).toEqual([
+      ['n0', 'n0w0'],
+      ['n0', 'n0w1'],
+      ['n1', 'n1w0'],
+      ['n1', 'n1w1'],
+    ]);
+    expect(workers.map((w) => w.experts)).toEqual([48, 48, 48, 48]);
+    expect(workers.every((w) => processLives(w.pid) && w.residentBytes > 0 && w.addresses.length > 0)).toBe(true);
+  });
+
+  it('answers the real client, streamed and whole', async () => {
+    const client = new OpenAI({ baseURL: `${up.report.url}/v1`, apiKey: 'none' });
+    const request = {
+      model: 'shunter-16m',
+      messages: [{ role: 'user' as const, content: 'Continue: It was a dark night' }],
+      max_tokens: 12,
+      temperature: 0,
+    };
+    const whole = await client.chat.completions.create(request);
+    let streamed = '';
+    for await (const chunk of await client.chat.completions.create({ ...request, stream: true }))
+      streamed += chunk.choices[0]?.delta.content ?? '';
+    expect(streamed).toBe(whole.choices[0].message.content);
+    expect(streamed.length).toBeGreaterThan(0);
+  });
+
+  it('answers as one worker alone does, and as a scattered plan over grpc does, bit for bit', async () => {
+    const plan = path.join(folder, 'scattered.json');
+    writeFileSync(plan, JSON.stringify(scatteredPlan(up.report.planModel, 3, 1, 5)));
+    const here = await greedy(up.report.url);
+    for (const flags of [
+      ['--nodes', '1', '--workers-per-node', '1'],
+      ['--plan', plan, '--transport', 'grpc'],
+    ]) {
+      const other = await startUp(flags);
+      expect(await greedy(other.report.url)).toEqual(here);
+      other.child.kill('SIGINT');
+      expect((await other.finished).status).toBe(0);
+    }
+  });
+
+  it('talks to `switchyard chat`', async () => {
+    const { status, stdout } = await switchyard(
+      ['chat', '--url', up.report.url, '--temperature', '0', '--max-tokens', '8'],
+      'Continue: It was\n',
+    );
+    expect(status).toBe(0);
+    expect(stdout.trim().length).toBeGreaterThan(0);
+  });
+
+  it('is measured by `bench serve`, with what its workers exchanged', async () => {
+    const flags = ['--concurrency', '2', '--requests', '4', '--warmup', '1', '--prompt-tokens', '16', '--output-tokens', '8', '--json'];
+    const { status, stdout } = await switchyard(['bench', 'serve', '--url', up.report.url, ...flags]);
+    expect(status).toBe(0);
+    const report = JSON.parse(stdout);
+    expect(report.target.switchyard).toBe(true);
+    const [level] = report.levels;
+    expect([level.errors, level.promptTokens, level.outputTokens]).toEqual([0, 64, 32]);
+    expect(level.wire.links.length).toBeGreaterThan(0);
+    expect(level.wire.bytesPerToken).toBeGreaterThan(level.wire.crossNodeBytesPerToken);
+    expect(level.wire.crossNodeBytesPerToken).toBeGreaterThan(0);
+  });
+
+  it('keeps its promise in `bench exact`', async () => {
+    const { status, stdout } = await switchyard([
+      'bench',
+      'exact',
+      '--url',
+      up.report.url,
+      '--questions',
+      '2',
+      '--tokens',
+      '8',
+      '--others',
+      '4',
+      '--json',
+    ]);
+    const report = JSON.parse(stdout);
+    expect(report.results.filter((r: { unsupported: string | null }) => r.unsupported !== null)).toEqual([]);
+    expect(report.results.every((r: { sameLogprobs: number }) => r.sameLogprobs === 2)).toBe(true);
+    expect(report.exact).toBe(true);
+    expect(status).toBe(0);
+  });
+
+  it('records the routing of real requests', async () => {
+    const out = path.join(folder, 'requests.trace');
+    const recorder = start(['trace', 'record', '--url', up.report.url, '--out', out]);
+    await until(() => recorder.output().stderr.includes('recording'));
+    const client = new OpenAI({ baseURL: `${up.report.url}/v1`, apiKey: 'none', defaultHeaders: { 'x-switchyard-domain': 'novels' } });
+    const { usage } = await client.completions.create({ model: 'shunter-16m', prompt: prompts[0], max_tokens: 8, temperature: 0, seed: 1 });
+    recorder.child.kill('SIGINT');
+    expect((await recorder.finished).status).toBe(0);
+    const info = await switchyard(['trace', 'info', out, '--json']);
+    expect(info.status).toBe(0);
+    const summary = JSON.parse(info.stdout);
+    expect(summary).toMatchObject({ layers: 6, experts: 32, topK: 4, sequences: 1, domains: [{ domain: 'novels', sequences: 1 }] });
+    // The last token is sampled and never fed back, so it is not routed; prompt tokens found in the prefix cache are not routed again.
+    expect(summary.tokens).toBeGreaterThan(0);
+    expect(summary.tokens).toBeLessThan(usage!.total_tokens);
+    expect(statSync(out).mode & 0o077).toBe(0);
+  });
+
+  it('fails the requests that need a killed worker with a clear error, and recovers by itself', async () => {
+    const before = await greedy(up.report.url);
+    const victim = up.report.workers[2];
+    process.kill(victim.pid, 'SIGKILL');
+    const client = new OpenAI({ baseURL: `${up.report.url}/v1`, apiKey: 'none', maxRetries: 0 });
+    const failures: OpenAI.APIError[] = [];
+    const ask = async (): Promise<boolean> => {
+      try {
+        await client.completions.create({ model: 'shunter-16m', prompt: prompts[0], max_tokens: 4, temperature: 0 });
+        return true;
+      } catch (error) {
+        failures.push(error as OpenAI.APIError);
+        return false;
+      }
+    };
+    await until(async () => failures.length > 0 || !(await ask()));
+    await until(ask);
+    expect(failures.map((error) => error.status)).toEqual(failures.map(() => 503));
+    expect(failures.every((error) => ['worker_lost', 'expert_unavailable', 'not_ready', 'link_closed'].includes(String(error.code)))).toBe(
+      true,
+    );
+    expect(await greedy(up.report.url)).toEqual(before);
+    expect(up.output().stderr).toMatch(new RegExp(`worker ${victim.name} was killed by SIGKILL; it starts again in`));
+  });
+
+  it('leaves no process behind when it is interrupted', async () => {
+    const pids = up.report.workers.map((worker) => worker.pid);
+    up.child.kill('SIGINT');
+    expect((await up.finished).status).toBe(0);
+    expect(pids.filter(processLives)).toEqual([]);
+  });
+});
+
+describe('a supervisor that is killed', () => {
+  it('takes its workers with it', async () => {
+    const up = await startUp(['--nodes', '1', '--workers-per-node', '2']);
+    const pids = up.report.workers.map((worker) => worker.pid);
+    up.child.kill('SIGKILL');
+    await up.finished;
+    await until(() => !pids.some(processLives));
+  });
+
+  it('ends when the program that started it closes its input', async () => {
+    const up = await startUp(['--nodes', '1', '--workers-per-node', '1', '--grace', '1']);
+    up.child.stdin.end();
+    expect((await up.finished).status).toBe(0);
+    expect(processLives(up.report.workers[0].pid)).toBe(false);
+  });
+});
+
+describe('what cannot be served', () => {
+  it('a port that is in use', async () => {
+    const server = net.createServer().listen(0, '127.0.0.1');
+    await new Promise((resolve) => server.once('listening', resolve));
+    const { port } = server.address() as net.AddressInfo;
+    const { status, stderr } = await switchyard(['up', '--port', String(port)]);
+    server.close();
+    expect(status).toBe(1);
+    expect(stderr).toMatch(new RegExp(`port ${port} .*in use`));
+    expect(stderr).toMatch(/--port/);
+  });
+
+  it.each([
+    [['--model', '/nowhere'], /--model \/nowhere: there is no such folder/],
+    [['--model', os.tmpdir()], /it has no config.json/],
+    [['--nodes', '0'], /'--nodes <count>' argument '0' is invalid/],
+    [['--numeric', 'fp4'], /Allowed choices are auto, f32, bf16/],
+    [['--kv-bytes', 'plenty'], /It must be a size like 512M/],
+    [['--plan', '/nowhere.json'], /--plan \/nowhere.json: ENOENT/],
+  ])('%j', async (flags, message) => {
+    const { status, stderr } = await switchyard(['up', '--port', '0', ...flags]);
+    expect(stderr).toMatch(message);
+    expect(status).toBeGreaterThan(0);
+    expect(stderr).not.toMatch(/ at .*\.js:/);
+  });
+
+  it('a checkpoint that is cut short, by the name of the file', async () => {
+    const dir = path.join(folder, 'cut');
+    cpSync(bundledModel(), dir, { recursive: true });
+    truncateSync(path.join(dir, 'model.safetensors'), 1_000_000);
+    const { status, stderr } = await switchyard(['up', '--port', '0', '--model', dir, '--nodes', '1', '--workers-per-node', '1']);
+    expect(stderr).toMatch(/model\.safetensors/);
+    expect(status).toBe(1);
+  });
+});

@@ -8,5 +8,8 @@ export * from './score/fan-out-score.ts';
 export * from './solve/fan-out-search.ts';
 export * from './solve/sequence-clusters.ts';
 export * from './solve/balanced-homes.ts';
+export * from './solve/chain-search.ts';
+export * from './score/transitions.ts';
+export * from './solve/solve-chain.ts';
 export * from './baselines/eplb.ts';
 export * from './solve/load-balance.ts';

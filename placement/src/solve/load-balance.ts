@@ -45,34 +45,39 @@ export function balanceLoads(problem: LoadProblem, random: Random, effort: numbe
   const bound = loadBound(problem);
   let current = best;
   for (let tried = 0; tried < effort && best.peak > bound * (1 + 1e-12) && !stop(); tried++) {
-    const shifted = counts.slice();
-    const spare = total - shifted.reduce((a, b) => a + b, 0);
-    const shifts = 1 + (random.next() < 0.3 ? 1 : 0) + (random.next() < 0.1 ? 1 : 0);
-    let changed = false;
-    for (let i = 0; i < shifts; i++) {
-      const from = random.below(experts);
-      const to = random.below(experts);
-      if (from === to || shifted[to] >= workers || (shifted[from] < 2 && spare <= 0)) continue;
-      if (shifted[from] >= 2) shifted[from]--;
-      else if (spare <= i) continue;
-      shifted[to]++;
-      changed = true;
+    // Annealing on the peak: early shifts may worsen it by a few percent, late ones hardly.
+    const patience = 0.06 * (1 - tried / effort) ** 2;
+    if (tried > 0 && tried % 256 === 0 && current.peak > best.peak * (1 + patience)) {
+      current = best;
+      counts = Int32Array.from(best.workersOf, (list) => list.length);
     }
-    if (!changed) {
-      // Counts that cannot shift (no spare slots at all): shake the packing instead.
-      const shaken = shake(problem, current.workersOf, random);
-      if (shaken.peak <= current.peak) current = shaken;
-      if (current.peak < best.peak) best = current;
-      continue;
-    }
-    const next = pack(problem, shifted);
-    if (next.peak <= current.peak * (1 + 1e-12)) {
-      current = next;
-      counts = shifted;
-      if (next.peak < best.peak) best = next;
-    }
+    const shifted = shiftCounts(counts, total, workers, random);
+    const next = shifted === null ? shake(problem, current.workersOf, random) : pack(problem, shifted);
+    if (next.peak > current.peak * (1 + patience * random.next())) continue;
+    current = next;
+    counts = Int32Array.from(next.workersOf, (list) => list.length);
+    if (next.peak < best.peak) best = next;
   }
   return best;
+}
+
+/** One to three replicas change their expert; null where no slot is spare, or sometimes to let the packing be shaken instead. */
+function shiftCounts(counts: Int32Array, total: number, workers: number, random: Random): Int32Array | null {
+  const shifted = counts.slice();
+  let spare = total - shifted.reduce((a, b) => a + b, 0);
+  const shifts = random.next() < 0.15 ? 0 : 1 + random.below(3);
+  let changed = false;
+  for (let i = 0; i < shifts; i++) {
+    const from = random.below(counts.length);
+    const to = random.below(counts.length);
+    if (from === to || shifted[to] >= workers) continue;
+    if (spare > 0) spare--;
+    else if (shifted[from] >= 2) shifted[from]--;
+    else continue;
+    shifted[to]++;
+    changed = true;
+  }
+  return changed ? shifted : null;
 }
 
 function greedyCounts(loads: Float64Array, total: number, workers: number): Int32Array {
@@ -228,8 +233,7 @@ export function loadBound(problem: LoadProblem): number {
 
 /**
  * True if no packing can keep every worker at or below `t` (equal slots and speeds; false otherwise: nothing proven). Without spare slots every expert has one
- * replica, and of the (j x workers + 1) largest some worker gets j + 1; with all slots full that worker also holds enough of the smallest ones. With spare slots the
- * replica counts are free, so an item counts with the least load it can have: its share when all spare slots go to it.
+ * replica, all slots are full, and counting arguments bind; with spare slots the replica counts are free and nothing is claimed.
  */
 function crowded(problem: LoadProblem, t: number): boolean {
   const { loads, slots, speed } = problem;
@@ -239,13 +243,29 @@ function crowded(problem: LoadProblem, t: number): boolean {
   if (spare !== 0) return false;
   const sorted = Float64Array.from(loads).sort().reverse();
   const perWorker = slots[0];
+  const last = sorted.length - 1;
+  const limit = t * (1 + 1e-12);
+  // With two slots per worker, some one of the i + 1 largest is beside an expert that is not among the i smallest (or beside another of the largest).
+  if (perWorker === 2) for (let i = 0; i < workers; i++) if (sorted[i] + sorted[last - i] > limit) return true;
   for (let j = 1; j < perWorker; j++) {
-    // The smallest j + 1 of the j x workers + 1 largest share a worker at best, and the rest of that worker is at best the smallest of all.
-    const at = j * workers;
+    // Of the j x workers + 1 largest, j + 1 share a worker, whose other slots hold at best the smallest of all.
     let least = 0;
-    for (let i = 0; i <= j; i++) least += sorted[at - i];
-    for (let i = 0; i < perWorker - j - 1; i++) least += sorted[sorted.length - 1 - i];
-    if (least > t * (1 + 1e-12)) return true;
+    for (let i = 0; i <= j; i++) least += sorted[j * workers - i];
+    for (let i = 0; i < perWorker - j - 1; i++) least += sorted[last - i];
+    if (least > limit) return true;
+  }
+  // The q largest occupy m workers, whose slots are full: their mean is at least (the q largest + the smallest to fill up) / m.
+  let top = 0;
+  for (let q = 1; q <= workers; q++) {
+    top += sorted[q - 1];
+    let least = Infinity;
+    let fill = 0;
+    let filled = 0;
+    for (let m = Math.ceil(q / perWorker); m <= q; m++) {
+      while (filled < m * perWorker - q) fill += sorted[last - filled++];
+      least = Math.min(least, (top + fill) / m);
+    }
+    if (least > limit) return true;
   }
   return false;
 }

@@ -1,0 +1,90 @@
+import { type Random, seededRandom, shuffle } from '../random.ts';
+import { type ChainScore, scoreChain, type Transitions } from '../score/transitions.ts';
+import { ChainSearch } from './chain-search.ts';
+
+export interface ChainOptions {
+  seed: number;
+  /** Peak over mean load allowed, averaged over layers; Infinity: locality alone. */
+  peakMeanMax: number;
+  /** Independent starts, the best of which is refined; and kicks of that refinement. */
+  starts: number;
+  kicks: number;
+  stop: () => boolean;
+  onImproved: (objective: number) => void;
+}
+
+export interface ChainPlacement extends ChainScore {
+  /** (layers, experts) */
+  partOf: Int32Array;
+}
+
+/** Experts e in 0..E-1 over parts as evenly as integers allow; the larger parts come spread out. */
+export function evenParts(layers: number, experts: number, parts: number): Int32Array {
+  return Int32Array.from({ length: layers * experts }, (_, i) => Math.floor(((i % experts) * parts) / experts));
+}
+
+/** Places experts for tokens that stay where their expert was (ExFlow's model): same-part transitions, with a cap on the load. */
+export function solveChain(transitions: Transitions, parts: number, options: ChainOptions): ChainPlacement {
+  const random = seededRandom(options.seed);
+  let best = start(transitions, parts, random, options);
+  for (let s = 1; s < options.starts && !options.stop(); s++) {
+    const next = start(transitions, parts, random, options);
+    if (next.objective() > best.objective()) best = next;
+    options.onImproved(best.objective());
+  }
+  if (options.peakMeanMax === Infinity) {
+    best.kickUntil(random, options.kicks, options.stop, options.onImproved);
+    return { partOf: best.partOf, ...scoreChain(transitions, best.partOf, parts) };
+  }
+  return capLoad(transitions, parts, best, random, options);
+}
+
+function start(transitions: Transitions, parts: number, random: Random, options: ChainOptions): ChainSearch {
+  const { layers, experts } = transitions;
+  const partOf = evenParts(layers, experts, parts);
+  for (let l = 0; l < layers; l++) shuffle(partOf.subarray(l * experts, (l + 1) * experts), random);
+  const search = new ChainSearch(transitions, parts, partOf);
+  search.sweepForward();
+  search.respondAll(options.stop);
+  search.resplitAll(
+    Array.from({ length: parts }, (_, p) => p),
+    options.stop,
+  );
+  return search;
+}
+
+/**
+ * Raises the price of load step by step, each from the placement before, until the cap holds; then narrows the price down and kicks on at the lowest that holds.
+ * The best placement within the cap wins.
+ */
+function capLoad(transitions: Transitions, parts: number, from: ChainSearch, random: Random, options: ChainOptions): ChainPlacement {
+  const all = Array.from({ length: parts }, (_, p) => p);
+  const rounds = 14;
+  const pricesMax = 40;
+  let best: ChainPlacement | null = null;
+  let flattest: ChainPlacement = { partOf: from.partOf.slice(), ...scoreChain(transitions, from.partOf, parts) };
+  let low = 0;
+  let high = Infinity;
+  let price = 1;
+  let last = from.partOf;
+  for (let round = 0, tried = 0; round < rounds && tried < pricesMax; tried++) {
+    const search = new ChainSearch(transitions, parts, last);
+    search.loadPrice = price;
+    const stop = () => best !== null && options.stop();
+    search.resplitAll(all, stop);
+    search.kickUntil(random, Math.ceil(options.kicks / rounds), options.stop, options.onImproved);
+    const score = scoreChain(transitions, search.partOf, parts);
+    const here = { partOf: search.partOf.slice(), ...score };
+    if (score.peakMean < flattest.peakMean) flattest = here;
+    const holds = score.peakMean <= options.peakMeanMax;
+    if (holds && (best === null || score.local > best.local)) best = here;
+    if (holds) high = price;
+    else low = price;
+    if (high < Infinity) round++;
+    // While the cap is out of reach, go on from here; then from the best within it.
+    last = best === null ? search.partOf : best.partOf;
+    price = high === Infinity ? price * 1.7 : Math.max((low + high) / 2, high * 0.8);
+    if (options.stop() && best !== null) break;
+  }
+  return best ?? flattest;
+}

@@ -25,8 +25,8 @@ using namespace sy;
 
 double seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
-/* Median seconds of one call, over about `budget` seconds. */
-double median_seconds(const std::function<void()> &call, double budget = 0.25) {
+/* Seconds of one call: the lower quartile over about `budget` seconds, because other programs only ever make a call slower. */
+double call_seconds(const std::function<void()> &call, double budget = 0.25) {
   call();
   std::vector<double> times;
   const double start = seconds();
@@ -35,8 +35,8 @@ double median_seconds(const std::function<void()> &call, double budget = 0.25) {
     call();
     times.push_back(seconds() - before);
   } while (seconds() - start < budget || times.size() < 5);
-  std::nth_element(times.begin(), times.begin() + (long)times.size() / 2, times.end());
-  return times[times.size() / 2];
+  std::nth_element(times.begin(), times.begin() + (long)times.size() / 4, times.end());
+  return times[times.size() / 4];
 }
 
 /* ---- ceilings ---- */
@@ -48,7 +48,7 @@ double stream_rate(Pool &pool) {
   const size_t bytes = 256u << 20;
   const Region region(bytes);
   memset(region.data(), 1, bytes);
-  const double time = median_seconds([&] {
+  const double time = call_seconds([&] {
     pool.each([&](int thread) {
       const uint64_t *at = reinterpret_cast<const uint64_t *>(region.data() + bytes / (size_t)pool.threads() * (size_t)thread);
       uint64_t sums[8] = {};
@@ -85,7 +85,7 @@ __attribute__((target("avx512f"))) float fma_avx512() {
 /* Multiply-adds a second, times two. */
 double fma_rate(Pool &pool, Isa isa) {
   const int lanes = isa == Isa::avx512 ? 16 : 8;
-  const double time = median_seconds([&] { pool.each([&](int) { sink = (uint64_t)(isa == Isa::avx512 ? fma_avx512() : fma_avx2()); }); }, 0.1);
+  const double time = call_seconds([&] { pool.each([&](int) { sink = (uint64_t)(isa == Isa::avx512 ? fma_avx512() : fma_avx2()); }); }, 0.1);
   return 2.0 * lanes * chains * fma_steps * pool.threads() / time;
 }
 #else
@@ -143,7 +143,7 @@ void bench_linear(Pool &pool, Isa isa, const Ceilings &ceilings) {
     for (const int rows : {1, 4, 16, 64, 512}) {
       if (rows > most_rows) continue;
       size_t next = 0;
-      const double time = median_seconds([&] {
+      const double time = call_seconds([&] {
         linear(pool, *weights[next++ % weights.size()],
                {reinterpret_cast<float *>(x.data()), k, reinterpret_cast<float *>(out.data()), n, rows, nullptr, false, 1.0f}, workspace.data());
       });
@@ -199,7 +199,7 @@ void bench_experts(Pool &pool, Isa isa, const Ceilings &ceilings, const Model &m
       for (size_t layer = 0; layer < layers.size(); layer++)
         experts_run_routed(*layers[layer], pool, {x.data(), m.hidden, rows, m.k, routed[layer].data(), m.k, weights.data(), m.k, slots.data(), m.experts, -20}, *sum);
     };
-    const double time = median_seconds(step) / m.layers;
+    const double time = call_seconds(step) / m.layers;
     const double rate = active * expert_bytes / time, flops = 6.0 * m.hidden * m.inter * rows * m.k / time;
     printf(" | T=%d %.1f us, %.1f GB/s (%.0f%%), %.0f GFLOP/s (%.0f%%)", rows, time * 1e6, rate * 1e-9, 100 * rate / ceilings.stream, flops * 1e-9,
            100 * flops / (ceilings.fma * speedup_of(isa, format)));

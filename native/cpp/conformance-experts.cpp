@@ -102,6 +102,10 @@ SY_SUITE(experts) {
           experts_run_routed(*experts, pool, {x.data(), size.hidden + 1, rows, 3, ids.data(), 4, weights.data(), 5, slots.data(), 8, grid}, *sum);
           const std::vector<float> routed = bits_of_sum(*sum, rows + 1);
           out.insert(out.end(), routed.begin(), routed.end());
+          const RowSumPtr fast = sum_create(isa, SY_SUM_FAST, rows, size.hidden);
+          experts_run_pairs(*experts, pool, {x.data(), size.hidden + 1, rows, pairs.count(), pairs.row.data(), pairs.slot.data(), pairs.weight.data(), grid}, *fast);
+          const std::vector<float> added = bits_of_sum(*fast, rows); // In one call the order of adds is that of the slots, so even these bits agree.
+          out.insert(out.end(), added.begin(), added.end());
           std::vector<float> probed((size_t)rows * size.hidden);
           std::vector<float> packed((size_t)rows * size.hidden);
           for (int row = 0; row < rows; row++) memcpy(&packed[(size_t)row * size.hidden], &x[(size_t)row * (size.hidden + 1)], (size_t)size.hidden * 4);

@@ -2,6 +2,8 @@ import { mkdtempSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { afterEach, describe, expect, it } from 'vitest';
+import { toWorkerSchema } from '../src/control-schema.ts';
+import { dialStream } from '../src/grpc-stream.ts';
 import type { FromWorker, LinkOptions, Listener, ToWorker, WorkerStream } from '../src/index.ts';
 import { attachToCoordinator, SwitchyardError, serveControl } from '../src/index.ts';
 
@@ -90,6 +92,42 @@ describe('control stream', () => {
       await expect(attachToCoordinator(at, { token, tls: null })).rejects.toMatchObject({ code: 'unauthorized' });
     const coordinator = await attachToCoordinator(at, { token: 'right', tls: null });
     await coordinator.close();
+  });
+
+  it('cuts off a worker whose bytes are no message', async () => {
+    let closed: Promise<SwitchyardError | null> | undefined;
+    const at = await serve('127.0.0.1:0', open, (worker) => {
+      closed = worker.closed;
+      worker.onMessage(() => {});
+    });
+    const kind = {
+      transport: 'grpc',
+      path: '/switchyard.v1.Control/Attach',
+      messageBytesMax: 1000,
+      pendingBytesMax: 1000,
+      windowBytes: null,
+    };
+    const link = await dialStream(at, kind, open);
+    link.send(Buffer.from('hello'));
+    expect(await link.closed).toMatchObject({ code: 'link_closed' });
+    expect(await closed).toMatchObject({ code: 'bad_frame' });
+  });
+
+  it('cuts off a reader that never reads, at the bound', async () => {
+    let worker!: WorkerStream;
+    const accepted = new Promise<void>((resolve) => {
+      void serve('127.0.0.1:0', open, (stream) => {
+        worker = stream;
+        resolve();
+      }).then(async (at) => attachToCoordinator(at, open)); // and no onMessage
+    });
+    await accepted;
+    const prompt = new Uint32Array(1_000_000).fill(2 ** 31); // 5 MB
+    const submit = { type: 'submit', ...toWorkerSchema.members.submit[1].empty(), prompt } as ToWorker;
+    let refused = 0;
+    for (let i = 0; i < 40 && (await Promise.race([worker.closed, null])) === null; i++) if (!worker.send(submit)) refused++;
+    expect(refused).toBeGreaterThan(5);
+    expect(await worker.closed).toMatchObject({ code: 'queue_full' });
   });
 
   it('says link_closed where nobody listens', async () => {

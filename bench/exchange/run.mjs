@@ -1,0 +1,105 @@
+// What a link costs: round trips and one-way throughput of every transport between two processes of one machine, against blocking C with the same framing, in
+// alternating rounds. `node bench/exchange/run.mjs [--rounds 3] [--seconds 0.7] [--out bench/results/exchange]`; needs a C compiler.
+import { execFileSync, spawn } from 'node:child_process';
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import os from 'node:os';
+import path from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { parseArgs } from 'node:util';
+import { measure, serveCommands } from './measure.mjs';
+import { report } from './report.mjs';
+import { linkOptions, subjects } from './subjects.mjs';
+
+const here = path.dirname(fileURLToPath(import.meta.url));
+const { values: flags } = parseArgs({
+  options: {
+    rounds: { type: 'string', default: '3' },
+    seconds: { type: 'string', default: '0.7' },
+    out: { type: 'string', default: path.join(here, '..', 'results', 'exchange') },
+  },
+});
+const rounds = Number(flags.rounds);
+const secondsPerCell = Number(flags.seconds);
+
+const KIB = 1024;
+const MIB = 1024 * 1024;
+/** The first two are what a decoding step and a larger batch send per layer; the rest are prefill. */
+const cells = [
+  { mode: 'echo', bytes: 8 * KIB },
+  { mode: 'echo', bytes: 64 * KIB },
+  { mode: 'stream', bytes: 64 * KIB },
+  { mode: 'stream', bytes: MIB },
+  { mode: 'stream', bytes: 8 * MIB },
+];
+
+const folder = mkdtempSync(path.join(os.tmpdir(), 'switchyard-exchange-'));
+const binary = path.join(folder, 'baseline');
+execFileSync('cc', ['-O2', '-o', binary, path.join(here, 'baseline.c')], { stdio: 'inherit' });
+const children = [];
+
+/** Starts a process and waits for its first line. */
+function start(command, args) {
+  const child = spawn(command, args, { stdio: ['pipe', 'pipe', 'inherit'] });
+  children.push(child);
+  return new Promise((resolve, reject) => {
+    child.stdout.setEncoding('utf8').once('data', (line) => resolve(line.trim()));
+    child.once('exit', (status) => reject(new Error(`${command} ended with status ${status}`)));
+  });
+}
+
+/** name → run(mode, bytes, frames) → seconds */
+const runners = {};
+
+for (const kind of ['uds', 'tcp']) {
+  const where = kind === 'uds' ? path.join(folder, 'c.sock') : String(20_000 + (process.pid % 20_000));
+  await start(binary, ['serve', kind, where]);
+  runners[`C ${kind}`] = async (mode, bytes, frames) =>
+    Number(execFileSync(binary, ['measure', kind, where, mode, String(bytes), String(frames)], { encoding: 'utf8' }));
+}
+
+for (const [name, subject] of Object.entries(subjects)) {
+  const transport = subject.transport();
+  const address = subject.sameProcess
+    ? (await transport.listen(subject.address(folder), linkOptions, serveCommands)).address
+    : await start(process.execPath, [path.join(here, 'peer.mjs'), name, folder]);
+  const link = await transport.dial(address, linkOptions);
+  const reception = { receive: () => {} };
+  link.onFrame((frame) => reception.receive(frame));
+  runners[name] = (mode, bytes, frames) => measure(link, reception, mode, bytes, frames);
+}
+
+const results = cells.map((cell) => ({ ...cell, samples: Object.fromEntries(Object.keys(runners).map((name) => [name, []])) }));
+for (let round = 0; round < rounds; round++) {
+  for (const cell of results) {
+    for (const [name, run] of Object.entries(runners)) {
+      // A short run warms up and tells how many frames fill the time.
+      const few = cell.mode === 'echo' ? 100 : Math.max(4, Math.ceil((16 * MIB) / cell.bytes));
+      const frames = Math.max(few, Math.round((secondsPerCell / (await run(cell.mode, cell.bytes, few))) * few));
+      const seconds = await run(cell.mode, cell.bytes, Math.min(frames, 1_000_000));
+      cell.samples[name].push(cell.mode === 'echo' ? seconds / frames : (frames * cell.bytes) / seconds);
+      process.stderr.write(`round ${round + 1}/${rounds}  ${cell.mode} ${cell.bytes / KIB} KiB  ${name}\n`);
+    }
+  }
+}
+
+for (const child of children) child.kill();
+rmSync(folder, { recursive: true });
+mkdirSync(path.dirname(flags.out), { recursive: true });
+const machine = {
+  cpu: os.cpus()[0].model,
+  cores: os.cpus().length,
+  memoryBytes: os.totalmem(),
+  node: process.version,
+  kernel: `${os.type()} ${os.release()}`,
+  date: new Date().toISOString().slice(0, 10),
+  load: os.loadavg()[0],
+};
+const command = `node bench/exchange/run.mjs --rounds ${rounds} --seconds ${secondsPerCell}`;
+writeFileSync(
+  `${flags.out}.json`,
+  `${JSON.stringify({ command, machine, unit: { echo: 'seconds per round trip', stream: 'bytes per second' }, cells: results }, null, 1)}\n`,
+);
+const text = report({ command, machine, cells: results, subjects });
+writeFileSync(`${flags.out}.md`, text);
+process.stdout.write(text);
+process.exit(0);

@@ -1,0 +1,19 @@
+// What is measured: every transport, and gRPC also with the flow-control windows it would have by default.
+import { grpcTransport, MemoryNetwork, socketTransport } from '@switchyard/proto';
+
+/** Bytes unsent before a sender waits: a few of the largest frames. */
+const pendingBytesMax = 32 * 1024 * 1024;
+
+export const subjects = {
+  memory: { transport: () => new MemoryNetwork({ pendingBytesMax }), address: () => 'memory://bench', sameProcess: true, baseline: null },
+  uds: { transport: () => socketTransport('uds', { pendingBytesMax }), address: (folder) => `uds://${folder}/node.sock`, baseline: 'uds' },
+  tcp: { transport: () => socketTransport('tcp', { pendingBytesMax }), address: () => 'tcp://127.0.0.1:0', baseline: 'tcp' },
+  grpc: { transport: () => grpcTransport({ pendingBytesMax }), address: () => 'grpc://127.0.0.1:0', baseline: 'tcp' },
+  'grpc, default windows': {
+    transport: () => grpcTransport({ pendingBytesMax, windowBytes: null }),
+    address: () => 'grpc://127.0.0.1:0',
+    baseline: 'tcp',
+  },
+};
+
+export const linkOptions = { token: 'bench', tls: null };

@@ -1,19 +1,20 @@
 /*
- * A tile of attention over 16 lanes, written once for every instruction set: `L` supplies the lanes (attention_avx2.cpp, attention_avx512.cpp).
- *   L::V, L::M                        16 floats; a mask of 16 lanes
- *   L::key_blocks, L::value_lanes     how many blocks of keys, and vectors of value columns, fit the registers beside 6 queries
- *   load(const float*), load(const uint16_t*) (bf16), store, set1, zero, fma, mul, add, sub, max, exp, mask(first, last), select(M, V) (else 0)
+ * A tile of attention over 16 lanes, written once for every instruction set: `L` is its Lanes with two constants more, how many blocks of keys
+ * (key_blocks) and vectors of value columns (value_lanes) fit the registers beside 6 queries.
  */
 #ifndef SWITCHYARD_ATTENTION_LANES_H
 #define SWITCHYARD_ATTENTION_LANES_H
 
-#include <algorithm>
 #include <cmath>
 
 #include "attention.h"
 
 namespace sy {
 namespace {
+
+/* Not the standard library's: the linker would keep one copy of its templates for files with different instruction sets. */
+inline int smaller(int a, int b) { return a < b ? a : b; }
+inline int larger(int a, int b) { return a > b ? a : b; }
 
 template <class L, class T> struct TileKernel {
   using V = typename L::V;
@@ -22,8 +23,18 @@ template <class L, class T> struct TileKernel {
   const int lowest, highest; /* of the positions that any query of the tile sees */
   const int first_block = lowest / kv_block, last_block = highest / kv_block;
 
-  explicit TileKernel(const AttentionTile &t)
-      : tile(t), lowest(*std::min_element(t.first, t.first + t.queries)), highest(*std::max_element(t.last, t.last + t.queries)) {}
+  explicit TileKernel(const AttentionTile &t) : tile(t), lowest(least(t.first, t.queries)), highest(most(t.last, t.queries)) {}
+
+  static int least(const int *of, int count) {
+    int found = of[0];
+    for (int i = 1; i < count; i++) found = smaller(found, of[i]);
+    return found;
+  }
+  static int most(const int *of, int count) {
+    int found = of[0];
+    for (int i = 1; i < count; i++) found = larger(found, of[i]);
+    return found;
+  }
 
   float *scores(int query) const { return tile.scores + query * tile.score_stride; }
   /* Lanes of a block that a query sees. */
@@ -96,11 +107,14 @@ template <class L, class T> struct TileKernel {
     if (!kv.shape.v_shares_k) return {kv.v<T>(tile.block[block], tile.kv_head) + column, nullptr, kv.v_stride};
     float *out = tile.scores + attention_tile_queries * tile.score_stride;
     const T *k = kv.k<T>(tile.block[block], tile.kv_head) + (int64_t)column * kv_block;
-    const int real = std::min(columns, kv.shape.v_dim - column);
-    for (int d = 0; d < columns; d++) {
-      float lane[16] = {};
-      if (d < real) L::store(lane, L::load(k + d * kv_block));
-      for (int j = 0; j < kv_block; j++) out[j * columns + d] = lane[j];
+    const int real = smaller(columns, kv.shape.v_dim - column);
+    for (int d = 0; d < columns; d += 16) {
+      V row[16]; // Sixteen keys of each of sixteen columns, turned to sixteen columns of each key.
+#pragma GCC unroll 16
+      for (int i = 0; i < 16; i++) row[i] = d + i < real ? L::load(k + (d + i) * kv_block) : L::zero();
+      L::transpose(row);
+#pragma GCC unroll 16
+      for (int j = 0; j < kv_block; j++) L::store(out + j * columns + d, row[j]);
     }
     return {nullptr, out, columns};
   }
@@ -129,12 +143,12 @@ template <class L, class T> struct TileKernel {
       for (int c = 0; c < C; c++) o[i][c] = L::zero();
     for (int block = first_block; block <= last_block; block++) {
       const Values v = values(block, column, C * 16);
-      const int from = std::max(block * kv_block, lowest), to = std::min(block * kv_block + kv_block - 1, highest);
+      const int from = larger(block * kv_block, lowest), to = smaller(block * kv_block + kv_block - 1, highest);
       // Positions that all queries see are added together, the others for each query alone.
       int common_from = from, common_to = to;
       for (int i = 0; i < Q; i++) {
-        common_from = std::max(common_from, tile.first[i]);
-        common_to = std::min(common_to, tile.last[i]);
+        common_from = larger(common_from, tile.first[i]);
+        common_to = smaller(common_to, tile.last[i]);
       }
       if (common_from > common_to) {
         for (int i = 0; i < Q; i++) alone<Q, C>(o, i, v, block, from, to);
@@ -146,18 +160,18 @@ template <class L, class T> struct TileKernel {
       if (common_to < to)
         for (int i = 0; i < Q; i++) alone<Q, C>(o, i, v, block, common_to + 1, to);
     }
-    const int columns = std::min(C * 16, kv.shape.v_dim - column);
+    const int columns = smaller(C * 16, kv.shape.v_dim - column);
     for (int i = 0; i < Q; i++) {
       alignas(64) float row[C * 16];
       const V by = L::set1(inverse[i]);
       for (int c = 0; c < C; c++) L::store(row + c * 16, L::mul(o[i][c], by));
-      std::copy(row, row + columns, tile.out[i] + column);
+      for (int d = 0; d < columns; d++) tile.out[i][column + d] = row[d];
     }
   }
 
   template <int Q, int C> void alone(V (&o)[Q][C], int query, const Values &v, int block, int from, int to) const {
-    from = std::max(from, tile.first[query]);
-    to = std::min(to, tile.last[query]);
+    from = larger(from, tile.first[query]);
+    to = smaller(to, tile.last[query]);
     if (from > to) return;
     V one[1][C];
     for (int c = 0; c < C; c++) one[0][c] = o[query][c];

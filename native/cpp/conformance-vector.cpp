@@ -2,9 +2,7 @@
 #include <cmath>
 
 #include "conformance.h"
-#include "exp.h"
 #include "float_environment.h"
-#include "numeric.h"
 #include "vector.h"
 
 namespace sy::conformance {
@@ -113,24 +111,6 @@ SY_SUITE(elementwise) {
           },
           "gated in place" + shape);
     }
-}
-
-/* Against double precision: the contract is 2 ulp. */
-SY_SUITE(exp) {
-  const FlushDenormals flush;
-  Random random(14);
-  double worst = 0.0;
-  for (int i = 0; i < 400000; i++) {
-    const float x = i % 2 ? random.uniform(-87.3f, 88.72f) : random.uniform(-1.0f, 1.0f);
-    const double exact = exp((double)x);
-    int exponent;
-    frexp(exact, &exponent);
-    const double error = fabs((double)sy_exp(x) - exact) / ldexp(1.0, exponent - 24);
-    worst = error > worst ? error : worst;
-  }
-  check.is_true(worst <= 2.0, text("exp is within 2 ulp (worst %.3f)", worst));
-  check.is_true(sy_exp(-INFINITY) == 0.0f && sy_exp(-87.31f) == 0.0f && sy_exp(0.0f) == 1.0f && sy_exp(-0.0f) == 1.0f, "exp at its special points");
-  check.is_true(sy_exp(89.0f) == INFINITY && sy_exp(INFINITY) == INFINITY && std::isnan(sy_exp(NAN)), "exp above its range");
 }
 
 } // namespace

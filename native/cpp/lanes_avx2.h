@@ -132,10 +132,21 @@ struct Lanes {
     return _mm_cvtsi128_si32(_mm_max_epi32(two, _mm_shuffle_epi32(two, 0xb1)));
   }
   /* One bit a lane. */
+  static unsigned equal(V a, float b) {
+    const __m256 wanted = _mm256_set1_ps(b);
+    return (unsigned)_mm256_movemask_ps(_mm256_cmp_ps(a.low, wanted, _CMP_EQ_OQ)) | (unsigned)_mm256_movemask_ps(_mm256_cmp_ps(a.high, wanted, _CMP_EQ_OQ)) << 8;
+  }
   static unsigned equal_int(I a, int32_t b) {
     const __m256i wanted = _mm256_set1_epi32(b);
     const auto bits = [&](__m256i half) { return (unsigned)_mm256_movemask_ps(_mm256_castsi256_ps(_mm256_cmpeq_epi32(half, wanted))); };
     return bits(a.low) | bits(a.high) << 8;
+  }
+  /* a with one lane replaced. */
+  static I replace_lane(I a, int lane, int32_t value) {
+    const __m256i wanted = _mm256_set1_epi32(lane), replacement = _mm256_set1_epi32(value);
+    const __m256i low = _mm256_cmpeq_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), wanted);
+    const __m256i high = _mm256_cmpeq_epi32(_mm256_setr_epi32(8, 9, 10, 11, 12, 13, 14, 15), wanted);
+    return {_mm256_blendv_epi8(a.low, replacement, low), _mm256_blendv_epi8(a.high, replacement, high)};
   }
   /* Integers in the order of the floats; -0 counts as +0. */
   static I ordered(V x) {

@@ -99,7 +99,10 @@ struct Lanes {
   static I max_int(I a, I b) { return _mm512_max_epi32(a, b); }
   static int32_t max_lane_int(I x) { return _mm512_reduce_max_epi32(x); }
   /* One bit a lane. */
+  static unsigned equal(V a, float b) { return _mm512_cmp_ps_mask(a, _mm512_set1_ps(b), _CMP_EQ_OQ); }
   static unsigned equal_int(I a, int32_t b) { return _mm512_cmpeq_epi32_mask(a, _mm512_set1_epi32(b)); }
+  /* a with one lane replaced. */
+  static I replace_lane(I a, int lane, int32_t value) { return _mm512_mask_set1_epi32(a, (M)(1u << lane), value); }
   /* Integers in the order of the floats; -0 counts as +0. */
   static I ordered(V x) {
     const I bits = _mm512_castps_si512(_mm512_add_ps(x, _mm512_setzero_ps()));

@@ -207,23 +207,16 @@ inline bool holds_nan(const float *x, int n) {
 
 /* The two largest of x[0..n). */
 inline void top_two(const float *x, int n, float &first, float &second) {
-  first = second = -INFINITY;
+  V high = Lanes::set1(-INFINITY), next = high; // Of each lane.
   int i = 0;
-  if (n >= 2 * lanes) {
-    V high = Lanes::set1(-INFINITY), next = high;
-    for (; i + lanes <= n; i += lanes) {
-      const V value = Lanes::load(x + i);
-      next = Lanes::max(next, Lanes::min(high, value));
-      high = Lanes::max(high, value);
-    }
-    alignas(64) float candidates[2 * lanes];
-    Lanes::store(candidates, high);
-    Lanes::store(candidates + lanes, next);
-    for (const float value : candidates) {
-      if (value > first) second = first, first = value;
-      else if (value > second) second = value;
-    }
+  for (; i + lanes <= n; i += lanes) {
+    const V value = Lanes::load(x + i);
+    next = Lanes::max(next, Lanes::min(high, value));
+    high = Lanes::max(high, value);
   }
+  first = Lanes::max_lane(high);
+  const int lane = __builtin_ctz(Lanes::equal(high, first));
+  second = Lanes::max_lane(Lanes::select(Lanes::mask(lane, lane), next, high));
   for (; i < n; i++) {
     if (x[i] > first) second = first, first = x[i];
     else if (x[i] > second) second = x[i];
@@ -269,10 +262,12 @@ inline void choose(const float *c, int n, int k, int32_t *ids) {
     for (int i = 1; i < vectors; i++) most = Lanes::max_int(most, Lanes::load_int(key + i * lanes));
     const int32_t best = Lanes::max_lane_int(most);
     for (int i = 0;; i++) {
-      const unsigned here = Lanes::equal_int(Lanes::load_int(key + i * lanes), best);
+      const I keys = Lanes::load_int(key + i * lanes);
+      const unsigned here = Lanes::equal_int(keys, best);
       if (!here) continue;
-      ids[chosen] = i * lanes + __builtin_ctz(here);
-      key[ids[chosen]] = gone;
+      const int lane = __builtin_ctz(here);
+      ids[chosen] = i * lanes + lane;
+      Lanes::store_int(key + i * lanes, Lanes::replace_lane(keys, lane, gone)); // Whole, because a later wide load would wait for a narrow store.
       break;
     }
   }

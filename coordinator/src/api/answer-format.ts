@@ -1,0 +1,80 @@
+import type { FinishReason, TokenReport } from '../requests/answer.ts';
+import type { TokenPieces } from '../tokenizing/text-stream.ts';
+
+/** What all chunks and bodies of one request share. */
+export interface AnswerFrame {
+  id: string;
+  created: number;
+  model: string;
+  fingerprint: string;
+}
+
+export interface Usage {
+  promptTokens: number;
+  completionTokens: number;
+  cachedTokens: number;
+}
+
+/** A piece of one choice: text that is final, and the tokens that came since the last piece (empty when nobody asked). */
+export interface Piece {
+  index: number;
+  text: string;
+  reports: readonly TokenReport[];
+  ids: readonly number[];
+}
+
+/**
+ * How one endpoint writes answers, as JSON text: chunks are written once per token, so they are put together from prepared text. `usage` is JSON to add to a
+ * chunk, or ''.
+ */
+export interface AnswerFormat {
+  /** Chunks that open a choice, if it needs any: `data: …` lines. */
+  opening(index: number): string;
+  chunk(piece: Piece, usage: string): string;
+  closing(index: number, reason: FinishReason, usage: string): string;
+  usageChunk(usage: Usage): string;
+  /** A choice of a body that is not streamed. */
+  choice(piece: Piece, reason: FinishReason): string;
+  body(choices: readonly string[], usage: Usage): string;
+}
+
+export function usageJson({ promptTokens, completionTokens, cachedTokens }: Usage): string {
+  const total = promptTokens + completionTokens;
+  return `{"prompt_tokens":${promptTokens},"completion_tokens":${completionTokens},"total_tokens":${total},"prompt_tokens_details":{"cached_tokens":${cachedTokens}}}`;
+}
+
+/** JSON has no infinities; OpenAI writes this for "practically never". */
+const NEVER = -9999;
+
+export function logprobJson(logprob: number): string {
+  return String(Number.isFinite(logprob) ? logprob : NEVER);
+}
+
+/** A token's text in JSON. Prepared once per token: log-probabilities name the same few thousand tokens again and again. */
+export class TokenTexts {
+  readonly #pieces: TokenPieces;
+  readonly #chat: string[] = [];
+  readonly #plain: string[] = [];
+
+  constructor(pieces: TokenPieces) {
+    this.#pieces = pieces;
+  }
+
+  /** `"token":"…","bytes":[…]`; text of half characters has U+FFFD, bytes are exact. */
+  chat(token: number): string {
+    this.#chat[token] ??= `"token":${JSON.stringify(lossy.decode(this.#pieces.bytes(token)))},"bytes":[${this.#pieces.bytes(token).join(',')}]`;
+    return this.#chat[token];
+  }
+
+  /** The text, quoted; half characters as OpenAI's completions spell them, `bytes:\xe2\x82`, so that different tokens stay different. */
+  plain(token: number): string {
+    this.#plain[token] ??= JSON.stringify(this.#pieces.wholeText(token) ?? `bytes:${spelledBytes(this.#pieces.bytes(token))}`);
+    return this.#plain[token];
+  }
+}
+
+const lossy = new TextDecoder('utf-8', { ignoreBOM: true });
+
+function spelledBytes(bytes: Uint8Array): string {
+  return Array.from(bytes, (byte) => `\\x${byte.toString(16).padStart(2, '0')}`).join('');
+}

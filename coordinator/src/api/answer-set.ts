@@ -1,0 +1,117 @@
+import type { SwitchyardError } from '@switchyard/proto';
+import type { RequestMetrics } from '../metrics/request-metrics.ts';
+import { type Answer, type AnswerListener, codePoints, type FinishReason } from '../requests/answer.ts';
+import type { Dispatcher } from '../requests/dispatcher.ts';
+import type { Usage } from './answer-format.ts';
+
+/**
+ * The answers that one HTTP response consists of. Delivers their pieces to whoever writes the response, the echo of the prompt first. One that fails takes the
+ * others with it: half an answer is none.
+ */
+export abstract class AnswerSet implements AnswerListener {
+  readonly #dispatcher: Dispatcher;
+  readonly #metrics: RequestMetrics;
+  readonly #echo: readonly string[] | null;
+  readonly #choicesPerPrompt: number;
+  readonly #echoed: boolean[] = [];
+  #answers: readonly Answer[] = [];
+  #open = 0;
+  #over = false;
+
+  /** @param echo text of each prompt, where it comes before the answer */
+  constructor(dispatcher: Dispatcher, metrics: RequestMetrics, echo: readonly string[] | null, choicesPerPrompt: number) {
+    this.#dispatcher = dispatcher;
+    this.#metrics = metrics;
+    this.#echo = echo;
+    this.#choicesPerPrompt = choicesPerPrompt;
+  }
+
+  /** Hands the answers to workers. @throws SwitchyardError `queue_full`: none of them was taken then */
+  start(answers: readonly Answer[]): void {
+    this.#answers = answers;
+    this.#open = answers.length;
+    if (this.#echo !== null) for (const answer of answers) answer.startAt(codePoints(this.#echo[this.promptOf(answer)]));
+    this.#dispatcher.admit(answers);
+  }
+
+  get answers(): readonly Answer[] {
+    return this.#answers;
+  }
+
+  get over(): boolean {
+    return this.#over;
+  }
+
+  promptOf(answer: Answer): number {
+    return Math.floor(answer.index / this.#choicesPerPrompt);
+  }
+
+  /** "n0w1; least-loaded" for each choice, once known: for people who wonder where their request ran. */
+  homes(nameOf: (worker: number) => string): string {
+    return this.#answers.flatMap(({ home }) => (home === null ? [] : [`${nameOf(home.worker)}; ${home.reason}`])).join(', ');
+  }
+
+  usage(): Usage {
+    let promptTokens = 0;
+    let completionTokens = 0;
+    let cachedTokens = 0;
+    for (const answer of this.#answers) {
+      completionTokens += answer.completionTokens;
+      // A prompt counts once, whatever n is.
+      if (answer.index % this.#choicesPerPrompt > 0) continue;
+      promptTokens += answer.spec.prompt.length;
+      cachedTokens += answer.cachedTokens;
+    }
+    return { promptTokens, completionTokens, cachedTokens };
+  }
+
+  /** The client has gone: workers stop. */
+  abandon(): void {
+    if (this.#over) return;
+    this.#over = true;
+    this.#cancelOpen();
+    this.#metrics.onFinish('abort');
+  }
+
+  onPiece(answer: Answer, text: string): void {
+    if (!this.#over) this.piece(answer, this.#withEcho(answer, text));
+  }
+
+  onEnd(answer: Answer, reason: FinishReason): void {
+    if (this.#over) return;
+    // An answer of no tokens still has its prompt to echo.
+    if (this.#echo !== null && !this.#echoed[answer.index]) this.piece(answer, this.#withEcho(answer, ''));
+    this.#metrics.onFinish(reason);
+    this.#open--;
+    this.#over = this.#open === 0;
+    this.end(answer, reason);
+    if (this.#over) this.complete();
+  }
+
+  onFailed(_answer: Answer, error: SwitchyardError): void {
+    if (this.#over) return;
+    this.#over = true;
+    this.#cancelOpen();
+    this.#metrics.onFinish('error');
+    this.#metrics.onError(error.code);
+    this.failed(error);
+  }
+
+  flush(): void {}
+
+  protected abstract piece(answer: Answer, text: string): void;
+  protected abstract end(answer: Answer, reason: FinishReason): void;
+  protected abstract complete(): void;
+  protected abstract failed(error: SwitchyardError): void;
+
+  #withEcho(answer: Answer, text: string): string {
+    if (this.#echo === null || this.#echoed[answer.index]) return text;
+    this.#echoed[answer.index] = true;
+    if (answer.promptReports !== null) answer.reports.unshift(...answer.promptReports);
+    return this.#echo[this.promptOf(answer)] + text;
+  }
+
+  #cancelOpen(): void {
+    for (const answer of this.#answers) if (!answer.closed) this.#dispatcher.cancel(answer);
+  }
+}

@@ -1,0 +1,34 @@
+import { type ErrorCode, errorCatalogue, SwitchyardError } from '@switchyard/proto';
+import { bounds } from '../bounds.ts';
+
+/** A failure with numbers that programs want to read: they stand in the envelope beside the message. */
+export class DetailedError extends SwitchyardError {
+  readonly details: Record<string, number>;
+
+  constructor(code: ErrorCode, message: string, param: string | null, details: Record<string, number>) {
+    super(code, message, { param });
+    this.details = details;
+  }
+}
+
+export interface ErrorReply {
+  status: number;
+  headers: Record<string, string>;
+  /** OpenAI's envelope as JSON. */
+  body: string;
+  code: ErrorCode;
+}
+
+/** Anything that was thrown, as what a client is told. What we did not foresee is `internal`: its message stays in the log. */
+export function errorReply(error: unknown): ErrorReply {
+  const known = error instanceof SwitchyardError ? error : new SwitchyardError('internal', 'the server failed; its log says more under this request id');
+  const { status, type } = errorCatalogue[known.code];
+  const retryAfter = (bounds.retryAfterSeconds as Partial<Record<ErrorCode, number>>)[known.code];
+  const details = known instanceof DetailedError ? known.details : {};
+  return {
+    status,
+    headers: retryAfter === undefined ? {} : { 'retry-after': String(retryAfter) },
+    body: JSON.stringify({ error: { message: known.message, type, param: known.param, code: known.code, ...details } }),
+    code: known.code,
+  };
+}

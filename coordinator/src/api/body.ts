@@ -1,0 +1,93 @@
+import type { IncomingMessage } from 'node:http';
+import { SwitchyardError } from '@switchyard/proto';
+import { DetailedError } from './api-error.ts';
+import { jsonErrorPosition } from './json-position.ts';
+
+/**
+ * Reads a request's body as a JSON object.
+ *
+ * @throws SwitchyardError `unsupported_media_type`, `body_too_large` (with both sizes), `invalid_request` with the position of what is wrong
+ */
+export async function readJsonBody(request: IncomingMessage, bytesMax: number): Promise<Record<string, unknown>> {
+  checkContentType(request);
+  const declared = Number(request.headers['content-length'] ?? 0);
+  if (declared > bytesMax) throw tooLarge(declared, bytesMax);
+  return parseObject(decode(await readBytes(request, bytesMax)));
+}
+
+/** What comes beyond the limit is discarded as it arrives, so that the client can read why; the request's own time limit ends it. */
+function readBytes(request: IncomingMessage, bytesMax: number): Promise<Buffer> {
+  const chunks: Buffer[] = [];
+  let bytes = 0;
+  return new Promise((resolve, reject) => {
+    request.on('data', (chunk: Buffer) => {
+      bytes += chunk.length;
+      if (bytes <= bytesMax) chunks.push(chunk);
+      else if (chunks.length > 0 || bytes - chunk.length <= bytesMax) {
+        chunks.length = 0;
+        reject(tooLarge(bytes, bytesMax));
+      }
+    });
+    request.on('end', () => resolve(chunks.length === 1 ? chunks[0] : Buffer.concat(chunks)));
+    request.on('error', (error) => reject(new SwitchyardError('cancelled', `the request was cut off: ${error.message}`)));
+    request.on('close', () => reject(new SwitchyardError('cancelled', 'the request was cut off')));
+  });
+}
+
+function checkContentType(request: IncomingMessage): void {
+  const type = (request.headers['content-type'] ?? '').split(';')[0].trim().toLowerCase();
+  if (type !== 'application/json' && !type.endsWith('+json'))
+    throw new SwitchyardError('unsupported_media_type', `content-type is ${JSON.stringify(type)}; application/json is needed`, { param: 'content-type' });
+  const encoding = request.headers['content-encoding'] ?? 'identity';
+  if (encoding !== 'identity')
+    throw new SwitchyardError('unsupported_media_type', `content-encoding is ${JSON.stringify(encoding)}; bodies must not be compressed`, { param: 'content-encoding' });
+}
+
+function tooLarge(bytes: number, bytesMax: number): SwitchyardError {
+  return new DetailedError('body_too_large', `the body has ${bytes} bytes or more; the limit is ${bytesMax}`, null, { limit_bytes: bytesMax });
+}
+
+const utf8 = new TextDecoder('utf-8', { fatal: true });
+
+function decode(bytes: Buffer): string {
+  try {
+    return utf8.decode(bytes);
+  } catch {
+    throw new SwitchyardError('invalid_request', `the body is not UTF-8: byte ${firstBadByte(bytes)} cannot stand there`);
+  }
+}
+
+/** Decoding turns the first bad sequence into U+FFFD; what comes before it has as many bytes as it had. */
+function firstBadByte(bytes: Buffer): number {
+  const text = bytes.toString('utf8');
+  for (let at = text.indexOf('\ufffd'); at >= 0; at = text.indexOf('\ufffd', at + 1)) {
+    const offset = Buffer.byteLength(text.slice(0, at));
+    // It may have been written out.
+    if (bytes[offset] !== 0xef || bytes[offset + 1] !== 0xbf || bytes[offset + 2] !== 0xbd) return offset;
+  }
+  return bytes.length;
+}
+
+function parseObject(text: string): Record<string, unknown> {
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch {
+    throw notJson(text);
+  }
+  if (typeof value !== 'object' || value === null || Array.isArray(value))
+    throw new SwitchyardError('invalid_request', `the body is ${value === null ? 'null' : Array.isArray(value) ? 'an array' : `a ${typeof value}`}; a JSON object is needed`);
+  return value as Record<string, unknown>;
+}
+
+function notJson(text: string): SwitchyardError {
+  const position = jsonErrorPosition(text);
+  const before = text.slice(0, position).split('\n');
+  const what = position >= text.length ? 'it ends too early' : `unexpected ${JSON.stringify(String.fromCodePoint(text.codePointAt(position)!))}`;
+  return new DetailedError(
+    'invalid_request',
+    `the body is not JSON: ${what} at position ${position} (line ${before.length}, column ${before.at(-1)!.length + 1})`,
+    null,
+    { position },
+  );
+}

@@ -1,0 +1,114 @@
+import { limits } from '@switchyard/proto';
+import { bounds } from '../bounds.ts';
+import type { ChatTemplate, Conversation, TemplateMessage } from '../tokenizing/chat-template.ts';
+import { Fields, quoted, typeName } from './fields.ts';
+
+const roles = ['system', 'developer', 'user', 'assistant', 'tool', 'function'] as const;
+
+/**
+ * The conversation of a chat request, as templates take it. Roles are of a fixed list, for templates make control tokens of them; all other text stays what
+ * people wrote.
+ *
+ * @throws SwitchyardError `invalid_request`
+ */
+export function readConversation(fields: Fields, template: ChatTemplate | null): Conversation {
+  const given = fields.list('messages', limits.messagesMax);
+  if (given === null) throw fields.invalid('messages', 'is missing');
+  if (given.length === 0) throw fields.invalid('messages', 'is empty; at least one message is needed');
+  const messages = given.map((message, i) => readMessage(fields, message, i, template));
+  const tools = readTools(fields, template);
+  if (fields.flag('continue_final_message') === true) throw fields.invalid('continue_final_message', 'is not supported: use /v1/completions');
+  return {
+    messages,
+    tools,
+    addGenerationPrompt: fields.flag('add_generation_prompt') ?? true,
+    variables: fields.object('chat_template_kwargs') ?? {},
+  };
+}
+
+function readMessage(parent: Fields, value: unknown, index: number, template: ChatTemplate | null): TemplateMessage {
+  const path = `messages[${index}]`;
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) throw parent.wrong(path, value, 'an object is needed');
+  const message = new Fields(value as Record<string, unknown>, path);
+  const role = message.oneOf('role', roles);
+  if (role === null) throw message.invalid('role', 'is missing');
+  const toolCalls = message.list('tool_calls', bounds.toolsMax);
+  const content = readContent(message);
+  if (content === null && !(role === 'assistant' && (toolCalls !== null || message.has('function_call')))) throw message.invalid('content', 'is missing');
+  message.refuse('audio', 'only text is');
+  return {
+    role: role === 'developer' && template?.knowsDeveloper !== true ? 'system' : role,
+    content,
+    ...optional('name', message.text('name', bounds.nameCharsMax)),
+    ...optional('tool_call_id', message.text('tool_call_id', bounds.nameCharsMax)),
+    ...optional('reasoning_content', message.text('reasoning_content')),
+    ...optional('tool_calls', toolCalls?.map((call, i) => readToolCall(message, call, i)) ?? null),
+  };
+}
+
+function optional(name: string, value: unknown): Record<string, unknown> {
+  return value === null ? {} : { [name]: value };
+}
+
+/** A string, or a list of text parts, which are joined. */
+function readContent(message: Fields): string | null {
+  const value = message.raw('content');
+  if (value === null || typeof value === 'string') return value;
+  if (!Array.isArray(value)) throw message.wrong('content', value, 'a string or a list of text parts is needed');
+  return value
+    .map((part, i) => {
+      const fields = typeof part === 'object' && part !== null && !Array.isArray(part) ? (part as Record<string, unknown>) : null;
+      if (fields === null) throw message.invalid('content', `part ${i} is ${typeName(part)}; an object is needed`);
+      const { type } = fields;
+      const text = type === 'text' ? fields.text : type === 'refusal' ? fields.refusal : undefined;
+      if (typeof text === 'string') return text;
+      if (type === 'text') throw message.invalid('content', `part ${i} has ${typeName(text ?? null)} for text; a string is needed`);
+      throw message.invalid('content', `part ${i} has type ${typeof type === 'string' ? quoted(type) : typeName(type ?? null)}; this model reads text only`);
+    })
+    .join('');
+}
+
+/** Templates want arguments as an object; clients send them as JSON text. */
+function readToolCall(message: Fields, value: unknown, index: number): unknown {
+  const path = `tool_calls[${index}]`;
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) throw message.invalid(path, `is ${typeName(value)}; an object is needed`);
+  const call = value as { function?: { name?: unknown; arguments?: unknown } };
+  if (typeof call.function !== 'object' || call.function === null || typeof call.function.name !== 'string')
+    throw message.invalid(`${path}.function.name`, 'is missing');
+  return { ...call, function: { ...call.function, arguments: argumentsObject(call.function.arguments) } };
+}
+
+function argumentsObject(value: unknown): unknown {
+  if (typeof value !== 'string') return value ?? {};
+  try {
+    return JSON.parse(value);
+  } catch {
+    return value;
+  }
+}
+
+/** Null when no tools are to be shown to the model. */
+function readTools(fields: Fields, template: ChatTemplate | null): unknown[] | null {
+  fields.refuse('functions', 'use tools');
+  fields.refuse('function_call', 'use tool_choice');
+  fields.flag('parallel_tool_calls');
+  const tools = fields.list('tools', bounds.toolsMax) ?? [];
+  tools.forEach((tool, i) => {
+    const named = tool as { type?: unknown; function?: { name?: unknown } } | null;
+    if (named?.type !== 'function' || typeof named.function?.name !== 'string')
+      throw fields.invalid(`tools[${i}]`, 'needs type "function" and function.name');
+  });
+  const choice = fields.raw('tool_choice');
+  if (choice !== null && choice !== 'none' && tools.length === 0 && choice !== 'required') throw fields.invalid('tool_choice', 'is given without tools');
+  if (choice === 'none' || tools.length === 0) return null;
+  if (typeof choice === 'object' && choice !== null) {
+    const name = (choice as { function?: { name?: unknown } }).function?.name;
+    const names = (tools as { function: { name: string } }[]).map((tool) => tool.function.name);
+    if (typeof name !== 'string' || !names.includes(name))
+      throw fields.invalid('tool_choice', `names ${typeof name === 'string' ? quoted(name) : typeName(name ?? null)}, which is not among tools`);
+  }
+  if (choice !== null && choice !== 'auto')
+    throw fields.invalid('tool_choice', 'can be "auto" or "none": a call cannot be forced without constrained decoding');
+  if (template !== null && !template.supportsTools) throw fields.invalid('tools', "is not supported: this model's chat template has no place for tools");
+  return tools;
+}

@@ -1,0 +1,88 @@
+import type { FinishReason, TokenReport } from '../requests/answer.ts';
+import { type AnswerFormat, type AnswerFrame, logprobJson, type Piece, type TokenTexts, type Usage, usageJson } from './answer-format.ts';
+
+/** Answers of /v1/completions. */
+export class CompletionFormat implements AnswerFormat {
+  readonly #texts: TokenTexts;
+  readonly #wantLogprob: boolean;
+  readonly #topLogprobs: number;
+  /** Of each prompt, when ids are asked for; else null. */
+  readonly #promptIds: readonly (readonly number[])[] | null;
+  readonly #choicesPerPrompt: number;
+  readonly #head: string;
+
+  constructor(
+    frame: AnswerFrame,
+    texts: TokenTexts,
+    options: { wantLogprob: boolean; topLogprobs: number; promptIds: readonly (readonly number[])[] | null; choicesPerPrompt: number },
+  ) {
+    this.#texts = texts;
+    this.#wantLogprob = options.wantLogprob;
+    this.#topLogprobs = options.topLogprobs;
+    this.#promptIds = options.promptIds;
+    this.#choicesPerPrompt = options.choicesPerPrompt;
+    this.#head = `{"id":"${frame.id}","object":"text_completion","created":${frame.created},"model":${JSON.stringify(frame.model)},"system_fingerprint":${JSON.stringify(frame.fingerprint)},"choices":[`;
+  }
+
+  opening(): string {
+    return '';
+  }
+
+  chunk(piece: Piece, usage: string): string {
+    const logprobs = piece.reports.length === 0 ? 'null' : this.#logprobs(piece.reports);
+    return `data: ${this.#head}${this.#choice(piece, logprobs, 'null', this.#ids(piece.ids))}]${usage}}\n\n`;
+  }
+
+  closing(index: number, reason: FinishReason, usage: string): string {
+    return `data: ${this.#head}{"index":${index},"text":"","logprobs":null,"finish_reason":"${reason}"}]${usage}}\n\n`;
+  }
+
+  usageChunk(usage: Usage): string {
+    return `data: ${this.#head}],"usage":${usageJson(usage)}}\n\n`;
+  }
+
+  choice(piece: Piece, reason: FinishReason): string {
+    const prompt = this.#promptIds?.[Math.floor(piece.index / this.#choicesPerPrompt)];
+    const ids = prompt === undefined ? '' : `${this.#ids(piece.ids)},"prompt_token_ids":[${prompt.join(',')}]`;
+    return this.#choice(piece, this.#wantLogprob ? this.#logprobs(piece.reports) : 'null', `"${reason}"`, ids);
+  }
+
+  body(choices: readonly string[], usage: Usage): string {
+    return `${this.#head}${choices.join(',')}],"usage":${usageJson(usage)}}`;
+  }
+
+  #choice({ index, text }: Piece, logprobs: string, reason: string, ids: string): string {
+    return `{"index":${index},"text":${JSON.stringify(text)},"logprobs":${logprobs},"finish_reason":${reason}${ids}}`;
+  }
+
+  #ids(ids: readonly number[]): string {
+    return this.#promptIds === null ? '' : `,"token_ids":[${ids.join(',')}]`;
+  }
+
+  /** OpenAI's columns. `top_logprobs` holds the chosen token too, whether or not it is among the best. */
+  #logprobs(reports: readonly TokenReport[]): string {
+    const tokens: string[] = [];
+    const logprobs: string[] = [];
+    const tops: string[] = [];
+    const offsets: number[] = [];
+    for (const { token, logprob, top, offset } of reports) {
+      tokens.push(this.#texts.plain(token));
+      logprobs.push(logprob === null ? 'null' : logprobJson(logprob));
+      tops.push(logprob === null ? 'null' : this.#alternatives(token, logprob, top));
+      offsets.push(offset);
+    }
+    const topColumn = this.#topLogprobs === 0 ? 'null' : `[${tops.join(',')}]`;
+    return `{"tokens":[${tokens.join(',')}],"token_logprobs":[${logprobs.join(',')}],"top_logprobs":${topColumn},"text_offset":[${offsets.join(',')}]}`;
+  }
+
+  #alternatives(token: number, logprob: number, top: TokenReport['top']): string {
+    const entries: string[] = [];
+    let chosen = false;
+    for (let i = 0; top !== null && i < top.token.length; i++) {
+      chosen ||= top.token[i] === token;
+      entries.push(`${this.#texts.plain(top.token[i])}:${logprobJson(top.logprob[i])}`);
+    }
+    if (!chosen) entries.push(`${this.#texts.plain(token)}:${logprobJson(logprob)}`);
+    return `{${entries.join(',')}}`;
+  }
+}

@@ -1,0 +1,76 @@
+import type { AnswerSpec } from '../requests/answer.ts';
+import { DetailedError } from './api-error.ts';
+import type { CommonSpec } from './sampling-fields.ts';
+import { samplingOfChoice } from './sampling-fields.ts';
+import type { StreamOptions } from './stream-fields.ts';
+
+/** A request for text, validated, its prompts as ids: what chat and plain completions have in common from here on. */
+export interface GenerationRequest {
+  common: CommonSpec;
+  streaming: StreamOptions;
+  prompts: number[][];
+  /** What is echoed before each answer, per prompt; null: nothing. */
+  echo: string[] | null;
+  wantLogprob: boolean;
+  topLogprobs: number;
+  /** For bodies: prompt ids are returned too. */
+  returnTokenIds: boolean;
+}
+
+/** Who asks, for whom, and under which name. */
+export interface Caller {
+  requestId: string;
+  tenant: string;
+  domain: string;
+}
+
+/**
+ * One specification per prompt and choice, in the order of their indexes. Computes before it validates: the numbers in a message are the request's own.
+ *
+ * @throws DetailedError `context_length_exceeded` with the numbers, when a prompt leaves no room for what is asked
+ */
+export function answerSpecs(request: GenerationRequest, caller: Caller, contextMax: number): AnswerSpec[] {
+  const { common } = request;
+  return request.prompts.flatMap((prompt) => {
+    const maxTokens = checkContext(prompt.length, common.maxTokens, contextMax);
+    return Array.from({ length: common.n }, (_, choice) => ({
+      prompt,
+      maxTokens,
+      minTokens: Math.min(common.minTokens, maxTokens),
+      sampling: samplingOfChoice(common.sampling, choice),
+      stopTokens: common.stopTokens,
+      clientStopTokens: common.clientStopTokens,
+      ignoreEos: common.ignoreEos,
+      stopStrings: common.stopStrings,
+      includeStop: common.includeStop,
+      skipSpecial: common.skipSpecial,
+      wantLogprob: request.wantLogprob,
+      topLogprobs: request.topLogprobs,
+      promptLogprobs: request.echo !== null && request.wantLogprob,
+      returnTokenIds: common.returnTokenIds,
+      tenant: caller.tenant,
+      domain: caller.domain,
+      traceId: caller.requestId,
+    }));
+  });
+}
+
+/** @returns tokens that may be generated: what is asked, or all that there is room for */
+function checkContext(promptTokens: number, maxTokens: number | null, contextMax: number): number {
+  const details = { n_prompt_tokens: promptTokens, n_ctx: contextMax };
+  if (promptTokens + Math.min(maxTokens ?? 1, 1) > contextMax)
+    throw new DetailedError(
+      'context_length_exceeded',
+      `the prompt has ${promptTokens} tokens; the context has ${contextMax} and must also hold the answer`,
+      'prompt',
+      details,
+    );
+  if (maxTokens !== null && promptTokens + maxTokens > contextMax)
+    throw new DetailedError(
+      'context_length_exceeded',
+      `${promptTokens} tokens of prompt and max_tokens ${maxTokens} make ${promptTokens + maxTokens}; the context has ${contextMax}`,
+      'max_tokens',
+      { ...details, max_tokens: maxTokens },
+    );
+  return maxTokens ?? contextMax - promptTokens;
+}

@@ -1,0 +1,135 @@
+import { randomBytes } from 'node:crypto';
+import { limits, type Sampling } from '@switchyard/proto';
+import { bounds } from '../bounds.ts';
+import type { SamplingDefaults } from '../model-folder.ts';
+import type { AnswerSpec } from '../requests/answer.ts';
+import { type Fields, quoted } from './fields.ts';
+
+/** What fields are checked against. */
+export interface ModelBounds {
+  vocab: number;
+  eosTokens: readonly number[];
+  defaults: SamplingDefaults;
+}
+
+/** The part of an answer's specification that chat and plain completions read alike. */
+export type CommonSpec = Pick<
+  AnswerSpec,
+  | 'minTokens'
+  | 'sampling'
+  | 'stopTokens'
+  | 'clientStopTokens'
+  | 'ignoreEos'
+  | 'stopStrings'
+  | 'includeStop'
+  | 'skipSpecial'
+  | 'returnTokenIds'
+> & { n: number; seed: bigint; maxTokens: number | null };
+
+/**
+ * Sampling and stopping, with OpenAI's names and the extras that clients of vLLM and llama.cpp send.
+ *
+ * @param maxTokensMin 1 for chat; a plain completion may ask for none, to score its prompt
+ */
+export function readCommonFields(fields: Fields, model: ModelBounds, maxTokensMin: number): CommonSpec {
+  const { defaults } = model;
+  const n = fields.whole('n', 1, limits.choicesMax) ?? 1;
+  const seed = readSeed(fields);
+  const ignoreEos = fields.flag('ignore_eos') ?? false;
+  const clientStops = readStopTokens(fields, model.vocab);
+  const bias = readLogitBias(fields, model.vocab);
+  const maxTokensOld = fields.whole('max_tokens', maxTokensMin, 2 ** 31);
+  return {
+    n,
+    seed,
+    maxTokens: fields.whole('max_completion_tokens', maxTokensMin, 2 ** 31) ?? maxTokensOld,
+    minTokens: fields.whole('min_tokens', 0, 2 ** 31) ?? 0,
+    sampling: {
+      temperature: fields.number('temperature', 0, 2) ?? defaults.temperature,
+      topP: fields.number('top_p', 0, 1) ?? defaults.topP,
+      // vLLM's clients write -1 for "off".
+      topK: Math.max(0, fields.whole('top_k', -1, 2 ** 31) ?? defaults.topK),
+      minP: fields.number('min_p', 0, 1) ?? defaults.minP,
+      repetitionPenalty: fields.number('repetition_penalty', 0.01, 10) ?? defaults.repetitionPenalty,
+      presencePenalty: fields.number('presence_penalty', -2, 2) ?? 0,
+      frequencyPenalty: fields.number('frequency_penalty', -2, 2) ?? 0,
+      seed,
+      biasToken: bias.tokens,
+      biasValue: bias.values,
+    },
+    stopTokens: [...clientStops, ...(ignoreEos ? [] : model.eosTokens.filter((token) => !clientStops.includes(token)))],
+    clientStopTokens: clientStops.length,
+    ignoreEos,
+    stopStrings: readStopStrings(fields),
+    includeStop: fields.flag('include_stop_str_in_output') ?? false,
+    skipSpecial: fields.flag('skip_special_tokens') ?? true,
+    returnTokenIds: fields.flag('return_token_ids') ?? false,
+  };
+}
+
+/** The sampling of the i-th choice: choices differ by their seed alone, the first has the request's. */
+export function samplingOfChoice(sampling: Sampling, choice: number): Sampling {
+  // The odd constant of splitmix64: seeds of one request never meet.
+  const seed = BigInt.asUintN(64, sampling.seed + BigInt(choice) * 0x9e3779b97f4a7c15n);
+  return choice === 0 ? sampling : { ...sampling, seed };
+}
+
+function readSeed(fields: Fields): bigint {
+  const given = fields.whole('seed', -(2 ** 63), 2 ** 64);
+  return given === null ? randomBytes(8).readBigUInt64LE() : BigInt.asUintN(64, BigInt(given));
+}
+
+function readStopStrings(fields: Fields): string[] {
+  const given = fields.raw('stop');
+  const stops = given === null ? [] : typeof given === 'string' ? [given] : given;
+  if (!Array.isArray(stops) || !stops.every((stop): stop is string => typeof stop === 'string'))
+    throw fields.wrong('stop', given, 'a string or a list of strings is needed');
+  if (stops.length > limits.stopStringsMax) throw fields.invalid('stop', `has ${stops.length} strings; the limit is ${limits.stopStringsMax}`);
+  for (const stop of stops) {
+    if (stop === '') throw fields.invalid('stop', 'has an empty string, which every text contains');
+    if (stop.length > limits.stopStringLengthMax)
+      throw fields.invalid('stop', `has a string of ${stop.length} characters; the limit is ${limits.stopStringLengthMax}`);
+  }
+  return stops;
+}
+
+function readStopTokens(fields: Fields, vocab: number): number[] {
+  const given = fields.list('stop_token_ids', bounds.stopTokensMax) ?? [];
+  return given.map((token) => checkToken(fields, 'stop_token_ids', token, vocab));
+}
+
+export function checkToken(fields: Fields, name: string, token: unknown, vocab: number): number {
+  if (!Number.isInteger(token) || (token as number) < 0 || (token as number) >= vocab)
+    throw fields.invalid(name, `has token id ${JSON.stringify(token)?.slice(0, 64)}; it must be a whole number from 0 to ${vocab - 1}`);
+  return token as number;
+}
+
+function readLogitBias(fields: Fields, vocab: number): { tokens: number[]; values: number[] } {
+  const given = Object.entries(fields.object('logit_bias') ?? {});
+  if (given.length > limits.logitBiasMax) throw fields.invalid('logit_bias', `has ${given.length} entries; the limit is ${limits.logitBiasMax}`);
+  const tokens: number[] = [];
+  const values: number[] = [];
+  for (const [key, value] of given) {
+    if (!/^\d{1,10}$/.test(key) || Number(key) >= vocab)
+      throw fields.invalid('logit_bias', `has the key ${quoted(key)}; token ids from 0 to ${vocab - 1} are needed`);
+    if (typeof value !== 'number' || !(value >= -100 && value <= 100))
+      throw fields.invalid('logit_bias', `gives ${JSON.stringify(value)?.slice(0, 64)} to token ${key}; numbers from -100 to 100 are allowed`);
+    tokens.push(Number(key));
+    values.push(value);
+  }
+  return { tokens, values };
+}
+
+/** Fields that mean something elsewhere and would change the answer: refused by name. */
+export function refuseUnsupported(fields: Fields): void {
+  const format = fields.object('response_format');
+  if (format !== null && format.type !== 'text')
+    throw fields.invalid('response_format', `type ${JSON.stringify(format.type)?.slice(0, 64)} is not supported; only "text" is`);
+  const constrained = ['guided_json', 'guided_regex', 'guided_choice', 'guided_grammar', 'structured_outputs', 'grammar', 'json_schema'];
+  for (const name of constrained) fields.refuse(name, 'constrained decoding is not offered');
+  if (fields.flag('use_beam_search') === true) throw fields.invalid('use_beam_search', 'is not supported: beam search is not offered');
+  fields.refuse('prompt_logprobs', 'use /v1/completions with echo and logprobs');
+  fields.refuse('best_of', 'use n');
+  fields.refuse('prompt_embeds', 'prompts are text or token ids');
+  fields.ignore('user', 'store', 'service_tier', 'priority', 'request_id', 'safety_identifier', 'prompt_cache_key', 'metadata', 'model', 'stream', 'stream_options');
+}

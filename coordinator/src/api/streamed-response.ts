@@ -1,0 +1,148 @@
+import type { ServerResponse } from 'node:http';
+import { SwitchyardError } from '@switchyard/proto';
+import { bounds } from '../bounds.ts';
+import type { RequestMetrics } from '../metrics/request-metrics.ts';
+import type { Answer, FinishReason } from '../requests/answer.ts';
+import type { Dispatcher } from '../requests/dispatcher.ts';
+import { errorReply } from './api-error.ts';
+import { type AnswerFormat, usageJson } from './answer-format.ts';
+import { AnswerSet } from './answer-set.ts';
+import { sendError } from './reply.ts';
+import type { StreamOptions } from './stream-fields.ts';
+
+const DONE = 'data: [DONE]\n\n';
+
+/**
+ * Server-sent events. The head goes out with the first of them, so that what fails before is an ordinary HTTP error; what fails later is an error event. Events
+ * of one step are written together. A reader who is slower than the answer has it held for it up to a bound, and one who takes nothing is cut off.
+ */
+export class StreamedResponse extends AnswerSet {
+  readonly #response: ServerResponse;
+  readonly #format: AnswerFormat;
+  readonly #options: StreamOptions;
+  readonly #nameOf: (worker: number) => string;
+  readonly #opened: boolean[] = [];
+  readonly #ping: NodeJS.Timeout;
+  /** Events not yet written. */
+  #held = '';
+  #blocked = false;
+  #stalled: NodeJS.Timeout | null = null;
+  #quiet = true;
+
+  constructor(
+    response: ServerResponse,
+    format: AnswerFormat,
+    options: StreamOptions & { pingMs: number },
+    nameOf: (worker: number) => string,
+    base: { dispatcher: Dispatcher; metrics: RequestMetrics; echo: readonly string[] | null; choicesPerPrompt: number },
+  ) {
+    super(base.dispatcher, base.metrics, base.echo, base.choicesPerPrompt);
+    this.#response = response;
+    this.#format = format;
+    this.#options = options;
+    this.#nameOf = nameOf;
+    this.#ping = setInterval(() => this.#keepOpen(), options.pingMs);
+    response.on('close', () => this.#closed());
+    response.on('drain', () => this.#drained());
+  }
+
+  protected override piece(answer: Answer, text: string): void {
+    const { index, reports, ids } = answer;
+    this.#open(index);
+    this.#held += this.#format.chunk({ index, text, reports, ids }, this.#usageField());
+    if (reports.length > 0) answer.reports = [];
+    if (ids.length > 0) answer.ids = [];
+  }
+
+  protected override end(answer: Answer, reason: FinishReason): void {
+    this.#open(answer.index);
+    this.#held += this.#format.closing(answer.index, reason, this.#usageField());
+  }
+
+  protected override complete(): void {
+    this.#held += (this.#options.includeUsage ? this.#format.usageChunk(this.usage()) : '') + DONE;
+  }
+
+  protected override failed(error: SwitchyardError): void {
+    if (!this.#response.headersSent && this.#held === '') {
+      sendError(this.#response, error);
+      return;
+    }
+    this.#held += `data: ${errorReply(error).body}\n\n${DONE}`;
+  }
+
+  override flush(): void {
+    if (this.#held !== '') {
+      if (!this.#blocked) this.#write();
+      else if (this.#held.length > bounds.heldBytesMax) this.#cutOff(`the client has left ${this.#held.length} bytes unread; the limit is ${bounds.heldBytesMax}`);
+    }
+    this.#endIfOver();
+  }
+
+  #write(): void {
+    this.#sendHead();
+    this.#quiet = false;
+    const events = this.#held;
+    this.#held = '';
+    this.#response.write(events);
+    if (this.#response.writableLength < bounds.socketPendingBytesMax) return;
+    this.#blocked = true;
+    this.#stalled = setTimeout(() => this.#cutOff(`the client has read nothing for ${bounds.readerStallMs} ms`), bounds.readerStallMs);
+  }
+
+  #drained(): void {
+    if (this.#stalled !== null) clearTimeout(this.#stalled);
+    this.#stalled = null;
+    this.#blocked = false;
+    this.flush();
+  }
+
+  #endIfOver(): void {
+    if (this.over && this.#held === '' && !this.#response.writableEnded) this.#response.end();
+  }
+
+  #cutOff(why: string): void {
+    this.abandon();
+    this.#held = '';
+    this.#response.destroy(new SwitchyardError('cancelled', why));
+  }
+
+  #closed(): void {
+    clearInterval(this.#ping);
+    if (this.#stalled !== null) clearTimeout(this.#stalled);
+    this.#held = '';
+    this.abandon();
+  }
+
+  /** Proxies close connections on which nothing happens. */
+  #keepOpen(): void {
+    if (this.#quiet && !this.#blocked && !this.over) {
+      this.#sendHead();
+      this.#response.write(': ping\n\n');
+    }
+    this.#quiet = true;
+  }
+
+  #sendHead(): void {
+    if (this.#response.headersSent) return;
+    this.#response.writeHead(200, {
+      'content-type': 'text/event-stream; charset=utf-8',
+      'cache-control': 'no-cache',
+      // Nginx would collect events before passing them on.
+      'x-accel-buffering': 'no',
+      'x-switchyard-home': this.homes(this.#nameOf),
+    });
+  }
+
+  #open(index: number): void {
+    if (this.#opened[index]) return;
+    this.#opened[index] = true;
+    this.#held += this.#format.opening(index);
+  }
+
+  /** With usage asked for, every chunk has the field: null but in the last. */
+  #usageField(): string {
+    if (this.#options.continuousUsage) return `,"usage":${usageJson(this.usage())}`;
+    return this.#options.includeUsage ? ',"usage":null' : '';
+  }
+}

@@ -1,0 +1,44 @@
+/** Bounds of the coordinator alone, with their reasons; those it shares with workers are in proto/src/limits.ts. */
+export const bounds = {
+  /** Sequences of one request, prompts x n: one client must not fill the running queue. */
+  sequencesPerRequestMax: 128,
+  /** Request line and headers together: a key, a few trace headers, cookies of a proxy. */
+  headerBytesMax: 16 * 1024,
+  /** Sockets open at once. */
+  connectionsMax: 4096,
+  /** Bytes of an answer that its client has not taken. Beyond it text is held back and joined; see `heldBytesMax`. */
+  socketPendingBytesMax: 256 * 1024,
+  /** Text and log-probabilities held back for a slow reader: a 128k-token answer with log-probabilities of 20 alternatives each would be more, and is cut off. */
+  heldBytesMax: 32 * 1024 * 1024,
+  /** A reader that takes nothing for so long has gone. */
+  readerStallMs: 60_000,
+  /** Idle keep-alive connections; longer than the usual load balancer's 60 s, so that it closes first. */
+  keepAliveMs: 75_000,
+  /** Nesting of JSON in tools and arguments, which are walked recursively. */
+  jsonDepthMax: 64,
+  /** Tools of one request: what OpenAI allows. */
+  toolsMax: 128,
+  stopTokensMax: 128,
+  /** Text up to this many characters is tokenised in the main thread (about 10 ms); longer text in a thread of its own. */
+  inlineTextChars: 16 * 1024,
+  /** Texts waiting for the tokenising thread. */
+  tokenizingQueueMax: 256,
+  /** Prompt prefixes whose home is remembered. */
+  prefixesRememberedMax: 65_536,
+  /** Tokens between two remembered points of a prompt, and points per prompt. */
+  prefixStrideTokens: 64,
+  prefixPointsMax: 256,
+  /** Characters of tenant, domain and request id. */
+  nameCharsMax: 128,
+  /** Keys in the key file and bytes of it, and of other secrets. */
+  apiKeysMax: 4096,
+  secretFileBytesMax: 1024 * 1024,
+  /** Distinct unknown request fields that are logged once each. */
+  unknownFieldsLoggedMax: 256,
+  /** A stream that does not say hello. */
+  helloTimeoutMs: 10_000,
+  /** Seconds a client should wait before it tries again. */
+  retryAfterSeconds: { queue_full: 1, not_ready: 2, shutting_down: 5, worker_lost: 2, expert_unavailable: 2, deadline_exceeded: 2, link_closed: 2 },
+  /** A routing trace file ends at this size. */
+  traceBytesMax: 4 * 1024 * 1024 * 1024,
+} as const;

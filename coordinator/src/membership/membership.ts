@@ -1,0 +1,231 @@
+import { type EngineConfig, type FromWorker, type Hello, limits, type Plan, type Ready, type Stats, type Submit, SwitchyardError, type Tokens, type TraceRows, type WorkerStream } from '@switchyard/proto';
+import { bounds } from '../bounds.ts';
+import type { Log } from '../log.ts';
+import { uncoveredExperts } from './coverage.ts';
+
+export interface Assignment {
+  epoch: number;
+  modelDir: string;
+  plan: Plan;
+  engine: EngineConfig;
+}
+
+/** `loading` until the worker says ready, `ready` until it knows its peers, then `serving`. `failed`: it cannot serve the assignment and said why. */
+export type PlaceState = 'absent' | 'loading' | 'ready' | 'serving' | 'failed';
+
+/** A worker's place in the plan, and who fills it now. */
+export interface Place {
+  readonly worker: number;
+  readonly name: string;
+  readonly node: number;
+  /** (layer, expert) replicas that the plan gives it. */
+  readonly replicas: number;
+  state: PlaceState;
+  stream: WorkerStream | null;
+  hello: Hello | null;
+  ready: Ready | null;
+  progress: { done: number; total: number; what: string } | null;
+  failure: string | null;
+  stats: Stats | null;
+  statsAtMs: number;
+  /** How often a worker was lost here. */
+  losses: number;
+}
+
+export interface MembershipEvents {
+  onTokens(place: Place, tokens: Tokens): void;
+  onTrace(place: Place, rows: TraceRows): void;
+  onStats(place: Place, previous: Stats | null, stats: Stats): void;
+  /** Its stream ended while it held sequences, or could have. */
+  onLost(place: Place, error: SwitchyardError): void;
+  /** Some place changed its state. */
+  onChange(): void;
+}
+
+/**
+ * The workers of the plan: who is attached, what each was assigned, and whether together they cover every expert. A worker is a member while its control
+ * stream is open. One that attaches under the name of another replaces it: after a crash its successor is often here before the old stream is known to be dead.
+ */
+export class Membership {
+  readonly places: readonly Place[];
+  readonly #assignment: Assignment;
+  readonly #planBytes: Uint8Array;
+  readonly #events: MembershipEvents;
+  readonly #log: Log;
+  readonly #byName: ReadonlyMap<string, Place>;
+  #uncovered: number;
+  #tracing = false;
+
+  constructor(assignment: Assignment, events: MembershipEvents, log: Log) {
+    this.#assignment = assignment;
+    this.#planBytes = new TextEncoder().encode(JSON.stringify(assignment.plan));
+    this.#events = events;
+    this.#log = log;
+    this.places = assignment.plan.workers.map(({ name, node }, worker) => ({
+      worker,
+      name,
+      node,
+      replicas: assignment.plan.replicas.reduce((sum, layer) => sum + layer.filter((holders) => holders.includes(worker)).length, 0),
+      ...vacancy(),
+      losses: 0,
+    }));
+    this.#byName = new Map(this.places.map((place) => [place.name, place]));
+    this.#uncovered = uncoveredExperts(assignment.plan, new Set());
+  }
+
+  /** (layer, expert) pairs that no serving worker holds: nothing can be answered while there are any. */
+  get uncovered(): number {
+    return this.#uncovered;
+  }
+
+  get epoch(): number {
+    return this.#assignment.epoch;
+  }
+
+  /** Takes over a new control stream. */
+  accept(stream: WorkerStream): void {
+    let place: Place | null = null;
+    const silent = setTimeout(() => {
+      void stream.close(new SwitchyardError('deadline_exceeded', `no hello within ${bounds.helloTimeoutMs} ms`));
+    }, bounds.helloTimeoutMs);
+    stream.onMessage((message) => {
+      if (place !== null) this.#receive(place, stream, message);
+      else if (message.type === 'hello') {
+        clearTimeout(silent);
+        place = this.#greet(stream, message);
+      } else void stream.close(new SwitchyardError('bad_frame', `the first message is ${message.type}, not hello`));
+    });
+    void stream.closed.then((error) => {
+      clearTimeout(silent);
+      if (place !== null && place.stream === stream) this.#lose(place, error);
+    });
+  }
+
+  /** @throws SwitchyardError `link_closed` when the worker has just gone */
+  submit(place: Place, submit: Submit): void {
+    if (place.stream === null) throw new SwitchyardError('link_closed', `worker ${place.name} is not attached`);
+    place.stream.send({ type: 'submit', ...submit });
+  }
+
+  cancel(place: Place, request: number): void {
+    this.#tell(place, { type: 'cancel', request });
+  }
+
+  /** Turns trace rows on or off, for workers that attach later too. */
+  trace(on: boolean): void {
+    this.#tracing = on;
+    for (const place of this.places) this.#tell(place, { type: 'trace', on });
+  }
+
+  /** Lets go of all workers: they outlive the coordinator and attach to the next. */
+  async close(): Promise<void> {
+    await Promise.all(this.places.map((place) => place.stream?.close()));
+  }
+
+  #greet(stream: WorkerStream, hello: Hello): Place | null {
+    const place = this.#byName.get(hello.name);
+    if (place === undefined) {
+      const names = this.places.map(({ name }) => name).join(', ');
+      const message = `worker ${JSON.stringify(hello.name.slice(0, bounds.nameCharsMax))} is not in the plan, whose workers are ${names}`;
+      this.#log.warn({ peer: stream.peer }, message);
+      stream.send({ type: 'refuse', code: 'bad_plan', message });
+      void stream.close();
+      return null;
+    }
+    if (place.stream !== null) {
+      const error = new SwitchyardError('worker_lost', `another worker attached as ${place.name}`);
+      void place.stream.close(error);
+      this.#lose(place, error);
+    }
+    Object.assign(place, vacancy(), { state: 'loading', stream, hello: { ...hello, dataAddresses: hello.dataAddresses.slice(0, limits.addressesMax) } });
+    this.#log.info({ worker: place.name, pid: hello.pid, peer: stream.peer }, 'worker attached');
+    const { epoch, modelDir, engine } = this.#assignment;
+    stream.send({ type: 'assign', worker: place.worker, epoch, modelDir, plan: this.#planBytes, engine });
+    if (this.#tracing) stream.send({ type: 'trace', on: true });
+    this.#events.onChange();
+    return place;
+  }
+
+  #receive(place: Place, stream: WorkerStream, message: FromWorker): void {
+    // A stream that was replaced may still have messages on their way.
+    if (place.stream !== stream) return;
+    switch (message.type) {
+      case 'tokens':
+        return this.#events.onTokens(place, message);
+      case 'trace':
+        return this.#events.onTrace(place, message);
+      case 'stats': {
+        const previous = place.stats;
+        place.stats = message;
+        place.statsAtMs = performance.now();
+        return this.#events.onStats(place, previous, message);
+      }
+      case 'progress':
+        place.progress = { done: message.done, total: message.total, what: message.what };
+        return;
+      case 'ready':
+        if (message.epoch === this.epoch) this.#becomeReady(place, message);
+        return;
+      case 'failed':
+        if (message.epoch === this.epoch) this.#becomeFailed(place, message.code, message.message);
+        return;
+      case 'hello':
+        void stream.close(new SwitchyardError('bad_frame', 'hello is said once'));
+    }
+  }
+
+  #becomeReady(place: Place, ready: Ready): void {
+    Object.assign(place, { state: 'ready', ready, failure: null, progress: null });
+    this.#log.info({ worker: place.name, residentBytes: ready.residentBytes, kvBlocks: ready.kvBlocks }, 'worker ready');
+    this.#introduce();
+    this.#events.onChange();
+  }
+
+  #becomeFailed(place: Place, code: string, message: string): void {
+    Object.assign(place, { state: 'failed', failure: `${code}: ${message}` });
+    this.#log.error({ worker: place.name, code }, `worker cannot serve: ${message}`);
+    this.#recount();
+    this.#events.onChange();
+  }
+
+  /** Tells all ready workers of each other as soon as they cover the plan; again whenever one comes back, for its address may be new. */
+  #introduce(): void {
+    const ready = this.places.filter(({ state }) => state === 'ready' || state === 'serving');
+    const covered = uncoveredExperts(this.#assignment.plan, new Set(ready.map(({ worker }) => worker))) === 0;
+    if (covered) {
+      const peers = ready.map(({ worker, name, hello }) => ({ worker, name, node: hello!.node, dataAddresses: hello!.dataAddresses }));
+      for (const place of ready) {
+        this.#tell(place, { type: 'peers', epoch: this.epoch, peers });
+        place.state = 'serving';
+      }
+    }
+    this.#recount();
+  }
+
+  #lose(place: Place, error: SwitchyardError | null): void {
+    const reason = error?.message ?? 'it closed its stream';
+    Object.assign(place, vacancy(), { losses: place.losses + 1 });
+    this.#recount();
+    this.#log.warn({ worker: place.name, uncovered: this.#uncovered }, `worker lost: ${reason}`);
+    this.#events.onLost(place, new SwitchyardError('worker_lost', `worker ${place.name} was lost: ${reason}`));
+    this.#events.onChange();
+  }
+
+  #recount(): void {
+    const serving = this.places.filter(({ state }) => state === 'serving').map(({ worker }) => worker);
+    this.#uncovered = uncoveredExperts(this.#assignment.plan, new Set(serving));
+  }
+
+  /** A stream that has closed by now will say so itself. */
+  #tell(place: Place, message: Parameters<WorkerStream['send']>[0]): void {
+    try {
+      place.stream?.send(message);
+    } catch (error) {
+      this.#log.debug({ worker: place.name }, `not told ${message.type}: ${(error as Error).message}`);
+    }
+  }
+}
+
+function vacancy() {
+  return { state: 'absent' as PlaceState, stream: null, hello: null, ready: null, progress: null, failure: null, stats: null, statsAtMs: 0 };
+}

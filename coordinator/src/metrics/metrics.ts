@@ -1,0 +1,92 @@
+import type { Plan } from '@switchyard/proto';
+import { Gauge, Registry } from 'prom-client';
+import type { Membership } from '../membership/membership.ts';
+import { metricPrefix, vllmSuffixes } from './names.ts';
+import { RequestMetrics } from './request-metrics.ts';
+import { WorkerMetrics } from './worker-metrics.ts';
+
+export interface MetricsSubject {
+  model: string;
+  version: string;
+  plan: Plan;
+  planChecksum: string;
+  fingerprint(): string;
+}
+
+export interface QueueView {
+  readonly running: number;
+  readonly waiting: number;
+}
+
+/** Everything under /metrics. */
+export class Metrics {
+  readonly registry = new Registry();
+  readonly requests: RequestMetrics;
+  #workers: WorkerMetrics | null = null;
+  readonly #subject: MetricsSubject;
+  readonly #compat: 'none' | 'vllm';
+
+  constructor(subject: MetricsSubject, compat: 'none' | 'vllm') {
+    this.#subject = subject;
+    this.#compat = compat;
+    this.requests = new RequestMetrics(this.registry, subject.model);
+  }
+
+  get workers(): WorkerMetrics | null {
+    return this.#workers;
+  }
+
+  /** Metrics that need the cluster. Called once. */
+  watch(membership: Membership, queue: QueueView): void {
+    const { model, plan, planChecksum, version } = this.#subject;
+    this.#workers = new WorkerMetrics(this.registry, model, plan, membership.places);
+    const gauge = (suffix: string, help: string, value: () => number, labels: Record<string, string> = {}) => {
+      const all = { model_name: model, ...labels };
+      new Gauge({
+        name: metricPrefix + suffix,
+        help,
+        labelNames: Object.keys(all),
+        registers: [this.registry],
+        collect() {
+          this.set(all, value());
+        },
+      });
+    };
+    gauge('coordinator_sequences_running', 'Sequences with workers.', () => queue.running);
+    gauge('coordinator_sequences_waiting', 'Sequences waiting in the coordinator.', () => queue.waiting);
+    gauge('uncovered_experts', '(layer, expert) pairs without a serving worker.', () => membership.uncovered);
+    gauge('control_plane_up', '1 while the coordinator runs.', () => 1);
+    gauge('plan_info', 'The plan in force.', () => 1, { plan_id: planChecksum, epoch: String(membership.epoch) });
+    gauge('build_info', 'The version of the coordinator.', () => 1, { version });
+    gauge('cache_config_info', 'Blocks of 16 tokens over all workers.', () => membership.places.reduce((sum, { ready }) => sum + (ready?.kvBlocks ?? 0), 0), { block_size: '16' });
+    const replicas = plan.replicas.flat();
+    const { places } = membership;
+    new Gauge({
+      name: `${metricPrefix}expert_replicas`,
+      help: 'Replicas of experts by whether their worker serves.',
+      labelNames: ['model_name', 'state'],
+      registers: [this.registry],
+      collect() {
+        let serving = 0;
+        let all = 0;
+        for (const holders of replicas) {
+          all += holders.length;
+          for (const worker of holders) if (places[worker].state === 'serving') serving++;
+        }
+        this.set({ model_name: model, state: 'serving' }, serving);
+        this.set({ model_name: model, state: 'missing' }, all - serving);
+      },
+    });
+  }
+
+  get contentType(): string {
+    return this.registry.contentType;
+  }
+
+  async text(): Promise<string> {
+    const own = await this.registry.metrics();
+    if (this.#compat === 'none') return own;
+    const renamed = await Promise.all(vllmSuffixes.map((suffix) => this.registry.getSingleMetricAsString(metricPrefix + suffix)));
+    return own + renamed.map((text) => `${text.replaceAll(/^(# (?:HELP|TYPE) )?switchyard_/gm, '$1vllm:')}\n`).join('');
+  }
+}

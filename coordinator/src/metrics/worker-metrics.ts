@@ -1,0 +1,155 @@
+import type { Plan, Stats } from '@switchyard/proto';
+import { Counter, Gauge, type Registry } from 'prom-client';
+import type { Place } from '../membership/membership.ts';
+import { metricPrefix } from './names.ts';
+
+/** One series per (layer, expert) up to so many; a larger model has the imbalance per layer alone. */
+const expertSeriesMax = 4096;
+
+/** What each entry of `Stats.seconds` is. */
+export const activities = ['attention', 'exchange_wait', 'experts_own', 'experts_others', 'sampling', 'other', 'idle'] as const;
+
+/**
+ * What workers report once a second, as totals that survive their restarts. Gauges are read when someone asks.
+ */
+export class WorkerMetrics {
+  readonly #plan: Plan;
+  readonly #model: string;
+  readonly #places: readonly Place[];
+  readonly #counters: Record<'prompt' | 'generated' | 'preemptions' | 'queries' | 'hits' | 'rows' | 'nodes' | 'steps', Counter<string>>;
+  readonly #seconds: Counter<string>;
+  readonly #bytes: Counter<string>;
+  readonly #experts: Counter<string> | null;
+  /** Rows computed by each worker, (workers) of (moeLayers * experts). */
+  readonly #computed: Float64Array[];
+
+  constructor(registry: Registry, model: string, plan: Plan, places: readonly Place[]) {
+    this.#plan = plan;
+    this.#model = model;
+    this.#places = places;
+    const labelled = ['model_name', 'worker'];
+    const counter = (suffix: string, help: string, labelNames: string[] = labelled) =>
+      new Counter({ name: metricPrefix + suffix, help, labelNames, registers: [registry] });
+    this.#counters = {
+      prompt: counter('prompt_tokens_total', 'Prompt tokens computed.'),
+      generated: counter('generation_tokens_total', 'Tokens generated.'),
+      preemptions: counter('num_preemptions_total', 'Sequences whose cache was taken away and computed again.'),
+      queries: counter('prefix_cache_queries_total', 'Prompt tokens looked up in the prefix cache.'),
+      hits: counter('prefix_cache_hits_total', 'Prompt tokens found in the prefix cache.'),
+      rows: counter('rows_dispatched_total', '(row, layer) pairs that went through MoE layers.'),
+      nodes: counter('remote_nodes_visited_total', 'Distinct remote nodes visited, summed over (row, layer) pairs.'),
+      steps: counter('steps_total', 'Steps of the worker loop.'),
+    };
+    this.#seconds = counter('worker_seconds_total', 'What workers spent their time on.', [...labelled, 'activity']);
+    this.#bytes = counter('dispatch_bytes_total', 'Bytes sent between workers.', ['model_name', 'src', 'dst', 'locality']);
+    const series = plan.model.moeLayers.length * plan.model.experts;
+    this.#experts = series > expertSeriesMax ? null : counter('expert_tokens_total', 'Rows that each expert computed.', ['model_name', 'layer', 'expert']);
+    this.#computed = places.map(() => new Float64Array(series));
+    this.#createSeries();
+    this.#createGauges(registry);
+  }
+
+  /** @param previous what the same worker process said last, or null when it is a new one */
+  onStats(place: Place, previous: Stats | null, stats: Stats): void {
+    const worker = { model_name: this.#model, worker: place.name };
+    const add = (metric: Counter<string>, labels: Record<string, string>, now: number, before: number) => {
+      if (now > before) metric.inc(labels, now - before);
+    };
+    const { prompt, generated, preemptions, queries, hits, rows, nodes, steps } = this.#counters;
+    add(prompt, worker, stats.promptTokens, previous?.promptTokens ?? 0);
+    add(generated, worker, stats.generatedTokens, previous?.generatedTokens ?? 0);
+    add(preemptions, worker, stats.preemptions, previous?.preemptions ?? 0);
+    add(queries, worker, stats.prefixQueries, previous?.prefixQueries ?? 0);
+    add(hits, worker, stats.prefixHits, previous?.prefixHits ?? 0);
+    add(rows, worker, stats.rowsDispatched, previous?.rowsDispatched ?? 0);
+    add(nodes, worker, stats.remoteNodesVisited, previous?.remoteNodesVisited ?? 0);
+    add(steps, worker, stats.steps, previous?.steps ?? 0);
+    activities.forEach((activity, i) => {
+      add(this.#seconds, { ...worker, activity }, stats.seconds[i] ?? 0, previous?.seconds[i] ?? 0);
+    });
+    for (const link of stats.links) {
+      const peer = this.#places[link.peer];
+      if (peer === undefined) continue;
+      const before = previous?.links.find((other) => other.peer === link.peer)?.bytesSent ?? 0;
+      add(this.#bytes, this.#linkLabels(place, peer), link.bytesSent, before);
+    }
+    this.#addExperts(place, previous, stats);
+  }
+
+  /** Highest load of a worker over the mean, in rows computed of one layer. 1: perfectly even; 0: nothing computed yet. */
+  imbalance(layer: number): number {
+    const { experts } = this.#plan.model;
+    const loads = this.#computed.map((rows) => {
+      let sum = 0;
+      for (let e = 0; e < experts; e++) sum += rows[layer * experts + e];
+      return sum;
+    });
+    const total = loads.reduce((sum, load) => sum + load, 0);
+    return total === 0 ? 0 : Math.max(...loads) / (total / loads.length);
+  }
+
+  #addExperts(place: Place, previous: Stats | null, stats: Stats): void {
+    const computed = this.#computed[place.worker];
+    const { experts, moeLayers } = this.#plan.model;
+    if (stats.expertTokens.length !== computed.length) return;
+    for (let i = 0; i < computed.length; i++) {
+      const more = stats.expertTokens[i] - (previous?.expertTokens[i] ?? 0);
+      if (more <= 0) continue;
+      computed[i] += more;
+      this.#experts?.inc({ model_name: this.#model, layer: String(moeLayers[Math.floor(i / experts)]), expert: String(i % experts) }, more);
+    }
+  }
+
+  #linkLabels(from: Place, to: Place): Record<string, string> {
+    return { model_name: this.#model, src: from.name, dst: to.name, locality: from.node === to.node ? 'node' : 'remote' };
+  }
+
+  #createSeries(): void {
+    for (const place of this.#places) {
+      const worker = { model_name: this.#model, worker: place.name };
+      for (const metric of Object.values(this.#counters)) metric.inc(worker, 0);
+      for (const activity of activities) this.#seconds.inc({ ...worker, activity }, 0);
+      for (const peer of this.#places) if (peer !== place) this.#bytes.inc(this.#linkLabels(place, peer), 0);
+    }
+    const { moeLayers, experts } = this.#plan.model;
+    for (const layer of moeLayers) for (let e = 0; e < experts; e++) this.#experts?.inc({ model_name: this.#model, layer: String(layer), expert: String(e) }, 0);
+  }
+
+  #createGauges(registry: Registry): void {
+    const model_name = this.#model;
+    const perWorker = (suffix: string, help: string, value: (place: Place) => number) => {
+      const places = this.#places;
+      new Gauge({
+        name: metricPrefix + suffix,
+        help,
+        labelNames: ['model_name', 'worker'],
+        registers: [registry],
+        collect() {
+          for (const place of places) this.set({ model_name, worker: place.name }, value(place));
+        },
+      });
+    };
+    perWorker('num_requests_running', 'Sequences in the batch.', ({ stats }) => stats?.running ?? 0);
+    perWorker('num_requests_waiting', 'Sequences waiting on the worker.', ({ stats }) => stats?.waiting ?? 0);
+    perWorker('kv_cache_usage_perc', 'Share of the cache in use, 0 to 1.', ({ stats }) => (stats === null || stats.kvBlocks === 0 ? 0 : stats.kvBlocksUsed / stats.kvBlocks));
+    perWorker('worker_up', '1 while the worker serves.', ({ state }) => (state === 'serving' ? 1 : 0));
+    perWorker('worker_losses', 'How often the worker was lost.', ({ losses }) => losses);
+    perWorker('worker_resident_bytes', 'Weights held in memory.', ({ ready, stats }) => stats?.residentBytes ?? ready?.residentBytes ?? 0);
+    perWorker('step_last_timestamp_seconds', 'When the worker last ended a step, Unix time; 0: it has said nothing yet.', ({ stats, statsAtMs }) =>
+      stats === null ? 0 : (Date.now() - (performance.now() - statsAtMs) - stats.lastStepAgeMs) / 1000,
+    );
+    const imbalance = (layer: number) => this.imbalance(layer);
+    const { moeLayers } = this.#plan.model;
+    new Gauge({
+      name: `${metricPrefix}rank_imbalance_ratio`,
+      help: 'Highest load of a worker over the mean, rows of one layer since start.',
+      labelNames: ['model_name', 'layer'],
+      registers: [registry],
+      collect() {
+        moeLayers.forEach((layer, i) => {
+          this.set({ model_name, layer: String(layer) }, imbalance(i));
+        });
+      },
+    });
+  }
+}

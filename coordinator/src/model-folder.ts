@@ -1,0 +1,119 @@
+import path from 'node:path';
+import { limits, type Plan, SwitchyardError } from '@switchyard/proto';
+import { readJson } from './tokenizing/tokenizer-folder.ts';
+
+/** What the coordinator must know of a checkpoint besides its text: where the experts are, how long a sequence may be, and how its authors sample. */
+export interface ModelFolder {
+  dir: string;
+  plan: Plan['model'];
+  /** Experts of a token. */
+  topK: number;
+  vocab: number;
+  /** Tokens of one sequence; null when config.json does not say. */
+  contextMax: number | null;
+  /** Tokens that end an answer. */
+  eosTokens: number[];
+  sampling: SamplingDefaults;
+}
+
+/** From generation_config.json, where it says so; else neutral. */
+export interface SamplingDefaults {
+  temperature: number;
+  topP: number;
+  topK: number;
+  minP: number;
+  repetitionPenalty: number;
+}
+
+const topKKeys = ['num_experts_per_tok', 'experts_per_token', 'moe_topk', 'moe_k'];
+
+type Json = Record<string, unknown>;
+
+/** @throws SwitchyardError `bad_checkpoint` naming file and field. */
+export function readModelFolder(dir: string): ModelFolder {
+  const file = path.join(dir, 'config.json');
+  const config = readJson(file, limits.configBytesMax) as Json | null;
+  if (config === null) throw new SwitchyardError('bad_checkpoint', `${file}: no such file`);
+  const generation = (readJson(path.join(dir, 'generation_config.json'), limits.configBytesMax) ?? {}) as Json;
+  const fields = new ConfigFields(file, config);
+  return {
+    dir,
+    plan: moeShape(fields),
+    topK: fields.whole(topKKeys, 1, limits.topKMax) ?? fields.missing(topKKeys.join(' or ')),
+    vocab: fields.whole(['vocab_size'], 1, 2 ** 31) ?? fields.missing('vocab_size'),
+    contextMax: fields.whole(['max_position_embeddings', 'n_positions'], 1, 2 ** 31),
+    eosTokens: tokenList(generation.eos_token_id ?? config.eos_token_id),
+    sampling: samplingDefaults(generation),
+  };
+}
+
+/** Which layers have experts, and how many: the keys under which families say so. */
+function moeShape(fields: ConfigFields): Plan['model'] {
+  const type = fields.text('model_type') ?? fields.missing('model_type');
+  const layers = fields.whole(['num_hidden_layers', 'num_layers', 'n_layer'], 1, 10_000) ?? fields.missing('num_hidden_layers');
+  const expertKeys = ['num_local_experts', 'num_experts', 'n_routed_experts', 'moe_num_experts'];
+  const experts = fields.whole(expertKeys, 1, limits.expertsMax) ?? fields.missing(expertKeys.join(' or '));
+  const denseFirst = fields.whole(['first_k_dense_replace'], 0, 10_000) ?? 0;
+  const every = fields.whole(['moe_layer_freq', 'decoder_sparse_step'], 1, 10_000) ?? 1;
+  // decoder_sparse_step counts layers from 1, moe_layer_freq from 0.
+  const countFrom = fields.whole(['decoder_sparse_step'], 1, 10_000) === null ? 0 : 1;
+  const dense = new Set(fields.wholeList('mlp_only_layers'));
+  const moeLayers: number[] = [];
+  for (let layer = 0; layer < layers; layer++) {
+    if (layer >= denseFirst && (layer + countFrom) % every === 0 && !dense.has(layer)) moeLayers.push(layer);
+  }
+  return { type, moeLayers, experts };
+}
+
+function samplingDefaults(generation: Json): SamplingDefaults {
+  const number = (key: string, fallback: number) => (typeof generation[key] === 'number' ? (generation[key] as number) : fallback);
+  if (generation.do_sample === false) return { temperature: 0, topP: 1, topK: 0, minP: 0, repetitionPenalty: number('repetition_penalty', 1) };
+  return {
+    temperature: number('temperature', 1),
+    topP: number('top_p', 1),
+    topK: Math.max(0, number('top_k', 0)),
+    minP: number('min_p', 0),
+    repetitionPenalty: number('repetition_penalty', 1),
+  };
+}
+
+function tokenList(value: unknown): number[] {
+  const list = Array.isArray(value) ? value : [value];
+  return list.filter((token): token is number => Number.isInteger(token) && (token as number) >= 0);
+}
+
+class ConfigFields {
+  readonly #file: string;
+  readonly #config: Json;
+
+  constructor(file: string, config: Json) {
+    this.#file = file;
+    this.#config = config;
+  }
+
+  /** The first of the keys that is there; null when none is. */
+  whole(keys: readonly string[], min: number, max: number): number | null {
+    const key = keys.find((name) => this.#config[name] !== undefined && this.#config[name] !== null);
+    if (key === undefined) return null;
+    const value = this.#config[key];
+    if (!Number.isInteger(value) || (value as number) < min || (value as number) > max)
+      throw new SwitchyardError('bad_checkpoint', `${this.#file}: ${key} is ${JSON.stringify(value)}; a whole number from ${min} to ${max} is needed`);
+    return value as number;
+  }
+
+  text(key: string): string | null {
+    const value = this.#config[key];
+    return typeof value === 'string' && value !== '' ? value : null;
+  }
+
+  wholeList(key: string): number[] {
+    const value = this.#config[key] ?? [];
+    if (!Array.isArray(value) || value.some((item) => !Number.isInteger(item)))
+      throw new SwitchyardError('bad_checkpoint', `${this.#file}: ${key} must be a list of whole numbers`);
+    return value as number[];
+  }
+
+  missing(key: string): never {
+    throw new SwitchyardError('bad_checkpoint', `${this.#file}: ${key} is missing`);
+  }
+}

@@ -1,0 +1,168 @@
+import { Finish, type PromptLogprobs, type Sampling, type SwitchyardError, type TopLogprobs } from '@switchyard/proto';
+import { StopStrings } from '../tokenizing/stop-strings.ts';
+import { TextStream, type TokenPieces } from '../tokenizing/text-stream.ts';
+import type { HomeChoice } from './home-choice.ts';
+
+/** What one sequence is asked for. */
+export interface AnswerSpec {
+  prompt: number[];
+  maxTokens: number;
+  minTokens: number;
+  sampling: Sampling;
+  /** End the answer; left out of its text. Those that the client named come first. */
+  stopTokens: number[];
+  clientStopTokens: number;
+  ignoreEos: boolean;
+  stopStrings: string[];
+  includeStop: boolean;
+  skipSpecial: boolean;
+  wantLogprob: boolean;
+  /** Alternatives per token. */
+  topLogprobs: number;
+  /** Logprobs of the prompt's tokens too. */
+  promptLogprobs: boolean;
+  returnTokenIds: boolean;
+  tenant: string;
+  domain: string;
+  traceId: string;
+}
+
+/** A token as its client wants to know it. */
+export interface TokenReport {
+  token: number;
+  /** Null for the first token of a prompt. */
+  logprob: number | null;
+  top: TopLogprobs | null;
+  /** Characters (code points) of the answer before it. */
+  offset: number;
+}
+
+export type FinishReason = 'stop' | 'length';
+
+/** Who receives an answer as it comes. Exactly one of `onEnd` and `onFailed` is called, and nothing after it. */
+export interface AnswerListener {
+  /** Text and, in `answer.reports` and `answer.ids`, what belongs to it; the listener takes those away. */
+  onPiece(answer: Answer, text: string): void;
+  onEnd(answer: Answer, reason: FinishReason): void;
+  onFailed(answer: Answer, error: SwitchyardError): void;
+  /** All that one message brought has been handed over. */
+  flush(): void;
+}
+
+/** One sequence on its way from a worker to a client: ids become text, stop strings end it, log-probabilities go along. */
+export class Answer {
+  readonly index: number;
+  readonly spec: AnswerSpec;
+  readonly listener: AnswerListener;
+  /** Given when it is submitted; unique per life of the coordinator. */
+  request = -1;
+  home: HomeChoice | null = null;
+  /** Milliseconds of performance.now. */
+  arrivedMs = 0;
+  submittedMs = 0;
+  firstTokenMs = 0;
+  lastTokenMs = 0;
+  completionTokens = 0;
+  cachedTokens = 0;
+  /** Not yet taken by the listener. */
+  reports: TokenReport[] = [];
+  ids: number[] = [];
+  promptReports: TokenReport[] | null = null;
+  /** The client has had its end; the worker's may be on its way. */
+  closed = false;
+  readonly #pieces: TokenPieces;
+  readonly #specialIds: ReadonlySet<number>;
+  readonly #stream: TextStream;
+  readonly #stops: StopStrings | null;
+  #offset = 0;
+
+  constructor(index: number, spec: AnswerSpec, listener: AnswerListener, pieces: TokenPieces, specialIds: ReadonlySet<number>) {
+    this.index = index;
+    this.spec = spec;
+    this.listener = listener;
+    this.#pieces = pieces;
+    this.#specialIds = specialIds;
+    this.#stream = new TextStream(pieces);
+    this.#stops = spec.stopStrings.length === 0 ? null : new StopStrings(spec.stopStrings, spec.includeStop);
+  }
+
+  /** Logprobs of the prompt's tokens from the second on. Text of an echoed prompt precedes the answer, and so its offsets. */
+  acceptPrompt({ logprob, top }: PromptLogprobs): void {
+    const stream = new TextStream(this.#pieces);
+    let offset = 0;
+    this.promptReports = this.spec.prompt.map((token, i) => {
+      const report = { token, logprob: i === 0 ? null : logprob[i - 1], top: i === 0 ? null : (top[i - 1] ?? null), offset };
+      offset += codePoints(stream.push(token));
+      return report;
+    });
+  }
+
+  /** Characters that come before the first token of the answer. */
+  startAt(offset: number): void {
+    this.#offset = offset;
+  }
+
+  /**
+   * One generated token.
+   *
+   * @returns true when the answer has ended and its worker does not know yet: a stop string is text, which workers never see
+   */
+  accept(token: number, finish: number, logprob: number | null, top: TopLogprobs | null): boolean {
+    this.completionTokens++;
+    if (this.spec.returnTokenIds) this.ids.push(token);
+    if (logprob !== null) this.reports.push({ token, logprob, top, offset: this.#offset });
+    const piece = this.#shown(token, finish) ? this.#stream.push(token) : '';
+    if (logprob !== null) this.#offset += codePoints(piece);
+    const watched = this.#stops !== null && this.completionTokens > this.spec.minTokens;
+    const { text, stopped } = watched ? this.#stops!.push(piece) : { text: piece, stopped: false };
+    if (stopped) this.#end(text, 'stop');
+    else if (finish !== Finish.none) this.#end(text + this.#rest(), finish === Finish.stop ? 'stop' : 'length');
+    else if (text !== '' || this.reports.length > 0) this.listener.onPiece(this, text);
+    return stopped && finish === Finish.none;
+  }
+
+  /** An end that brings no token. */
+  acceptEnd(): void {
+    this.#end(this.#rest(), 'length');
+  }
+
+  fail(error: SwitchyardError): void {
+    if (this.closed) return;
+    this.closed = true;
+    this.listener.onFailed(this, error);
+  }
+
+  #end(text: string, reason: FinishReason): void {
+    this.closed = true;
+    if (text !== '' || this.reports.length > 0 || this.ids.length > 0) this.listener.onPiece(this, text);
+    this.listener.onEnd(this, reason);
+  }
+
+  /** Whether a token is part of the text: special tokens are not unless asked for, nor is the token that ended the answer. */
+  #shown(token: number, finish: number): boolean {
+    if (finish === Finish.stop && !this.#isIncludedStop(token)) return false;
+    return !(this.spec.skipSpecial && this.#specialIds.has(token));
+  }
+
+  #isIncludedStop(token: number): boolean {
+    return this.spec.includeStop && this.spec.stopTokens.indexOf(token) < this.spec.clientStopTokens;
+  }
+
+  /** Text held back so far: half a character, or what looked like the beginning of a stop string. */
+  #rest(): string {
+    const half = this.#stream.end();
+    if (this.#stops === null) return half;
+    const { text, stopped } = half === '' ? { text: '', stopped: false } : this.#stops.push(half);
+    return stopped ? text : text + this.#stops.end();
+  }
+}
+
+/** Length as other languages count it. */
+export function codePoints(text: string): number {
+  let count = text.length;
+  for (let i = 0; i < text.length; i++) {
+    const code = text.charCodeAt(i);
+    if (code >= 0xd800 && code < 0xdc00) count--;
+  }
+  return count;
+}

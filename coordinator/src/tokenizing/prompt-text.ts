@@ -1,0 +1,86 @@
+import { SwitchyardError } from '@switchyard/proto';
+import { bounds } from '../bounds.ts';
+import { ChatTemplate, type Conversation } from './chat-template.ts';
+import { TextTokenizer, tooManyPrivate } from './text-tokenizer.ts';
+import type { TokenizerFolder } from './tokenizer-folder.ts';
+
+/** Everything that can be asked to become token ids. */
+export type PromptText =
+  | { kind: 'conversation'; conversation: Conversation }
+  /** `controls`: control tokens in the text are read as such. */
+  | { kind: 'text'; text: string; addSpecialTokens: boolean; controls: boolean };
+
+/** Turns prompts into token ids: the checkpoint's tokenizer and chat template together. */
+export class PromptEncoder {
+  readonly tokenizer: TextTokenizer;
+  readonly template: ChatTemplate | null;
+
+  constructor(folder: TokenizerFolder) {
+    this.tokenizer = new TextTokenizer(folder);
+    this.template = ChatTemplate.of(folder);
+  }
+
+  /** @throws SwitchyardError `invalid_request` */
+  encode(prompt: PromptText): number[] {
+    if (prompt.kind === 'conversation') return this.#encodeConversation(prompt.conversation);
+    const { text, addSpecialTokens, controls } = prompt;
+    return controls ? this.tokenizer.encodePrompt(text, addSpecialTokens) : this.tokenizer.encodeText(text, addSpecialTokens);
+  }
+
+  #encodeConversation(conversation: Conversation): number[] {
+    if (this.template === null)
+      throw new SwitchyardError('invalid_request', 'this model has no chat template: use /v1/completions', { param: 'messages' });
+    const { messages, tools, variables } = conversation;
+    const texts: string[] = [];
+    collectTexts([messages, tools, variables], texts, 0);
+    const standIns = this.tokenizer.shield.standIns(texts);
+    if (standIns === null) throw tooManyPrivate();
+    const shield = (text: string) => standIns.shield(text);
+    const rendered = this.template.render({
+      ...conversation,
+      messages: messages.map((message) => {
+        // Roles come from a fixed list; templates build control tokens from them.
+        const { role, ...rest } = message;
+        const lenient = role === 'assistant';
+        return { role, ...(mapTexts(rest, (text) => standIns.shield(text, lenient)) as { content: string | null }) };
+      }),
+      tools: tools === null ? null : (mapTexts(tools, shield) as unknown[]),
+      variables: mapTexts(variables, shield) as Record<string, unknown>,
+    });
+    return this.tokenizer.encodeShielded(rendered, standIns);
+  }
+}
+
+/** Characters of all texts in the prompt. */
+export function promptChars(prompt: PromptText): number {
+  if (prompt.kind === 'text') return prompt.text.length;
+  const texts: string[] = [];
+  const { messages, tools, variables } = prompt.conversation;
+  collectTexts([messages, tools, variables], texts, 0);
+  return texts.reduce((sum, text) => sum + text.length, 0);
+}
+
+function collectTexts(value: unknown, into: string[], depth: number): void {
+  checkDepth(depth);
+  if (typeof value === 'string') into.push(value);
+  else if (Array.isArray(value)) for (const item of value) collectTexts(item, into, depth + 1);
+  else if (typeof value === 'object' && value !== null) {
+    for (const [key, item] of Object.entries(value)) {
+      into.push(key);
+      collectTexts(item, into, depth + 1);
+    }
+  }
+}
+
+/** The same value with every string replaced, keys included: they are part of what a client writes. */
+function mapTexts(value: unknown, replace: (text: string) => string): unknown {
+  if (typeof value === 'string') return replace(value);
+  if (Array.isArray(value)) return value.map((item) => mapTexts(item, replace));
+  if (typeof value !== 'object' || value === null) return value;
+  return Object.fromEntries(Object.entries(value).map(([key, item]) => [replace(key), mapTexts(item, replace)]));
+}
+
+function checkDepth(depth: number): void {
+  if (depth > bounds.jsonDepthMax)
+    throw new SwitchyardError('invalid_request', `messages and tools are nested deeper than ${bounds.jsonDepthMax} levels`, { param: 'messages' });
+}

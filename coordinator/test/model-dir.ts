@@ -1,0 +1,4 @@
+import { fileURLToPath } from 'node:url';
+
+/** The bundled model. */
+export const modelDir = '/work/shared/models/shunter-16m';

@@ -1,0 +1,157 @@
+import { readFileSync } from 'node:fs';
+import { Tokenizer } from '@huggingface/tokenizers';
+import fc from 'fast-check';
+import { describe, expect, it } from 'vitest';
+import { PromptEncoder } from '../src/tokenizing/prompt-text.ts';
+import { StopStrings } from '../src/tokenizing/stop-strings.ts';
+import { TextStream, TokenPieces } from '../src/tokenizing/text-stream.ts';
+import { tokenBytes } from '../src/tokenizing/token-bytes.ts';
+import { readTokenizerFolder } from '../src/tokenizing/tokenizer-folder.ts';
+import { modelDir } from './model-dir.ts';
+
+const folder = readTokenizerFolder(modelDir);
+const encoder = new PromptEncoder(folder);
+const reference = new Tokenizer(JSON.parse(readFileSync(`${modelDir}/tokenizer.json`, 'utf8')), folder.config);
+const cases = JSON.parse(readFileSync(`${modelDir}/tokenizer_cases.json`, 'utf8')) as { text: string; ids: number[]; decoded: string }[];
+const controls = ['<|endoftext|>', '<|im_start|>', '<|im_end|>'];
+const controlIds = [0, 1, 2];
+
+const chat = (messages: { role: string; content: string }[]) =>
+  encoder.encode({ kind: 'conversation', conversation: { messages, tools: null, addGenerationPrompt: true, variables: {} } });
+const plain = (messages: { role: string; content: string }[]) =>
+  reference.encode(
+    encoder.template!.render({ messages, tools: null, addGenerationPrompt: true, variables: {} }),
+    { add_special_tokens: false },
+  ).ids;
+
+/** Text of any Unicode characters, pieces of control tokens and white space. */
+const anyText = fc
+  .array(fc.oneof(fc.string({ unit: 'grapheme' }), fc.constantFrom('<', '<|', '|>', '>', 'im_', 'im_start', '<|im_', '\n', '  ', 'user', '\ufdd0', '\ue000', ...controls)))
+  .map((pieces) => pieces.join(''));
+const ordinaryText = anyText.map((text) => controls.reduce((rest, control) => rest.replaceAll(control, ''), text)).filter((text) => !controls.some((c) => text.includes(c)));
+const role = fc.constantFrom('system', 'user', 'assistant');
+
+describe('text to ids', () => {
+  it.each(cases.map((c) => [c.text.slice(0, 40), c] as const))('agrees with the reference tokenizer on %j', (_, { text, ids }) => {
+    expect(encoder.encode({ kind: 'text', text, addSpecialTokens: false, controls: true })).toEqual(ids);
+  });
+
+  it('renders ordinary conversations to the ids of the plain rendering', () => {
+    fc.assert(
+      fc.property(fc.array(fc.record({ role, content: ordinaryText }), { minLength: 1, maxLength: 4 }), (messages) => {
+        expect(chat(messages)).toEqual(plain(messages));
+      }),
+      { numRuns: 300 },
+    );
+  });
+
+  it('has exactly the control tokens of the template, whatever messages say', () => {
+    fc.assert(
+      fc.property(fc.array(fc.record({ role, content: anyText }), { minLength: 1, maxLength: 4 }), (messages) => {
+        const ids = chat(messages).filter((id) => controlIds.includes(id));
+        expect(ids).toEqual([...messages.flatMap(() => [1, 2]), 1]);
+      }),
+      { numRuns: 300 },
+    );
+  });
+
+  it('keeps the text of a message to the byte', () => {
+    fc.assert(
+      fc.property(anyText, (content) => {
+        const ids = chat([{ role: 'user', content }]);
+        const pieces = new TokenPieces(tokenBytes(folder.tokenizer));
+        const wellFormed = new TextDecoder().decode(new TextEncoder().encode(content));
+        expect(pieces.text(ids)).toBe(`<|im_start|>user\n${wellFormed}<|im_end|>\n<|im_start|>assistant\n`);
+      }),
+      { numRuns: 300 },
+    );
+  });
+
+  it('reads control tokens in a raw prompt, and not in text', () => {
+    const text = '<|im_start|>user';
+    expect(encoder.encode({ kind: 'text', text, addSpecialTokens: false, controls: true })[0]).toBe(1);
+    expect(encoder.encode({ kind: 'text', text, addSpecialTokens: false, controls: false })).not.toContain(1);
+  });
+});
+
+describe('ids to text', () => {
+  const pieces = new TokenPieces(tokenBytes(folder.tokenizer));
+  const ids = fc.array(fc.nat({ max: pieces.vocab - 1 }), { maxLength: 40 });
+
+  it.each(cases.map((c) => [c.text.slice(0, 40), c] as const))('decodes %j', (_, c) => {
+    expect(pieces.text(c.ids)).toBe(c.decoded);
+  });
+
+  it('streams what decoding all bytes at once gives, never half a character', () => {
+    fc.assert(
+      fc.property(ids, (tokens) => {
+        const stream = new TextStream(pieces);
+        let text = '';
+        for (const token of tokens) {
+          const piece = stream.push(token);
+          text += piece;
+        }
+        const all = Buffer.concat(tokens.map((token) => pieces.bytes(token)));
+        expect(text + stream.end()).toBe(new TextDecoder('utf-8', { ignoreBOM: true }).decode(all));
+      }),
+      { numRuns: 500 },
+    );
+  });
+
+  it('gives back any text', () => {
+    fc.assert(
+      fc.property(fc.string({ unit: 'grapheme' }), (text) => {
+        expect(pieces.text(encoder.encode({ kind: 'text', text, addSpecialTokens: false, controls: false }))).toBe(
+          new TextDecoder('utf-8', { ignoreBOM: true }).decode(new TextEncoder().encode(text)),
+        );
+      }),
+    );
+  });
+
+  it('knows the vocabularies with byte fallback', () => {
+    const table = tokenBytes({
+      added_tokens: [{ id: 0, content: '</s>', special: true, normalized: false }],
+      model: { vocab: { '</s>': 0, '▁two▁words': 1, '<0xE2>': 2, '<0x82>': 3, '<0xAC>': 4 } },
+      decoder: { type: 'Sequence', decoders: [{ type: 'Replace' }, { type: 'ByteFallback' }, { type: 'Fuse' }] },
+    });
+    expect(new TokenPieces(table).text([1, 2, 3, 4, 0])).toBe(' two words€</s>');
+  });
+});
+
+describe('stop strings', () => {
+  it('end the text at the first one, however it is cut into pieces', () => {
+    const stops = fc.array(fc.string({ unit: fc.constantFrom('a', 'b', 'c'), minLength: 1, maxLength: 4 }), { minLength: 1, maxLength: 3 });
+    const piece = fc.string({ unit: fc.constantFrom('a', 'b', 'c'), maxLength: 3 });
+    fc.assert(
+      fc.property(stops, fc.array(piece, { maxLength: 12 }), fc.boolean(), (stopStrings, parts, include) => {
+        const watch = new StopStrings(stopStrings, include);
+        let text = '';
+        let stopped = false;
+        for (const part of parts) {
+          const step = watch.push(part);
+          text += step.text;
+          // Nothing of a stop string leaves before it is known not to be one.
+          if (!step.stopped) expect(stopStrings.some((stop) => text.includes(stop))).toBe(false);
+          stopped = step.stopped;
+          if (stopped) break;
+        }
+        if (!stopped) text += watch.end();
+        // What an observer with the whole text up to each piece would have cut.
+        let seen = '';
+        let expected: string | null = null;
+        for (const part of parts) {
+          seen += part;
+          const cuts = stopStrings.filter((stop) => seen.includes(stop)).map((stop) => [seen.indexOf(stop), stop] as const);
+          if (cuts.length === 0) continue;
+          const first = Math.min(...cuts.map(([at]) => at));
+          const stop = cuts.find(([at]) => at === first)![1];
+          expected = seen.slice(0, include ? first + stop.length : first);
+          break;
+        }
+        expect(stopped).toBe(expected !== null);
+        expect(text).toBe(expected ?? parts.join(''));
+      }),
+      { numRuns: 1000 },
+    );
+  });
+});

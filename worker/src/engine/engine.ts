@@ -80,7 +80,8 @@ export class Engine {
   private idleSinceMs = performance.now();
   private idleOthers = 0;
   private lastStepEndMs = performance.now();
-  private msPerRow = 0;
+  /** Smoothed; unknown at first, so that the first prompt of a large model does not silence the worker for seconds. */
+  private msPerRow = LONG_STEP_MS;
   private refusing: SwitchyardError | null = null;
   private drained: (() => void)[] = [];
   /** Set by the control plane; routing traces reveal prompts, so they are off until someone asks. */
@@ -319,7 +320,7 @@ export class Engine {
         this.residency.publish(sequence);
       }
       if (sequence.failure !== null || sequence.cancelled) this.end(sequence);
-      else if (logit > firstLogit) this.read(sequence, firstLogit, logit);
+      else if (logit > firstLogit) this.readOrFail(sequence, firstLogit, logit);
     }
     this.forgetEnded();
     this.counters.steps++;
@@ -346,6 +347,16 @@ export class Engine {
       seconds[Activity.expertsOthers] +
       seconds[Activity.sampling]
     );
+  }
+
+  /** Logits that cannot be read (no number among them) end their own sequence only. */
+  private readOrFail(sequence: Sequence, first: number, end: number): void {
+    try {
+      this.read(sequence, first, end);
+    } catch (error) {
+      sequence.failure = asFailure(error, 'sampling failed');
+      this.end(sequence);
+    }
   }
 
   /** Reads the sequence's logit rows [first, end): logprobs of its prompt, and the next token once all tokens are computed. */
@@ -469,6 +480,11 @@ function isCancelled(sequence: Sequence): boolean {
 
 function isUnfinished(sequence: Sequence): boolean {
   return !sequence.finished;
+}
+
+function asFailure(error: unknown, what: string): SwitchyardError {
+  const code: ErrorCode = error instanceof SwitchyardError ? error.code : 'internal';
+  return new SwitchyardError(code, `${what}: ${error instanceof Error ? error.message : String(error)}`, { cause: error });
 }
 
 function nextTurn(): Promise<void> {

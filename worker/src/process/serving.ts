@@ -1,5 +1,5 @@
 import type { Native } from '@switchyard/native';
-import { type Peers, type Stats, SwitchyardError, type Tokens, type TraceRows } from '@switchyard/proto';
+import type { Peers, Stats, SwitchyardError, Tokens, TraceRows } from '@switchyard/proto';
 import { Counters } from '../engine/counters.ts';
 import { Engine } from '../engine/engine.ts';
 import { Activity, TimeSplit } from '../engine/time-split.ts';
@@ -92,12 +92,12 @@ export class Serving {
     };
   }
 
-  /** Ends everything. Sequences that still run are dropped; drain the engine first where that matters. */
-  async close(): Promise<void> {
-    this.engine.abandonAll();
+  /** Ends everything. Sequences that still run fail with `reason`; drain the engine first where that matters. */
+  async close(reason: SwitchyardError): Promise<void> {
+    this.engine.failAll(reason);
     // Without links no row is waited for any longer.
     await this.exchange.close();
-    await this.engine.drain(new SwitchyardError('shutting_down', 'the worker serves another assignment'));
+    await this.engine.drain(reason);
     this.server.serve(null);
     this.model.close();
   }

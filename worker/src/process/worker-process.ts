@@ -184,7 +184,7 @@ export class WorkerProcess {
     const loading = { assignment, abort: new AbortController() };
     this.loading = loading;
     this.turnover = this.turnover.then(async () => {
-      await this.serving?.close();
+      await this.serving?.close(new SwitchyardError('not_ready', `worker ${this.options.flags.name} was given another plan`));
       this.serving = null;
       if (loading.abort.signal.aborted) return;
       await this.load(assignment, loading.abort.signal);
@@ -286,7 +286,7 @@ export class WorkerProcess {
   private async release(): Promise<void> {
     this.loading?.abort.abort();
     await this.turnover;
-    await this.serving?.close();
+    await this.serving?.close(new SwitchyardError('shutting_down', `worker ${this.options.flags.name} is shutting down`));
     this.serving = null;
     await this.server.close();
     await this.listeners?.close();

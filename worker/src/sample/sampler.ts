@@ -24,17 +24,19 @@ export interface Choice {
  */
 export class Sampler {
   private readonly vocab: number;
-  /** Adjusted logits, then logits over temperature. (vocab) */
+  /** Logits after bias, penalties and mask. (vocab) */
   private readonly adjusted: Float64Array;
-  /** Tokens still in the draw, ascending, and their masses exp(z - max). (vocab) */
-  private readonly candidate: Int32Array;
+  private readonly everyToken: Int32Array;
+  /** Tokens still in the draw, ascending, and beside each its mass exp((z - max) / temperature). (vocab) */
+  private readonly kept: Int32Array;
   private readonly mass: Float64Array;
   private readonly selection: Selection;
 
   constructor(vocab: number) {
     this.vocab = vocab;
     this.adjusted = new Float64Array(vocab);
-    this.candidate = new Int32Array(vocab);
+    this.everyToken = Int32Array.from({ length: vocab }, (_, i) => i);
+    this.kept = new Int32Array(vocab);
     this.mass = new Float64Array(vocab);
     this.selection = new Selection(vocab);
   }
@@ -63,52 +65,65 @@ export class Sampler {
   }
 
   private draw(max: number, { sampling, index }: Choice): number {
-    const { adjusted, candidate, mass, vocab } = this;
+    const { adjusted, mass, selection, vocab } = this;
+    const perUnit = 1 / sampling.temperature;
+    let tokens = this.everyToken;
     let count = vocab;
-    for (let i = 0; i < vocab; i++) candidate[i] = i;
     if (sampling.topK > 0 && sampling.topK < vocab) {
-      count = this.selection.keepLargest(adjusted, candidate, count, max, sampling.topK);
+      count = selection.keepLargest(adjusted, max, sampling.topK, this.kept);
+      tokens = this.kept;
     }
-    let total = 0;
-    for (let i = 0; i < count; i++) {
-      const m = expNonPositive((adjusted[candidate[i]] - max) / sampling.temperature);
-      mass[candidate[i]] = m;
-      total += m;
-    }
+    let total = weigh(adjusted, tokens, count, max, perUnit, mass);
     if (sampling.topP < 1) {
-      count = this.selection.keepMass(mass, candidate, count, sampling.topP * total);
-      total = 0;
-      for (let i = 0; i < count; i++) total += mass[candidate[i]];
+      count = selection.keepMass(tokens, mass, count, sampling.topP * total, this.kept);
+      tokens = this.kept;
     }
+    // The largest mass is exp(0) = 1, so min-p is a plain threshold.
     if (sampling.minP > 0) {
-      // The largest mass is exp(0) = 1, so min-p is a plain threshold.
-      let kept = 0;
+      count = keepAbove(sampling.minP, tokens, mass, count, this.kept);
+      tokens = this.kept;
+    }
+    if (count < vocab) {
       total = 0;
-      for (let i = 0; i < count; i++) {
-        const token = candidate[i];
-        if (mass[token] < sampling.minP) continue;
-        candidate[kept++] = token;
-        total += mass[token];
-      }
-      count = kept;
+      for (let i = 0; i < count; i++) total += mass[i];
     }
-    return this.walk(count, uniformAt(sampling.seed, index) * total);
+    return walk(tokens, mass, count, uniformAt(sampling.seed, index) * total);
   }
+}
 
-  /** The candidate in whose share of the total mass the point lies. */
-  private walk(count: number, point: number): number {
-    const { candidate, mass } = this;
-    let passed = 0;
-    let last = candidate[0];
-    for (let i = 0; i < count; i++) {
-      const m = mass[candidate[i]];
-      if (m === 0) continue;
-      last = candidate[i];
-      passed += m;
-      if (point < passed) return last;
-    }
-    return last; // the point fell on the rounding of the last sum
+/** Masses of the tokens beside them; returns their sum. A function of its own, for it is most of a choice's time and compiles best alone. */
+function weigh(key: Float64Array, tokens: Int32Array, count: number, max: number, perUnit: number, mass: Float64Array): number {
+  let total = 0;
+  for (let i = 0; i < count; i++) {
+    const m = expNonPositive((key[tokens[i]] - max) * perUnit);
+    mass[i] = m;
+    total += m;
   }
+  return total;
+}
+
+/** The token in whose share of the total mass the point lies. */
+function walk(tokens: Int32Array, mass: Float64Array, count: number, point: number): number {
+  let passed = 0;
+  let last = 0;
+  for (let i = 0; i < count; i++) {
+    if (mass[i] === 0) continue;
+    passed += mass[i];
+    if (point < passed) return tokens[i];
+    last = i;
+  }
+  return tokens[last]; // the point fell on the rounding of the last sum
+}
+
+/** Keeps masses of at least `least`, in place. `kept` may be `tokens`. */
+function keepAbove(least: number, tokens: Int32Array, mass: Float64Array, count: number, kept: Int32Array): number {
+  let out = 0;
+  for (let i = 0; i < count; i++) {
+    if (mass[i] < least) continue;
+    kept[out] = tokens[i];
+    mass[out++] = mass[i];
+  }
+  return out;
 }
 
 function isPlain({ sampling, history, masked }: Choice): boolean {
@@ -116,66 +131,90 @@ function isPlain({ sampling, history, masked }: Choice): boolean {
 }
 
 /**
- * Partial selection among candidates by descending key, ties to the lower id, without sorting them all: keys fall into buckets, whole buckets are kept until the
- * one where the cut lies, and only that one is sorted. Kept candidates stay in ascending id.
+ * Partial selection by descending key, ties to the lower id, without sorting everything: keys fall into buckets, whole buckets are kept up to the one where the
+ * cut lies, and only that one is sorted. What is kept stays in ascending id.
  */
 class Selection {
-  private static readonly BUCKETS = 1024;
   private readonly bucketOf: Uint16Array;
-  private readonly weight = new Float64Array(Selection.BUCKETS);
+  private readonly weight = new Float64Array(BUCKETS);
 
   constructor(vocab: number) {
     this.bucketOf = new Uint16Array(vocab);
   }
 
-  /** Keeps the `wanted` largest by `key`; buckets are 1/16 wide below `max`, the last takes the rest. Returns how many are left. */
-  keepLargest(key: Float64Array, candidate: Int32Array, count: number, max: number, wanted: number): number {
+  /** Writes the `wanted` tokens with the largest keys into `kept`; returns how many. */
+  keepLargest(key: Float64Array, max: number, wanted: number, kept: Int32Array): number {
     const { bucketOf, weight } = this;
     weight.fill(0);
-    for (let i = 0; i < count; i++) {
-      const bucket = Math.min(Math.floor((max - key[candidate[i]]) * 16), Selection.BUCKETS - 1);
-      bucketOf[candidate[i]] = bucket;
+    for (let i = 0; i < key.length; i++) {
+      const depth = (max - key[i]) * BUCKETS_PER_UNIT;
+      const bucket = depth < LAST_BUCKET ? depth | 0 : LAST_BUCKET;
+      bucketOf[i] = bucket;
       weight[bucket]++;
     }
-    return this.cut(key, candidate, count, wanted, null);
-  }
-
-  /** Keeps the smallest set whose mass reaches `wanted`, largest first. Buckets are eighths of a binary order of magnitude of the mass. */
-  keepMass(mass: Float64Array, candidate: Int32Array, count: number, wanted: number): number {
-    const { bucketOf, weight } = this;
-    weight.fill(0);
-    for (let i = 0; i < count; i++) {
-      const bucket = massBucket(mass[candidate[i]]);
-      bucketOf[candidate[i]] = bucket;
-      weight[bucket] += mass[candidate[i]];
-    }
-    return this.cut(mass, candidate, count, wanted, mass);
-  }
-
-  /** Keeps whole buckets, then members of the boundary bucket in order, until their weight (1 each when `unit` is null) reaches `wanted`. At least one stays. */
-  private cut(key: Float64Array, candidate: Int32Array, count: number, wanted: number, unit: Float64Array | null): number {
-    const { bucketOf, weight } = this;
     let boundary = 0;
-    let kept = 0;
-    while (boundary < Selection.BUCKETS - 1 && kept + weight[boundary] < wanted) kept += weight[boundary++];
-    const members: number[] = [];
-    for (let i = 0; i < count; i++) if (bucketOf[candidate[i]] === boundary) members.push(candidate[i]);
-    members.sort((a, b) => key[b] - key[a] || a - b);
-    let taken = 0;
-    while (taken < members.length && (kept < wanted || (boundary === 0 && taken === 0))) {
-      kept += unit === null ? 1 : unit[members[taken]];
-      taken++;
-    }
-    const chosen = new Set(taken === members.length ? [] : members.slice(0, taken));
+    let sure = 0;
+    while (sure + weight[boundary] < wanted) sure += weight[boundary++];
+    const chosen = this.ordered(boundary, key.length, key)
+      .slice(0, wanted - sure)
+      .sort((a, b) => a - b);
     let out = 0;
-    for (let i = 0; i < count; i++) {
-      const token = candidate[i];
-      const bucket = bucketOf[token];
-      if (bucket < boundary || (bucket === boundary && (taken === members.length || chosen.has(token)))) candidate[out++] = token;
+    let next = 0;
+    for (let i = 0; i < key.length; i++) {
+      if (bucketOf[i] > boundary) continue;
+      if (bucketOf[i] < boundary) kept[out++] = i;
+      else if (next < chosen.length && chosen[next] === i) {
+        kept[out++] = i;
+        next++;
+      }
     }
     return out;
   }
+
+  /**
+   * Keeps the smallest set of tokens, largest mass first, whose mass reaches `wanted`; one at least. `mass` is compacted in place, `kept` may be `tokens`.
+   * Returns how many are left.
+   */
+  keepMass(tokens: Int32Array, mass: Float64Array, count: number, wanted: number, kept: Int32Array): number {
+    const { bucketOf, weight } = this;
+    weight.fill(0);
+    for (let i = 0; i < count; i++) {
+      const bucket = massBucket(mass[i]);
+      bucketOf[i] = bucket;
+      weight[bucket] += mass[i];
+    }
+    let boundary = 0;
+    let sum = 0;
+    while (boundary < LAST_BUCKET && sum + weight[boundary] < wanted) sum += weight[boundary++];
+    const ordered = this.ordered(boundary, count, mass);
+    let taken = 0;
+    while (taken < ordered.length && (sum < wanted || (boundary === 0 && taken === 0))) sum += mass[ordered[taken++]];
+    const chosen = ordered.slice(0, taken).sort((a, b) => a - b);
+    let out = 0;
+    let next = 0;
+    for (let i = 0; i < count; i++) {
+      if (bucketOf[i] > boundary) continue;
+      if (bucketOf[i] === boundary) {
+        if (next === chosen.length || chosen[next] !== i) continue;
+        next++;
+      }
+      kept[out] = tokens[i];
+      mass[out++] = mass[i];
+    }
+    return out;
+  }
+
+  /** Places of a bucket's members, largest key first. */
+  private ordered(bucket: number, count: number, key: Float64Array): number[] {
+    const members: number[] = [];
+    for (let i = 0; i < count; i++) if (this.bucketOf[i] === bucket) members.push(i);
+    return members.sort((a, b) => key[b] - key[a] || a - b);
+  }
 }
+
+const BUCKETS = 1024;
+const LAST_BUCKET = BUCKETS - 1;
+const BUCKETS_PER_UNIT = 16;
 
 const massBits = new Float64Array(1);
 const massWords = new Uint32Array(massBits.buffer);
@@ -184,5 +223,5 @@ const massWords = new Uint32Array(massBits.buffer);
 function massBucket(mass: number): number {
   massBits[0] = mass;
   const eighths = (0x3ff00000 - massWords[1]) >> 17; // exponent and the three leading mantissa bits, from 1 downwards
-  return Math.min(Math.max(eighths, 0), 1023);
+  return Math.min(eighths, LAST_BUCKET);
 }

@@ -243,6 +243,41 @@ describe('Engine', () => {
   });
 });
 
+describe('kernels that refuse a batch', () => {
+  test('fail the requests in it with the reason, and the engine goes on', async () => {
+    const model = toyModel(shape, null);
+    const { runWhole } = model;
+    const poisoned: typeof model = {
+      ...model,
+      runWhole: (batch) => {
+        if (batch.token.subarray(0, batch.rows).includes(96)) throw new Error('row 0 of layer 1: a router score is NaN');
+        runWhole!(batch);
+      },
+      runSegment: (index, batch) => {
+        if (batch.token.subarray(0, batch.rows).includes(96)) throw new Error('row 0 of layer 1: a router score is NaN');
+        model.runSegment(index, batch);
+      },
+    };
+    const cluster = await InProcessCluster.start({
+      native: toyNative,
+      models: [poisoned],
+      plan: alone,
+      transport: new MemoryNetwork(),
+      addressOf: () => 'memory://w0',
+      maxBatchRows: 64,
+      maxSequences: 16,
+      maxLogitRows: 32,
+      prefixCache: true,
+      rowDeadlineMs: 20_000,
+    });
+    const bad = await cluster.run(0, submitOf([96]));
+    expect(bad.error).toEqual({ code: 'internal', message: 'the step failed: row 0 of layer 1: a router score is NaN' });
+    const good = submitOf([1, 2], { maxTokens: 3 });
+    expect([await cluster.run(0, good)]).toEqual(await runAlone([good]));
+    await cluster.close();
+  });
+});
+
 describe('a worker that dies', () => {
   // Expert 5 of every layer lives on w1 alone; the rest on w0.
   const halves = planOf(

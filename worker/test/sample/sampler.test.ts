@@ -33,7 +33,7 @@ function chooseSlowly(logits: Float32Array, { sampling, history, masked, index }
   if (sampling.temperature === 0) return kept[0];
   if (sampling.topK > 0) kept = kept.slice(0, sampling.topK);
   const max = z[kept[0]];
-  const mass = (id: number) => expNonPositive((z[id] - max) / sampling.temperature);
+  const mass = (id: number) => expNonPositive((z[id] - max) * (1 / sampling.temperature));
   const total = (ids: number[]) => [...ids].sort((a, b) => a - b).reduce((sum, id) => sum + mass(id), 0);
   if (sampling.topP < 1) {
     const wanted = sampling.topP * total(kept);

@@ -1,0 +1,106 @@
+import { accessSync, constants, existsSync, readFileSync } from 'node:fs';
+import path from 'node:path';
+import { Command } from 'commander';
+import { ApiClient, ApiError } from '../api/client.ts';
+import { findSession } from '../cluster/session.ts';
+import { CommandFailure, exitStatus } from '../failure.ts';
+import type { RecordingStatus } from '../trace/recording.ts';
+import { moveRecording, startRecording, stopRecording } from '../trace/recording.ts';
+import { interruptSignal } from './interrupt.ts';
+import { defaultUrl } from './server-options.ts';
+
+interface RecordOptions {
+  out: string;
+  url: string;
+  adminTokenFile?: string;
+  force?: boolean;
+  json?: boolean;
+}
+
+const requestMsMax = 60_000;
+
+export function traceRecordCommand(): Command {
+  return new Command('record')
+    .description('Record which experts the requests of a running server use, until Ctrl-C')
+    .requiredOption('--out <file>', 'file to write; it reveals prompts and is readable by you alone')
+    .option('--url <url>', 'server to record', defaultUrl)
+    .option('--admin-token-file <file>', "the server's admin token (not needed for your own `switchyard up` on this machine)")
+    .option('--force', 'replace an existing file')
+    .option('--json', 'print the counts as JSON')
+    .addHelpText(
+      'after',
+      `
+Give requests a domain with the header x-switchyard-domain, so that kinds of text can be told apart.
+
+Example:
+  $ switchyard trace record --out requests.trace`,
+    )
+    .action(async (options: RecordOptions) => {
+      checkTarget(options);
+      const { admin, local } = connectAsAdmin(options);
+      const interrupt = interruptSignal();
+      const name = `${path
+        .basename(options.out)
+        .replace(/[^\w.-]/g, '_')
+        .replace(/^[^\w]/, '_')
+        .slice(0, 64)}-${Date.now()}`;
+      await startRecording(admin, name).catch(explainRefusal(options.url));
+      process.stderr.write(`recording ${options.url}; Ctrl-C ends it\n`);
+      await new Promise<void>((resolve) => {
+        // The timer keeps the process alive while nothing else does.
+        const alive = setInterval(() => {}, 60_000);
+        interrupt.signal.addEventListener('abort', () => {
+          clearInterval(alive);
+          resolve();
+        });
+      });
+      const recorded = await stopRecording(admin);
+      admin.close();
+      interrupt.release();
+      const files = local ? moveRecording(recorded.files, options.out) : recorded.files;
+      report(options, recorded, files, local);
+    });
+}
+
+function checkTarget({ out, force }: RecordOptions): void {
+  if (existsSync(out) && !force) throw new CommandFailure(`--out ${out} exists: --force replaces it`, { status: exitStatus.usage });
+  try {
+    accessSync(path.dirname(path.resolve(out)), constants.W_OK);
+  } catch (error) {
+    throw new CommandFailure(`--out ${out}: ${(error as Error).message}`, { status: exitStatus.usage, cause: error });
+  }
+}
+
+/** Our own server on this machine tells its token and where its files are; for any other the token must be given and the files stay there. */
+function connectAsAdmin({ url, adminTokenFile }: RecordOptions): { admin: ApiClient; local: boolean } {
+  if (adminTokenFile !== undefined)
+    return { admin: new ApiClient({ url, apiKey: readFileSync(adminTokenFile, 'utf8').trim(), timeoutMs: requestMsMax }), local: false };
+  const session = findSession(new ApiClient({ url, apiKey: null, timeoutMs: requestMsMax }).baseUrl);
+  if (session === null)
+    throw new CommandFailure(
+      `you have no \`switchyard up\` on this machine that serves ${url}: start one, or give the server's --admin-token-file`,
+    );
+  return { admin: new ApiClient({ url, apiKey: session.adminToken, timeoutMs: requestMsMax }), local: true };
+}
+
+function explainRefusal(url: string): (error: unknown) => never {
+  return (error) => {
+    if (error instanceof ApiError && (error.status === 401 || error.status === 404))
+      throw new CommandFailure(`${url} does not let this token record: ${error.message}`, { cause: error });
+    throw error;
+  };
+}
+
+function report(options: RecordOptions, recorded: RecordingStatus, files: string[], local: boolean): void {
+  const { sequences, rows, droppedRows } = recorded;
+  if (options.json) {
+    process.stdout.write(
+      `${JSON.stringify({ format: 'switchyard-trace-recording', version: 1, files, sequences, tokens: rows, droppedTokens: droppedRows })}\n`,
+    );
+    return;
+  }
+  const dropped = droppedRows > 0 ? `, ${droppedRows} lost because the disk was too slow` : '';
+  process.stdout.write(
+    `${rows} tokens of ${sequences} sequences${dropped}\n${files.map((file) => `  ${file}${local ? '' : " (on the server's machine)"}\n`).join('')}`,
+  );
+}

@@ -280,7 +280,7 @@ void experts_set(Experts &e, Pool &pool, int32_t slot, const sy_source *gate, co
     require_shape(up_bias, 1, d.inter, "up_bias");
     require_shape(down_bias, 1, d.hidden, "down_bias");
   } else if (gate_bias || up_bias || down_bias) fail(SY_INVALID_ARGUMENT, "biases given to experts without biases");
-  experts_clear(e, slot);
+  e.set[(size_t)slot] = 0; // What is packed over keeps its padding; giving the pages back first would break up huge ones.
 
   if (e.isa == Isa::ref) {
     PlainExpert &expert = e.plain[(size_t)slot];

@@ -11,7 +11,7 @@
 namespace sy {
 namespace {
 constexpr size_t huge_page = 2u << 20;
-constexpr size_t mapped_from = 1u << 20; /* below this a huge page would be mostly waste */
+constexpr size_t mapped_from = 1u << 20; /* below this a huge page would be mostly waste; so would one for a shorter rest */
 } // namespace
 
 Region::Region(size_t bytes) : bytes_(bytes) {
@@ -23,7 +23,8 @@ Region::Region(size_t bytes) : bytes_(bytes) {
     memset(data_, 0, rounded);
     return;
   }
-  mapped_bytes_ = bytes + huge_page;
+  const size_t rest = bytes % huge_page, advised = rest < mapped_from ? bytes : bytes - rest + huge_page;
+  mapped_bytes_ = advised + huge_page; // Room to begin at a huge page.
   mapping_ = mmap(nullptr, mapped_bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (mapping_ == MAP_FAILED) {
     mapping_ = nullptr;
@@ -32,7 +33,7 @@ Region::Region(size_t bytes) : bytes_(bytes) {
   const uintptr_t start = (reinterpret_cast<uintptr_t>(mapping_) + huge_page - 1) & ~uintptr_t{huge_page - 1};
   data_ = reinterpret_cast<uint8_t *>(start);
 #if defined(MADV_HUGEPAGE)
-  madvise(data_, bytes, MADV_HUGEPAGE); // Only a hint: the region works without.
+  madvise(data_, advised, MADV_HUGEPAGE); // Only a hint: the region works without.
 #endif
 }
 

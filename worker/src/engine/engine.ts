@@ -1,9 +1,8 @@
 import { type ErrorCode, Finish, limits, type Submit, SwitchyardError, type Tokens, type TraceRows } from '@switchyard/proto';
 import { Residency } from '../kv/residency.ts';
 import type { Model } from '../model/contract.ts';
-import { logSumExp, topTokens } from '../sample/logits.ts';
-import { Sampler } from '../sample/sampler.ts';
 import type { Counters } from './counters.ts';
+import { Readout } from './readout.ts';
 import { decideStep, type Schedulable, type StepDecision, type StepLimits } from './schedule.ts';
 import { Sequence } from './sequence.ts';
 import { StepBatch } from './step-batch.ts';
@@ -63,9 +62,8 @@ export class Engine {
   private readonly model: Model;
   private readonly times: TimeSplit;
   private readonly counters: Counters;
-  private readonly sampler: Sampler;
+  private readonly readout: Readout;
   private readonly batch: StepBatch;
-  private readonly logits: Float32Array;
   private readonly stepLimits: StepLimits;
   private readonly decision: StepDecision;
   /** Tokens of one sequence at most: what the model and the cache can hold. */
@@ -94,10 +92,9 @@ export class Engine {
     this.counters = options.counters;
     const { shape } = options.model;
     this.residency = new Residency(shape.kvBlocks, shape.blockTokens, options.prefixCache, options.counters);
-    this.sampler = new Sampler(shape.vocab);
     this.batch = new StepBatch(options.model.createBatch());
-    this.logits = options.model.logits.f32;
     this.capacity = Math.min(shape.maxContext, shape.kvBlocks * shape.blockTokens);
+    this.readout = new Readout(options.model, this.capacity, this.output, options.counters);
     this.stepLimits = {
       rows: options.maxBatchRows,
       sequences: options.maxSequences,
@@ -228,28 +225,29 @@ export class Engine {
       this.endStep(startedMs, secondsBefore);
       return null;
     }
-    try {
-      const expectedMs = this.msPerRow * batch.rows;
-      if (this.model.runWhole !== null && expectedMs < LONG_STEP_MS) {
-        const runMs = performance.now();
-        this.model.runWhole(batch.native);
-        this.times.add(Activity.attention, runMs);
-        for (let i = 0; i < this.model.moe.length; i++) this.countExperts(i);
-        this.complete(startedMs, secondsBefore);
-        return null;
+    if (this.runsWhole()) {
+      try {
+        this.runWhole();
+      } catch (error) {
+        this.failBatch(error);
       }
-    } catch (error) {
-      this.failBatch(error);
       this.complete(startedMs, secondsBefore);
       return null;
     }
-    return this.runSegments().then(
-      () => this.complete(startedMs, secondsBefore),
-      (error: unknown) => {
-        this.failBatch(error);
-        this.complete(startedMs, secondsBefore);
-      },
-    );
+    return this.runSegments()
+      .catch((error: unknown) => this.failBatch(error))
+      .then(() => this.complete(startedMs, secondsBefore));
+  }
+
+  private runsWhole(): boolean {
+    return this.model.runWhole !== null && this.msPerRow * this.batch.rows < LONG_STEP_MS;
+  }
+
+  private runWhole(): void {
+    const startedMs = performance.now();
+    this.model.runWhole!(this.batch.native);
+    this.times.add(Activity.attention, startedMs);
+    for (let i = 0; i < this.model.moe.length; i++) this.countExperts(i);
   }
 
   private async runSegments(): Promise<void> {
@@ -350,78 +348,13 @@ export class Engine {
   }
 
   /** Logits that cannot be read (no number among them) end their own sequence only. */
-  private readOrFail(sequence: Sequence, first: number, end: number): void {
+  private readOrFail(sequence: Sequence, firstLogit: number, endLogit: number): void {
     try {
-      this.read(sequence, first, end);
+      this.readout.read(sequence, firstLogit, endLogit);
     } catch (error) {
       sequence.failure = asFailure(error, 'sampling failed');
       this.end(sequence);
     }
-  }
-
-  /** Reads the sequence's logit rows [first, end): logprobs of its prompt, and the next token once all tokens are computed. */
-  private read(sequence: Sequence, first: number, end: number): void {
-    const { vocab } = this.model.shape;
-    const complete = sequence.computed === sequence.length;
-    if (sequence.promptLogprobs !== null) {
-      const start = sequence.computed - (end - first);
-      for (let i = first; i < end; i++) this.readPrompt(sequence, start + (i - first), i * vocab);
-      if (complete) {
-        this.output.addPrompt(sequence.promptLogprobs);
-        sequence.promptLogprobs = null;
-      }
-    }
-    if (complete) this.produce(sequence, (end - 1) * vocab);
-  }
-
-  /** The logits at `offset` follow prompt position `position` and so judge the token after it. */
-  private readPrompt(sequence: Sequence, position: number, offset: number): void {
-    if (position + 1 >= sequence.promptLength) return;
-    const { vocab } = this.model.shape;
-    const { logprob, top } = sequence.promptLogprobs!;
-    const total = logSumExp(this.logits, offset, vocab);
-    // Indexed by position: a prompt that was preempted half way is read again.
-    logprob[position] = this.logits[offset + sequence.tokens[position + 1]] - total;
-    if (sequence.request.logprobs > 0) top[position] = this.topLogprobs(offset, total, sequence.request.logprobs);
-  }
-
-  private produce(sequence: Sequence, offset: number): void {
-    const { request } = sequence;
-    const first = sequence.produced === 0;
-    if (request.maxTokens === 0) {
-      this.output.addEnd(request.request, Finish.stopWithoutToken, sequence.cachedTokens);
-      sequence.finished = true;
-      return;
-    }
-    const token = this.sampler.choose(this.logits, offset, {
-      sampling: request.sampling,
-      history: sequence.history,
-      masked: sequence.maskedTokens,
-      index: sequence.produced,
-    });
-    sequence.append(token);
-    const finish = this.finishOf(sequence, token);
-    let logprob: number | null = null;
-    let top = null;
-    if (request.wantLogprob) {
-      const total = logSumExp(this.logits, offset, this.model.shape.vocab);
-      logprob = this.logits[offset + token] - total;
-      top = this.topLogprobs(offset, total, request.logprobs);
-    }
-    this.output.addToken({ request: request.request, token, finish, cachedTokens: first ? sequence.cachedTokens : 0, logprob, top }, first);
-    this.counters.generatedTokens++;
-    sequence.finished = finish !== Finish.none;
-  }
-
-  private topLogprobs(offset: number, total: number, wanted: number) {
-    const token = topTokens(this.logits, offset, this.model.shape.vocab, wanted);
-    return { token, logprob: token.map((id) => this.logits[offset + id] - total) };
-  }
-
-  private finishOf(sequence: Sequence, token: number): Finish {
-    if (sequence.stopTokens.has(token)) return Finish.stop;
-    if (sequence.produced >= sequence.request.maxTokens || sequence.length >= this.capacity) return Finish.length;
-    return Finish.none;
   }
 
   /** Ends a sequence that will produce nothing more, with its reason. */
@@ -450,10 +383,8 @@ export class Engine {
 
   /** The kernels refused the batch (corrupt weights, out of memory): every sequence in it fails, the worker goes on. */
   private failBatch(error: unknown): void {
-    const code: ErrorCode = error instanceof SwitchyardError ? error.code : 'internal';
-    const message = error instanceof Error ? error.message : String(error);
-    for (const sequence of this.batch.sequences)
-      sequence.failure ??= new SwitchyardError(code, `the step failed: ${message}`, { cause: error });
+    const failure = asFailure(error, 'the step failed');
+    for (const sequence of this.batch.sequences) sequence.failure ??= failure;
   }
 
   private countExperts(layer: number): void {

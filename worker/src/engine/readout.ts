@@ -1,0 +1,94 @@
+import { Finish } from '@switchyard/proto';
+import type { Model } from '../model/contract.ts';
+import { logSumExp, topTokens } from '../sample/logits.ts';
+import { Sampler } from '../sample/sampler.ts';
+import type { Counters } from './counters.ts';
+import type { Sequence } from './sequence.ts';
+import type { StepOutput } from './step-output.ts';
+
+/** Turns rows of logits into what clients receive: the next token, its logprob, and logprobs of the prompt. */
+export class Readout {
+  private readonly logits: Float32Array;
+  private readonly vocab: number;
+  private readonly capacity: number;
+  private readonly sampler: Sampler;
+  private readonly output: StepOutput;
+  private readonly counters: Counters;
+
+  /** @param capacity tokens of one sequence at most */
+  constructor(model: Model, capacity: number, output: StepOutput, counters: Counters) {
+    this.logits = model.logits.f32;
+    this.vocab = model.shape.vocab;
+    this.capacity = capacity;
+    this.sampler = new Sampler(model.shape.vocab);
+    this.output = output;
+    this.counters = counters;
+  }
+
+  /**
+   * Reads the sequence's logit rows [first, end): logprobs of its prompt, and the next token once all tokens are computed.
+   * @throws SwitchyardError `internal` when a row holds no number
+   */
+  read(sequence: Sequence, first: number, end: number): void {
+    const complete = sequence.computed === sequence.length;
+    if (sequence.promptLogprobs !== null) {
+      const start = sequence.computed - (end - first);
+      for (let i = first; i < end; i++) this.judgePrompt(sequence, start + (i - first), i * this.vocab);
+      if (complete) {
+        this.output.addPrompt(sequence.promptLogprobs);
+        sequence.promptLogprobs = null;
+      }
+    }
+    if (complete) this.produce(sequence, (end - 1) * this.vocab);
+  }
+
+  /** The logits at `offset` follow prompt position `position` and so judge the token after it. */
+  private judgePrompt(sequence: Sequence, position: number, offset: number): void {
+    if (position + 1 >= sequence.promptLength) return;
+    const { logprob, top } = sequence.promptLogprobs!;
+    const total = logSumExp(this.logits, offset, this.vocab);
+    // Indexed by position: a prompt that was preempted half way is read again.
+    logprob[position] = this.logits[offset + sequence.tokens[position + 1]] - total;
+    if (sequence.request.logprobs > 0) top[position] = this.alternatives(offset, total, sequence.request.logprobs);
+  }
+
+  private produce(sequence: Sequence, offset: number): void {
+    const { request } = sequence;
+    const first = sequence.produced === 0;
+    if (request.maxTokens === 0) {
+      this.output.addEnd(request.request, Finish.stopWithoutToken, sequence.cachedTokens);
+      sequence.finished = true;
+      return;
+    }
+    const token = this.sampler.choose(this.logits, offset, {
+      sampling: request.sampling,
+      history: sequence.history,
+      masked: sequence.maskedTokens,
+      index: sequence.produced,
+    });
+    sequence.append(token);
+    const finish = this.finishOf(sequence, token);
+    let logprob: number | null = null;
+    let top = null;
+    if (request.wantLogprob) {
+      const total = logSumExp(this.logits, offset, this.vocab);
+      logprob = this.logits[offset + token] - total;
+      top = this.alternatives(offset, total, request.logprobs);
+    }
+    this.output.addToken({ request: request.request, token, finish, cachedTokens: first ? sequence.cachedTokens : 0, logprob, top }, first);
+    this.counters.generatedTokens++;
+    sequence.finished = finish !== Finish.none;
+  }
+
+  /** The most likely tokens and their logprobs; `total` is the row's log-sum-exp. */
+  private alternatives(offset: number, total: number, wanted: number): { token: number[]; logprob: number[] } {
+    const token = topTokens(this.logits, offset, this.vocab, wanted);
+    return { token, logprob: token.map((id) => this.logits[offset + id] - total) };
+  }
+
+  private finishOf(sequence: Sequence, token: number): Finish {
+    if (sequence.stopTokens.has(token)) return Finish.stop;
+    if (sequence.produced >= sequence.request.maxTokens || sequence.length >= this.capacity) return Finish.length;
+    return Finish.none;
+  }
+}

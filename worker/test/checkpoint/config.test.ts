@@ -1,0 +1,158 @@
+import { readFileSync } from 'node:fs';
+import path from 'node:path';
+import { SwitchyardError } from '@switchyard/proto';
+import fc from 'fast-check';
+import { afterAll, describe, expect, test } from 'vitest';
+import { type Checkpoint, openCheckpoint } from '../../src/checkpoint/checkpoint.ts';
+import { ConfigReader } from '../../src/checkpoint/config-reader.ts';
+import { readQuantisation } from '../../src/checkpoint/quantisation.ts';
+import { readTensorIndex } from '../../src/checkpoint/tensor-index.ts';
+import { Tensors } from '../../src/checkpoint/tensors.ts';
+import { describeModel } from '../../src/model/families.ts';
+import { goldenDir, ScratchFolder } from './checkpoint-files.ts';
+
+const scratch = new ScratchFolder();
+afterAll(() => scratch.remove());
+
+const describeFolder = (folder: string, settings: Record<string, unknown>) =>
+  describeModel(openCheckpoint(scratch.copyOf(folder, settings)));
+
+describe('what is not implemented is refused by name', () => {
+  const yarn = { type: 'yarn', factor: 4, original_max_position_embeddings: 32 };
+  const cases: [string, Record<string, unknown>, RegExp][] = [
+    ['mixtral', { model_type: 'mamba' }, /config\.json: "model_type" is "mamba", not supported here; supported: mixtral, olmoe/],
+    ['mixtral', { model_type: 'constructor' }, /"model_type" is "constructor"/],
+    ['mixtral', { model_type: null }, /"model_type" is null/],
+    ['mixtral', { hidden_act: 'gelu' }, /"hidden_act" is "gelu".*supported: silu/],
+    [
+      'mixtral',
+      { rope_scaling: { rope_type: 'dynamic', factor: 2 } },
+      /"rope_scaling\.rope_type" is "dynamic".*supported: default, linear, yarn, longrope/,
+    ],
+    ['mixtral', { rope_scaling: { type: 'ntk' } }, /"rope_scaling\.type" is "ntk"/],
+    ['mixtral_window', { rope_parameters: { rope_type: 'axial' } }, /"rope_parameters\.rope_type" is "axial"/],
+    ['mixtral', { rope_scaling: { type: 'yarn', factor: -1 } }, /"rope_scaling\.factor" is -1, not a positive number/],
+    [
+      'phimoe',
+      { rope_scaling: { type: 'longrope', short_factor: [1], long_factor: [1], original_max_position_embeddings: 64 } },
+      /"rope_scaling\.short_factor".*a list of 8 numbers/,
+    ],
+    ['phimoe', { num_experts_per_tok: 3 }, /"num_experts_per_tok" is 3, not 2, which SparseMixer/],
+    ['deepseek_v2', { topk_method: 'noaux_tc' }, /"topk_method" is "noaux_tc".*greedy, group_limited_greedy/],
+    ['deepseek_v2', { scoring_func: 'sigmoid' }, /"scoring_func" is "sigmoid"/],
+    ['deepseek_v3', { scoring_func: 'sqrtsoftplus' }, /"scoring_func" is "sqrtsoftplus".*supported: sigmoid/],
+    ['deepseek_v3', { n_group: 3 }, /"n_group" is 3, not a divisor of the 16 experts/],
+    ['deepseek_v3', { rope_scaling: { ...yarn, beta_fast: 'x' } }, /"rope_scaling\.beta_fast" is "x"/],
+    [
+      'deepseek_v3_fp8',
+      { quantization_config: { quant_method: 'awq' } },
+      /"quantization_config\.quant_method" is "awq".*supported: fp8, mxfp4/,
+    ],
+    [
+      'deepseek_v3_fp8',
+      { quantization_config: { quant_method: 'fp8', weight_block_size: [128, 128], fmt: 'e5m2' } },
+      /"quantization_config\.fmt" is "e5m2"/,
+    ],
+    ['deepseek_v3_fp8', { quantization_config: { quant_method: 'fp8', weight_block_size: [0, 128] } }, /weight_block_size/],
+    [
+      'deepseek_v3_fp8',
+      { quantization_config: { quant_method: 'fp8', weight_block_size: [128, 128], activation_scheme: 'static' } },
+      /"static"/,
+    ],
+    ['mixtral', { quantization_config: { quant_method: 'mxfp4' } }, /mxfp4 is implemented for gpt_oss, not for "mixtral"/],
+    ['gpt_oss', { layer_types: ['chunked_attention', 'full_attention', 'full_attention'] }, /"layer_types"/],
+  ];
+  test.each(cases)('%s with %j', (folder, settings, message) => {
+    expect(() => describeFolder(folder, settings)).toThrow(SwitchyardError);
+    expect(() => describeFolder(folder, settings)).toThrow(message);
+  });
+});
+
+describe('a config that does not fit the tensors names the tensor', () => {
+  const cases: [string, Record<string, unknown>, RegExp][] = [
+    [
+      'mixtral',
+      { hidden_size: 128 },
+      /tensor "model\.embed_tokens\.weight" at offset \d+ has shape \[320,64\], config\.json asks for \[320,128\]/,
+    ],
+    [
+      'mixtral',
+      { intermediate_size: 47 },
+      /tensor "model\.layers\.0\.block_sparse_moe\.experts\.0\.w1\.weight" at offset \d+ has shape \[48,64\]/,
+    ],
+    ['mixtral', { num_hidden_layers: 4 }, /tensor "model\.layers\.3\.input_layernorm\.weight" is missing/],
+    ['mixtral', { num_local_experts: 7 }, /tensor "model\.layers\.0\.block_sparse_moe\.gate\.weight" at offset \d+ has shape \[8,64\]/],
+    ['mixtral_window', { tie_word_embeddings: false }, /tensor "lm_head\.weight" is missing/],
+    ['qwen2_moe', { qkv_bias: false }, /tensor "model\.layers\.\d\.self_attn\.[qkv]_proj\.bias" at offset \d+ has no place in the model/],
+    ['qwen3_moe', { attention_bias: true }, /self_attn\.q_proj\.bias" is missing/],
+    ['deepseek_v3_fp8', { quantization_config: undefined }, /is F8_E4M3, but config\.json has no quantization_config for fp8/],
+    [
+      'deepseek_v3_fp8',
+      { quantization_config: { quant_method: 'fp8', weight_block_size: [64, 64] } },
+      /weight_scale_inv" at offset \d+ has shape/,
+    ],
+    ['gpt_oss_mxfp4', { hidden_size: 72, head_dim: 16 }, /has shape \[320,64\]/],
+    [
+      'olmoe',
+      { num_attention_heads: 3, head_dim: undefined, num_key_value_heads: 1 },
+      /hidden_size 64 is not a multiple of num_attention_heads 3/,
+    ],
+    ['olmoe', { num_key_value_heads: 3 }, /"num_key_value_heads" is 3, not a divisor/],
+    ['olmoe', { num_experts_per_tok: 9 }, /"num_experts_per_tok" is 9, not an integer from 1 to 8/],
+    ['olmoe', { num_hidden_layers: 1e9 }, /"num_hidden_layers" is 1000000000, not an integer from 1 to 1024/],
+    ['olmoe', { rms_norm_eps: '1e-5' }, /"rms_norm_eps" is "1e-5", not a positive number/],
+  ];
+  test.each(cases)('%s with %j', (folder, settings, message) => {
+    expect(() => describeFolder(folder, settings)).toThrow(SwitchyardError);
+    expect(() => describeFolder(folder, settings)).toThrow(message);
+  });
+
+  test('layers of multi-token prediction are left alone, others are not', () => {
+    expect(describeFolder('mixtral', { num_hidden_layers: 2 }).layers).toBe(2);
+  });
+});
+
+test('both generations of rope settings say the same', () => {
+  const config = (settings: Record<string, unknown>) => describeFolder('gpt_oss', settings).ropes;
+  const scaling = { factor: 8, beta_fast: 32, beta_slow: 1, original_max_position_embeddings: 64, truncate: false };
+  const first = config({ rope_theta: 150_000, rope_scaling: { rope_type: 'yarn', ...scaling } });
+  const modern = config({
+    rope_theta: undefined,
+    rope_scaling: undefined,
+    rope_parameters: { rope_type: 'yarn', rope_theta: 150_000, ...scaling },
+  });
+  expect(modern).toEqual(first);
+  expect(config({ rope_theta: 10_000, rope_scaling: null })).not.toEqual(first);
+});
+
+test.each(['mixtral', 'deepseek_v3_fp8', 'gpt_oss_mxfp4', 'phimoe', 'granitemoe'])(
+  'whatever config.json says, %s is described or refused',
+  (folder) => {
+    const dir = path.join(goldenDir, folder);
+    const original = JSON.parse(readFileSync(path.join(dir, 'config.json'), 'utf8'));
+    const tensors = readTensorIndex(dir);
+    const value = fc.oneof(
+      fc.integer({ min: -2, max: 600 }),
+      fc.double(),
+      fc.boolean(),
+      fc.constantFrom<unknown>(null, '', 'silu', [], {}, 1e300, 2 ** 53),
+      fc.jsonValue(),
+    );
+    const change = fc.dictionary(fc.constantFrom(...Object.keys(original)), value, { minKeys: 1, maxKeys: 3 });
+    fc.assert(
+      fc.property(change, (settings) => {
+        const config = new ConfigReader('config.json', { ...original, ...settings });
+        try {
+          const quantisation = readQuantisation(config);
+          const checkpoint: Checkpoint = { dir, config, quantisation, tensors: new Tensors(dir, tensors, quantisation) };
+          expect(describeModel(checkpoint).segments.length).toBeGreaterThan(0);
+        } catch (error) {
+          if (!(error instanceof SwitchyardError)) throw error;
+          expect(error.code).toBe('bad_checkpoint');
+          expect(error.message.length).toBeLessThan(2000);
+        }
+      }),
+      { numRuns: 400 },
+    );
+  },
+);

@@ -1,0 +1,347 @@
+import fc from 'fast-check';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import type { Batch, DeviceBuffer, NativeObject, NativeStatus, Op } from '../src/index.ts';
+import { NativeError, native, ops } from '../src/index.ts';
+import { batchOf, normals, oneSequence, random, Workbench } from './fixture.ts';
+
+let bench: Workbench;
+let x: DeviceBuffer;
+let out: DeviceBuffer;
+beforeAll(() => {
+  bench = new Workbench({ backend: 'cpu', isa: 'auto', threads: 2, cpus: null });
+  x = bench.buffer(4, 32, normals(random(1), 128));
+  out = bench.buffer(4, 32);
+});
+afterAll(() => bench.close());
+
+function refusal(call: () => unknown): NativeError {
+  try {
+    call();
+  } catch (error) {
+    expect(error).toBeInstanceOf(NativeError);
+    return error as NativeError;
+  }
+  throw new Error('the call was not refused');
+}
+function expectRefused(call: () => unknown, message: RegExp, status: NativeStatus = 'invalid_argument'): void {
+  const error = refusal(call);
+  expect(error.message).toMatch(message);
+  expect(error.status).toBe(status);
+}
+const create = (...list: Op[]) => native.programCreate(bench.device, list, 4, 2, 64);
+const norm = { kind: 'rms', weight: null, bias: null, groups: 1, width: 32, xOff: 0, xStride: 32, outOff: 0, outStride: 32 } as const;
+const normRest = { weightStride: 0, eps: 1e-6, weightPlus: 0, logitRows: false } as const;
+
+test('devices name what they refuse', () => {
+  const open = { backend: 'cpu', isa: 'auto', threads: 1, cpus: null } as const;
+  expectRefused(() => native.deviceOpen({ ...open, backend: 'gpu' as 'cpu' }), /backend = "gpu": must be cpu or cpu-ref/);
+  expectRefused(() => native.deviceOpen({ ...open, isa: 'sse' as 'avx2' }), /isa = "sse"/);
+  expectRefused(() => native.deviceOpen({ ...open, threads: 0 }), /threads = 0/);
+  expectRefused(() => native.deviceOpen({ ...open, threads: 1.5 }), /threads = 1.5: must be an integer/);
+  expectRefused(() => native.deviceOpen({ ...open, threads: 2, cpus: [0] }), /cpus has 1 numbers: threads = 2/);
+  expectRefused(() => native.deviceOpen({ ...open, cpus: [100_000] }), /cpus\[0\] = 100000/);
+  expectRefused(() => native.deviceOpen({ ...open, cpus: undefined as unknown as null }), /cpus is undefined: absent is null/);
+});
+
+test('files name the path', () => {
+  expectRefused(() => native.fileMap('/nonexistent/weights.bin'), /cannot open \/nonexistent\/weights.bin/, 'io');
+  expectRefused(() => native.fileMap('/'), /cannot map \/: not a regular file/, 'io');
+});
+
+test('objects name the field, its value and its limit', () => {
+  expectRefused(() => native.bufferCreate(bench.device, 0, 4), /rows = 0: must be at least 1/);
+  expectRefused(() => native.bufferCreate(bench.device, 4, -1), /width = -1/);
+  expectRefused(() => native.weightCreate(bench.device, 'f64' as 'f32', 4, 4), /format = "f64": must be one of f32, f16/);
+  expectRefused(() => native.kvCreate(bench.device, 0, 1, 8, 8, 'f32', false), /blocks = 0/);
+  expectRefused(() => native.kvCreate(bench.device, 1, 1, 8, 9, 'f32', true), /v_dim = 9/);
+  expectRefused(() => native.kvCreate(bench.device, 1, 1, 8, 8, 'i32' as 'f32', false), /dtype/);
+  const source = bench.source(new Float32Array(100), 10, 10);
+  expectRefused(() => native.bufferLoad(out, 29, source), /first_float = 29: 100 floats must fit a buffer of 128/);
+  expectRefused(() => native.bufferLoad(out, 0, { ...source, n: 11 }), /./);
+  expectRefused(() => native.bufferLoad(out, 0, { ...source, offset: 8 }), /./);
+  expectRefused(() => native.tableCreate(bench.device, { ...source, strideN: 2 ** 52 }), /./);
+  expectRefused(
+    () => native.bufferLoad(out, 0, { ...source, file: x as unknown as typeof source.file }),
+    /source.file is a buffer: it must be a file/,
+  );
+});
+
+test('handles are checked: of another kind, foreign, freed', () => {
+  expectRefused(() => native.kvCopyBlock(x as never, 0, 0), /kv is a buffer: it must be a kv/);
+  expectRefused(() => native.kvCopyBlock({ type: 'kv', blocks: 1 }, 0, 0), /kv is not a handle of this library/);
+  expectRefused(() => native.objectFree(bench.device as never), /object is a device/);
+  const kv = native.kvCreate(bench.device, 1, 1, 8, 8, 'f32', false);
+  native.objectFree(kv);
+  native.objectFree(kv); // A second time does nothing.
+  expectRefused(() => native.kvCopyBlock(kv, 0, 0), /kv \(kv\) was freed/);
+  const program = create();
+  native.programFree(program);
+  expectRefused(() => native.programRun(program, oneSequence(1)), /program \(program\) was freed/);
+});
+
+test('freeing a buffer empties its arrays; a program that uses it goes on', () => {
+  const own = bench.buffer(4, 32, x.f32);
+  const program = create(ops.norm({ x: own, out, ...norm, ...normRest }));
+  const { f32, i32 } = own;
+  native.objectFree(own);
+  expect(f32.length).toBe(0);
+  expect(i32.length).toBe(0);
+  out.f32.fill(0);
+  native.programRun(program, oneSequence(4));
+  expect(out.f32.some((v) => v !== 0)).toBe(true);
+  native.programFree(program);
+});
+
+test('closing a device frees what is on it', () => {
+  const other = new Workbench({ backend: 'cpu', isa: 'auto', threads: 1, cpus: null });
+  const buffer = other.buffer(2, 2);
+  const program = native.programCreate(other.device, [], 1, 1, 16);
+  expectRefused(() => create(ops.norm({ x, out: buffer, ...norm, ...normRest })), /belongs to another device/);
+  other.close();
+  expect(buffer.f32.length).toBe(0);
+  expectRefused(() => native.programRun(program, oneSequence(1)), /was freed/);
+  expectRefused(() => native.bufferCreate(other.device, 1, 1), /device \(device\) was freed/);
+});
+
+test('ops are checked against their objects', () => {
+  const kv = native.kvCreate(bench.device, 4, 2, 8, 8, 'f32', false);
+  const weight = bench.weight('f32', new Float32Array(32 * 8), 8, 32);
+  const linear = { x, out, weight, bias: null, xOff: 0, outOff: 0, mode: 'store', scale: 1, logitRows: false } as const;
+  const attention = { q: x, out, kv, sinks: null, heads: 4, qOff: 0, qStride: 8, outOff: 0, outStride: 8, window: 0, chunk: 0, scale: 1 };
+  const rope = { x, heads: 2, off: 0, stride: 16, rot: 8, layout: 'half', maxPos: 64 } as const;
+  const route = {
+    logits: x,
+    ids: out,
+    weights: bench.buffer(4, 8),
+    selectBias: null,
+    experts: 32,
+    k: 4,
+    score: 'softmax',
+    groups: 1,
+  } as const;
+  const routeRest = { topGroups: 1, groupScore: 'max', renorm: false, maskZero: false, scale: 1, renormEps: 0, jitterEps: 0 } as const;
+
+  expectRefused(
+    () => create(ops.norm({ x, out, ...norm, ...normRest, width: 33 })),
+    /op 0 \(norm\): x needs columns up to 33: the buffer has 32/,
+  );
+  expectRefused(() => create(ops.norm({ x, out, ...norm, ...normRest, xOff: -1 })), /x begins at column -1/);
+  expectRefused(
+    () => create(ops.norm({ x, out, ...norm, ...normRest, groups: 2, width: 16, xStride: 16, outStride: 8 })),
+    /stride 8: pieces of 16 would overlap/,
+  );
+  expectRefused(() => create(ops.norm({ x, out: x, ...norm, ...normRest, width: 30, outOff: 1 })), /out overlaps/);
+  expectRefused(() => create(ops.norm({ x, out, ...norm, ...normRest, weight: bench.buffer(1, 31) })), /weight is 31 wide: 32 are needed/);
+  expectRefused(() => create(ops.norm({ x: bench.buffer(3, 32), out, ...norm, ...normRest })), /x has 3 rows: the program runs up to 4/);
+  expectRefused(() => create(ops.linear({ ...linear, out: x })), /out overlaps/);
+  expectRefused(() => create(ops.linear({ ...linear, xOff: 1 })), /x needs columns up to 33/);
+  expectRefused(() => create(ops.linear({ ...linear, outOff: 25 })), /out needs columns up to 33/);
+  expectRefused(() => create(ops.linear({ ...linear, weight: kv as never })), /weight is a KV cache: it must be a weight/);
+  expectRefused(() => create(ops.linear({ ...linear, weight: null as never })), /weight is missing/);
+  expectRefused(() => create(ops.linear({ ...linear, scale: Number.NaN })), /scale = nan/);
+  expectRefused(() => create(ops.attention({ ...attention, heads: 3 })), /heads = 3: must be a multiple of the cache's kv_heads = 2/);
+  expectRefused(() => create(ops.attention({ ...attention, heads: 6 })), /q needs columns up to 48/);
+  expectRefused(() => create(ops.attention({ ...attention, window: -1 })), /window = -1/);
+  expectRefused(() => create(ops.kvWrite({ k: x, v: null, kv, kOff: 0, kStride: 8, vOff: 0, vStride: 8 })), /v is missing/);
+  expectRefused(() => create(ops.rope({ ...rope, table: bench.buffer(63, 8) })), /table has 63 rows: must be a multiple of maxPos = 64/);
+  expectRefused(() => create(ops.rope({ ...rope, table: bench.buffer(64, 7), rot: 7 })), /rot = 7: must be even/);
+  expectRefused(() => create(ops.route({ ...route, ...routeRest, k: 33 })), /k = 33: must be 1..32/);
+  expectRefused(() => create(ops.route({ ...route, ...routeRest, groups: 5 })), /groups = 5: must divide experts = 32/);
+  expectRefused(() => create(ops.route({ ...route, ...routeRest, groups: 16 })), /k = 4: 1 groups of 2 hold fewer/);
+  expectRefused(() => create(ops.route({ ...route, ...routeRest, score: 'sparse_mixer' })), /k = 4: the sparse mixer chooses exactly 2/);
+  expectRefused(() => create(ops.clamp({ x, off: 0, width: 4, lo: 2, hi: 1 })), /lo = 2: must not exceed hi = 1/);
+  expectRefused(() => create({ kind: 99, flags: 0, objects: [], ints: [], floats: [] }), /op 0: kind = 99/);
+  expectRefused(() => create({ ...ops.gather({ x, out, width: 4 }), flags: 6 }), /flags = 6/);
+  expectRefused(
+    () => create({ ...ops.clamp({ x, off: 0, width: 4, lo: 1, hi: 2 }), ints: [2 ** 31] }),
+    /int 0 = 2147483648 is not a 32-bit integer/,
+  );
+});
+
+test('a wrong batch is refused before anything runs', () => {
+  const table = native.tableCreate(bench.device, bench.source(new Float32Array(10 * 32).fill(1), 10, 32));
+  const kv = native.kvCreate(bench.device, 3, 1, 16, 16, 'f32', false);
+  const rope = bench.buffer(2 * 48, 8);
+  const last = bench.buffer(1, 32);
+  const program = native.programCreate(
+    bench.device,
+    [
+      ops.embed({ out: x, table, width: 32, scale: 1 }),
+      ops.rope({ x, table: rope, heads: 1, off: 0, stride: 8, rot: 8, layout: 'half', maxPos: 48 }),
+      ops.kvWrite({ k: x, v: x, kv, kOff: 0, kStride: 16, vOff: 16, vStride: 16 }),
+      ops.gather({ x, out: last, width: 32 }),
+    ],
+    4,
+    2,
+    64,
+  );
+  const good = (): Batch => {
+    const batch = native.batchCreate(6, 3, 4, 6);
+    batch.rows = 3;
+    batch.seqs = 2;
+    batch.logitRows = 1;
+    batch.token.set([1, 2, 3]);
+    batch.seqRow.set([0, 2, 3]);
+    batch.seqPos.set([0, 20]);
+    batch.block.set([2, 9, 9, 9, 0, 1, 9, 9]); // Block 9 is never reached.
+    batch.logitRow.set([2]);
+    return batch;
+  };
+  native.programRun(program, good());
+  x.f32.fill(7);
+  const wrong: [(batch: Batch) => void, RegExp][] = [
+    [
+      (b) => {
+        b.rows = 5;
+      },
+      /rows = 5: must be 0..4/,
+    ],
+    [
+      (b) => {
+        b.rows = 7;
+      },
+      /rows = 7/,
+    ],
+    [
+      (b) => {
+        b.rows = -1;
+      },
+      /rows = -1/,
+    ],
+    [
+      (b) => {
+        b.seqs = 3;
+      },
+      /seqs = 3: must be 0..2/,
+    ],
+    [
+      (b) => {
+        b.logitRows = 2;
+      },
+      /logit_rows = 2: must be 0..1/,
+    ],
+    [
+      (b) => {
+        b.token[2] = 10;
+      },
+      /token\[2\] = 10: must be 0..9/,
+    ],
+    [
+      (b) => {
+        b.token[0] = -1;
+      },
+      /token\[0\] = -1/,
+    ],
+    [
+      (b) => {
+        b.seqRow[0] = 1;
+      },
+      /seq_row\[0\] = 1/,
+    ],
+    [
+      (b) => {
+        b.seqRow[1] = 4;
+      },
+      /seq_row\[1\] = 4/,
+    ],
+    [
+      (b) => {
+        b.seqRow[2] = 2;
+      },
+      /seq_row\[2\] = 2: the last sequence ends at the last row/,
+    ],
+    [
+      (b) => {
+        b.seqPos[0] = -1;
+      },
+      /seq_pos\[0\] = -1/,
+    ],
+    [
+      (b) => {
+        b.seqPos[1] = 48;
+      },
+      /seq_pos\[1\] = 48: with 1 rows it must be 0..47/,
+    ],
+    [
+      (b) => {
+        b.seqPos[0] = 2 ** 31 - 1;
+      },
+      /seq_pos\[0\] = 2147483647/,
+    ],
+    [
+      (b) => {
+        b.seqVariant[1] = 2;
+      },
+      /seq_variant\[1\] = 2: must be 0..1/,
+    ],
+    [
+      (b) => {
+        b.block[5] = 3;
+      },
+      /block\[1, 1\] = 3: must be 0..2/,
+    ],
+    [
+      (b) => {
+        b.block[0] = -1;
+      },
+      /block\[0, 0\] = -1/,
+    ],
+    [
+      (b) => {
+        b.logitRow[0] = 3;
+      },
+      /logit_row\[0\] = 3/,
+    ],
+  ];
+  for (const [spoil, message] of wrong) {
+    const batch = good();
+    spoil(batch);
+    expectRefused(() => native.programRun(program, batch), message);
+  }
+  expectRefused(() => native.programRun(program, { ...good() } as Batch), /batch was not made by batchCreate/);
+  expect(x.f32.every((v) => v === 7)).toBe(true);
+  expectRefused(() => native.batchCreate(0, 1, 1, 1), /maxRows = 0/);
+});
+
+test('byte ranges are checked', () => {
+  const row = Int32Array.of(0, 1);
+  const bytes = new Uint8Array(300);
+  expectRefused(() => native.rowsEncode(x, 2, row, 'f32', bytes, 301), /offset = 301/);
+  expectRefused(() => native.rowsEncode(x, 2, row, 'f32', bytes, 100), /./);
+  expectRefused(() => native.rowsEncode(x, 3, row, 'f32', bytes, 0), /row has 2 elements: 3 are needed/);
+  expectRefused(() => native.rowsDecode(x, 2, 'f32', bytes, 100, 256), /length = 256/);
+  expectRefused(() => native.rowsDecode(x, 2, 'f32', bytes, 0, 255), /./, 'corrupt');
+  expect(native.rowsEncode(x, 2, row, 'f32', bytes, 44)).toBe(256);
+});
+
+test('no op, however wrong, brings the process down', () => {
+  const kv = native.kvCreate(bench.device, 2, 2, 8, 8, 'bf16', false);
+  const weight = bench.weight('f32', new Float32Array(32 * 8), 8, 32);
+  const table = native.tableCreate(bench.device, bench.source(new Float32Array(320), 10, 32));
+  const sum = native.sumCreate(bench.device, 'exact', 4, 32);
+  const objects: (NativeObject | null)[] = [x, out, bench.buffer(64, 8), kv, weight, table, sum, null];
+  const int = fc.oneof(fc.integer({ min: -2, max: 40 }), fc.constantFrom(2 ** 31 - 1, -(2 ** 31), 65536));
+  const op = fc.record({
+    kind: fc.integer({ min: 0, max: 16 }),
+    flags: fc.constantFrom(0, 0, 0, 1, 2),
+    objects: fc.array(fc.constantFrom(...objects), { minLength: 6, maxLength: 6 }),
+    ints: fc.array(int, { minLength: 10, maxLength: 10 }),
+    floats: fc.array(fc.constantFrom(0, 1, 1e-5, Number.NaN, -3), { minLength: 6, maxLength: 6 }),
+  });
+  const batch = batchOf([{ position: 0, rows: 4 }]);
+  let ran = 0;
+  fc.assert(
+    fc.property(op, (each) => {
+      try {
+        const program = native.programCreate(bench.device, [each], 4, 2, 64);
+        ran++;
+        native.programRun(program, batch);
+        native.programFree(program);
+      } catch (error) {
+        if (!(error instanceof NativeError)) throw error;
+      }
+    }),
+    { numRuns: 20_000, seed: 7 },
+  );
+  expect(ran).toBeGreaterThan(20); // Some are right by luck, and run.
+});

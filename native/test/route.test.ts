@@ -1,0 +1,108 @@
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { NativeError, ops } from '../src/index.ts';
+import { deviceOptions, nameOf, normals, random, Workbench } from './fixture.ts';
+import type { RouteRule } from './reference.ts';
+import * as reference from './reference.ts';
+
+const plain: RouteRule = {
+  score: 'softmax',
+  k: 3,
+  groups: 1,
+  topGroups: 1,
+  groupScore: 'max',
+  maskZero: false,
+  renorm: false,
+  renormEps: 0,
+  scale: 1,
+  jitterEps: 0,
+};
+const rules: { title: string; experts: number; biased: boolean; rule: RouteRule }[] = [
+  { title: 'softmax over all (OLMoE)', experts: 64, biased: false, rule: { ...plain, k: 8 } },
+  { title: 'softmax, renormalised (Mixtral, Qwen3)', experts: 128, biased: false, rule: { ...plain, k: 8, renorm: true } },
+  { title: 'softmax over the chosen (GPT-OSS, Granite)', experts: 32, biased: false, rule: { ...plain, score: 'softmax_chosen', k: 4 } },
+  {
+    title: 'softmax with groups by maximum, masked by 0 (DeepSeek-V2)',
+    experts: 160,
+    biased: false,
+    rule: { ...plain, k: 6, groups: 8, topGroups: 3, maskZero: true, scale: 16 },
+  },
+  {
+    title: 'sigmoid with bias and groups by top two (DeepSeek-V3)',
+    experts: 256,
+    biased: true,
+    rule: { ...plain, score: 'sigmoid', k: 8, groups: 8, topGroups: 4, groupScore: 'top_two', renorm: true, renormEps: 1e-20, scale: 2.5 },
+  },
+  { title: 'softmax with selection bias (ERNIE)', experts: 48, biased: true, rule: { ...plain, k: 6, renorm: true, renormEps: 1e-12 } },
+  { title: 'all experts of one group left', experts: 24, biased: false, rule: { ...plain, k: 6, groups: 4, topGroups: 1 } },
+  { title: 'sparse mixer (Phi-3.5)', experts: 16, biased: false, rule: { ...plain, score: 'sparse_mixer', k: 2, jitterEps: 0.01 } },
+  { title: 'top one', experts: 5, biased: false, rule: { ...plain, k: 1 } },
+];
+
+describe.each(deviceOptions.map((options) => ({ name: nameOf(options), options })))('routers on $name', ({ options }) => {
+  let bench: Workbench;
+  beforeAll(() => {
+    bench = new Workbench(options);
+  });
+  afterAll(() => bench.close());
+
+  function run(logits: Float32Array, rows: number, bias: Float32Array | null, rule: RouteRule) {
+    const experts = logits.length / rows;
+    const ids = bench.buffer(rows, rule.k);
+    const weights = bench.buffer(rows, rule.k);
+    const selectBias = bias && bench.buffer(1, experts, bias);
+    bench.run([ops.route({ logits: bench.buffer(rows, experts, logits), ids, weights, selectBias, experts, ...rule })], rows);
+    return { ids: ids.i32, weights: weights.f32 };
+  }
+
+  test.each(rules)('$title', ({ experts, biased, rule }) => {
+    const next = random(experts);
+    const rows = 70; // Enough to be shared between threads.
+    const logits = normals(next, rows * experts, 1.5);
+    const bias = biased ? normals(next, experts, 0.2) : null;
+    const got = run(logits, rows, bias, rule);
+    for (let t = 0; t < rows; t++) {
+      const want = reference.route(Array.from(logits.subarray(t * experts, (t + 1) * experts)), bias && Array.from(bias), rule);
+      expect(Array.from(got.ids.subarray(t * rule.k, (t + 1) * rule.k)), `row ${t}`).toEqual(want.ids);
+      want.weights.forEach((w, i) => {
+        expect(Math.abs(got.weights[t * rule.k + i]! - w)).toBeLessThanOrEqual(
+          3e-6 * Math.max(1e-3, Math.abs(w)) * Math.max(1, rule.scale),
+        );
+      });
+    }
+  });
+
+  test('ties go to the lower id, among experts and among groups', () => {
+    const tied = Float32Array.of(1, 2, 2, 0, 2, 2, 2, 0);
+    expect(Array.from(run(tied, 1, null, plain).ids)).toEqual([1, 2, 4]);
+    const groups: RouteRule = { ...plain, k: 2, groups: 4, topGroups: 1 };
+    expect(Array.from(run(tied, 1, null, groups).ids)).toEqual([1, 0]);
+    const zeros = new Float32Array(40);
+    expect(Array.from(run(zeros, 1, null, { ...plain, k: 5 }).ids)).toEqual([0, 1, 2, 3, 4]);
+    expect(Array.from(run(Float32Array.of(-0, 0, -0), 1, null, { ...plain, score: 'softmax_chosen', k: 2 }).ids)).toEqual([0, 1]);
+  });
+
+  test('a masked expert loses to an allowed one below zero, unless it is masked by 0', () => {
+    // DeepSeek-V3 with large negative biases in the groups that are kept: -inf and 0 choose differently.
+    const logits = Float32Array.of(3, 3, 3, 3, -1, -1, -1, -1);
+    const bias = Float32Array.of(-2, -2, -2, -2, -9, -9, -9, -9);
+    const rule: RouteRule = { ...plain, score: 'sigmoid', k: 2, groups: 2, topGroups: 1, groupScore: 'top_two' };
+    expect(Array.from(run(logits, 1, bias, rule).ids)).toEqual([0, 1]);
+    expect(Array.from(run(logits, 1, bias, { ...rule, maskZero: true }).ids)).toEqual([4, 5]);
+  });
+
+  test('weights never come from the biased score', () => {
+    const { ids, weights } = run(Float32Array.of(0, 0, 0), 1, Float32Array.of(0, 5, 0), { ...plain, score: 'sigmoid', k: 1 });
+    expect(ids[0]).toBe(1);
+    expect(weights[0]).toBe(0.5);
+  });
+
+  test('a NaN is an error that names the first such row', () => {
+    const logits = normals(random(3), 9 * 16);
+    logits[5 * 16 + 3] = Number.NaN;
+    logits[7 * 16] = Number.NaN;
+    for (const rule of [plain, { ...plain, score: 'sparse_mixer', k: 2, jitterEps: 0.01 } as const]) {
+      expect(() => run(logits, 9, null, rule)).toThrow(NativeError);
+      expect(() => run(logits, 9, null, rule)).toThrow(/op 0 \(route\).*row 5 is NaN/);
+    }
+  });
+});

@@ -38,7 +38,15 @@ export const bounds = {
   /** A stream that does not say hello. */
   helloTimeoutMs: 10_000,
   /** Seconds a client should wait before it tries again. */
-  retryAfterSeconds: { queue_full: 1, not_ready: 2, shutting_down: 5, worker_lost: 2, expert_unavailable: 2, deadline_exceeded: 2, link_closed: 2 },
+  retryAfterSeconds: {
+    queue_full: 1,
+    not_ready: 2,
+    shutting_down: 5,
+    worker_lost: 2,
+    expert_unavailable: 2,
+    deadline_exceeded: 2,
+    link_closed: 2,
+  },
   /** A routing trace file ends at this size. */
   traceBytesMax: 4 * 1024 * 1024 * 1024,
 } as const;

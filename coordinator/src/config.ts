@@ -7,7 +7,9 @@ export const environmentPrefix = 'SWITCHYARD_COORDINATOR_';
 const text = z.string().min(1, 'it must not be empty');
 const optionalText = text.nullable();
 const whole = (min: number, max: number) =>
-  z.coerce.number({ error: 'it must be a number' }).refine((n) => Number.isInteger(n) && n >= min && n <= max, `it must be a whole number from ${min} to ${max}`);
+  z.coerce
+    .number({ error: 'it must be a number' })
+    .refine((n) => Number.isInteger(n) && n >= min && n <= max, `it must be a whole number from ${min} to ${max}`);
 const oneOf = <const T extends string>(...names: T[]) => z.enum(names, { error: `it must be one of ${names.join(', ')}` });
 const onOff = z.boolean({ error: 'it must be true or false' });
 const hostAndPort = z.string().regex(/^(\[[^\]]+\]|[^:[\]]+):\d{1,5}$/, 'it must be HOST:PORT');
@@ -15,7 +17,7 @@ const hostAndPort = z.string().regex(/^(\[[^\]]+\]|[^:[\]]+):\d{1,5}$/, 'it must
 /** Every option of the coordinator. Flags, environment names, defaults, help and docs/api.md derive from this table. */
 export const options = {
   model: option(text, null, 'DIR', 'folder of the checkpoint, as workers see it too'),
-  modelName: option(optionalText, null, 'NAME', 'name that clients ask for; else the folder\'s'),
+  modelName: option(optionalText, null, 'NAME', "name that clients ask for; else the folder's"),
   listen: option(hostAndPort, '127.0.0.1:8000', 'HOST:PORT', 'address of the HTTP API; port 0 takes any'),
   control: option(text, '127.0.0.1:8001', 'ADDRESS', 'where workers attach: HOST:PORT or unix:/PATH'),
   healthPort: option(whole(0, 65_535).nullable(), null, 'PORT', 'answers /health/* from a thread of its own, also while the API is busy'),
@@ -31,14 +33,19 @@ export const options = {
   denseDtype: option(oneOf('stored', 'int8'), 'stored', 'DTYPE', 'how other weights are held: stored, int8'),
   sum: option(oneOf('exact', 'fast'), 'exact', 'MODE', 'how contributions of experts are added: exact, fast'),
   maxContext: option(whole(0, 2 ** 31), 0, 'TOKENS', 'tokens of one sequence; 0: what the model was made for'),
-  kvBlocks: option(whole(0, 2 ** 31), 0, 'N', 'blocks of 16 tokens in each worker\'s cache; 0: from --kv-bytes'),
-  kvBytes: option(whole(0, 2 ** 50), 512 * 1024 * 1024, 'BYTES', 'size of each worker\'s cache'),
+  kvBlocks: option(whole(0, 2 ** 31), 0, 'N', "blocks of 16 tokens in each worker's cache; 0: from --kv-bytes"),
+  kvBytes: option(whole(0, 2 ** 50), 512 * 1024 * 1024, 'BYTES', "size of each worker's cache"),
   maxBatchRows: option(whole(1, limits.frameRowsMax), 512, 'ROWS', 'rows of one step: prefill chunk and decodes'),
   maxSequences: option(whole(1, 4096), 64, 'N', 'sequences that one worker runs at a time'),
   prefixCache: option(onOff, true, null, 'share the cache of common prompt beginnings inside a tenant'),
   rowDeadlineMs: option(whole(1, 86_400_000), limits.rowDeadlineMs, 'MS', 'a row that has not come back by then fails its request'),
   requestsRunningMax: option(whole(1, 65_536), limits.requestsRunningMax, 'N', 'sequences handed to workers at a time'),
-  requestsWaitingMax: option(whole(0, 65_536), limits.requestsWaitingMax, 'N', 'sequences that wait beyond them; more are refused with 503'),
+  requestsWaitingMax: option(
+    whole(0, 65_536),
+    limits.requestsWaitingMax,
+    'N',
+    'sequences that wait beyond them; more are refused with 503',
+  ),
   bodyBytesMax: option(whole(1024, 1024 ** 3), limits.bodyBytesMax, 'BYTES', 'size of a request body'),
   apiKeyFile: option(optionalText, null, 'FILE', 'lines of "KEY TENANT" (or "KEY"); requests then need one of them as bearer token'),
   adminTokenFile: option(optionalText, null, 'FILE', 'bearer token of /v1/switchyard/*'),
@@ -52,7 +59,12 @@ export const options = {
   stallMs: option(whole(100, 86_400_000), 15_000, 'MS', 'work pending and no step for so long: /health/progress answers 503'),
   liveMs: option(whole(100, 86_400_000), 120_000, 'MS', 'the same, or a main loop stuck for so long: /health/live answers 503'),
   supervised: option(onOff, false, null, 'end when standard input closes'),
-  logLevel: option(oneOf('fatal', 'error', 'warn', 'info', 'debug', 'silent'), 'info', 'LEVEL', 'what is logged to stderr: fatal, error, warn, info, debug, silent'),
+  logLevel: option(
+    oneOf('fatal', 'error', 'warn', 'info', 'debug', 'silent'),
+    'info',
+    'LEVEL',
+    'what is logged to stderr: fatal, error, warn, info, debug, silent',
+  ),
 };
 
 export type Config = Values<typeof options>;

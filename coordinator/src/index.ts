@@ -1,1 +1,10 @@
-export {};
+/**
+ * The coordinator as a library.
+ *
+ *   const coordinator = await startCoordinator({ model: 'models/shunter-16m', nodes: 2, workersPerNode: 2, listen: '127.0.0.1:0', control: 'unix:/run/x.sock' });
+ *   console.log(coordinator.url);
+ *   await coordinator.close();
+ */
+export { type Config, environmentPrefix, type GivenConfig, options as coordinatorOptions } from './config.ts';
+export { type RunningCoordinator, startCoordinator } from './coordinator.ts';
+export { chooseHome, type HomeCandidate, type HomeChoice, type HomePreference, type HomeReason } from './requests/home-choice.ts';

@@ -11,6 +11,8 @@ export interface ModelFolder {
   vocab: number;
   /** Tokens of one sequence; null when config.json does not say. */
   contextMax: number | null;
+  /** The checkpoint says that its weights are f32. */
+  storedWide: boolean;
   /** Tokens that end an answer. */
   eosTokens: number[];
   sampling: SamplingDefaults;
@@ -42,6 +44,7 @@ export function readModelFolder(dir: string): ModelFolder {
     topK: fields.whole(topKKeys, 1, limits.topKMax) ?? fields.missing(topKKeys.join(' or ')),
     vocab: fields.whole(['vocab_size'], 1, 2 ** 31) ?? fields.missing('vocab_size'),
     contextMax: fields.whole(['max_position_embeddings', 'n_positions'], 1, 2 ** 31),
+    storedWide: (config.dtype ?? config.torch_dtype) === 'float32',
     eosTokens: tokenList(generation.eos_token_id ?? config.eos_token_id),
     sampling: samplingDefaults(generation),
   };
@@ -67,7 +70,8 @@ function moeShape(fields: ConfigFields): Plan['model'] {
 
 function samplingDefaults(generation: Json): SamplingDefaults {
   const number = (key: string, fallback: number) => (typeof generation[key] === 'number' ? (generation[key] as number) : fallback);
-  if (generation.do_sample === false) return { temperature: 0, topP: 1, topK: 0, minP: 0, repetitionPenalty: number('repetition_penalty', 1) };
+  if (generation.do_sample === false)
+    return { temperature: 0, topP: 1, topK: 0, minP: 0, repetitionPenalty: number('repetition_penalty', 1) };
   return {
     temperature: number('temperature', 1),
     topP: number('top_p', 1),
@@ -97,7 +101,10 @@ class ConfigFields {
     if (key === undefined) return null;
     const value = this.#config[key];
     if (!Number.isInteger(value) || (value as number) < min || (value as number) > max)
-      throw new SwitchyardError('bad_checkpoint', `${this.#file}: ${key} is ${JSON.stringify(value)}; a whole number from ${min} to ${max} is needed`);
+      throw new SwitchyardError(
+        'bad_checkpoint',
+        `${this.#file}: ${key} is ${JSON.stringify(value)}; a whole number from ${min} to ${max} is needed`,
+      );
     return value as number;
   }
 

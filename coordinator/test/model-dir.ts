@@ -1,4 +1,4 @@
 import { fileURLToPath } from 'node:url';
 
 /** The bundled model. */
-export const modelDir = '/work/shared/models/shunter-16m';
+export const modelDir = fileURLToPath(new URL('../../models/shunter-16m', import.meta.url));

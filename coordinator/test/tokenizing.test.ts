@@ -17,23 +17,32 @@ const controls = ['<|endoftext|>', '<|im_start|>', '<|im_end|>'];
 const controlIds = [0, 1, 2];
 
 const chat = (messages: { role: string; content: string }[]) =>
-  encoder.encode({ kind: 'conversation', conversation: { messages, tools: null, addGenerationPrompt: true, variables: {} } });
+  encoder.encode(
+    { kind: 'conversation', conversation: { messages, tools: null, addGenerationPrompt: true, variables: {} } },
+    Number.POSITIVE_INFINITY,
+  );
 const plain = (messages: { role: string; content: string }[]) =>
-  reference.encode(
-    encoder.template!.render({ messages, tools: null, addGenerationPrompt: true, variables: {} }),
-    { add_special_tokens: false },
-  ).ids;
+  reference.encode(encoder.template!.render({ messages, tools: null, addGenerationPrompt: true, variables: {} }), {
+    add_special_tokens: false,
+  }).ids;
 
 /** Text of any Unicode characters, pieces of control tokens and white space. */
 const anyText = fc
-  .array(fc.oneof(fc.string({ unit: 'grapheme' }), fc.constantFrom('<', '<|', '|>', '>', 'im_', 'im_start', '<|im_', '\n', '  ', 'user', '\ufdd0', '\ue000', ...controls)))
+  .array(
+    fc.oneof(
+      fc.string({ unit: 'grapheme' }),
+      fc.constantFrom('<', '<|', '|>', '>', 'im_', 'im_start', '<|im_', '\n', '  ', 'user', '\ufdd0', '\ue000', ...controls),
+    ),
+  )
   .map((pieces) => pieces.join(''));
-const ordinaryText = anyText.map((text) => controls.reduce((rest, control) => rest.replaceAll(control, ''), text)).filter((text) => !controls.some((c) => text.includes(c)));
+const ordinaryText = anyText
+  .map((text) => controls.reduce((rest, control) => rest.replaceAll(control, ''), text))
+  .filter((text) => !controls.some((c) => text.includes(c)));
 const role = fc.constantFrom('system', 'user', 'assistant');
 
 describe('text to ids', () => {
   it.each(cases.map((c) => [c.text.slice(0, 40), c] as const))('agrees with the reference tokenizer on %j', (_, { text, ids }) => {
-    expect(encoder.encode({ kind: 'text', text, addSpecialTokens: false, controls: true })).toEqual(ids);
+    expect(encoder.encode({ kind: 'text', text, addSpecialTokens: false, controls: true }, Number.POSITIVE_INFINITY)).toEqual(ids);
   });
 
   it('renders ordinary conversations to the ids of the plain rendering', () => {
@@ -69,8 +78,8 @@ describe('text to ids', () => {
 
   it('reads control tokens in a raw prompt, and not in text', () => {
     const text = '<|im_start|>user';
-    expect(encoder.encode({ kind: 'text', text, addSpecialTokens: false, controls: true })[0]).toBe(1);
-    expect(encoder.encode({ kind: 'text', text, addSpecialTokens: false, controls: false })).not.toContain(1);
+    expect(encoder.encode({ kind: 'text', text, addSpecialTokens: false, controls: true }, Number.POSITIVE_INFINITY)[0]).toBe(1);
+    expect(encoder.encode({ kind: 'text', text, addSpecialTokens: false, controls: false }, Number.POSITIVE_INFINITY)).not.toContain(1);
   });
 });
 
@@ -101,9 +110,9 @@ describe('ids to text', () => {
   it('gives back any text', () => {
     fc.assert(
       fc.property(fc.string({ unit: 'grapheme' }), (text) => {
-        expect(pieces.text(encoder.encode({ kind: 'text', text, addSpecialTokens: false, controls: false }))).toBe(
-          new TextDecoder('utf-8', { ignoreBOM: true }).decode(new TextEncoder().encode(text)),
-        );
+        expect(
+          pieces.text(encoder.encode({ kind: 'text', text, addSpecialTokens: false, controls: false }, Number.POSITIVE_INFINITY)),
+        ).toBe(new TextDecoder('utf-8', { ignoreBOM: true }).decode(new TextEncoder().encode(text)));
       }),
     );
   });

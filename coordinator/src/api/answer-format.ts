@@ -62,7 +62,8 @@ export class TokenTexts {
 
   /** `"token":"…","bytes":[…]`; text of half characters has U+FFFD, bytes are exact. */
   chat(token: number): string {
-    this.#chat[token] ??= `"token":${JSON.stringify(lossy.decode(this.#pieces.bytes(token)))},"bytes":[${this.#pieces.bytes(token).join(',')}]`;
+    this.#chat[token] ??=
+      `"token":${JSON.stringify(lossy.decode(this.#pieces.bytes(token)))},"bytes":[${this.#pieces.bytes(token).join(',')}]`;
     return this.#chat[token];
   }
 

@@ -1,15 +1,6 @@
 import { type ErrorCode, errorCatalogue, SwitchyardError } from '@switchyard/proto';
 import { bounds } from '../bounds.ts';
-
-/** A failure with numbers that programs want to read: they stand in the envelope beside the message. */
-export class DetailedError extends SwitchyardError {
-  readonly details: Record<string, number>;
-
-  constructor(code: ErrorCode, message: string, param: string | null, details: Record<string, number>) {
-    super(code, message, { param });
-    this.details = details;
-  }
-}
+import { DetailedError } from '../detailed-error.ts';
 
 export interface ErrorReply {
   status: number;
@@ -21,7 +12,10 @@ export interface ErrorReply {
 
 /** Anything that was thrown, as what a client is told. What we did not foresee is `internal`: its message stays in the log. */
 export function errorReply(error: unknown): ErrorReply {
-  const known = error instanceof SwitchyardError ? error : new SwitchyardError('internal', 'the server failed; its log says more under this request id');
+  const known =
+    error instanceof SwitchyardError
+      ? error
+      : new SwitchyardError('internal', 'the server failed; its log says more under this request id');
   const { status, type } = errorCatalogue[known.code];
   const retryAfter = (bounds.retryAfterSeconds as Partial<Record<ErrorCode, number>>)[known.code];
   const details = known instanceof DetailedError ? known.details : {};

@@ -1,6 +1,6 @@
 import type { IncomingMessage } from 'node:http';
 import { SwitchyardError } from '@switchyard/proto';
-import { DetailedError } from './api-error.ts';
+import { DetailedError } from '../detailed-error.ts';
 import { jsonErrorPosition } from './json-position.ts';
 
 /**
@@ -37,14 +37,20 @@ function readBytes(request: IncomingMessage, bytesMax: number): Promise<Buffer> 
 function checkContentType(request: IncomingMessage): void {
   const type = (request.headers['content-type'] ?? '').split(';')[0].trim().toLowerCase();
   if (type !== 'application/json' && !type.endsWith('+json'))
-    throw new SwitchyardError('unsupported_media_type', `content-type is ${JSON.stringify(type)}; application/json is needed`, { param: 'content-type' });
+    throw new SwitchyardError('unsupported_media_type', `content-type is ${JSON.stringify(type)}; application/json is needed`, {
+      param: 'content-type',
+    });
   const encoding = request.headers['content-encoding'] ?? 'identity';
   if (encoding !== 'identity')
-    throw new SwitchyardError('unsupported_media_type', `content-encoding is ${JSON.stringify(encoding)}; bodies must not be compressed`, { param: 'content-encoding' });
+    throw new SwitchyardError('unsupported_media_type', `content-encoding is ${JSON.stringify(encoding)}; bodies must not be compressed`, {
+      param: 'content-encoding',
+    });
 }
 
 function tooLarge(bytes: number, bytesMax: number): SwitchyardError {
-  return new DetailedError('body_too_large', `the body has ${bytes} bytes or more; the limit is ${bytesMax}`, null, { limit_bytes: bytesMax });
+  return new DetailedError('body_too_large', `the body has ${bytes} bytes or more; the limit is ${bytesMax}`, null, {
+    limit_bytes: bytesMax,
+  });
 }
 
 const utf8 = new TextDecoder('utf-8', { fatal: true });
@@ -76,14 +82,18 @@ function parseObject(text: string): Record<string, unknown> {
     throw notJson(text);
   }
   if (typeof value !== 'object' || value === null || Array.isArray(value))
-    throw new SwitchyardError('invalid_request', `the body is ${value === null ? 'null' : Array.isArray(value) ? 'an array' : `a ${typeof value}`}; a JSON object is needed`);
+    throw new SwitchyardError(
+      'invalid_request',
+      `the body is ${value === null ? 'null' : Array.isArray(value) ? 'an array' : `a ${typeof value}`}; a JSON object is needed`,
+    );
   return value as Record<string, unknown>;
 }
 
 function notJson(text: string): SwitchyardError {
   const position = jsonErrorPosition(text);
   const before = text.slice(0, position).split('\n');
-  const what = position >= text.length ? 'it ends too early' : `unexpected ${JSON.stringify(String.fromCodePoint(text.codePointAt(position)!))}`;
+  const what =
+    position >= text.length ? 'it ends too early' : `unexpected ${JSON.stringify(String.fromCodePoint(text.codePointAt(position)!))}`;
   return new DetailedError(
     'invalid_request',
     `the body is not JSON: ${what} at position ${position} (line ${before.length}, column ${before.at(-1)!.length + 1})`,

@@ -11,7 +11,11 @@ export class ChatFormat implements AnswerFormat {
   readonly #bodyHead: string;
 
   /** @param promptIds of the one prompt; returned when ids are asked for */
-  constructor(frame: AnswerFrame, texts: TokenTexts, options: { wantLogprob: boolean; returnTokenIds: boolean; promptIds: readonly number[] }) {
+  constructor(
+    frame: AnswerFrame,
+    texts: TokenTexts,
+    options: { wantLogprob: boolean; returnTokenIds: boolean; promptIds: readonly number[] },
+  ) {
     this.#texts = texts;
     this.#wantLogprob = options.wantLogprob;
     this.#returnTokenIds = options.returnTokenIds;

@@ -17,7 +17,8 @@ export function readConversation(fields: Fields, template: ChatTemplate | null):
   if (given.length === 0) throw fields.invalid('messages', 'is empty; at least one message is needed');
   const messages = given.map((message, i) => readMessage(fields, message, i, template));
   const tools = readTools(fields, template);
-  if (fields.flag('continue_final_message') === true) throw fields.invalid('continue_final_message', 'is not supported: use /v1/completions');
+  if (fields.flag('continue_final_message') === true)
+    throw fields.invalid('continue_final_message', 'is not supported: use /v1/completions');
   return {
     messages,
     tools,
@@ -34,7 +35,8 @@ function readMessage(parent: Fields, value: unknown, index: number, template: Ch
   if (role === null) throw message.invalid('role', 'is missing');
   const toolCalls = message.list('tool_calls', bounds.toolsMax);
   const content = readContent(message);
-  if (content === null && !(role === 'assistant' && (toolCalls !== null || message.has('function_call')))) throw message.invalid('content', 'is missing');
+  if (content === null && !(role === 'assistant' && (toolCalls !== null || message.has('function_call'))))
+    throw message.invalid('content', 'is missing');
   message.refuse('audio', 'only text is');
   return {
     role: role === 'developer' && template?.knowsDeveloper !== true ? 'system' : role,
@@ -63,7 +65,10 @@ function readContent(message: Fields): string | null {
       const text = type === 'text' ? fields.text : type === 'refusal' ? fields.refusal : undefined;
       if (typeof text === 'string') return text;
       if (type === 'text') throw message.invalid('content', `part ${i} has ${typeName(text ?? null)} for text; a string is needed`);
-      throw message.invalid('content', `part ${i} has type ${typeof type === 'string' ? quoted(type) : typeName(type ?? null)}; this model reads text only`);
+      throw message.invalid(
+        'content',
+        `part ${i} has type ${typeof type === 'string' ? quoted(type) : typeName(type ?? null)}; this model reads text only`,
+      );
     })
     .join('');
 }
@@ -71,7 +76,8 @@ function readContent(message: Fields): string | null {
 /** Templates want arguments as an object; clients send them as JSON text. */
 function readToolCall(message: Fields, value: unknown, index: number): unknown {
   const path = `tool_calls[${index}]`;
-  if (typeof value !== 'object' || value === null || Array.isArray(value)) throw message.invalid(path, `is ${typeName(value)}; an object is needed`);
+  if (typeof value !== 'object' || value === null || Array.isArray(value))
+    throw message.invalid(path, `is ${typeName(value)}; an object is needed`);
   const call = value as { function?: { name?: unknown; arguments?: unknown } };
   if (typeof call.function !== 'object' || call.function === null || typeof call.function.name !== 'string')
     throw message.invalid(`${path}.function.name`, 'is missing');
@@ -99,16 +105,21 @@ function readTools(fields: Fields, template: ChatTemplate | null): unknown[] | n
       throw fields.invalid(`tools[${i}]`, 'needs type "function" and function.name');
   });
   const choice = fields.raw('tool_choice');
-  if (choice !== null && choice !== 'none' && tools.length === 0 && choice !== 'required') throw fields.invalid('tool_choice', 'is given without tools');
+  if (choice !== null && choice !== 'none' && tools.length === 0 && choice !== 'required')
+    throw fields.invalid('tool_choice', 'is given without tools');
   if (choice === 'none' || tools.length === 0) return null;
   if (typeof choice === 'object' && choice !== null) {
     const name = (choice as { function?: { name?: unknown } }).function?.name;
     const names = (tools as { function: { name: string } }[]).map((tool) => tool.function.name);
     if (typeof name !== 'string' || !names.includes(name))
-      throw fields.invalid('tool_choice', `names ${typeof name === 'string' ? quoted(name) : typeName(name ?? null)}, which is not among tools`);
+      throw fields.invalid(
+        'tool_choice',
+        `names ${typeof name === 'string' ? quoted(name) : typeName(name ?? null)}, which is not among tools`,
+      );
   }
   if (choice !== null && choice !== 'auto')
     throw fields.invalid('tool_choice', 'can be "auto" or "none": a call cannot be forced without constrained decoding');
-  if (template !== null && !template.supportsTools) throw fields.invalid('tools', "is not supported: this model's chat template has no place for tools");
+  if (template !== null && !template.supportsTools)
+    throw fields.invalid('tools', "is not supported: this model's chat template has no place for tools");
   return tools;
 }

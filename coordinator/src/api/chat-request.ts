@@ -12,7 +12,8 @@ export type ChatRequest = Omit<GenerationRequest, 'prompts'> & { conversation: C
 export function readChatRequest(fields: Fields, model: ModelBounds, template: ChatTemplate | null): ChatRequest {
   refuseUnsupported(fields);
   const modalities = fields.list('modalities', 8);
-  if (modalities?.some((modality) => modality !== 'text')) throw fields.invalid('modalities', 'has other entries than "text": this model writes text only');
+  if (modalities?.some((modality) => modality !== 'text'))
+    throw fields.invalid('modalities', 'has other entries than "text": this model writes text only');
   fields.refuse('audio', 'this model writes text only');
   const streaming = readStreamFields(fields);
   const conversation = readConversation(fields, template);

@@ -20,7 +20,10 @@ export function readCompletionRequest(fields: Fields, model: ModelBounds): Compl
   const prompts = readPrompts(fields, model.vocab);
   const sequences = prompts.length * common.n;
   if (sequences > bounds.sequencesPerRequestMax)
-    throw fields.invalid('n', `${common.n} and ${prompts.length} prompts make ${sequences} sequences; the limit is ${bounds.sequencesPerRequestMax}`);
+    throw fields.invalid(
+      'n',
+      `${common.n} and ${prompts.length} prompts make ${sequences} sequences; the limit is ${bounds.sequencesPerRequestMax}`,
+    );
   const logprobs = fields.whole('logprobs', 0, limits.topLogprobsMax);
   const echo = fields.flag('echo') ?? false;
   return {

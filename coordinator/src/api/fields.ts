@@ -71,7 +71,8 @@ export class Fields {
   oneOf<const T extends string>(name: string, names: readonly T[]): T | null {
     const value = this.text(name);
     if (value === null) return null;
-    if (!(names as readonly string[]).includes(value)) throw this.invalid(name, `is ${quoted(value)}; it must be one of ${names.join(', ')}`);
+    if (!(names as readonly string[]).includes(value))
+      throw this.invalid(name, `is ${quoted(value)}; it must be one of ${names.join(', ')}`);
     return value as T;
   }
 

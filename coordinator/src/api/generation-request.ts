@@ -1,5 +1,5 @@
+import { DetailedError } from '../detailed-error.ts';
 import type { AnswerSpec } from '../requests/answer.ts';
-import { DetailedError } from './api-error.ts';
 import type { CommonSpec } from './sampling-fields.ts';
 import { samplingOfChoice } from './sampling-fields.ts';
 import type { StreamOptions } from './stream-fields.ts';

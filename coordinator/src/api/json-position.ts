@@ -57,7 +57,10 @@ const SPACE = /[ \t\n\r]*/y;
 // biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what JSON strings may not hold
 const STRING_PATTERN = '"(?:[^"\\\\\\u0000-\\u001f]|\\\\(?:["\\\\/bfnrt]|u[0-9a-fA-F]{4}))*"';
 const STRING = new RegExp(STRING_PATTERN, 'y');
-const SCALAR = new RegExp(`${STRING_PATTERN}|(?:true|false|null)(?![\\w])|-?(?:0|[1-9]\\d*)(?:\\.\\d+)?(?:[eE][+-]?\\d+)?(?![\\w.+-])`, 'y');
+const SCALAR = new RegExp(
+  `${STRING_PATTERN}|(?:true|false|null)(?![\\w])|-?(?:0|[1-9]\\d*)(?:\\.\\d+)?(?:[eE][+-]?\\d+)?(?![\\w.+-])`,
+  'y',
+);
 
 function skip(pattern: RegExp, text: string, at: number): number {
   pattern.lastIndex = at;

@@ -84,7 +84,8 @@ function readStopStrings(fields: Fields): string[] {
   const stops = given === null ? [] : typeof given === 'string' ? [given] : given;
   if (!Array.isArray(stops) || !stops.every((stop): stop is string => typeof stop === 'string'))
     throw fields.wrong('stop', given, 'a string or a list of strings is needed');
-  if (stops.length > limits.stopStringsMax) throw fields.invalid('stop', `has ${stops.length} strings; the limit is ${limits.stopStringsMax}`);
+  if (stops.length > limits.stopStringsMax)
+    throw fields.invalid('stop', `has ${stops.length} strings; the limit is ${limits.stopStringsMax}`);
   for (const stop of stops) {
     if (stop === '') throw fields.invalid('stop', 'has an empty string, which every text contains');
     if (stop.length > limits.stopStringLengthMax)
@@ -106,14 +107,18 @@ export function checkToken(fields: Fields, name: string, token: unknown, vocab: 
 
 function readLogitBias(fields: Fields, vocab: number): { tokens: number[]; values: number[] } {
   const given = Object.entries(fields.object('logit_bias') ?? {});
-  if (given.length > limits.logitBiasMax) throw fields.invalid('logit_bias', `has ${given.length} entries; the limit is ${limits.logitBiasMax}`);
+  if (given.length > limits.logitBiasMax)
+    throw fields.invalid('logit_bias', `has ${given.length} entries; the limit is ${limits.logitBiasMax}`);
   const tokens: number[] = [];
   const values: number[] = [];
   for (const [key, value] of given) {
     if (!/^\d{1,10}$/.test(key) || Number(key) >= vocab)
       throw fields.invalid('logit_bias', `has the key ${quoted(key)}; token ids from 0 to ${vocab - 1} are needed`);
     if (typeof value !== 'number' || !(value >= -100 && value <= 100))
-      throw fields.invalid('logit_bias', `gives ${JSON.stringify(value)?.slice(0, 64)} to token ${key}; numbers from -100 to 100 are allowed`);
+      throw fields.invalid(
+        'logit_bias',
+        `gives ${JSON.stringify(value)?.slice(0, 64)} to token ${key}; numbers from -100 to 100 are allowed`,
+      );
     tokens.push(Number(key));
     values.push(value);
   }
@@ -131,5 +136,17 @@ export function refuseUnsupported(fields: Fields): void {
   fields.refuse('prompt_logprobs', 'use /v1/completions with echo and logprobs');
   fields.refuse('best_of', 'use n');
   fields.refuse('prompt_embeds', 'prompts are text or token ids');
-  fields.ignore('user', 'store', 'service_tier', 'priority', 'request_id', 'safety_identifier', 'prompt_cache_key', 'metadata', 'model', 'stream', 'stream_options');
+  fields.ignore(
+    'user',
+    'store',
+    'service_tier',
+    'priority',
+    'request_id',
+    'safety_identifier',
+    'prompt_cache_key',
+    'metadata',
+    'model',
+    'stream',
+    'stream_options',
+  );
 }

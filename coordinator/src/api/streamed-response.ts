@@ -4,9 +4,9 @@ import { bounds } from '../bounds.ts';
 import type { RequestMetrics } from '../metrics/request-metrics.ts';
 import type { Answer, FinishReason } from '../requests/answer.ts';
 import type { Dispatcher } from '../requests/dispatcher.ts';
-import { errorReply } from './api-error.ts';
 import { type AnswerFormat, usageJson } from './answer-format.ts';
 import { AnswerSet } from './answer-set.ts';
+import { errorReply } from './api-error.ts';
 import { sendError } from './reply.ts';
 import type { StreamOptions } from './stream-fields.ts';
 
@@ -74,7 +74,8 @@ export class StreamedResponse extends AnswerSet {
   override flush(): void {
     if (this.#held !== '') {
       if (!this.#blocked) this.#write();
-      else if (this.#held.length > bounds.heldBytesMax) this.#cutOff(`the client has left ${this.#held.length} bytes unread; the limit is ${bounds.heldBytesMax}`);
+      else if (this.#held.length > bounds.heldBytesMax)
+        this.#cutOff(`the client has left ${this.#held.length} bytes unread; the limit is ${bounds.heldBytesMax}`);
     }
     this.#endIfOver();
   }

@@ -60,17 +60,28 @@ export function healthQuestion(path: string): HealthQuestion | null {
  *
  * live: restarting the process would help. ready: requests are answered. progress: what was accepted gets on.
  */
-export function judgeHealth(question: HealthQuestion, reading: HealthReading, nowMs: number, { stallMs, liveMs }: HealthThresholds): HealthAnswer {
+export function judgeHealth(
+  question: HealthQuestion,
+  reading: HealthReading,
+  nowMs: number,
+  { stallMs, liveMs }: HealthThresholds,
+): HealthAnswer {
   const beatAgeMs = Math.max(0, nowMs - reading.beatMs);
   const stepAgeMs = reading.stepAgeMs < 0 ? null : Math.round(reading.stepAgeMs + beatAgeMs);
   if (question === 'live') {
     const alive = beatAgeMs < liveMs && (stepAgeMs ?? 0) < liveMs;
-    return { status: alive ? 200 : 503, body: { status: alive ? 'ok' : 'stuck', loop_age_ms: Math.round(beatAgeMs), last_step_age_ms: stepAgeMs } };
+    return {
+      status: alive ? 200 : 503,
+      body: { status: alive ? 'ok' : 'stuck', loop_age_ms: Math.round(beatAgeMs), last_step_age_ms: stepAgeMs },
+    };
   }
   if (question === 'ready') {
     const ready = reading.ready === 1 && reading.draining === 0;
     const status = ready ? 'ok' : reading.draining === 1 ? 'draining' : 'not ready';
-    return { status: ready ? 200 : 503, body: { status, uncovered_experts: reading.uncoveredExperts, missing_workers: reading.missingWorkers } };
+    return {
+      status: ready ? 200 : 503,
+      body: { status, uncovered_experts: reading.uncoveredExperts, missing_workers: reading.missingWorkers },
+    };
   }
   const stalled = (stepAgeMs ?? 0) >= stallMs || beatAgeMs >= stallMs;
   const status = stalled ? 'stalled' : stepAgeMs === null ? 'idle' : 'ok';

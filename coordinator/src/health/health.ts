@@ -1,7 +1,14 @@
 import { Worker } from 'node:worker_threads';
 import { SwitchyardError } from '@switchyard/proto';
 import { threadFile } from '../thread-file.ts';
-import { type HealthAnswer, HealthCounters, type HealthQuestion, type HealthReading, type HealthThresholds, judgeHealth } from './health-counters.ts';
+import {
+  type HealthAnswer,
+  HealthCounters,
+  type HealthQuestion,
+  type HealthReading,
+  type HealthThresholds,
+  judgeHealth,
+} from './health-counters.ts';
 import type { HealthThreadData } from './health-thread.ts';
 
 const BEAT_MS = 100;

@@ -1,4 +1,17 @@
-import { type EngineConfig, type FromWorker, type Hello, limits, type Plan, type Ready, type Stats, type Submit, SwitchyardError, type Tokens, type TraceRows, type WorkerStream } from '@switchyard/proto';
+import {
+  type EngineConfig,
+  type FromWorker,
+  type Hello,
+  limits,
+  type Plan,
+  type Ready,
+  type Stats,
+  type Submit,
+  SwitchyardError,
+  type Tokens,
+  type TraceRows,
+  type WorkerStream,
+} from '@switchyard/proto';
 import { bounds } from '../bounds.ts';
 import type { Log } from '../log.ts';
 import { uncoveredExperts } from './coverage.ts';
@@ -10,8 +23,8 @@ export interface Assignment {
   engine: EngineConfig;
 }
 
-/** `loading` until the worker says ready, `ready` until it knows its peers, then `serving`. `failed`: it cannot serve the assignment and said why. */
-export type PlaceState = 'absent' | 'loading' | 'ready' | 'serving' | 'failed';
+/** `loading` until the worker says ready, `loaded` until it knows its peers, then `serving`. `failed`: it cannot serve the assignment and said why. */
+export type PlaceState = 'absent' | 'loading' | 'loaded' | 'serving' | 'failed';
 
 /** A worker's place in the plan, and who fills it now. */
 export interface Place {
@@ -137,7 +150,11 @@ export class Membership {
       void place.stream.close(error);
       this.#lose(place, error);
     }
-    Object.assign(place, vacancy(), { state: 'loading', stream, hello: { ...hello, dataAddresses: hello.dataAddresses.slice(0, limits.addressesMax) } });
+    Object.assign(place, vacancy(), {
+      state: 'loading',
+      stream,
+      hello: { ...hello, dataAddresses: hello.dataAddresses.slice(0, limits.addressesMax) },
+    });
     this.#log.info({ worker: place.name, pid: hello.pid, peer: stream.peer }, 'worker attached');
     const { epoch, modelDir, engine } = this.#assignment;
     stream.send({ type: 'assign', worker: place.worker, epoch, modelDir, plan: this.#planBytes, engine });
@@ -175,7 +192,7 @@ export class Membership {
   }
 
   #becomeReady(place: Place, ready: Ready): void {
-    Object.assign(place, { state: 'ready', ready, failure: null, progress: null });
+    Object.assign(place, { state: 'loaded', ready, failure: null, progress: null });
     this.#log.info({ worker: place.name, residentBytes: ready.residentBytes, kvBlocks: ready.kvBlocks }, 'worker ready');
     this.#introduce();
     this.#events.onChange();
@@ -190,7 +207,7 @@ export class Membership {
 
   /** Tells all ready workers of each other as soon as they cover the plan; again whenever one comes back, for its address may be new. */
   #introduce(): void {
-    const ready = this.places.filter(({ state }) => state === 'ready' || state === 'serving');
+    const ready = this.places.filter(({ state }) => state === 'loaded' || state === 'serving');
     const covered = uncoveredExperts(this.#assignment.plan, new Set(ready.map(({ worker }) => worker))) === 0;
     if (covered) {
       const peers = ready.map(({ worker, name, hello }) => ({ worker, name, node: hello!.node, dataAddresses: hello!.dataAddresses }));
@@ -227,5 +244,14 @@ export class Membership {
 }
 
 function vacancy() {
-  return { state: 'absent' as PlaceState, stream: null, hello: null, ready: null, progress: null, failure: null, stats: null, statsAtMs: 0 };
+  return {
+    state: 'absent' as PlaceState,
+    stream: null,
+    hello: null,
+    ready: null,
+    progress: null,
+    failure: null,
+    stats: null,
+    statsAtMs: 0,
+  };
 }

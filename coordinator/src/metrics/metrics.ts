@@ -10,7 +10,6 @@ export interface MetricsSubject {
   version: string;
   plan: Plan;
   planChecksum: string;
-  fingerprint(): string;
 }
 
 export interface QueueView {
@@ -58,7 +57,12 @@ export class Metrics {
     gauge('control_plane_up', '1 while the coordinator runs.', () => 1);
     gauge('plan_info', 'The plan in force.', () => 1, { plan_id: planChecksum, epoch: String(membership.epoch) });
     gauge('build_info', 'The version of the coordinator.', () => 1, { version });
-    gauge('cache_config_info', 'Blocks of 16 tokens over all workers.', () => membership.places.reduce((sum, { ready }) => sum + (ready?.kvBlocks ?? 0), 0), { block_size: '16' });
+    gauge(
+      'cache_config_info',
+      'Blocks of 16 tokens over all workers.',
+      () => membership.places.reduce((sum, { ready }) => sum + (ready?.kvBlocks ?? 0), 0),
+      { block_size: '16' },
+    );
     const replicas = plan.replicas.flat();
     const { places } = membership;
     new Gauge({

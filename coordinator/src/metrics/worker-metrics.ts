@@ -43,7 +43,10 @@ export class WorkerMetrics {
     this.#seconds = counter('worker_seconds_total', 'What workers spent their time on.', [...labelled, 'activity']);
     this.#bytes = counter('dispatch_bytes_total', 'Bytes sent between workers.', ['model_name', 'src', 'dst', 'locality']);
     const series = plan.model.moeLayers.length * plan.model.experts;
-    this.#experts = series > expertSeriesMax ? null : counter('expert_tokens_total', 'Rows that each expert computed.', ['model_name', 'layer', 'expert']);
+    this.#experts =
+      series > expertSeriesMax
+        ? null
+        : counter('expert_tokens_total', 'Rows that each expert computed.', ['model_name', 'layer', 'expert']);
     this.#computed = places.map(() => new Float64Array(series));
     this.#createSeries();
     this.#createGauges(registry);
@@ -112,7 +115,8 @@ export class WorkerMetrics {
       for (const peer of this.#places) if (peer !== place) this.#bytes.inc(this.#linkLabels(place, peer), 0);
     }
     const { moeLayers, experts } = this.#plan.model;
-    for (const layer of moeLayers) for (let e = 0; e < experts; e++) this.#experts?.inc({ model_name: this.#model, layer: String(layer), expert: String(e) }, 0);
+    for (const layer of moeLayers)
+      for (let e = 0; e < experts; e++) this.#experts?.inc({ model_name: this.#model, layer: String(layer), expert: String(e) }, 0);
   }
 
   #createGauges(registry: Registry): void {
@@ -131,12 +135,16 @@ export class WorkerMetrics {
     };
     perWorker('num_requests_running', 'Sequences in the batch.', ({ stats }) => stats?.running ?? 0);
     perWorker('num_requests_waiting', 'Sequences waiting on the worker.', ({ stats }) => stats?.waiting ?? 0);
-    perWorker('kv_cache_usage_perc', 'Share of the cache in use, 0 to 1.', ({ stats }) => (stats === null || stats.kvBlocks === 0 ? 0 : stats.kvBlocksUsed / stats.kvBlocks));
+    perWorker('kv_cache_usage_perc', 'Share of the cache in use, 0 to 1.', ({ stats }) =>
+      stats === null || stats.kvBlocks === 0 ? 0 : stats.kvBlocksUsed / stats.kvBlocks,
+    );
     perWorker('worker_up', '1 while the worker serves.', ({ state }) => (state === 'serving' ? 1 : 0));
     perWorker('worker_losses', 'How often the worker was lost.', ({ losses }) => losses);
     perWorker('worker_resident_bytes', 'Weights held in memory.', ({ ready, stats }) => stats?.residentBytes ?? ready?.residentBytes ?? 0);
-    perWorker('step_last_timestamp_seconds', 'When the worker last ended a step, Unix time; 0: it has said nothing yet.', ({ stats, statsAtMs }) =>
-      stats === null ? 0 : (Date.now() - (performance.now() - statsAtMs) - stats.lastStepAgeMs) / 1000,
+    perWorker(
+      'step_last_timestamp_seconds',
+      'When the worker last ended a step, Unix time; 0: it has said nothing yet.',
+      ({ stats, statsAtMs }) => (stats === null ? 0 : (Date.now() - (performance.now() - statsAtMs) - stats.lastStepAgeMs) / 1000),
     );
     const imbalance = (layer: number) => this.imbalance(layer);
     const { moeLayers } = this.#plan.model;

@@ -28,6 +28,9 @@ export class Dispatcher {
   /** Sequences per worker, and when each was last chosen. */
   readonly #load: number[];
   readonly #lastChosen: number[];
+  /** When each last got work after none, and last gave tokens; performance.now. */
+  readonly #busySinceMs: number[];
+  readonly #tokensAtMs: number[];
   readonly #touched = new Set<AnswerListener>();
   #nextRequest = 1;
   #onIdle: (() => void) | null = null;
@@ -38,6 +41,8 @@ export class Dispatcher {
     this.#metrics = metrics;
     this.#load = membership.places.map(() => 0);
     this.#lastChosen = membership.places.map(() => 0);
+    this.#busySinceMs = membership.places.map(() => 0);
+    this.#tokensAtMs = membership.places.map(() => 0);
   }
 
   get running(): number {
@@ -50,6 +55,19 @@ export class Dispatcher {
 
   loadOf(worker: number): number {
     return this.#load[worker];
+  }
+
+  /**
+   * Longest time that a worker with work has shown no sign of it: no step by its own account, no tokens, no new work. -1 when none has work.
+   */
+  stepAgeMs(nowMs: number): number {
+    let longest = -1;
+    for (const { worker, stats, statsAtMs } of this.#membership.places) {
+      if (this.#load[worker] === 0) continue;
+      const stepAtMs = stats === null ? 0 : statsAtMs - stats.lastStepAgeMs;
+      longest = Math.max(longest, nowMs - Math.max(stepAtMs, this.#busySinceMs[worker], this.#tokensAtMs[worker]));
+    }
+    return longest;
   }
 
   /** Takes all of them or none. @throws SwitchyardError `queue_full` */
@@ -83,6 +101,7 @@ export class Dispatcher {
   /** One step of one worker. */
   onTokens(place: Place, tokens: Tokens): void {
     const now = performance.now();
+    this.#tokensAtMs[place.worker] = now;
     for (const prompt of tokens.prompt) this.#running.get(prompt.request)?.answer.acceptPrompt(prompt);
     let logprobAt = 0;
     let topAt = 0;
@@ -105,7 +124,7 @@ export class Dispatcher {
         this.#touched.add(answer.listener);
         if (carriesToken) {
           this.#metrics.onToken(answer, now);
-          if (answer.accept(token(tokens, i), finish, logprob, top)) this.#membership.cancel(place, request);
+          if (answer.accept(tokens.token[i], finish, logprob, top)) this.#membership.cancel(place, request);
         } else if (error !== null) answer.fail(workerError(error));
         else if (finish === Finish.stopWithoutToken) answer.acceptEnd();
         else answer.fail(new SwitchyardError('cancelled', `worker ${place.name} cancelled the sequence`));
@@ -205,7 +224,7 @@ export class Dispatcher {
       return;
     }
     this.#running.set(answer.request, { answer, place });
-    this.#load[place.worker]++;
+    if (this.#load[place.worker]++ === 0) this.#busySinceMs[place.worker] = answer.submittedMs;
     this.#lastChosen[place.worker] = answer.request;
     this.#prefixes.remember(spec.tenant, spec.prompt, place.worker);
     this.#metrics.onSubmit(answer);
@@ -222,11 +241,9 @@ export class Dispatcher {
   }
 }
 
-function token(tokens: Tokens, i: number): number {
-  return tokens.token[i];
-}
-
 /** Workers name errors from the catalogue; anything else is ours to explain. */
 function workerError({ code, message }: { code: string; message: string }): SwitchyardError {
-  return Object.hasOwn(errorCatalogue, code) ? new SwitchyardError(code as ErrorCode, message) : new SwitchyardError('internal', `${code}: ${message}`);
+  return Object.hasOwn(errorCatalogue, code)
+    ? new SwitchyardError(code as ErrorCode, message)
+    : new SwitchyardError('internal', `${code}: ${message}`);
 }

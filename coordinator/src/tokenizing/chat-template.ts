@@ -1,5 +1,5 @@
-import { SwitchyardError } from '@switchyard/proto';
 import { Template } from '@huggingface/jinja';
+import { SwitchyardError } from '@switchyard/proto';
 import type { TokenizerConfig, TokenizerFolder } from './tokenizer-folder.ts';
 
 /** A message as templates see it. */

@@ -1,7 +1,9 @@
 import { SwitchyardError } from '@switchyard/proto';
 import { bounds } from '../bounds.ts';
+import { DetailedError } from '../detailed-error.ts';
 import { ChatTemplate, type Conversation } from './chat-template.ts';
 import { TextTokenizer, tooManyPrivate } from './text-tokenizer.ts';
+import { tokenBytes } from './token-bytes.ts';
 import type { TokenizerFolder } from './tokenizer-folder.ts';
 
 /** Everything that can be asked to become token ids. */
@@ -12,22 +14,43 @@ export type PromptText =
 
 /** Turns prompts into token ids: the checkpoint's tokenizer and chat template together. */
 export class PromptEncoder {
+  readonly #longestTokenBytes: number;
   readonly tokenizer: TextTokenizer;
   readonly template: ChatTemplate | null;
 
   constructor(folder: TokenizerFolder) {
     this.tokenizer = new TextTokenizer(folder);
     this.template = ChatTemplate.of(folder);
+    this.#longestTokenBytes = tokenBytes(folder.tokenizer).longest;
   }
 
-  /** @throws SwitchyardError `invalid_request` */
-  encode(prompt: PromptText): number[] {
-    if (prompt.kind === 'conversation') return this.#encodeConversation(prompt.conversation);
+  /**
+   * @param tokensMax text that cannot have so few tokens is refused before it is tokenised
+   * @throws SwitchyardError `invalid_request`; DetailedError `context_length_exceeded`
+   */
+  encode(prompt: PromptText, tokensMax: number): number[] {
+    if (prompt.kind === 'conversation') return this.#encodeConversation(prompt.conversation, tokensMax);
     const { text, addSpecialTokens, controls } = prompt;
+    this.#checkLength(text, tokensMax);
     return controls ? this.tokenizer.encodePrompt(text, addSpecialTokens) : this.tokenizer.encodeText(text, addSpecialTokens);
   }
 
-  #encodeConversation(conversation: Conversation): number[] {
+  /** No token stands for more bytes than the longest one. */
+  #checkLength(text: string, tokensMax: number): void {
+    const atLeast = Math.ceil(text.length / this.#longestTokenBytes);
+    if (atLeast > tokensMax)
+      throw new DetailedError(
+        'context_length_exceeded',
+        `the prompt has at least ${atLeast} tokens; the context has ${tokensMax}`,
+        'prompt',
+        {
+          n_prompt_tokens: atLeast,
+          n_ctx: tokensMax,
+        },
+      );
+  }
+
+  #encodeConversation(conversation: Conversation, tokensMax: number): number[] {
     if (this.template === null)
       throw new SwitchyardError('invalid_request', 'this model has no chat template: use /v1/completions', { param: 'messages' });
     const { messages, tools, variables } = conversation;
@@ -47,6 +70,7 @@ export class PromptEncoder {
       tools: tools === null ? null : (mapTexts(tools, shield) as unknown[]),
       variables: mapTexts(variables, shield) as Record<string, unknown>,
     });
+    this.#checkLength(rendered, tokensMax);
     return this.tokenizer.encodeShielded(rendered, standIns);
   }
 }
@@ -82,5 +106,7 @@ function mapTexts(value: unknown, replace: (text: string) => string): unknown {
 
 function checkDepth(depth: number): void {
   if (depth > bounds.jsonDepthMax)
-    throw new SwitchyardError('invalid_request', `messages and tools are nested deeper than ${bounds.jsonDepthMax} levels`, { param: 'messages' });
+    throw new SwitchyardError('invalid_request', `messages and tools are nested deeper than ${bounds.jsonDepthMax} levels`, {
+      param: 'messages',
+    });
 }

@@ -1,5 +1,5 @@
-import { SwitchyardError } from '@switchyard/proto';
 import { Tokenizer } from '@huggingface/tokenizers';
+import { SwitchyardError } from '@switchyard/proto';
 import { ControlShield, type StandIns } from './control-shield.ts';
 import type { TokenizerFolder } from './tokenizer-folder.ts';
 
@@ -27,7 +27,10 @@ export class TextTokenizer {
     this.#controlIds = new Set(controls.map((token) => token.id));
     this.#controls = unionOf(controls.map((token) => token.content));
     // Control tokens are looked for in the text as it stands, before anything normalises it: only there are stand-ins in place.
-    const asWritten = { ...tokenizer, added_tokens: added.map((token) => (controls.includes(token) ? { ...token, normalized: false } : token)) };
+    const asWritten = {
+      ...tokenizer,
+      added_tokens: added.map((token) => (controls.includes(token) ? { ...token, normalized: false } : token)),
+    };
     this.#tokenizer = new Tokenizer(asWritten, { clean_up_tokenization_spaces: false, ...config });
     this.#restoreBeforePreTokenizer();
     this.#controlsAround = countIn(this.#tokenizer.encode('', { add_special_tokens: true }).ids, this.#controlIds);
@@ -57,7 +60,9 @@ export class TextTokenizer {
       const { ids } = this.#tokenizer.encode(text, { add_special_tokens: addSpecialTokens });
       // A model whose own merges lead to a control token would read one where none was matched.
       if (countIn(ids, this.#controlIds) > this.#countControls(text) + (addSpecialTokens ? this.#controlsAround : 0))
-        throw new SwitchyardError('invalid_request', 'the text spells a control token that this tokenizer cannot write as text', { param: 'messages' });
+        throw new SwitchyardError('invalid_request', 'the text spells a control token that this tokenizer cannot write as text', {
+          param: 'messages',
+        });
       return ids;
     } finally {
       this.#standIns = null;

@@ -4,6 +4,8 @@ import type { DecoderJson, TokenizerJson } from './tokenizer-folder.ts';
 /** Which bytes a token stands for. Text is what the bytes of consecutive tokens spell; a token may hold part of a character. */
 export interface TokenBytes {
   readonly vocab: number;
+  /** Bytes of the longest token. */
+  readonly longest: number;
   /** Empty for an id that the tokenizer does not know: models have padded vocabularies. */
   of(id: number): Uint8Array;
 }
@@ -20,9 +22,13 @@ export function tokenBytes(tokenizer: TokenizerJson): TokenBytes {
   for (const [piece, id] of vocabEntries(tokenizer)) pieces[id] = piece;
   const added: string[] = [];
   for (const token of tokenizer.added_tokens) added[token.id] = token.content;
+  // A piece has a character or more for each byte, but for added tokens, which are text.
+  let longest = 1;
+  for (const spelled of [pieces, added]) for (const text of spelled) longest = Math.max(longest, Buffer.byteLength(text ?? ''));
   const known: (Uint8Array | undefined)[] = new Array(Math.max(pieces.length, added.length));
   return {
     vocab: known.length,
+    longest,
     of(id) {
       let bytes = known[id];
       if (bytes === undefined) {
@@ -49,7 +55,10 @@ function pieceDecoder(decoder: DecoderJson | null): (piece: string) => Uint8Arra
   const types = decoder === null ? [] : decoder.type === 'Sequence' ? (decoder.decoders ?? []).map((d) => d.type) : [decoder.type];
   if (types.includes('ByteLevel')) return byteLevelBytes;
   if (types.includes('ByteFallback') || types.includes('Metaspace')) return sentencePieceBytes;
-  throw new SwitchyardError('bad_checkpoint', `tokenizer.json: decoder ${types.join(', ') || 'null'} is not supported; ByteLevel, ByteFallback and Metaspace are`);
+  throw new SwitchyardError(
+    'bad_checkpoint',
+    `tokenizer.json: decoder ${types.join(', ') || 'null'} is not supported; ByteLevel, ByteFallback and Metaspace are`,
+  );
 }
 
 /** GPT-2's table: printable Latin-1 bytes stand for themselves, the others for U+0100 and up, in order. */

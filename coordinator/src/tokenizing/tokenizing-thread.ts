@@ -1,24 +1,35 @@
 /** The thread that tokenises long texts: a request in, its ids or its error out, one at a time. */
 import { parentPort, workerData } from 'node:worker_threads';
-import { SwitchyardError } from '@switchyard/proto';
+import { type ErrorCode, SwitchyardError } from '@switchyard/proto';
+import { DetailedError } from '../detailed-error.ts';
 import { PromptEncoder, type PromptText } from './prompt-text.ts';
 import { readTokenizerFolder } from './tokenizer-folder.ts';
 
 export interface TokenizeJob {
   id: number;
   prompt: PromptText;
+  tokensMax: number;
 }
 
-export type TokenizeResult = { id: number; ids: Int32Array } | { id: number; code: string; message: string; param: string | null };
+export type TokenizeResult =
+  | { id: number; ids: Int32Array }
+  | { id: number; code: ErrorCode; message: string; param: string | null; details: Record<string, number> };
 
 const encoder = new PromptEncoder(readTokenizerFolder((workerData as { dir: string }).dir));
 
-parentPort!.on('message', ({ id, prompt }: TokenizeJob) => {
+parentPort!.on('message', ({ id, prompt, tokensMax }: TokenizeJob) => {
   try {
-    const ids = Int32Array.from(encoder.encode(prompt));
+    const ids = Int32Array.from(encoder.encode(prompt, tokensMax));
     parentPort!.postMessage({ id, ids } satisfies TokenizeResult, [ids.buffer]);
   } catch (error) {
     const known = error instanceof SwitchyardError ? error : new SwitchyardError('internal', (error as Error).message);
-    parentPort!.postMessage({ id, code: known.code, message: known.message, param: known.param } satisfies TokenizeResult);
+    const { code, message, param } = known;
+    parentPort!.postMessage({
+      id,
+      code,
+      message,
+      param,
+      details: known instanceof DetailedError ? known.details : {},
+    } satisfies TokenizeResult);
   }
 });

@@ -1,13 +1,14 @@
 import { Worker } from 'node:worker_threads';
-import { type ErrorCode, SwitchyardError } from '@switchyard/proto';
+import { SwitchyardError } from '@switchyard/proto';
 import { bounds } from '../bounds.ts';
+import { DetailedError } from '../detailed-error.ts';
 import { threadFile } from '../thread-file.ts';
 import type { ChatTemplate } from './chat-template.ts';
 import { PromptEncoder, type PromptText, promptChars } from './prompt-text.ts';
 import { TokenPieces } from './text-stream.ts';
 import { tokenBytes } from './token-bytes.ts';
 import { readTokenizerFolder } from './tokenizer-folder.ts';
-import type { TokenizeResult } from './tokenizing-thread.ts';
+import type { TokenizeJob, TokenizeResult } from './tokenizing-thread.ts';
 
 interface Waiting {
   resolve(ids: number[]): void;
@@ -35,24 +36,32 @@ export class Tokenizing {
     this.pieces = new TokenPieces(tokenBytes(folder.tokenizer));
   }
 
-  /** @throws SwitchyardError `invalid_request`, or `queue_full` when too many long texts wait */
-  encode(prompt: PromptText): number[] | Promise<number[]> {
-    return promptChars(prompt) <= bounds.inlineTextChars ? this.#encoder.encode(prompt) : this.#encodeInThread(prompt);
+  /**
+   * @param tokensMax text that cannot have so few tokens is refused before it is tokenised; one that is close may still have more
+   * @throws SwitchyardError `invalid_request`, `context_length_exceeded`, or `queue_full` when too many long texts wait
+   */
+  async encode(prompt: PromptText, tokensMax = Number.POSITIVE_INFINITY): Promise<number[]> {
+    return promptChars(prompt) <= bounds.inlineTextChars
+      ? this.#encoder.encode(prompt, tokensMax)
+      : await this.#encodeInThread(prompt, tokensMax);
   }
 
   async close(): Promise<void> {
     await this.#thread?.terminate();
   }
 
-  #encodeInThread(prompt: PromptText): Promise<number[]> {
+  #encodeInThread(prompt: PromptText, tokensMax: number): Promise<number[]> {
     if (this.#waiting.size >= bounds.tokenizingQueueMax)
-      throw new SwitchyardError('queue_full', `${this.#waiting.size} long texts wait to be tokenised; the limit is ${bounds.tokenizingQueueMax}`);
+      throw new SwitchyardError(
+        'queue_full',
+        `${this.#waiting.size} long texts wait to be tokenised; the limit is ${bounds.tokenizingQueueMax}`,
+      );
     this.#thread ??= this.#start();
     const id = this.#nextJob++;
     const thread = this.#thread;
     return new Promise((resolve, reject) => {
       this.#waiting.set(id, { resolve, reject });
-      thread.postMessage({ id, prompt });
+      thread.postMessage({ id, prompt, tokensMax } satisfies TokenizeJob);
     });
   }
 
@@ -63,7 +72,7 @@ export class Tokenizing {
       const waiting = this.#waiting.get(result.id);
       this.#waiting.delete(result.id);
       if ('ids' in result) waiting?.resolve(Array.from(result.ids));
-      else waiting?.reject(new SwitchyardError(result.code as ErrorCode, result.message, { param: result.param }));
+      else waiting?.reject(new DetailedError(result.code, result.message, result.param, result.details));
     });
     // Out of memory, say: those who wait are told, and the next long text starts a new thread.
     thread.on('error', (error) => this.#fail(error));

@@ -61,7 +61,8 @@ export class TraceRecorder {
   start({ file, tenants }: TraceStart): TraceSummary {
     if (this.#folder === null) throw invalid('file', 'cannot be recorded: the coordinator was started without --trace-dir');
     if (this.#writer !== null) throw invalid('on', `is true, and ${this.#stem} is being recorded already`);
-    if (!/^[\w][\w.-]{0,127}$/.test(file)) throw invalid('file', `is ${JSON.stringify(file.slice(0, 64))}; a name of letters, digits, '.', '-' and '_' is needed`);
+    if (!/^[\w][\w.-]{0,127}$/.test(file))
+      throw invalid('file', `is ${JSON.stringify(file.slice(0, 64))}; a name of letters, digits, '.', '-' and '_' is needed`);
     this.#stem = path.join(this.#folder, file);
     this.#tenants = tenants === null ? null : new Set(tenants);
     this.#traced.clear();

@@ -1,0 +1,25 @@
+import { randomUUID } from 'node:crypto';
+import type { IncomingMessage, ServerResponse } from 'node:http';
+
+/** One HTTP request and the response to it. */
+export interface Exchange {
+  request: IncomingMessage;
+  response: ServerResponse;
+  /** On every response and in every log line about it. */
+  id: string;
+  /** Decoded, without the query. */
+  path: string;
+  /** What part of a path matched a parameter, or ''. */
+  parameter: string;
+  tenant: string;
+  /** Came through the owner's socket. */
+  local: boolean;
+}
+
+const CLIENT_ID = /^[\w.:-]{1,128}$/;
+
+/** The client's id when it sent a decent one: logs of both sides can then be joined. */
+export function requestId(request: IncomingMessage): string {
+  const given = request.headers['x-request-id'];
+  return typeof given === 'string' && CLIENT_ID.test(given) ? given : `req-${randomUUID()}`;
+}

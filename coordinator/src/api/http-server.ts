@@ -1,0 +1,207 @@
+import { chmodSync } from 'node:fs';
+import { createServer, type Server, STATUS_CODES } from 'node:http';
+import type { AddressInfo, Socket } from 'node:net';
+import { type ErrorCode, SwitchyardError } from '@switchyard/proto';
+import { bounds } from '../bounds.ts';
+import { healthQuestion } from '../health/health-counters.ts';
+import { checkAdmin, traceRoute } from './admin-routes.ts';
+import { errorReply } from './api-error.ts';
+import { type Exchange, requestId } from './exchange.ts';
+import { chatCompletions, chatInputTokens, completions } from './generation.ts';
+import { sendError, sendJson } from './reply.ts';
+import type { Service } from './service.ts';
+import { detokenize, modelCard, tokenize } from './token-routes.ts';
+
+/** Answers with the object that it returns, or, returning nothing, has answered or will. */
+type Handler = (service: Service, exchange: Exchange) => Promise<Record<string, unknown> | void> | Record<string, unknown> | void;
+
+interface Route {
+  method: 'GET' | 'POST';
+  /** A path; one that ends with "/*" takes anything after it as its parameter. */
+  path: string;
+  /** Who may: anyone, holders of a key, or the operator. */
+  access: 'open' | 'key' | 'admin';
+  handle: Handler;
+}
+
+/** The whole surface. HEAD is answered like GET. */
+const routes: readonly Route[] = [
+  { method: 'POST', path: '/v1/chat/completions', access: 'key', handle: chatCompletions },
+  { method: 'POST', path: '/v1/completions', access: 'key', handle: completions },
+  { method: 'POST', path: '/v1/chat/completions/input_tokens', access: 'key', handle: chatInputTokens },
+  { method: 'POST', path: '/tokenize', access: 'key', handle: tokenize },
+  { method: 'POST', path: '/detokenize', access: 'key', handle: detokenize },
+  { method: 'GET', path: '/v1/models', access: 'key', handle: (service) => ({ object: 'list', data: [modelCard(service)] }) },
+  { method: 'GET', path: '/v1/models/*', access: 'key', handle: oneModel },
+  { method: 'GET', path: '/health', access: 'open', handle: health },
+  { method: 'GET', path: '/health/live', access: 'open', handle: health },
+  { method: 'GET', path: '/health/ready', access: 'open', handle: health },
+  { method: 'GET', path: '/health/progress', access: 'open', handle: health },
+  { method: 'GET', path: '/metrics', access: 'open', handle: metrics },
+  { method: 'GET', path: '/version', access: 'open', handle: ({ version }) => ({ version }) },
+  { method: 'GET', path: '/v1/switchyard/status', access: 'admin', handle: (service) => service.status() },
+  { method: 'POST', path: '/v1/switchyard/trace', access: 'admin', handle: traceRoute },
+];
+
+export interface HttpListener {
+  /** Port, or 0 on a socket. */
+  readonly port: number;
+  /** Stops listening, and ends connections on which nothing runs. */
+  stop(): void;
+  /** Ends all connections. */
+  close(): Promise<void>;
+}
+
+/**
+ * @param where port and host, or the path of the owner's socket
+ * @throws SwitchyardError `link_closed` naming the option
+ */
+export async function listenHttp(service: Service, where: { host: string; port: number } | { socket: string }): Promise<HttpListener> {
+  const local = 'socket' in where;
+  const { headersTimeoutMs, requestTimeoutMs } = service.config;
+  const server = createServer({
+    maxHeaderSize: bounds.headerBytesMax,
+    headersTimeout: Math.min(headersTimeoutMs, requestTimeoutMs),
+    requestTimeout: requestTimeoutMs,
+    connectionsCheckingInterval: Math.min(1_000, headersTimeoutMs),
+    keepAliveTimeout: bounds.keepAliveMs,
+    noDelay: true,
+  });
+  server.maxConnections = bounds.connectionsMax;
+  server.on('request', (request, response) => {
+    const [rawPath] = (request.url ?? '/').split('?');
+    const exchange: Exchange = { request, response, id: requestId(request), path: decodedPath(rawPath), parameter: '', tenant: '', local };
+    response.setHeader('x-request-id', exchange.id);
+    void serve(service, exchange);
+  });
+  server.on('clientError', refuseBytes);
+  await listening(server, where);
+  if (local) chmodSync(where.socket, 0o600);
+  const address = server.address();
+  return {
+    port: typeof address === 'object' && address !== null ? (address as AddressInfo).port : 0,
+    stop: () => {
+      server.close();
+      server.closeIdleConnections();
+    },
+    close: () =>
+      new Promise((resolve) => {
+        server.close(() => resolve());
+        server.closeAllConnections();
+      }),
+  };
+}
+
+async function serve(service: Service, exchange: Exchange): Promise<void> {
+  const { request, response } = exchange;
+  let route: Route | null = null;
+  response.on('finish', () => service.metrics.requests.onResponse(route?.path ?? 'none', response.statusCode));
+  try {
+    route = findRoute(exchange);
+    if (service.draining) response.setHeader('connection', 'close');
+    admit(service, exchange, route);
+    const body = await route.handle(service, exchange);
+    if (body !== undefined) sendJson(response, 200, request.method === 'HEAD' ? '' : JSON.stringify(body));
+  } catch (error) {
+    fail(service, exchange, error);
+  }
+}
+
+function findRoute(exchange: Exchange): Route {
+  const { path, request } = exchange;
+  const method = request.method === 'HEAD' ? 'GET' : request.method;
+  const matching = routes.filter((route) => route.path === path || (route.path.endsWith('/*') && path.startsWith(route.path.slice(0, -1))));
+  const route = matching.find((candidate) => candidate.method === method);
+  if (route !== undefined) {
+    if (route.path.endsWith('/*')) exchange.parameter = path.slice(route.path.length - 1);
+    return route;
+  }
+  if (matching.length === 0) throw new SwitchyardError('not_found', `there is nothing at ${JSON.stringify(path.slice(0, 128))}`);
+  const allowed = matching.map((candidate) => (candidate.method === 'GET' ? 'GET, HEAD' : candidate.method)).join(', ');
+  exchange.response.setHeader('allow', allowed);
+  throw new SwitchyardError('method_not_allowed', `${request.method} is not allowed at ${path}; ${allowed} is`);
+}
+
+function admit(service: Service, exchange: Exchange, { access, path }: Route): void {
+  if (access === 'admin') checkAdmin(service, exchange, path === '/v1/switchyard/status');
+  if (access !== 'key' || service.apiKeys === null || exchange.local) return;
+  const tenant = service.apiKeys.tenantOf(exchange.request.headers.authorization);
+  if (tenant === null) {
+    exchange.response.setHeader('www-authenticate', 'Bearer');
+    throw new SwitchyardError('unauthorized', 'a valid API key is needed: Authorization: Bearer KEY');
+  }
+  exchange.tenant = tenant;
+}
+
+function fail(service: Service, { request, response, id, path }: Exchange, error: unknown): void {
+  const { code, status } = errorReply(error);
+  service.metrics.requests.onError(code);
+  const detail = error instanceof SwitchyardError ? { code, message: error.message } : { err: error };
+  if (status === 500) service.log.error({ request: id, path, ...detail }, 'request failed');
+  else service.log.debug({ request: id, path, ...detail }, 'request refused');
+  // What is left of a body that was not read cannot be told from the next request.
+  if (!request.complete && !response.headersSent) response.setHeader('connection', 'close');
+  sendError(response, error);
+}
+
+/** Bytes that are not HTTP, too many of them, or too slow. */
+function refuseBytes(error: NodeJS.ErrnoException, socket: Socket): void {
+  const answering = (socket as Socket & { _httpMessage?: { headersSent: boolean } })._httpMessage?.headersSent === true;
+  if (!socket.writable || answering || error.code === 'ECONNRESET') {
+    socket.destroy();
+    return;
+  }
+  const [status, code, message] = refusalOf(error.code);
+  const { body } = errorReply(new SwitchyardError(code, message));
+  socket.end(
+    `HTTP/1.1 ${status} ${STATUS_CODES[status]}\r\ncontent-type: application/json; charset=utf-8\r\ncontent-length: ${Buffer.byteLength(body)}\r\n` +
+      `x-request-id: req-none\r\nconnection: close\r\n\r\n${body}`,
+  );
+}
+
+function refusalOf(code: string | undefined): [status: number, code: ErrorCode, message: string] {
+  if (code === 'ERR_HTTP_REQUEST_TIMEOUT') return [408, 'invalid_request', 'the request took too long to arrive'];
+  if (code === 'HPE_HEADER_OVERFLOW') return [431, 'invalid_request', `the headers are longer than ${bounds.headerBytesMax} bytes`];
+  return [400, 'invalid_request', `this is not HTTP: ${code ?? 'unreadable'}`];
+}
+
+function decodedPath(path: string): string {
+  try {
+    return decodeURIComponent(path);
+  } catch {
+    return path;
+  }
+}
+
+async function listening(server: Server, where: { host: string; port: number } | { socket: string }): Promise<void> {
+  await new Promise<void>((resolve, reject) => {
+    server.once('error', (error: NodeJS.ErrnoException) => {
+      const option = 'socket' in where ? `--admin-socket ${where.socket}` : `--listen ${where.host}:${where.port}`;
+      const why = error.code === 'EADDRINUSE' ? 'something else listens there already' : error.message;
+      reject(new SwitchyardError('link_closed', `${option}: ${why}`, { cause: error }));
+    });
+    if ('socket' in where) server.listen(where.socket, resolve);
+    else server.listen(where.port, where.host, resolve);
+  });
+}
+
+function oneModel(service: Service, { parameter }: Exchange): Record<string, unknown> {
+  if (parameter !== service.modelId)
+    throw new SwitchyardError(
+      'model_not_found',
+      `model ${JSON.stringify(parameter.slice(0, 64))} is not served here; ${JSON.stringify(service.modelId)} is`,
+      {
+        param: 'model',
+      },
+    );
+  return modelCard(service);
+}
+
+function health(service: Service, { path, response }: Exchange): void {
+  const { status, body } = service.health.answer(healthQuestion(path)!);
+  sendJson(response, status, JSON.stringify(body), status === 503 ? { 'retry-after': '2' } : {});
+}
+
+async function metrics({ metrics: subject }: Service, { response }: Exchange): Promise<void> {
+  sendJson(response, 200, await subject.text(), { 'content-type': subject.contentType });
+}

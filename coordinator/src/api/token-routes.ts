@@ -1,0 +1,54 @@
+import { limits, SwitchyardError } from '@switchyard/proto';
+import { readConversation } from './chat-messages.ts';
+import type { Exchange } from './exchange.ts';
+import { readFields } from './generation.ts';
+import { checkToken } from './sampling-fields.ts';
+import type { Service } from './service.ts';
+
+/** Ids of one /detokenize request: the longest published contexts. */
+const detokenizeMax = 2 ** 21;
+
+/**
+ * POST /tokenize, as vLLM has it (`prompt` or `messages`, `add_special_tokens`, `return_token_strs`), and as llama.cpp has it (`content`, `add_special`,
+ * `parse_special`).
+ */
+export async function tokenize(service: Service, exchange: Exchange): Promise<Record<string, unknown>> {
+  const fields = await readFields(service, exchange);
+  const { template, pieces } = service.tokenizing;
+  const text = fields.text('prompt') ?? fields.text('content');
+  if (text === null && !fields.has('messages')) throw fields.invalid('prompt', 'is missing');
+  const llamaStyle = fields.has('content');
+  const addSpecialTokens = fields.flag('add_special_tokens') ?? fields.flag('add_special') ?? !llamaStyle;
+  const controls = fields.flag('parse_special') ?? true;
+  const tokens =
+    text === null
+      ? await service.tokenizing.encode({ kind: 'conversation', conversation: readConversation(fields, template) })
+      : await service.tokenizing.encode({ kind: 'text', text, addSpecialTokens, controls });
+  const strings = fields.flag('return_token_strs') === true ? { token_strs: tokens.map((token) => pieces.text([token])) } : {};
+  return { count: tokens.length, max_model_len: service.contextMax(), tokens, ...strings };
+}
+
+/** POST /detokenize: ids to text, control tokens spelled out. */
+export async function detokenize(service: Service, exchange: Exchange): Promise<Record<string, unknown>> {
+  const fields = await readFields(service, exchange);
+  const given = fields.list('tokens', detokenizeMax);
+  if (given === null) throw new SwitchyardError('invalid_request', 'tokens is missing', { param: 'tokens' });
+  const text = service.tokenizing.pieces.text(given.map((token) => checkToken(fields, 'tokens', token, service.model.vocab)));
+  return { prompt: text, content: text };
+}
+
+/** A model as clients list it. */
+export function modelCard(service: Service): Record<string, unknown> {
+  const contextMax = service.contextMax();
+  return {
+    id: service.modelId,
+    object: 'model',
+    created: service.createdAt,
+    owned_by: 'switchyard',
+    root: service.modelId,
+    parent: null,
+    max_model_len: contextMax,
+    meta: { n_ctx_train: contextMax, n_vocab: service.model.vocab },
+    limits: { body_bytes: service.config.bodyBytesMax, choices: limits.choicesMax, top_logprobs: limits.topLogprobsMax },
+  };
+}

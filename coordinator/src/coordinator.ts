@@ -1,0 +1,278 @@
+import { createHash } from 'node:crypto';
+import { readFileSync } from 'node:fs';
+import path from 'node:path';
+import { type EngineConfig, type LinkTls, type Listener, type Plan, planChecksum, SwitchyardError, serveControl } from '@switchyard/proto';
+import { TokenTexts } from './api/answer-format.ts';
+import { ApiKeys, readSecretFile } from './api/api-keys.ts';
+import { type HttpListener, listenHttp } from './api/http-server.ts';
+import type { Service } from './api/service.ts';
+import { type Config, completeConfig, type GivenConfig } from './config.ts';
+import { Health } from './health/health.ts';
+import type { HealthReading } from './health/health-counters.ts';
+import { createLog, type Log } from './log.ts';
+import { Membership } from './membership/membership.ts';
+import { Metrics } from './metrics/metrics.ts';
+import { type ModelFolder, readModelFolder } from './model-folder.ts';
+import { choosePlan } from './placement-plan.ts';
+import { Dispatcher } from './requests/dispatcher.ts';
+import { statusDocument } from './status.ts';
+import { Tokenizing } from './tokenizing/tokenizing.ts';
+import { TraceRecorder } from './trace/trace-recorder.ts';
+import { version } from './version.ts';
+
+export interface RunningCoordinator {
+  /** Of the HTTP API, with the port that it got. */
+  readonly url: string;
+  /** Where workers attach. */
+  readonly controlAddress: string;
+  /** Of the health thread; null without one. */
+  readonly healthUrl: string | null;
+  /** What GET /v1/switchyard/status says. */
+  status(): Record<string, unknown>;
+  /** Refuses new requests, lets running ones end within the grace, then closes everything. Workers stay and attach to the next coordinator. */
+  close(graceMs?: number): Promise<void>;
+}
+
+const EPOCH = 1;
+const BLOCK_TOKENS = 16;
+
+/**
+ * Starts a coordinator: the API, the control plane for workers, and what lies between. Resolves once both listen; requests are refused with `not_ready` until the
+ * workers cover the plan.
+ *
+ * @throws SwitchyardError naming the option or file at fault
+ */
+export async function startCoordinator(given: GivenConfig): Promise<RunningCoordinator> {
+  const config = completeConfig(given);
+  const coordinator = new Coordinator(config, createLog(config.logLevel));
+  await coordinator.listen();
+  return coordinator;
+}
+
+class Coordinator implements RunningCoordinator {
+  url = '';
+  controlAddress = '';
+  healthUrl: string | null = null;
+  readonly #config: Config;
+  readonly #log: Log;
+  readonly #folder: ModelFolder;
+  readonly #plan: Plan;
+  readonly #tokenizing: Tokenizing;
+  readonly #metrics: Metrics;
+  readonly #membership: Membership;
+  readonly #dispatcher: Dispatcher;
+  readonly #trace: TraceRecorder;
+  readonly #health: Health;
+  readonly #service: Service;
+  readonly #http: HttpListener[] = [];
+  #control: Listener | null = null;
+  #draining = false;
+  #closing: Promise<void> | null = null;
+
+  constructor(config: Config, log: Log) {
+    this.#config = config;
+    this.#log = log;
+    this.#folder = readModelFolder(config.model);
+    this.#plan = choosePlan(config, this.#folder.plan);
+    this.#tokenizing = new Tokenizing(config.model);
+    const modelId = config.modelName ?? path.basename(path.resolve(config.model));
+    this.#metrics = new Metrics(
+      { model: modelId, version, plan: this.#plan, planChecksum: planChecksum(this.#plan) },
+      config.metricsCompat,
+    );
+    const assignment = { epoch: EPOCH, modelDir: path.resolve(config.model), plan: this.#plan, engine: engineConfig(config) };
+    this.#membership = new Membership(
+      assignment,
+      {
+        onTokens: (place, tokens) => this.#dispatcher.onTokens(place, tokens),
+        onTrace: (_place, rows) => this.#trace.append(rows),
+        onStats: (place, previous, stats) => this.#metrics.workers?.onStats(place, previous, stats),
+        onLost: (place, error) => this.#dispatcher.onLost(place, error),
+        onChange: () => this.#health.update(),
+      },
+      log,
+    );
+    const queue = { runningMax: config.requestsRunningMax, waitingMax: config.requestsWaitingMax };
+    this.#dispatcher = new Dispatcher(this.#membership, queue, this.#metrics.requests);
+    this.#metrics.watch(this.#membership, this.#dispatcher);
+    const { type: _, ...shape } = this.#plan.model;
+    this.#trace = new TraceRecorder(
+      config.traceDir,
+      { format: 'switchyard-trace', version: 1, model: modelId, ...shape, topK: this.#folder.topK },
+      (request) => this.#dispatcher.answerOf(request)?.spec ?? null,
+    );
+    this.#health = new Health(() => this.#healthReading(), { stallMs: config.stallMs, liveMs: config.liveMs });
+    this.#service = this.#createService(modelId);
+  }
+
+  async listen(): Promise<void> {
+    try {
+      const { listen, control, healthPort, adminSocket, tokenFile } = this.#config;
+      const { host, port } = splitAddress(listen);
+      const token = tokenFile === null ? '' : readSecretFile(tokenFile, '--token-file').trim();
+      this.#control = await serveControl(control, { token, tls: readTls(this.#config) }, (stream) => this.#membership.accept(stream));
+      this.controlAddress = this.#control.address;
+      if (healthPort !== null) this.healthUrl = `http://${urlHost(host)}:${await this.#health.serve(host, healthPort)}`;
+      if (adminSocket !== null) this.#http.push(await listenHttp(this.#service, { socket: adminSocket }));
+      const http = await listenHttp(this.#service, { host, port });
+      this.#http.push(http);
+      this.url = `http://${urlHost(host)}:${http.port}`;
+      this.#log.info({ url: this.url, control: this.controlAddress, workers: this.#plan.workers.length }, 'coordinator listens');
+    } catch (error) {
+      await this.close(0);
+      throw error;
+    }
+  }
+
+  status(): Record<string, unknown> {
+    return this.#service.status();
+  }
+
+  close(graceMs = this.#config.graceMs): Promise<void> {
+    this.#closing ??= this.#shutDown(graceMs);
+    return this.#closing;
+  }
+
+  async #shutDown(graceMs: number): Promise<void> {
+    this.#draining = true;
+    this.#health.update();
+    let timer: NodeJS.Timeout | undefined;
+    const grace = new Promise<void>((resolve) => {
+      timer = setTimeout(resolve, graceMs);
+    });
+    await Promise.race([this.#dispatcher.idle(), grace]);
+    clearTimeout(timer);
+    this.#dispatcher.failAll(new SwitchyardError('shutting_down', 'the server is shutting down'));
+    for (const http of this.#http) http.stop();
+    // What was just said must reach the clients before their connections end.
+    await new Promise((resolve) => setImmediate(resolve));
+    await Promise.all(this.#http.map((http) => http.close()));
+    this.#membership.trace(false);
+    await this.#trace.stop().catch((error: Error) => this.#log.error(error.message));
+    await this.#membership.close();
+    await this.#control?.close();
+    await this.#tokenizing.close();
+    await this.#health.close();
+    this.#log.info('coordinator closed');
+  }
+
+  #createService(modelId: string): Service {
+    const config = this.#config;
+    const apiKeys = config.apiKeyFile === null ? null : ApiKeys.read(config.apiKeyFile, '--api-key-file');
+    const adminKeys = config.adminTokenFile === null ? null : ApiKeys.read(config.adminTokenFile, '--admin-token-file');
+    const draining = () => this.#draining;
+    const numericClass = numericClassName(config, this.#folder);
+    const service: Service = {
+      config,
+      version,
+      modelId,
+      modelDir: path.resolve(config.model),
+      createdAt: Math.floor(Date.now() / 1000),
+      model: { vocab: this.#folder.vocab, eosTokens: this.#folder.eosTokens, defaults: this.#folder.sampling },
+      tokenizing: this.#tokenizing,
+      tokenTexts: new TokenTexts(this.#tokenizing.pieces),
+      membership: this.#membership,
+      dispatcher: this.#dispatcher,
+      metrics: this.#metrics,
+      health: this.#health,
+      trace: this.#trace,
+      log: this.#log,
+      apiKeys,
+      adminKeys,
+      get draining() {
+        return draining();
+      },
+      contextMax: () => this.#contextMax(),
+      fingerprint: () => this.#fingerprint(numericClass),
+      status: () => statusDocument(service, this.#plan, numericClass),
+    };
+    return service;
+  }
+
+  /** A sequence fits where it is sent: the smallest cache decides, as far as workers have said how large theirs are. */
+  #contextMax(): number {
+    const asked = this.#config.maxContext;
+    let tokens = asked > 0 ? asked : (this.#folder.contextMax ?? Number.MAX_SAFE_INTEGER);
+    for (const { ready } of this.#membership.places) if (ready !== null) tokens = Math.min(tokens, ready.kvBlocks * BLOCK_TOKENS);
+    return tokens;
+  }
+
+  /** Answers of equal fingerprints and seeds are equal. Known once the workers have read the weights. */
+  #fingerprint(numericClass: string): string {
+    const weights = new Set(
+      this.#membership.places.flatMap(({ ready }) => (ready === null ? [] : [ready.weightsHash.toString(16).padStart(16, '0')])),
+    );
+    const hash = createHash('sha256')
+      .update([...weights].sort().join())
+      .digest('hex')
+      .slice(0, 8);
+    return `sy-${planChecksum(this.#plan).slice(0, 8)}-${hash}-${numericClass}`;
+  }
+
+  #healthReading(): Omit<HealthReading, 'beatMs'> {
+    const { places, uncovered } = this.#membership;
+    return {
+      ready: uncovered === 0 ? 1 : 0,
+      draining: this.#draining ? 1 : 0,
+      uncoveredExperts: uncovered,
+      missingWorkers: places.filter(({ state }) => state !== 'serving').length,
+      running: this.#dispatcher.running,
+      waiting: this.#dispatcher.waiting,
+      stepAgeMs: this.#dispatcher.stepAgeMs(performance.now()),
+    };
+  }
+}
+
+function engineConfig(config: Config): EngineConfig {
+  return {
+    numericClass: config.numeric,
+    expertDtype: config.expertDtype,
+    denseDtype: config.denseDtype,
+    sumMode: config.sum,
+    maxContext: config.maxContext,
+    kvBlocks: config.kvBlocks,
+    kvBytes: config.kvBytes,
+    maxBatchRows: config.maxBatchRows,
+    maxSequences: config.maxSequences,
+    prefixCache: config.prefixCache,
+    rowDeadlineMs: config.rowDeadlineMs,
+  };
+}
+
+/** As workers name it: `auto` is bf16 unless the checkpoint is stored as f32. */
+function numericClassName({ numeric, expertDtype, denseDtype, sum }: Config, { storedWide }: ModelFolder): string {
+  return [
+    numeric !== 'auto' ? numeric : storedWide ? 'f32' : 'bf16',
+    ...(expertDtype === 'stored' ? [] : [`${expertDtype}-experts`]),
+    ...(denseDtype === 'stored' ? [] : [`${denseDtype}-dense`]),
+    ...(sum === 'exact' ? [] : [`${sum}-sum`]),
+  ].join('+');
+}
+
+function readTls({ tlsCert, tlsKey, tlsCa }: Config): LinkTls | null {
+  if (tlsCert === null && tlsKey === null && tlsCa === null) return null;
+  const read = (file: string | null, option: string) => (file === null ? null : readFileSyncNamed(file, option));
+  if (tlsCert === null || tlsKey === null) throw new SwitchyardError('invalid_request', '--tls-cert and --tls-key are needed together');
+  return { ca: read(tlsCa, '--tls-ca'), cert: read(tlsCert, '--tls-cert'), key: read(tlsKey, '--tls-key'), serverName: null };
+}
+
+function readFileSyncNamed(file: string, option: string): Uint8Array {
+  try {
+    return readFileSync(file);
+  } catch (error) {
+    throw new SwitchyardError('invalid_request', `${option} ${file}: ${(error as Error).message}`, { cause: error });
+  }
+}
+
+function splitAddress(address: string): { host: string; port: number } {
+  const at = address.lastIndexOf(':');
+  const host = address.slice(0, at).replace(/^\[|\]$/g, '');
+  const port = Number(address.slice(at + 1));
+  if (port > 65_535)
+    throw new SwitchyardError('invalid_request', `--listen ${address}: port ${port}; the limit is 65535`, { param: 'listen' });
+  return { host, port };
+}
+
+function urlHost(host: string): string {
+  return host.includes(':') ? `[${host}]` : host;
+}

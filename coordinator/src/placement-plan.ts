@@ -1,0 +1,39 @@
+import { readFileSync, statSync } from 'node:fs';
+import { contiguousPlan, limits, type Plan, parsePlan, SwitchyardError } from '@switchyard/proto';
+import type { Config } from './config.ts';
+
+/**
+ * The plan of a file, or experts laid out contiguously over nodes x workersPerNode.
+ *
+ * @throws SwitchyardError `bad_plan` naming the option
+ */
+export function choosePlan({ plan, nodes, workersPerNode }: Config, model: Plan['model']): Plan {
+  if (plan !== null) return readPlan(plan, model);
+  const count = nodes * workersPerNode;
+  if (count > limits.workersMax)
+    throw new SwitchyardError(
+      'bad_plan',
+      `--nodes ${nodes} with --workers-per-node ${workersPerNode} make ${count} workers; the limit is ${limits.workersMax}`,
+    );
+  const workers = Array.from({ length: count }, (_, i) => {
+    const node = Math.floor(i / workersPerNode);
+    return { name: `n${node}w${i % workersPerNode}`, node };
+  });
+  return contiguousPlan(model, workers);
+}
+
+function readPlan(file: string, model: Plan['model']): Plan {
+  let text: string;
+  try {
+    const { size } = statSync(file);
+    if (size > limits.planBytesMax) throw new Error(`it has ${size} bytes; the limit is ${limits.planBytesMax}`);
+    text = readFileSync(file, 'utf8');
+  } catch (error) {
+    throw new SwitchyardError('bad_plan', `--plan ${file}: ${(error as Error).message}`, { cause: error });
+  }
+  try {
+    return parsePlan(text, { model });
+  } catch (error) {
+    throw new SwitchyardError('bad_plan', `--plan ${file}: ${(error as Error).message}`, { cause: error });
+  }
+}

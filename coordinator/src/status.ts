@@ -1,0 +1,81 @@
+import type { Plan } from '@switchyard/proto';
+import { planChecksum, type Stats } from '@switchyard/proto';
+import type { Service } from './api/service.ts';
+import type { Membership, Place } from './membership/membership.ts';
+import { activities } from './metrics/worker-metrics.ts';
+
+/** GET /v1/switchyard/status: the whole cluster in one document (docs/observe.md). Names and numbers only, nothing of any request. */
+export function statusDocument(service: Service, plan: Plan, numericClass: string): Record<string, unknown> {
+  const { membership, dispatcher, config } = service;
+  return {
+    format: 'switchyard-status',
+    version: 1,
+    software: service.version,
+    model: service.modelId,
+    modelDir: service.modelDir,
+    numericClass,
+    contextMax: service.contextMax(),
+    fingerprint: service.fingerprint(),
+    ready: membership.uncovered === 0 && !service.draining,
+    draining: service.draining,
+    uncoveredExperts: membership.uncovered,
+    plan: {
+      epoch: membership.epoch,
+      checksum: planChecksum(plan),
+      method: plan.provenance?.method ?? null,
+      moeLayers: plan.model.moeLayers,
+      experts: plan.model.experts,
+    },
+    requests: {
+      running: dispatcher.running,
+      waiting: dispatcher.waiting,
+      runningMax: config.requestsRunningMax,
+      waitingMax: config.requestsWaitingMax,
+    },
+    trace: service.trace.summary ?? { on: false },
+    workers: membership.places.map((place) => workerStatus(place, membership, dispatcher.loadOf(place.worker))),
+  };
+}
+
+function workerStatus(place: Place, { places }: Membership, load: number): Record<string, unknown> {
+  const { name, node, state, hello, ready, progress, failure, stats, statsAtMs, replicas, losses } = place;
+  const loaded = state === 'serving' || state === 'loaded';
+  return {
+    name,
+    node: hello?.node ?? `n${node}`,
+    worker: place.worker,
+    state: state === 'serving' ? 'ready' : state,
+    /** 0 to 1. */
+    progress: loaded ? 1 : progress === null || progress.total === 0 ? 0 : progress.done / progress.total,
+    loading: progress?.what ?? null,
+    failure,
+    pid: hello?.pid ?? null,
+    software: hello?.softwareVersion ?? null,
+    device: parsed(hello?.device ?? ''),
+    addresses: hello?.dataAddresses ?? [],
+    experts: replicas,
+    residentBytes: stats?.residentBytes ?? ready?.residentBytes ?? 0,
+    kvBlocks: ready?.kvBlocks ?? 0,
+    load,
+    losses,
+    statsAgeMs: stats === null ? null : Math.round(performance.now() - statsAtMs),
+    stats: stats === null ? null : statsDocument(stats, places),
+  };
+}
+
+function statsDocument({ links, seconds, expertTokens, ...rest }: Stats, places: readonly Place[]): Record<string, unknown> {
+  return {
+    ...rest,
+    seconds: Object.fromEntries(activities.map((activity, i) => [activity, seconds[i] ?? 0])),
+    expertTokens: Array.from(expertTokens),
+    links: links.map((link) => ({ ...link, peer: places[link.peer]?.name ?? String(link.peer) })),
+  };
+}
+
+function parsed(device: string): unknown {
+  try {
+    return JSON.parse(device);
+  } catch {
+    return null;
+  }
+}

@@ -1,5 +1,6 @@
-// What is measured: every transport, and gRPC also with the flow-control windows it would have by default.
+// What is measured: every transport, and gRPC also as it comes.
 import { grpcTransport, MemoryNetwork, socketTransport } from '@switchyard/proto';
+import { stockGrpc } from './stock-grpc.mjs';
 
 /** Bytes unsent before a sender waits: a few of the largest frames. */
 const pendingBytesMax = 32 * 1024 * 1024;
@@ -9,11 +10,7 @@ export const subjects = {
   uds: { transport: () => socketTransport('uds', { pendingBytesMax }), address: (folder) => `uds://${folder}/node.sock`, baseline: 'uds' },
   tcp: { transport: () => socketTransport('tcp', { pendingBytesMax }), address: () => 'tcp://127.0.0.1:0', baseline: 'tcp' },
   grpc: { transport: () => grpcTransport({ pendingBytesMax }), address: () => 'grpc://127.0.0.1:0', baseline: 'tcp' },
-  'grpc, default windows': {
-    transport: () => grpcTransport({ pendingBytesMax, windowBytes: null }),
-    address: () => 'grpc://127.0.0.1:0',
-    baseline: 'tcp',
-  },
+  'gRPC as it comes': { transport: () => stockGrpc, address: () => 'any', baseline: 'tcp' },
 };
 
 export const linkOptions = { token: 'bench', tls: null };

@@ -106,8 +106,8 @@ export class FramedLink implements Link {
 
   async close(reason?: SwitchyardError): Promise<void> {
     if (this.#state === 'closed') return;
-    if (reason !== undefined) {
-      this.#fail(reason);
+    if (reason !== undefined || this.#state === 'handshake') {
+      this.#fail(reason ?? new SwitchyardError('link_closed', `the link to ${this.peer} was closed before it opened`));
       return;
     }
     if (this.#state === 'open') {

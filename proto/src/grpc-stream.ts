@@ -310,6 +310,7 @@ function channelOptions(kind: StreamKind): grpc.ChannelOptions {
     'grpc.max_send_message_length': -1,
     'grpc.enable_retries': 0, // A stream that breaks is the caller's to replace; buffering for retries costs a copy.
     'grpc.use_local_subchannel_pool': 1, // One connection per link, so that links do not share a window.
+    'grpc.max_concurrent_streams': 8, // A connection carries one; a few more for a dialler that tries again.
     'grpc.enable_http_proxy': 0, // Workers dial workers, never through a web proxy of the environment.
     'grpc.service_config_disable_resolution': 1,
     'grpc.enable_channelz': 0,

@@ -123,7 +123,7 @@ describe('control stream', () => {
     });
     await accepted;
     const prompt = new Uint32Array(1_000_000).fill(2 ** 31); // 5 MB
-    const submit = { type: 'submit', ...toWorkerSchema.members.submit[1].empty(), prompt } as ToWorker;
+    const submit = { type: 'submit', ...toWorkerSchema.members.submit[1].empty(), prompt } as unknown as ToWorker;
     let refused = 0;
     for (let i = 0; i < 40 && (await Promise.race([worker.closed, null])) === null; i++) if (!worker.send(submit)) refused++;
     expect(refused).toBeGreaterThan(5);

@@ -80,6 +80,16 @@ describe('a listener on a socket', () => {
     expect(accepted).toEqual([]);
   });
 
+  it('does not wait for a silent dialler when it closes', async () => {
+    const { port } = await listen();
+    const socket = net.connect(port, '127.0.0.1');
+    await new Promise((resolve) => socket.once('connect', resolve));
+    await new Promise((resolve) => setTimeout(resolve, 20)); // so that the listener has seen it
+    const hungUp = new Promise((resolve) => socket.on('error', () => {}).once('close', resolve));
+    await listeners.pop()!.close();
+    await hungUp;
+  }, 5_000); // The handshake's own limit is ten seconds.
+
   it('closes a link whose stream loses its framing', async () => {
     const closed = new Promise<SwitchyardError | null>((resolve) => {
       void listen('', (link) => {

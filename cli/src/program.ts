@@ -6,6 +6,7 @@ import { doctorCommand } from './commands/doctor.ts';
 import { modelCommand } from './commands/model.ts';
 import { partCommand } from './commands/part-program.ts';
 import { traceCommand } from './commands/trace.ts';
+import { upCommand } from './commands/up.ts';
 
 const { version } = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8')) as { version: string };
 
@@ -15,6 +16,7 @@ export function createProgram(): Command {
     .description('Serves Mixture-of-Experts models whose experts are spread over many workers')
     .version(version)
     .enablePositionalOptions()
+    .addCommand(upCommand())
     .addCommand(partCommand('coordinator', 'Run the coordinator alone'))
     .addCommand(partCommand('worker', 'Run one worker alone'))
     .addCommand(chatCommand())

@@ -3,28 +3,40 @@ import { ApiError } from './client.ts';
 
 /** The part of a coordinator's status (docs/observe.md) that the commands here read. */
 export interface ClusterStatus {
+  format: 'switchyard-status';
+  model: string;
+  numericClass: string;
   ready: boolean;
-  plan: { epoch: number; checksum: string } | null;
-  numericClass: string | null;
+  plan: { epoch: number; checksum: string; moeLayers: number[]; experts: number };
   workers: {
     name: string;
     node: string;
-    state: string;
+    state: 'absent' | 'loading' | 'loaded' | 'ready' | 'failed';
+    /** Of loading, 0 to 1. */
+    progress: number;
+    loading: string | null;
+    failure: string | null;
+    /** (layer, expert) replicas that it holds. */
+    experts: number;
     residentBytes: number;
     addresses: string[];
-    stats: {
-      rowsDispatched: number;
-      remoteNodesVisited: number;
-      links: {
-        peer: string;
-        transport: string;
-        bytesSent: number;
-        bytesReceived: number;
-        framesSent: number;
-        roundTripSeconds: number;
-        roundTrips: number;
-      }[];
-    } | null;
+    stats: WorkerCounters | null;
+  }[];
+}
+
+/** What a worker has counted since it started. */
+export interface WorkerCounters {
+  /** (row, layer) pairs of its own sequences that went through MoE layers, and the sum of distinct remote nodes over those. */
+  rowsDispatched: number;
+  remoteNodesVisited: number;
+  links: {
+    peer: string;
+    transport: string;
+    bytesSent: number;
+    bytesReceived: number;
+    framesSent: number;
+    roundTripSeconds: number;
+    roundTrips: number;
   }[];
 }
 
@@ -32,7 +44,7 @@ export interface ClusterStatus {
 export async function readClusterStatus(client: ApiClient, signal?: AbortSignal): Promise<ClusterStatus | null> {
   try {
     const { body } = await client.get<ClusterStatus>('/v1/switchyard/status', signal);
-    return Array.isArray(body.workers) ? body : null;
+    return body.format === 'switchyard-status' ? body : null;
   } catch (error) {
     if (error instanceof ApiError) return null;
     throw error;

@@ -1,4 +1,12 @@
+import { readFileSync } from 'node:fs';
+import path from 'node:path';
+import { performance } from 'node:perf_hooks';
 import type { Plan } from '@switchyard/proto';
+import pc from 'picocolors';
+import type { ClusterStatus } from '../api/cluster-status.ts';
+import { formatBytes } from '../terminal/quantity.ts';
+import { textTable } from '../terminal/table.ts';
+import type { LocalCluster } from './local-cluster.ts';
 
 /** What `switchyard up --json` prints, once, when the server is ready. */
 export interface UpReport {
@@ -8,7 +16,7 @@ export interface UpReport {
   model: string;
   modelDir: string;
   readySeconds: number;
-  numericClass: string | null;
+  numericClass: string;
   /** Checksum of the plan. */
   plan: string;
   /** What any other plan for this model has to cover. */
@@ -26,4 +34,55 @@ export interface UpWorker {
   experts: number;
   residentBytes: number;
   addresses: string[];
+}
+
+export function upReport(modelDir: string, cluster: LocalCluster, status: ClusterStatus): UpReport {
+  return {
+    format: 'switchyard-up',
+    version: 1,
+    url: cluster.url,
+    model: status.model,
+    modelDir,
+    readySeconds: (performance.now() - cluster.startedMs) / 1000,
+    numericClass: status.numericClass,
+    plan: status.plan.checksum,
+    planModel: { type: modelType(modelDir), moeLayers: status.plan.moeLayers, experts: status.plan.experts },
+    workers: cluster.workers.map(({ name, node, share }) => {
+      const seen = status.workers.find((worker) => worker.name === name);
+      return {
+        name,
+        node,
+        pid: cluster.pidOf(name) ?? 0,
+        threads: share.threads,
+        cpus: share.cpus,
+        experts: seen?.experts ?? 0,
+        residentBytes: seen?.residentBytes ?? 0,
+        addresses: seen?.addresses ?? [],
+      };
+    }),
+  };
+}
+
+function modelType(modelDir: string): string {
+  return (JSON.parse(readFileSync(path.join(modelDir, 'config.json'), 'utf8')) as { model_type: string }).model_type;
+}
+
+export function formatUpReport(report: UpReport): string {
+  const rows = report.workers.map((worker) => [
+    worker.node,
+    worker.name,
+    worker.pid,
+    worker.threads,
+    worker.cpus === null ? 'any' : worker.cpus.join(','),
+    worker.experts,
+    formatBytes(worker.residentBytes),
+    worker.addresses.join(' '),
+  ]);
+  return [
+    `${pc.bold(report.model)} is served on ${pc.bold(report.url)} (ready after ${report.readySeconds.toFixed(1)} s, plan ${report.plan}, class ${report.numericClass})`,
+    '',
+    textTable(['node', 'worker', 'pid', 'threads', 'cpus', 'experts', 'resident', 'address'], rows),
+    '',
+    '',
+  ].join('\n');
 }

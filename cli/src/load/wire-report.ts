@@ -1,4 +1,4 @@
-import type { ClusterStatus } from '../api/cluster-status.ts';
+import type { ClusterStatus, WorkerCounters } from '../api/cluster-status.ts';
 
 /** What the workers exchanged while a level ran. Bytes are what a link carried, framing included, per token (prompt and output). */
 export interface WireReport {
@@ -12,7 +12,7 @@ export interface WireReport {
   links: { from: string; to: string; transport: string; crossNode: boolean; bytesPerToken: number; frames: number }[];
 }
 
-type LinkCounters = NonNullable<ClusterStatus['workers'][number]['stats']>['links'][number];
+type LinkCounters = WorkerCounters['links'][number];
 
 /** The difference of two readings of the workers' counters. Each direction of a link is counted where it was sent. Pure. */
 export function wireReport(before: ClusterStatus, after: ClusterStatus, tokens: number): WireReport {

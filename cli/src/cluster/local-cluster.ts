@@ -1,0 +1,92 @@
+import { mkdirSync } from 'node:fs';
+import path from 'node:path';
+import { performance } from 'node:perf_hooks';
+import type { GivenConfig, RunningCoordinator } from '@switchyard/coordinator';
+import { startCoordinator } from '@switchyard/coordinator';
+import type { ClusterShape } from './cluster-shape.ts';
+import type { CpuShare } from './cpu-share.ts';
+import type { RunFolder } from './run-folder.ts';
+import { createRunFolder } from './run-folder.ts';
+import { saveSession } from './session.ts';
+import type { LocalTransport } from './worker-flags.ts';
+import { workerArgs } from './worker-flags.ts';
+import type { WorkerDeath, WorkerSpec } from './worker-fleet.ts';
+import { WorkerFleet } from './worker-fleet.ts';
+
+export interface LocalClusterOptions {
+  shape: ClusterShape;
+  shares: CpuShare[];
+  transport: LocalTransport;
+  /** Where recorded traces are kept. */
+  traceDir: string;
+  graceMs: number;
+  /** Everything about the coordinator but where workers attach and the secrets. */
+  coordinator: Omit<GivenConfig, 'control' | 'tokenFile' | 'adminTokenFile' | 'traceDir' | 'graceMs'>;
+  onDeath(death: WorkerDeath): void;
+  onLine(worker: WorkerSpec, line: string): void;
+}
+
+/** A coordinator in this process and its workers in theirs. */
+export interface LocalCluster {
+  readonly url: string;
+  readonly adminToken: string;
+  readonly workers: WorkerSpec[];
+  readonly startedMs: number;
+  pidOf(name: string): number | null;
+  /** Refuses new requests, lets running ones end within the grace, stops the workers, removes the run folder. */
+  stop(): Promise<void>;
+}
+
+/** Starts both; that they are ready is another matter. Whatever was started is stopped again when a part of it fails. */
+export async function startLocalCluster(options: LocalClusterOptions): Promise<LocalCluster> {
+  const startedMs = performance.now();
+  const run = createRunFolder();
+  let coordinator: RunningCoordinator | null = null;
+  mkdirSync(options.traceDir, { recursive: true, mode: 0o700 });
+  try {
+    coordinator = await startCoordinator({
+      ...options.coordinator,
+      control: `unix:${path.join(run.path, 'control.sock')}`,
+      tokenFile: run.tokenFile,
+      adminTokenFile: run.adminTokenFile,
+      traceDir: options.traceDir,
+      graceMs: options.graceMs,
+    });
+    return runWorkers(options, run, coordinator, startedMs);
+  } catch (error) {
+    await coordinator?.close();
+    run.remove();
+    throw error;
+  }
+}
+
+function runWorkers(options: LocalClusterOptions, run: RunFolder, coordinator: RunningCoordinator, startedMs: number): LocalCluster {
+  const workers = options.shape.workers.map((worker, index) => ({ ...worker, share: options.shares[index] }));
+  const around = {
+    runFolder: run.path,
+    tokenFile: run.tokenFile,
+    controlAddress: coordinator.controlAddress,
+    transport: options.transport,
+    graceMs: options.graceMs,
+  };
+  const fleet = new WorkerFleet({
+    workers,
+    argsOf: (worker) => workerArgs(worker, around),
+    onDeath: options.onDeath,
+    onLine: options.onLine,
+  });
+  fleet.start();
+  saveSession(run.path, { url: coordinator.url, adminToken: run.adminToken, traceDir: options.traceDir });
+  return {
+    url: coordinator.url,
+    adminToken: run.adminToken,
+    workers,
+    startedMs,
+    pidOf: (name) => fleet.pidOf(name),
+    async stop() {
+      await coordinator.close();
+      await fleet.stop(options.graceMs);
+      run.remove();
+    },
+  };
+}

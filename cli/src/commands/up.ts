@@ -1,0 +1,218 @@
+import { existsSync } from 'node:fs';
+import os from 'node:os';
+import path from 'node:path';
+import { limits } from '@switchyard/proto';
+import { Command, Option } from 'commander';
+import pc from 'picocolors';
+import { ApiClient } from '../api/client.ts';
+import type { ClusterStatus } from '../api/cluster-status.ts';
+import { bundledModel } from '../cluster/bundled-model.ts';
+import { describeEnd } from '../cluster/child-process.ts';
+import { clusterShape } from '../cluster/cluster-shape.ts';
+import { availableCpus, shareCpus } from '../cluster/cpu-share.ts';
+import { startLocalCluster } from '../cluster/local-cluster.ts';
+import { untilReady } from '../cluster/readiness.ts';
+import { formatUpReport, upReport } from '../cluster/up-report.ts';
+import type { LocalTransport } from '../cluster/worker-flags.ts';
+import type { WorkerDeath } from '../cluster/worker-fleet.ts';
+import { CommandFailure, exitStatus } from '../failure.ts';
+import { byteCount, integerIn } from '../terminal/option-values.ts';
+import type { Progress } from '../terminal/progress.ts';
+import { startProgress } from '../terminal/progress.ts';
+import { interruptSignal } from './interrupt.ts';
+
+interface UpOptions {
+  model: string;
+  name?: string;
+  nodes?: number;
+  workersPerNode?: number;
+  plan?: string;
+  host: string;
+  port: number;
+  healthPort?: number;
+  apiKeyFile?: string;
+  numeric: 'auto' | 'f32' | 'bf16';
+  expertDtype: 'stored' | 'int8' | 'int4';
+  denseDtype: 'stored' | 'int8';
+  sum: 'exact' | 'fast';
+  transport: LocalTransport;
+  maxContext: number;
+  kvBytes?: number;
+  maxBatchRows?: number;
+  maxSequences?: number;
+  prefixCache: boolean;
+  metricsCompat?: 'none' | 'vllm';
+  threads?: number;
+  pin: boolean;
+  grace: number;
+  traceDir: string;
+  try?: string | true;
+  verbose?: boolean;
+  json?: boolean;
+  supervised?: boolean;
+}
+
+const firstPrompt = 'It was a dark night, and the captain';
+const firstTokens = 40;
+
+export function upCommand(): Command {
+  return new Command('up')
+    .description('Start a coordinator and its workers on this machine and serve a model until Ctrl-C')
+    .option('--model <dir>', 'checkpoint in Hugging Face layout', bundledModel())
+    .option('--name <id>', 'name that clients ask for (default: that of the folder)')
+    .option('--nodes <count>', 'groups of workers (default: 2, or what the plan says)', integerIn(1, limits.nodesMax))
+    .option('--workers-per-node <count>', 'workers in each (default: 2, or what the plan says)', integerIn(1, limits.workersMax))
+    .option('--plan <file>', 'where each expert lives (default: even, contiguous ranges)')
+    .option('--host <address>', 'address to listen on', '127.0.0.1')
+    .option('--port <port>', 'port to listen on; 0 takes any free one', integerIn(0, 65_535), 8000)
+    .option('--health-port <port>', 'answer /health/* there too, also while the API is busy', integerIn(0, 65_535))
+    .option('--api-key-file <file>', 'keys that clients must send, a line each: KEY, or KEY TENANT')
+    .addOption(
+      new Option('--numeric <class>', 'what the inputs of matrices are rounded to').choices(['auto', 'f32', 'bf16']).default('auto'),
+    )
+    .addOption(new Option('--expert-dtype <dtype>', 'how expert weights are held').choices(['stored', 'int8', 'int4']).default('stored'))
+    .addOption(new Option('--dense-dtype <dtype>', 'how other weights are held').choices(['stored', 'int8']).default('stored'))
+    .addOption(new Option('--sum <mode>', 'how contributions of experts are added').choices(['exact', 'fast']).default('exact'))
+    .addOption(new Option('--transport <name>', 'how workers reach one another').choices(['uds', 'tcp', 'grpc']).default('uds'))
+    .option('--max-context <tokens>', 'longest sequence; 0: what the checkpoint was made for', integerIn(0, 2 ** 31), 0)
+    .option('--kv-bytes <size>', 'KV cache of each worker, like 512M or 2GiB', byteCount)
+    .option('--max-batch-rows <rows>', 'rows of one step: prefill chunk and decodes', integerIn(1, limits.frameRowsMax))
+    .option('--max-sequences <count>', 'sequences that one worker runs at a time', integerIn(1, 4096))
+    .option('--no-prefix-cache', 'compute every prompt from its beginning')
+    .addOption(new Option('--metrics-compat <names>', 'vllm: expose the vllm:* metrics too').choices(['none', 'vllm']))
+    .option('--threads <count>', 'threads of each worker (default: the CPUs divided)', integerIn(1, 1024))
+    .option('--no-pin', 'do not pin threads to CPUs')
+    .option('--grace <seconds>', 'how long running requests may take to end after Ctrl-C', integerIn(0, 86_400), 5)
+    .option('--trace-dir <dir>', 'where routing traces are recorded when asked for', defaultTraceDir())
+    .option('--try [prompt]', 'when ready, print a first completion')
+    .option('--verbose', "show the log of the coordinator and the workers' output")
+    .option('--json', 'print one line of JSON when ready, and nothing else on stdout')
+    .option('--supervised', 'end when standard input closes: for programs that start this one')
+    .addHelpText(
+      'after',
+      `
+Examples:
+  $ switchyard up
+  $ switchyard up --model /models/OLMoE-1B-7B --nodes 2 --workers-per-node 2 --numeric bf16
+  $ switchyard up --nodes 1 --workers-per-node 1 --port 0
+  $ switchyard up --plan plan.json --transport grpc --try "Once upon a time"`,
+    )
+    .action(runUp);
+}
+
+/** Traces outlive the server that recorded them, so they do not go to its run folder. */
+function defaultTraceDir(): string {
+  return path.join(process.env.XDG_STATE_HOME ?? path.join(os.homedir(), '.local', 'state'), 'switchyard', 'traces');
+}
+
+async function runUp(options: UpOptions): Promise<void> {
+  checkModel(options.model);
+  const shape = clusterShape(options);
+  const cpus = availableCpus();
+  const shares = shareCpus(cpus, shape.workers.length, options.threads ?? null).map((share) =>
+    options.pin ? share : { ...share, cpus: null },
+  );
+  const interrupt = interruptSignal();
+  if (options.supervised) endWithStdin();
+
+  const fatal = new AbortController();
+  let ready = false;
+  const cluster = await startLocalCluster({
+    shape,
+    shares,
+    transport: options.transport,
+    traceDir: options.traceDir,
+    graceMs: options.grace * 1000,
+    coordinator: {
+      model: path.resolve(options.model),
+      modelName: options.name ?? null,
+      listen: `${options.host.includes(':') ? `[${options.host}]` : options.host}:${options.port}`,
+      nodes: options.nodes ?? 2,
+      workersPerNode: options.workersPerNode ?? 2,
+      plan: options.plan ?? null,
+      numeric: options.numeric,
+      expertDtype: options.expertDtype,
+      denseDtype: options.denseDtype,
+      sum: options.sum,
+      maxContext: options.maxContext,
+      prefixCache: options.prefixCache,
+      logLevel: options.verbose ? 'info' : 'error',
+      ...(options.healthPort === undefined ? {} : { healthPort: options.healthPort }),
+      ...(options.apiKeyFile === undefined ? {} : { apiKeyFile: options.apiKeyFile }),
+      ...(options.kvBytes === undefined ? {} : { kvBytes: options.kvBytes }),
+      ...(options.maxBatchRows === undefined ? {} : { maxBatchRows: options.maxBatchRows }),
+      ...(options.maxSequences === undefined ? {} : { maxSequences: options.maxSequences }),
+      ...(options.metricsCompat === undefined ? {} : { metricsCompat: options.metricsCompat }),
+    },
+    onLine: (worker, line) => {
+      if (options.verbose) process.stderr.write(`${worker.name}: ${line}\n`);
+    },
+    onDeath: (death) => {
+      process.stderr.write(explainDeath(death));
+      // Before the first answer there is nothing to keep alive: a worker that cannot start will not start the sixth time either.
+      if (!ready && death.crashLoop) fatal.abort(new CommandFailure(`worker ${death.worker.name} cannot start`));
+    },
+  });
+  const admin = new ApiClient({ url: cluster.url, apiKey: cluster.adminToken, timeoutMs: 60_000 });
+  try {
+    const progress = startProgress('loading');
+    const status = await untilReady(
+      admin,
+      (seen) => showLoading(progress, seen),
+      AbortSignal.any([interrupt.signal, fatal.signal]),
+    ).finally(progress.finish);
+    ready = true;
+    const report = upReport(path.resolve(options.model), cluster, status);
+    process.stdout.write(options.json ? `${JSON.stringify(report)}\n` : formatUpReport(report));
+    if (options.try !== undefined) await printFirstCompletion(cluster.url, report.model, options.try === true ? firstPrompt : options.try);
+    if (!options.json) process.stdout.write(pc.dim('Ctrl-C stops everything.\n'));
+    await new Promise((resolve) => interrupt.signal.addEventListener('abort', resolve, { once: true }));
+  } catch (error) {
+    if (fatal.signal.aborted) throw fatal.signal.reason;
+    if (!interrupt.signal.aborted) throw error;
+  } finally {
+    admin.close();
+    if (interrupt.signal.aborted && !options.json) process.stderr.write('stopping\n');
+    await cluster.stop();
+    interrupt.release();
+  }
+}
+
+function checkModel(dir: string): void {
+  if (!existsSync(dir)) throw new CommandFailure(`--model ${dir}: there is no such folder`, { status: exitStatus.usage });
+  if (!existsSync(path.join(dir, 'config.json')))
+    throw new CommandFailure(`--model ${dir}: it has no config.json; give a folder in Hugging Face layout`, { status: exitStatus.usage });
+}
+
+/** The pipe closes when whoever started us has gone, in whatever way. */
+function endWithStdin(): void {
+  process.stdin.resume();
+  process.stdin.on('end', () => process.kill(process.pid, 'SIGTERM'));
+  process.stdin.unref();
+}
+
+function showLoading(progress: Progress, status: ClusterStatus): void {
+  const done = status.workers.reduce((sum, worker) => sum + (worker.state === 'ready' ? 1 : worker.progress), 0);
+  const waiting = status.workers.filter((worker) => worker.state !== 'ready').map((worker) => worker.name);
+  progress.update(Math.round((1000 * done) / Math.max(1, status.workers.length)), 1000, waiting.join(' '));
+}
+
+function explainDeath({ worker, end, restartMs, deathsInARow, crashLoop, lastLines }: WorkerDeath): string {
+  const head = `worker ${worker.name} ${describeEnd(end)}; it starts again in ${(restartMs / 1000).toFixed(1)} s\n`;
+  if (!crashLoop) return pc.yellow(head);
+  return `${pc.red(`worker ${worker.name} is in a crash loop: ${deathsInARow} quick deaths in a row. Its last words:`)}\n${lastLines.map((line) => `  ${line}\n`).join('')}${head}`;
+}
+
+async function printFirstCompletion(url: string, model: string, prompt: string): Promise<void> {
+  const client = new ApiClient({ url, apiKey: null, timeoutMs: 60_000 });
+  try {
+    process.stdout.write(`${pc.dim('A first completion:')} ${prompt}`);
+    const body = { model, prompt, max_tokens: firstTokens, temperature: 0, stream: true };
+    await client.stream('/v1/completions', body, {
+      onData: (data) => process.stdout.write((JSON.parse(data) as { choices: { text: string }[] }).choices[0]?.text ?? ''),
+    });
+    process.stdout.write(' ...\n\n');
+  } finally {
+    client.close();
+  }
+}

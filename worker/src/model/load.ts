@@ -14,7 +14,7 @@ import { type MemoryPlan, type PackingStep, Residency } from './residency.ts';
 /** Packing this much takes some milliseconds: the event loop gets a turn after it. */
 const bytesPerTurn = 16 * 1024 * 1024;
 /** Tiny tensors cost by the piece. */
-const stepsPerTurn = 64;
+const stepsPerTurn = 16;
 
 /**
  * Loads a checkpoint onto a device of its own: checks every header before it reads a weight, packs weights while the event loop runs on, and lets go of

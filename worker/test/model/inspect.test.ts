@@ -1,0 +1,58 @@
+import path from 'node:path';
+import { expect, test } from 'vitest';
+import { fitInto, inspectModel } from '../../src/model/inspect.ts';
+import { goldenDir } from '../checkpoint/checkpoint-files.ts';
+import { tinyOptions, withModel } from './loading.ts';
+
+const bundled = path.join(goldenDir, '../../models/shunter-16m');
+
+test('the bundled model is what its README says', () => {
+  const found = inspectModel(bundled);
+  expect(found).toMatchObject({
+    modelType: 'qwen3_moe',
+    layers: 6,
+    experts: 32,
+    topK: 4,
+    hidden: 256,
+    vocab: 4096,
+    maxContext: 1024,
+    numericClass: 'bf16',
+  });
+  expect(found.parameters.total / 1e6).toBeCloseTo(16.4, 1);
+  expect(found.parameters.active / 1e6).toBeCloseTo(4.1, 1);
+  // Tied: the head adds nothing to the file.
+  expect(found.storedBytes.head).toBe(0);
+  expect(Object.values(found.storedBytes).reduce((a, b) => a + b, 0)).toBe(2 * found.parameters.total);
+  expect(found.residentBytes).toMatchObject({
+    expert: 3 * 96 * 256 * 2,
+    allExperts: 6 * 32 * 3 * 96 * 256 * 2,
+    kvPerToken: 6 * 2 * 64 * 2 * 2,
+  });
+});
+
+test('what it says of memory is what loading takes', async () => {
+  const dir = path.join(goldenDir, 'deepseek_v2');
+  const { residentBytes } = inspectModel(dir, { activations: 'f32', experts: 'int8', dense: 'stored', sum: 'exact' });
+  const resident = (hosted: number[][]) =>
+    withModel(
+      tinyOptions(dir, { hosted, numericClass: { activations: 'f32', experts: 'int8', dense: 'stored', sum: 'exact' } }),
+      (model) => model.residentBytes,
+    );
+  expect((await resident([[0, 1, 2], [5]])) - (await resident([[], []]))).toBe(4 * residentBytes.expert);
+});
+
+test('quantised parts are counted as stored and as held', () => {
+  const fp8 = inspectModel(path.join(goldenDir, 'deepseek_v3_fp8'));
+  expect(fp8.expertDType).toBe('f8_e4m3');
+  expect(fp8.residentBytes.allExperts).toBe(2 * fp8.storedBytes.experts);
+  const mxfp4 = inspectModel(path.join(goldenDir, 'gpt_oss_mxfp4'));
+  expect(mxfp4.expertDType).toBe('mxfp4');
+  expect(mxfp4.residentBytes.allExperts).toBe(4 * mxfp4.storedBytes.experts);
+});
+
+test('fit: common parts on every worker, experts divided, the rest for KV', () => {
+  expect(fitInto(1000, 400, 100, 20, 10)).toEqual({ memoryBytes: 1000, expertsPerWorker: 6, workersNeeded: 4, kvTokens: 10 });
+  expect(fitInto(450, 400, 100, 20, 10)).toEqual({ memoryBytes: 450, expertsPerWorker: 0, workersNeeded: null, kvTokens: 0 });
+  expect(fitInto(300, 400, 100, 20, 10)).toMatchObject({ expertsPerWorker: -1, workersNeeded: null });
+  expect(fitInto(10_000, 400, 100, 20, 10)).toMatchObject({ expertsPerWorker: 20, workersNeeded: 1, kvTokens: 760 });
+});

@@ -37,9 +37,10 @@ template <class Work> void share(Pool &pool, bool alone, const Work &work) {
       &context);
 }
 
-/* Work below these runs on the caller alone: waking a helper costs microseconds. Results do not depend on them. */
+/* Work below these takes the caller about ten microseconds and stays with it: a helper costs some of that to reach when it is awake, and far more
+ * when it sleeps or another program has its core. Results do not depend on them. */
 constexpr int64_t combine_alone_below = 32 * 1024;      /* elements */
-constexpr int64_t weights_alone_below = 192 * 1024;     /* bytes of weights read */
+constexpr int64_t weights_alone_below = 640 * 1024;     /* bytes of weights read */
 constexpr int64_t products_alone_below = 1024 * 1024;   /* multiply-adds */
 
 /* Weights up to this size are taken to live in a cache, where several panels at once are faster; larger ones are read as one linear stream. */

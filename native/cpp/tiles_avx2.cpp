@@ -2,8 +2,7 @@
  * Leaf kernels for AVX2 with FMA and F16C. The same arithmetic as tiles_avx512.cpp, with what this instruction set lacks spelled out:
  * products of bf16 pairs are two fma on widened values, products of int8 are formed in int16. Both are exact before the rounding that the order asks for.
  *
- * Sixteen registers hold at most 12 accumulators of 8 columns, so a kernel covers `chunks` of 8 columns: a whole panel for up to three rows, half of one
- * for up to six.
+ * Sixteen registers hold at most 12 accumulators of 8 columns, so a kernel covers `chunks` of 8 columns: a whole panel for few rows, half of one for more.
  */
 #if defined(__AVX2__) && !defined(__AVX512F__)
 #include <immintrin.h>
@@ -24,7 +23,8 @@ constexpr int most_rows = 6;
 constexpr int lanes8 = 8;
 constexpr int chunks_of_panel = panel_columns / lanes8;
 
-int max_rows(int) { return most_rows; }
+/* Widening bf16 takes a register for its mask. */
+int max_rows(int format) { return format == SY_W_BF16 || format == SY_W_BF16_X16 ? 5 : most_rows; }
 
 /* ---- tiles ---- */
 
@@ -40,28 +40,64 @@ void pack_f32_row(const float *x, int count, int rows, float *tile) {
   if (count % 2) tile[(size_t)count * rows] = 0.0f;
 }
 
+/* Nearest even, a denormal becomes zero, a NaN stays one: to_bf16() and back, eight at a time. */
+__m256 rounded(__m256 x) {
+  const __m256i bits = _mm256_castps_si256(x), magnitude = _mm256_and_si256(bits, _mm256_set1_epi32(0x7fffffff));
+  const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+  const __m256i nearest = _mm256_add_epi32(bits, _mm256_add_epi32(_mm256_set1_epi32(0x7fff), odd));
+  const __m256i is_nan = _mm256_cmpgt_epi32(magnitude, _mm256_set1_epi32(0x7f800000)), is_tiny = _mm256_cmpgt_epi32(_mm256_set1_epi32(0x00800000), magnitude);
+  __m256i result = _mm256_blendv_epi8(nearest, _mm256_or_si256(bits, _mm256_set1_epi32(0x00400000)), is_nan);
+  result = _mm256_blendv_epi8(result, _mm256_and_si256(bits, _mm256_set1_epi32((int)0x80000000u)), is_tiny);
+  return _mm256_castsi256_ps(_mm256_and_si256(result, _mm256_set1_epi32((int)0xffff0000u)));
+}
+
+__m256i first_lanes(int count) { return _mm256_cmpgt_epi32(_mm256_set1_epi32(count), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)); }
+
 void pack_rounded_row(const float *x, int count, int rows, float *tile) {
-  for (int i = 0; i < count; i++) tile[(size_t)i * rows] = from_bf16(to_bf16(x[i]));
+  for (int i = 0; i < count; i += lanes8) {
+    alignas(32) float values[lanes8];
+    _mm256_store_ps(values, rounded(_mm256_maskload_ps(x + i, first_lanes(count - i))));
+    for (int j = 0; j < lanes8 && i + j < count; j++) tile[(size_t)(i + j) * rows] = values[j];
+  }
   if (count % 2) tile[(size_t)count * rows] = 0.0f;
 }
 
+int32_t largest_lane(__m256i v) {
+  alignas(32) int32_t lanes[8];
+  _mm256_store_si256(reinterpret_cast<__m256i *>(lanes), v);
+  int32_t largest = lanes[0];
+  for (const int32_t lane : lanes) largest = lane > largest ? lane : largest;
+  return largest;
+}
+
 void pack_group(const float *x, int count, int offset, int rows, uint8_t *tile, int row) {
-  float v[group_k] = {};
-  uint32_t largest = 0; // Magnitudes compare as integers.
-  for (int i = 0; i < count && i < group_k; i++) {
-    v[i] = from_bf16(to_bf16(x[i]));
-    const uint32_t magnitude = bits_of(v[i]) & 0x7fffffffu;
-    largest = magnitude > largest ? magnitude : largest;
+  __m256 v[group_k / lanes8];
+  __m256i largest = _mm256_setzero_si256();
+  for (int i = 0; i < group_k / lanes8; i++) {
+    v[i] = rounded(_mm256_maskload_ps(x + i * lanes8, first_lanes(count - i * lanes8)));
+    largest = _mm256_max_epi32(largest, _mm256_and_si256(_mm256_castps_si256(v[i]), _mm256_set1_epi32(0x7fffffff)));
   }
-  const GroupScale scale = group_scale(float_of(largest), largest < 0x7f800000u, 127.0f);
-  int16_t *at = reinterpret_cast<int16_t *>(tile);
+  const uint32_t bits = (uint32_t)largest_lane(largest); // Magnitudes compare as integers.
+  const GroupScale scale = group_scale(float_of(bits), bits < 0x7f800000u, 127.0f);
+  const __m256 inverse = _mm256_set1_ps(scale.inverse);
+  const __m256i kept = _mm256_set1_epi32(scale.inverse == 0.0f ? 0 : -1);
+  const __m256i order = _mm256_setr_epi8(0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15, 0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15);
+  alignas(32) uint64_t quads[group_k / 4];
   int32_t sum = 0;
-  for (int i = 0; i < group_k; i++) {
-    const int q = quantise(v[i], scale.inverse, 127);
-    sum += q;
-    const int quad = i / 4, place = (i & 1) * 2 + ((i >> 1) & 1); // x0 x2 x1 x3
-    at[((size_t)quad * rows + row) * 4 + place] = (int16_t)q;
+  for (int i = 0; i < group_k / lanes8; i += 2) {
+    const auto steps = [&](__m256 values) {
+      const __m256i q = _mm256_and_si256(_mm256_cvtps_epi32(_mm256_mul_ps(values, inverse)), kept);
+      return _mm256_min_epi32(_mm256_max_epi32(q, _mm256_set1_epi32(-127)), _mm256_set1_epi32(127));
+    };
+    const __m256i halves = _mm256_packs_epi32(steps(v[i]), steps(v[i + 1]));                            // quads 0, 2 | 1, 3
+    const __m256i words = _mm256_shuffle_epi8(_mm256_permute4x64_epi64(halves, 0xd8), order); // quads 0..3, each x0 x2 x1 x3
+    _mm256_store_si256(reinterpret_cast<__m256i *>(quads + i * 2), words);
+    alignas(32) int32_t sums[8];
+    _mm256_store_si256(reinterpret_cast<__m256i *>(sums), _mm256_madd_epi16(words, _mm256_set1_epi16(1)));
+    for (const int32_t s : sums) sum += s;
   }
+  uint64_t *at = reinterpret_cast<uint64_t *>(tile);
+  for (int quad = 0; quad < group_k / 4; quad++) memcpy(at + (size_t)quad * rows + row, &quads[quad], 8);
   uint32_t *after = reinterpret_cast<uint32_t *>(tile) + (size_t)32 * rows + row;
   memcpy(after, &scale.scale, 4);
   after[rows] = (uint32_t)(-offset * sum);
@@ -104,12 +140,28 @@ struct Bf16 {
   }
 };
 
+/* Whichever of weights and inputs needs fewer registers stays in them. */
 template <class Format, int Odd, int R, int C> void multiply(const float *x, const uint8_t *w, __m256 (&acc)[R][C]) {
-#pragma GCC unroll 4
-  for (int c = 0; c < C; c++) {
-    const __m256 weights = Format::template weights<Odd>(w, c);
+  if constexpr (C <= 2) {
+    __m256 weights[C];
+#pragma GCC unroll 2
+    for (int c = 0; c < C; c++) weights[c] = Format::template weights<Odd>(w, c);
 #pragma GCC unroll 6
-    for (int r = 0; r < R; r++) acc[r][c] = _mm256_fmadd_ps(_mm256_broadcast_ss(x + Odd * R + r), weights, acc[r][c]);
+    for (int r = 0; r < R; r++) {
+      const __m256 input = _mm256_broadcast_ss(x + Odd * R + r);
+#pragma GCC unroll 2
+      for (int c = 0; c < C; c++) acc[r][c] = _mm256_fmadd_ps(input, weights[c], acc[r][c]);
+    }
+  } else {
+    __m256 input[R];
+#pragma GCC unroll 3
+    for (int r = 0; r < R; r++) input[r] = _mm256_broadcast_ss(x + Odd * R + r);
+#pragma GCC unroll 4
+    for (int c = 0; c < C; c++) {
+      const __m256 weights = Format::template weights<Odd>(w, c);
+#pragma GCC unroll 3
+      for (int r = 0; r < R; r++) acc[r][c] = _mm256_fmadd_ps(input[r], weights, acc[r][c]);
+    }
   }
 }
 
@@ -210,7 +262,7 @@ template <class Format, int R> void dot_panel(const uint8_t *tile, const uint8_t
   if constexpr (std::is_same_v<Format, I8> || std::is_same_v<Format, I4>)
     for (int first = 0; first < chunks_of_panel; first += 2) dot_groups<Format, R, 2>(tile, w, first, k, dots);
   else {
-    constexpr int chunks = R <= 3 ? chunks_of_panel : 2;
+    constexpr int chunks = R <= (std::is_same_v<Format, F32> ? 3 : 2) ? chunks_of_panel : 2;
     for (int first = 0; first < chunks_of_panel; first += chunks) dot_pairs<Format, R, chunks>(tile, w, first, k, dots);
   }
 }
@@ -236,8 +288,6 @@ void dot(int format, const uint8_t *tile, int rows, const uint8_t *panel, size_t
 }
 
 /* ---- what is done with dot products: 8 columns at a time, the end by masks ---- */
-
-__m256i first_lanes(int count) { return _mm256_cmpgt_epi32(_mm256_set1_epi32(count), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)); }
 
 void store(const float *dots, int rows, int first, int count, const float *bias, float scale, bool add, float *out, int64_t ldo) {
   const __m256 s = _mm256_set1_ps(scale);

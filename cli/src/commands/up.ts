@@ -152,7 +152,7 @@ async function runUp(options: UpOptions): Promise<void> {
       // Before the first answer there is nothing to keep alive: a worker that cannot start will not start the sixth time either.
       if (!ready && death.crashLoop) fatal.abort(new CommandFailure(`worker ${death.worker.name} cannot start`));
     },
-  });
+  }).catch(explainListening(options));
   const admin = new ApiClient({ url: cluster.url, apiKey: cluster.adminToken, timeoutMs: 60_000 });
   try {
     const progress = startProgress('loading');
@@ -184,6 +184,21 @@ function checkModel(dir: string): void {
     throw new CommandFailure(`--model ${dir}: it has no config.json; give a folder in Hugging Face layout`, { status: exitStatus.usage });
 }
 
+/** Says which of our flags to change when the address cannot be had. */
+function explainListening({ host, port }: UpOptions): (error: unknown) => never {
+  return (error) => {
+    const cause = error instanceof Error ? (error.cause as NodeJS.ErrnoException | undefined) : undefined;
+    if (cause?.code === 'EADDRINUSE')
+      throw new CommandFailure(`port ${port} on ${host} is in use: choose another with --port, or any free one with --port 0`, {
+        cause: error,
+      });
+    if (cause?.code === 'EADDRNOTAVAIL') throw new CommandFailure(`--host ${host} is no address of this machine`, { cause: error });
+    if (cause?.code === 'EACCES')
+      throw new CommandFailure(`port ${port} needs more rights than you have: choose one above 1023 with --port`, { cause: error });
+    throw error;
+  };
+}
+
 /** The pipe closes when whoever started us has gone, in whatever way. */
 function endWithStdin(): void {
   process.stdin.resume();
@@ -211,7 +226,7 @@ async function printFirstCompletion(url: string, model: string, prompt: string):
     await client.stream('/v1/completions', body, {
       onData: (data) => process.stdout.write((JSON.parse(data) as { choices: { text: string }[] }).choices[0]?.text ?? ''),
     });
-    process.stdout.write(' ...\n\n');
+    process.stdout.write('\n\n');
   } finally {
     client.close();
   }

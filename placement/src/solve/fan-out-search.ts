@@ -23,6 +23,8 @@ export interface FanOutSearchOptions {
   sequenceWeight: Float64Array | null;
   /** Asked between steps: true ends the search with what it has. */
   stop: () => boolean;
+  /** Awaited between steps, so that whoever shares the thread can run (and abort). */
+  pause: () => Promise<void>;
   /** Candidates verified per pass and layer. */
   candidatesMax: number;
   onImproved: (objective: number) => void;
@@ -39,6 +41,7 @@ export class FanOutSearch {
   private readonly layers: LayerSearch[];
   private readonly nodes: number;
   private readonly free: Int32Array;
+  /** Home node of each sequence, (sequences). */
   homeOf: Int32Array;
 
   constructor(trace: RoutingTrace, homeOf: Int32Array, options: FanOutSearchOptions) {
@@ -75,6 +78,11 @@ export class FanOutSearch {
 
   result(): NodePlacement {
     return { masks: this.layers.map((layer) => layer.maskOf.slice()), homeOf: this.homeOf.slice(), objective: this.objective() };
+  }
+
+  /** Rows that each expert is served on each node, (layers) of (experts, nodes), weighted. */
+  served(): Float64Array[] {
+    return this.layers.map((layer) => layer.served);
   }
 
   /** Starts from given holders. */
@@ -124,8 +132,9 @@ export class FanOutSearch {
   }
 
   /** Swaps and moves in every layer until a whole round gains less than `share` of the objective. */
-  improveLayers(roundsMax: number, share: number): void {
+  async improveLayers(roundsMax: number, share: number): Promise<void> {
     for (const layer of this.layers) {
+      await this.options.pause();
       for (let round = 0; round < roundsMax; round++) {
         if (this.options.stop()) return;
         const gained = layer.improve(
@@ -244,8 +253,8 @@ export class FanOutSearch {
     return gained;
   }
 
-  /** Chooses homes anew at least cost within the balance; keeps the old ones if that is no better. Returns what it gained. */
-  reassignHomes(): number {
+  /** What each sequence would cost on each home node, (sequences, nodes), weighted. */
+  homeCosts(): Float64Array {
     const { trace, nodes } = this;
     const perToken = new Float32Array(trace.tokens * nodes);
     for (const layer of this.layers) layer.addHomeCosts(perToken);
@@ -255,6 +264,13 @@ export class FanOutSearch {
       const s = trace.sequenceOf[t];
       for (let h = 0; h < nodes; h++) cost[s * nodes + h] += (weight === null ? 1 : weight[s]) * perToken[t * nodes + h];
     }
+    return cost;
+  }
+
+  /** Chooses homes anew at least cost within the balance; keeps the old ones if that is no better. Returns what it gained. */
+  reassignHomes(): number {
+    const { trace } = this;
+    const cost = this.homeCosts();
     const before = this.objective();
     const held = this.homeOf;
     this.homeOf = assignHomes(
@@ -276,13 +292,14 @@ export class FanOutSearch {
   }
 
   /** Alternates all steps until a round gains less than `share` of the objective. */
-  converge(roundsMax: number, share: number): void {
+  async converge(roundsMax: number, share: number): Promise<void> {
     for (let round = 0; round < roundsMax && !this.options.stop(); round++) {
       const before = this.objective();
       this.reassignHomes();
-      this.improveLayers(3, share);
+      await this.improveLayers(3, share);
       this.addReplicas();
       this.exchangeReplicas();
+      await this.options.pause();
       if (before - this.objective() <= share * before) break;
     }
   }

@@ -16,7 +16,9 @@ export interface LayerPrices {
   price: number;
   /** Fair share of each node, (nodes), summing to 1. */
   share: Float64Array;
-  /** Price of one row that its home does not serve, in remote node visits: what the row costs besides the visit. */
+  /** Price of one remote node visit: 1 in the fan-out model, 0 in the home-rank model, where only rows count. */
+  visitPrice: number;
+  /** Price of one row that its home does not serve: in the fan-out model, what the row costs besides the visit. */
   remoteRowPrice: number;
 }
 
@@ -137,7 +139,7 @@ export class LayerSearch {
       this.served[e * nodes + node] += weight;
       this.load[node] += weight;
     }
-    return weight * (popcount(chosen) + this.prices.remoteRowPrice * uncovered);
+    return weight * (this.prices.visitPrice * popcount(chosen) + this.prices.remoteRowPrice * uncovered);
   }
 
   /** Changes the holders of one or two experts (`f` < 0 for one) if that lowers the objective by more than `gainMin`; returns the gain, or 0 and changes nothing. */
@@ -182,7 +184,7 @@ export class LayerSearch {
   gains(e: number, add: Float64Array, drop: Float64Array, keep: Float64Array): void {
     const { nodes, cover, maskOf } = this;
     const { homeOf, weightOf } = this.shared;
-    const { remoteRowPrice } = this.prices;
+    const { remoteRowPrice, visitPrice } = this.prices;
     add.fill(0, 0, nodes);
     drop.fill(0, 0, nodes);
     keep.fill(0, 0, nodes * nodes);
@@ -203,16 +205,17 @@ export class LayerSearch {
       }
       const hit = own & free;
       const weight = weightOf[t];
+      const visits = visitPrice * weight;
       if (remoteRowPrice > 0) {
         if ((own & homeBit) === 0) add[homeOf[t]] += remoteRowPrice * weight;
         else drop[homeOf[t]] += remoteRowPrice * weight;
       }
       if (hit === 0) {
-        for (let bits = free; bits !== 0; bits &= bits - 1) add[31 - Math.clz32(bits & -bits)] += weight;
+        for (let bits = free; bits !== 0; bits &= bits - 1) add[31 - Math.clz32(bits & -bits)] += visits;
       } else if ((hit & (hit - 1)) === 0) {
         const a = 31 - Math.clz32(hit);
-        drop[a] += weight;
-        for (let bits = free; bits !== 0; bits &= bits - 1) keep[a * nodes + (31 - Math.clz32(bits & -bits))] += weight;
+        drop[a] += visits;
+        for (let bits = free; bits !== 0; bits &= bits - 1) keep[a * nodes + (31 - Math.clz32(bits & -bits))] += visits;
       }
     }
   }
@@ -293,7 +296,7 @@ export class LayerSearch {
           const mask = maskOf[this.ids[base + k]];
           if ((mask & homeBit) === 0) cover.masks[uncovered++] = mask;
         }
-        if (uncovered > 0) cost[t * nodes + h] += popcount(cover.solveFirst(uncovered)) + this.prices.remoteRowPrice * uncovered;
+        if (uncovered > 0) cost[t * nodes + h] += this.prices.visitPrice * popcount(cover.solveFirst(uncovered)) + this.prices.remoteRowPrice * uncovered;
       }
     }
   }

@@ -4,13 +4,16 @@ import { ChainSearch } from './chain-search.ts';
 
 export interface ChainOptions {
   seed: number;
+  /** Experts of each part, (layers) of (parts), summing to at most the number of experts; those left over stay unplaced at -1. By default as even as can be. */
+  sizes?: Int32Array[];
   /** Peak over mean load allowed, averaged over layers; Infinity: locality alone. */
   peakMeanMax: number;
   /** Independent starts, the best of which is refined; and kicks of that refinement. */
   starts: number;
   kicks: number;
   stop: () => boolean;
-  onImproved: (objective: number) => void;
+  /** Told the share of transitions that stay, whenever the search finds a better placement. */
+  onImproved: (local: number) => void;
 }
 
 export interface ChainPlacement extends ChainScore {
@@ -23,25 +26,40 @@ export function evenParts(layers: number, experts: number, parts: number): Int32
   return Int32Array.from({ length: layers * experts }, (_, i) => Math.floor(((i % experts) * parts) / experts));
 }
 
+/** Parts of given sizes per layer. Where padding makes a layer wider than its sizes, the rest joins the last part: it carries nothing. */
+function sizedParts(sizes: Int32Array[], experts: number): Int32Array {
+  const partOf = new Int32Array(sizes.length * experts).fill(sizes[0].length - 1);
+  sizes.forEach((size, l) => {
+    let at = l * experts;
+    size.forEach((count, p) => {
+      partOf.fill(p, at, at + count);
+      at += count;
+    });
+  });
+  return partOf;
+}
+
 /** Places experts for tokens that stay where their expert was (ExFlow's model): same-part transitions, with a cap on the load. */
 export function solveChain(transitions: Transitions, parts: number, options: ChainOptions): ChainPlacement {
   const random = seededRandom(options.seed);
+  const tell = (search: ChainSearch) => options.onImproved(scoreChain(transitions, search.partOf, parts).local);
   let best = start(transitions, parts, random, options);
   for (let s = 1; s < options.starts && !options.stop(); s++) {
     const next = start(transitions, parts, random, options);
     if (next.objective() > best.objective()) best = next;
-    options.onImproved(best.objective());
+    tell(best);
   }
   if (options.peakMeanMax === Infinity) {
-    best.kickUntil(random, options.kicks, options.stop, options.onImproved);
-    return { partOf: best.partOf, ...scoreChain(transitions, best.partOf, parts) };
+    const refined = best;
+    refined.kickUntil(random, options.kicks, options.stop, () => tell(refined));
+    return { partOf: refined.partOf, ...scoreChain(transitions, refined.partOf, parts) };
   }
   return capLoad(transitions, parts, best, random, options);
 }
 
 function start(transitions: Transitions, parts: number, random: Random, options: ChainOptions): ChainSearch {
   const { layers, experts } = transitions;
-  const partOf = evenParts(layers, experts, parts);
+  const partOf = options.sizes === undefined ? evenParts(layers, experts, parts) : sizedParts(options.sizes, experts);
   for (let l = 0; l < layers; l++) shuffle(partOf.subarray(l * experts, (l + 1) * experts), random);
   const search = new ChainSearch(transitions, parts, partOf);
   search.sweepForward();
@@ -72,12 +90,15 @@ function capLoad(transitions: Transitions, parts: number, from: ChainSearch, ran
     search.loadPrice = price;
     const stop = () => best !== null && options.stop();
     search.resplitAll(all, stop);
-    search.kickUntil(random, Math.ceil(options.kicks / rounds), options.stop, options.onImproved);
+    search.kickUntil(random, Math.ceil(options.kicks / rounds), options.stop, () => {});
     const score = scoreChain(transitions, search.partOf, parts);
     const here = { partOf: search.partOf.slice(), ...score };
     if (score.peakMean < flattest.peakMean) flattest = here;
     const holds = score.peakMean <= options.peakMeanMax;
-    if (holds && (best === null || score.local > best.local)) best = here;
+    if (holds && (best === null || score.local > best.local)) {
+      best = here;
+      options.onImproved(here.local);
+    }
     if (holds) high = price;
     else low = price;
     if (high < Infinity) round++;

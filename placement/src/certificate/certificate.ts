@@ -1,0 +1,108 @@
+import { createHash } from 'node:crypto';
+import type { Plan } from '@switchyard/proto';
+import type { RoutingTrace } from '../trace/routing-trace.ts';
+
+/**
+ * Proof that no placement of a stated class does better than a bound on a stated trace. Small JSON; checked by `verifyCertificate`, which shares no code with the
+ * solvers. All dual values are integers times a power of two and all counts are integers, so that the checker's sums are exact in doubles and no rounding can make
+ * a bound too good.
+ */
+export interface Certificate {
+  format: 'switchyard-certificate';
+  version: 1;
+  /** sha256 of the plan's model, workers and replicas. */
+  plan: string;
+  /** sha256 of the trace's shape and ids. */
+  trace: string;
+  claims: Claim[];
+}
+
+export type Claim = FanOutClaim | LoadClaim | ChainClaim;
+
+/**
+ * Remote nodes per token and layer. Class: any homes; any plan that holds at most `nodeExpertsMax[l]` experts of layer l on a node, and at most `replicasMax[l]` in all.
+ *
+ * A token whose k experts need D nodes has at least pairsMin(D) = the fewest co-located pairs of k experts on D nodes, so for every lambda >= 0
+ * D >= min over D' of (D' + lambda pairsMin(D')) - lambda (its co-located pairs). Summed with a lambda per token, the second part is at most a maximum-weight choice
+ * of co-located pairs under degree and count limits, and that is at most the value of any dual (`degreePrice`, `countPrice`). A token visits D - 1 or more remote nodes.
+ */
+export interface FanOutClaim {
+  kind: 'fan-out';
+  /** What the plan reaches, and the proven lower bound; remote nodes per token and layer. */
+  score: number;
+  bound: number;
+  /** Homes by which the score was taken: home worker of each sequence. */
+  homes: number[];
+  nodeExpertsMax: number[];
+  replicasMax: number[];
+  layers: {
+    /** Co-location from which each token's lambda follows, 0..255 for 0..1: upper triangle, row by row, base64. */
+    reference: string;
+    /** Dual price of one more co-location of expert e, in units of 2^-scaleBits, (experts). */
+    degreePrice: number[];
+    /** Dual price of one more co-located pair, in the same units. */
+    countPrice: number;
+  }[];
+}
+
+/** Peak load with rows of this trace, relative to the mean: no placement with an even split over at most `replicasMax[l]` replicas has a smaller peak. */
+export interface LoadClaim {
+  kind: 'load';
+  workers: number;
+  /** Replicas per layer in all, and on one worker. */
+  replicasMax: number[];
+  workerExpertsMax: number[];
+  /** Mean over layers of peak over mean: reached by the plan under the router's rule, and bounded for even splits. */
+  score: number;
+  bound: number;
+  /** Bound of each layer in rows. */
+  rows: number[];
+}
+
+/**
+ * Transitions (top-1) that stay on their part. Class: plans with one copy of every expert and at most `partExpertsMax` experts of a layer on a part.
+ * Per pair of adjacent layers, the staying pairs form a matching with degrees at most that: any dual of it is an upper bound. `windows` holds stronger proofs.
+ */
+export interface ChainClaim {
+  kind: 'chain';
+  level: 'node' | 'worker';
+  parts: number;
+  partExpertsMax: number;
+  /** Share of transitions that stay: the plan's, and the proven upper bound. */
+  score: number;
+  bound: number;
+  proofs: (StarProof | WindowProof)[];
+}
+
+/** Duals of one layer pair, in units of 2^-scaleBits: bound = C (sum u + sum v) + sum max(0, W - u - v). */
+export interface StarProof {
+  kind: 'star';
+  layer: number;
+  before: number[];
+  after: number[];
+}
+
+/** Duals of a window of layers; see window-proof.ts. Rows are named by their type and experts, so that the checker can build them itself. */
+export interface WindowProof {
+  kind: 'window';
+  from: number;
+  to: number;
+  /** [row name, dual in units of 2^-scaleBits] */
+  duals: [string, number][];
+}
+
+/** Dual values are multiples of 2^-8: exact sums up to 2^45. */
+export const scaleBits = 8;
+export const scale = 2 ** scaleBits;
+
+export function planDigest(plan: Plan): string {
+  return createHash('sha256').update(JSON.stringify([plan.model, plan.workers, plan.replicas])).digest('hex');
+}
+
+export function traceDigest(trace: RoutingTrace): string {
+  const hash = createHash('sha256');
+  hash.update(JSON.stringify([trace.moeLayers, trace.experts, trace.topK, trace.tokens]));
+  hash.update(Buffer.from(trace.ids.buffer, trace.ids.byteOffset, trace.ids.byteLength));
+  hash.update(Buffer.from(trace.sequenceOf.buffer, trace.sequenceOf.byteOffset, trace.sequenceOf.byteLength));
+  return hash.digest('hex');
+}

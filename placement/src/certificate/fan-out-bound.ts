@@ -1,0 +1,162 @@
+import { NO_EXPERT, type RoutingTrace } from '../trace/routing-trace.ts';
+import { type FanOutClaim, scale } from './certificate.ts';
+
+/** The fewest co-located pairs of `k` experts on `nodes` nodes: as even a split as can be. */
+export function pairsMin(k: number, nodes: number): number {
+  const low = Math.floor(k / nodes);
+  const larger = k - low * nodes;
+  return larger * ((low + 1) * low) / 2 + ((nodes - larger) * low * (low - 1)) / 2;
+}
+
+/** Nodes that a token of k experts with `pairs` co-located pairs needs, convex envelope; `lambdaAt` is its slope averaged over one pair to either side. */
+function nodesNeeded(k: number, nodes: number, pairs: number): number {
+  const p = Math.max(0, pairs);
+  let least = 1;
+  for (let d = 1; d < Math.min(k, nodes); d++) {
+    const from = pairsMin(k, d + 1);
+    const to = pairsMin(k, d);
+    if (to > from) least = Math.max(least, d + (to - p) / (to - from));
+  }
+  return least;
+}
+
+function lambdaAt(k: number, nodes: number, pairs: number): number {
+  const slope = nodesNeeded(k, nodes, pairs - 0.5) - nodesNeeded(k, nodes, pairs + 0.5);
+  return Math.round(slope * scale) / scale;
+}
+
+/**
+ * Finds the multipliers of a FanOutClaim by fictitious play: tokens answer a running mean of co-locations with their lambda, co-locations answer the lambdas with a
+ * heaviest feasible choice of pairs. Then the prices of degrees and counts are tuned. Whatever it finds is valid; rounds only tighten it.
+ */
+export function proveFanOut(
+  trace: RoutingTrace,
+  nodes: number,
+  nodeExpertsMax: readonly number[],
+  replicasMax: readonly number[],
+  rounds = 24,
+): { layers: FanOutClaim['layers']; bound: number } {
+  const { experts } = trace;
+  const count = trace.moeLayers.length;
+  let total = 0;
+  const pairsOf = experts * experts;
+  const layers = trace.moeLayers.map((_, l) => {
+    const degreeMax = degreeLimits(experts, nodes, nodeExpertsMax[l], replicasMax[l]);
+    const pairsMax = pairLimit(nodes, nodeExpertsMax[l], replicasMax[l]);
+    let reference: Float64Array<ArrayBufferLike> = new Float64Array(pairsOf).fill(Math.min(1, pairsMax / ((experts * (experts - 1)) / 2)));
+    let best = { bound: -Infinity, quantised: [] as number[], price: [] as number[], countPrice: 0 };
+    for (let round = 0; round < rounds; round++) {
+      const quantised = reference.map((m) => Math.round(m * 255));
+      const { weight, constant } = answer(trace, l, quantised, nodes);
+      const { price, countPrice, value, chosen } = heaviestPairs(weight, experts, degreeMax, pairsMax);
+      const bound = constant - value;
+      if (bound > best.bound) best = { bound, quantised: Array.from(quantised), price: Array.from(price), countPrice };
+      const share = 1 / (round + 2);
+      reference = reference.map((m, i) => m + share * (chosen[i] - m));
+    }
+    // A token needs at least one node, so zero remote nodes can always be claimed.
+    total += Math.max(0, best.bound - trace.tokens);
+    const triangle = new Uint8Array((experts * (experts - 1)) / 2);
+    let at = 0;
+    for (let e = 0; e < experts; e++) for (let f = e + 1; f < experts; f++) triangle[at++] = best.quantised[e * experts + f];
+    return {
+      reference: Buffer.from(triangle).toString('base64'),
+      degreePrice: best.price.map((p) => Math.round(p * scale)),
+      countPrice: Math.round(best.countPrice * scale),
+    };
+  });
+  return { layers, bound: total / (trace.tokens * count) };
+}
+
+/** Experts that one expert may be co-located with: the rest of every node it is on. With `replicasMax` no larger than `experts`, it is on one. */
+export function degreeLimits(experts: number, nodes: number, nodeExpertsMax: number, replicasMax: number): number {
+  const copies = Math.min(nodes, 1 + Math.max(0, replicasMax - experts));
+  return Math.min(experts - 1, copies * (nodeExpertsMax - 1));
+}
+
+/** Co-located pairs of a layer: nodes filled one after the other hold the most. */
+export function pairLimit(nodes: number, nodeExpertsMax: number, replicasMax: number): number {
+  const full = Math.min(nodes, Math.floor(replicasMax / nodeExpertsMax));
+  const rest = full < nodes ? replicasMax - full * nodeExpertsMax : 0;
+  return (full * nodeExpertsMax * (nodeExpertsMax - 1)) / 2 + (rest * (rest - 1)) / 2;
+}
+
+/** Every token's lambda at the reference, gathered into pair weights, and the sum of the tokens' constants. */
+function answer(trace: RoutingTrace, layer: number, reference: ArrayLike<number>, nodes: number): { weight: Float64Array; constant: number } {
+  const { experts, topK, tokens } = trace;
+  const count = trace.moeLayers.length;
+  const weight = new Float64Array(experts * experts);
+  let constant = 0;
+  const known = new Map<number, { lambda: number; floor: number }>();
+  const chosen = new Int32Array(topK);
+  for (let t = 0; t < tokens; t++) {
+    let k = 0;
+    for (let i = 0; i < topK; i++) {
+      const e = trace.ids[(t * count + layer) * topK + i];
+      if (e !== NO_EXPERT) chosen[k++] = e;
+    }
+    if (k === 0) {
+      constant += 1;
+      continue;
+    }
+    let sum = 0;
+    for (let i = 0; i < k; i++) for (let j = 0; j < i; j++) sum += reference[Math.min(chosen[i], chosen[j]) * experts + Math.max(chosen[i], chosen[j])];
+    const key = sum * 64 + k;
+    let own = known.get(key);
+    if (own === undefined) {
+      const lambda = lambdaAt(k, nodes, sum / 255);
+      let floor = Infinity;
+      for (let d = 1; d <= Math.min(k, nodes); d++) floor = Math.min(floor, d + lambda * pairsMin(k, d));
+      own = { lambda, floor };
+      known.set(key, own);
+    }
+    constant += own.floor;
+    if (own.lambda > 0) for (let i = 0; i < k; i++) for (let j = 0; j < i; j++) weight[Math.min(chosen[i], chosen[j]) * experts + Math.max(chosen[i], chosen[j])] += own.lambda;
+  }
+  return { weight, constant };
+}
+
+/** Duals of the heaviest pairs under degree and count limits, rounded to the certificate's grid, with the pairs they choose (for the next answer). */
+function heaviestPairs(weight: Float64Array, experts: number, degreeMax: number, pairsMax: number): { price: Float64Array; countPrice: number; value: number; chosen: Float64Array } {
+  const price = new Float64Array(experts);
+  let countPrice = 0;
+  const scratch: number[] = [];
+  const left = (e: number, f: number) => weight[Math.min(e, f) * experts + Math.max(e, f)] - price[e] - price[f] - countPrice;
+  // Exact line searches, one price at a time, from both ends.
+  for (let round = 0; round < 6; round++) {
+    scratch.length = 0;
+    for (let e = 0; e < experts; e++) for (let f = e + 1; f < experts; f++) scratch.push(left(e, f) + countPrice);
+    scratch.sort((a, b) => b - a);
+    countPrice = pairsMax < scratch.length ? Math.max(0, scratch[Math.max(0, pairsMax - 1)]) : 0;
+    for (let e = 0; e < experts; e++) {
+      scratch.length = 0;
+      for (let f = 0; f < experts; f++) if (f !== e) scratch.push(left(e, f) + price[e]);
+      scratch.sort((a, b) => b - a);
+      price[e] = degreeMax < scratch.length ? Math.max(0, scratch[degreeMax - 1]) : 0;
+      if (round < 5) price[e] *= 0.9; // leave room for the others: equal prices everywhere would be a corner
+    }
+  }
+  for (let e = 0; e < experts; e++) price[e] = Math.round(price[e] * scale) / scale;
+  countPrice = Math.round(countPrice * scale) / scale;
+  let value = countPrice * pairsMax;
+  const chosen = new Float64Array(experts * experts);
+  const order: { e: number; f: number; w: number }[] = [];
+  for (let e = 0; e < experts; e++) {
+    value += price[e] * degreeMax;
+    for (let f = e + 1; f < experts; f++) {
+      value += Math.max(0, left(e, f));
+      order.push({ e, f, w: weight[e * experts + f] });
+    }
+  }
+  order.sort((a, b) => b.w - a.w || a.e - b.e || a.f - b.f);
+  const degree = new Int32Array(experts);
+  let taken = 0;
+  for (const { e, f } of order) {
+    if (taken >= pairsMax || degree[e] >= degreeMax || degree[f] >= degreeMax) continue;
+    chosen[e * experts + f] = 1;
+    degree[e]++;
+    degree[f]++;
+    taken++;
+  }
+  return { price, countPrice, value, chosen };
+}

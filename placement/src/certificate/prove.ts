@@ -1,0 +1,120 @@
+import type { Plan } from '@switchyard/proto';
+import type { Cluster } from '../cluster/cluster.ts';
+import { scoreFanOut } from '../score/fan-out-score.ts';
+import { scoreChain, type Transitions, transitionsOf } from '../score/transitions.ts';
+import { loadBound } from '../solve/load-balance.ts';
+import { expertLoads } from '../trace/load-matrix.ts';
+import type { RoutingTrace } from '../trace/routing-trace.ts';
+import { type Certificate, type ChainClaim, type FanOutClaim, type LoadClaim, planDigest, scale, type StarProof, traceDigest } from './certificate.ts';
+import { proveFanOut } from './fan-out-bound.ts';
+import { matchingDual } from './matching-dual.ts';
+
+/** What to prove; chain claims hold for plans without replicas only. */
+export interface ProveOptions {
+  homes: Int32Array;
+  claims: ('fan-out' | 'load' | 'chain')[];
+  /** Effort of the fan-out bound. */
+  rounds?: number;
+}
+
+/** Bounds for a plan on a trace, with the duals that prove them. */
+export function prove(plan: Plan, cluster: Cluster, trace: RoutingTrace, options: ProveOptions): Certificate {
+  const claims = options.claims.map((kind) => {
+    if (kind === 'fan-out') return fanOutClaim(plan, cluster, trace, options.homes, options.rounds ?? 24);
+    if (kind === 'load') return loadClaim(plan, cluster, trace, options.homes);
+    return chainClaim(plan, cluster, trace, 'worker');
+  });
+  return { format: 'switchyard-certificate', version: 1, plan: planDigest(plan), trace: traceDigest(trace), claims };
+}
+
+/** Experts of each layer on its fullest node, and replicas of each layer. */
+function layerLimits(plan: Plan, cluster: Cluster): { nodeExpertsMax: number[]; replicasMax: number[]; workerExpertsMax: number[] } {
+  const limits = { nodeExpertsMax: [] as number[], replicasMax: [] as number[], workerExpertsMax: [] as number[] };
+  for (const layer of plan.replicas) {
+    const onNode = new Int32Array(cluster.nodes);
+    const onWorker = new Int32Array(cluster.workers.length);
+    let replicas = 0;
+    for (const workers of layer) {
+      const nodes = new Set(workers.map((w) => cluster.nodeOf[w]));
+      for (const n of nodes) onNode[n]++;
+      for (const w of workers) onWorker[w]++;
+      replicas += nodes.size;
+    }
+    limits.nodeExpertsMax.push(Math.max(...onNode));
+    limits.workerExpertsMax.push(Math.max(...onWorker));
+    limits.replicasMax.push(replicas);
+  }
+  return limits;
+}
+
+export function fanOutClaim(plan: Plan, cluster: Cluster, trace: RoutingTrace, homes: Int32Array, rounds: number): FanOutClaim {
+  const { nodeExpertsMax, replicasMax } = layerLimits(plan, cluster);
+  const { layers, bound } = proveFanOut(trace, cluster.nodes, nodeExpertsMax, replicasMax, rounds);
+  const score = scoreFanOut(trace, plan.replicas, cluster, homes).remoteNodes;
+  return { kind: 'fan-out', score, bound, homes: Array.from(homes), nodeExpertsMax, replicasMax, layers };
+}
+
+export function loadClaim(plan: Plan, cluster: Cluster, trace: RoutingTrace, homes: Int32Array): LoadClaim {
+  const { workerExpertsMax } = layerLimits(plan, cluster);
+  const { counts, experts, layers } = expertLoads(trace);
+  const workers = cluster.workers.length;
+  const replicasMax = plan.replicas.map((layer) => layer.reduce((sum, list) => sum + list.length, 0));
+  const rows: number[] = [];
+  let bound = 0;
+  for (let l = 0; l < layers; l++) {
+    const loads = counts.slice(l * experts, (l + 1) * experts);
+    const total = loads.reduce((a, b) => a + b, 0);
+    // Slots beyond what the layer uses prove nothing more, so the bound is for this many replicas, wherever they are.
+    const t = Math.max(total / workers, smallestPeak(loads, replicasMax[l], cluster.speedOf));
+    rows.push(t);
+    bound += total === 0 ? 1 : (t * workers) / total;
+  }
+  const score = scoreFanOut(trace, plan.replicas, cluster, homes).peakMean;
+  return { kind: 'load', workers, replicasMax, workerExpertsMax, score, bound: bound / layers, rows };
+}
+
+/** The bound of `loadBound` with all slots in one pool, floored to a multiple of 1/scale so that it stays a bound. */
+function smallestPeak(loads: Float64Array, replicas: number, speed: Float64Array): number {
+  const slots = new Int32Array(speed.length);
+  slots[0] = replicas;
+  return Math.floor(loadBound({ loads, slots, speed: new Float64Array(speed.length).fill(1) }) * scale) / scale;
+}
+
+/** Star bound of every layer pair. */
+export function chainClaim(plan: Plan, cluster: Cluster, trace: RoutingTrace, level: 'node' | 'worker'): ChainClaim {
+  const parts = level === 'node' ? cluster.nodes : cluster.workers.length;
+  const partOf = Int32Array.from(plan.replicas.flat(), (workers) => (level === 'node' ? cluster.nodeOf[workers[0]] : workers[0]));
+  const transitions = transitionsOf(trace, 'top1');
+  let partExpertsMax = 0;
+  for (let l = 0; l < transitions.layers; l++) {
+    const held = new Int32Array(parts);
+    for (let e = 0; e < transitions.experts; e++) held[partOf[l * transitions.experts + e]]++;
+    partExpertsMax = Math.max(partExpertsMax, ...held);
+  }
+  const { proofs, bound } = proveStars(transitions, partExpertsMax);
+  return { kind: 'chain', level, parts, partExpertsMax, score: scoreChain(transitions, partOf, parts).local, bound, proofs };
+}
+
+/** Star proofs for all layer pairs, rounded to the grid, and the share of transitions that they allow. */
+export function proveStars(transitions: Transitions, cap: number): { proofs: StarProof[]; bound: number; staying: number[] } {
+  const { experts } = transitions;
+  const steps = Math.max(60, Math.min(2000, Math.ceil(4_000_000 / experts ** 2)));
+  let total = 0;
+  const staying: number[] = [];
+  const proofs = transitions.counts.map((w, layer): StarProof => {
+    const { before, after } = matchingDual(w, experts, cap, steps);
+    const u = Array.from(before, (x) => Math.round(x * scale));
+    const v = Array.from(after, (x) => Math.round(x * scale));
+    let sum = 0;
+    for (let e = 0; e < experts; e++) {
+      sum += cap * (u[e] + v[e]);
+      for (let f = 0; f < experts; f++) {
+        total += w[e * experts + f];
+        sum += Math.max(0, w[e * experts + f] * scale - u[e] - v[f]);
+      }
+    }
+    staying.push(sum / scale);
+    return { kind: 'star', layer, before: u, after: v };
+  });
+  return { proofs, bound: staying.reduce((a, b) => a + b, 0) / total, staying };
+}

@@ -1,0 +1,85 @@
+import { createRequire } from 'node:module';
+import { Worker } from 'node:worker_threads';
+import { SwitchyardError } from '@switchyard/proto';
+import { abortedResult } from './highs.ts';
+import type { IlpSolver, LinearProgram, SolveLimits, SolveResult } from './program.ts';
+
+/** GLPK's constants that are used here (glpk.h). */
+const direction = { min: 1, max: 2 };
+const boundKind = { free: 1, lower: 2, upper: 3, double: 4, fixed: 5 };
+
+const threadProgram = `
+const { parentPort, workerData } = require('node:worker_threads');
+import(workerData.glpk).then(async ({ default: load }) => {
+  const glpk = await load();
+  parentPort.postMessage(await glpk.solve(workerData.lp, workerData.options));
+}).catch((error) => parentPort.postMessage({ error: String(error && error.message || error) }));
+`;
+
+/** The second solver, glpk.js, which the user installs (it is GPL-3.0, so it is no dependency). @throws not_found where it is not installed */
+export function glpkSolver(): IlpSolver {
+  let glpk: string;
+  try {
+    const require = createRequire(import.meta.url);
+    // Its export is for `import` only, so the package is found through its directory.
+    glpk = new URL('dist/glpk.js', `file://${require.resolve.paths('glpk.js')?.map((dir) => `${dir}/glpk.js/`).find((dir) => exists(require, dir))}`).href;
+  } catch (cause) {
+    throw new SwitchyardError('not_found', 'glpk.js is not installed: npm install glpk.js', { param: 'solver', cause });
+  }
+  return { name: 'glpk.js', solve: (program, limits) => solveWithGlpk(glpk, program, limits) };
+}
+
+function exists(require: NodeJS.Require, dir: string): boolean {
+  try {
+    require.resolve(`${dir}dist/glpk.js`);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+async function solveWithGlpk(glpk: string, program: LinearProgram, limits: SolveLimits): Promise<SolveResult> {
+  const columns = program.cost.map((_, i) => `x${i}`);
+  const bounds = (lower: number, upper: number) => {
+    if (lower === upper) return { type: boundKind.fixed, lb: lower, ub: upper };
+    if (lower === -Infinity && upper === Infinity) return { type: boundKind.free, lb: 0, ub: 0 };
+    if (upper === Infinity) return { type: boundKind.lower, lb: lower, ub: 0 };
+    if (lower === -Infinity) return { type: boundKind.upper, lb: 0, ub: upper };
+    return { type: boundKind.double, lb: lower, ub: upper };
+  };
+  const lp = {
+    name: 'placement',
+    objective: { direction: direction[program.sense], name: 'cost', vars: columns.map((name, i) => ({ name, coef: program.cost[i] })) },
+    subjectTo: program.rows.map((row, r) => ({
+      name: `r${r}`,
+      vars: row.columns.map((c, i) => ({ name: columns[c], coef: row.values[i] })),
+      bnds: bounds(row.lower, row.upper),
+    })),
+    bounds: columns.map((name, i) => ({ name, ...bounds(program.lower[i], program.upper[i]) })),
+    generals: columns.filter((_, i) => program.integer[i]),
+  };
+  const options = { msglev: 0, presol: true, mipgap: 0, ...(Number.isFinite(limits.timeLimitMs) ? { tmlim: Math.max(1, Math.ceil(limits.timeLimitMs / 1000)) } : {}) };
+  const thread = new Worker(threadProgram, { eval: true, workerData: { glpk, lp, options } });
+  try {
+    const answer = await new Promise<{ error?: string; result?: { status: number; z: number; vars: Record<string, number>; dual?: Record<string, number> } } | null>(
+      (resolve, reject) => {
+        thread.once('message', resolve);
+        thread.once('error', reject);
+        limits.signal?.addEventListener('abort', () => resolve(null), { once: true });
+        if (limits.signal?.aborted) resolve(null);
+      },
+    );
+    if (answer === null) return abortedResult;
+    if (answer.result === undefined) throw new Error(`glpk.js: ${answer.error ?? 'no result'}`);
+    const { status, z, vars, dual } = answer.result;
+    const values = Float64Array.from(columns, (name) => vars[name] ?? 0);
+    if (status === 5) {
+      const rowDuals = dual === undefined ? null : Float64Array.from(program.rows, (_, r) => dual[`r${r}`] ?? 0);
+      return { status: 'optimal', objective: z, bound: z, values, rowDuals };
+    }
+    if (status === 2) return { status: 'limit', objective: z, bound: null, values, rowDuals: null };
+    return { ...abortedResult, status: status === 4 || status === 3 ? 'infeasible' : 'limit' };
+  } finally {
+    await thread.terminate();
+  }
+}

@@ -1,0 +1,269 @@
+import { setImmediate as nextTurn } from 'node:timers/promises';
+import { limits, type Plan, SwitchyardError, type Topology } from '@switchyard/proto';
+import { type Cluster, clusterOf, limitSlots, nodeSlots, nodeSpeedShares } from './cluster/cluster.ts';
+import { maskNodesMax } from './cluster/node-set.ts';
+import { type Random, seededRandom } from './random.ts';
+import { type FanOutScore, scoreFanOut } from './score/fan-out-score.ts';
+import { scoreChain, transitionsOf } from './score/transitions.ts';
+import { type Affinity, chooseHomes, learnAffinity, sequenceHomeCosts } from './solve/affinity.ts';
+import { FanOutSearch, type FanOutSearchOptions, type NodePlacement } from './solve/fan-out-search.ts';
+import { placeInsideNodes } from './solve/inside-nodes.ts';
+import { type Robustness, reweight, robustValue } from './solve/robust.ts';
+import { clusterSequences, sequenceUsage } from './solve/sequence-clusters.ts';
+import { placeChain } from './solve/two-level-chain.ts';
+import type { LoadMatrix } from './trace/load-matrix.ts';
+import type { RoutingTrace } from './trace/routing-trace.ts';
+import { thinTokens } from './trace/sample.ts';
+
+/** The traffic that a plan is made for. */
+export type TrafficModel = 'fan-out' | 'home-rank' | 'chain';
+
+export interface PlaceOptions {
+  model: TrafficModel;
+  /** Memory for replicas, as a share of one copy of everything; bounded by the topology's memory. Infinity: all the memory there is. */
+  replicas: number;
+  /** Same seed, same plan. */
+  seed: number;
+  /** Peak over mean rows per node and layer that the search aims to stay below. */
+  peakMeanMax: number;
+  /** Each home node's tokens stay within this of its share. */
+  homeTolerance: number;
+  /** What one row that leaves its home costs beside the visit itself, in visits (fan-out model). */
+  remoteRowPrice: number;
+  /** Tokens that the search looks at; scores always use all tokens given. */
+  sampleTokens: number;
+  /** Independent starts; the best is refined. */
+  starts: number;
+  robust: Robustness;
+  /** Start from this plan, and change only what pays. */
+  warmStart: Plan | null;
+  /** Milliseconds on any clock; with `deadlineMs` the search ends by then with its best plan. */
+  now: (() => number) | null;
+  deadlineMs: number;
+  signal: AbortSignal | null;
+  onProgress: (progress: Progress) => void;
+}
+
+export interface Progress {
+  stage: string;
+  /** Best objective so far, per token and layer: remote nodes (fan-out), remote rows (home-rank), transitions that leave (chain). */
+  incumbent: number;
+}
+
+export const defaultPlaceOptions: PlaceOptions = {
+  model: 'fan-out',
+  replicas: 0.25,
+  seed: 1,
+  peakMeanMax: 1.12,
+  homeTolerance: 0.05,
+  remoteRowPrice: 1,
+  sampleTokens: 12_000,
+  starts: 2,
+  robust: { kind: 'mean' },
+  warmStart: null,
+  now: null,
+  deadlineMs: Infinity,
+  signal: null,
+  onProgress: () => {},
+};
+
+export interface Placement {
+  plan: Plan;
+  cluster: Cluster;
+  /** Nodes of every expert as bits, (layers) of (experts). */
+  masks: Int32Array[];
+  affinity: Affinity;
+  /** Home worker of each of the given trace's sequences. */
+  homes: Int32Array;
+  /** On the trace it was given. */
+  score: FanOutScore;
+  /** Share of adjacent-layer transitions (top-1) that stay on their worker. */
+  chainLocal: number;
+  /** True if the deadline or the signal ended the search. */
+  stopped: boolean;
+}
+
+/**
+ * Decides where every expert and replica lives: nodes first, then workers inside each node. A pure function of (trace, topology, options): it reads no clock but
+ * `now`, and gives the same plan for the same seed unless a deadline or the signal cuts the search short, when it returns its best plan so far.
+ *
+ * @throws bad_plan where the experts do not fit the memory, or the shapes of trace, topology and warm start disagree
+ */
+export async function place(trace: RoutingTrace, topology: Topology, options: Partial<PlaceOptions> = {}): Promise<Placement> {
+  const o = { ...defaultPlaceOptions, ...options };
+  const layers = trace.moeLayers.length;
+  const copies = layers * trace.experts;
+  const whole = clusterOf(topology);
+  const cluster = limitSlots(whole, Math.floor(copies * (1 + o.replicas) + 1e-9));
+  const room = cluster.slotsOf.reduce((a, b) => a + b, 0);
+  if (room < copies)
+    throw new SwitchyardError('bad_plan', `the workers' memory holds ${room} experts, the model has ${copies} (${layers} layers x ${trace.experts})`, { param: 'expertMemoryBytes' });
+  if (cluster.nodes > maskNodesMax)
+    throw new SwitchyardError('bad_plan', `${cluster.nodes} nodes: the solver takes at most ${maskNodesMax} (plans may have up to ${limits.nodesMax})`, { param: 'nodes' });
+  const stop = () => o.signal?.aborted === true || (o.now !== null && o.now() >= o.deadlineMs);
+  const random = seededRandom(o.seed);
+  const sample = thinTokens(trace, o.sampleTokens);
+  const found = o.model === 'chain' ? placeChain(sample, cluster, o, stop) : await placeForHomes(sample, cluster, o, random, stop);
+  const plan = planOf(trace, cluster, found.replicas, {
+    method: o.model,
+    seed: o.seed,
+    replicas: o.replicas,
+    peakMeanMax: o.peakMeanMax,
+    homeTolerance: o.homeTolerance,
+    remoteRowPrice: o.remoteRowPrice,
+    sampleTokens: sample.tokens,
+  });
+  return describe(plan, cluster, trace, o.homeTolerance, stop());
+}
+
+/** Scores a finished plan on a trace, and learns the affinity by which homes are chosen. */
+export function describe(plan: Plan, cluster: Cluster, trace: RoutingTrace, homeTolerance: number, stopped = false): Placement {
+  const masks = nodeMasks(plan, cluster);
+  const affinity = learnAffinity(trace, masks, cluster.nodes);
+  const homes = chooseHomes(trace, masks, cluster, { kind: 'whole-sequence' }, homeTolerance);
+  const score = scoreFanOut(trace, plan.replicas, cluster, homes);
+  const partOf = Int32Array.from(plan.replicas.flat(), (workers) => workers[0]);
+  const chainLocal = trace.moeLayers.length < 2 ? 1 : scoreChain(transitionsOf(trace, 'top1'), partOf, cluster.workers.length).local;
+  const provenance = { ...plan.provenance, homeCostPerTokenLayer: affinity, remoteNodes: score.remoteNodes, homeShare: score.homeShare, peakMean: score.peakMean };
+  return { plan: { ...plan, provenance }, cluster, masks, affinity, homes, score, chainLocal, stopped };
+}
+
+/** Plans from loads alone: what EPLB does, better packed. One node level; every worker counts alike but for its speed and memory. */
+export function placeLoads(loads: LoadMatrix, topology: Topology, options: { replicas: number; seed: number; effort?: number; model?: string }): Plan {
+  const copies = loads.layers * loads.experts;
+  const cluster = limitSlots(clusterOf(topology), Math.floor(copies * (1 + options.replicas) + 1e-9));
+  const flat: Cluster = { ...cluster, nodes: 1, nodeNames: ['all'], nodeOf: new Int32Array(cluster.workers.length), workers: cluster.workers.map((w) => ({ ...w, node: 0 })) };
+  const masks = Array.from({ length: loads.layers }, () => new Int32Array(loads.experts).fill(1));
+  const served = masks.map((_, l) => loads.counts.slice(l * loads.experts, (l + 1) * loads.experts));
+  const replicas = placeInsideNodes(masks, served, flat, seededRandom(options.seed), options.effort ?? 1000, () => false);
+  const shape = { model: options.model ?? 'unknown', moeLayers: masks.map((_, l) => l), experts: loads.experts };
+  return planOf(shape, cluster, replicas, { method: 'load', seed: options.seed, replicas: options.replicas });
+}
+
+export function planOf(model: { model: string; moeLayers: number[]; experts: number }, cluster: Cluster, replicas: number[][][], provenance: Record<string, unknown>): Plan {
+  return {
+    format: 'switchyard-plan',
+    version: 1,
+    model: { type: model.model, moeLayers: model.moeLayers, experts: model.experts },
+    workers: cluster.workers.map(({ name, node }) => ({ name, node })),
+    replicas,
+    provenance,
+  };
+}
+
+/** Nodes of every expert as bits, (layers) of (experts). */
+export function nodeMasks(plan: Plan, cluster: Cluster): Int32Array[] {
+  return plan.replicas.map((layer) => Int32Array.from(layer, (workers) => workers.reduce((mask, w) => mask | (1 << cluster.nodeOf[w]), 0)));
+}
+
+async function placeForHomes(sample: RoutingTrace, cluster: Cluster, o: PlaceOptions, random: Random, stop: () => boolean): Promise<{ replicas: number[][][] }> {
+  const share = nodeSpeedShares(cluster);
+  // The fit keeps a little inside the limits, so that sequences it has not seen stay within them too.
+  const balance = { share, tolerance: 0.9 * o.homeTolerance };
+  const copies = sample.moeLayers.length * sample.experts;
+  const room = cluster.slotsOf.reduce((a, b) => a + b, 0);
+  const workersPerNode = cluster.workers.length / cluster.nodes;
+  // Some spare memory stays for second copies inside a node, where several workers must share its rows evenly.
+  const kept = workersPerNode > 1 ? 0.2 : 0;
+  const slots = nodeSlots(limitSlots(cluster, Math.max(copies, Math.ceil(room - kept * (room - copies)))));
+  const base: FanOutSearchOptions = {
+    slots,
+    balance,
+    prices: {
+      peakMax: o.peakMeanMax,
+      price: 2,
+      share,
+      visitPrice: o.model === 'fan-out' ? 1 : 0,
+      remoteRowPrice: o.model === 'fan-out' ? o.remoteRowPrice : 1,
+    },
+    sequenceWeight: null,
+    stop,
+    pause: nextTurn,
+    candidatesMax: 500,
+    onImproved: () => {},
+  };
+  const scale = sample.tokens * sample.moeLayers.length;
+  let search: FanOutSearch;
+  if (cluster.nodes === 1) {
+    search = new FanOutSearch(sample, new Int32Array(sample.sequences.length), base);
+    search.load(sample.moeLayers.map(() => new Int32Array(sample.experts).fill(1)));
+  } else if (o.warmStart !== null) {
+    search = new FanOutSearch(sample, new Int32Array(sample.sequences.length), base);
+    search.load(warmMasks(o.warmStart, cluster, sample));
+    search.reassignHomes();
+    search.addReplicas();
+    await search.converge(3, 1e-3);
+  } else {
+    const tokens = sample.sequences.map((s) => s.tokens);
+    const usage = sequenceUsage(sample);
+    let best: FanOutSearch | null = null;
+    for (let start = 0; start < o.starts && (best === null || !stop()); start++) {
+      const next = new FanOutSearch(sample, clusterSequences(usage, tokens, balance, random), base);
+      next.placeSingles();
+      next.addReplicas();
+      await next.converge(4, 1e-3);
+      if (best === null || next.objective() < best.objective()) best = next;
+      o.onProgress({ stage: `start ${start + 1} of ${o.starts}`, incumbent: best.objective() / scale });
+    }
+    search = best!;
+    for (let round = 0; round < 12 && !stop(); round++) {
+      const before = search.objective();
+      await search.converge(4, 1e-4);
+      o.onProgress({ stage: 'refine', incumbent: search.objective() / scale });
+      if (before - search.objective() <= 1e-4 * before) break;
+    }
+  }
+  if (o.robust.kind !== 'mean' && cluster.nodes > 1) search = await robustly(sample, search, base, o, stop);
+  const { masks } = search.result();
+  o.onProgress({ stage: 'inside the nodes', incumbent: search.objective() / scale });
+  const effort = workersPerNode === 1 ? 0 : Math.min(400, Math.ceil(200_000 / (sample.moeLayers.length * sample.experts)));
+  return { replicas: placeInsideNodes(masks, search.served(), cluster, random, effort, stop) };
+}
+
+/** A plan's masks on this cluster; refuses a plan of another shape. */
+function warmMasks(plan: Plan, cluster: Cluster, trace: RoutingTrace): Int32Array[] {
+  if (plan.workers.length !== cluster.workers.length || plan.replicas.length !== trace.moeLayers.length || plan.model.experts !== trace.experts)
+    throw new SwitchyardError(
+      'bad_plan',
+      `the plan has ${plan.workers.length} workers, ${plan.replicas.length} layers and ${plan.model.experts} experts; trace and topology have ${cluster.workers.length}, ${trace.moeLayers.length} and ${trace.experts}`,
+      { param: 'plan' },
+    );
+  return nodeMasks(plan, cluster);
+}
+
+/** A few rounds of multiplicative weights over the domains; the best by the robust value wins. */
+async function robustly(sample: RoutingTrace, from: FanOutSearch, base: FanOutSearchOptions, o: PlaceOptions, stop: () => boolean): Promise<FanOutSearch> {
+  const names = [...new Set(sample.sequences.map((s) => s.domain ?? ''))];
+  const domainOf = sample.sequences.map((s) => names.indexOf(s.domain ?? ''));
+  const tokens = names.map((_, d) => sample.sequences.reduce((sum, s, i) => sum + (domainOf[i] === d ? s.tokens : 0), 0));
+  const valuesOf = ({ masks, homeOf }: NodePlacement) => {
+    const cost = sequenceHomeCosts(sample, masks, base.slots.length);
+    const sums = names.map(() => 0);
+    sample.sequences.forEach((s, i) => {
+      sums[domainOf[i]] += cost[i * base.slots.length + homeOf[i]] * s.tokens;
+    });
+    return sums.map((sum, d) => sum / tokens[d]);
+  };
+  let best = from;
+  let values = valuesOf(from.result());
+  let bestValue = robustValue(values, tokens, o.robust);
+  let weights = names.map(() => 1);
+  let last = from.result();
+  for (let round = 0; round < 6 && !stop(); round++) {
+    weights = reweight(weights, values, tokens, 1);
+    const sequenceWeight = Float64Array.from(domainOf, (d) => weights[d]);
+    const next = new FanOutSearch(sample, last.homeOf, { ...base, sequenceWeight });
+    next.load(last.masks);
+    await next.converge(4, 1e-3);
+    last = next.result();
+    values = valuesOf(last);
+    const value = robustValue(values, tokens, o.robust);
+    o.onProgress({ stage: `${o.robust.kind} over domains, round ${round + 1}`, incumbent: Math.min(value, bestValue) });
+    if (value < bestValue) {
+      bestValue = value;
+      best = next;
+    }
+  }
+  return best;
+}
+

@@ -1,0 +1,130 @@
+import { type Cluster, nodeSpeedShares } from '../cluster/cluster.ts';
+import { maskNodesMax, NodeCover, popcount } from '../cluster/node-set.ts';
+import { NO_EXPERT, type RoutingTrace } from '../trace/routing-trace.ts';
+import { assignHomes } from './balanced-homes.ts';
+
+/** What a token of a domain costs on each home node, in remote nodes per layer: what the coordinator needs to choose homes. */
+export interface Affinity {
+  /** (nodes) for tokens of no known domain. */
+  otherwise: number[];
+  /** (nodes) per domain. */
+  domains: Record<string, number[]>;
+}
+
+/** Domains kept in a plan's affinity table, the ones with most tokens first. */
+const domainsMax = 4096;
+
+/**
+ * Remote nodes per layer that each sequence would visit from each home node, (sequences, nodes), by the router's rule.
+ *
+ * @param firstTokens look at this many tokens of each sequence only: what is known of a running request
+ */
+export function sequenceHomeCosts(trace: RoutingTrace, masks: readonly ArrayLike<number>[], nodes: number, firstTokens = Infinity): Float64Array {
+  if (nodes > maskNodesMax) throw new RangeError(`sequenceHomeCosts: ${nodes} nodes, at most ${maskNodesMax}`);
+  const layers = trace.moeLayers.length;
+  const cost = new Float64Array(trace.sequences.length * nodes);
+  const looked = new Int32Array(trace.sequences.length);
+  const cover = new NodeCover();
+  for (let t = 0; t < trace.tokens; t++) {
+    const s = trace.sequenceOf[t];
+    if (looked[s] >= firstTokens) continue;
+    looked[s]++;
+    for (let l = 0; l < layers; l++) {
+      const base = (t * layers + l) * trace.topK;
+      for (let h = 0; h < nodes; h++) {
+        let uncovered = 0;
+        for (let k = 0; k < trace.topK; k++) {
+          const e = trace.ids[base + k];
+          if (e !== NO_EXPERT && ((masks[l][e] >>> h) & 1) === 0) cover.masks[uncovered++] = masks[l][e];
+        }
+        if (uncovered > 0) cost[s * nodes + h] += popcount(cover.solveFirst(uncovered));
+      }
+    }
+  }
+  for (let s = 0; s < looked.length; s++) for (let h = 0; h < nodes; h++) cost[s * nodes + h] /= Math.max(1, looked[s]) * layers;
+  return cost;
+}
+
+/** Averages sequences' costs by domain. */
+export function learnAffinity(trace: RoutingTrace, masks: readonly ArrayLike<number>[], nodes: number): Affinity {
+  const cost = sequenceHomeCosts(trace, masks, nodes);
+  const sums = new Map<string | null, { tokens: number; cost: Float64Array }>();
+  const add = (key: string | null, s: number) => {
+    let sum = sums.get(key);
+    if (sum === undefined) {
+      sum = { tokens: 0, cost: new Float64Array(nodes) };
+      sums.set(key, sum);
+    }
+    sum.tokens += trace.sequences[s].tokens;
+    for (let h = 0; h < nodes; h++) sum.cost[h] += cost[s * nodes + h] * trace.sequences[s].tokens;
+  };
+  trace.sequences.forEach(({ domain }, s) => {
+    add(null, s);
+    if (domain !== null) add(domain, s);
+  });
+  const mean = (key: string | null) => {
+    const { tokens, cost: total } = sums.get(key)!;
+    return Array.from(total, (c) => Number((c / Math.max(1, tokens)).toFixed(6)));
+  };
+  const names = [...sums.keys()].filter((key) => key !== null).sort((a, b) => sums.get(b)!.tokens - sums.get(a)!.tokens || (a < b ? -1 : 1));
+  return { otherwise: mean(null), domains: Object.fromEntries(names.slice(0, domainsMax).map((name) => [name, mean(name)])) };
+}
+
+/** How a home is predicted for a sequence that the plan was not fitted on. */
+export type HomePredictor = { kind: 'domain'; affinity: Affinity } | { kind: 'first-tokens'; tokens: number; affinity: Affinity } | { kind: 'whole-sequence' };
+
+/**
+ * Homes for the sequences of a trace, each node within `tolerance` of its share of the tokens; inside a node the worker with the fewest tokens for its speed.
+ *
+ * `domain` knows only the sequence's domain. `first-tokens` has also seen that many tokens' routing (blended with the domain's average as if that were
+ * `priorTokens` tokens more). `whole-sequence` knows all of it: the best that any predictor could do.
+ *
+ * @returns home worker of each sequence, (sequences)
+ */
+export function chooseHomes(trace: RoutingTrace, masks: readonly ArrayLike<number>[], cluster: Cluster, predictor: HomePredictor, tolerance: number): Int32Array {
+  const { nodes } = cluster;
+  const tokens = trace.sequences.map((s) => s.tokens);
+  const perToken = predictedCosts(trace, masks, nodes, predictor);
+  const cost = perToken.map((c, i) => c * tokens[Math.floor(i / nodes)]);
+  const nodeOfSequence = assignHomes(cost, tokens, { share: nodeSpeedShares(cluster), tolerance });
+  return spreadOverWorkers(nodeOfSequence, tokens, cluster);
+}
+
+/** Tokens that a domain's average is worth beside the first tokens of a sequence. */
+const priorTokens = 16;
+
+function predictedCosts(trace: RoutingTrace, masks: readonly ArrayLike<number>[], nodes: number, predictor: HomePredictor): Float64Array {
+  if (predictor.kind === 'whole-sequence') return sequenceHomeCosts(trace, masks, nodes);
+  const ofDomain = (s: number) => predictor.affinity.domains[trace.sequences[s].domain ?? ''] ?? predictor.affinity.otherwise;
+  const cost = new Float64Array(trace.sequences.length * nodes);
+  if (predictor.kind === 'domain') {
+    trace.sequences.forEach((_, s) => {
+      cost.set(ofDomain(s), s * nodes);
+    });
+    return cost;
+  }
+  const seen = sequenceHomeCosts(trace, masks, nodes, predictor.tokens);
+  trace.sequences.forEach(({ tokens }, s) => {
+    const looked = Math.min(tokens, predictor.tokens);
+    const prior = ofDomain(s);
+    for (let h = 0; h < nodes; h++) cost[s * nodes + h] = (looked * seen[s * nodes + h] + priorTokens * prior[h]) / (looked + priorTokens);
+  });
+  return cost;
+}
+
+/** Longest sequences first, each to the worker of its node with the fewest tokens for its speed. */
+export function spreadOverWorkers(nodeOfSequence: ArrayLike<number>, tokens: readonly number[], cluster: Cluster): Int32Array {
+  const load = new Float64Array(cluster.workers.length);
+  const homes = new Int32Array(tokens.length);
+  const order = tokens.map((_, s) => s).sort((a, b) => tokens[b] - tokens[a] || a - b);
+  for (const s of order) {
+    let best = -1;
+    for (let w = 0; w < load.length; w++) {
+      if (cluster.nodeOf[w] !== nodeOfSequence[s]) continue;
+      if (best < 0 || (load[w] + tokens[s]) / cluster.speedOf[w] < (load[best] + tokens[s]) / cluster.speedOf[best]) best = w;
+    }
+    homes[s] = best;
+    load[best] += tokens[s];
+  }
+  return homes;
+}

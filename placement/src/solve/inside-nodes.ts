@@ -1,0 +1,58 @@
+import type { Cluster } from '../cluster/cluster.ts';
+import type { Random } from '../random.ts';
+import { balanceLoads } from './load-balance.ts';
+
+/**
+ * Second level: inside each node, spreads the node's experts over its workers so that no worker of a layer stands out, and fills the node's free memory with second
+ * copies of what is still too heavy for one worker. Layers take their slots from the workers with most memory left, so every worker's memory is respected.
+ *
+ * @param masks  nodes that hold each expert, (layers) of (experts)
+ * @param served rows that each expert serves on each node, (layers) of (experts, nodes)
+ * @returns workers of each expert, ascending, [layer][expert]
+ */
+export function placeInsideNodes(
+  masks: readonly Int32Array[],
+  served: readonly Float64Array[],
+  cluster: Cluster,
+  random: Random,
+  effort: number,
+  stop: () => boolean,
+  replicasMax = Infinity,
+): number[][][] {
+  const layers = masks.length;
+  const experts = masks[0].length;
+  const replicas: number[][][] = masks.map((layer) => Array.from(layer, () => []));
+  for (let n = 0; n < cluster.nodes; n++) {
+    const workers = cluster.workers.map((_, w) => w).filter((w) => cluster.nodeOf[w] === n);
+    const left = Int32Array.from(workers, (w) => cluster.slotsOf[w]);
+    const members = masks.map((layer) => Array.from({ length: experts }, (_, e) => e).filter((e) => (layer[e] >>> n) & 1));
+    const needed = members.reduce((sum, list) => sum + list.length, 0);
+    let spare = left.reduce((a, b) => a + b, 0) - needed;
+    spare = Math.min(spare, Math.floor(replicasMax / cluster.nodes));
+    let ahead = needed;
+    for (let l = 0; l < layers; l++) {
+      const list = members[l];
+      ahead -= list.length;
+      // Spare slots are dealt out evenly over the layers to come; a layer cannot use more than one replica per worker and expert.
+      const extra = Math.max(0, Math.min(Math.floor(spare / (layers - l)), list.length * (workers.length - 1)));
+      spare -= extra;
+      const slots = new Int32Array(workers.length);
+      for (let i = 0; i < list.length + extra; i++) {
+        let best = -1;
+        for (let w = 0; w < workers.length; w++) if (slots[w] < list.length && left[w] > 0 && (best < 0 || left[w] > left[best])) best = w;
+        if (best < 0) break;
+        slots[best]++;
+        left[best]--;
+      }
+      if (list.length === 0) continue;
+      const loads = Float64Array.from(list, (e) => served[l][e * cluster.nodes + n]);
+      const speed = Float64Array.from(workers, (w) => cluster.speedOf[w]);
+      const { workersOf } = balanceLoads({ loads, slots, speed }, random, effort, null, stop);
+      workersOf.forEach((own, i) => {
+        for (const w of own) replicas[l][list[i]].push(workers[w]);
+      });
+    }
+  }
+  for (const layer of replicas) for (const list of layer) list.sort((a, b) => a - b);
+  return replicas;
+}

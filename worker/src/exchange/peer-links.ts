@@ -45,9 +45,9 @@ export class PeerLinks {
     return this.peers.get(worker)?.link ?? null;
   }
 
-  /** Resolves when each announced worker has been dialled once, with or without success. */
+  /** Resolves when each announced worker has a link, or has been dialled since it was announced in vain. */
   async settled(): Promise<void> {
-    await Promise.all([...this.peers.values()].map((peer) => peer.firstAttempt));
+    await Promise.all([...this.peers.values()].map((peer) => peer.settled()));
   }
 
   /** A peer broke the protocol or its deadline: the link is cut, and dialled anew. */
@@ -81,13 +81,15 @@ class Peer {
   framesSent = 0;
   roundTrips = 0;
   roundTripSeconds = 0;
-  readonly firstAttempt: Promise<void>;
   private addresses: readonly string[];
   private readonly dial: Dial;
   private readonly events: PeerEvents;
   private readonly closing = new AbortController();
   /** Ends the pause before the next attempt. */
   private hurry: () => void = () => {};
+  private announcements = 1;
+  /** Who waits for the outcome of dialling. */
+  private waiting: (() => void)[] = [];
   /** Bytes of links that are closed, and the last transport used. */
   private past = { sent: 0, received: 0 };
   private transport = '';
@@ -97,17 +99,18 @@ class Peer {
     this.addresses = addresses;
     this.dial = dial;
     this.events = events;
-    let attempted: () => void = () => {};
-    this.firstAttempt = new Promise((resolve) => {
-      attempted = resolve;
-    });
-    void this.keepConnected(attempted);
+    void this.keepConnected();
   }
 
+  /** Dials at once where there is no link; one to another address is given up. */
   moveTo(addresses: readonly string[]): void {
     const moved = addresses.join() !== this.addresses.join();
     this.addresses = addresses;
-    if (moved) void this.link?.close(new SwitchyardError('link_closed', `worker ${this.worker} has moved to ${addresses.join(', ')}`));
+    this.announcements++;
+    if (moved) {
+      void this.link?.close(new SwitchyardError('link_closed', `worker ${this.worker} has moved to ${addresses.join(', ')}`));
+      this.link = null;
+    }
     this.hurry();
   }
 
@@ -129,18 +132,34 @@ class Peer {
     await this.link?.close();
   }
 
-  private async keepConnected(attempted: () => void): Promise<void> {
+  /** Resolves when there is a link, or the addresses known now have been dialled in vain. */
+  settled(): Promise<void> {
+    if (this.link !== null) return Promise.resolve();
+    return new Promise((resolve) => {
+      this.waiting.push(resolve);
+    });
+  }
+
+  private async keepConnected(): Promise<void> {
     let pauseMs = REDIAL_MS_MIN;
     while (!this.closing.signal.aborted) {
-      const wasOpen = await this.connectOnce(attempted);
-      attempted();
+      const heeded = this.announcements;
+      const wasOpen = await this.connectOnce();
+      // Announced meanwhile: that address has not been tried yet.
+      if (heeded !== this.announcements) continue;
+      this.settle();
       pauseMs = wasOpen ? REDIAL_MS_MIN : Math.min(pauseMs * 2, REDIAL_MS_MAX);
       if (!this.closing.signal.aborted) await this.pause(pauseMs);
     }
+    this.settle();
+  }
+
+  private settle(): void {
+    for (const resolve of this.waiting.splice(0)) resolve();
   }
 
   /** Dials and stays until the link ends. True when there was one. */
-  private async connectOnce(attempted: () => void): Promise<boolean> {
+  private async connectOnce(): Promise<boolean> {
     let link: Link;
     try {
       link = await this.dial(this.addresses, this.closing.signal);
@@ -155,7 +174,7 @@ class Peer {
     this.link = link;
     this.transport = link.transport;
     this.events.up(this.worker);
-    attempted();
+    this.settle();
     const reason = await link.closed;
     this.link = null;
     this.past.sent += link.bytes.sent;

@@ -1,0 +1,69 @@
+import { type Link, type LinkOptions, MemoryNetwork, SwitchyardError } from '@switchyard/proto';
+import { afterEach, describe, expect, test } from 'vitest';
+import { PeerLinks } from '../../src/exchange/peer-links.ts';
+
+const options: LinkOptions = { token: '', tls: null };
+
+describe('PeerLinks', () => {
+  let links: PeerLinks | null = null;
+  afterEach(() => links?.close());
+
+  const create = (network: MemoryNetwork) => {
+    const events: string[] = [];
+    const made = new PeerLinks(([address], signal) => network.dial(address, { ...options, signal }), {
+      up: (worker) => events.push(`up ${worker}`),
+      down: (worker, reason) => events.push(`down ${worker} ${reason.code}`),
+      frame: (worker, frame) => events.push(`frame ${worker} ${frame.length}`),
+    });
+    links = made;
+    return { links: made, events };
+  };
+
+  test('dials what is announced, hands over frames, and reports bytes once a link is gone', async () => {
+    const network = new MemoryNetwork();
+    const accepted: Link[] = [];
+    await network.listen('memory://a', options, (link) => accepted.push(link));
+    const { links, events } = create(network);
+    links.announce(3, ['memory://a']);
+    await links.settled();
+    expect(events).toEqual(['up 3']);
+    links.link(3)!.send(new Uint8Array(10));
+    accepted[0].send(new Uint8Array(20));
+    while (events.length < 2) await new Promise((resolve) => setImmediate(resolve));
+    expect(events[1]).toBe('frame 3 20');
+    network.sever('memory://a');
+    while (events.length < 3) await new Promise((resolve) => setImmediate(resolve));
+    expect(events[2]).toBe('down 3 link_closed');
+    expect(links.stats()[0]).toMatchObject({ peer: 3, bytesSent: 10, bytesReceived: 20, transport: 'memory' });
+  });
+
+  test('an announcement dials at once, and settles with its outcome', async () => {
+    const network = new MemoryNetwork();
+    const { links, events } = create(network);
+    links.announce(1, ['memory://nobody']);
+    await links.settled();
+    expect(events).toEqual(['down 1 link_closed']);
+    expect(links.link(1)).toBeNull();
+    await network.listen('memory://there', options, () => {});
+    links.announce(1, ['memory://there']);
+    await links.settled();
+    expect(links.link(1)).not.toBeNull();
+    await network.listen('memory://elsewhere', options, () => {});
+    const before = links.link(1);
+    links.announce(1, ['memory://elsewhere']);
+    await links.settled();
+    expect(links.link(1)).not.toBe(before);
+    expect(links.link(1)!.peer).toBe('memory://elsewhere');
+  });
+
+  test('a link that is cut is dialled again by itself', async () => {
+    const network = new MemoryNetwork();
+    await network.listen('memory://a', options, () => {});
+    const { links, events } = create(network);
+    links.announce(0, ['memory://a']);
+    await links.settled();
+    links.cut(0, new SwitchyardError('deadline_exceeded', 'late'));
+    while (events.length < 3) await new Promise((resolve) => setTimeout(resolve, 5));
+    expect(events).toEqual(['up 0', 'down 0 deadline_exceeded', 'up 0']);
+  });
+});

@@ -7,8 +7,7 @@ import { readTensorBytes } from './tensor-bytes.ts';
 import type { ScaleView, TensorView } from './tensor-view.ts';
 
 /**
- * Turns views into sources by mapping the files they lie in, each once. Weights are copied when they are packed, so files are unmapped after loading,
- * except those that tables go on reading.
+ * Turns views into sources by mapping the files they lie in, each once. Weights are copied when they are packed, so files can be unmapped after loading.
  */
 export class MappedFiles {
   private readonly native: Native;
@@ -23,14 +22,10 @@ export class MappedFiles {
     return { file: this.map(view.tensor.file, view), offset, strideN, strideK, dtype, n, k, scale: scale && this.scale(scale) };
   }
 
-  /** Unmaps every file but those of `kept`. */
-  release(kept: readonly TensorView[]): void {
-    const stay = new Set(kept.map((view) => view.tensor.file));
-    for (const [name, file] of this.files) {
-      if (stay.has(name)) continue;
-      this.native.fileUnmap(file);
-      this.files.delete(name);
-    }
+  /** Unmaps every file; a source asked for afterwards maps its file anew. */
+  release(): void {
+    for (const file of this.files.values()) this.native.fileUnmap(file);
+    this.files.clear();
   }
 
   private map(file: string, view: { tensor: { name: string; offset: number; bytes: number } }): MappedFile {

@@ -78,7 +78,7 @@ export class CompiledModel implements Model {
     if (this.closed) return;
     this.closed = true;
     native.deviceClose(this.device);
-    this.files.release([]);
+    this.files.release();
   }
 
   /** All segments with the layers' experts between them. */

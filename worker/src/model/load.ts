@@ -36,11 +36,12 @@ export async function loadModel(options: LoadOptions): Promise<Model> {
   try {
     const residency = new Residency(native, device, files, graph, plan);
     await pack(residency.packingSteps(), options);
-    files.release(graph.tables.map((table) => table.view));
+    files.release();
+    residency.openTables();
     return new CompiledModel(graph, residency, device, files, plan, options);
   } catch (cause) {
     native.deviceClose(device);
-    files.release([]);
+    files.release();
     throw cause;
   }
 }

@@ -102,9 +102,8 @@ export class Residency implements Handles {
 
   /** Everything that reads the checkpoint, in the order of its layers. */
   packingSteps(): PackingStep[] {
-    const { constants, matrices, tables, moe } = this.graph;
+    const { constants, matrices, moe } = this.graph;
     return [
-      ...tables.map((table) => this.tableStep(table)),
       ...constants.map((constant) => this.constantStep(constant)),
       ...matrices.map((matrix) => this.matrixStep(matrix)),
       ...moe.flatMap((node, i) => [
@@ -112,6 +111,11 @@ export class Residency implements Handles {
         ...this.plan.hosted[i]!.map((expert, slot) => this.expertStep(node, expert, slot)),
       ]),
     ];
+  }
+
+  /** Tables go on reading their file. They are opened last, so that only what they touch of it stays in memory. */
+  openTables(): void {
+    for (const table of this.graph.tables) this.objects.set(table, this.native.tableCreate(this.device, this.files.source(table.view)));
   }
 
   private addBuffer(key: Slot | Constant | Rope, rows: number, width: number): DeviceBuffer {
@@ -150,11 +154,6 @@ export class Residency implements Handles {
   private createExperts(bank: ExpertBank, slots: number, format: ReturnType<typeof expertFormat>): Experts {
     const { hidden, inter, activation, alpha, limit } = bank;
     return this.native.expertsCreate(this.device, { slots, hidden, inter, format, activation, hasBias: hasBias(bank), alpha, limit });
-  }
-
-  private tableStep(table: Embedding): PackingStep {
-    const run = () => this.objects.set(table, this.native.tableCreate(this.device, this.files.source(table.view)));
-    return step('embedding', [table.view], run);
   }
 
   private constantStep(constant: Constant): PackingStep {

@@ -165,16 +165,15 @@ template <class Format, int Odd, int R, int C> void multiply(const float *x, con
   }
 }
 
-/* Chunks first .. first+C of one panel. */
-template <class Format, int R, int C> void dot_pairs(const uint8_t *tile, const uint8_t *w, int first, int k, float *dots) {
+/* Adds `pairs` pairs to chunks first .. first+C of dots. */
+template <class Format, int R, int C> void add_pairs(const float *x, const uint8_t *w, int first, int pairs, float *dots) {
   __m256 acc[R][C];
 #pragma GCC unroll 6
   for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
-    for (int c = 0; c < C; c++) acc[r][c] = _mm256_setzero_ps();
-  const float *x = reinterpret_cast<const float *>(tile);
+    for (int c = 0; c < C; c++) acc[r][c] = _mm256_load_ps(dots + r * panel_columns + (first + c) * lanes8);
   w += first * Format::chunk_bytes;
-  for (int pairs = pairs_of(k); pairs > 0; pairs--, x += 2 * R, w += Format::pair_bytes) {
+  for (; pairs > 0; pairs--, x += 2 * R, w += Format::pair_bytes) {
     multiply<Format, 1, R, C>(x, w, acc);
     multiply<Format, 0, R, C>(x, w, acc);
   }
@@ -182,6 +181,19 @@ template <class Format, int R, int C> void dot_pairs(const uint8_t *tile, const 
   for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
     for (int c = 0; c < C; c++) _mm256_store_ps(dots + r * panel_columns + (first + c) * lanes8, acc[r][c]);
+}
+
+/* Where a panel takes several passes, they alternate every `most_pairs` pairs, so that memory sees one linear stream and only the first pass waits for it. */
+template <class Format, int R> void dot_pairs(const uint8_t *tile, const uint8_t *w, int k, float *dots) {
+  constexpr int chunks = R <= (std::is_same_v<Format, F32> ? 3 : 2) ? chunks_of_panel : 2;
+  const int all_pairs = pairs_of(k), most_pairs = chunks == chunks_of_panel ? all_pairs : 64;
+  memset(dots, 0, sizeof(float) * R * panel_columns);
+  const float *x = reinterpret_cast<const float *>(tile);
+  for (int done = 0; done < all_pairs; done += most_pairs) {
+    const int pairs = most_pairs < all_pairs - done ? most_pairs : all_pairs - done;
+    for (int first = 0; first < chunks_of_panel; first += chunks)
+      add_pairs<Format, R, chunks>(x + (size_t)done * 2 * R, w + (size_t)done * Format::pair_bytes, first, pairs, dots);
+  }
 }
 
 /* Adds one quad: even and odd hold bytes (0, 2) and (1, 3) of the weights' quads as int16. */
@@ -232,39 +244,36 @@ struct I4 {
   }
 };
 
-/* Chunks first .. first+C of one panel; the f32 accumulators live in `dots` between groups. */
-template <class Format, int R, int C> void dot_groups(const uint8_t *x, const uint8_t *w, int first, int k, float *dots) {
-  dots += first * lanes8;
-  for (int r = 0; r < R; r++) memset(dots + r * panel_columns, 0, sizeof(float) * C * lanes8);
-  for (int groups = groups_of(k); groups > 0; groups--, x += group_bytes * R, w += Format::weight_bytes + panel_columns * 4) {
-    const int32_t *steps = reinterpret_cast<const int32_t *>(x);
-    const float *x_scale = reinterpret_cast<const float *>(steps + 32 * R);
-    const int32_t *correction = steps + 33 * R;
-    __m256i acc[R][C];
+/* Adds one group to chunks first .. first+C of dots. `w` is the group's weights, its scales follow. */
+template <class Format, int R, int C> void add_group(const int32_t *steps, const uint8_t *w, int first, float *dots) {
+  const float *x_scale = reinterpret_cast<const float *>(steps + 32 * R);
+  const int32_t *correction = steps + 33 * R;
+  __m256i acc[R][C];
 #pragma GCC unroll 6
-    for (int r = 0; r < R; r++)
+  for (int r = 0; r < R; r++)
 #pragma GCC unroll 2
-      for (int c = 0; c < C; c++) acc[r][c] = _mm256_set1_epi32(correction[r]);
-    Format::group(steps, w + first * 32, acc);
+    for (int c = 0; c < C; c++) acc[r][c] = _mm256_set1_epi32(correction[r]);
+  Format::group(steps, w + first * 32, acc);
 #pragma GCC unroll 6
-    for (int r = 0; r < R; r++)
+  for (int r = 0; r < R; r++)
 #pragma GCC unroll 2
-      for (int c = 0; c < C; c++) {
-        float *at = dots + r * panel_columns + c * lanes8;
-        const __m256 w_scale = _mm256_load_ps(reinterpret_cast<const float *>(w + Format::weight_bytes) + (first + c) * lanes8);
-        const __m256 scale = _mm256_mul_ps(_mm256_set1_ps(x_scale[r]), w_scale);
-        _mm256_store_ps(at, _mm256_fmadd_ps(_mm256_cvtepi32_ps(acc[r][c]), scale, _mm256_load_ps(at)));
-      }
-  }
+    for (int c = 0; c < C; c++) {
+      float *at = dots + r * panel_columns + (first + c) * lanes8;
+      const __m256 w_scale = _mm256_load_ps(reinterpret_cast<const float *>(w + Format::weight_bytes) + (first + c) * lanes8);
+      const __m256 scale = _mm256_mul_ps(_mm256_set1_ps(x_scale[r]), w_scale);
+      _mm256_store_ps(at, _mm256_fmadd_ps(_mm256_cvtepi32_ps(acc[r][c]), scale, _mm256_load_ps(at)));
+    }
+}
+
+template <class Format, int R> void dot_groups(const uint8_t *x, const uint8_t *w, int k, float *dots) {
+  memset(dots, 0, sizeof(float) * R * panel_columns);
+  for (int groups = groups_of(k); groups > 0; groups--, x += group_bytes * R, w += Format::weight_bytes + panel_columns * 4)
+    for (int first = 0; first < chunks_of_panel; first += 2) add_group<Format, R, 2>(reinterpret_cast<const int32_t *>(x), w, first, dots);
 }
 
 template <class Format, int R> void dot_panel(const uint8_t *tile, const uint8_t *w, int k, float *dots) {
-  if constexpr (std::is_same_v<Format, I8> || std::is_same_v<Format, I4>)
-    for (int first = 0; first < chunks_of_panel; first += 2) dot_groups<Format, R, 2>(tile, w, first, k, dots);
-  else {
-    constexpr int chunks = R <= (std::is_same_v<Format, F32> ? 3 : 2) ? chunks_of_panel : 2;
-    for (int first = 0; first < chunks_of_panel; first += chunks) dot_pairs<Format, R, chunks>(tile, w, first, k, dots);
-  }
+  if constexpr (std::is_same_v<Format, I8> || std::is_same_v<Format, I4>) dot_groups<Format, R>(tile, w, k, dots);
+  else dot_pairs<Format, R>(tile, w, k, dots);
 }
 
 using Dot = void (*)(const uint8_t *tile, const uint8_t *w, int k, float *dots);

@@ -29,7 +29,7 @@ export interface Piece {
  */
 export interface AnswerFormat {
   /** Chunks that open a choice, if it needs any: `data: …` lines. */
-  opening(index: number): string;
+  opening(index: number, usage: string): string;
   chunk(piece: Piece, usage: string): string;
   closing(index: number, reason: FinishReason, usage: string): string;
   usageChunk(usage: Usage): string;

@@ -25,9 +25,9 @@ export class ChatFormat implements AnswerFormat {
     this.#bodyHead = `{"id":"${frame.id}","object":"chat.completion",${rest},"choices":[`;
   }
 
-  opening(index: number): string {
+  opening(index: number, usage: string): string {
     const ids = this.#returnTokenIds ? `,"prompt_token_ids":[${this.#promptIds.join(',')}]` : '';
-    return `${this.#chunkHead}{"index":${index},"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}]${ids}}\n\n`;
+    return `${this.#chunkHead}{"index":${index},"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}]${ids}${usage}}\n\n`;
   }
 
   chunk({ index, text, reports, ids }: Piece, usage: string): string {

@@ -12,8 +12,7 @@ import { sendError, sendJson } from './reply.ts';
 import type { Service } from './service.ts';
 import { detokenize, modelCard, tokenize } from './token-routes.ts';
 
-/** Answers with the object that it returns, or, returning nothing, has answered or will. */
-type Handler = (service: Service, exchange: Exchange) => Promise<Record<string, unknown> | void> | Record<string, unknown> | void;
+type Json = Record<string, unknown>;
 
 interface Route {
   method: 'GET' | 'POST';
@@ -21,26 +20,29 @@ interface Route {
   path: string;
   /** Who may: anyone, holders of a key, or the operator. */
   access: 'open' | 'key' | 'admin';
-  handle: Handler;
+  /** Makes the body of a plain 200, or writes the response itself. */
+  reply:
+    | { body: (service: Service, exchange: Exchange) => Json | Promise<Json> }
+    | { write: (service: Service, exchange: Exchange) => void | Promise<void> };
 }
 
 /** The whole surface. HEAD is answered like GET. */
 const routes: readonly Route[] = [
-  { method: 'POST', path: '/v1/chat/completions', access: 'key', handle: chatCompletions },
-  { method: 'POST', path: '/v1/completions', access: 'key', handle: completions },
-  { method: 'POST', path: '/v1/chat/completions/input_tokens', access: 'key', handle: chatInputTokens },
-  { method: 'POST', path: '/tokenize', access: 'key', handle: tokenize },
-  { method: 'POST', path: '/detokenize', access: 'key', handle: detokenize },
-  { method: 'GET', path: '/v1/models', access: 'key', handle: (service) => ({ object: 'list', data: [modelCard(service)] }) },
-  { method: 'GET', path: '/v1/models/*', access: 'key', handle: oneModel },
-  { method: 'GET', path: '/health', access: 'open', handle: health },
-  { method: 'GET', path: '/health/live', access: 'open', handle: health },
-  { method: 'GET', path: '/health/ready', access: 'open', handle: health },
-  { method: 'GET', path: '/health/progress', access: 'open', handle: health },
-  { method: 'GET', path: '/metrics', access: 'open', handle: metrics },
-  { method: 'GET', path: '/version', access: 'open', handle: ({ version }) => ({ version }) },
-  { method: 'GET', path: '/v1/switchyard/status', access: 'admin', handle: (service) => service.status() },
-  { method: 'POST', path: '/v1/switchyard/trace', access: 'admin', handle: traceRoute },
+  { method: 'POST', path: '/v1/chat/completions', access: 'key', reply: { write: chatCompletions } },
+  { method: 'POST', path: '/v1/completions', access: 'key', reply: { write: completions } },
+  { method: 'POST', path: '/v1/chat/completions/input_tokens', access: 'key', reply: { body: chatInputTokens } },
+  { method: 'POST', path: '/tokenize', access: 'key', reply: { body: tokenize } },
+  { method: 'POST', path: '/detokenize', access: 'key', reply: { body: detokenize } },
+  { method: 'GET', path: '/v1/models', access: 'key', reply: { body: (service) => ({ object: 'list', data: [modelCard(service)] }) } },
+  { method: 'GET', path: '/v1/models/*', access: 'key', reply: { body: oneModel } },
+  { method: 'GET', path: '/health', access: 'open', reply: { write: health } },
+  { method: 'GET', path: '/health/live', access: 'open', reply: { write: health } },
+  { method: 'GET', path: '/health/ready', access: 'open', reply: { write: health } },
+  { method: 'GET', path: '/health/progress', access: 'open', reply: { write: health } },
+  { method: 'GET', path: '/metrics', access: 'open', reply: { write: metrics } },
+  { method: 'GET', path: '/version', access: 'open', reply: { body: ({ version }) => ({ version }) } },
+  { method: 'GET', path: '/v1/switchyard/status', access: 'admin', reply: { body: (service) => service.status() } },
+  { method: 'POST', path: '/v1/switchyard/trace', access: 'admin', reply: { body: traceRoute } },
 ];
 
 export interface HttpListener {
@@ -93,15 +95,15 @@ export async function listenHttp(service: Service, where: { host: string; port: 
 }
 
 async function serve(service: Service, exchange: Exchange): Promise<void> {
-  const { request, response } = exchange;
+  const { response } = exchange;
   let route: Route | null = null;
   response.on('finish', () => service.metrics.requests.onResponse(route?.path ?? 'none', response.statusCode));
   try {
     route = findRoute(exchange);
     if (service.draining) response.setHeader('connection', 'close');
     admit(service, exchange, route);
-    const body = await route.handle(service, exchange);
-    if (body !== undefined) sendJson(response, 200, request.method === 'HEAD' ? '' : JSON.stringify(body));
+    if ('write' in route.reply) await route.reply.write(service, exchange);
+    else sendJson(response, 200, JSON.stringify(await route.reply.body(service, exchange)));
   } catch (error) {
     fail(service, exchange, error);
   }

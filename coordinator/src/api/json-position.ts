@@ -54,7 +54,6 @@ export function jsonErrorPosition(text: string): number {
 }
 
 const SPACE = /[ \t\n\r]*/y;
-// biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what JSON strings may not hold
 const STRING_PATTERN = '"(?:[^"\\\\\\u0000-\\u001f]|\\\\(?:["\\\\/bfnrt]|u[0-9a-fA-F]{4}))*"';
 const STRING = new RegExp(STRING_PATTERN, 'y');
 const SCALAR = new RegExp(

@@ -138,7 +138,7 @@ export class StreamedResponse extends AnswerSet {
   #open(index: number): void {
     if (this.#opened[index]) return;
     this.#opened[index] = true;
-    this.#held += this.#format.opening(index);
+    this.#held += this.#format.opening(index, this.#usageField());
   }
 
   /** With usage asked for, every chunk has the field: null but in the last. */

@@ -168,14 +168,17 @@ export class Membership {
     if (place.stream !== stream) return;
     switch (message.type) {
       case 'tokens':
-        return this.#events.onTokens(place, message);
+        this.#events.onTokens(place, message);
+        return;
       case 'trace':
-        return this.#events.onTrace(place, message);
+        this.#events.onTrace(place, message);
+        return;
       case 'stats': {
         const previous = place.stats;
         place.stats = message;
         place.statsAtMs = performance.now();
-        return this.#events.onStats(place, previous, message);
+        this.#events.onStats(place, previous, message);
+        return;
       }
       case 'progress':
         place.progress = { done: message.done, total: message.total, what: message.what };

@@ -22,6 +22,24 @@ export class ConfigReader {
     return Object.hasOwn(this.values, key) && this.values[key] !== null && this.values[key] !== undefined;
   }
 
+  /** The first of several names for one thing that the config uses; the first name if it uses none. */
+  firstOf(keys: readonly string[]): string {
+    return keys.find((key) => this.has(key)) ?? keys[0]!;
+  }
+
+  /** The same settings, where keys that may be lists with an entry per layer hold the one value that all layers must share. */
+  uniform(keys: readonly string[], layers: number): ConfigReader {
+    const values = { ...this.values };
+    for (const key of keys) {
+      const list = values[key];
+      if (!Array.isArray(list)) continue;
+      if (list.length !== layers || list.some((value) => value !== list[0]))
+        throw this.refusal(key, `a list of one value for all ${layers} layers`);
+      values[key] = list[0];
+    }
+    return new ConfigReader(this.path, values, this.prefix);
+  }
+
   /** A positive size or number of things, at most `max`. */
   count(key: string, fallback?: number, max = 16_777_216): number {
     return this.read(key, fallback, (v) => Number.isSafeInteger(v) && v >= 1 && v <= max, `an integer from 1 to ${max}`);
@@ -69,11 +87,6 @@ export class ConfigReader {
     const value = this.values[key];
     if (typeof value !== 'object' || value === null || Array.isArray(value)) throw this.refusal(key, 'an object');
     return new ConfigReader(this.path, value as Record<string, unknown>, `${this.prefix}${key}.`);
-  }
-
-  /** Keys whose only implemented meaning is the given one: anything else is refused rather than ignored. */
-  expect(key: string, allowed: readonly unknown[], because: string): void {
-    if (this.has(key) && !allowed.includes(this.values[key])) throw this.refusal(key, because);
   }
 
   refusal(key: string, wanted: string): Error {

@@ -1,5 +1,6 @@
 import type { Tensors } from '../checkpoint/tensors.ts';
 import type { DecoderConfig } from './decoder-config.ts';
+import type { Columns } from './graph.ts';
 import { columns, type GraphBuilder } from './graph-builder.ts';
 import type { Rope } from './rope.ts';
 
@@ -14,14 +15,21 @@ export interface AttentionSpec {
   window: number;
   /** Default 1/sqrt(headDim). */
   scale?: number;
-  /** RMSNorm of q and k (`q_norm`, `k_norm`) before the rotation: over each head, or over the whole projection. */
-  qkNorm?: 'head' | 'whole';
+  qkNorm?: QueryKeyNorm;
   /** Clamp of q, k and v, after the norms. */
   clip?: number;
   /** Tensor of one more score per head. */
   sinks?: string;
   /** Factor of the result in the residual stream. */
   multiplier?: number;
+}
+
+/** RMSNorm of q and k: over each head or over the whole projection, before the rotation or after it. */
+export interface QueryKeyNorm {
+  over: 'head' | 'whole';
+  /** Default `q_norm` and `k_norm`. */
+  names?: { q: string; k: string };
+  afterRope?: boolean;
 }
 
 /**
@@ -52,48 +60,23 @@ export function groupedQueryAttention(g: GraphBuilder, tensors: Tensors, spec: A
     biases: [bias(spec.biases.qkv, 'q_proj', qWidth), bias(spec.biases.qkv, 'k_proj', kvWidth), bias(spec.biases.qkv, 'v_proj', kvWidth)],
   });
 
-  const normed = { kind: 'rms', eps } as const;
-  if (spec.qkNorm === 'head') {
-    const perHead = { ...normed, width: headDim };
-    g.norm({
-      ...perHead,
-      name: `layers.${layer}.q_norm`,
-      x: q,
-      out: q,
-      groups: heads,
-      weight: tensors.vector(`${at}.q_norm.weight`, headDim),
-    });
-    g.norm({
-      ...perHead,
-      name: `layers.${layer}.k_norm`,
-      x: k,
-      out: k,
-      groups: kvHeads,
-      weight: tensors.vector(`${at}.k_norm.weight`, headDim),
-    });
-  } else if (spec.qkNorm === 'whole') {
-    g.norm({
-      ...normed,
-      name: `layers.${layer}.q_norm`,
-      x: q,
-      out: q,
-      width: qWidth,
-      weight: tensors.vector(`${at}.q_norm.weight`, qWidth),
-    });
-    g.norm({
-      ...normed,
-      name: `layers.${layer}.k_norm`,
-      x: k,
-      out: k,
-      width: kvWidth,
-      weight: tensors.vector(`${at}.k_norm.weight`, kvWidth),
-    });
-  }
+  const normalise = () => {
+    const { over, names = { q: 'q_norm', k: 'k_norm' } } = spec.qkNorm!;
+    const one = (name: string, x: Columns, count: number) => {
+      const [groups, width] = over === 'head' ? [count, headDim] : [1, count * headDim];
+      const weight = tensors.vector(`${at}.${name}.weight`, width);
+      g.norm({ name: `layers.${layer}.${name}`, kind: 'rms', eps, x, out: x, groups, width, weight });
+    };
+    one(names.q, q, heads);
+    one(names.k, k, kvHeads);
+  };
+  if (spec.qkNorm && !spec.qkNorm.afterRope) normalise();
   if (spec.clip !== undefined) g.clamp(q, qWidth + 2 * kvWidth, spec.clip);
   if (rope !== null) {
     g.rope(rope, q, heads, headDim);
     g.rope(rope, k, kvHeads, headDim);
   }
+  if (spec.qkNorm?.afterRope) normalise();
 
   const cache = g.cache({ layer, kvHeads, kDim: headDim, vDim: headDim, vSharesK: false });
   g.kvWrite(cache, k, headDim, v, headDim);

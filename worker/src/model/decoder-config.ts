@@ -46,9 +46,12 @@ function headDim(config: ConfigReader, hidden: number, heads: number): number {
   return hidden / heads;
 }
 
-/** Number of experts (under one of several names) and how many of them a token uses. */
-export function readExpertCounts(config: ConfigReader, ...expertKeys: string[]): { experts: number; topK: number } {
-  const key = expertKeys.find((name) => config.has(name)) ?? expertKeys[0]!;
-  const experts = config.count(key, undefined, limits.expertsMax);
-  return { experts, topK: config.count('num_experts_per_tok', undefined, Math.min(limits.topKMax, experts)) };
+/** Number of experts and how many of them a token uses, each under the first of its names that the config has. */
+export function readExpertCounts(
+  config: ConfigReader,
+  expertKeys: readonly string[],
+  topKKeys: readonly string[] = ['num_experts_per_tok'],
+): { experts: number; topK: number } {
+  const experts = config.count(config.firstOf(expertKeys), undefined, limits.expertsMax);
+  return { experts, topK: config.count(config.firstOf(topKKeys), undefined, Math.min(limits.topKMax, experts)) };
 }

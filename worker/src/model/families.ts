@@ -2,8 +2,13 @@ import { quoted } from '../checkpoint/bad-checkpoint.ts';
 import type { Checkpoint } from '../checkpoint/checkpoint.ts';
 import { deepSeekV2 } from './families/deepseek_v2.ts';
 import { deepSeekV3 } from './families/deepseek_v3.ts';
+import { dots1 } from './families/dots1.ts';
+import { ernie45Moe } from './families/ernie4_5_moe.ts';
+import { glm4Moe } from './families/glm4_moe.ts';
 import { gptOss } from './families/gpt_oss.ts';
 import { graniteMoe } from './families/granitemoe.ts';
+import { hunyuanV1Moe } from './families/hunyuan_v1_moe.ts';
+import { minimaxM2 } from './families/minimax_m2.ts';
 import { mixtral } from './families/mixtral.ts';
 import { olmoe } from './families/olmoe.ts';
 import { phiMoe } from './families/phimoe.ts';
@@ -24,6 +29,11 @@ export const families: Readonly<Record<string, Family>> = {
   deepseek_v2: deepSeekV2,
   deepseek_v3: deepSeekV3,
   gpt_oss: gptOss,
+  dots1,
+  glm4_moe: glm4Moe,
+  minimax_m2: minimaxM2,
+  ernie4_5_moe: ernie45Moe,
+  hunyuan_v1_moe: hunyuanV1Moe,
 };
 
 /** The graph of a checkpoint. Throws `bad_checkpoint` where its type is unknown, its config or tensors do not fit, or it holds tensors that nothing reads. */

@@ -25,7 +25,7 @@ export interface RopeVariant {
 /** Settings of either generation: `rope_theta` + `rope_scaling`, or transformers 5's `rope_parameters`. */
 export interface RopeSettings {
   readonly theta: number;
-  readonly type: 'default' | 'linear' | 'yarn' | 'longrope';
+  readonly type: 'default' | 'linear' | 'yarn' | 'longrope' | 'dynamic';
   /** Null for plain RoPE of the first generation. */
   readonly scaling: ConfigReader | null;
   readonly config: ConfigReader;
@@ -36,6 +36,8 @@ export interface RopeSettings {
 export type LongDivisors = 'by length' | 'always short';
 
 const ropeTypes = ['default', 'linear', 'yarn', 'longrope', 'su'] as const;
+/** With `alpha`, Hunyuan's, which is static in spite of its name. Without, the angles would depend on the length so far. */
+const ropeTypesWithAlpha = [...ropeTypes, 'dynamic'] as const;
 
 export function readRopeSettings(config: ConfigReader): RopeSettings {
   const modern = config.nested('rope_parameters');
@@ -43,7 +45,11 @@ export function readRopeSettings(config: ConfigReader): RopeSettings {
   const theta = (modern?.has('rope_theta') ? modern : config).positive('rope_theta', 10_000);
   // Phi-3's early configs say "su" for what was published as LongRoPE.
   const named =
-    scaling?.choice(scaling.has('rope_type') ? 'rope_type' : 'type', ropeTypes, modern === null ? undefined : 'default') ?? 'default';
+    scaling?.choice(
+      scaling.has('rope_type') ? 'rope_type' : 'type',
+      scaling.has('alpha') ? ropeTypesWithAlpha : ropeTypes,
+      modern === null ? undefined : 'default',
+    ) ?? 'default';
   return { theta, type: named === 'su' ? 'longrope' : named, scaling, config, maxContext: config.count('max_position_embeddings') };
 }
 
@@ -52,6 +58,14 @@ export function readRope(config: ConfigReader, rotated: number, interleaved: boo
   const settings = readRopeSettings(config);
   if (rotated % 2 !== 0) throw badCheckpoint(config.path, `rotary embedding of ${rotated} dims: pairs need an even number`);
   return { rotated, interleaved, ...variantsOf(settings, rotated, divisors) };
+}
+
+/** Dims of a head that `partial_rotary_factor` leaves to rotate. */
+export function rotatedDims(config: ConfigReader, headDim: number, fallback: number): number {
+  const modern = config.nested('rope_parameters');
+  const factor = (modern?.has('partial_rotary_factor') ? modern : config).positive('partial_rotary_factor', fallback);
+  if (factor > 1) throw config.refusal('partial_rotary_factor', 'a part of the head: 1 at most');
+  return Math.floor(headDim * factor);
 }
 
 function variantsOf(settings: RopeSettings, rotated: number, divisors: LongDivisors): Pick<Rope, 'variants' | 'longAfter'> {
@@ -66,6 +80,7 @@ function variantsOf(settings: RopeSettings, rotated: number, divisors: LongDivis
       plainFrequencies(theta, rotated).map((f) => f / scaling.positive('factor')),
       1,
     );
+  if (type === 'dynamic') return one(plainFrequencies(theta * scaling.positive('alpha') ** (rotated / (rotated - 2)), rotated), 1);
   if (type === 'yarn') return one(yarnFrequencies(settings, scaling, rotated), yarnMagnitude(scaling));
   return longRope(settings, scaling, rotated, divisors);
 }

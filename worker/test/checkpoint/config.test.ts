@@ -156,3 +156,18 @@ test.each(['mixtral', 'deepseek_v3_fp8', 'gpt_oss_mxfp4', 'phimoe', 'granitemoe'
     );
   },
 );
+
+test("Hunyuan's alpha raises the base once and for all", () => {
+  const frequencies = (rope: Record<string, unknown>) =>
+    describeFolder('hunyuan_v1_moe', { rope_parameters: rope }).ropes[0]!.variants[0]!.frequencies;
+  const raised = frequencies({ rope_theta: 10_000, rope_type: 'dynamic', alpha: 50, factor: 1 });
+  expect(raised).toEqual(frequencies({ rope_theta: 10_000 * 50 ** (16 / 14), rope_type: 'default' }));
+  expect(() => frequencies({ rope_theta: 10_000, rope_type: 'dynamic', factor: 2 })).toThrow(/"rope_parameters\.rope_type" is "dynamic"/);
+});
+
+test('a count given per layer must be the same in all of them', () => {
+  expect(describeFolder('hunyuan_v1_moe', { moe_topk: [2, 2, 2], num_experts: [8, 8, 8] }).topK).toBe(2);
+  expect(() => describeFolder('hunyuan_v1_moe', { moe_topk: [2, 2, 1] })).toThrow(
+    /"moe_topk" is \[2,2,1\], not a list of one value for all 3 layers/,
+  );
+});

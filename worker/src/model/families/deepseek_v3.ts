@@ -1,24 +1,28 @@
 import type { Checkpoint } from '../../checkpoint/checkpoint.ts';
-import { deepSeekDecoder, readGroups } from '../deepseek.ts';
+import { embedTokens, rmsNorm, vocabularyHead } from '../decoder.ts';
+import { readDecoderConfig } from '../decoder-config.ts';
+import { deepSeekBlock, readDeepSeekBlocks, readSigmoidGate } from '../deepseek.ts';
 import type { ModelGraph } from '../graph.ts';
+import { GraphBuilder } from '../graph-builder.ts';
+import { latentAttention, readLatentConfig } from '../latent-attention.ts';
+import { readRope } from '../rope.ts';
 
-/**
- * DeepSeek-V3 and R1 (arXiv:2412.19437): sigmoid gate whose learned bias takes part in choosing and not in weighting; groups compete by the sum of their
- * two best. Experts outside the kept groups score -inf, not 0: a bias may make an allowed score negative.
- */
-export function deepSeekV3(checkpoint: Checkpoint): ModelGraph {
-  const { config } = checkpoint;
-  config.choice('scoring_func', ['sigmoid'], 'sigmoid');
-  config.choice('topk_method', ['noaux_tc'], 'noaux_tc');
-  return deepSeekDecoder(checkpoint, 'deepseek_v3', {
-    rule: {
-      score: 'sigmoid',
-      renorm: config.flag('norm_topk_prob', true),
-      renormEps: 1e-20,
-      scale: config.positive('routed_scaling_factor', 1),
-      groups: { ...readGroups(config), score: 'top_two', maskZero: false },
-    },
-    biased: true,
-    interleavedRope: config.flag('rope_interleave', true),
-  });
+/** DeepSeek-V3 and R1 (arXiv:2412.19437): latent attention and the sigmoid gate. */
+export function deepSeekV3({ config, tensors }: Checkpoint): ModelGraph {
+  // Latent attention has its own head sizes: `head_dim`, where present at all, is not what its name says.
+  const sizes = readDecoderConfig(config, { headDim: config.count('v_head_dim') });
+  const blocks = readDeepSeekBlocks(config, sizes.hidden, readSigmoidGate(config));
+  const latent = readLatentConfig(config);
+  const rope = readRope(config, latent.rope, config.flag('rope_interleave', true));
+
+  const g = new GraphBuilder('deepseek_v3', sizes);
+  const embedding = embedTokens(g, tensors, sizes);
+  for (let layer = 0; layer < sizes.layers; layer++) {
+    const at = `model.layers.${layer}`;
+    rmsNorm(g, tensors, `${at}.input_layernorm`, sizes);
+    latentAttention(g, tensors, { layer, at: `${at}.self_attn`, sizes, latent, rope });
+    const inputNorm = rmsNorm(g, tensors, `${at}.post_attention_layernorm`, sizes);
+    deepSeekBlock(g, tensors, layer, inputNorm, blocks);
+  }
+  return vocabularyHead(g, tensors, sizes, embedding);
 }

@@ -12,7 +12,7 @@ import { readRope } from '../rope.ts';
 export function gptOss({ config, tensors }: Checkpoint): ModelGraph {
   const sizes = readDecoderConfig(config);
   const { hidden, layers } = sizes;
-  const { experts, topK } = readExpertCounts(config, 'num_local_experts', 'num_experts');
+  const { experts, topK } = readExpertCounts(config, ['num_local_experts', 'num_experts']);
   const inter = config.count('intermediate_size');
   const biased = config.flag('attention_bias', true);
   const limit = config.positive('swiglu_limit', 7);

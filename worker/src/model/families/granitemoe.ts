@@ -15,7 +15,7 @@ import { readRope } from '../rope.ts';
 export function graniteMoe({ config, tensors }: Checkpoint): ModelGraph {
   const sizes = readDecoderConfig(config);
   const { hidden } = sizes;
-  const { experts, topK } = readExpertCounts(config, 'num_local_experts', 'num_experts');
+  const { experts, topK } = readExpertCounts(config, ['num_local_experts', 'num_experts']);
   const inter = config.count('intermediate_size');
   const biased = config.flag('attention_bias', false);
   const attentionScale = config.positive('attention_multiplier', 1);

@@ -11,7 +11,7 @@ import { readRope } from '../rope.ts';
 export function mixtral({ config, tensors }: Checkpoint): ModelGraph {
   const sizes = readDecoderConfig(config);
   const { hidden } = sizes;
-  const { experts, topK } = readExpertCounts(config, 'num_local_experts', 'num_experts');
+  const { experts, topK } = readExpertCounts(config, ['num_local_experts', 'num_experts']);
   const inter = config.count('intermediate_size');
   const window = config.index('sliding_window', 0);
   const rope = readRope(config, sizes.headDim, false);

@@ -11,7 +11,7 @@ import { readRope } from '../rope.ts';
 export function olmoe({ config, tensors }: Checkpoint): ModelGraph {
   const sizes = readDecoderConfig(config);
   const { hidden } = sizes;
-  const { experts, topK } = readExpertCounts(config, 'num_experts', 'num_local_experts');
+  const { experts, topK } = readExpertCounts(config, ['num_experts', 'num_local_experts']);
   const inter = config.count('intermediate_size');
   const renorm = config.flag('norm_topk_prob', false);
   const biased = config.flag('attention_bias', false);
@@ -28,7 +28,7 @@ export function olmoe({ config, tensors }: Checkpoint): ModelGraph {
       at: `${at}.self_attn`,
       sizes,
       biases: { qkv: biased, out: biased },
-      qkNorm: 'whole',
+      qkNorm: { over: 'whole' },
       ...clip,
       rope,
       window: 0,

@@ -11,7 +11,7 @@ import { readRope } from '../rope.ts';
 export function phiMoe({ config, tensors }: Checkpoint): ModelGraph {
   const sizes = readDecoderConfig(config);
   const { hidden, vocab, eps } = sizes;
-  const { experts, topK } = readExpertCounts(config, 'num_local_experts', 'num_experts');
+  const { experts, topK } = readExpertCounts(config, ['num_local_experts', 'num_experts']);
   if (topK !== 2) throw config.refusal('num_experts_per_tok', '2, which SparseMixer is defined for');
   const inter = config.count('intermediate_size');
   const biased = config.flag('attention_bias', false);

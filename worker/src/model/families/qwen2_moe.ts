@@ -14,7 +14,7 @@ import { isSparseLayer } from '../sparse-layers.ts';
 export function qwen2Moe({ config, tensors }: Checkpoint): ModelGraph {
   const sizes = readDecoderConfig(config);
   const { hidden } = sizes;
-  const { experts, topK } = readExpertCounts(config, 'num_experts', 'num_local_experts');
+  const { experts, topK } = readExpertCounts(config, ['num_experts', 'num_local_experts']);
   const inter = config.count('moe_intermediate_size');
   const sharedInter = config.count('shared_expert_intermediate_size');
   const renorm = config.flag('norm_topk_prob', false);

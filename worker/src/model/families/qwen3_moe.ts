@@ -13,7 +13,7 @@ import { isSparseLayer } from '../sparse-layers.ts';
 export function qwen3Moe({ config, tensors }: Checkpoint): ModelGraph {
   const sizes = readDecoderConfig(config);
   const { hidden } = sizes;
-  const { experts, topK } = readExpertCounts(config, 'num_experts', 'num_local_experts');
+  const { experts, topK } = readExpertCounts(config, ['num_experts', 'num_local_experts']);
   const inter = config.count('moe_intermediate_size');
   const renorm = config.flag('norm_topk_prob', false);
   const biased = config.flag('attention_bias', false);
@@ -31,7 +31,7 @@ export function qwen3Moe({ config, tensors }: Checkpoint): ModelGraph {
       at: `${at}.self_attn`,
       sizes,
       biases: { qkv: biased, out: biased },
-      qkNorm: 'head',
+      qkNorm: { over: 'head' },
       rope,
       window,
     });

@@ -1,0 +1,37 @@
+import type { Checkpoint } from '../../checkpoint/checkpoint.ts';
+import { groupedQueryAttention } from '../attention.ts';
+import { embedTokens, rmsNorm, vocabularyHead } from '../decoder.ts';
+import { readDecoderConfig } from '../decoder-config.ts';
+import { deepSeekBlock, readDeepSeekBlocks, readSigmoidGate } from '../deepseek.ts';
+import type { ModelGraph } from '../graph.ts';
+import { GraphBuilder } from '../graph-builder.ts';
+import { readRope } from '../rope.ts';
+
+/** dots.llm1 (arXiv:2506.05767): Qwen3's attention, DeepSeek-V3's gate and blocks. */
+export function dots1({ config, tensors }: Checkpoint): ModelGraph {
+  const sizes = readDecoderConfig(config);
+  const blocks = readDeepSeekBlocks(config, sizes.hidden, readSigmoidGate(config));
+  const biased = config.flag('attention_bias', false);
+  const types = config.names('layer_types', ['sliding_attention', 'full_attention'], sizes.layers);
+  const window = config.index('sliding_window', 0);
+  const rope = readRope(config, sizes.headDim, false);
+
+  const g = new GraphBuilder('dots1', sizes);
+  const embedding = embedTokens(g, tensors, sizes);
+  for (let layer = 0; layer < sizes.layers; layer++) {
+    const at = `model.layers.${layer}`;
+    rmsNorm(g, tensors, `${at}.input_layernorm`, sizes);
+    groupedQueryAttention(g, tensors, {
+      layer,
+      at: `${at}.self_attn`,
+      sizes,
+      biases: { qkv: biased, out: biased },
+      qkNorm: { over: 'head' },
+      rope,
+      window: types?.[layer] === 'sliding_attention' ? window : 0,
+    });
+    const inputNorm = rmsNorm(g, tensors, `${at}.post_attention_layernorm`, sizes);
+    deepSeekBlock(g, tensors, layer, inputNorm, blocks);
+  }
+  return vocabularyHead(g, tensors, sizes, embedding);
+}

@@ -18,6 +18,8 @@ export interface Cluster {
   coordinator: ChildProcess;
   workers: Map<string, ChildProcess>;
   startWorker(name: string): void;
+  /** Kills it and starts another in its place, on another port. */
+  restartCoordinator(): Promise<void>;
   /** What the coordinator wrote to stderr. */
   log(): string;
   stop(): Promise<void>;
@@ -33,24 +35,23 @@ export async function startCluster(
   const adminFile = path.join(folder, 'admin');
   writeFileSync(adminFile, adminToken, { mode: 0o600 });
   let log = '';
-  const coordinator = spawn(
-    process.execPath,
-    [
-      path.join(repository, 'coordinator', 'dist', 'main.js'),
-      ...['--model', modelDir, '--listen', '127.0.0.1:0', '--control', control],
-      ...['--nodes', String(nodes), '--workers-per-node', String(workersPerNode), '--kv-bytes', '67108864'],
-      ...['--admin-token-file', adminFile, '--trace-dir', folder, '--supervised'],
-      ...flags,
-    ],
-    { stdio: ['pipe', 'pipe', 'pipe'] },
-  );
-  coordinator.stderr!.on('data', (chunk) => {
-    log += chunk;
-  });
-  const listening = await new Promise<{ url: string; health: string | null }>((resolve, reject) => {
-    createInterface({ input: coordinator.stdout! }).once('line', (line) => resolve(JSON.parse(line)));
-    coordinator.once('exit', (status) => reject(new Error(`the coordinator ended with status ${status}: ${log}`)));
-  });
+  const args = [
+    ...[path.join(repository, 'coordinator', 'dist', 'main.js'), '--model', modelDir, '--listen', '127.0.0.1:0', '--control', control],
+    ...['--nodes', String(nodes), '--workers-per-node', String(workersPerNode), '--kv-bytes', '67108864'],
+    ...['--admin-token-file', adminFile, '--trace-dir', folder, '--supervised'],
+    ...flags,
+  ];
+  const startCoordinator = async () => {
+    const coordinator = spawn(process.execPath, args, { stdio: ['pipe', 'pipe', 'pipe'] });
+    coordinator.stderr.on('data', (chunk) => {
+      log += chunk;
+    });
+    const { url, health } = await new Promise<{ url: string; health: string | null }>((resolve, reject) => {
+      createInterface({ input: coordinator.stdout }).once('line', (line) => resolve(JSON.parse(line)));
+      coordinator.once('exit', (status) => reject(new Error(`the coordinator ended with status ${status}: ${log}`)));
+    });
+    return { coordinator, url, healthUrl: health };
+  };
   const workers = new Map<string, ChildProcess>();
   const startWorker = (name: string) => {
     const [, node] = /^(n\d+)w\d+$/.exec(name)!;
@@ -62,19 +63,18 @@ export async function startCluster(
     workers.set(name, worker);
   };
   const cluster: Cluster = {
-    url: listening.url,
-    healthUrl: listening.health,
+    ...(await startCoordinator()),
     traceDir: folder,
-    coordinator,
     workers,
     startWorker,
     log: () => log,
+    async restartCoordinator() {
+      await end(cluster.coordinator);
+      Object.assign(cluster, await startCoordinator());
+    },
     async stop() {
-      const all = [coordinator, ...workers.values()];
-      for (const child of all) child.kill('SIGKILL');
-      await Promise.all(
-        all.map((child) => (child.exitCode !== null || child.signalCode !== null ? null : new Promise((done) => child.once('exit', done)))),
-      );
+      const all = [cluster.coordinator, ...workers.values()];
+      await Promise.all(all.map(end));
       rmSync(folder, { recursive: true, force: true });
     },
   };
@@ -82,6 +82,13 @@ export async function startCluster(
   for (let node = 0; node < nodes; node++) for (let w = 0; w < workersPerNode; w++) startWorker(`n${node}w${w}`);
   await untilReady(cluster, true);
   return cluster;
+}
+
+async function end(child: ChildProcess): Promise<void> {
+  if (child.exitCode !== null || child.signalCode !== null) return;
+  const exited = new Promise((done) => child.once('exit', done));
+  child.kill('SIGKILL');
+  await exited;
 }
 
 export async function untilReady({ url }: Cluster, ready: boolean): Promise<void> {

@@ -75,8 +75,9 @@ export class Engine {
   private readonly output = new StepOutput();
   private lastFlushMs = 0;
   private looping = false;
-  private idleSinceMs = performance.now();
-  private idleOthers = 0;
+  /** Since when no time has been booked, and the seconds spent on others by then: idle time, or a turn of the event loop between steps. */
+  private unbookedMs = performance.now();
+  private unbookedOthers = 0;
   private lastStepEndMs = performance.now();
   /** Smoothed; unknown at first, so that the first prompt of a large model does not silence the worker for seconds. */
   private msPerRow = LONG_STEP_MS;
@@ -176,9 +177,12 @@ export class Engine {
 
   /** Books idle time up to now, so that statistics taken in between add up. */
   settleIdle(): void {
-    if (this.looping) return;
-    this.idleSinceMs = this.times.addWaiting(Activity.idle, this.idleSinceMs, this.idleOthers);
-    this.idleOthers = this.times.others;
+    if (!this.looping) this.book(Activity.idle);
+  }
+
+  private book(activity: Activity): void {
+    this.unbookedMs = this.times.addWaiting(activity, this.unbookedMs, this.unbookedOthers);
+    this.unbookedOthers = this.times.others;
   }
 
   private refuse(request: Submit): SwitchyardError | null {
@@ -203,9 +207,8 @@ export class Engine {
   private readonly turn = (): void => {
     if (!this.workPending) {
       this.flush();
+      this.book(Activity.other);
       this.looping = false;
-      this.idleSinceMs = performance.now();
-      this.idleOthers = this.times.others;
       for (const resolve of this.drained.splice(0)) resolve();
       return;
     }
@@ -216,7 +219,8 @@ export class Engine {
 
   /** One step. Null when it is over; a promise when rows are on their way to other workers. */
   private step(): Promise<void> | null {
-    const startedMs = performance.now();
+    this.book(Activity.other);
+    const startedMs = this.unbookedMs;
     const secondsBefore = this.measured();
     const { batch } = this;
     this.removeCancelled();
@@ -333,6 +337,8 @@ export class Engine {
     if (this.output.urgent || now - this.lastFlushMs >= COALESCE_MS) this.flush();
     this.lastStepEndMs = performance.now();
     this.times.seconds[Activity.other] += Math.max(0, (this.lastStepEndMs - startedMs) / 1000 - (this.measured() - secondsBefore));
+    this.unbookedMs = this.lastStepEndMs;
+    this.unbookedOthers = this.times.others;
   }
 
   /** Seconds that steps have booked under a name of their own. */

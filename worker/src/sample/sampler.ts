@@ -1,6 +1,6 @@
 import type { Sampling } from '@switchyard/proto';
 import { expNonPositive } from './exponential.ts';
-import { argmax } from './logits.ts';
+import { argmax, argmaxAdjusted } from './logits.ts';
 import { uniformAt } from './random.ts';
 import type { TokenHistory } from './token-history.ts';
 
@@ -45,7 +45,7 @@ export class Sampler {
     const { sampling } = choice;
     if (sampling.temperature === 0 && isPlain(choice)) return argmax(logits, offset, this.vocab);
     this.adjust(logits, offset, choice);
-    const best = argmax(this.adjusted, 0, this.vocab);
+    const best = argmaxAdjusted(this.adjusted);
     return sampling.temperature === 0 ? best : this.draw(this.adjusted[best], choice);
   }
 

@@ -219,6 +219,23 @@ describe('Engine', () => {
     await cluster.close();
   });
 
+  test('every second is booked once', async () => {
+    const cluster = await start({ plan: alone });
+    const [{ engine, times }] = cluster.workers;
+    engine.settleIdle();
+    const beforeMs = performance.now();
+    const before = times.seconds.reduce((a, b) => a + b);
+    await Promise.all([1, 2, 3].map((token) => cluster.run(0, submitOf([token], { maxTokens: 60 }))));
+    await new Promise((resolve) => setTimeout(resolve, 20));
+    engine.settleIdle();
+    const booked = times.seconds.reduce((a, b) => a + b) - before;
+    const passed = (performance.now() - beforeMs) / 1000;
+    // The turn that wakes the loop and reading the clock itself are all that may be missing.
+    expect(booked).toBeLessThanOrEqual(passed + 1e-4);
+    expect(booked).toBeGreaterThan(passed * 0.5);
+    await cluster.close();
+  });
+
   test('tracing reports the experts of each token once, whatever was recomputed', async () => {
     const cluster = await start({ plan: alone, shape: { kvBlocks: 6 }, maxBatchRows: 5 });
     const [worker] = cluster.workers;

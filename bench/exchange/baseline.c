@@ -2,10 +2,10 @@
  * What the operating system allows: the frames of a `tcp` or `uds` link (8-byte prefix, then the body; no handshake) by blocking calls, one process each side.
  *
  *   baseline serve   tcp|uds <port|path>      prints "ready" and serves one connection after another
- *   baseline measure tcp|uds <port|path> echo|stream <frame bytes> <frames>   prints the seconds it took
+ *   baseline measure tcp|uds <port|path> echo|stream <frame bytes> <frames>   prints the seconds it took, and the processor seconds of both sides
  *
- * A connection begins with a command frame: u32 mode (0 echo, 1 stream), u32 frames. Echo: every frame comes back before the next is sent. Stream: frames one way,
- * then one frame of 8 bytes comes back.
+ * A connection begins with a command frame: u32 mode (0 echo, 1 stream), u32 frames. Echo: every frame comes back before the next is sent. Stream: frames one way.
+ * At the end comes one frame of 8 bytes, the processor seconds that the serving side used (f64).
  */
 #include <arpa/inet.h>
 #include <netinet/tcp.h>
@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 #include <sys/un.h>
@@ -31,6 +32,12 @@ static double now(void) {
   struct timespec t;
   clock_gettime(CLOCK_MONOTONIC, &t);
   return t.tv_sec + t.tv_nsec * 1e-9;
+}
+
+static double processor_seconds(void) {
+  struct rusage u;
+  getrusage(RUSAGE_SELF, &u);
+  return u.ru_utime.tv_sec + u.ru_stime.tv_sec + (u.ru_utime.tv_usec + u.ru_stime.tv_usec) * 1e-6;
 }
 
 /* 0 at the end of the stream. */
@@ -101,34 +108,37 @@ static void serve(int listener) {
     uint32_t command[2], length;
     if (receive(fd, frame, &length) && length == 8) {
       memcpy(command, frame, 8);
+      double used = processor_seconds();
       for (uint32_t i = 0; i < command[1] && receive(fd, frame, &length); i++)
         if (command[0] == 0) send_frame(fd, frame, length);
-      if (command[0] == 1) send_frame(fd, frame, 8);
+      used = processor_seconds() - used;
+      send_frame(fd, (uint8_t *)&used, 8);
       receive(fd, frame, &length); /* until the other side closes */
     }
     close(fd);
   }
 }
 
-static double measure(int fd, uint32_t mode, uint32_t bytes, uint32_t frames) {
+static void measure(int fd, uint32_t mode, uint32_t bytes, uint32_t frames) {
   uint8_t *frame = malloc(FRAME_BYTES_MAX);
   memset(frame, 7, bytes);
   uint32_t command[2] = {mode, frames}, length;
   send_frame(fd, (uint8_t *)command, 8);
-  double start = now();
+  double start = now(), used = processor_seconds(), far;
   for (uint32_t i = 0; i < frames; i++) {
     send_frame(fd, frame, bytes);
     if (mode == 0) receive(fd, frame, &length);
   }
-  if (mode == 1) receive(fd, frame, &length);
-  return now() - start;
+  receive(fd, frame, &length);
+  memcpy(&far, frame, 8);
+  printf("%.9f %.6f\n", now() - start, processor_seconds() - used + far);
 }
 
 int main(int count, char **argument) {
   if (count == 4 && strcmp(argument[1], "serve") == 0) serve(open_socket(argument[2], argument[3], 1));
   if (count == 7 && strcmp(argument[1], "measure") == 0) {
     int fd = open_socket(argument[2], argument[3], 0);
-    printf("%.9f\n", measure(fd, strcmp(argument[4], "stream") == 0, (uint32_t)atoi(argument[5]), (uint32_t)atoi(argument[6])));
+    measure(fd, strcmp(argument[4], "stream") == 0, (uint32_t)atoi(argument[5]), (uint32_t)atoi(argument[6]));
     return 0;
   }
   fprintf(stderr, "usage: baseline serve|measure tcp|uds port|path [echo|stream bytes frames]\n");

@@ -1,5 +1,5 @@
 // What a link costs: round trips and one-way throughput of every transport between two processes of one machine, against blocking C with the same framing, in
-// alternating rounds. `node bench/exchange/run.mjs [--rounds 3] [--seconds 0.7] [--out bench/results/exchange]`; needs a C compiler.
+// alternating rounds. `node bench/exchange/run.mjs [--rounds 15] [--seconds 0.12] [--out bench/results/exchange]`; needs a C compiler.
 import { execFileSync, spawn } from 'node:child_process';
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
@@ -13,8 +13,8 @@ import { linkOptions, subjects } from './subjects.mjs';
 const here = path.dirname(fileURLToPath(import.meta.url));
 const { values: flags } = parseArgs({
   options: {
-    rounds: { type: 'string', default: '3' },
-    seconds: { type: 'string', default: '0.7' },
+    rounds: { type: 'string', default: '15' },
+    seconds: { type: 'string', default: '0.12' },
     out: { type: 'string', default: path.join(here, '..', 'results', 'exchange') },
   },
 });
@@ -47,14 +47,17 @@ function start(command, args) {
   });
 }
 
-/** name → run(mode, bytes, frames) → seconds */
+/** name → run(mode, bytes, frames) → { seconds, processorSeconds } */
 const runners = {};
 
 for (const kind of ['uds', 'tcp']) {
   const where = kind === 'uds' ? path.join(folder, 'c.sock') : String(20_000 + (process.pid % 20_000));
   await start(binary, ['serve', kind, where]);
-  runners[`C ${kind}`] = async (mode, bytes, frames) =>
-    Number(execFileSync(binary, ['measure', kind, where, mode, String(bytes), String(frames)], { encoding: 'utf8' }));
+  runners[`C ${kind}`] = async (mode, bytes, frames) => {
+    const printed = execFileSync(binary, ['measure', kind, where, mode, String(bytes), String(frames)], { encoding: 'utf8' });
+    const [seconds, processorSeconds] = printed.split(' ').map(Number);
+    return { seconds, processorSeconds };
+  };
 }
 
 for (const [name, subject] of Object.entries(subjects)) {
@@ -65,21 +68,24 @@ for (const [name, subject] of Object.entries(subjects)) {
   const link = await transport.dial(address, linkOptions);
   const reception = { receive: () => {} };
   link.onFrame((frame) => reception.receive(frame));
-  runners[name] = (mode, bytes, frames) => measure(link, reception, mode, bytes, frames);
+  runners[name] = (mode, bytes, frames) => measure(link, reception, mode, bytes, frames, subject.sameProcess);
 }
 
-const results = cells.map((cell) => ({ ...cell, samples: Object.fromEntries(Object.keys(runners).map((name) => [name, []])) }));
+const emptySamples = () => Object.fromEntries(Object.keys(runners).map((name) => [name, []]));
+const results = cells.map((cell) => ({ ...cell, samples: emptySamples(), processor: emptySamples() }));
 for (let round = 0; round < rounds; round++) {
   for (const cell of results) {
     for (const [name, run] of Object.entries(runners)) {
       // A short run warms up and tells how many frames fill the time.
-      const few = cell.mode === 'echo' ? 100 : Math.max(4, Math.ceil((16 * MIB) / cell.bytes));
-      const frames = Math.max(few, Math.round((secondsPerCell / (await run(cell.mode, cell.bytes, few))) * few));
-      const seconds = await run(cell.mode, cell.bytes, Math.min(frames, 1_000_000));
+      const few = cell.mode === 'echo' ? 50 : Math.max(2, Math.ceil((8 * MIB) / cell.bytes));
+      const warm = await run(cell.mode, cell.bytes, few);
+      const frames = Math.min(1_000_000, Math.max(few, Math.round((secondsPerCell / warm.seconds) * few)));
+      const { seconds, processorSeconds } = await run(cell.mode, cell.bytes, frames);
       cell.samples[name].push(cell.mode === 'echo' ? seconds / frames : (frames * cell.bytes) / seconds);
-      process.stderr.write(`round ${round + 1}/${rounds}  ${cell.mode} ${cell.bytes / KIB} KiB  ${name}\n`);
+      cell.processor[name].push(cell.mode === 'echo' ? processorSeconds / frames : processorSeconds / (frames * cell.bytes));
     }
   }
+  process.stderr.write(`round ${round + 1} of ${rounds}\n`);
 }
 
 for (const child of children) child.kill();
@@ -95,10 +101,11 @@ const machine = {
   load: os.loadavg()[0],
 };
 const command = `node bench/exchange/run.mjs --rounds ${rounds} --seconds ${secondsPerCell}`;
-writeFileSync(
-  `${flags.out}.json`,
-  `${JSON.stringify({ command, machine, unit: { echo: 'seconds per round trip', stream: 'bytes per second' }, cells: results }, null, 1)}\n`,
-);
+const unit = {
+  samples: { echo: 'seconds per round trip', stream: 'bytes per second' },
+  processor: { echo: 'processor seconds of both sides per round trip', stream: 'processor seconds of both sides per byte' },
+};
+writeFileSync(`${flags.out}.json`, `${JSON.stringify({ command, machine, unit, cells: results }, null, 1)}\n`);
 const text = report({ command, machine, cells: results, subjects });
 writeFileSync(`${flags.out}.md`, text);
 process.stdout.write(text);

@@ -135,7 +135,9 @@ class MemoryLink implements Link {
     checkFrameLength(frame.length, this.#options.frameBytesMax);
     this.bytes.sent += frame.length;
     const room = this.#window.add(frame.length);
-    this.#launch(frame.slice()); // The receiver owns its frame, the sender may still look at its own.
+    const copy = Buffer.allocUnsafeSlow(frame.length); // The receiver owns its frame, the sender may still look at its own.
+    copy.set(frame);
+    this.#launch(copy);
     return room;
   }
 

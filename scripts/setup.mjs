@@ -53,20 +53,17 @@ function installDependencies() {
   writeFileSync(stamp, hash);
 }
 
-/** The first C++ compiler that answers, or null: CXX, then the usual names. */
-function findCompiler() {
-  for (const name of [process.env.CXX, 'c++', 'g++', 'clang++']) {
-    if (name && spawnSync(name, ['--version'], { stdio: 'ignore' }).status === 0) return name;
-  }
-  return null;
+function hasCompiler() {
+  return [process.env.CXX, 'c++', 'g++', 'clang++'].some(
+    (name) => name && spawnSync(name, ['--version'], { stdio: 'ignore' }).status === 0,
+  );
 }
 
+/** Without a compiler, kernels that were brought along prebuilt are used as they are; without those, the build says what to install. */
 function buildNative() {
-  const hint =
-    findCompiler() === null
-      ? 'no C++ compiler was found: install one (Debian, Ubuntu: apt-get install g++; Fedora: dnf install gcc-c++; macOS: xcode-select --install) or set CXX'
-      : '`npx switchyard doctor` checks this machine';
-  run('native kernels', process.execPath, [path.join(root, 'native', 'build.mjs')], hint);
+  const addon = path.join(root, 'native', 'build', 'switchyard.node');
+  if (existsSync(addon) && !hasCompiler()) say('no C++ compiler: using the kernels in native/build as they are');
+  else run('native kernels', process.execPath, [path.join(root, 'native', 'build.mjs')]);
 }
 
 checkNode();

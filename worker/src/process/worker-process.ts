@@ -52,6 +52,9 @@ export class WorkerProcess {
   private turnover: Promise<void> = Promise.resolve();
   private readonly ending = new AbortController();
   private exitStatus = 0;
+  /** Of the checkpoint that is served. */
+  private weightsHash = 0n;
+  private tracing = false;
   private orphaned: NodeJS.Timeout | null = null;
 
   constructor(options: WorkerProcessOptions) {
@@ -139,6 +142,7 @@ export class WorkerProcess {
     log('info', `attached to ${flags.coordinator}`);
     const reason = await stream.closed;
     this.stream = null;
+    this.trace(false);
     this.orphaned = setTimeout(() => this.serving?.engine.abandonAll(), flags.coordinatorGraceMs);
     this.orphaned.unref();
     return reason;
@@ -164,7 +168,7 @@ export class WorkerProcess {
         this.serving?.engine.cancel(message.request);
         return;
       case 'trace':
-        if (this.serving !== null) this.serving.engine.tracing = message.on;
+        this.trace(message.on);
         return;
       case 'stop':
         void this.stop(message.graceMs);
@@ -174,9 +178,15 @@ export class WorkerProcess {
     }
   }
 
+  /** Routing traces reveal prompts: they end with the coordinator that asked for them. */
+  private trace(on: boolean): void {
+    this.tracing = on;
+    if (this.serving !== null) this.serving.engine.tracing = on;
+  }
+
   private assign(assignment: Assignment): void {
     if (this.serving?.assignment.key === assignment.key) {
-      this.turnover = this.turnover.then(() => this.announceReady());
+      this.announceReady();
       return;
     }
     if (this.loading?.assignment.key === assignment.key) return; // it will say when it is ready
@@ -205,6 +215,7 @@ export class WorkerProcess {
     };
     try {
       const options = loadOptions(assignment, flags, onProgress, signal);
+      this.weightsHash = await weightsHash(assignment.modelDir);
       const model = await load(options);
       try {
         this.serving = new Serving({
@@ -221,26 +232,21 @@ export class WorkerProcess {
         model.close();
         throw error;
       }
+      this.serving.engine.tracing = this.tracing;
       log(
         'info',
         `serving epoch ${epoch} after ${Math.round(performance.now() - startedMs)} ms, ${(model.residentBytes / 1e6).toFixed(1)} MB resident`,
       );
-      await this.announceReady();
+      this.announceReady();
     } catch (error) {
       if (!signal.aborted) this.fail(epoch, error);
     }
   }
 
-  private async announceReady(): Promise<void> {
-    if (this.serving === null) return;
-    const { assignment, model } = this.serving;
-    this.send({
-      type: 'ready',
-      epoch: assignment.epoch,
-      residentBytes: model.residentBytes,
-      kvBlocks: model.shape.kvBlocks,
-      weightsHash: await weightsHash(assignment.modelDir),
-    });
+  private announceReady(): void {
+    const { assignment, model } = this.serving!;
+    const { epoch } = assignment;
+    this.send({ type: 'ready', epoch, residentBytes: model.residentBytes, kvBlocks: model.shape.kvBlocks, weightsHash: this.weightsHash });
   }
 
   private fail(epoch: number, error: unknown): void {

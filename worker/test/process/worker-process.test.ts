@@ -215,6 +215,29 @@ describe('the worker process', () => {
     expect(stats.kvBlocksUsed).toBe(0);
   });
 
+  test('traces only while the coordinator that asked is there', async () => {
+    startWorker('w0');
+    const before = await nextAttached();
+    before.send({ type: 'trace', on: true });
+    before.send(assign(0, 1));
+    await before.next('ready');
+    before.send({ type: 'submit', ...submitOf([1, 2], { maxTokens: 1 }), request: 1 });
+    const rows = await before.next('trace');
+    expect([Array.from(rows.position), rows.generated]).toEqual([
+      [0, 1],
+      [false, false],
+    ]);
+    expect(rows.experts).toHaveLength(2 * shape.moeLayers * shape.topK * 2);
+    await control.close();
+    control = await serve(`unix:${folder}/control.sock`);
+    const after = await nextAttached();
+    after.send(assign(0, 1));
+    await after.next('ready');
+    after.send({ type: 'submit', ...submitOf([1, 2], { maxTokens: 1 }), request: 1 });
+    await after.next('tokens', ({ finish }) => Array.from(finish).includes(Finish.length));
+    expect(after.messages.filter(({ type }) => type === 'trace')).toEqual([]);
+  });
+
   test('an assignment that cannot be served is answered with the reason', async () => {
     startWorker('w0');
     const coordinator = await nextAttached();

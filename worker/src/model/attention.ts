@@ -1,6 +1,5 @@
 import type { Tensors } from '../checkpoint/tensors.ts';
 import type { DecoderConfig } from './decoder-config.ts';
-import type { Columns } from './graph.ts';
 import { columns, type GraphBuilder } from './graph-builder.ts';
 import type { Rope } from './rope.ts';
 
@@ -60,22 +59,22 @@ export function groupedQueryAttention(g: GraphBuilder, tensors: Tensors, spec: A
     biases: [bias(spec.biases.qkv, 'q_proj', qWidth), bias(spec.biases.qkv, 'k_proj', kvWidth), bias(spec.biases.qkv, 'v_proj', kvWidth)],
   });
 
+  // Heads of q and k lie side by side, so what is done to each of them is one op.
   const normalise = () => {
     const { over, names = { q: 'q_norm', k: 'k_norm' } } = spec.qkNorm!;
-    const one = (name: string, x: Columns, count: number) => {
-      const [groups, width] = over === 'head' ? [count, headDim] : [1, count * headDim];
-      const weight = tensors.vector(`${at}.${name}.weight`, width);
-      g.norm({ name: `layers.${layer}.${name}`, kind: 'rms', eps, x, out: x, groups, width, weight });
-    };
-    one(names.q, q, heads);
-    one(names.k, k, kvHeads);
+    const name = `layers.${layer}.qk_norm`;
+    const weight = (norm: string, width: number) => tensors.vector(`${at}.${norm}.weight`, width);
+    if (over === 'head') {
+      const weights = [...Array(heads).fill(weight(names.q, headDim)), ...Array(kvHeads).fill(weight(names.k, headDim))];
+      g.norm({ name, kind: 'rms', eps, x: q, out: q, groups: heads + kvHeads, width: headDim, weights });
+    } else {
+      g.norm({ name: `${name}.q`, kind: 'rms', eps, x: q, out: q, width: qWidth, weights: [weight(names.q, qWidth)] });
+      g.norm({ name: `${name}.k`, kind: 'rms', eps, x: k, out: k, width: kvWidth, weights: [weight(names.k, kvWidth)] });
+    }
   };
   if (spec.qkNorm && !spec.qkNorm.afterRope) normalise();
   if (spec.clip !== undefined) g.clamp(q, qWidth + 2 * kvWidth, spec.clip);
-  if (rope !== null) {
-    g.rope(rope, q, heads, headDim);
-    g.rope(rope, k, kvHeads, headDim);
-  }
+  if (rope !== null) g.rope(rope, q, heads + kvHeads, headDim);
   if (spec.qkNorm?.afterRope) normalise();
 
   const cache = g.cache({ layer, kvHeads, kDim: headDim, vDim: headDim, vSharesK: false });

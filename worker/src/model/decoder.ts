@@ -13,15 +13,15 @@ export function embedTokens(g: GraphBuilder, tensors: Tensors, { vocab, hidden }
 
 /** RMSNorm of the residual stream into `normed`, with the weight `at.weight`. */
 export function rmsNorm(g: GraphBuilder, tensors: Tensors, at: string, { hidden, eps }: DecoderConfig): Constant {
-  const weight = tensors.vector(`${at}.weight`, hidden);
-  return g.norm({ name: at, kind: 'rms', eps, x: columns(g.residual), out: columns(g.normed), width: hidden, weight })!;
+  const weights = [tensors.vector(`${at}.weight`, hidden)];
+  return g.norm({ name: at, kind: 'rms', eps, x: columns(g.residual), out: columns(g.normed), width: hidden, weights })!;
 }
 
 /** Final RMSNorm and the head, whose weight is the embedding where the two are tied. */
 export function vocabularyHead(g: GraphBuilder, tensors: Tensors, sizes: DecoderConfig, embedding: TensorView, scale = 1): ModelGraph {
   const { hidden, vocab, eps, tiedEmbeddings } = sizes;
   return g.head({
-    norm: { kind: 'rms', eps, weight: tensors.vector('model.norm.weight', hidden) },
+    norm: { kind: 'rms', eps, weights: [tensors.vector('model.norm.weight', hidden)] },
     weight: tiedEmbeddings ? embedding : tensors.matrix('lm_head.weight', vocab, hidden),
     bias: null,
     scale,

@@ -31,8 +31,8 @@ export interface NormSpec {
   groups?: number;
   stride?: number;
   outStride?: number;
-  /** (width), the same for all groups. */
-  weight?: TensorView;
+  /** (width): one for all groups, or one for each. */
+  weights?: readonly TensorView[];
   bias?: TensorView;
   /** Added to the weight: 1 for zero-centred norms. */
   weightPlus?: number;
@@ -131,7 +131,7 @@ export class GraphBuilder {
   /** Returns the weight as it is kept, for the estimate of what experts read. */
   norm(spec: NormSpec): Constant | null {
     const { x, out, kind, eps, width, groups = 1, stride = width, outStride = stride, weightPlus = 0, logitRows = false } = spec;
-    const weight = spec.weight === undefined ? null : this.constant(spec.name, 'norms', [spec.weight]);
+    const weight = spec.weights === undefined ? null : this.constant(spec.name, 'norms', spec.weights);
     const bias = spec.bias === undefined ? null : this.constant(`${spec.name}.bias`, 'norms', [spec.bias]);
     this.emit((at) =>
       ops.norm({
@@ -146,7 +146,7 @@ export class GraphBuilder {
         outOff: out.at,
         outStride,
         kind,
-        weightStride: 0,
+        weightStride: (spec.weights?.length ?? 1) > 1 ? width : 0,
         eps,
         weightPlus,
         logitRows,
@@ -351,7 +351,7 @@ export class GraphBuilder {
 
   /** Final norm and vocabulary projection of the logit rows. */
   head(spec: {
-    norm: Pick<NormSpec, 'kind' | 'eps' | 'weight' | 'bias' | 'weightPlus'>;
+    norm: Pick<NormSpec, 'kind' | 'eps' | 'weights' | 'bias' | 'weightPlus'>;
     weight: TensorView;
     bias: TensorView | null;
     scale?: number;

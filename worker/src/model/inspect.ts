@@ -1,10 +1,11 @@
 import { openCheckpoint } from '../checkpoint/checkpoint.ts';
-import { viewBytes } from '../checkpoint/tensor-view.ts';
+import { storedElementBytes, type TensorInfo } from '../checkpoint/safetensors-header.ts';
+import type { TensorView } from '../checkpoint/tensor-view.ts';
 import type { LoadOptions } from './contract.ts';
 import { describeModel } from './families.ts';
-import type { ExpertBank, ModelGraph, Part } from './graph.ts';
+import type { ModelGraph, Part } from './graph.ts';
 import { kvBytesPerToken } from './memory.ts';
-import { expertDType, expertFormat, formatBytes, matrixFormat, resolveNumericClass } from './numeric-class.ts';
+import { expertBytes, expertDType, formatBytes, matrixFormat, resolveNumericClass } from './numeric-class.ts';
 
 export interface ModelInspection {
   dir: string;
@@ -20,7 +21,7 @@ export interface ModelInspection {
   expertDType: string | null;
   numericClass: string;
   parameters: { total: number /** used for one token */; active: number };
-  /** Bytes of the checkpoint's weights by part, as stored. */
+  /** Bytes of the checkpoint by part, as stored. */
   storedBytes: Record<Part, number>;
   /** Bytes when resident in the numeric class. The embedding stays in its file. */
   residentBytes: {
@@ -55,10 +56,11 @@ export function inspectModel(
   memoryBytes: number | null = null,
 ): ModelInspection {
   const graph = describeModel(openCheckpoint(dir));
+  const stored = storedTensors(graph);
   const resolved = resolveNumericClass(graph, numericClass);
   const common = graph.matrices.reduce((sum, m) => sum + formatBytes(matrixFormat(m, resolved), m.n * m.k), 0);
   const bank = graph.moe[0]?.bank ?? null;
-  const expert = bank === null ? 0 : formatBytes(expertFormat(bank, resolved), expertElements(bank));
+  const expert = bank === null ? 0 : expertBytes(bank, resolved);
   const kvPerToken = kvBytesPerToken(graph, resolved);
   const allExperts = expert * graph.experts * graph.moe.length;
   return {
@@ -73,8 +75,8 @@ export function inspectModel(
     maxContext: graph.maxContext,
     expertDType: bank && expertDType(bank),
     numericClass: resolved.name,
-    parameters: countParameters(graph),
-    storedBytes: countStoredBytes(graph),
+    parameters: countParameters(graph, stored),
+    storedBytes: countStoredBytes(stored),
     residentBytes: { common, expert, allExperts, kvPerToken },
     fit: memoryBytes === null ? null : fitInto(memoryBytes, common, expert, graph.experts * graph.moe.length, kvPerToken),
   };
@@ -89,32 +91,40 @@ export function fitInto(memoryBytes: number, common: number, expertBytes: number
   return { memoryBytes, expertsPerWorker, workersNeeded, kvTokens: workersNeeded === null ? 0 : Math.floor((room - held) / kvPerToken) };
 }
 
-function expertElements({ hidden, inter }: ExpertBank): number {
-  return 3 * hidden * inter;
+interface StoredTensor {
+  part: Part;
+  /** Weights: 0 for scales. */
+  elements: number;
+  bytes: number;
 }
 
-/** Biases of experts are not counted: they are a thousandth of their matrices. */
-function countParameters(graph: ModelGraph): { total: number; active: number } {
-  const embedding = graph.tables.reduce((sum, { view }) => sum + view.n * view.k, 0);
-  const tied = graph.matrices.some((m) => m.part === 'head' && m.pieces.some(({ view }) => view.tensor === graph.tables[0]!.view.tensor));
-  const constants = graph.constants.reduce((sum, constant) => sum + constant.width, 0);
-  // Absorbed projections share one tensor between two matrices, which together have its elements.
-  const matrices = graph.matrices.filter((m) => !(tied && m.part === 'head')).reduce((sum, m) => sum + m.n * m.k, 0);
-  const dense = matrices + constants + embedding;
-  const perExpert = graph.moe.map((node) => expertElements(node.bank));
-  const sum = (values: number[]) => values.reduce((a, b) => a + b, 0);
-  // Looking a token up reads one row; a tied head reads them all, as an untied one does.
-  const active = matrices + constants + (tied ? embedding : graph.hidden) + graph.topK * sum(perExpert);
-  return { total: dense + graph.experts * sum(perExpert), active };
-}
-
-function countStoredBytes(graph: ModelGraph): Record<Part, number> {
-  const bytes: Record<Part, number> = { embedding: 0, attention: 0, dense: 0, shared: 0, router: 0, experts: 0, norms: 0, head: 0 };
-  const embedded = new Set(graph.tables.map(({ view }) => view.tensor));
-  for (const { view } of graph.tables) bytes.embedding += viewBytes(view);
-  for (const { part, pieces } of [...graph.matrices, ...graph.constants])
-    for (const { view } of pieces) if (!embedded.has(view.tensor)) bytes[part] += viewBytes(view);
+/** Every tensor that the model reads, once, under the part that reads it first: a tied head reads the embedding's. */
+function storedTensors(graph: ModelGraph): StoredTensor[] {
+  const found = new Map<TensorInfo, StoredTensor>();
+  const add = (part: Part, { tensor, dtype, scale }: TensorView) => {
+    const elements = dtype === 'mxfp4' ? 2 * tensor.bytes : tensor.bytes / storedElementBytes(tensor.dtype);
+    if (!found.has(tensor)) found.set(tensor, { part, elements, bytes: tensor.bytes });
+    if (scale !== null) found.set(scale.tensor, { part, elements: 0, bytes: scale.tensor.bytes });
+  };
+  for (const { view } of graph.tables) add('embedding', view);
+  for (const { part, pieces } of [...graph.matrices, ...graph.constants]) for (const { view } of pieces) add(part, view);
   for (const { bank } of graph.moe)
-    for (const { gate, up, down } of bank.views) for (const view of [gate, up, down]) bytes.experts += viewBytes(view);
+    for (const views of bank.views)
+      for (const view of Object.values(views) as (TensorView | null)[]) if (view !== null) add('experts', view);
+  return [...found.values()];
+}
+
+/** A token uses its experts' share of their weights, and of an embedding that is not the head as well one row. */
+function countParameters(graph: ModelGraph, stored: readonly StoredTensor[]): { total: number; active: number } {
+  const elementsOf = (part: Part) => stored.filter((tensor) => tensor.part === part).reduce((sum, { elements }) => sum + elements, 0);
+  const total = stored.reduce((sum, { elements }) => sum + elements, 0);
+  const tied = elementsOf('head') < graph.hidden * graph.vocab;
+  const idleExperts = graph.experts === 0 ? 0 : elementsOf('experts') * (1 - graph.topK / graph.experts);
+  return { total, active: total - idleExperts - (tied ? 0 : elementsOf('embedding') - graph.hidden) };
+}
+
+function countStoredBytes(stored: readonly StoredTensor[]): Record<Part, number> {
+  const bytes: Record<Part, number> = { embedding: 0, attention: 0, dense: 0, shared: 0, router: 0, experts: 0, norms: 0, head: 0 };
+  for (const tensor of stored) bytes[tensor.part] += tensor.bytes;
   return bytes;
 }

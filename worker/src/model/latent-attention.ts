@@ -79,7 +79,7 @@ export function latentAttention(
     x: latent,
     out: latent,
     width: kvRank,
-    weight: tensors.vector(`${at}.kv_a_layernorm.weight`, kvRank),
+    weights: [tensors.vector(`${at}.kv_a_layernorm.weight`, kvRank)],
   });
   if (qRank !== null)
     g.norm({
@@ -88,7 +88,7 @@ export function latentAttention(
       x: queryLatent,
       out: queryLatent,
       width: qRank,
-      weight: tensors.vector(`${at}.q_a_layernorm.weight`, qRank),
+      weights: [tensors.vector(`${at}.q_a_layernorm.weight`, qRank)],
     });
 
   // Queries: positionless parts packed head by head, rotary parts straight to where attention reads them, behind each head's absorbed query.

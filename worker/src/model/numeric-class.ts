@@ -67,3 +67,10 @@ export function formatBytes(format: WeightFormat, elements: number): number {
   const perElement = { f32: 4, f16: 2, bf16: 2, 'bf16-x16': 2, int8: 1 + scaleBytes, int4: 0.5 + scaleBytes }[format];
   return Math.ceil(elements * perElement);
 }
+
+/** Bytes of one resident expert. Biases are held in f32. */
+export function expertBytes(bank: ExpertBank, numericClass: NumericClass): number {
+  const { hidden, inter } = bank;
+  const biases = bank.views[0]!.gateBias === null ? 0 : 2 * inter + hidden;
+  return formatBytes(expertFormat(bank, numericClass), 3 * hidden * inter) + 4 * biases;
+}

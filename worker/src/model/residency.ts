@@ -18,7 +18,7 @@ import type { NumericClass } from './contract.ts';
 import { gridExponent, probeInput, probeRows, rootMeanSquare } from './contribution-grid.ts';
 import type { Cache, Constant, Embedding, ExpertBank, ExpertViews, Handles, Matrix, ModelGraph, MoeNode, Slot } from './graph.ts';
 import { kvBlockBytes } from './memory.ts';
-import { expertDType, expertFormat, formatBytes, matrixFormat, storedFormat } from './numeric-class.ts';
+import { expertBytes, expertDType, expertFormat, formatBytes, matrixFormat, storedFormat } from './numeric-class.ts';
 import { fillRopeTable, type Rope } from './rope.ts';
 
 /** What is decided about a model's memory before any of it is allocated. */
@@ -142,7 +142,7 @@ export class Residency implements Handles {
     const { bank } = node;
     const format = expertFormat(bank, this.plan.numericClass);
     this.objects.set(bank, this.createExperts(bank, Math.max(1, hosted.length), format));
-    this.residentBytes += hosted.length * formatBytes(format, 3 * bank.hidden * bank.inter);
+    this.residentBytes += hosted.length * expertBytes(bank, this.plan.numericClass);
     const table = this.native.bufferCreate(this.device, 1, bank.views.length);
     table.i32.fill(-1);
     hosted.forEach((expert, slot) => {

@@ -44,10 +44,14 @@ test('what it says of memory is what loading takes', async () => {
 test('quantised parts are counted as stored and as held', () => {
   const fp8 = inspectModel(path.join(goldenDir, 'deepseek_v3_fp8'));
   expect(fp8.expertDType).toBe('f8_e4m3');
-  expect(fp8.residentBytes.allExperts).toBe(2 * fp8.storedBytes.experts);
+  // 2 layers of 16 experts: 3 matrices of 48 x 64, each with one scale.
+  expect(fp8.storedBytes.experts).toBe(2 * 16 * 3 * (48 * 64 + 4));
+  expect(fp8.residentBytes.allExperts).toBe(2 * 16 * 3 * 48 * 64 * 2);
   const mxfp4 = inspectModel(path.join(goldenDir, 'gpt_oss_mxfp4'));
   expect(mxfp4.expertDType).toBe('mxfp4');
-  expect(mxfp4.residentBytes.allExperts).toBe(4 * mxfp4.storedBytes.experts);
+  // 3 layers of 8 experts: 3 matrices of 64 x 64, half a byte and a 32nd of a scale each, and 192 biases in bf16.
+  expect(mxfp4.storedBytes.experts).toBe(3 * 8 * (3 * 64 * 64 * (1 / 2 + 1 / 32) + 192 * 2));
+  expect(mxfp4.residentBytes.allExperts).toBe(3 * 8 * (3 * 64 * 64 * 2 + 192 * 4));
 });
 
 test('fit: common parts on every worker, experts divided, the rest for KV', () => {

@@ -31,7 +31,7 @@ export function phiMoe({ config, tensors }: Checkpoint): ModelGraph {
       x: columns(g.residual),
       out: columns(g.normed),
       width: hidden,
-      weight: tensors.vector(`${at}.weight`, hidden),
+      weights: [tensors.vector(`${at}.weight`, hidden)],
       bias: tensors.vector(`${at}.bias`, hidden),
     })!;
   const embedding = embedTokens(g, tensors, sizes);
@@ -60,7 +60,7 @@ export function phiMoe({ config, tensors }: Checkpoint): ModelGraph {
     });
   }
   return g.head({
-    norm: { kind: 'layer', eps, weight: tensors.vector('model.norm.weight', hidden), bias: tensors.vector('model.norm.bias', hidden) },
+    norm: { kind: 'layer', eps, weights: [tensors.vector('model.norm.weight', hidden)], bias: tensors.vector('model.norm.bias', hidden) },
     weight: sizes.tiedEmbeddings ? embedding : tensors.matrix('lm_head.weight', vocab, hidden),
     bias: headBiased ? tensors.vector('lm_head.bias', vocab) : null,
   });

@@ -149,6 +149,24 @@ describe('control stream', () => {
     for (const worker of workers) expect(await worker.closed).toBeNull();
   });
 
+  it('carries bulk both ways at once', async () => {
+    const prompt = new Uint32Array(200_000).fill(2 ** 31); // 1 MB
+    const submit = { type: 'submit', ...toWorkerSchema.members.submit[1].empty(), prompt } as unknown as ToWorker;
+    const trace: FromWorker = { type: 'trace', request: [1], position: [1], generated: [true], experts: new Uint8Array(1_000_000) };
+    const count = 15;
+    let up = 0;
+    let down = 0;
+    const at = await serve('127.0.0.1:0', open, (worker) => {
+      worker.onMessage(() => up++);
+      for (let i = 0; i < count; i++) worker.send(submit);
+    });
+    const coordinator = await attachToCoordinator(at, open);
+    coordinator.onMessage(() => down++);
+    for (let i = 0; i < count; i++) coordinator.send(trace);
+    await expect.poll(() => [up, down], { timeout: 20_000 }).toEqual([count, count]);
+    await coordinator.close();
+  });
+
   it('carries a plan of many megabytes', async () => {
     const plan = Buffer.alloc(20 * 1024 * 1024, 'plan ');
     const at = await serve('127.0.0.1:0', open, (worker) => {

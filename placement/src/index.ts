@@ -24,3 +24,5 @@ export * from './ilp/fan-out-program.ts';
 export * from './ilp/glpk.ts';
 export * from './ilp/highs.ts';
 export * from './ilp/program.ts';
+export * from './certificate/verify.ts';
+export * from './certificate/window-proof.ts';

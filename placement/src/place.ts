@@ -5,7 +5,7 @@ import { maskNodesMax } from './cluster/node-set.ts';
 import { type Random, seededRandom } from './random.ts';
 import { type FanOutScore, scoreFanOut } from './score/fan-out-score.ts';
 import { scoreChain, transitionsOf } from './score/transitions.ts';
-import { type Affinity, chooseHomes, learnAffinity, sequenceHomeCosts } from './solve/affinity.ts';
+import { type Affinity, balanceHomes, learnAffinity, sequenceHomeCosts } from './solve/affinity.ts';
 import { FanOutSearch, type FanOutSearchOptions, type NodePlacement } from './solve/fan-out-search.ts';
 import { placeInsideNodes } from './solve/inside-nodes.ts';
 import { type Robustness, reweight, robustValue } from './solve/robust.ts';
@@ -37,6 +37,8 @@ export interface PlaceOptions {
   robust: Robustness;
   /** Start from this plan, and change only what pays. */
   warmStart: Plan | null;
+  /** Rounds of improvement after a warm start. */
+  warmRounds: number;
   /** Milliseconds on any clock; with `deadlineMs` the search ends by then with its best plan. */
   now: (() => number) | null;
   deadlineMs: number;
@@ -61,6 +63,7 @@ export const defaultPlaceOptions: PlaceOptions = {
   starts: 2,
   robust: { kind: 'mean' },
   warmStart: null,
+  warmRounds: 3,
   now: null,
   deadlineMs: Infinity,
   signal: null,
@@ -119,8 +122,9 @@ export async function place(trace: RoutingTrace, topology: Topology, options: Pa
 /** Scores a finished plan on a trace, and learns the affinity by which homes are chosen. */
 export function describe(plan: Plan, cluster: Cluster, trace: RoutingTrace, homeTolerance: number, stopped = false): Placement {
   const masks = nodeMasks(plan, cluster);
-  const affinity = learnAffinity(trace, masks, cluster.nodes);
-  const homes = chooseHomes(trace, masks, cluster, { kind: 'whole-sequence' }, homeTolerance);
+  const cost = sequenceHomeCosts(trace, masks, cluster.nodes);
+  const affinity = learnAffinity(trace, cost, cluster.nodes);
+  const homes = balanceHomes(trace, cost, cluster, homeTolerance);
   const score = scoreFanOut(trace, plan.replicas, cluster, homes);
   const partOf = Int32Array.from(plan.replicas.flat(), (workers) => workers[0]);
   const chainLocal = trace.moeLayers.length < 2 ? 1 : scoreChain(transitionsOf(trace, 'top1'), partOf, cluster.workers.length).local;
@@ -188,11 +192,10 @@ async function placeForHomes(sample: RoutingTrace, cluster: Cluster, o: PlaceOpt
     search = new FanOutSearch(sample, new Int32Array(sample.sequences.length), base);
     search.load(sample.moeLayers.map(() => new Int32Array(sample.experts).fill(1)));
   } else if (o.warmStart !== null) {
-    search = new FanOutSearch(sample, new Int32Array(sample.sequences.length), base);
+    // The plan is near a local optimum already: look at the most promising changes of each layer only.
+    search = new FanOutSearch(sample, new Int32Array(sample.sequences.length), { ...base, candidatesMax: 40 });
     search.load(warmMasks(o.warmStart, cluster, sample));
-    search.reassignHomes();
-    search.addReplicas();
-    await search.converge(3, 1e-3);
+    await search.converge(o.warmRounds, 1e-3);
   } else {
     const tokens = sample.sequences.map((s) => s.tokens);
     const usage = sequenceUsage(sample);

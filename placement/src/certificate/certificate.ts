@@ -45,18 +45,20 @@ export interface FanOutClaim {
   }[];
 }
 
-/** Peak load with rows of this trace, relative to the mean: no placement with an even split over at most `replicasMax[l]` replicas has a smaller peak. */
+/**
+ * Peak over mean of a layer's work. Class: plans with at most `replicasMax[l]` replicas of layer l; valid for every way of splitting an expert's rows over its replicas:
+ * to finish in time t an expert needs rows / (t x fastest speed) replicas at least.
+ */
 export interface LoadClaim {
   kind: 'load';
-  workers: number;
-  /** Replicas per layer in all, and on one worker. */
+  /** Relative speed of each worker. */
+  speeds: number[];
   replicasMax: number[];
-  workerExpertsMax: number[];
-  /** Mean over layers of peak over mean: reached by the plan under the router's rule, and bounded for even splits. */
+  /** Mean over layers of (largest rows / speed) over (all rows / all speed): reached by the plan under the router's rule, and proven. */
   score: number;
   bound: number;
-  /** Bound of each layer in rows. */
-  rows: number[];
+  /** Proven smallest time of each layer, in rows at speed 1. */
+  time: number[];
 }
 
 /**

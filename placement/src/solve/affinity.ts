@@ -45,9 +45,8 @@ export function sequenceHomeCosts(trace: RoutingTrace, masks: readonly ArrayLike
   return cost;
 }
 
-/** Averages sequences' costs by domain. */
-export function learnAffinity(trace: RoutingTrace, masks: readonly ArrayLike<number>[], nodes: number): Affinity {
-  const cost = sequenceHomeCosts(trace, masks, nodes);
+/** Averages sequences' costs by domain. @param cost of `sequenceHomeCosts` */
+export function learnAffinity(trace: RoutingTrace, cost: Float64Array, nodes: number): Affinity {
   const sums = new Map<string | null, { tokens: number; cost: Float64Array }>();
   const add = (key: string | null, s: number) => {
     let sum = sums.get(key);
@@ -82,9 +81,13 @@ export type HomePredictor = { kind: 'domain'; affinity: Affinity } | { kind: 'fi
  * @returns home worker of each sequence, (sequences)
  */
 export function chooseHomes(trace: RoutingTrace, masks: readonly ArrayLike<number>[], cluster: Cluster, predictor: HomePredictor, tolerance: number): Int32Array {
+  return balanceHomes(trace, predictedCosts(trace, masks, cluster.nodes, predictor), cluster, tolerance);
+}
+
+/** The cheapest homes within the balance. @param perToken predicted cost of a token of each sequence on each node, (sequences, nodes) */
+export function balanceHomes(trace: RoutingTrace, perToken: Float64Array, cluster: Cluster, tolerance: number): Int32Array {
   const { nodes } = cluster;
   const tokens = trace.sequences.map((s) => s.tokens);
-  const perToken = predictedCosts(trace, masks, nodes, predictor);
   const cost = perToken.map((c, i) => c * tokens[Math.floor(i / nodes)]);
   const nodeOfSequence = assignHomes(cost, tokens, { share: nodeSpeedShares(cluster), tolerance });
   return spreadOverWorkers(nodeOfSequence, tokens, cluster);

@@ -46,6 +46,7 @@ export class LayerSearch {
   readonly served: Float64Array;
   /** Weighted rows per node, (nodes). */
   readonly load: Float64Array;
+  private readonly oldLoad: Float64Array;
   private readonly fairRows: Float64Array;
   /** Weighted remote visits of all tokens, with the price of remote rows. */
   visits = 0;
@@ -80,6 +81,7 @@ export class LayerSearch {
     this.maskOf = new Int32Array(experts);
     this.served = new Float64Array(experts * nodes);
     this.load = new Float64Array(nodes);
+    this.oldLoad = new Float64Array(nodes);
     this.fairRows = new Float64Array(nodes);
     this.seen = new Int32Array(shared.tokens);
   }
@@ -94,7 +96,7 @@ export class LayerSearch {
     this.served.fill(0);
     this.load.fill(0);
     this.visits = 0;
-    for (let t = 0; t < this.shared.tokens; t++) this.visits += this.serve(t, 1);
+    for (let t = 0; t < this.shared.tokens; t++) this.visits += this.serve(t, 1, true);
     const total = this.load.reduce((a, b) => a + b, 0);
     for (let n = 0; n < this.nodes; n++) this.fairRows[n] = total * this.prices.share[n];
   }
@@ -110,8 +112,11 @@ export class LayerSearch {
     return this.visits + this.penalty();
   }
 
-  /** Adds (sign 1) or takes back (sign -1) what token t is served by the current holders; returns what its remote visits and rows cost. */
-  private serve(t: number, sign: number): number {
+  /**
+   * Adds (sign 1) or takes back (sign -1) what token t is served by the current holders; returns what its remote visits and rows cost. Trials leave `served` alone
+   * (`counted` false): only what they are judged by is kept up to date.
+   */
+  private serve(t: number, sign: number, counted: boolean): number {
     const { maskOf, cover, nodes } = this;
     const base = t * this.topK;
     const count = this.countOf[t];
@@ -124,7 +129,7 @@ export class LayerSearch {
       const mask = maskOf[e];
       if ((mask & homeBit) === 0) cover.masks[uncovered++] = mask;
       else {
-        this.served[e * nodes + home] += weight;
+        if (counted) this.served[e * nodes + home] += weight;
         this.load[home] += weight;
       }
     }
@@ -136,7 +141,7 @@ export class LayerSearch {
       if ((mask & homeBit) !== 0) continue;
       const holding = mask & chosen;
       const node = 31 - Math.clz32(holding & -holding);
-      this.served[e * nodes + node] += weight;
+      if (counted) this.served[e * nodes + node] += weight;
       this.load[node] += weight;
     }
     return weight * (this.prices.visitPrice * popcount(chosen) + this.prices.remoteRowPrice * uncovered);
@@ -147,30 +152,41 @@ export class LayerSearch {
     const before = this.objective();
     const oldE = this.maskOf[e];
     const oldF = f < 0 ? 0 : this.maskOf[f];
-    this.apply(e, maskE, f, maskF);
+    const oldVisits = this.visits;
+    this.oldLoad.set(this.load);
+    this.serveTokensOf(e, f, -1, false);
+    this.hold(e, maskE, f, maskF);
+    this.serveTokensOf(e, f, 1, false);
     const gain = before - this.objective();
-    if (gain > gainMin) return gain;
-    this.apply(e, oldE, f, oldF);
-    return 0;
+    this.hold(e, oldE, f, oldF);
+    this.visits = oldVisits;
+    this.load.set(this.oldLoad);
+    if (gain <= gainMin) return 0;
+    this.apply(e, maskE, f, maskF);
+    return gain;
   }
 
   /** Sets the holders of one or two experts and re-serves only their tokens. */
   apply(e: number, maskE: number, f: number, maskF: number): void {
-    this.serveTokensOf(e, f, -1);
-    this.maskOf[e] = maskE;
-    if (f >= 0) this.maskOf[f] = maskF;
-    this.serveTokensOf(e, f, 1);
+    this.serveTokensOf(e, f, -1, true);
+    this.hold(e, maskE, f, maskF);
+    this.serveTokensOf(e, f, 1, true);
   }
 
-  private serveTokensOf(e: number, f: number, sign: number): void {
+  private hold(e: number, maskE: number, f: number, maskF: number): void {
+    this.maskOf[e] = maskE;
+    if (f >= 0) this.maskOf[f] = maskF;
+  }
+
+  private serveTokensOf(e: number, f: number, sign: number, counted: boolean): void {
     const stamp = ++this.stamp;
     const { seen, postings, start } = this;
     for (let i = start[e]; i < start[e + 1]; i++) {
       seen[postings[i]] = stamp;
-      this.visits += this.serve(postings[i], sign);
+      this.visits += this.serve(postings[i], sign, counted);
     }
     if (f < 0) return;
-    for (let i = start[f]; i < start[f + 1]; i++) if (seen[postings[i]] !== stamp) this.visits += this.serve(postings[i], sign);
+    for (let i = start[f]; i < start[f + 1]; i++) if (seen[postings[i]] !== stamp) this.visits += this.serve(postings[i], sign, counted);
   }
 
   /**
@@ -266,8 +282,10 @@ export class LayerSearch {
     const touched = new Uint8Array(experts);
     let gained = 0;
     let tried = 0;
+    let failed = 0;
     for (const { i, j, to } of found) {
-      if (tried >= candidatesMax) break;
+      // Candidates come best first: after many failures in a row the rest is noise.
+      if (tried >= candidatesMax || failed > candidatesMax / 8) break;
       const e = replicaExpert[i];
       const f = j < 0 ? -1 : replicaExpert[j];
       if (touched[e] || (f >= 0 && touched[f])) continue;
@@ -275,6 +293,7 @@ export class LayerSearch {
       if (f < 0 && !hasRoom(to)) continue;
       tried++;
       const gain = this.tryChange(e, (maskOf[e] & ~(1 << from)) | (1 << to), f, f < 0 ? 0 : (maskOf[f] & ~(1 << to)) | (1 << from));
+      failed = gain === 0 ? failed + 1 : 0;
       if (gain === 0) continue;
       gained += gain;
       touched[e] = 1;

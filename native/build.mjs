@@ -1,4 +1,4 @@
-// Compiles the kernels: build/switchyard.node (the addon), build/conformance and build/bench (programs of their own).
+// Compiles the kernels: build/switchyard.node (the addon) and the programs conformance, bench and row-bench beside it.
 // Plain compiler calls, no build system. A file is compiled again when its text, a header it includes, the flags or the compiler changed; objects are
 // named by that content, so two builds at once cannot mix. Nothing is tuned to the machine that compiles: instruction sets are chosen when a device opens.
 import { spawn, spawnSync } from 'node:child_process';
@@ -160,11 +160,12 @@ function sweep(current) {
 
 const compiler = findCompiler();
 const all = units(compiler);
+const programs = ['conformance', 'bench', 'row-bench'];
 const isProgram = (unit, program) => unit.name === program || unit.name.startsWith(`${program}-`);
-const library = all.filter((unit) => unit.name !== 'napi' && !isProgram(unit, 'conformance') && !isProgram(unit, 'bench'));
+const library = all.filter((unit) => unit.name !== 'napi' && !programs.some((program) => isProgram(unit, program)));
 const targets = [
   { path: path.join(build, 'switchyard.node'), flags: shared, units: [...library, ...all.filter((unit) => unit.name === 'napi')] },
-  ...['conformance', 'bench'].map((program) => ({
+  ...programs.map((program) => ({
     path: path.join(build, program),
     flags: [],
     units: [...library, ...all.filter((unit) => isProgram(unit, program))],

@@ -6,7 +6,6 @@ import { NativeError } from './native-error.ts';
 
 /** What `native/cpp/napi.cpp` exports: the contract, except for the calls that take plain bytes and words here and objects there. */
 export type Addon = Omit<Native, 'deviceDescribe' | 'batchCreate' | 'programCreate' | 'programRun' | 'programTimes'> & {
-  setErrorClass(errorClass: typeof NativeError): void;
   /** JSON. */
   deviceDescribe(device: Device): string;
   /** `ops`: 96 bytes each (`sy_op`); `objects`: what their object numbers mean. */
@@ -20,9 +19,9 @@ export type Addon = Omit<Native, 'deviceDescribe' | 'batchCreate' | 'programCrea
 function load(): Addon {
   const file = fileURLToPath(new URL('../build/switchyard.node', import.meta.url));
   if (!existsSync(file)) throw new NativeError('unsupported', `the kernels are not built: ${file} is missing; run \`npm run build\``);
-  const addon = createRequire(import.meta.url)(file) as Addon;
-  addon.setErrorClass(NativeError);
-  return addon;
+  const { setErrorClass, ...calls } = createRequire(import.meta.url)(file) as Addon & { setErrorClass(of: typeof NativeError): void };
+  setErrorClass(NativeError);
+  return calls;
 }
 
 export const addon: Addon = load();

@@ -146,10 +146,11 @@ struct Run {
       float *up = dots + rows * panel_columns;
       for (int panel = first_panel; panel < last_panel; panel++) {
         const uint8_t *weights = e.slot(group.slot) + (size_t)panel * 2 * stride;
-        if (together(rows)) ops.dot(e.desc.format, input(pair), rows, weights, stride, 2, e.desc.hidden, dots);
+        const uint8_t *ahead = weights + (tiling.hides_next(tile) ? 2 * stride : 0);
+        if (together(rows)) ops.dot(e.desc.format, input(pair), rows, weights, stride, 2, e.desc.hidden, ahead, dots);
         else {
-          ops.dot(e.desc.format, input(pair), rows, weights, stride, 1, e.desc.hidden, dots);
-          ops.dot(e.desc.format, input(pair), rows, weights + stride, stride, 1, e.desc.hidden, up);
+          ops.dot(e.desc.format, input(pair), rows, weights, stride, 1, e.desc.hidden, ahead, dots);
+          ops.dot(e.desc.format, input(pair), rows, weights + stride, stride, 1, e.desc.hidden, ahead + stride, up);
         }
         const int column = panel * panel_columns;
         const float *gate_bias = e.bias(group.slot, e.layout.gate_bias_at), *up_bias = e.bias(group.slot, e.layout.up_bias_at);
@@ -191,13 +192,15 @@ struct Run {
     const Tiling tiling(group.count, max_rows);
     const int at_once = cached ? std::max(1, std::min(most_panels, max_rows / tiling.height(0))) : 1;
     const uint8_t *weights = e.slot(group.slot) + e.layout.down_at;
+    const size_t stride = e.layout.down_panel_bytes;
     alignas(64) float dots[most_panels * most_tile_rows * panel_columns];
     for (int panel = panels.begin; panel < panels.end;) {
       const int count = tiling.tiles > 1 ? 1 : std::min(at_once, panels.end - panel);
       for (int tile = 0; tile < tiling.tiles; tile++) {
         const int pair = group.first + tiling.first(tile), rows = tiling.height(tile);
         expect(pair, rows, panel, count);
-        ops.dot(e.desc.format, hidden(pair), rows, weights + (size_t)panel * e.layout.down_panel_bytes, e.layout.down_panel_bytes, count, e.desc.inter, dots);
+        const uint8_t *here = weights + (size_t)panel * stride, *ahead = here + (tiling.hides_next(tile) ? stride : 0);
+        ops.dot(e.desc.format, hidden(pair), rows, here, stride, count, e.desc.inter, ahead, dots);
         for (int i = 0; i < count; i++) finish(group, pair, rows, panel + i, dots + (size_t)i * rows * panel_columns);
       }
       panel += count;

@@ -67,8 +67,9 @@ struct Band {
   void run(int panel, int count, int tile) const {
     alignas(64) float dots[most_panels * most_tile_rows * panel_columns];
     const int height = tiling.height(tile);
-    ops->dot(weight->format, tiles + (size_t)tiling.first(tile) * row_bytes, height, weight->panels.data + (size_t)panel * weight->panels.stride,
-             weight->panels.stride, count, weight->k, dots);
+    const size_t stride = weight->panels.stride;
+    const uint8_t *here = weight->panels.data + (size_t)panel * stride, *ahead = here + (tiling.hides_next(tile) ? stride : 0);
+    ops->dot(weight->format, tiles + (size_t)tiling.first(tile) * row_bytes, height, here, stride, count, weight->k, ahead, dots);
     for (int i = 0; i < count; i++) store(panel + i, tile, dots + (size_t)i * height * panel_columns);
   }
 

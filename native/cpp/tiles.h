@@ -30,8 +30,10 @@ struct TileOps {
   /* Rounds columns k0 .. k0+count of `rows` rows into a tile. Row r is x + (index ? index[r] : r)*ldx, and x is already at column k0.
    * k0 is a multiple of 32 (of 64 in the quantised formats); an odd or partial end is padded with zeros. */
   void (*pack)(int format, const float *x, int64_t ldx, const int32_t *index, int rows, int k0, int count, uint8_t *tile);
-  /* dots[panel][row][32] = products of the tile with `panels` panels (1..most_panels) that lie `stride` bytes apart. */
-  void (*dot)(int format, const uint8_t *tile, int rows, const uint8_t *panel, size_t stride, int panels, int k, float *dots);
+  /* dots[panel][row][32] = products of the tile with `panels` panels (1..most_panels) that lie `stride` bytes apart.
+   * A tile of many rows takes longer to multiply than its weights take to arrive: meanwhile it brings the panel at `ahead` into the second-level cache.
+   * With nothing to bring, `ahead` is `panel`. (Into the first level, or for few rows, fetching ahead only loses: measured.) */
+  void (*dot)(int format, const uint8_t *tile, int rows, const uint8_t *panel, size_t stride, int panels, int k, const uint8_t *ahead, float *dots);
   /* Columns first .. first+count of dots[row][32] go to out[row*ldo], as in LINEAR. bias and out belong to column `first`. */
   void (*store)(const float *dots, int rows, int first, int count, const float *bias, float scale, bool add, float *out, int64_t ldo);
   /* out[row*ldo + i] = act(gate[row][i] + gate_bias[i], up[row][i] + up_bias[i]) for i < count; gate and up are [row][32]. */
@@ -65,6 +67,8 @@ struct Tiling {
   Tiling(int rows_, int max_rows) : rows(rows_), tiles((rows_ + max_rows - 1) / max_rows) {}
   int first(int tile) const { return (int)((int64_t)rows * tile / tiles); }
   int height(int tile) const { return first(tile + 1) - first(tile); }
+  /* The last tile of several works on weights that are in a cache by then, so memory is free to bring the next. */
+  bool hides_next(int tile) const { return tiles > 1 && tile == tiles - 1; }
 };
 
 } // namespace sy

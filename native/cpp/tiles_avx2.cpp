@@ -165,8 +165,8 @@ template <class Format, int Odd, int R, int C> void multiply(const float *x, con
   }
 }
 
-/* Adds `pairs` pairs to chunks first .. first+C of dots. */
-template <class Format, int R, int C> void add_pairs(const float *x, const uint8_t *w, int first, int pairs, float *dots) {
+/* Adds `pairs` pairs to chunks first .. first+C of dots. The first of two passes keeps TileOps::dot's promise about `ahead`. */
+template <class Format, int R, int C> void add_pairs(const float *x, const uint8_t *w, int first, int pairs, const uint8_t *ahead, float *dots) {
   __m256 acc[R][C];
 #pragma GCC unroll 6
   for (int r = 0; r < R; r++)
@@ -176,6 +176,11 @@ template <class Format, int R, int C> void add_pairs(const float *x, const uint8
   for (; pairs > 0; pairs--, x += 2 * R, w += Format::pair_bytes) {
     multiply<Format, 1, R, C>(x, w, acc);
     multiply<Format, 0, R, C>(x, w, acc);
+    if (R > 3 && first == 0) {
+#pragma GCC unroll 4
+      for (int i = 0; i < Format::pair_bytes; i += 64) _mm_prefetch(reinterpret_cast<const char *>(ahead + i), _MM_HINT_T1);
+      ahead += Format::pair_bytes;
+    }
   }
 #pragma GCC unroll 6
   for (int r = 0; r < R; r++)
@@ -184,7 +189,7 @@ template <class Format, int R, int C> void add_pairs(const float *x, const uint8
 }
 
 /* Where a panel takes several passes, they alternate every `most_pairs` pairs, so that memory sees one linear stream and only the first pass waits for it. */
-template <class Format, int R> void dot_pairs(const uint8_t *tile, const uint8_t *w, int k, float *dots) {
+template <class Format, int R> void dot_pairs(const uint8_t *tile, const uint8_t *w, int k, const uint8_t *ahead, float *dots) {
   constexpr int chunks = R <= (std::is_same_v<Format, F32> ? 3 : 2) ? chunks_of_panel : 2;
   const int all_pairs = pairs_of(k), most_pairs = chunks == chunks_of_panel ? all_pairs : 64;
   memset(dots, 0, sizeof(float) * R * panel_columns);
@@ -192,7 +197,7 @@ template <class Format, int R> void dot_pairs(const uint8_t *tile, const uint8_t
   for (int done = 0; done < all_pairs; done += most_pairs) {
     const int pairs = most_pairs < all_pairs - done ? most_pairs : all_pairs - done;
     for (int first = 0; first < chunks_of_panel; first += chunks)
-      add_pairs<Format, R, chunks>(x + (size_t)done * 2 * R, w + (size_t)done * Format::pair_bytes, first, pairs, dots);
+      add_pairs<Format, R, chunks>(x + (size_t)done * 2 * R, w + (size_t)done * Format::pair_bytes, first, pairs, ahead + (size_t)done * Format::pair_bytes, dots);
   }
 }
 
@@ -271,12 +276,12 @@ template <class Format, int R> void dot_groups(const uint8_t *x, const uint8_t *
     for (int first = 0; first < chunks_of_panel; first += 2) add_group<Format, R, 2>(reinterpret_cast<const int32_t *>(x), w, first, dots);
 }
 
-template <class Format, int R> void dot_panel(const uint8_t *tile, const uint8_t *w, int k, float *dots) {
+template <class Format, int R> void dot_panel(const uint8_t *tile, const uint8_t *w, int k, const uint8_t *ahead, float *dots) {
   if constexpr (std::is_same_v<Format, I8> || std::is_same_v<Format, I4>) dot_groups<Format, R>(tile, w, k, dots);
-  else dot_pairs<Format, R>(tile, w, k, dots);
+  else dot_pairs<Format, R>(tile, w, k, ahead, dots);
 }
 
-using Dot = void (*)(const uint8_t *tile, const uint8_t *w, int k, float *dots);
+using Dot = void (*)(const uint8_t *tile, const uint8_t *w, int k, const uint8_t *ahead, float *dots);
 template <class Format, size_t... R> constexpr std::array<Dot, most_rows> table(std::index_sequence<R...>) { return {dot_panel<Format, (int)R + 1>...}; }
 template <class Format> constexpr auto kernels = table<Format>(std::make_index_sequence<most_rows>()); /* [rows-1] */
 
@@ -291,9 +296,9 @@ Dot kernel(int format, int rows) {
   }
 }
 
-void dot(int format, const uint8_t *tile, int rows, const uint8_t *panel, size_t stride, int panels, int k, float *dots) {
+void dot(int format, const uint8_t *tile, int rows, const uint8_t *panel, size_t stride, int panels, int k, const uint8_t *ahead, float *dots) {
   const Dot one = kernel(format, rows);
-  for (int p = 0; p < panels; p++) one(tile, panel + p * stride, k, dots + p * rows * panel_columns);
+  for (int p = 0; p < panels; p++) one(tile, panel + p * stride, k, ahead, dots + p * rows * panel_columns);
 }
 
 /* ---- what is done with dot products: 8 columns at a time, the end by masks ---- */

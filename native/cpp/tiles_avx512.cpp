@@ -108,6 +108,15 @@ void pack(int format, const float *x, int64_t ldx, const int32_t *index, int row
 
 /* ---- dot products ---- */
 
+/* One step of TileOps::dot's promise about `ahead`. */
+template <int Bytes, int R> void bring(const uint8_t *&ahead) {
+  if constexpr (R > 4) {
+#pragma GCC unroll 4
+    for (int i = 0; i < Bytes; i += 64) _mm_prefetch(reinterpret_cast<const char *>(ahead + i), _MM_HINT_T1);
+    ahead += Bytes;
+  }
+}
+
 /* A format says how one step along k (a pair) adds to the accumulators: odd element first. */
 struct F32 {
   static constexpr int x_bytes = 8, w_bytes = 256;
@@ -188,7 +197,7 @@ struct Bf16X16 {
   }
 };
 
-template <class Format, int R, int P> void dot_pairs(const uint8_t *x, const uint8_t *w, size_t stride, int k, float *dots) {
+template <class Format, int R, int P> void dot_pairs(const uint8_t *x, const uint8_t *w, size_t stride, int k, const uint8_t *ahead, float *dots) {
   __m512 acc[R][P][2];
 #pragma GCC unroll 12
   for (int r = 0; r < R; r++)
@@ -202,6 +211,7 @@ template <class Format, int R, int P> void dot_pairs(const uint8_t *x, const uin
       Format::template step<R, P>(x, w, stride, acc);
       x += Format::x_bytes * R;
       w += Format::w_bytes;
+      bring<Format::w_bytes, R>(ahead);
     }
   for (; pairs > 0; pairs--) {
     Format::template step<R, P>(x, w, stride, acc);
@@ -258,7 +268,7 @@ struct I4 {
   }
 };
 
-template <class Format, int R, int P> void dot_groups(const uint8_t *x, const uint8_t *w, size_t stride, int k, float *dots) {
+template <class Format, int R, int P> void dot_groups(const uint8_t *x, const uint8_t *w, size_t stride, int k, const uint8_t *ahead, float *dots) {
   __m512 acc[R][P][2];
 #pragma GCC unroll 12
   for (int r = 0; r < R; r++)
@@ -276,6 +286,7 @@ template <class Format, int R, int P> void dot_groups(const uint8_t *x, const ui
       Format::template step<R, P>(steps, w, stride, sum);
       steps += 2 * R;
       w += Format::w_bytes;
+      bring<Format::w_bytes, R>(ahead);
     }
 #pragma GCC unroll 4
     for (int p = 0; p < P; p++) {
@@ -299,7 +310,7 @@ template <class Format, int R, int P> void dot_groups(const uint8_t *x, const ui
     }
 }
 
-using Dot = void (*)(const uint8_t *x, const uint8_t *w, size_t stride, int k, float *dots);
+using Dot = void (*)(const uint8_t *x, const uint8_t *w, size_t stride, int k, const uint8_t *ahead, float *dots);
 
 template <class Format, int R, int P> constexpr Dot instance() {
   if constexpr (std::is_same_v<Format, I8> || std::is_same_v<Format, I4>) {
@@ -328,10 +339,10 @@ Dot kernel(int format, int rows, int panels) {
   }
 }
 
-void dot(int format, const uint8_t *tile, int rows, const uint8_t *panel, size_t stride, int panels, int k, float *dots) {
-  if (const Dot all = kernel(format, rows, panels)) return all(tile, panel, stride, k, dots);
+void dot(int format, const uint8_t *tile, int rows, const uint8_t *panel, size_t stride, int panels, int k, const uint8_t *ahead, float *dots) {
+  if (const Dot all = kernel(format, rows, panels)) return all(tile, panel, stride, k, ahead, dots);
   const Dot one = kernel(format, rows, 1);
-  for (int p = 0; p < panels; p++) one(tile, panel + p * stride, stride, k, dots + p * rows * panel_columns);
+  for (int p = 0; p < panels; p++) one(tile, panel + p * stride, stride, k, ahead, dots + p * rows * panel_columns);
 }
 
 /* ---- what is done with dot products: 16 columns at a time ---- */

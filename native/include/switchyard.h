@@ -120,7 +120,7 @@ sy_status sy_kv_copy_block(sy_object *, int32_t from, int32_t to);
 
 /* Sums of expert contributions, [max_rows, hidden].
  * SY_SUM_EXACT: each contribution c = weight * expert(x)[h] (one rounding) becomes the integer nearest-even(c * 2^-grid) (|.| < 2^52, else the row is SY_NAN),
- *   and integers are added: any order, any grouping, any number of hops gives the same bits. A row is kept in int32 while it provably fits, else in int64.
+ *   and integers are added: any order, any grouping, any number of hops gives the same bits. A row is kept as int64 and travels as the narrowest integer that holds it.
  * SY_SUM_FAST: f32 adds in the order of arrival (not exact; named so in every place that offers it). */
 typedef enum { SY_SUM_EXACT = 0, SY_SUM_FAST = 1 } sy_sum_mode;
 sy_status sy_sum_create(sy_device *, int32_t mode, int32_t max_rows, int32_t hidden, sy_object **out);

@@ -56,15 +56,16 @@ function moeShape(fields: ConfigFields): Plan['model'] {
   const layers = fields.whole(['num_hidden_layers', 'num_layers', 'n_layer'], 1, 10_000) ?? fields.missing('num_hidden_layers');
   const expertKeys = ['num_local_experts', 'num_experts', 'n_routed_experts', 'moe_num_experts'];
   const experts = fields.whole(expertKeys, 1, limits.expertsMax) ?? fields.missing(expertKeys.join(' or '));
-  const denseFirst = fields.whole(['first_k_dense_replace'], 0, 10_000) ?? 0;
-  const every = fields.whole(['moe_layer_freq', 'decoder_sparse_step'], 1, 10_000) ?? 1;
-  // decoder_sparse_step counts layers from 1, moe_layer_freq from 0.
-  const countFrom = fields.whole(['decoder_sparse_step'], 1, 10_000) === null ? 0 : 1;
+  const first = fields.whole(['first_k_dense_replace', 'moe_layer_start_index'], 0, 10_000) ?? 0;
+  // -1: the last layer.
+  const lastGiven = fields.whole(['moe_layer_end_index'], -1, 10_000) ?? -1;
+  const last = lastGiven < 0 ? layers - 1 : Math.min(lastGiven, layers - 1);
+  const every = fields.whole(['moe_layer_freq', 'decoder_sparse_step', 'moe_layer_interval'], 1, 10_000) ?? 1;
+  // moe_layer_freq counts layers from 0, the others from 1.
+  const countFrom = fields.whole(['moe_layer_freq'], 1, 10_000) === null ? 1 : 0;
   const dense = new Set(fields.wholeList('mlp_only_layers'));
   const moeLayers: number[] = [];
-  for (let layer = 0; layer < layers; layer++) {
-    if (layer >= denseFirst && (layer + countFrom) % every === 0 && !dense.has(layer)) moeLayers.push(layer);
-  }
+  for (let layer = first; layer <= last; layer++) if ((layer + countFrom) % every === 0 && !dense.has(layer)) moeLayers.push(layer);
   return { type, moeLayers, experts };
 }
 
@@ -86,6 +87,11 @@ function tokenList(value: unknown): number[] {
   return list.filter((token): token is number => Number.isInteger(token) && (token as number) >= 0);
 }
 
+/** Some families repeat one value for every layer. */
+function uniform(value: unknown): unknown {
+  return Array.isArray(value) && value.length > 0 && value.every((item) => item === value[0]) ? value[0] : value;
+}
+
 class ConfigFields {
   readonly #file: string;
   readonly #config: Json;
@@ -99,7 +105,7 @@ class ConfigFields {
   whole(keys: readonly string[], min: number, max: number): number | null {
     const key = keys.find((name) => this.#config[name] !== undefined && this.#config[name] !== null);
     if (key === undefined) return null;
-    const value = this.#config[key];
+    const value = uniform(this.#config[key]);
     if (!Number.isInteger(value) || (value as number) < min || (value as number) > max)
       throw new SwitchyardError(
         'bad_checkpoint',

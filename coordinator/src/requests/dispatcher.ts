@@ -32,6 +32,7 @@ export class Dispatcher {
   readonly #busySinceMs: number[];
   readonly #tokensAtMs: number[];
   readonly #touched = new Set<AnswerListener>();
+  #flushing = false;
   #nextRequest = 1;
   #onIdle: (() => void) | null = null;
 
@@ -234,10 +235,18 @@ export class Dispatcher {
     if (this.#running.delete(request)) this.#load[place.worker]--;
   }
 
+  /**
+   * Once the messages that have arrived by now are taken in: what several of them bring for a client is written together, and a write costs more than all else
+   * about a token. With nothing else to do that is at once.
+   */
   #flush(): void {
-    if (this.#touched.size === 0) return;
-    for (const listener of this.#touched) listener.flush();
-    this.#touched.clear();
+    if (this.#flushing || this.#touched.size === 0) return;
+    this.#flushing = true;
+    setImmediate(() => {
+      this.#flushing = false;
+      for (const listener of this.#touched) listener.flush();
+      this.#touched.clear();
+    });
   }
 }
 

@@ -1,0 +1,57 @@
+import { describe, expect, it } from 'vitest';
+import { completeConfig, environmentPrefix, help, options, readConfig } from '../src/config.ts';
+import { environmentNameOf, flagOf } from '../src/option-table.ts';
+
+const model = ['--model', 'm'];
+
+describe('configuration', () => {
+  it('comes from flags, then the environment, then defaults', () => {
+    const environment = { SWITCHYARD_COORDINATOR_NODES: '3', SWITCHYARD_COORDINATOR_LISTEN: '0.0.0.0:1', SWITCHYARD_OTHER: 'x' };
+    const config = readConfig([...model, '--nodes', '2', '--no-prefix-cache', '--kv-bytes=1048576', '--supervised'], environment);
+    expect(config).toMatchObject({
+      model: 'm',
+      nodes: 2,
+      listen: '0.0.0.0:1',
+      prefixCache: false,
+      kvBytes: 1_048_576,
+      supervised: true,
+      workersPerNode: 1,
+    });
+    expect(Object.isFrozen(config)).toBe(true);
+  });
+
+  it.each([
+    [[...model, '--fly'], /^--fly is not an option/],
+    [[...model, 'fly'], /^fly is not an option/],
+    [[], /^--model must be given/],
+    [[...model, '--nodes'], /^--nodes needs a value \(N\)/],
+    [[...model, '--nodes', '0'], /^--nodes is "0": it must be a whole number from 1 to 64/],
+    [[...model, '--nodes', 'two'], /^--nodes is "two": it must be a number/],
+    [[...model, '--numeric', 'fp8'], /^--numeric is "fp8": it must be one of auto, bf16, f32/],
+    [[...model, '--listen', '8000'], /^--listen is "8000": it must be HOST:PORT/],
+    [[...model, '--prefix-cache', 'yes'], /^yes is not an option/],
+    [[...model, '--prefix-cache=yes'], /^--prefix-cache is "yes": it must be true or false/],
+    [[...model, '--no-nodes'], /^--no-nodes is not a switch/],
+    [[...model, '--model='], /^--model is "": it must not be empty/],
+  ])('%j is an error that names the option', (args, message) => {
+    expect(() => readConfig(args, {})).toThrow(message);
+  });
+
+  it('names the variable of the environment that is wrong', () => {
+    expect(() => readConfig(model, { SWITCHYARD_COORDINATOR_FLY: '1' })).toThrow(/^SWITCHYARD_COORDINATOR_FLY is no option/);
+    expect(() => readConfig(model, { SWITCHYARD_COORDINATOR_NODES: 'x' })).toThrow(
+      /^SWITCHYARD_COORDINATOR_NODES is "x": it must be a number/,
+    );
+  });
+
+  it('has defaults that its own rules accept, and a line of help for each option', () => {
+    const text = help();
+    for (const [key, { fallback, schema, value }] of Object.entries(options)) {
+      if (key !== 'model')
+        expect(schema.safeParse(value === null || typeof fallback !== 'number' ? fallback : String(fallback)).success, key).toBe(true);
+      expect(text).toContain(flagOf(key));
+      expect(environmentNameOf(environmentPrefix, key)).toMatch(/^SWITCHYARD_COORDINATOR_[A-Z_]+$/);
+    }
+    expect(completeConfig({ model: 'm' })).toEqual(readConfig(model, {}));
+  });
+});

@@ -1,0 +1,251 @@
+import { mkdtempSync, rmSync } from 'node:fs';
+import os from 'node:os';
+import path from 'node:path';
+import { afterAll, afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { type RunningCoordinator, startCoordinator } from '../src/index.ts';
+import { modelDir } from './model-dir.ts';
+import { ScriptedWorker } from './scripted-worker.ts';
+
+const folder = mkdtempSync(path.join(os.tmpdir(), 'sw-co-'));
+afterAll(() => rmSync(folder, { recursive: true }));
+
+let coordinator: RunningCoordinator;
+let control: string;
+let serial = 0;
+beforeEach(async () => {
+  control = `unix:${path.join(folder, `${serial++}.sock`)}`;
+  coordinator = await startCoordinator({
+    model: modelDir,
+    listen: '127.0.0.1:0',
+    control,
+    workersPerNode: 2,
+    logLevel: 'silent',
+    graceMs: 0,
+  });
+});
+afterEach(() => coordinator.close());
+
+interface WorkerStatus {
+  name: string;
+  state: string;
+  progress: number;
+  failure: string | null;
+  losses: number;
+}
+const workers = () => (coordinator.status() as { workers: WorkerStatus[] }).workers;
+const ready = () => (coordinator.status() as { ready: boolean }).ready;
+
+async function becomes(condition: () => boolean): Promise<void> {
+  while (!condition()) await new Promise((resolve) => setTimeout(resolve, 5));
+}
+
+async function pair(): Promise<[ScriptedWorker, ScriptedWorker]> {
+  const both = [await ScriptedWorker.join(control, 'n0w0'), await ScriptedWorker.join(control, 'n0w1')] as [ScriptedWorker, ScriptedWorker];
+  for (const worker of both) worker.ready();
+  for (const worker of both) await worker.next('peers');
+  return both;
+}
+
+async function complete(body: Record<string, unknown>): Promise<{
+  status: number;
+  text: string;
+  json: () => { choices: { text: string; logprobs: unknown }[]; error: { code: string; message: string } };
+}> {
+  const response = await fetch(`${coordinator.url}/v1/completions`, {
+    method: 'POST',
+    headers: { 'content-type': 'application/json' },
+    body: JSON.stringify({ prompt: [100, 101], ...body }),
+  });
+  const text = await response.text();
+  return { status: response.status, text, json: () => JSON.parse(text) };
+}
+
+describe('a worker that attaches', () => {
+  it('is assigned its place, and told of its peers once all are ready', async () => {
+    const first = await ScriptedWorker.attach(control);
+    first.hello('n0w1');
+    const assign = await first.next('assign');
+    expect(assign).toMatchObject({ worker: 1, epoch: 1, modelDir, engine: { numericClass: 'auto', sumMode: 'exact', prefixCache: true } });
+    const plan = JSON.parse(Buffer.from(assign.plan).toString());
+    expect(plan.workers.map(({ name }: { name: string }) => name)).toEqual(['n0w0', 'n0w1']);
+    first.send({ type: 'progress', epoch: 1, done: 1, total: 4, what: 'experts' });
+    await becomes(() => workers()[1].progress === 0.25);
+    first.ready();
+    await becomes(() => workers()[1].state === 'loaded');
+    expect(ready()).toBe(false);
+    const second = await ScriptedWorker.join(control, 'n0w0');
+    second.ready(7); // Of another epoch: not ours.
+    second.ready();
+    for (const worker of [first, second]) {
+      const { peers } = await worker.next('peers');
+      expect(peers.map(({ worker: index, name, dataAddresses }) => [index, name, dataAddresses])).toEqual([
+        [0, 'n0w0', ['uds:///n0w0']],
+        [1, 'n0w1', ['uds:///n0w1']],
+      ]);
+    }
+    await becomes(ready);
+  });
+
+  it('under a name that the plan does not have is refused', async () => {
+    const stranger = await ScriptedWorker.attach(control);
+    stranger.hello('n9w9');
+    expect(await stranger.next('refuse')).toMatchObject({ code: 'bad_plan', message: expect.stringContaining('n0w0, n0w1') });
+    await stranger.stream.closed;
+  });
+
+  it('without saying hello first is cut off', async () => {
+    const rude = await ScriptedWorker.attach(control);
+    rude.ready();
+    await rude.stream.closed;
+    expect(workers().every(({ state }) => state === 'absent')).toBe(true);
+  });
+
+  it('under the name of another replaces it', async () => {
+    const [old, other] = await pair();
+    const asked = Promise.all([complete({ max_tokens: 5 }), complete({ max_tokens: 5 })]);
+    await old.next('submit');
+    await other.next('submit');
+    const successor = await ScriptedWorker.join(control, 'n0w0');
+    await old.stream.closed;
+    successor.ready();
+    expect((await successor.next('peers')).peers).toHaveLength(2);
+    await other.next('peers');
+    await becomes(ready);
+    expect(workers()[0].losses).toBe(1);
+    await other.stream.close();
+    expect((await asked).map(({ status, json }) => [status, json().error.code])).toEqual([
+      [503, 'worker_lost'],
+      [503, 'worker_lost'],
+    ]);
+  });
+
+  it('that cannot serve says why', async () => {
+    const worker = await ScriptedWorker.join(control, 'n0w0');
+    worker.send({ type: 'failed', epoch: 1, code: 'bad_checkpoint', message: 'model.safetensors: truncated' });
+    await becomes(() => workers()[0].failure === 'bad_checkpoint: model.safetensors: truncated');
+    expect(workers()[0].state).toBe('failed');
+  });
+});
+
+describe('tokens', () => {
+  let home: ScriptedWorker;
+  let away: ScriptedWorker;
+  beforeEach(async () => {
+    [home, away] = await pair();
+  });
+
+  /** Both workers can be home: answers whoever is asked. */
+  async function submitted(): Promise<[ScriptedWorker, number]> {
+    return await Promise.race(
+      [home, away].map(async (worker): Promise<[ScriptedWorker, number]> => [worker, (await worker.next('submit')).request]),
+    );
+  }
+
+  it('keep their columns in step when an answer has ended before its worker knows', async () => {
+    // Both on one home: the second is sent where the first prompt is known to be.
+    const prompt = Array.from({ length: 64 }, (_, i) => 100 + i);
+    const stopped = complete({ prompt, max_tokens: 9, logprobs: 0, stop: 'B' });
+    const [worker, one] = await submitted();
+    const going = complete({ prompt, max_tokens: 9, logprobs: 1 });
+    const { request: two } = await worker.next('submit');
+    const id = (char: string) => char.charCodeAt(0) - 30; // Printable ASCII of the bundled vocabulary.
+    const top = (token: number, logprob: number) => ({ token: [token], logprob: [logprob] });
+    worker.tokens({
+      request: [one, two],
+      token: [id('A'), id('C')],
+      finish: [0, 0],
+      logprob: [-1, -2],
+      top: [top(1, -1), top(id('C'), -2)],
+      cachedTokens: [0, 48],
+    });
+    worker.tokens({
+      request: [one, two],
+      token: [id('B'), id('D')],
+      finish: [0, 0],
+      logprob: [-3, -4],
+      top: [top(1, -1), top(id('D'), -4)],
+      cachedTokens: [0, 0],
+    });
+    expect((await stopped).json().choices[0].text).toBe('A');
+    expect(await worker.next('cancel')).toMatchObject({ request: one });
+    // One token was on its way when the cancel was; then the worker gives it up.
+    worker.tokens({
+      request: [one, two],
+      token: [id('X'), id('E')],
+      finish: [0, 0],
+      logprob: [-5, -6],
+      top: [top(1, -1), top(id('E'), -6)],
+      cachedTokens: [0, 0],
+    });
+    worker.tokens({
+      request: [one, two],
+      token: [0, id('F')],
+      finish: [4, 2],
+      logprob: [-8],
+      top: [top(id('F'), -8)],
+      cachedTokens: [0, 0],
+    });
+    const { choices, usage } = (await going).json() as unknown as { choices: { text: string; logprobs: object }[]; usage: object };
+    expect(choices[0].text).toBe('CDEF');
+    expect(choices[0].logprobs).toMatchObject({
+      token_logprobs: [-2, -4, -6, -8],
+      top_logprobs: [{ C: -2 }, { D: -4 }, { E: -6 }, { F: -8 }],
+    });
+    expect(usage).toMatchObject({ prompt_tokens_details: { cached_tokens: 48 }, completion_tokens: 4 });
+  });
+
+  it('that bring an error fail their request with its code and text', async () => {
+    const failing = complete({ max_tokens: 5, stream: true });
+    const [worker, request] = await submitted();
+    worker.tokens({
+      request: [request],
+      token: [0],
+      finish: [3],
+      errors: [{ code: 'expert_unavailable', message: 'layer 3' }],
+      cachedTokens: [0],
+    });
+    const { status, json } = await failing;
+    expect(status).toBe(503);
+    expect(json().error).toMatchObject({ code: 'expert_unavailable', message: 'layer 3' });
+    const strange = complete({ max_tokens: 5 });
+    const [other, id] = await submitted();
+    other.tokens({ request: [id], token: [0], finish: [3], errors: [{ code: 'no such code', message: 'x' }], cachedTokens: [0] });
+    expect((await strange).json().error.code).toBe('internal');
+  });
+
+  it('of nobody are ignored', async () => {
+    home.tokens({ request: [4711], token: [1], finish: [2], cachedTokens: [0] });
+    home.tokens({ prompt: [{ request: 4711, logprob: [-1], top: [] }] });
+    home.send({ type: 'trace', request: [4711], position: [0], generated: [false], experts: new Uint8Array(48) });
+    expect((await fetch(`${coordinator.url}/health/ready`)).status).toBe(200);
+  });
+
+  it('whose columns disagree harm nobody else', async () => {
+    const asked = complete({ max_tokens: 5 });
+    const [worker, request] = await submitted();
+    worker.tokens({ request: [request], token: [1], finish: [0, 1, 2], cachedTokens: [] });
+    worker.tokens({ request: [request], token: [69], finish: [2], cachedTokens: [0] });
+    expect((await asked).status).toBe(200);
+  });
+});
+
+describe('home choice', () => {
+  it('returns a conversation to the worker that knows it, and spreads others', async () => {
+    const both = await pair();
+    const homes: number[] = [];
+    const open: Promise<unknown>[] = [];
+    const prompt = (start: number) => Array.from({ length: 80 }, (_, i) => start + i);
+    const submit = async (start: number) => {
+      open.push(complete({ prompt: prompt(start), max_tokens: 2 }));
+      homes.push(await Promise.race(both.map(async (worker, i) => worker.next('submit').then(() => i))));
+    };
+    await submit(100);
+    await submit(1100);
+    await submit(100);
+    await submit(1100);
+    expect(homes[1]).toBe(1 - homes[0]);
+    expect(homes.slice(2)).toEqual(homes.slice(0, 2));
+    for (const worker of both) await worker.stream.close();
+    await Promise.all(open);
+  });
+});

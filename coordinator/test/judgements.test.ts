@@ -1,0 +1,145 @@
+import { contiguousPlan } from '@switchyard/proto';
+import fc from 'fast-check';
+import { describe, expect, it } from 'vitest';
+import { ApiKeys } from '../src/api/api-keys.ts';
+import { jsonErrorPosition } from '../src/api/json-position.ts';
+import { type HealthReading, judgeHealth } from '../src/health/health-counters.ts';
+import { uncoveredExperts } from '../src/membership/coverage.ts';
+import { chooseHome } from '../src/requests/home-choice.ts';
+import { PrefixMemory } from '../src/requests/prefix-memory.ts';
+
+describe('home choice', () => {
+  const candidates = fc.uniqueArray(fc.record({ worker: fc.nat({ max: 20 }), load: fc.nat({ max: 10 }), lastChosen: fc.nat() }), {
+    selector: (c) => c.worker,
+    minLength: 1,
+    maxLength: 8,
+  });
+  const preferences = fc.array(
+    fc.record({ worker: fc.nat({ max: 20 }), reason: fc.constant('prefix' as const), slack: fc.nat({ max: 4 }) }),
+    { maxLength: 3 },
+  );
+
+  it('is a candidate, at most its slack busier than the least busy, and a preferred one when one qualifies', () => {
+    fc.assert(
+      fc.property(candidates, preferences, (among, preferred) => {
+        const { worker, reason } = chooseHome(among, preferred);
+        const least = Math.min(...among.map(({ load }) => load));
+        const chosen = among.find((candidate) => candidate.worker === worker)!;
+        const qualified = preferred.find((p) => among.some((c) => c.worker === p.worker && c.load <= least + p.slack));
+        if (among.length === 1) expect(reason).toBe('only');
+        else if (qualified !== undefined) expect([worker, reason]).toEqual([qualified.worker, 'prefix']);
+        else expect([chosen.load, reason]).toEqual([least, 'least-loaded']);
+      }),
+    );
+  });
+
+  it('takes turns among equals', () => {
+    const among = [0, 1, 2].map((worker) => ({ worker, load: 0, lastChosen: 0 }));
+    const chosen: number[] = [];
+    for (let turn = 1; turn <= 6; turn++) {
+      const { worker } = chooseHome(among, []);
+      among[worker].lastChosen = turn;
+      chosen.push(worker);
+    }
+    expect(chosen).toEqual([0, 1, 2, 0, 1, 2]);
+  });
+});
+
+describe('prefix memory', () => {
+  const prompt = (start: number, length: number) => Array.from({ length }, (_, i) => start + i);
+
+  it('finds the longest known beginning, for its tenant alone, until the worker is gone', () => {
+    const memory = new PrefixMemory();
+    memory.remember('a', prompt(0, 128), 1);
+    memory.remember('a', prompt(0, 640), 2);
+    expect(memory.find('a', [...prompt(0, 640), 9, 9])).toBe(2);
+    expect(memory.find('a', [...prompt(0, 400), ...prompt(7, 400)])).toBe(2);
+    expect(memory.find('b', prompt(0, 640))).toBeNull();
+    expect(memory.find('a', prompt(0, 63))).toBeNull();
+    expect(memory.find('a', prompt(1, 640))).toBeNull();
+    memory.forget(2);
+    expect(memory.find('a', prompt(0, 640))).toBeNull();
+  });
+});
+
+describe('coverage', () => {
+  it('counts pairs without a serving worker', () => {
+    const plan = contiguousPlan(
+      { type: 'x', moeLayers: [0, 1, 2], experts: 8 },
+      [0, 1, 2, 3].map((w) => ({ name: `w${w}`, node: 0 })),
+    );
+    expect(uncoveredExperts(plan, new Set())).toBe(24);
+    expect(uncoveredExperts(plan, new Set([0, 2]))).toBe(12);
+    plan.replicas[1][7] = [2, 3];
+    expect(uncoveredExperts(plan, new Set([0, 1, 2]))).toBe(5);
+    expect(uncoveredExperts(plan, new Set([0, 1, 2, 3]))).toBe(0);
+  });
+});
+
+describe('health', () => {
+  const reading: HealthReading = {
+    beatMs: 1_000_000,
+    ready: 1,
+    draining: 0,
+    uncoveredExperts: 0,
+    missingWorkers: 0,
+    running: 0,
+    waiting: 0,
+    stepAgeMs: -1,
+  };
+  const thresholds = { stallMs: 1_000, liveMs: 10_000 };
+  const judge = (question: 'live' | 'ready' | 'progress', changes: Partial<HealthReading>, laterMs = 0) =>
+    judgeHealth(question, { ...reading, ...changes }, reading.beatMs + laterMs, thresholds);
+
+  it.each([
+    ['idle is healthy', 'progress', {}, 0, 200, 'idle'],
+    ['busy and stepping', 'progress', { stepAgeMs: 20, running: 3 }, 0, 200, 'ok'],
+    ['no step for too long', 'progress', { stepAgeMs: 1_000, running: 3 }, 0, 503, 'stalled'],
+    ['no beat for too long', 'progress', {}, 1_000, 503, 'stalled'],
+    ['a stall is not death', 'live', { stepAgeMs: 5_000 }, 0, 200, 'ok'],
+    ['a long stall is', 'live', { stepAgeMs: 10_000 }, 0, 503, 'stuck'],
+    ['a main loop that is stuck', 'live', {}, 10_000, 503, 'stuck'],
+    ['a main loop that is busy', 'live', {}, 9_000, 200, 'ok'],
+    ['covered', 'ready', {}, 0, 200, 'ok'],
+    ['experts missing', 'ready', { ready: 0, uncoveredExperts: 4 }, 0, 503, 'not ready'],
+    ['going down', 'ready', { draining: 1 }, 0, 503, 'draining'],
+  ] as const)('%s', (_, question, changes, laterMs, status, word) => {
+    const answer = judge(question, changes, laterMs);
+    expect([answer.status, answer.body.status]).toEqual([status, word]);
+  });
+});
+
+describe('where JSON breaks', () => {
+  it('is where a byte was spoilt, or later, and never before what precedes it stops being valid', () => {
+    fc.assert(
+      fc.property(fc.json(), fc.nat(), fc.constantFrom('}', '"', 'x', ',', '\\', '\n', ':'), (text, at, char) => {
+        const place = at % (text.length + 1);
+        const spoilt = text.slice(0, place) + char + text.slice(place);
+        let broken = false;
+        try {
+          JSON.parse(spoilt);
+        } catch {
+          broken = true;
+        }
+        if (!broken) return;
+        const position = jsonErrorPosition(spoilt);
+        expect(position).toBeGreaterThanOrEqual(0);
+        expect(position).toBeLessThanOrEqual(spoilt.length);
+        // What stands before the place could still have become JSON: cutting there ends too early, nothing else.
+        expect(jsonErrorPosition(spoilt.slice(0, position))).toBe(position);
+      }),
+      { numRuns: 2_000 },
+    );
+  });
+});
+
+describe('keys', () => {
+  it('name tenants', () => {
+    const keys = new ApiKeys(['# comment', '', 'k1 alice', ' k2 ', 'k3 alice']);
+    expect(keys.tenantOf('Bearer k1')).toBe('alice');
+    expect(keys.tenantOf('bearer  k3')).toBe('alice');
+    expect(keys.tenantOf('Bearer k2')).toMatch(/^key-[0-9a-f]{12}$/);
+    for (const header of [undefined, '', 'k1', 'Bearer', 'Bearer k4', 'Basic k1', 'Bearer # ', 'Bearer k1 k1'])
+      expect(keys.tenantOf(header)).toBeNull();
+  });
+});

@@ -1,0 +1,80 @@
+import {
+  attachToCoordinator,
+  type CoordinatorStream,
+  type FromWorker,
+  PROTOCOL_VERSION,
+  type Submit,
+  type Tokens,
+  type ToWorker,
+} from '@switchyard/proto';
+
+/** A worker that does what a test says, over the real control stream: for what a real one cannot be made to do on demand. */
+export class ScriptedWorker {
+  readonly received: ToWorker[] = [];
+  readonly stream: CoordinatorStream;
+  #wake: () => void = () => {};
+
+  private constructor(stream: CoordinatorStream) {
+    this.stream = stream;
+    stream.onMessage((message) => {
+      this.received.push(message);
+      this.#wake();
+    });
+    void stream.closed.then(() => this.#wake());
+  }
+
+  static async attach(address: string): Promise<ScriptedWorker> {
+    return new ScriptedWorker(await attachToCoordinator(address, { token: '', tls: null }));
+  }
+
+  /** Attaches, says hello and takes its assignment. */
+  static async join(address: string, name: string): Promise<ScriptedWorker> {
+    const worker = await ScriptedWorker.attach(address);
+    worker.hello(name);
+    await worker.next('assign');
+    return worker;
+  }
+
+  send(message: FromWorker): void {
+    this.stream.send(message);
+  }
+
+  hello(name: string): void {
+    this.send({
+      type: 'hello',
+      protocolVersion: PROTOCOL_VERSION,
+      name,
+      node: 'n0',
+      pid: 1,
+      dataAddresses: [`uds:///${name}`],
+      device: '{}',
+      softwareVersion: '0',
+    });
+  }
+
+  ready(epoch = 1): void {
+    this.send({ type: 'ready', epoch, residentBytes: 1, kvBlocks: 64, weightsHash: 0xfedcba9876543210n });
+  }
+
+  tokens(columns: Partial<Tokens>): void {
+    const none = { request: [], token: [], finish: [], logprob: [], top: [], errors: [], cachedTokens: [], prompt: [] };
+    this.send({ type: 'tokens', ...none, ...columns });
+  }
+
+  /** The first message of the type that has not been taken yet. */
+  async next<T extends ToWorker['type']>(type: T): Promise<Extract<ToWorker, { type: T }>> {
+    for (;;) {
+      const at = this.received.findIndex((message) => message.type === type);
+      if (at >= 0) return this.received.splice(at, 1)[0] as Extract<ToWorker, { type: T }>;
+      await new Promise<void>((resolve) => {
+        this.#wake = resolve;
+      });
+    }
+  }
+
+  async submits(count: number): Promise<Submit[]> {
+    const submits: Submit[] = [];
+    while (submits.length < count) submits.push(await this.next('submit'));
+    return submits;
+  }
+}

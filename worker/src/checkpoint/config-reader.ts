@@ -1,5 +1,9 @@
 import { badCheckpoint, quoted } from './bad-checkpoint.ts';
 
+/** Sizes of real settings: their squares and reciprocals are numbers in f32 too. */
+const [sizeMin, sizeMax] = [1e-18, 1e18];
+const isSize = (value: unknown) => typeof value === 'number' && value >= sizeMin && value <= sizeMax;
+
 const isIndexList = (value: unknown) => Array.isArray(value) && value.every((x) => Number.isSafeInteger(x) && x >= 0);
 
 /**
@@ -51,11 +55,20 @@ export class ConfigReader {
   }
 
   real(key: string, fallback?: number): number {
-    return this.read(key, fallback, (v) => typeof v === 'number' && Number.isFinite(v), 'a finite number');
+    return this.read(
+      key,
+      fallback,
+      (v) => typeof v === 'number' && (isSize(Math.abs(v)) || v === 0),
+      `0 or a number of size ${sizeMin} to ${sizeMax}`,
+    );
+  }
+
+  nonNegative(key: string, fallback?: number): number {
+    return this.read(key, fallback, (v) => isSize(v) || v === 0, `0 or a number from ${sizeMin} to ${sizeMax}`);
   }
 
   positive(key: string, fallback?: number): number {
-    return this.read(key, fallback, (v) => typeof v === 'number' && Number.isFinite(v) && v > 0, 'a positive number');
+    return this.read(key, fallback, isSize, `a number from ${sizeMin} to ${sizeMax}`);
   }
 
   flag(key: string, fallback?: boolean): boolean {

@@ -9,6 +9,7 @@ export function hostedBy(plan: Plan, worker: number): number[][] {
 /** Throws `bad_plan` unless the plan covers every expert of the model with workers that exist. */
 export function requirePlanFits(plan: Plan, shape: Pick<ModelShape, 'moeLayers' | 'experts'>): void {
   const refuse = (problem: string) => new SwitchyardError('bad_plan', `plan ${problem}`, { param: 'replicas' });
+  if (plan.workers.length === 0) throw refuse('has no workers');
   if (plan.replicas.length !== shape.moeLayers.length)
     throw refuse(`has ${plan.replicas.length} layers, the model ${shape.moeLayers.length} with experts`);
   plan.replicas.forEach((experts, i) => {

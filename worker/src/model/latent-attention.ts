@@ -28,7 +28,7 @@ export function readLatentConfig(config: ConfigReader): LatentConfig {
   const nope = config.count('qk_nope_head_dim');
   const rope = config.count('qk_rope_head_dim');
   const { type, scaling } = readRopeSettings(config);
-  const mscaleAllDim = type === 'yarn' ? scaling!.real('mscale_all_dim', 0) : 0;
+  const mscaleAllDim = type === 'yarn' ? scaling!.nonNegative('mscale_all_dim', 0) : 0;
   const correction = mscaleAllDim === 0 ? 1 : yarnMscale(scaling!.positive('factor'), mscaleAllDim) ** 2;
   return {
     qRank: config.has('q_lora_rank') ? config.count('q_lora_rank') : null,

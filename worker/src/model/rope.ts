@@ -57,7 +57,11 @@ export function readRopeSettings(config: ConfigReader): RopeSettings {
 export function readRope(config: ConfigReader, rotated: number, interleaved: boolean, divisors: LongDivisors = 'by length'): Rope {
   const settings = readRopeSettings(config);
   if (rotated % 2 !== 0) throw badCheckpoint(config.path, `rotary embedding of ${rotated} dims: pairs need an even number`);
-  return { rotated, interleaved, ...variantsOf(settings, rotated, divisors) };
+  const rope = { rotated, interleaved, ...variantsOf(settings, rotated, divisors) };
+  for (const { frequencies, magnitude } of rope.variants)
+    if (!Number.isFinite(magnitude) || !frequencies.every(Number.isFinite))
+      throw badCheckpoint(config.path, 'rope settings give angles that are not finite', 'rope_parameters');
+  return rope;
 }
 
 /** Dims of a head that `partial_rotary_factor` leaves to rotate. */
@@ -112,8 +116,8 @@ function yarnFrequencies({ theta, maxContext }: RopeSettings, scaling: ConfigRea
 function yarnMagnitude(scaling: ConfigReader): number {
   if (scaling.has('attention_factor')) return scaling.positive('attention_factor');
   const factor = scaling.positive('factor');
-  const mscale = scaling.real('mscale', 0);
-  const mscaleAllDim = scaling.real('mscale_all_dim', 0);
+  const mscale = scaling.nonNegative('mscale', 0);
+  const mscaleAllDim = scaling.nonNegative('mscale_all_dim', 0);
   if (mscale !== 0 && mscaleAllDim !== 0) return yarnMscale(factor, mscale) / yarnMscale(factor, mscaleAllDim);
   return yarnMscale(factor, 1);
 }

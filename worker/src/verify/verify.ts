@@ -3,7 +3,7 @@ import { contiguousPlan, limits, type Plan, SwitchyardError } from '@switchyard/
 import { openCheckpoint } from '../checkpoint/checkpoint.ts';
 import type { LoadOptions, Model } from '../model/contract.ts';
 import { describeModel } from '../model/families.ts';
-import { hostedBy } from '../model/hosted-experts.ts';
+import { hostedBy, requirePlanFits } from '../model/hosted-experts.ts';
 import { loadModel } from '../model/load.ts';
 import { blockTokens } from '../model/memory.ts';
 import { compareLogits, firstDifference, firstDifferentBit } from './comparison.ts';
@@ -82,6 +82,7 @@ export async function verifyCheckpoint(options: VerifyOptions): Promise<VerifyRe
   const moeLayers = graph.moe.map((node) => node.layer);
   const expected = readExpectedCases(options.dir, { vocab: graph.vocab, topK: graph.topK, moeLayers });
   const plan = options.plan ?? evenPlan(options, { type: graph.modelType, moeLayers, experts: graph.experts });
+  requirePlanFits(plan, { moeLayers, experts: graph.experts });
   const progress = progressOf(options, expected, plan.workers.length);
   const load = (hosted: LoadOptions['hosted']) => loadModel(loadOptions(options, hosted, expected));
 

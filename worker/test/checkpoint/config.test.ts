@@ -31,7 +31,11 @@ describe('what is not implemented is refused by name', () => {
     ],
     ['mixtral', { rope_scaling: { type: 'ntk' } }, /"rope_scaling\.type" is "ntk"/],
     ['mixtral_window', { rope_parameters: { rope_type: 'axial' } }, /"rope_parameters\.rope_type" is "axial"/],
-    ['mixtral', { rope_scaling: { type: 'yarn', factor: -1 } }, /"rope_scaling\.factor" is -1, not a positive number/],
+    [
+      'mixtral',
+      { rope_scaling: { type: 'yarn', factor: -1 } },
+      /"rope_scaling\.factor" is -1, not a number from 1e-18 to 1000000000000000000/,
+    ],
     [
       'phimoe',
       { rope_scaling: { type: 'longrope', short_factor: [1], long_factor: [1], original_max_position_embeddings: 64 } },
@@ -100,7 +104,9 @@ describe('a config that does not fit the tensors names the tensor', () => {
     ['olmoe', { num_key_value_heads: 3 }, /"num_key_value_heads" is 3, not a divisor/],
     ['olmoe', { num_experts_per_tok: 9 }, /"num_experts_per_tok" is 9, not an integer from 1 to 8/],
     ['olmoe', { num_hidden_layers: 1e9 }, /"num_hidden_layers" is 1000000000, not an integer from 1 to 1024/],
-    ['olmoe', { rms_norm_eps: '1e-5' }, /"rms_norm_eps" is "1e-5", not a positive number/],
+    ['granitemoe', { residual_multiplier: 1e39 }, /"residual_multiplier" is 1e\+39, not 0 or a number of size/],
+    ['granitemoe', { logits_scaling: 1e-300 }, /"logits_scaling" is 1e-300/],
+    ['olmoe', { rms_norm_eps: '1e-5' }, /"rms_norm_eps" is "1e-5", not a number from 1e-18 to 1000000000000000000/],
   ];
   test.each(cases)('%s with %j', (folder, settings, message) => {
     expect(() => describeFolder(folder, settings)).toThrow(SwitchyardError);

@@ -100,9 +100,17 @@ export async function place(trace: RoutingTrace, topology: Topology, options: Pa
   const cluster = limitSlots(whole, Math.floor(copies * (1 + o.replicas) + 1e-9));
   const room = cluster.slotsOf.reduce((a, b) => a + b, 0);
   if (room < copies)
-    throw new SwitchyardError('bad_plan', `the workers' memory holds ${room} experts, the model has ${copies} (${layers} layers x ${trace.experts})`, { param: 'expertMemoryBytes' });
+    throw new SwitchyardError(
+      'bad_plan',
+      `the workers' memory holds ${room} experts, the model has ${copies} (${layers} layers x ${trace.experts})`,
+      { param: 'expertMemoryBytes' },
+    );
   if (cluster.nodes > maskNodesMax)
-    throw new SwitchyardError('bad_plan', `${cluster.nodes} nodes: the solver takes at most ${maskNodesMax} (plans may have up to ${limits.nodesMax})`, { param: 'nodes' });
+    throw new SwitchyardError(
+      'bad_plan',
+      `${cluster.nodes} nodes: the solver takes at most ${maskNodesMax} (plans may have up to ${limits.nodesMax})`,
+      { param: 'nodes' },
+    );
   const stop = () => o.signal?.aborted === true || (o.now !== null && o.now() >= o.deadlineMs);
   const random = seededRandom(o.seed);
   const sample = thinTokens(trace, o.sampleTokens);
@@ -128,15 +136,31 @@ export function describe(plan: Plan, cluster: Cluster, trace: RoutingTrace, home
   const score = scoreFanOut(trace, plan.replicas, cluster, homes);
   const partOf = Int32Array.from(plan.replicas.flat(), (workers) => workers[0]);
   const chainLocal = trace.moeLayers.length < 2 ? 1 : scoreChain(transitionsOf(trace, 'top1'), partOf, cluster.workers.length).local;
-  const provenance = { ...plan.provenance, homeCostPerTokenLayer: affinity, remoteNodes: score.remoteNodes, homeShare: score.homeShare, peakMean: score.peakMean };
+  const provenance = {
+    ...plan.provenance,
+    homeCostPerTokenLayer: affinity,
+    remoteNodes: score.remoteNodes,
+    homeShare: score.homeShare,
+    peakMean: score.peakMean,
+  };
   return { plan: { ...plan, provenance }, cluster, masks, affinity, homes, score, chainLocal, stopped };
 }
 
 /** Plans from loads alone: what EPLB does, better packed. One node level; every worker counts alike but for its speed and memory. */
-export function placeLoads(loads: LoadMatrix, topology: Topology, options: { replicas: number; seed: number; effort?: number; model?: string }): Plan {
+export function placeLoads(
+  loads: LoadMatrix,
+  topology: Topology,
+  options: { replicas: number; seed: number; effort?: number; model?: string },
+): Plan {
   const copies = loads.layers * loads.experts;
   const cluster = limitSlots(clusterOf(topology), Math.floor(copies * (1 + options.replicas) + 1e-9));
-  const flat: Cluster = { ...cluster, nodes: 1, nodeNames: ['all'], nodeOf: new Int32Array(cluster.workers.length), workers: cluster.workers.map((w) => ({ ...w, node: 0 })) };
+  const flat: Cluster = {
+    ...cluster,
+    nodes: 1,
+    nodeNames: ['all'],
+    nodeOf: new Int32Array(cluster.workers.length),
+    workers: cluster.workers.map((w) => ({ ...w, node: 0 })),
+  };
   const masks = Array.from({ length: loads.layers }, () => new Int32Array(loads.experts).fill(1));
   const served = masks.map((_, l) => loads.counts.slice(l * loads.experts, (l + 1) * loads.experts));
   const replicas = placeInsideNodes(masks, served, flat, seededRandom(options.seed), options.effort ?? 1000, () => false);
@@ -144,7 +168,12 @@ export function placeLoads(loads: LoadMatrix, topology: Topology, options: { rep
   return planOf(shape, cluster, replicas, { method: 'load', seed: options.seed, replicas: options.replicas });
 }
 
-export function planOf(model: { model: string; moeLayers: number[]; experts: number }, cluster: Cluster, replicas: number[][][], provenance: Record<string, unknown>): Plan {
+export function planOf(
+  model: { model: string; moeLayers: number[]; experts: number },
+  cluster: Cluster,
+  replicas: number[][][],
+  provenance: Record<string, unknown>,
+): Plan {
   return {
     format: 'switchyard-plan',
     version: 1,
@@ -160,7 +189,13 @@ export function nodeMasks(plan: Plan, cluster: Cluster): Int32Array[] {
   return plan.replicas.map((layer) => Int32Array.from(layer, (workers) => workers.reduce((mask, w) => mask | (1 << cluster.nodeOf[w]), 0)));
 }
 
-async function placeForHomes(sample: RoutingTrace, cluster: Cluster, o: PlaceOptions, random: Random, stop: () => boolean): Promise<{ replicas: number[][][] }> {
+async function placeForHomes(
+  sample: RoutingTrace,
+  cluster: Cluster,
+  o: PlaceOptions,
+  random: Random,
+  stop: () => boolean,
+): Promise<{ replicas: number[][][] }> {
   const share = nodeSpeedShares(cluster);
   // The fit keeps a little inside the limits, so that sequences it has not seen stay within them too.
   const balance = { share, tolerance: 0.9 * o.homeTolerance };
@@ -225,7 +260,11 @@ async function placeForHomes(sample: RoutingTrace, cluster: Cluster, o: PlaceOpt
 
 /** A plan's masks on this cluster; refuses a plan of another shape. */
 function warmMasks(plan: Plan, cluster: Cluster, trace: RoutingTrace): Int32Array[] {
-  if (plan.workers.length !== cluster.workers.length || plan.replicas.length !== trace.moeLayers.length || plan.model.experts !== trace.experts)
+  if (
+    plan.workers.length !== cluster.workers.length ||
+    plan.replicas.length !== trace.moeLayers.length ||
+    plan.model.experts !== trace.experts
+  )
     throw new SwitchyardError(
       'bad_plan',
       `the plan has ${plan.workers.length} workers, ${plan.replicas.length} layers and ${plan.model.experts} experts; trace and topology have ${cluster.workers.length}, ${trace.moeLayers.length} and ${trace.experts}`,
@@ -235,7 +274,13 @@ function warmMasks(plan: Plan, cluster: Cluster, trace: RoutingTrace): Int32Arra
 }
 
 /** A few rounds of multiplicative weights over the domains; the best by the robust value wins. */
-async function robustly(sample: RoutingTrace, from: FanOutSearch, base: FanOutSearchOptions, o: PlaceOptions, stop: () => boolean): Promise<FanOutSearch> {
+async function robustly(
+  sample: RoutingTrace,
+  from: FanOutSearch,
+  base: FanOutSearchOptions,
+  o: PlaceOptions,
+  stop: () => boolean,
+): Promise<FanOutSearch> {
   const names = [...new Set(sample.sequences.map((s) => s.domain ?? ''))];
   const domainOf = sample.sequences.map((s) => names.indexOf(s.domain ?? ''));
   const tokens = names.map((_, d) => sample.sequences.reduce((sum, s, i) => sum + (domainOf[i] === d ? s.tokens : 0), 0));
@@ -269,4 +314,3 @@ async function robustly(sample: RoutingTrace, from: FanOutSearch, base: FanOutSe
   }
   return best;
 }
-

@@ -13,7 +13,11 @@ export interface EplbPlan {
 /** @param loads (experts) @param slots replicas in all, a multiple of `workers` and at least the number of experts */
 export function eplbGlobal(loads: ArrayLike<number>, slots: number, workers: number): EplbPlan {
   if (slots % workers !== 0 || slots < loads.length)
-    throw new SwitchyardError('bad_plan', `EPLB: ${slots} slots for ${loads.length} experts on ${workers} workers: must be a multiple of the workers and hold every expert`, { param: 'slots' });
+    throw new SwitchyardError(
+      'bad_plan',
+      `EPLB: ${slots} slots for ${loads.length} experts on ${workers} workers: must be a multiple of the workers and hold every expert`,
+      { param: 'slots' },
+    );
   const { expertOf, weights } = replicate(loads, slots);
   const packOf = balancedPacking(weights, workers);
   const workersOf: number[][] = Array.from({ length: loads.length }, () => []);
@@ -28,7 +32,11 @@ export function eplbGlobal(loads: ArrayLike<number>, slots: number, workers: num
 export function eplbHierarchical(loads: ArrayLike<number>, slots: number, workers: number, nodes: number, groups: number): EplbPlan {
   const experts = loads.length;
   if (experts % groups !== 0 || groups % nodes !== 0 || workers % nodes !== 0 || slots % workers !== 0)
-    throw new SwitchyardError('bad_plan', `EPLB hierarchical: ${experts} experts in ${groups} groups, ${nodes} nodes, ${workers} workers, ${slots} slots do not divide`, { param: 'groups' });
+    throw new SwitchyardError(
+      'bad_plan',
+      `EPLB hierarchical: ${experts} experts in ${groups} groups, ${nodes} nodes, ${workers} workers, ${slots} slots do not divide`,
+      { param: 'groups' },
+    );
   const size = experts / groups;
   const groupLoads = Float64Array.from({ length: groups }, (_, g) => sum(loads, g * size, (g + 1) * size));
   const nodeOfGroup = balancedPacking(groupLoads, nodes);

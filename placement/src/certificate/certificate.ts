@@ -98,7 +98,9 @@ export const scaleBits = 8;
 export const scale = 2 ** scaleBits;
 
 export function planDigest(plan: Plan): string {
-  return createHash('sha256').update(JSON.stringify([plan.model, plan.workers, plan.replicas])).digest('hex');
+  return createHash('sha256')
+    .update(JSON.stringify([plan.model, plan.workers, plan.replicas]))
+    .digest('hex');
 }
 
 export function traceDigest(trace: RoutingTrace): string {

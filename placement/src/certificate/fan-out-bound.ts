@@ -5,7 +5,7 @@ import { type FanOutClaim, scale } from './certificate.ts';
 export function pairsMin(k: number, nodes: number): number {
   const low = Math.floor(k / nodes);
   const larger = k - low * nodes;
-  return larger * ((low + 1) * low) / 2 + ((nodes - larger) * low * (low - 1)) / 2;
+  return (larger * ((low + 1) * low)) / 2 + ((nodes - larger) * low * (low - 1)) / 2;
 }
 
 /** Nodes that a token of k experts with `pairs` co-located pairs needs, convex envelope; `lambdaAt` is its slope averaged over one pair to either side. */
@@ -82,7 +82,12 @@ export function pairLimit(nodes: number, nodeExpertsMax: number, replicasMax: nu
 }
 
 /** Every token's lambda at the reference, gathered into pair weights, and the sum of the tokens' constants. */
-function answer(trace: RoutingTrace, layer: number, reference: ArrayLike<number>, nodes: number): { weight: Float64Array; constant: number } {
+function answer(
+  trace: RoutingTrace,
+  layer: number,
+  reference: ArrayLike<number>,
+  nodes: number,
+): { weight: Float64Array; constant: number } {
   const { experts, topK, tokens } = trace;
   const count = trace.moeLayers.length;
   const weight = new Float64Array(experts * experts);
@@ -100,7 +105,8 @@ function answer(trace: RoutingTrace, layer: number, reference: ArrayLike<number>
       continue;
     }
     let sum = 0;
-    for (let i = 0; i < k; i++) for (let j = 0; j < i; j++) sum += reference[Math.min(chosen[i], chosen[j]) * experts + Math.max(chosen[i], chosen[j])];
+    for (let i = 0; i < k; i++)
+      for (let j = 0; j < i; j++) sum += reference[Math.min(chosen[i], chosen[j]) * experts + Math.max(chosen[i], chosen[j])];
     const key = sum * 64 + k;
     let own = known.get(key);
     if (own === undefined) {
@@ -111,13 +117,20 @@ function answer(trace: RoutingTrace, layer: number, reference: ArrayLike<number>
       known.set(key, own);
     }
     constant += own.floor;
-    if (own.lambda > 0) for (let i = 0; i < k; i++) for (let j = 0; j < i; j++) weight[Math.min(chosen[i], chosen[j]) * experts + Math.max(chosen[i], chosen[j])] += own.lambda;
+    if (own.lambda > 0)
+      for (let i = 0; i < k; i++)
+        for (let j = 0; j < i; j++) weight[Math.min(chosen[i], chosen[j]) * experts + Math.max(chosen[i], chosen[j])] += own.lambda;
   }
   return { weight, constant };
 }
 
 /** Duals of the heaviest pairs under degree and count limits, rounded to the certificate's grid, with the pairs they choose (for the next answer). */
-function heaviestPairs(weight: Float64Array, experts: number, degreeMax: number, pairsMax: number): { price: Float64Array; countPrice: number; value: number; chosen: Float64Array } {
+function heaviestPairs(
+  weight: Float64Array,
+  experts: number,
+  degreeMax: number,
+  pairsMax: number,
+): { price: Float64Array; countPrice: number; value: number; chosen: Float64Array } {
   const price = new Float64Array(experts);
   let countPrice = 0;
   const scratch: number[] = [];

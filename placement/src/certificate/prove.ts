@@ -5,7 +5,16 @@ import { scoreChain, type Transitions, transitionsOf } from '../score/transition
 import { loadBound } from '../solve/load-balance.ts';
 import { expertLoads } from '../trace/load-matrix.ts';
 import type { RoutingTrace } from '../trace/routing-trace.ts';
-import { type Certificate, type ChainClaim, type FanOutClaim, type LoadClaim, planDigest, scale, type StarProof, traceDigest } from './certificate.ts';
+import {
+  type Certificate,
+  type ChainClaim,
+  type FanOutClaim,
+  type LoadClaim,
+  planDigest,
+  type StarProof,
+  scale,
+  traceDigest,
+} from './certificate.ts';
 import { proveFanOut } from './fan-out-bound.ts';
 import { matchingDual } from './matching-dual.ts';
 

@@ -22,7 +22,10 @@ export function verifyCertificate(plan: Plan, trace: RoutingTrace, certificate: 
     checks.push({ ok, text });
     return ok;
   };
-  check(certificate.format === 'switchyard-certificate' && certificate.version === 1, `format ${certificate.format} version ${certificate.version}`);
+  check(
+    certificate.format === 'switchyard-certificate' && certificate.version === 1,
+    `format ${certificate.format} version ${certificate.version}`,
+  );
   const samePlan = check(certificate.plan === planDigest(plan), 'the certificate is for this plan');
   const sameTrace = check(certificate.trace === traceDigest(trace), 'the certificate is for this trace');
   const valid = checkPlan(plan, trace, check);
@@ -40,12 +43,20 @@ type Check = (ok: boolean, text: string) => boolean;
 
 function checkPlan(plan: Plan, trace: RoutingTrace, check: Check): boolean {
   const layers = trace.moeLayers.length;
-  if (!check(plan.replicas.length === layers && plan.model.experts === trace.experts, `${plan.replicas.length} layers and ${plan.model.experts} experts, as in the trace`)) return false;
+  if (
+    !check(
+      plan.replicas.length === layers && plan.model.experts === trace.experts,
+      `${plan.replicas.length} layers and ${plan.model.experts} experts, as in the trace`,
+    )
+  )
+    return false;
   let fault: string | null = null;
   plan.replicas.forEach((layer, l) => {
     if (layer.length !== trace.experts) fault ??= `layer ${l} lists ${layer.length} experts`;
     layer.forEach((workers, e) => {
-      const ascending = workers.every((w, i) => Number.isInteger(w) && w >= 0 && w < plan.workers.length && (i === 0 || workers[i - 1] < w));
+      const ascending = workers.every(
+        (w, i) => Number.isInteger(w) && w >= 0 && w < plan.workers.length && (i === 0 || workers[i - 1] < w),
+      );
       if (workers.length === 0 || !ascending) fault ??= `expert ${e} of layer ${l} is on workers [${workers}]`;
     });
   });
@@ -183,12 +194,22 @@ function checkLoad(plan: Plan, trace: RoutingTrace, claim: LoadClaim, check: Che
     // Either every worker busy all the time is the limit, or at any smaller time the replicas needed would be too many, whichever way rows are split over them.
     let needed = 0;
     for (const r of rows) needed += Math.max(1, Math.ceil(r / (t * fastest)));
-    if (!(t <= (total / all) * (1 + 1e-12) || needed > claim.replicasMax[l] || (needed === claim.replicasMax[l] && exactly(rows, t * fastest)))) valid = false;
+    if (
+      !(
+        t <= (total / all) * (1 + 1e-12) ||
+        needed > claim.replicasMax[l] ||
+        (needed === claim.replicasMax[l] && exactly(rows, t * fastest))
+      )
+    )
+      valid = false;
     sum += total === 0 ? 1 : (t * all) / total;
     if (plan.replicas[l].reduce((n, list) => n + list.length, 0) > claim.replicasMax[l]) valid = false;
   }
   check(valid && claim.speeds.length === plan.workers.length, 'load: each layer has its proof, and the plan is in its class');
-  check(near(sum / layers, claim.bound) || claim.bound <= sum / layers, `load: proven peak/mean ${(sum / layers).toFixed(6)}, claimed ${claim.bound.toFixed(6)}`);
+  check(
+    near(sum / layers, claim.bound) || claim.bound <= sum / layers,
+    `load: proven peak/mean ${(sum / layers).toFixed(6)}, claimed ${claim.bound.toFixed(6)}`,
+  );
   check(claim.score >= claim.bound - 1e-6, `load: plan's peak/mean ${claim.score.toFixed(6)} is not below the bound`);
 }
 
@@ -214,7 +235,10 @@ function checkChain(plan: Plan, trace: RoutingTrace, claim: ChainClaim, check: C
       total++;
       if (partOf(l, e) === partOf(l + 1, f)) local++;
     }
-  check(near(local / total, claim.score), `chain: ${((100 * local) / total).toFixed(4)}% of transitions stay, claimed ${(100 * claim.score).toFixed(4)}%`);
+  check(
+    near(local / total, claim.score),
+    `chain: ${((100 * local) / total).toFixed(4)}% of transitions stay, claimed ${(100 * claim.score).toFixed(4)}%`,
+  );
   let inClass = plan.replicas.every((layer) => layer.every((workers) => workers.length === 1));
   for (let l = 0; l < layers; l++) {
     const held = new Int32Array(claim.parts);
@@ -231,13 +255,19 @@ function checkChain(plan: Plan, trace: RoutingTrace, claim: ChainClaim, check: C
       if (proven[l] !== Infinity) check(false, `chain: layers ${l} and ${l + 1} are proven twice`);
       proven[l] = 0;
     }
-    sum += proof.kind === 'star' ? starValue(proof, counts[proof.layer], experts, claim.partExpertsMax) : windowValue(proof, counts, experts, claim);
+    sum +=
+      proof.kind === 'star'
+        ? starValue(proof, counts[proof.layer], experts, claim.partExpertsMax)
+        : windowValue(proof, counts, experts, claim);
   }
   check(
     proven.every((p) => p === 0),
     'chain: every pair of adjacent layers has a proof',
   );
-  check(claim.bound >= sum / total - tolerance, `chain: duals prove at most ${((100 * sum) / total).toFixed(4)}%, claimed ${(100 * claim.bound).toFixed(4)}%`);
+  check(
+    claim.bound >= sum / total - tolerance,
+    `chain: duals prove at most ${((100 * sum) / total).toFixed(4)}%, claimed ${(100 * claim.bound).toFixed(4)}%`,
+  );
 }
 
 function starValue(proof: { before: number[]; after: number[] }, counts: Map<number, number>, experts: number, cap: number): number {
@@ -262,7 +292,12 @@ function starValue(proof: { before: number[]; after: number[] }, counts: Map<num
  *
  * Any placement satisfies all of them, so for any duals (>= 0, free for equalities) sum of dual x right side + sum over variables of max(0, reduced cost) is a bound.
  */
-function windowValue(proof: { from: number; to: number; duals: [string, number][] }, counts: Map<number, number>[], experts: number, claim: ChainClaim): number {
+function windowValue(
+  proof: { from: number; to: number; duals: [string, number][] },
+  counts: Map<number, number>[],
+  experts: number,
+  claim: ChainClaim,
+): number {
   const cap = claim.partExpertsMax;
   const exact = cap * claim.parts === experts;
   const reduced = new Map<string, number>(); // variable -> cost minus duals, in units
@@ -272,7 +307,8 @@ function windowValue(proof: { from: number; to: number; duals: [string, number][
     return `z ${l} ${e} ${g}`;
   };
   const s = (l: number, e: number, f: number) => `s ${l} ${Math.min(e, f)} ${Math.max(e, f)}`;
-  for (let l = proof.from; l < proof.to; l++) for (const [pair, count] of counts[l]) add(z(l, Math.floor(pair / experts), pair % experts), count / unit);
+  for (let l = proof.from; l < proof.to; l++)
+    for (const [pair, count] of counts[l]) add(z(l, Math.floor(pair / experts), pair % experts), count / unit);
   let value = 0;
   const range = Array.from({ length: experts }, (_, e) => e);
   for (const [name, dual] of proof.duals) {

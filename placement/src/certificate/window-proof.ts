@@ -1,7 +1,7 @@
 import { HighsSession } from '../ilp/highs.ts';
 import { type LinearProgram, ProgramBuilder } from '../ilp/program.ts';
 import type { Transitions } from '../score/transitions.ts';
-import { scale, type StarProof, type WindowProof } from './certificate.ts';
+import { type StarProof, scale, type WindowProof } from './certificate.ts';
 
 export interface WindowOptions {
   parts: number;
@@ -52,13 +52,20 @@ interface Row {
   values: number[];
 }
 
-async function proveWindow(w: Transitions, from: number, to: number, options: WindowOptions): Promise<{ proof: WindowProof; staying: number } | null> {
+async function proveWindow(
+  w: Transitions,
+  from: number,
+  to: number,
+  options: WindowOptions,
+): Promise<{ proof: WindowProof; staying: number } | null> {
   const { experts } = w;
   const cap = options.partExpertsMax;
   const exact = cap * options.parts === experts;
   const b = new ProgramBuilder('max');
   const rows: Row[] = [];
-  const z = Array.from({ length: to - from }, (_, i) => Int32Array.from({ length: experts * experts }, (_, p) => b.column(w.counts[from + i][p], 0, 1)));
+  const z = Array.from({ length: to - from }, (_, i) =>
+    Int32Array.from({ length: experts * experts }, (_, p) => b.column(w.counts[from + i][p], 0, 1)),
+  );
   // Co-locations of inner layers: each is tied to the z on both sides.
   const s = Array.from({ length: to - from - 1 }, () => {
     const of = new Int32Array(experts * experts);
@@ -75,18 +82,38 @@ async function proveWindow(w: Transitions, from: number, to: number, options: Wi
   };
   for (let l = from; l < to; l++)
     for (const e of range) {
-      push(`R ${l} ${e}`, cap, false, range.map((g) => [z[l - from][e * experts + g], 1]));
-      push(`C ${l} ${e}`, cap, false, range.map((x) => [z[l - from][x * experts + e], 1]));
+      push(
+        `R ${l} ${e}`,
+        cap,
+        false,
+        range.map((g) => [z[l - from][e * experts + g], 1]),
+      );
+      push(
+        `C ${l} ${e}`,
+        cap,
+        false,
+        range.map((x) => [z[l - from][x * experts + e], 1]),
+      );
     }
   for (let l = from + 1; l < to; l++)
-    for (const e of range) push(`D ${l} ${e}`, cap - 1, exact, range.filter((f) => f !== e).map((f) => [s[l - from - 1][e * experts + f], 1]));
-  const asProgram = (list: Row[]): LinearProgram['rows'] => list.map((r) => ({ lower: r.equality ? r.upper : -Infinity, upper: r.upper, columns: r.columns, values: r.values }));
+    for (const e of range)
+      push(
+        `D ${l} ${e}`,
+        cap - 1,
+        exact,
+        range.filter((f) => f !== e).map((f) => [s[l - from - 1][e * experts + f], 1]),
+      );
+  const asProgram = (list: Row[]): LinearProgram['rows'] =>
+    list.map((r) => ({ lower: r.equality ? r.upper : -Infinity, upper: r.upper, columns: r.columns, values: r.values }));
   const session = new HighsSession(options.signal);
   let best: { proof: WindowProof; staying: number } | null = null;
   try {
     await session.load({ ...b.program, rows: asProgram(rows) });
     for (let round = 0; round <= options.rounds; round++) {
-      const { status, values, rowDuals } = await session.run(options.timeLimitMs, { presolve: round === 0 ? 'on' : 'off', solver: 'simplex' });
+      const { status, values, rowDuals } = await session.run(options.timeLimitMs, {
+        presolve: round === 0 ? 'on' : 'off',
+        solver: 'simplex',
+      });
       if (status !== 'optimal' || values === null || rowDuals === null) break;
       const proof = roundDuals(rows, rowDuals, b.program.cost, from, to);
       if (best === null || proof.staying < best.staying) best = proof;
@@ -104,7 +131,13 @@ async function proveWindow(w: Transitions, from: number, to: number, options: Wi
 }
 
 /** Rounds duals to the grid, repairs their signs, and sums the bound that they prove. */
-function roundDuals(rows: Row[], duals: Float64Array, cost: readonly number[], from: number, to: number): { proof: WindowProof; staying: number } {
+function roundDuals(
+  rows: Row[],
+  duals: Float64Array,
+  cost: readonly number[],
+  from: number,
+  to: number,
+): { proof: WindowProof; staying: number } {
   const reduced = cost.map((c) => c * scale);
   const kept: [string, number][] = [];
   let value = 0;
@@ -123,7 +156,14 @@ function roundDuals(rows: Row[], duals: Float64Array, cost: readonly number[], f
 }
 
 /** Triangle inequalities that the solution breaks, the worst of each kind first. */
-function violated(values: Float64Array, z: Int32Array[], s: Int32Array[], experts: number, from: number, known: ReadonlySet<string>): Row[] {
+function violated(
+  values: Float64Array,
+  z: Int32Array[],
+  s: Int32Array[],
+  experts: number,
+  from: number,
+  known: ReadonlySet<string>,
+): Row[] {
   const found: { row: Row; by: number }[] = [];
   const consider = (name: string, columns: number[], signs: number[]) => {
     let sum = -1;

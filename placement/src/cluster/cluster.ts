@@ -18,7 +18,8 @@ export function clusterOf(topology: Topology): Cluster {
   const refuse = (message: string, param: string): never => {
     throw new SwitchyardError('bad_plan', `topology: ${message}`, { param });
   };
-  if (topology.format !== 'switchyard-topology' || topology.version !== 1) refuse('format must be "switchyard-topology" version 1', 'format');
+  if (topology.format !== 'switchyard-topology' || topology.version !== 1)
+    refuse('format must be "switchyard-topology" version 1', 'format');
   if (topology.nodes.length < 1 || topology.nodes.length > limits.nodesMax)
     refuse(`${topology.nodes.length} nodes, must be 1 to ${limits.nodesMax}`, 'nodes');
   for (const field of ['expertBytes', 'dispatchRowBytes', 'combineRowBytes'] as const)
@@ -27,8 +28,10 @@ export function clusterOf(topology: Topology): Cluster {
     if (!(topology[field].bandwidth > 0) || !(topology[field].latency >= 0))
       refuse(`${field} has bandwidth ${topology[field].bandwidth} and latency ${topology[field].latency}`, field);
   const workers = topology.nodes.flatMap((node, n) => node.workers.map((worker) => ({ name: worker.name, node: n })));
-  if (workers.length < 1 || workers.length > limits.workersMax) refuse(`${workers.length} workers, must be 1 to ${limits.workersMax}`, 'workers');
-  for (const [n, node] of topology.nodes.entries()) if (node.workers.length === 0) refuse(`node ${n} (${node.name}) has no workers`, 'nodes');
+  if (workers.length < 1 || workers.length > limits.workersMax)
+    refuse(`${workers.length} workers, must be 1 to ${limits.workersMax}`, 'workers');
+  for (const [n, node] of topology.nodes.entries())
+    if (node.workers.length === 0) refuse(`node ${n} (${node.name}) has no workers`, 'nodes');
   for (const link of topology.links ?? [])
     if (!(topology.nodes[link.from] && topology.nodes[link.to]) || !(link.bandwidth > 0) || !(link.latency >= 0))
       refuse(`link ${link.from} to ${link.to}, bandwidth ${link.bandwidth}, latency ${link.latency}`, 'links');
@@ -48,7 +51,10 @@ export function clusterOf(topology: Topology): Cluster {
 /** Equal nodes of equal workers whose memory holds `slots` experts in all, spread as evenly as integers allow. */
 export function evenCluster(nodes: number, workersPerNode: number, slots: number): Cluster {
   const count = nodes * workersPerNode;
-  const workers = Array.from({ length: count }, (_, w) => ({ name: `n${Math.floor(w / workersPerNode)}w${w % workersPerNode}`, node: Math.floor(w / workersPerNode) }));
+  const workers = Array.from({ length: count }, (_, w) => ({
+    name: `n${Math.floor(w / workersPerNode)}w${w % workersPerNode}`,
+    node: Math.floor(w / workersPerNode),
+  }));
   return {
     nodes,
     nodeNames: Array.from({ length: nodes }, (_, n) => `n${n}`),

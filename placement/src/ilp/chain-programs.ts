@@ -18,14 +18,23 @@ const subsetsMax = 500;
  */
 export function subsetFlow(w: Transitions, parts: number): ChainProgram {
   const { layers, experts, counts } = w;
-  if (experts % parts !== 0) throw new SwitchyardError('bad_plan', `subset flow: ${experts} experts over ${parts} parts do not divide`, { param: 'parts' });
+  if (experts % parts !== 0)
+    throw new SwitchyardError('bad_plan', `subset flow: ${experts} experts over ${parts} parts do not divide`, { param: 'parts' });
   const subsets = subsetsOf(experts, experts / parts);
-  if (subsets.length > subsetsMax) throw new SwitchyardError('bad_plan', `subset flow: more than ${subsetsMax} subsets of ${experts / parts} from ${experts} experts`, { param: 'parts' });
+  if (subsets.length > subsetsMax)
+    throw new SwitchyardError('bad_plan', `subset flow: more than ${subsetsMax} subsets of ${experts / parts} from ${experts} experts`, {
+      param: 'parts',
+    });
   const b = new ProgramBuilder('max');
   const chosen = Array.from({ length: layers }, () => subsets.map(() => b.binary()));
   const joins: number[][][] = [];
   for (let l = 0; l < layers; l++) {
-    for (let e = 0; e < experts; e++) b.row(1, 1, subsets.flatMap((s, i) => (s.includes(e) ? [[chosen[l][i], 1] as const] : [])));
+    for (let e = 0; e < experts; e++)
+      b.row(
+        1,
+        1,
+        subsets.flatMap((s, i) => (s.includes(e) ? [[chosen[l][i], 1] as const] : [])),
+      );
     if (l === layers - 1) continue;
     joins.push(
       subsets.map((s) =>
@@ -52,7 +61,7 @@ export function subsetFlow(w: Transitions, parts: number): ChainProgram {
       for (let l = 0; l < layers; l++) {
         const here = subsets.map((_, i) => i).filter((i) => values[chosen[l][i]] > 0.5);
         const next = new Map<number, number>();
-        if (l === 0) here.forEach((i, p) => next.set(i, p));
+        if (l === 0) for (const [p, i] of here.entries()) next.set(i, p);
         else {
           const free = new Set(Array.from({ length: parts }, (_, p) => p));
           for (const i of here)
@@ -94,8 +103,18 @@ function subsetsOf(count: number, size: number): number[][] {
 function placementColumns(b: ProgramBuilder, layers: number, experts: number, parts: number): number[][][] {
   const x = Array.from({ length: layers }, () => Array.from({ length: experts }, () => Array.from({ length: parts }, () => b.binary())));
   for (let l = 0; l < layers; l++) {
-    for (let e = 0; e < experts; e++) b.row(1, 1, x[l][e].map((c) => [c, 1] as const));
-    for (let p = 0; p < parts; p++) b.row(Math.floor(experts / parts), Math.ceil(experts / parts), x[l].map((row) => [row[p], 1] as const));
+    for (let e = 0; e < experts; e++)
+      b.row(
+        1,
+        1,
+        x[l][e].map((c) => [c, 1] as const),
+      );
+    for (let p = 0; p < parts; p++)
+      b.row(
+        Math.floor(experts / parts),
+        Math.ceil(experts / parts),
+        x[l].map((row) => [row[p], 1] as const),
+      );
   }
   b.row(1, 1, [[x[0][0][0], 1]]);
   return x;
@@ -111,13 +130,16 @@ function decodeColumns(x: number[][][], values: ArrayLike<number>): Int32Array {
  */
 export function rlt(w: Transitions, parts: number): ChainProgram {
   const { layers, experts, counts } = w;
-  if (experts % parts !== 0) throw new SwitchyardError('bad_plan', `RLT: ${experts} experts over ${parts} parts do not divide`, { param: 'parts' });
+  if (experts % parts !== 0)
+    throw new SwitchyardError('bad_plan', `RLT: ${experts} experts over ${parts} parts do not divide`, { param: 'parts' });
   const size = experts / parts;
   const b = new ProgramBuilder('max');
   const x = placementColumns(b, layers, experts, parts);
   for (let l = 0; l + 1 < layers; l++)
     for (let p = 0; p < parts; p++) {
-      const y = Array.from({ length: experts }, (_, e) => Array.from({ length: experts }, (_, f) => b.column(counts[l][e * experts + f], 0, 1)));
+      const y = Array.from({ length: experts }, (_, e) =>
+        Array.from({ length: experts }, (_, f) => b.column(counts[l][e * experts + f], 0, 1)),
+      );
       for (let e = 0; e < experts; e++) {
         b.row(0, 0, [[x[l][e][p], -size], ...y[e].map((c) => [c, 1] as const)]);
         b.row(0, 0, [[x[l + 1][e][p], -size], ...y.map((row) => [row[e], 1] as const)]);
@@ -166,19 +188,34 @@ export function exflow(w: Transitions, parts: number): ChainProgram {
  *
  * @param loads (experts)
  */
-export function moetunerClusters(loads: ArrayLike<number>, clusters: number): { program: LinearProgram; decode: (values: ArrayLike<number>) => Int32Array } {
+export function moetunerClusters(
+  loads: ArrayLike<number>,
+  clusters: number,
+): { program: LinearProgram; decode: (values: ArrayLike<number>) => Int32Array } {
   const b = new ProgramBuilder('min');
   const experts = loads.length;
   const mean = Array.from(loads).reduce((a, v) => a + v, 0) / clusters;
   const x = Array.from({ length: experts }, () => Array.from({ length: clusters }, () => b.binary()));
-  for (let e = 0; e < experts; e++) b.row(1, 1, x[e].map((c) => [c, 1] as const));
+  for (let e = 0; e < experts; e++)
+    b.row(
+      1,
+      1,
+      x[e].map((c) => [c, 1] as const),
+    );
   for (let c = 0; c < clusters; c++) {
     const deviation = b.column(1, 0, Infinity);
-    b.row(1, Infinity, x.map((row) => [row[c], 1] as const));
+    b.row(
+      1,
+      Infinity,
+      x.map((row) => [row[c], 1] as const),
+    );
     b.row(-Infinity, mean, [[deviation, -1], ...x.map((row, e) => [row[c], loads[e]] as const)]);
     b.row(mean, Infinity, [[deviation, 1], ...x.map((row, e) => [row[c], loads[e]] as const)]);
   }
-  return { program: b.program, decode: (values) => Int32Array.from(x, (row) => row.reduce((best, c, p) => (values[c] > values[row[best]] ? p : best), 0)) };
+  return {
+    program: b.program,
+    decode: (values) => Int32Array.from(x, (row) => row.reduce((best, c, p) => (values[c] > values[row[best]] ? p : best), 0)),
+  };
 }
 
 /**
@@ -188,19 +225,33 @@ export function moetunerClusters(loads: ArrayLike<number>, clusters: number): { 
  * @param flow      tokens from cluster c of layer l to cluster d of the next, (layers - 1) of (devices, devices)
  * @param slowness  1 / bandwidth of each ordered pair of devices, (devices, devices); 0 on the diagonal
  */
-export function moetunerDevices(flow: readonly ArrayLike<number>[], devices: number, slowness: ArrayLike<number>): { program: LinearProgram; decode: (values: ArrayLike<number>) => Int32Array } {
+export function moetunerDevices(
+  flow: readonly ArrayLike<number>[],
+  devices: number,
+  slowness: ArrayLike<number>,
+): { program: LinearProgram; decode: (values: ArrayLike<number>) => Int32Array } {
   const b = new ProgramBuilder('min');
   const layers = flow.length + 1;
   const range = Array.from({ length: devices }, (_, i) => i);
   const y = Array.from({ length: layers }, () => range.map(() => range.map(() => b.binary())));
   for (const layer of y)
     for (const i of range) {
-      b.row(1, 1, range.map((g) => [layer[i][g], 1] as const));
-      b.row(1, 1, range.map((c) => [layer[c][i], 1] as const));
+      b.row(
+        1,
+        1,
+        range.map((g) => [layer[i][g], 1] as const),
+      );
+      b.row(
+        1,
+        1,
+        range.map((c) => [layer[c][i], 1] as const),
+      );
     }
   for (let l = 0; l + 1 < layers; l++) {
     const slowest = b.column(1, 0, Infinity);
-    const product = range.map((c) => range.map((d) => range.map(() => range.map(() => b.column(0, 0, 1)).map((column) => ({ c, d, column })))));
+    const product = range.map((c) =>
+      range.map((d) => range.map(() => range.map(() => b.column(0, 0, 1)).map((column) => ({ c, d, column })))),
+    );
     for (const c of range)
       for (const d of range)
         for (const g of range) {
@@ -210,7 +261,11 @@ export function moetunerDevices(flow: readonly ArrayLike<number>[], devices: num
     for (const g of range)
       for (const h of range) {
         const slow = slowness[g * devices + h];
-        if (slow > 0) b.row(0, Infinity, [[slowest, 1], ...range.flatMap((c) => range.map((d) => [product[c][d][g][h].column, -slow * flow[l][c * devices + d]] as const))]);
+        if (slow > 0)
+          b.row(0, Infinity, [
+            [slowest, 1],
+            ...range.flatMap((c) => range.map((d) => [product[c][d][g][h].column, -slow * flow[l][c * devices + d]] as const)),
+          ]);
       }
   }
   return {

@@ -17,8 +17,18 @@ export function fanOutProgram(layer: FanOutLayer): { program: LinearProgram; dec
   const b = new ProgramBuilder('min');
   const nodes = layer.slots.map((_, n) => n);
   const x = Array.from({ length: layer.experts }, () => nodes.map(() => b.binary()));
-  for (const row of x) b.row(1, Infinity, row.map((c) => [c, 1] as const));
-  for (const n of nodes) b.row(0, layer.slots[n], x.map((row) => [row[n], 1] as const));
+  for (const row of x)
+    b.row(
+      1,
+      Infinity,
+      row.map((c) => [c, 1] as const),
+    );
+  for (const n of nodes)
+    b.row(
+      0,
+      layer.slots[n],
+      x.map((row) => [row[n], 1] as const),
+    );
   for (const { experts, home, weight } of layer.tokens) {
     const visits = nodes.map((n) => (n === home ? -1 : b.column(weight, 0, 1, true)));
     for (const e of experts) {
@@ -36,5 +46,8 @@ export function fanOutProgram(layer: FanOutLayer): { program: LinearProgram; dec
       }
     }
   }
-  return { program: b.program, decode: (values) => Int32Array.from(x, (row) => row.reduce((mask, c, n) => (values[c] > 0.5 ? mask | (1 << n) : mask), 0)) };
+  return {
+    program: b.program,
+    decode: (values) => Int32Array.from(x, (row) => row.reduce((mask, c, n) => (values[c] > 0.5 ? mask | (1 << n) : mask), 0)),
+  };
 }

@@ -22,7 +22,13 @@ export function glpkSolver(): IlpSolver {
   try {
     const require = createRequire(import.meta.url);
     // Its export is for `import` only, so the package is found through its directory.
-    glpk = new URL('dist/glpk.js', `file://${require.resolve.paths('glpk.js')?.map((dir) => `${dir}/glpk.js/`).find((dir) => exists(require, dir))}`).href;
+    glpk = new URL(
+      'dist/glpk.js',
+      `file://${require.resolve
+        .paths('glpk.js')
+        ?.map((dir) => `${dir}/glpk.js/`)
+        .find((dir) => exists(require, dir))}`,
+    ).href;
   } catch (cause) {
     throw new SwitchyardError('not_found', 'glpk.js is not installed: npm install glpk.js', { param: 'solver', cause });
   }
@@ -58,17 +64,23 @@ async function solveWithGlpk(glpk: string, program: LinearProgram, limits: Solve
     bounds: columns.map((name, i) => ({ name, ...bounds(program.lower[i], program.upper[i]) })),
     generals: columns.filter((_, i) => program.integer[i]),
   };
-  const options = { msglev: 0, presol: true, mipgap: 0, ...(Number.isFinite(limits.timeLimitMs) ? { tmlim: Math.max(1, Math.ceil(limits.timeLimitMs / 1000)) } : {}) };
+  const options = {
+    msglev: 0,
+    presol: true,
+    mipgap: 0,
+    ...(Number.isFinite(limits.timeLimitMs) ? { tmlim: Math.max(1, Math.ceil(limits.timeLimitMs / 1000)) } : {}),
+  };
   const thread = new Worker(threadProgram, { eval: true, workerData: { glpk, lp, options } });
   try {
-    const answer = await new Promise<{ error?: string; result?: { status: number; z: number; vars: Record<string, number>; dual?: Record<string, number> } } | null>(
-      (resolve, reject) => {
-        thread.once('message', resolve);
-        thread.once('error', reject);
-        limits.signal?.addEventListener('abort', () => resolve(null), { once: true });
-        if (limits.signal?.aborted) resolve(null);
-      },
-    );
+    const answer = await new Promise<{
+      error?: string;
+      result?: { status: number; z: number; vars: Record<string, number>; dual?: Record<string, number> };
+    } | null>((resolve, reject) => {
+      thread.once('message', resolve);
+      thread.once('error', reject);
+      limits.signal?.addEventListener('abort', () => resolve(null), { once: true });
+      if (limits.signal?.aborted) resolve(null);
+    });
     if (answer === null) return abortedResult;
     if (answer.result === undefined) throw new Error(`glpk.js: ${answer.error ?? 'no result'}`);
     const { status, z, vars, dual } = answer.result;

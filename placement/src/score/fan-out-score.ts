@@ -1,6 +1,6 @@
 import { chooseReplicas } from '@switchyard/proto';
-import { maskNodesMax, NodeCover, popcount } from '../cluster/node-set.ts';
 import type { Cluster } from '../cluster/cluster.ts';
+import { maskNodesMax, NodeCover, popcount } from '../cluster/node-set.ts';
 import { NO_EXPERT, type RoutingTrace } from '../trace/routing-trace.ts';
 
 export interface FanOutScore {
@@ -33,7 +33,13 @@ export interface FanOutScore {
  * @param homes    home worker of each sequence, (sequences)
  * @param stepTokens tokens of one batch, for `stepPeakMean`; sequences are interleaved as a running batch would
  */
-export function scoreFanOut(trace: RoutingTrace, replicas: readonly (readonly (readonly number[])[])[], cluster: Cluster, homes: Int32Array, stepTokens = 64): FanOutScore {
+export function scoreFanOut(
+  trace: RoutingTrace,
+  replicas: readonly (readonly (readonly number[])[])[],
+  cluster: Cluster,
+  homes: Int32Array,
+  stepTokens = 64,
+): FanOutScore {
   const layers = trace.moeLayers.length;
   const { topK } = trace;
   const workers = cluster.workers.length;

@@ -19,7 +19,12 @@ const domainsMax = 4096;
  *
  * @param firstTokens look at this many tokens of each sequence only: what is known of a running request
  */
-export function sequenceHomeCosts(trace: RoutingTrace, masks: readonly ArrayLike<number>[], nodes: number, firstTokens = Infinity): Float64Array {
+export function sequenceHomeCosts(
+  trace: RoutingTrace,
+  masks: readonly ArrayLike<number>[],
+  nodes: number,
+  firstTokens = Infinity,
+): Float64Array {
   if (nodes > maskNodesMax) throw new RangeError(`sequenceHomeCosts: ${nodes} nodes, at most ${maskNodesMax}`);
   const layers = trace.moeLayers.length;
   const cost = new Float64Array(trace.sequences.length * nodes);
@@ -65,12 +70,17 @@ export function learnAffinity(trace: RoutingTrace, cost: Float64Array, nodes: nu
     const { tokens, cost: total } = sums.get(key)!;
     return Array.from(total, (c) => Number((c / Math.max(1, tokens)).toFixed(6)));
   };
-  const names = [...sums.keys()].filter((key) => key !== null).sort((a, b) => sums.get(b)!.tokens - sums.get(a)!.tokens || (a < b ? -1 : 1));
+  const names = [...sums.keys()]
+    .filter((key) => key !== null)
+    .sort((a, b) => sums.get(b)!.tokens - sums.get(a)!.tokens || (a < b ? -1 : 1));
   return { otherwise: mean(null), domains: Object.fromEntries(names.slice(0, domainsMax).map((name) => [name, mean(name)])) };
 }
 
 /** How a home is predicted for a sequence that the plan was not fitted on. */
-export type HomePredictor = { kind: 'domain'; affinity: Affinity } | { kind: 'first-tokens'; tokens: number; affinity: Affinity } | { kind: 'whole-sequence' };
+export type HomePredictor =
+  | { kind: 'domain'; affinity: Affinity }
+  | { kind: 'first-tokens'; tokens: number; affinity: Affinity }
+  | { kind: 'whole-sequence' };
 
 /**
  * Homes for the sequences of a trace, each node within `tolerance` of its share of the tokens; inside a node the worker with the fewest tokens for its speed.
@@ -80,7 +90,13 @@ export type HomePredictor = { kind: 'domain'; affinity: Affinity } | { kind: 'fi
  *
  * @returns home worker of each sequence, (sequences)
  */
-export function chooseHomes(trace: RoutingTrace, masks: readonly ArrayLike<number>[], cluster: Cluster, predictor: HomePredictor, tolerance: number): Int32Array {
+export function chooseHomes(
+  trace: RoutingTrace,
+  masks: readonly ArrayLike<number>[],
+  cluster: Cluster,
+  predictor: HomePredictor,
+  tolerance: number,
+): Int32Array {
   return balanceHomes(trace, predictedCosts(trace, masks, cluster.nodes, predictor), cluster, tolerance);
 }
 

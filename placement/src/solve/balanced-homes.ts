@@ -51,7 +51,14 @@ export function assignHomes(cost: Float64Array, tokens: ArrayLike<number>, balan
 }
 
 /** Moves and swaps: first towards the limits (any step that lowers the violation, cheapest per token), then to lower cost inside them. */
-function repair(cost: Float64Array, tokens: ArrayLike<number>, homeOf: Int32Array, load: Float64Array, low: Float64Array, high: Float64Array): void {
+function repair(
+  cost: Float64Array,
+  tokens: ArrayLike<number>,
+  homeOf: Int32Array,
+  load: Float64Array,
+  low: Float64Array,
+  high: Float64Array,
+): void {
   const homes = load.length;
   const sequences = homeOf.length;
   const violation = (h: number, change: number) => Math.max(0, load[h] + change - high[h], low[h] - load[h] - change);

@@ -31,14 +31,16 @@ export class ChainSearch {
     this.partOf = partOf.slice();
     this.load = new Float64Array(this.layers * parts);
     this.fair = new Float64Array(this.layers);
-    for (let l = 0; l < this.layers; l++) for (let e = 0; e < this.experts; e++) this.fair[l] += transitions.loads[l * this.experts + e] / parts;
+    for (let l = 0; l < this.layers; l++)
+      for (let e = 0; e < this.experts; e++) this.fair[l] += transitions.loads[l * this.experts + e] / parts;
     this.reload();
   }
 
   private reload(): void {
     this.load.fill(0);
     for (let l = 0; l < this.layers; l++)
-      for (let e = 0; e < this.experts; e++) this.load[l * this.parts + this.partOf[l * this.experts + e]] += this.w.loads[l * this.experts + e];
+      for (let e = 0; e < this.experts; e++)
+        this.load[l * this.parts + this.partOf[l * this.experts + e]] += this.w.loads[l * this.experts + e];
   }
 
   /** Transitions that stay, less the load price. */
@@ -291,7 +293,8 @@ export class ChainSearch {
       const strength = 0.3 + 0.7 * random.next();
       for (let l = from; l < to; l++) {
         const members: number[] = [];
-        for (let e = 0; e < this.experts; e++) if (chosen.includes(this.partOf[l * this.experts + e]) && random.next() < strength) members.push(e);
+        for (let e = 0; e < this.experts; e++)
+          if (chosen.includes(this.partOf[l * this.experts + e]) && random.next() < strength) members.push(e);
         const labels = shuffle(
           members.map((e) => this.partOf[l * this.experts + e]),
           random,

@@ -1,7 +1,7 @@
 import { popcount } from '../cluster/node-set.ts';
 import { NO_EXPERT, type RoutingTrace } from '../trace/routing-trace.ts';
 import { assignHomes, type HomeBalance } from './balanced-homes.ts';
-import { LayerSearch, type LayerPrices, type TokenHomes } from './layer-search.ts';
+import { type LayerPrices, LayerSearch, type TokenHomes } from './layer-search.ts';
 import { assignToBins } from './transportation.ts';
 
 /** A node-level placement: which nodes hold each expert, and where each sequence lives. */
@@ -56,8 +56,7 @@ export class FanOutSearch {
     const count = trace.moeLayers.length;
     const ids = new Uint16Array(trace.tokens * topK);
     this.layers = Array.from({ length: count }, (_, l) => {
-      for (let t = 0; t < trace.tokens; t++)
-        for (let k = 0; k < topK; k++) ids[t * topK + k] = trace.ids[(t * count + l) * topK + k];
+      for (let t = 0; t < trace.tokens; t++) for (let k = 0; k < topK; k++) ids[t * topK + k] = trace.ids[(t * count + l) * topK + k];
       return new LayerSearch(this.shared, ids, topK, NO_EXPERT, experts, this.nodes, options.prices);
     });
   }
@@ -117,8 +116,10 @@ export class FanOutSearch {
       }
       const byNeed = Array.from({ length: nodes }, (_, n) => n).sort(
         (a, b) =>
-          given[a] + capacity[a] - ((l + 1) * experts * this.options.slots[a]) / totalSlots - (given[b] + capacity[b] - ((l + 1) * experts * this.options.slots[b]) / totalSlots) ||
-          a - b,
+          given[a] +
+            capacity[a] -
+            ((l + 1) * experts * this.options.slots[a]) / totalSlots -
+            (given[b] + capacity[b] - ((l + 1) * experts * this.options.slots[b]) / totalSlots) || a - b,
       );
       for (let i = 0; placed < experts; i = (i + 1) % nodes) {
         if (given[byNeed[i]] + capacity[byNeed[i]] >= this.options.slots[byNeed[i]]) continue;

@@ -315,7 +315,8 @@ export class LayerSearch {
           const mask = maskOf[this.ids[base + k]];
           if ((mask & homeBit) === 0) cover.masks[uncovered++] = mask;
         }
-        if (uncovered > 0) cost[t * nodes + h] += this.prices.visitPrice * popcount(cover.solveFirst(uncovered)) + this.prices.remoteRowPrice * uncovered;
+        if (uncovered > 0)
+          cost[t * nodes + h] += this.prices.visitPrice * popcount(cover.solveFirst(uncovered)) + this.prices.remoteRowPrice * uncovered;
       }
     }
   }

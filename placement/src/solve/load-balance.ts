@@ -24,7 +24,13 @@ interface Packed {
  *
  * @param effort count shifts tried at most
  */
-export function balanceLoads(problem: LoadProblem, random: Random, effort: number, start: Replicas | null = null, stop: () => boolean = () => false): Packed {
+export function balanceLoads(
+  problem: LoadProblem,
+  random: Random,
+  effort: number,
+  start: Replicas | null = null,
+  stop: () => boolean = () => false,
+): Packed {
   const { loads, slots } = problem;
   const experts = loads.length;
   const workers = slots.length;
@@ -36,7 +42,10 @@ export function balanceLoads(problem: LoadProblem, random: Random, effort: numbe
   let counts = greedyCounts(loads, total, workers);
   let best = pack(problem, counts);
   if (start !== null) {
-    const own = polish(problem, start.map((list) => [...list]));
+    const own = polish(
+      problem,
+      start.map((list) => [...list]),
+    );
     if (own.peak < best.peak) {
       best = own;
       counts = Int32Array.from(start, (list) => list.length);
@@ -84,7 +93,8 @@ function greedyCounts(loads: Float64Array, total: number, workers: number): Int3
   const counts = new Int32Array(loads.length).fill(1);
   for (let used = loads.length; used < total; used++) {
     let best = -1;
-    for (let e = 0; e < loads.length; e++) if (counts[e] < workers && (best < 0 || loads[e] / counts[e] > loads[best] / counts[best])) best = e;
+    for (let e = 0; e < loads.length; e++)
+      if (counts[e] < workers && (best < 0 || loads[e] / counts[e] > loads[best] / counts[best])) best = e;
     if (best < 0) break;
     counts[best]++;
   }
@@ -109,7 +119,8 @@ function pack(problem: LoadProblem, counts: Int32Array): Packed {
     const share = loads[e] / counts[e];
     let best = -1;
     for (let w = 0; w < workers; w++)
-      if (room[w] > 0 && !workersOf[e].includes(w) && (best < 0 || (load[w] + share) / speed[w] < (load[best] + share) / speed[best])) best = w;
+      if (room[w] > 0 && !workersOf[e].includes(w) && (best < 0 || (load[w] + share) / speed[w] < (load[best] + share) / speed[best]))
+        best = w;
     left--;
     if (best < 0) {
       // Every worker with room holds this expert already: do with fewer replicas, unless it has none at all.

@@ -20,7 +20,13 @@ export function sequenceUsage(trace: RoutingTrace): Float32Array {
 }
 
 /** Balanced k-means of the sequences by what they use: the start of co-clustering. Centres begin at far-apart sequences (k-means++). */
-export function clusterSequences(usage: Float32Array, tokens: ArrayLike<number>, balance: HomeBalance, random: Random, rounds = 8): Int32Array {
+export function clusterSequences(
+  usage: Float32Array,
+  tokens: ArrayLike<number>,
+  balance: HomeBalance,
+  random: Random,
+  rounds = 8,
+): Int32Array {
   const homes = balance.share.length;
   const sequences = tokens.length;
   const width = usage.length / sequences;

@@ -11,7 +11,12 @@ export interface TwoLevelChainOptions {
 }
 
 /** The chain model on nodes, then on the workers of each node: transitions that stay inside a node matter most, then those that stay on a worker. One copy each. */
-export function placeChain(trace: RoutingTrace, cluster: Cluster, options: TwoLevelChainOptions, stop: () => boolean): { replicas: number[][][] } {
+export function placeChain(
+  trace: RoutingTrace,
+  cluster: Cluster,
+  options: TwoLevelChainOptions,
+  stop: () => boolean,
+): { replicas: number[][][] } {
   const layers = trace.moeLayers.length;
   const { experts } = trace;
   const transitions = transitionsOf(trace, 'top1');
@@ -26,15 +31,27 @@ export function placeChain(trace: RoutingTrace, cluster: Cluster, options: TwoLe
       onImproved: (local) => options.onProgress({ stage: w === transitions ? 'nodes' : 'workers', incumbent: 1 - local }),
     }).partOf;
   const nodeOf =
-    cluster.nodes === 1 ? new Int32Array(layers * experts) : chain(transitions, partSizes(layers, experts, nodeSlots(cluster)), cluster.nodes, options.seed);
+    cluster.nodes === 1
+      ? new Int32Array(layers * experts)
+      : chain(transitions, partSizes(layers, experts, nodeSlots(cluster)), cluster.nodes, options.seed);
   const replicas: number[][][] = Array.from({ length: layers }, () => Array.from({ length: experts }, () => []));
   for (let n = 0; n < cluster.nodes; n++) {
     const workers = cluster.workers.map((_, w) => w).filter((w) => cluster.nodeOf[w] === n);
-    const members = Array.from({ length: layers }, (_, l) => Array.from({ length: experts }, (_, e) => e).filter((e) => nodeOf[l * experts + e] === n));
+    const members = Array.from({ length: layers }, (_, l) =>
+      Array.from({ length: experts }, (_, e) => e).filter((e) => nodeOf[l * experts + e] === n),
+    );
     const inside = restrict(transitions, members);
     const slots = Int32Array.from(workers, (w) => cluster.slotsOf[w]);
-    const sizes = members.map((list, l) => partSizesOf(list.length, slots, members.slice(0, l).reduce((sum, m) => sum + m.length, 0), members.reduce((sum, m) => sum + m.length, 0)));
-    const workerOf = workers.length === 1 ? new Int32Array(layers * inside.experts) : chain(inside, sizes, workers.length, options.seed + n + 1);
+    const sizes = members.map((list, l) =>
+      partSizesOf(
+        list.length,
+        slots,
+        members.slice(0, l).reduce((sum, m) => sum + m.length, 0),
+        members.reduce((sum, m) => sum + m.length, 0),
+      ),
+    );
+    const workerOf =
+      workers.length === 1 ? new Int32Array(layers * inside.experts) : chain(inside, sizes, workers.length, options.seed + n + 1);
     members.forEach((list, l) => {
       list.forEach((e, i) => {
         replicas[l][e].push(workers[workerOf[l * inside.experts + i]]);
@@ -114,4 +131,3 @@ function restrict(w: Transitions, members: number[][]): Transitions {
   });
   return { layers: w.layers, experts, counts, loads };
 }
-

@@ -33,7 +33,8 @@ export class ByteStream {
     const start = this.offset;
     const taken = await this.upTo(count);
     if (taken.length === 0) return null;
-    if (taken.length < count) throw badTrace(this.source, `byte ${start}`, `the file ends ${count - taken.length} bytes inside a record of ${count}`);
+    if (taken.length < count)
+      throw badTrace(this.source, `byte ${start}`, `the file ends ${count - taken.length} bytes inside a record of ${count}`);
     return taken;
   }
 

@@ -1,4 +1,4 @@
-import { type Bytes, ByteStream } from './byte-stream.ts';
+import { ByteStream, type Bytes } from './byte-stream.ts';
 import { badTrace, type RoutingTrace, type TraceBounds, TraceBuilder } from './routing-trace.ts';
 
 /** What an id dump does not say about itself. */

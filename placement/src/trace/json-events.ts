@@ -1,4 +1,4 @@
-import { type Bytes, ByteStream } from './byte-stream.ts';
+import { ByteStream, type Bytes } from './byte-stream.ts';
 import { badTrace } from './routing-trace.ts';
 
 export type JsonEvent =
@@ -57,7 +57,8 @@ export async function* jsonEvents(bytes: Bytes, source: string): AsyncGenerator<
         continue;
       }
       const plain = byte !== 0x20 && byte !== 0x0a && byte !== 0x0d && byte !== 0x09;
-      const structural = byte === 0x5b || byte === 0x7b || byte === 0x5d || byte === 0x7d || byte === 0x2c || byte === 0x3a || byte === 0x22;
+      const structural =
+        byte === 0x5b || byte === 0x7b || byte === 0x5d || byte === 0x7d || byte === 0x2c || byte === 0x3a || byte === 0x22;
       if (plain && !structural) {
         scalar += String.fromCharCode(byte);
         if (scalar.length > 64) throw badTrace(source, `byte ${offset}`, `not JSON: ${scalar.slice(0, 40)}`);
@@ -78,7 +79,8 @@ export async function* jsonEvents(bytes: Bytes, source: string): AsyncGenerator<
         expectKey = bracket === '{';
         yield { kind: 'open', bracket, offset };
       } else if (byte === 0x5d || byte === 0x7d) {
-        if (nesting.pop() !== (byte === 0x5d ? '[' : '{')) throw badTrace(source, `byte ${offset}`, `unexpected ${String.fromCharCode(byte)}`);
+        if (nesting.pop() !== (byte === 0x5d ? '[' : '{'))
+          throw badTrace(source, `byte ${offset}`, `unexpected ${String.fromCharCode(byte)}`);
         expectKey = false;
         yield { kind: 'close', offset };
       } else if (byte === 0x2c) expectKey = nesting.at(-1) === '{';

@@ -28,7 +28,11 @@ export function readLoadMatrix(text: string, source: string): LoadMatrix {
   } catch {
     throw badTrace(source, 'file', 'not JSON');
   }
-  if (!Array.isArray(rows) || rows.length === 0 || !rows.every((row) => Array.isArray(row) && row.length === rows[0].length && row.length > 0))
+  if (
+    !Array.isArray(rows) ||
+    rows.length === 0 ||
+    !rows.every((row) => Array.isArray(row) && row.length === rows[0].length && row.length > 0)
+  )
     throw badTrace(source, 'file', 'expected [layers][experts], lists of equal length');
   return loadMatrixOf((rows as number[][]).flat(), rows.length, (rows as number[][])[0].length, source);
 }

@@ -1,4 +1,4 @@
-import { type Bytes, ByteStream } from './byte-stream.ts';
+import { ByteStream, type Bytes } from './byte-stream.ts';
 import { badTrace, type RoutingTrace, type TraceBounds, TraceBuilder } from './routing-trace.ts';
 
 const widths: Record<string, { bytes: number; read: (view: DataView, at: number) => number }> = {
@@ -40,7 +40,8 @@ export async function readNpyTrace(
 async function* rows(bytes: Bytes, source: string): AsyncGenerator<{ values: Float64Array; layers: number; topK: number; token: number }> {
   const stream = new ByteStream(bytes, source);
   const magic = await stream.exactly(8);
-  if (magic === null || String.fromCharCode(...magic.subarray(1, 6)) !== 'NUMPY' || magic[0] !== 0x93) throw badTrace(source, 'byte 0', 'not an .npy file');
+  if (magic === null || String.fromCharCode(...magic.subarray(1, 6)) !== 'NUMPY' || magic[0] !== 0x93)
+    throw badTrace(source, 'byte 0', 'not an .npy file');
   const lengthBytes = magic[6] === 1 ? 2 : 4;
   const length = await stream.exactly(lengthBytes);
   if (length === null) throw badTrace(source, 'byte 8', 'the header is cut off');
@@ -48,7 +49,11 @@ async function* rows(bytes: Bytes, source: string): AsyncGenerator<{ values: Flo
   if (headerBytes > 65_536) throw badTrace(source, 'byte 8', `header of ${headerBytes} bytes, at most 65536`);
   const header = new TextDecoder().decode((await stream.exactly(headerBytes)) ?? new Uint8Array(0));
   const descr = /'descr':\s*'([^']+)'/.exec(header)?.[1] ?? '';
-  const shape = (/'shape':\s*\(([^)]*)\)/.exec(header)?.[1] ?? '').split(',').map((s) => s.trim()).filter((s) => s !== '').map(Number);
+  const shape = (/'shape':\s*\(([^)]*)\)/.exec(header)?.[1] ?? '')
+    .split(',')
+    .map((s) => s.trim())
+    .filter((s) => s !== '')
+    .map(Number);
   const width = widths[descr];
   if (width === undefined) throw badTrace(source, 'header', `descr ${descr} is not an integer type (${Object.keys(widths).join(' ')})`);
   if (!/'fortran_order':\s*False/.test(header)) throw badTrace(source, 'header', 'fortran_order must be False');

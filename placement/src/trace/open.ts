@@ -44,7 +44,10 @@ export async function openTrace(path: string, options: OpenTraceOptions = {}): P
   const start = new TextDecoder().decode(await new ByteStream(fileBytes(path), path).upTo(4096)).trimStart();
   if (start.startsWith('{"format":"switchyard-trace"')) {
     const beside = `${name}.sequences.jsonl`;
-    return { kind: 'routing', trace: await readSwitchyardTrace(fileBytes(path), existsSync(beside) ? fileBytes(beside) : null, path, options) };
+    return {
+      kind: 'routing',
+      trace: await readSwitchyardTrace(fileBytes(path), existsSync(beside) ? fileBytes(beside) : null, path, options),
+    };
   }
   if (/^\[\s*\[/.test(start) && !start.includes('{')) return { kind: 'loads', loads: readLoadMatrix(await wholeText(path), path) };
   if (start.startsWith('{') || start.startsWith('[')) return readSglangDump(() => fileBytes(path), path, options);

@@ -122,7 +122,8 @@ export class TraceBuilder {
     if (whenFull === 'refuse') throw badTrace(this.source, `token ${this.count}`, `more than ${tokensMax} tokens (tokensMax)`);
     while (this.count === tokensMax) {
       this.keepBelow /= 2;
-      if (this.keepBelow < 1) throw badTrace(this.source, `token ${this.count}`, `one sequence has more than ${tokensMax} tokens (tokensMax)`);
+      if (this.keepBelow < 1)
+        throw badTrace(this.source, `token ${this.count}`, `one sequence has more than ${tokensMax} tokens (tokensMax)`);
       let kept = 0;
       for (let t = 0; t < this.count; t++) {
         if (mix32(this.sequence[t]) >= this.keepBelow) continue;
@@ -162,7 +163,11 @@ export class TraceBuilder {
     const ids = new Uint16Array(this.count * this.row);
     const sequenceOf = new Uint32Array(this.count);
     const generated = new Uint8Array(this.count);
-    const sequences: TraceSequence[] = [...dense.keys()].map((sequence) => ({ sequence, domain: this.domains.get(sequence) ?? null, tokens: 0 }));
+    const sequences: TraceSequence[] = [...dense.keys()].map((sequence) => ({
+      sequence,
+      domain: this.domains.get(sequence) ?? null,
+      tokens: 0,
+    }));
     order.forEach((from, to) => {
       ids.set(this.ids.subarray(from * this.row, (from + 1) * this.row), to * this.row);
       sequenceOf[to] = rank[from];

@@ -30,12 +30,19 @@ export async function readSglangDump(
   let largest = -1;
   let sawIds = false;
   const counts = { flat: [] as number[], layers: 0, experts: 0 };
-  for await (const found of arrays(open(), source, ['topk_ids_of_layer', 'physical_to_logical_map', 'last_physical_to_logical_map', 'logical_count', 'positions'])) {
+  for await (const found of arrays(open(), source, [
+    'topk_ids_of_layer',
+    'physical_to_logical_map',
+    'last_physical_to_logical_map',
+    'logical_count',
+    'positions',
+  ])) {
     if (found.key === 'topk_ids_of_layer') {
       sawIds = true;
       for (const id of found.flat) largest = Math.max(largest, id);
     } else if (found.key.endsWith('physical_to_logical_map')) {
-      if (found.shape.length !== 2) throw badTrace(source, `byte ${found.offset}`, `${found.key} has ${found.shape.length} dimensions, expected (layers, slots)`);
+      if (found.shape.length !== 2)
+        throw badTrace(source, `byte ${found.offset}`, `${found.key} has ${found.shape.length} dimensions, expected (layers, slots)`);
       map = Array.from({ length: found.shape[0] }, (_, l) => found.flat.slice(l * found.shape[1], (l + 1) * found.shape[1]));
     } else if (found.key === 'logical_count') addCounts(counts, found, source);
   }
@@ -52,7 +59,11 @@ export async function readSglangDump(
   const flush = (topK: number) => {
     if (record === null) return;
     const { ids, layers, tokens, positions } = record;
-    builder ??= new TraceBuilder({ model: options.model ?? 'unknown', moeLayers: Array.from({ length: layers }, (_, l) => l), experts, topK }, source, options);
+    builder ??= new TraceBuilder(
+      { model: options.model ?? 'unknown', moeLayers: Array.from({ length: layers }, (_, l) => l), experts, topK },
+      source,
+      options,
+    );
     const row = new Uint16Array(layers * topK);
     for (let t = 0; t < tokens; t++) {
       for (let l = 0; l < layers; l++)
@@ -75,7 +86,12 @@ export async function readSglangDump(
       pendingPositions = found.flat;
       if (record !== null) (record as Record).positions = found.flat;
     } else if (found.key === 'topk_ids_of_layer') {
-      if (found.shape.length !== 3) throw badTrace(source, `byte ${found.offset}`, `topk_ids_of_layer has ${found.shape.length} dimensions, expected (layers, tokens, topK)`);
+      if (found.shape.length !== 3)
+        throw badTrace(
+          source,
+          `byte ${found.offset}`,
+          `topk_ids_of_layer has ${found.shape.length} dimensions, expected (layers, tokens, topK)`,
+        );
       topK = topK === 0 ? found.shape[2] : topK;
       layers = layers === 0 ? found.shape[0] : layers;
       if (found.shape[2] !== topK || found.shape[0] !== layers)
@@ -135,7 +151,8 @@ async function* arrays(bytes: Bytes, source: string, keys: string[]): AsyncGener
         key = null; // a scalar or null under the key
         continue;
       }
-      if (typeof event.value !== 'number') throw badTrace(source, `byte ${event.offset}`, `${key} holds ${JSON.stringify(event.value)}, expected numbers`);
+      if (typeof event.value !== 'number')
+        throw badTrace(source, `byte ${event.offset}`, `${key} holds ${JSON.stringify(event.value)}, expected numbers`);
       if (flat.length === recordIdsMax) throw badTrace(source, `byte ${event.offset}`, `${key} holds more than ${recordIdsMax} numbers`);
       flat.push(event.value);
       filled[depth - 1]++;

@@ -1,9 +1,14 @@
-import { type TraceHeader, limits } from '@switchyard/proto';
-import { type Bytes, ByteStream } from './byte-stream.ts';
+import { limits, type TraceHeader } from '@switchyard/proto';
+import { ByteStream, type Bytes } from './byte-stream.ts';
 import { badTrace, NO_EXPERT, type RoutingTrace, type TraceBounds, TraceBuilder } from './routing-trace.ts';
 
 /** Reads our own format (proto/src/trace.ts). `sequences` is the `.sequences.jsonl` beside it, or null. */
-export async function readSwitchyardTrace(bytes: Bytes, sequences: Bytes | null, source: string, bounds: Partial<TraceBounds> = {}): Promise<RoutingTrace> {
+export async function readSwitchyardTrace(
+  bytes: Bytes,
+  sequences: Bytes | null,
+  source: string,
+  bounds: Partial<TraceBounds> = {},
+): Promise<RoutingTrace> {
   const stream = new ByteStream(bytes, source);
   const header = parseHeader(await stream.line(), source);
   const builder = new TraceBuilder(header, source, bounds);
@@ -33,7 +38,11 @@ function parseHeader(line: string | null, source: string): TraceHeader {
     throw badTrace(source, 'line 1', 'the header is not JSON');
   }
   if (header.format !== 'switchyard-trace' || header.version !== 1)
-    throw badTrace(source, 'line 1', `format is ${JSON.stringify(header.format)} version ${header.version}, expected "switchyard-trace" version 1`);
+    throw badTrace(
+      source,
+      'line 1',
+      `format is ${JSON.stringify(header.format)} version ${header.version}, expected "switchyard-trace" version 1`,
+    );
   if (!Array.isArray(header.moeLayers)) throw badTrace(source, 'line 1', 'moeLayers is not a list');
   return header;
 }
@@ -90,7 +99,8 @@ function* records(header: TraceHeader, trace: RoutingTrace): Generator<Uint8Arra
       chunk[at + 8] = trace.generated[t];
       for (let c = 0; c < choices; c++) {
         const id = trace.ids[t * choices + c];
-        if (id === NO_EXPERT) throw badTrace('trace', `token ${t}`, 'this format has a fixed top-k: a token with fewer choices cannot be written');
+        if (id === NO_EXPERT)
+          throw badTrace('trace', `token ${t}`, 'this format has a fixed top-k: a token with fewer choices cannot be written');
         if (wide) view.setUint16(at + 9 + 2 * c, id, true);
         else chunk[at + 9 + c] = id;
       }

@@ -1,4 +1,4 @@
-import { type Bytes, ByteStream } from './byte-stream.ts';
+import { ByteStream, type Bytes } from './byte-stream.ts';
 import { badTrace, NO_EXPERT, type RoutingTrace, type TraceBounds, TraceBuilder } from './routing-trace.ts';
 
 /** Tokens that may be waiting for their remaining layers at one time. */
@@ -56,7 +56,11 @@ export async function readVllmJsonl(
   }
   if (waiting.size > 0) {
     const { position, left } = waiting.values().next().value!;
-    throw badTrace(source, 'end', `${waiting.size} tokens lack layers, the first at position ${position} lacks ${left} of ${moeLayers.length}`);
+    throw badTrace(
+      source,
+      'end',
+      `${waiting.size} tokens lack layers, the first at position ${position} lacks ${left} of ${moeLayers.length}`,
+    );
   }
   return builder.build();
 }

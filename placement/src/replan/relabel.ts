@@ -1,0 +1,45 @@
+import type { Plan } from '@switchyard/proto';
+import type { Cluster } from '../cluster/cluster.ts';
+import { assignToBins } from '../solve/transportation.ts';
+import { checkSameShape } from './moves.ts';
+
+/**
+ * Renames the workers of `target` so that least has to move from `current`, without changing what the plan is worth: workers of one node may trade places if they are
+ * equal in memory and speed, and so may whole nodes. Exact: an assignment of workers for each pair of nodes, then one of nodes over those.
+ *
+ * Homes of running sequences are not moved; those of new ones follow the nodes' new names, so the affinity table must be learned (or renamed) after this.
+ */
+export function relabelToMatch(target: Plan, current: Plan, cluster: Cluster): { plan: Plan; workerOf: Int32Array } {
+  checkSameShape(target, current);
+  const workers = cluster.workers.length;
+  // Experts that stay if target's worker a becomes worker b.
+  const kept = new Float64Array(workers * workers);
+  target.replicas.forEach((layer, l) => {
+    layer.forEach((own, e) => {
+      for (const a of own) for (const b of current.replicas[l][e]) kept[a * workers + b]++;
+    });
+  });
+  const inNode = Array.from({ length: cluster.nodes }, (_, n) => cluster.workers.map((_, w) => w).filter((w) => cluster.nodeOf[w] === n));
+  const alike = (a: number, b: number) => cluster.slotsOf[a] === cluster.slotsOf[b] && cluster.speedOf[a] === cluster.speedOf[b];
+  const forbidden = 1e12;
+  const match = (from: number[], to: number[]): { pairs: [number, number][]; kept: number } | null => {
+    if (from.length !== to.length) return null;
+    const cost = Float64Array.from({ length: from.length * to.length }, (_, i) => {
+      const a = from[Math.floor(i / to.length)];
+      const b = to[i % to.length];
+      return alike(a, b) ? -kept[a * workers + b] : forbidden;
+    });
+    const chosen = assignToBins(cost, new Int32Array(to.length).fill(1));
+    const pairs = from.map((a, i): [number, number] => [a, to[chosen[i]]]);
+    return pairs.every(([a, b]) => alike(a, b)) ? { pairs, kept: pairs.reduce((sum, [a, b]) => sum + kept[a * workers + b], 0) } : null;
+  };
+  const between = inNode.map((from) => inNode.map((to) => match(from, to)));
+  const cost = Float64Array.from(between.flat(), (m) => (m === null ? forbidden : -m.kept));
+  const nodeFor = assignToBins(cost, new Int32Array(cluster.nodes).fill(1));
+  const workerOf = new Int32Array(workers);
+  nodeFor.forEach((to, from) => {
+    for (const [a, b] of between[from][to]!.pairs) workerOf[a] = b;
+  });
+  const replicas = target.replicas.map((layer) => layer.map((own) => own.map((w) => workerOf[w]).sort((a, b) => a - b)));
+  return { plan: { ...target, replicas }, workerOf };
+}

@@ -1,0 +1,214 @@
+import type { Plan } from '@switchyard/proto';
+import type { Cluster } from '../cluster/cluster.ts';
+import { NodeCover, popcount } from '../cluster/node-set.ts';
+import { NO_EXPERT, type RoutingTrace } from '../trace/routing-trace.ts';
+import { checkSameShape } from './moves.ts';
+
+/** One step of a migration: everything in it switches together; the plan after it is valid and no worse than the one before. */
+export interface Stage {
+  adds: { layer: number; expert: number; worker: number }[];
+  drops: { layer: number; expert: number; worker: number }[];
+  /** Remote nodes per token and layer after the stage, on the trace it was planned with. */
+  remoteNodes: number;
+  /** Bytes copied in this stage. */
+  bytes: number;
+}
+
+export interface StagedMove {
+  stages: Stage[];
+  /** The plan after the last stage: the target, unless bytes ran out. */
+  reached: Plan;
+  bytes: number;
+  remoteNodesBefore: number;
+  remoteNodesAfter: number;
+}
+
+interface Change {
+  layer: number;
+  expert: number;
+  worker: number;
+}
+
+/** Longest chain of displaced experts that one stage may hold before it becomes the rest of the move. */
+const chainMax = 24;
+
+/**
+ * Splits the way from one plan to another into small stages: a copy, with whatever it displaces (a worker's memory is full, so something leaves it; if that was the
+ * only replica it needs a place first, and so on until a free slot or the first worker is reached). Stages that save most per byte go first; those that would make
+ * the plan worse wait, and what never improves alone goes together in one last stage if that is no worse, or not at all.
+ *
+ * With `bytesMax` this is re-planning under a budget: the best prefix that fits.
+ *
+ * @param homes home worker of each sequence of the trace, held fixed
+ */
+export function stageMove(
+  current: Plan,
+  target: Plan,
+  cluster: Cluster,
+  trace: RoutingTrace,
+  homes: Int32Array,
+  options: { expertBytes: number; bytesMax?: number },
+): StagedMove {
+  checkSameShape(current, target);
+  const { expertBytes, bytesMax = Infinity } = options;
+  const state = current.replicas.map((layer) => layer.map((own) => [...own]));
+  const price = layerPricer(trace, cluster, homes);
+  const cost = state.map((layer, l) => price(l, layer));
+  const perToken = trace.tokens * state.length;
+  const sum = () => cost.reduce((a, b) => a + b, 0) / perToken;
+  const free = cluster.slotsOf.slice();
+  for (const layer of state) for (const own of layer) for (const w of own) free[w]--;
+  const remoteNodesBefore = sum();
+  const stages: Stage[] = [];
+  let bytes = 0;
+
+  const wanted = (): Change[] => {
+    const list: Change[] = [];
+    target.replicas.forEach((layer, l) => {
+      layer.forEach((own, e) => {
+        for (const w of own) if (!state[l][e].includes(w)) list.push({ layer: l, expert: e, worker: w });
+      });
+    });
+    return list;
+  };
+  const surplusOn = (worker: number, taken: ReadonlySet<string>): Change[] => {
+    const list: Change[] = [];
+    state.forEach((layer, l) => {
+      layer.forEach((own, e) => {
+        if (own.includes(worker) && !target.replicas[l][e].includes(worker) && !taken.has(`${l} ${e} ${worker}`))
+          list.push({ layer: l, expert: e, worker });
+      });
+    });
+    return list;
+  };
+  /** The stage that begins with one wanted copy: follows what it displaces. */
+  const chainFrom = (first: Change): { adds: Change[]; drops: Change[] } | null => {
+    const adds = [first];
+    const drops: Change[] = [];
+    const taken = new Set<string>();
+    const room = new Map<number, number>();
+    const have = (w: number) => free[w] + (room.get(w) ?? 0);
+    const shift = (w: number, by: number) => room.set(w, (room.get(w) ?? 0) + by);
+    const drop = (c: Change) => {
+      drops.push(c);
+      taken.add(`${c.layer} ${c.expert} ${c.worker}`);
+      shift(c.worker, 1);
+    };
+    for (let i = 0; i < adds.length; i++) {
+      if (i === chainMax) return null;
+      const { layer, expert, worker } = adds[i];
+      shift(worker, -1);
+      // The copy that this one replaces goes first: it frees its own worker.
+      for (const old of state[layer][expert])
+        if (!target.replicas[layer][expert].includes(old) && !taken.has(`${layer} ${expert} ${old}`)) drop({ layer, expert, worker: old });
+      if (have(worker) >= 0) continue;
+      const options_ = surplusOn(worker, taken);
+      // Prefer something that has another replica, or that closes the chain on a worker with room.
+      const remains = (c: Change) => state[c.layer][c.expert].some((w) => w !== c.worker && !taken.has(`${c.layer} ${c.expert} ${w}`));
+      const placeFor = (c: Change) => target.replicas[c.layer][c.expert].find((w) => !state[c.layer][c.expert].includes(w));
+      const easy = options_.find(remains) ?? options_.find((c) => placeFor(c) !== undefined && have(placeFor(c)!) > 0) ?? options_[0];
+      if (easy === undefined) return null;
+      drop(easy);
+      if (!remains(easy) || state[easy.layer][easy.expert].length === 1) {
+        const to = placeFor(easy);
+        if (to === undefined) return null;
+        if (!adds.some((a) => a.layer === easy.layer && a.expert === easy.expert && a.worker === to)) adds.push({ ...easy, worker: to });
+      }
+    }
+    return { adds, drops };
+  };
+  const applyTo = (plan: number[][][], { adds, drops }: { adds: Change[]; drops: Change[] }) => {
+    for (const { layer, expert, worker } of drops) plan[layer][expert] = plan[layer][expert].filter((w) => w !== worker);
+    for (const { layer, expert, worker } of adds) plan[layer][expert] = [...plan[layer][expert], worker].sort((a, b) => a - b);
+  };
+  /** Cost of the touched layers if the stage were applied; null where an expert would have no replica or memory would not do. */
+  const trial = (stage: { adds: Change[]; drops: Change[] }): Map<number, number> | null => {
+    const touched = new Set([...stage.adds, ...stage.drops].map((c) => c.layer));
+    const next: number[][][] = [];
+    for (const l of touched) next[l] = state[l].map((own) => [...own]);
+    applyTo(next, stage);
+    const use = new Map<number, number>();
+    for (const { worker } of stage.adds) use.set(worker, (use.get(worker) ?? 0) + 1);
+    for (const { worker } of stage.drops) use.set(worker, (use.get(worker) ?? 0) - 1);
+    for (const [w, more] of use) if (more > free[w]) return null;
+    for (const { layer, expert } of stage.drops) if (next[layer][expert].length === 0) return null;
+    return new Map([...touched].map((l) => [l, price(l, next[l])]));
+  };
+  const commit = (stage: { adds: Change[]; drops: Change[] }, costs: Map<number, number>) => {
+    applyTo(state, stage);
+    for (const { worker } of stage.adds) free[worker]--;
+    for (const { worker } of stage.drops) free[worker]++;
+    for (const [l, c] of costs) cost[l] = c;
+    bytes += stage.adds.length * expertBytes;
+    stages.push({ ...stage, remoteNodes: sum(), bytes: stage.adds.length * expertBytes });
+  };
+  const gainOf = (costs: Map<number, number>) => [...costs].reduce((gain, [l, c]) => gain + cost[l] - c, 0);
+
+  for (let left = wanted(); left.length > 0; left = wanted()) {
+    const found: { stage: { adds: Change[]; drops: Change[] }; rate: number }[] = [];
+    for (const first of left) {
+      const stage = chainFrom(first);
+      const costs = stage === null ? null : trial(stage);
+      if (stage === null || costs === null) continue;
+      found.push({ stage, rate: gainOf(costs) / stage.adds.length });
+    }
+    found.sort((a, b) => b.rate - a.rate);
+    const dirty = new Set<number>();
+    let committed = 0;
+    for (const { stage } of found) {
+      // Stages found together may touch the same layers or slots: each is tried again as things stand.
+      const layers = [...stage.adds, ...stage.drops].map((c) => c.layer);
+      if (layers.some((l) => dirty.has(l)) || bytes + stage.adds.length * expertBytes > bytesMax) continue;
+      if (
+        stage.adds.some((a) => state[a.layer][a.expert].includes(a.worker)) ||
+        stage.drops.some((d) => !state[d.layer][d.expert].includes(d.worker))
+      )
+        continue;
+      const costs = trial(stage);
+      if (costs === null || gainOf(costs) < 0) continue;
+      commit(stage, costs);
+      for (const l of layers) dirty.add(l);
+      committed++;
+    }
+    if (committed > 0) continue;
+    // Nothing improves alone: all that is left, together, if that is no worse and fits the budget.
+    const drops: Change[] = [];
+    state.forEach((layer, l) => {
+      layer.forEach((own, e) => {
+        for (const w of own) if (!target.replicas[l][e].includes(w)) drops.push({ layer: l, expert: e, worker: w });
+      });
+    });
+    const rest = { adds: left, drops };
+    if (bytes + left.length * expertBytes <= bytesMax) {
+      const costs = trial(rest);
+      if (costs !== null && gainOf(costs) >= 0) commit(rest, costs);
+    }
+    break;
+  }
+  return { stages, reached: { ...target, replicas: state }, bytes, remoteNodesBefore, remoteNodesAfter: sum() };
+}
+
+/** Remote visits of all tokens in one layer under given holders, homes fixed. */
+function layerPricer(
+  trace: RoutingTrace,
+  cluster: Cluster,
+  homes: Int32Array,
+): (layer: number, replicas: readonly (readonly number[])[]) => number {
+  const layers = trace.moeLayers.length;
+  const cover = new NodeCover();
+  return (l, replicas) => {
+    const masks = Int32Array.from(replicas, (own) => own.reduce((mask, w) => mask | (1 << cluster.nodeOf[w]), 0));
+    let visits = 0;
+    for (let t = 0; t < trace.tokens; t++) {
+      const homeBit = 1 << cluster.nodeOf[homes[trace.sequenceOf[t]]];
+      const base = (t * layers + l) * trace.topK;
+      let uncovered = 0;
+      for (let k = 0; k < trace.topK; k++) {
+        const e = trace.ids[base + k];
+        if (e !== NO_EXPERT && (masks[e] & homeBit) === 0) cover.masks[uncovered++] = masks[e];
+      }
+      if (uncovered > 0) visits += popcount(cover.solveFirst(uncovered));
+    }
+    return visits;
+  };
+}

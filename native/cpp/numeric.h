@@ -8,8 +8,9 @@
 #include <cstdint>
 #include <cstring>
 
-/* One more copy of a scalar function, compiled for machines with hardware FMA: the same bits, without the library call. Needs ifunc, hence glibc. */
-#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__) && !defined(__FMA__)
+/* One more copy of a scalar function, compiled for machines with hardware FMA: the same bits, without the library call. Needs ifunc, hence glibc; the
+ * thread sanitizer starts too late for it. */
+#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__) && !defined(__FMA__) && !defined(__SANITIZE_THREAD__)
 #define SY_FMA_CLONES __attribute__((target_clones("default", "fma")))
 #else
 #define SY_FMA_CLONES

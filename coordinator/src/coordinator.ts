@@ -112,6 +112,8 @@ class Coordinator implements RunningCoordinator {
       const token = tokenFile === null ? '' : readSecretFile(tokenFile, '--token-file').trim();
       this.#control = await serveControl(control, { token, tls: readTls(this.#config) }, (stream) => this.#membership.accept(stream));
       this.controlAddress = this.#control.address;
+      if (token === '' && !/^(unix:|127\.|localhost:|\[::1\])/.test(control))
+        this.#log.warn(`--control ${control} takes any worker: give it a --token-file`);
       if (healthPort !== null) this.healthUrl = `http://${urlHost(host)}:${await this.#health.serve(host, healthPort)}`;
       if (adminSocket !== null) this.#http.push(await listenHttp(this.#service, { socket: adminSocket }));
       const http = await listenHttp(this.#service, { host, port });

@@ -331,6 +331,22 @@ describe('tokens and text', () => {
   });
 });
 
+describe('a long text', () => {
+  it('is tokenised as its parts are, while streams go on', async () => {
+    const part = 'Call me Ishmael. Some years ago, never mind how long precisely.\n\n';
+    const { tokens: once } = (await post(cluster, '/tokenize', { prompt: part })).json();
+    const stream = client.chat.completions.stream({ ...greedy, max_tokens: 200 });
+    const { tokens, count } = (await post(cluster, '/tokenize', { prompt: part.repeat(2_000) })).json();
+    expect(count).toBe(once.length * 2_000);
+    expect(tokens.slice(0, once.length * 2)).toEqual([...once, ...once]);
+    expect((await stream.finalChatCompletion()).choices).toHaveLength(1);
+    // Far beyond the context: refused by its length alone.
+    const { status: code, json } = await post(cluster, '/v1/completions', { model, prompt: part.repeat(10_000) });
+    expect(code).toBe(400);
+    expect(json().error).toMatchObject({ code: 'context_length_exceeded', n_ctx: 1024 });
+  });
+});
+
 describe('errors, as the client types them', () => {
   it.each([
     ['an unknown model', { ...greedy, model: 'gpt-4' }, OpenAI.NotFoundError, 'model_not_found', 'model'],

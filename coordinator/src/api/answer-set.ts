@@ -31,7 +31,12 @@ export abstract class AnswerSet implements AnswerListener {
     this.#answers = answers;
     this.#open = answers.length;
     if (this.#echo !== null) for (const answer of answers) answer.startAt(codePoints(this.#echo[this.promptOf(answer)]));
-    this.#dispatcher.admit(answers);
+    try {
+      this.#dispatcher.admit(answers);
+    } catch (error) {
+      this.#over = true;
+      throw error;
+    }
   }
 
   get answers(): readonly Answer[] {

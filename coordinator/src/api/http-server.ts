@@ -77,6 +77,7 @@ export async function listenHttp(service: Service, where: { host: string; port: 
     void serve(service, exchange);
   });
   server.on('clientError', refuseBytes);
+  for (const { path } of routes) service.metrics.requests.expectRoute(path);
   await listening(server, where);
   if (local) chmodSync(where.socket, 0o600);
   const address = server.address();

@@ -91,6 +91,10 @@ export class RequestMetrics {
     this.#errors.inc({ model_name: this.#model, code });
   }
 
+  expectRoute(route: string): void {
+    this.#http.inc({ model_name: this.#model, route, status: '200' }, 0);
+  }
+
   onResponse(route: string, status: number): void {
     this.#http.inc({ model_name: this.#model, route, status: String(status) });
   }

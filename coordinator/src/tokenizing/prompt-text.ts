@@ -64,8 +64,11 @@ export class PromptEncoder {
       messages: messages.map((message) => {
         // Roles come from a fixed list; templates build control tokens from them.
         const { role, ...rest } = message;
-        const lenient = role === 'assistant';
-        return { role, ...(mapTexts(rest, (text) => standIns.shield(text, lenient)) as { content: string | null }) };
+        const shielded = Object.entries(rest).map(([field, value]) => {
+          const lenient = role === 'assistant' && (field === 'content' || field === 'reasoning_content');
+          return [field, mapTexts(value, (text) => standIns.shield(text, lenient))];
+        });
+        return { role, ...Object.fromEntries(shielded) };
       }),
       tools: tools === null ? null : (mapTexts(tools, shield) as unknown[]),
       variables: mapTexts(variables, shield) as Record<string, unknown>,

@@ -53,7 +53,8 @@ function findCompiler() {
   for (const name of [process.env.CXX, 'c++', 'g++', 'clang++']) {
     if (!name) continue;
     const answer = spawnSync(name, ['--version'], { encoding: 'utf8' });
-    if (answer.status === 0) return { name, version: answer.stdout };
+    // One compiler has several names (c++, g++): what it says after its name tells it apart.
+    if (answer.status === 0) return { name, version: answer.stdout.replace(/^\S+\s*/, '') };
     if (name === process.env.CXX) say(`CXX=${name} does not run; trying the usual names`);
   }
   say(
@@ -97,7 +98,7 @@ function units(compiler) {
       const set = instructionSetOf(name);
       const flags = [...common, ...(set ? instructionSets[set] : []), ...(name === 'napi' ? [`-I${headers}`, '-DNAPI_VERSION=8'] : [])];
       const file = path.join(sources, `${name}.cpp`);
-      const key = digest([compiler.name, compiler.version, ...flags, ...[...closure(file)].map(([at, text]) => path.basename(at) + text)]);
+      const key = digest([compiler.version, ...flags, ...[...closure(file)].map(([at, text]) => path.basename(at) + text)]);
       return { name, file, flags, object: path.join(objects, `${name}-${key}.o`) };
     });
 }
@@ -180,7 +181,7 @@ const stale = targets.filter((target) => !upToDate(target));
 if (stale.length > 0) {
   mkdirSync(objects, { recursive: true });
   const waiting = [...new Set(stale.flatMap((target) => target.units))].filter((unit) => !existsSync(unit.object));
-  if (waiting.length > 0) say(`compiling ${waiting.length} of ${all.length} files with ${compiler.version.split('\n')[0]}`);
+  if (waiting.length > 0) say(`compiling ${waiting.length} of ${all.length} files with ${compiler.name} ${compiler.version.split('\n')[0]}`);
   const failed = new Set(await compileAll(compiler, waiting));
   let complete = true;
   // What can be linked is linked: a broken test program must not keep the addon from its users.

@@ -4,9 +4,9 @@
 namespace sy {
 namespace {
 
-/* Six queries by two blocks of keys, or by four vectors of value columns: 24 sums and their operands in 32 registers. */
+/* Six queries by four blocks of keys, or by four vectors of value columns: 24 sums and their operands in 32 registers. */
 struct Tile : Lanes {
-  static constexpr int key_blocks = 2, value_lanes = 4;
+  static constexpr int key_blocks = 4, value_lanes = 4;
 };
 
 } // namespace

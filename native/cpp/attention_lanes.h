@@ -47,23 +47,23 @@ template <class L, class T> struct TileKernel {
     V dot[Q][B];
 #pragma GCC unroll 6
     for (int i = 0; i < Q; i++)
-#pragma GCC unroll 2
+#pragma GCC unroll 4
       for (int b = 0; b < B; b++) dot[i][b] = L::zero();
     for (int d = 0; d < kv.shape.k_dim; d++) {
       V key[B];
-#pragma GCC unroll 2
+#pragma GCC unroll 4
       for (int b = 0; b < B; b++) key[b] = L::load(k[b] + d * kv_block);
 #pragma GCC unroll 6
       for (int i = 0; i < Q; i++) {
         const V q = L::set1(tile.q[i][d]);
-#pragma GCC unroll 2
+#pragma GCC unroll 4
         for (int b = 0; b < B; b++) dot[i][b] = L::fma(q, key[b], dot[i][b]);
       }
     }
     const V scale = L::set1(tile.scale);
 #pragma GCC unroll 6
     for (int i = 0; i < Q; i++)
-#pragma GCC unroll 2
+#pragma GCC unroll 4
       for (int b = 0; b < B; b++) L::store(scores(i) + (block + b - first_block) * kv_block, L::mul(dot[i][b], scale));
   }
 

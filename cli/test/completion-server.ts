@@ -2,7 +2,7 @@ import http from 'node:http';
 import type { AddressInfo } from 'node:net';
 
 /** What the test's server does with a request, chosen by the request's prompt length. */
-export type Behaviour = 'answer' | 'refuse' | 'error-event' | 'cut' | 'short' | 'no-usage' | 'silent';
+export type Behaviour = 'answer' | 'refuse' | 'error-event' | 'cut' | 'short' | 'no-usage' | 'silent' | 'stall';
 
 export interface CompletionServer {
   url: string;
@@ -48,6 +48,7 @@ export async function startCompletionServer(
     const chat = request.url === '/v1/chat/completions';
     const tokens = behaviour === 'short' ? 2 : Number(body.max_tokens);
     for (let i = 0; i < tokens; i++) {
+      if (behaviour === 'stall' && i === 1) return;
       if (behaviour === 'cut' && i === 1) return void response.destroy();
       if (behaviour === 'error-event' && i === 1) {
         response.end(

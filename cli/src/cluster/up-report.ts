@@ -76,7 +76,8 @@ export function formatUpReport(report: UpReport): string {
     worker.cpus === null ? 'any' : worker.cpus.join(','),
     worker.experts,
     formatBytes(worker.residentBytes),
-    worker.addresses.join(' '),
+    // The host of a socket is this one.
+    worker.addresses.map((address) => address.replace(/^uds:\/\/[^/]*/, 'uds://')).join(' '),
   ]);
   return [
     `${pc.bold(report.model)} is served on ${pc.bold(report.url)} (ready after ${report.readySeconds.toFixed(1)} s, plan ${report.plan}, class ${report.numericClass})`,

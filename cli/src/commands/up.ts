@@ -53,7 +53,8 @@ interface UpOptions {
 }
 
 const firstPrompt = 'It was a dark night, and the captain';
-const firstTokens = 40;
+/** A seed gives everyone the same text: what is sampled does not depend on where it is computed. */
+const firstSampling = { max_tokens: 40, temperature: 0.7, top_p: 0.9, seed: 3 };
 
 export function upCommand(): Command {
   return new Command('up')
@@ -222,7 +223,7 @@ async function printFirstCompletion(url: string, model: string, prompt: string):
   const client = new ApiClient({ url, apiKey: null, timeoutMs: 60_000 });
   try {
     process.stdout.write(`${pc.dim('A first completion:')} ${prompt}`);
-    const body = { model, prompt, max_tokens: firstTokens, temperature: 0, stream: true };
+    const body = { model, prompt, ...firstSampling, stream: true };
     await client.stream('/v1/completions', body, {
       onData: (data) => process.stdout.write((JSON.parse(data) as { choices: { text: string }[] }).choices[0]?.text ?? ''),
     });

@@ -44,41 +44,60 @@ void put_i4(uint8_t *at, int column, const QuantGroup &group) {
   memcpy(at + group_k / 2 * panel_columns + column * 4, &group.scale, 4);
 }
 
-/* Writes elements k0 .. k0+count of one column. k0 is a multiple of the group, so every format can store the chunk by itself. */
-void put_chunk(const Panels &p, uint8_t *panel, int column, int k0, int count, const float *w) {
-  switch (p.format) {
-  case SY_W_F32: {
-    float *at = reinterpret_cast<float *>(panel) + (size_t)k0 * panel_columns + column;
-    for (int i = 0; i < count; i++) at[(size_t)i * panel_columns] = w[i];
-    return;
-  }
-  case SY_W_F16: {
-    uint16_t *at = reinterpret_cast<uint16_t *>(panel) + (size_t)k0 * panel_columns + column;
-    for (int i = 0; i < count; i++) at[(size_t)i * panel_columns] = to_f16(w[i]);
-    return;
-  }
+/* A square of a panel: `columns` rows of the matrix from `column` on, elements k0 .. k0+count. k0 is a multiple of the group, so that every format can
+ * store the square by itself. */
+struct Square {
+  int column, columns, k0, count;
+  float values[panel_columns][group_k]; /* [columns][count]; zeros from count to group_k */
+};
+
+void put_f32(const Square &s, float *panel) {
+  for (int i = 0; i < s.count; i++)
+    for (int c = 0; c < s.columns; c++) panel[(size_t)(s.k0 + i) * panel_columns + s.column + c] = s.values[c][i];
+}
+
+void put_f16(const Square &s, uint16_t *panel) {
+  for (int i = 0; i < s.count; i++)
+    for (int c = 0; c < s.columns; c++) panel[(size_t)(s.k0 + i) * panel_columns + s.column + c] = to_f16(s.values[c][i]);
+}
+
+/* Rounded row by row, which vectorises, then turned pair by pair. */
+SY_AVX2_CLONES void put_bf16(const Square &s, uint32_t *panel) {
+  uint32_t pairs[panel_columns][group_k / 2];
+  for (int c = 0; c < s.columns; c++)
+    for (int i = 0; i < group_k / 2; i++) pairs[c][i] = (uint32_t)to_bf16(s.values[c][2 * i]) | (uint32_t)to_bf16(s.values[c][2 * i + 1]) << 16;
+  for (int i = 0; i < pairs_of(s.count); i++)
+    for (int c = 0; c < s.columns; c++) panel[(size_t)(s.k0 / 2 + i) * panel_columns + s.column + c] = pairs[c][i];
+}
+
+void put(const Square &s, int format, uint8_t *panel) {
+  switch (format) {
+  case SY_W_F32: return put_f32(s, reinterpret_cast<float *>(panel));
+  case SY_W_F16: return put_f16(s, reinterpret_cast<uint16_t *>(panel));
   case SY_W_BF16:
-  case SY_W_BF16_X16: {
-    uint16_t *at = reinterpret_cast<uint16_t *>(panel) + (size_t)k0 * panel_columns + column * 2;
-    for (int i = 0; i < count; i++) at[(size_t)(i / 2) * panel_columns * 2 + i % 2] = to_bf16(w[i]);
-    return;
-  }
-  case SY_W_I8: return put_i8(panel + (size_t)(k0 / group_k) * i8_group_bytes, column, quantise_group(w, count, 127));
-  default: return put_i4(panel + (size_t)(k0 / group_k) * i4_group_bytes, column, quantise_group(w, count, 7));
+  case SY_W_BF16_X16: return put_bf16(s, reinterpret_cast<uint32_t *>(panel));
+  default:
+    for (int c = 0; c < s.columns; c++) {
+      const QuantGroup group = quantise_group(s.values[c], s.count, quant_steps(format));
+      if (format == SY_W_I8) put_i8(panel + (size_t)(s.k0 / group_k) * i8_group_bytes, s.column + c, group);
+      else put_i4(panel + (size_t)(s.k0 / group_k) * i4_group_bytes, s.column + c, group);
+    }
   }
 }
 
-/* Rows first .. last of the matrix, all in one panel. A chunk of every row is read before the next chunk, because in a transposed source
- * neighbouring rows share cache lines. */
+/* Rows first .. last of the matrix, all in one panel. A square is read before the next, because in a transposed source neighbouring rows share cache lines. */
 void set_panel(const Panels &p, int first, int last, int first_row, const sy_source &source) {
-  uint8_t *panel = p.data + (size_t)(first / panel_columns) * p.stride;
-  float chunk[group_k];
+  Square square{};
+  square.column = first % panel_columns;
+  square.columns = last - first;
   for (int k0 = 0; k0 < p.k; k0 += group_k) {
-    const int count = std::min(group_k, p.k - k0);
-    for (int row = first; row < last; row++) {
-      load_f32(source, row - first_row, k0, count, chunk);
-      put_chunk(p, panel, row % panel_columns, k0, count, chunk);
+    square.k0 = k0;
+    square.count = std::min(group_k, p.k - k0);
+    for (int c = 0; c < square.columns; c++) {
+      load_f32(source, first - first_row + c, k0, square.count, square.values[c]);
+      std::fill(square.values[c] + square.count, square.values[c] + group_k, 0.0f);
     }
+    put(square, p.format, p.data + (size_t)(first / panel_columns) * p.stride);
   }
 }
 

@@ -13,6 +13,13 @@ uint64_t element_bytes(int32_t dtype) {
   fail(SY_INVALID_ARGUMENT, "rows travel as f32 or bf16, not as dtype %d", dtype);
 }
 
+SY_AVX2_CLONES void round_row(const float *x, int width, uint8_t *out) {
+  for (int i = 0; i < width; i++) {
+    const uint16_t value = to_bf16(x[i]);
+    memcpy(out + (size_t)i * 2, &value, 2);
+  }
+}
+
 } // namespace
 
 uint64_t rows_encode(const float *x, int32_t x_rows, int32_t width, int32_t rows, const int32_t *row, int32_t dtype, uint8_t *out, uint64_t capacity) {
@@ -24,11 +31,7 @@ uint64_t rows_encode(const float *x, int32_t x_rows, int32_t width, int32_t rows
   for (int i = 0; i < rows; i++, out += row_bytes) {
     const float *from = x + (int64_t)row[i] * width;
     if (dtype == SY_F32) memcpy(out, from, row_bytes);
-    else
-      for (int j = 0; j < width; j++) {
-        const uint16_t value = to_bf16(from[j]);
-        memcpy(out + (size_t)j * 2, &value, 2);
-      }
+    else round_row(from, width, out);
   }
   return bytes;
 }

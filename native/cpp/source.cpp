@@ -1,4 +1,5 @@
 /* Reading 2-D views of tensors in mapped files, whatever they are stored as. */
+#include <algorithm>
 #include <cstring>
 
 #include "kernels.h"
@@ -51,10 +52,24 @@ template <class T, class Convert> void run(const uint8_t *at, int64_t stride, in
     for (int i = 0; i < count; i++) out[i] = convert(read<T>(at + (int64_t)i * stride * (int64_t)sizeof(T)));
 }
 
+struct F8Values {
+  float of[256];
+  F8Values() {
+    for (int b = 0; b < 256; b++) of[b] = from_f8_e4m3((uint8_t)b);
+  }
+};
+
 void load_f8(const sy_source &s, const uint8_t *at, int row, int k0, int count, float *out) {
-  run<uint8_t>(at, s.stride_k, count, out, from_f8_e4m3);
+  static const F8Values values;
+  run<uint8_t>(at, s.stride_k, count, out, [](uint8_t b) { return values.of[b]; });
   const uint8_t *scales = s.scale_file->data + s.scale_offset + (int64_t)((s.n0 + row) / s.block_n) * s.scale_stride * 4;
-  for (int i = 0; i < count; i++) out[i] *= read<float>(scales + (size_t)((s.k0 + k0 + i) / s.block_k) * 4);
+  const int64_t first = (int64_t)s.k0 + k0; // column of out[0] in the scaled tensor
+  for (int i = 0; i < count;) {
+    const int64_t block = (first + i) / s.block_k;
+    const int end = (int)std::min<int64_t>(count, (block + 1) * s.block_k - first);
+    const float scale = read<float>(scales + block * 4);
+    for (; i < end; i++) out[i] *= scale;
+  }
 }
 
 /* 2^(e-127) in f64, where also 2^-127 is a normal number and the product with an element is exact. 255 is the NaN of E8M0. */

@@ -181,7 +181,8 @@ const stale = targets.filter((target) => !upToDate(target));
 if (stale.length > 0) {
   mkdirSync(objects, { recursive: true });
   const waiting = [...new Set(stale.flatMap((target) => target.units))].filter((unit) => !existsSync(unit.object));
-  if (waiting.length > 0) say(`compiling ${waiting.length} of ${all.length} files with ${compiler.name} ${compiler.version.split('\n')[0]}`);
+  if (waiting.length > 0)
+    say(`compiling ${waiting.length} of ${all.length} files with ${compiler.name} ${compiler.version.split('\n')[0]}`);
   const failed = new Set(await compileAll(compiler, waiting));
   let complete = true;
   // What can be linked is linked: a broken test program must not keep the addon from its users.

@@ -8,8 +8,8 @@ export const bounds = {
   connectionsMax: 4096,
   /** Bytes of an answer that its client has not taken. Beyond it text is held back and joined; see `heldBytesMax`. */
   socketPendingBytesMax: 256 * 1024,
-  /** Text and log-probabilities held back for a slow reader: a 128k-token answer with log-probabilities of 20 alternatives each would be more, and is cut off. */
-  heldBytesMax: 32 * 1024 * 1024,
+  /** Events held back for a slow reader, characters: 40,000 tokens without log-probabilities. */
+  heldBytesMax: 8 * 1024 * 1024,
   /** A reader that takes nothing for so long has gone. */
   readerStallMs: 60_000,
   /** Idle keep-alive connections; longer than the usual load balancer's 60 s, so that it closes first. */
@@ -47,6 +47,4 @@ export const bounds = {
     deadline_exceeded: 2,
     link_closed: 2,
   },
-  /** A routing trace file ends at this size. */
-  traceBytesMax: 4 * 1024 * 1024 * 1024,
 } as const;

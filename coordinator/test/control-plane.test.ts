@@ -1,4 +1,5 @@
 import { mkdtempSync, rmSync } from 'node:fs';
+import net from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
 import { afterAll, afterEach, beforeEach, describe, expect, it } from 'vitest';
@@ -211,6 +212,36 @@ describe('tokens', () => {
     const [other, id] = await submitted();
     other.tokens({ request: [id], token: [0], finish: [3], errors: [{ code: 'no such code', message: 'x' }], cachedTokens: [0] });
     expect((await strange).json().error.code).toBe('internal');
+  });
+
+  it('for a client that takes none are held up to a bound, then the client is cut off and the worker told', async () => {
+    const body = JSON.stringify({ prompt: [[100], [101]], n: 16, max_tokens: 1000, logprobs: 20, stream: true });
+    const { hostname, port } = new URL(coordinator.url);
+    const socket = net.connect(Number(port), hostname);
+    socket.pause();
+    socket.write(
+      `POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: ${body.length}\r\n\r\n${body}`,
+    );
+    const cut = new Promise((resolve) => socket.once('close', resolve));
+    socket.on('error', () => {});
+    const [ours, theirs] = await Promise.all([home, away].map((worker) => worker.submits(16)));
+    const tokens = 100;
+    // Each token is about 700 bytes of log-probabilities: 22 MB in all, more than sockets hold.
+    const top = { token: Array.from({ length: 20 }, (_, i) => 1000 + i), logprob: Array.from({ length: 20 }, (_, i) => -i - 0.123456789) };
+    const fill = <T>(value: T) => Array<T>(16 * tokens).fill(value);
+    for (let round = 0; round < 10; round++) {
+      for (const [worker, submits] of [
+        [home, ours],
+        [away, theirs],
+      ] as const) {
+        const request = submits.flatMap((submit) => Array<number>(tokens).fill(submit.request));
+        worker.tokens({ request, token: fill(67), finish: fill(0), logprob: fill(-1), top: fill(top), cachedTokens: fill(0) });
+      }
+    }
+    await Promise.all([home.next('cancel'), away.next('cancel')]);
+    socket.resume();
+    await cut;
+    expect((await fetch(`${coordinator.url}/health/live`)).status).toBe(200);
   });
 
   it('of nobody are ignored', async () => {

@@ -243,15 +243,17 @@ describe('a small cluster', () => {
   });
 
   it('tells a worker that stands still, and on SIGTERM lets running requests end', async () => {
-    cluster = await startCluster({ flags: ['--health-port', '0', '--stall-ms', '300', '--live-ms', '60000'] });
-    const stalled = events(cluster, chat, long);
+    cluster = await startCluster({ flags: ['--health-port', '0', '--stall-ms', '300', '--live-ms', '60000', '--ping-ms', '100'] });
+    const stalled = post(cluster, chat, { ...long, stream: true });
     await until(async () => (await status(cluster!)).requests.running === 1);
     cluster.workers.get('n0w0')!.kill('SIGSTOP');
     await until(async () => (await fetch(`${cluster!.healthUrl}/health/progress`)).status === 503);
     expect((await (await fetch(`${cluster.url}/health/progress`)).json()).status).toBe('stalled');
     expect((await fetch(`${cluster.healthUrl}/health/live`)).status).toBe(200);
     cluster.workers.get('n0w0')!.kill('SIGCONT');
-    expect((await stalled).at(-1)).toBe('[DONE]');
+    const { text } = await stalled;
+    expect(text.endsWith('data: [DONE]\n\n')).toBe(true);
+    expect(text).toContain('\n\n: ping\n\n');
     await until(async () => (await fetch(`${cluster!.healthUrl}/health/progress`)).status === 200);
 
     const running = post(cluster, chat, { ...long, max_tokens: 400 });

@@ -109,6 +109,7 @@ describe('bench serve', () => {
         "requests",
         "requestsPerSecond",
         "seconds",
+        "time",
         "timePerOutputTokenMs",
         "timeToFirstTokenMs",
         "totalTokensPerSecond",

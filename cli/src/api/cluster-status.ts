@@ -26,6 +26,9 @@ export interface ClusterStatus {
 
 /** What a worker has counted since it started. */
 export interface WorkerCounters {
+  steps: number;
+  /** Of its main thread, by what they were spent on; together all the time that has passed. */
+  seconds: Record<string, number>;
   /** (row, layer) pairs of its own sequences that went through MoE layers, and the sum of distinct remote nodes over those. */
   rowsDispatched: number;
   remoteNodesVisited: number;

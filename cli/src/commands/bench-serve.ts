@@ -96,7 +96,7 @@ Examples:
       const extra = parseExtra(options.extra);
       const report = await withTargetServer(
         { ...options, upFlags, timeoutMs: options.timeout * 1000, signal: interrupt.signal },
-        async ({ client, switchyard, numericClass, wire }) => {
+        async ({ client, switchyard, numericClass, cluster }) => {
           const card = await selectModel(client, options.model ?? null, interrupt.signal);
           checkLengths(options, card);
           const { promptsFor, kind } = await promptMaker(client, card, options, interrupt.signal);
@@ -116,8 +116,8 @@ Examples:
               promptsFor,
               onProgress: progress.update,
               aroundLevel: {
-                before: () => wire.begin(),
-                after: async (level) => void levels.push({ ...level, wire: await wire.end(level.promptTokens + level.outputTokens) }),
+                before: () => cluster.begin(),
+                after: async (level) => void levels.push({ ...level, ...(await cluster.end(level.promptTokens + level.outputTokens)) }),
               },
               signal: interrupt.signal,
             });

@@ -1,10 +1,13 @@
 import { ApiClient } from '../api/client.ts';
 import type { ClusterStatus } from '../api/cluster-status.ts';
 import { readClusterStatus } from '../api/cluster-status.ts';
+import { selectModel } from '../api/models.ts';
 import { startOwnServer } from '../cluster/own-server.ts';
 import { findSession } from '../cluster/session.ts';
 import type { UpReport } from '../cluster/up-report.ts';
 import { CommandFailure, exitStatus } from '../failure.ts';
+import type { TimeReport } from '../load/time-report.ts';
+import { timeReport } from '../load/time-report.ts';
 import type { WireReport } from '../load/wire-report.ts';
 import { wireReport } from '../load/wire-report.ts';
 import { readApiKey } from './server-options.ts';
@@ -18,10 +21,10 @@ export interface TargetOptions {
   signal: AbortSignal;
 }
 
-/** Reads the workers' counters around a measurement; null where the server does not show them. */
-export interface WireMeter {
+/** Reads the workers' counters around a measurement; nulls where the server does not show them. */
+export interface ClusterMeter {
   begin(): Promise<void>;
-  end(tokens: number): Promise<WireReport | null>;
+  end(tokens: number): Promise<{ wire: WireReport | null; time: TimeReport | null }>;
 }
 
 export interface BenchTarget {
@@ -31,7 +34,7 @@ export interface BenchTarget {
   numericClass: string | null;
   /** Set when the server was started for this measurement. */
   started: UpReport | null;
-  wire: WireMeter;
+  cluster: ClusterMeter;
 }
 
 /** Workers report their counters about once a second; two readings must not fall into the same second. */
@@ -54,10 +57,10 @@ export async function withTargetServer<T>(options: TargetOptions, use: (target: 
     const numericClass = status?.numericClass ?? null;
     return await use({
       client,
-      switchyard: status !== null,
+      switchyard: status !== null || (await isSwitchyard(client, options.signal)),
       numericClass,
       started: own?.report ?? null,
-      wire: wireMeter(admin, status !== null, options.signal),
+      cluster: clusterMeter(admin, status !== null, options.signal),
     });
   } finally {
     client.close();
@@ -66,7 +69,12 @@ export async function withTargetServer<T>(options: TargetOptions, use: (target: 
   }
 }
 
-function wireMeter(admin: ApiClient, available: boolean, signal: AbortSignal): WireMeter {
+/** A server of ours whose status we may not see says what it is in its list of models. */
+async function isSwitchyard(client: ApiClient, signal: AbortSignal): Promise<boolean> {
+  return (await selectModel(client, null, signal)).owned_by === 'switchyard';
+}
+
+function clusterMeter(admin: ApiClient, available: boolean, signal: AbortSignal): ClusterMeter {
   let before: ClusterStatus | null = null;
   const freshStatus = async () => {
     await new Promise((resolve) => setTimeout(resolve, statsPeriodMs));
@@ -78,7 +86,8 @@ function wireMeter(admin: ApiClient, available: boolean, signal: AbortSignal): W
     },
     async end(tokens) {
       const after = before === null ? null : await freshStatus();
-      return before === null || after === null ? null : wireReport(before, after, tokens);
+      if (before === null || after === null) return { wire: null, time: null };
+      return { wire: wireReport(before, after, tokens), time: timeReport(before, after) };
     },
   };
 }

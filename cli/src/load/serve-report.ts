@@ -2,6 +2,7 @@ import { formatBytes, formatDecimal } from '../terminal/quantity.ts';
 import { textTable } from '../terminal/table.ts';
 import type { LevelReport } from './level-report.ts';
 import type { MachineDescription } from './machine.ts';
+import type { TimeReport } from './time-report.ts';
 import type { WireReport } from './wire-report.ts';
 
 export interface ServeWorkload {
@@ -25,7 +26,7 @@ export interface ServeReport {
   machine: MachineDescription;
   target: { url: string; model: string; switchyard: boolean; numericClass: string | null };
   workload: ServeWorkload;
-  levels: (LevelReport & { wire: WireReport | null })[];
+  levels: (LevelReport & { wire: WireReport | null; time: TimeReport | null })[];
   errors: number;
 }
 
@@ -75,6 +76,22 @@ export function formatServeReport(report: ServeReport): string {
         wire!.links.map((link) => [`${link.from} > ${link.to}`, link.transport, formatDecimal(link.bytesPerToken), link.frames]),
       ),
     );
+  const timed = report.levels.filter((level) => level.time !== null && level.time.steps > 0);
+  if (timed.length > 0) {
+    const activities = Object.keys(timed[0].time!.seconds);
+    lines.push(
+      '',
+      'What the workers spent their time on, in ms a step:',
+      textTable(
+        ['clients', 'steps', ...activities],
+        timed.map(({ concurrency, time }) => [
+          concurrency,
+          time!.steps,
+          ...activities.map((a) => formatDecimal((1000 * (time!.seconds[a] ?? 0)) / time!.steps)),
+        ]),
+      ),
+    );
+  }
   for (const level of report.levels)
     for (const { message, count } of level.errorMessages)
       lines.push(`${count} request${count === 1 ? '' : 's'} failed at ${level.concurrency} clients: ${message}`);

@@ -1,0 +1,21 @@
+import type { ClusterStatus } from '../api/cluster-status.ts';
+
+/** What the workers spent their time on while a level ran, all together. */
+export interface TimeReport {
+  steps: number;
+  /** Seconds by activity, idle time included: their sum is the level's time times the workers. */
+  seconds: Record<string, number>;
+}
+
+/** The difference of two readings of the workers' counters. Pure. */
+export function timeReport(before: ClusterStatus, after: ClusterStatus): TimeReport {
+  const report: TimeReport = { steps: 0, seconds: {} };
+  for (const { name, stats } of after.workers) {
+    if (stats === null) continue;
+    const earlier = before.workers.find((worker) => worker.name === name)?.stats ?? null;
+    report.steps += stats.steps - (earlier?.steps ?? 0);
+    for (const [activity, seconds] of Object.entries(stats.seconds))
+      report.seconds[activity] = (report.seconds[activity] ?? 0) + seconds - (earlier?.seconds[activity] ?? 0);
+  }
+  return report;
+}

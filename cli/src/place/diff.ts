@@ -1,0 +1,35 @@
+import { diffPlans } from '@switchyard/placement';
+import { Command } from 'commander';
+import { byteCount } from '../terminal/option-values.ts';
+import { formatBytes } from '../terminal/quantity.ts';
+import { textTable } from '../terminal/table.ts';
+import { readPlan } from './files.ts';
+
+export function diffCommand(): Command {
+  return new Command('diff')
+    .description('Say what must be copied and dropped to get from one plan to another')
+    .argument('<from>', 'a plan')
+    .argument('<to>', 'a plan of the same shape')
+    .option('--expert-bytes <size>', 'size of one expert', byteCount)
+    .option('--json', 'print as JSON')
+    .action((fromPath: string, toPath: string, flags: { expertBytes?: number; json?: boolean }) => {
+      const from = readPlan(fromPath);
+      const to = readPlan(toPath);
+      const diff = diffPlans(from, to, flags.expertBytes ?? 1);
+      if (flags.json) {
+        process.stdout.write(`${JSON.stringify(flags.expertBytes === undefined ? { copies: diff.copies, drops: diff.drops } : diff)}\n`);
+        return;
+      }
+      const rows = to.workers.map((w, i) => [
+        w.name,
+        diff.copies.filter((c) => c.to === i).length,
+        diff.copies.filter((c) => c.to === i && from.workers[c.from].node !== w.node).length,
+        diff.drops.filter((d) => d.worker === i).length,
+      ]);
+      const size =
+        flags.expertBytes === undefined ? '' : `, ${formatBytes(diff.bytes)} (${formatBytes(diff.interNodeBytes)} between nodes)`;
+      process.stdout.write(
+        `${textTable(['worker', 'copies', 'from other nodes', 'drops'], rows)}\n${diff.copies.length} copies, ${diff.drops.length} drops${size}\n`,
+      );
+    });
+}

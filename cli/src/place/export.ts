@@ -1,0 +1,18 @@
+import { writeFileSync } from 'node:fs';
+import { type ExportFormat, exportPlan } from '@switchyard/placement';
+import { Command, Option } from 'commander';
+import { readPlan } from './files.ts';
+
+export function exportCommand(): Command {
+  return new Command('export')
+    .description('Write a plan in the form of another engine')
+    .argument('<plan>', 'a plan')
+    .addOption(new Option('--format <engine>', 'whose form').choices(['sglang', 'vllm', 'trtllm']).makeOptionMandatory())
+    .option('--out <file>', 'where to; by default standard output')
+    .option('--json', 'accepted for symmetry: sglang and vllm are JSON already')
+    .action((path: string, flags: { format: ExportFormat; out?: string }) => {
+      const text = exportPlan(readPlan(path), flags.format);
+      if (flags.out === undefined) process.stdout.write(text);
+      else writeFileSync(flags.out, text);
+    });
+}

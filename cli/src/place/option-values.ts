@@ -1,0 +1,29 @@
+import type { Robustness } from '@switchyard/placement';
+import { InvalidArgumentError } from 'commander';
+
+/** "25%" or "0.25" -> 0.25. */
+export function share(text: string): number {
+  const match = /^(\d+(?:\.\d+)?)(%?)$/.exec(text.trim());
+  if (!match) throw new InvalidArgumentError('It must be a share like 25% or 0.25.');
+  return Number(match[1]) / (match[2] === '%' ? 100 : 1);
+}
+
+export function shares(text: string): number[] {
+  return text.split(',').map(share);
+}
+
+/** "30s", "2m", "500ms" -> milliseconds. */
+export function duration(text: string): number {
+  const match = /^(\d+(?:\.\d+)?)(ms|s|m|h)$/.exec(text.trim());
+  if (!match) throw new InvalidArgumentError('It must be a time like 500ms, 30s or 2m.');
+  return Number(match[1]) * { ms: 1, s: 1000, m: 60_000, h: 3_600_000 }[match[2] as 'ms' | 's' | 'm' | 'h'];
+}
+
+/** "mean", "worst", "cvar:20%". */
+export function robustness(text: string): Robustness {
+  if (text === 'mean' || text === 'worst') return { kind: text };
+  const match = /^cvar:(.+)$/.exec(text);
+  const part = match ? share(match[1]) : Number.NaN;
+  if (!(part > 0 && part <= 1)) throw new InvalidArgumentError('It must be mean, worst or cvar:20%.');
+  return { kind: 'cvar', share: part };
+}

@@ -1,0 +1,301 @@
+import { writeFileSync } from 'node:fs';
+import {
+  baselinePlan,
+  type Cluster,
+  chooseHomes,
+  clusterOf,
+  describe,
+  diffPlans,
+  type Explanation,
+  evenSplitPeak,
+  expertLoads,
+  explain,
+  holdOut,
+  type LoadMatrix,
+  nodeMasks,
+  type ParetoPoint,
+  type Placement,
+  paretoFront,
+  paretoPage,
+  place,
+  placeLoads,
+  prove,
+  type RoutingTrace,
+  relabelToMatch,
+  scoreFanOut,
+  spreadOverWorkers,
+  stageMove,
+  thinTokens,
+} from '@switchyard/placement';
+import type { Plan, Topology } from '@switchyard/proto';
+import { interruptSignal } from '../commands/interrupt.ts';
+import { exitStatus } from '../failure.ts';
+import { formatBytes } from '../terminal/quantity.ts';
+import { textTable } from '../terminal/table.ts';
+import { comparisonTable, figuresOf, measuredOn } from './comparison.ts';
+import { readPlan, readTopology, readTrace, writeJson } from './files.ts';
+import { ProgressLine } from './progress-line.ts';
+import { placeOptions, type SearchFlags } from './search-options.ts';
+
+export interface PlaceFlags extends SearchFlags {
+  trace: string;
+  topology: string;
+  replicas: number;
+  current?: string;
+  out: string;
+  certificate?: string;
+  pareto?: string;
+  budgetBytes?: number;
+  heldOut: number;
+  dryRun?: boolean;
+  json?: boolean;
+}
+
+/** Tokens by which plans are scored and proven on the command line: more changes the third digit. */
+const scoreTokensMax = 40_000;
+
+export async function placeAction(flags: PlaceFlags): Promise<void> {
+  const topology = readTopology(flags.topology);
+  const input = await readTrace(flags.trace, flags.tokensMax);
+  if (input.kind === 'loads') return placeByLoads(input.loads, topology, flags);
+  const { signal, release } = interruptSignal();
+  try {
+    await placeByRouting(input.trace, topology, flags, signal);
+    if (signal.aborted) process.exitCode = exitStatus.interrupted;
+  } finally {
+    release();
+  }
+}
+
+async function placeByRouting(trace: RoutingTrace, topology: Topology, flags: PlaceFlags, signal: AbortSignal): Promise<void> {
+  const enough = trace.sequences.length >= 8 && flags.heldOut > 0;
+  const { train, test } = enough ? holdOut(trace, flags.heldOut, flags.seed) : { train: trace, test: trace };
+  const judged = thinTokens(test, scoreTokensMax);
+  const current = flags.current === undefined ? null : readPlan(flags.current);
+  const now = current ?? (await baselinePlan('contiguous', trace, topology));
+  const cluster = clusterOf(topology);
+  const line = new ProgressLine(null);
+  const options = { ...placeOptions(flags, signal), replicas: flags.replicas };
+  let placed = await place(train, topology, {
+    ...options,
+    warmStart: current !== null && flags.budgetBytes !== undefined ? current : null,
+    onProgress: ({ stage, incumbent }) => line.update(stage, incumbent),
+  });
+  line.finish();
+  if (current !== null) placed = await nearCurrent(placed, current, train, topology, flags);
+  const homes = chooseHomes(judged, placed.masks, cluster, { kind: 'whole-sequence' }, flags.homeTolerance);
+  const score = scoreFanOut(judged, placed.plan.replicas, cluster, homes);
+  const nowHomes =
+    current === null
+      ? homesInTurn(judged, cluster)
+      : chooseHomes(judged, nodeMasks(current, cluster), cluster, { kind: 'whole-sequence' }, flags.homeTolerance);
+  const nowScore = scoreFanOut(judged, now.replicas, cluster, nowHomes);
+  const loads = expertLoads(judged);
+  const certificate = prove(placed.plan, cluster, judged, {
+    homes,
+    claims: flags.model === 'chain' ? ['fan-out', 'load', 'chain'] : ['fan-out', 'load'],
+    rounds: proofRounds(judged),
+  });
+  const diff = diffPlans(now, placed.plan, topology.expertBytes);
+  const claims = certificate.claims.map((c) => ({ kind: c.kind, score: c.score, bound: c.bound }));
+  const described = { ...placed, homes, score };
+  const why = explain(described, judged);
+  const points = flags.pareto === undefined ? null : await paretoPoints(train, judged, topology, now, flags, signal);
+  const figures = {
+    now: figuresOf(nowScore, now, cluster, topology, loads),
+    proposed: figuresOf(score, placed.plan, cluster, topology, loads),
+  };
+  if (flags.dryRun !== true) {
+    writeJson(flags.out, placed.plan);
+    if (flags.certificate !== undefined) writeJson(flags.certificate, certificate);
+    if (flags.pareto !== undefined)
+      writeFileSync(flags.pareto, paretoPage(points!, `Placement of ${trace.model} on ${cluster.nodes} nodes`));
+  }
+  if (flags.json) {
+    const report = {
+      stopped: placed.stopped,
+      ...figures,
+      bytesToMove: diff.bytes,
+      interNodeBytesToMove: diff.interNodeBytes,
+      claims,
+      explanation: why,
+      pareto: points,
+      plan: placed.plan,
+    };
+    process.stdout.write(`${JSON.stringify(report)}\n`);
+    return;
+  }
+  const gap = claims.map((c) => `${c.kind} ${(100 * Math.abs(c.score / c.bound - 1)).toFixed(1)}%`).join(', ');
+  const text = [
+    comparisonTable(
+      [
+        { name: current === null ? 'now (contiguous)' : 'now', figures: figures.now },
+        { name: 'proposed', figures: figures.proposed },
+      ],
+      diff,
+      gap,
+    ),
+    `${measuredOn(judged, enough)}; step times by an uncalibrated device model`,
+    '',
+    ...explanationText(why),
+    ...(points === null ? [] : ['', paretoText(points)]),
+    '',
+    ...(placed.stopped ? ['stopped early: this is the best plan found so far'] : []),
+    flags.dryRun === true
+      ? 'dry run: nothing was written'
+      : `wrote ${[flags.out, flags.certificate, flags.pareto].filter((p) => p !== undefined).join(', ')}`,
+  ];
+  process.stdout.write(`${text.join('\n')}\n`);
+}
+
+/** The proof's effort falls with the number of pairs of experts it has to look at. */
+function proofRounds(trace: RoutingTrace): number {
+  return Math.max(2, Math.min(24, Math.round(1_000_000 / (trace.moeLayers.length * trace.experts ** 2))));
+}
+
+function homesInTurn(trace: RoutingTrace, cluster: Cluster): Int32Array {
+  return spreadOverWorkers(
+    trace.sequences.map((_, s) => s % cluster.nodes),
+    trace.sequences.map((s) => s.tokens),
+    cluster,
+  );
+}
+
+/** The plan under the names that move least; and within a budget of bytes, the best part of the way. */
+async function nearCurrent(
+  placed: Placement,
+  current: Plan,
+  trace: RoutingTrace,
+  topology: Topology,
+  flags: PlaceFlags,
+): Promise<Placement> {
+  const { plan } = relabelToMatch(placed.plan, current, placed.cluster);
+  const sample = thinTokens(trace, 4000);
+  const before = describe(plan, placed.cluster, trace, flags.homeTolerance, placed.stopped);
+  if (flags.budgetBytes === undefined) return before;
+  const masks = nodeMasks(plan, placed.cluster);
+  const homes = chooseHomes(sample, masks, placed.cluster, { kind: 'whole-sequence' }, flags.homeTolerance);
+  const staged = stageMove(current, plan, placed.cluster, sample, homes, {
+    expertBytes: topology.expertBytes,
+    bytesMax: flags.budgetBytes,
+  });
+  return describe({ ...staged.reached, provenance: plan.provenance }, placed.cluster, trace, flags.homeTolerance, placed.stopped);
+}
+
+async function paretoPoints(
+  train: RoutingTrace,
+  judged: RoutingTrace,
+  topology: Topology,
+  now: Plan,
+  flags: PlaceFlags,
+  signal: AbortSignal,
+): Promise<ParetoPoint[]> {
+  const points: ParetoPoint[] = [];
+  const line = new ProgressLine(null);
+  for (const replicas of [0, 0.125, 0.25, 0.5, 1])
+    for (const peak of [1.03, 1.1, 1.2, 1.5]) {
+      if (signal.aborted) break;
+      const options = {
+        ...placeOptions({ ...flags, peak, starts: 1, sampleTokens: Math.min(flags.sampleTokens, 4000) }, signal),
+        replicas,
+      };
+      const label = `+${100 * replicas}%, peak ${peak}`;
+      try {
+        const { plan, masks, cluster } = await place(train, topology, options);
+        const homes = chooseHomes(judged, masks, cluster, { kind: 'whole-sequence' }, flags.homeTolerance);
+        const score = scoreFanOut(judged, plan.replicas, cluster, homes);
+        const used = plan.replicas.flat().reduce((sum, list) => sum + list.length, 0) / (plan.replicas.length * plan.model.experts) - 1;
+        points.push({
+          label,
+          remoteNodes: score.remoteNodes,
+          peakMean: score.peakMean,
+          replicas: Number(used.toFixed(3)),
+          bytesMoved: diffPlans(now, plan, topology.expertBytes).bytes,
+        });
+        line.update(`pareto ${label}`, score.remoteNodes);
+      } catch (error) {
+        if ((error as { code?: string }).code !== 'bad_plan') throw error;
+      }
+    }
+  line.finish();
+  return points;
+}
+
+function paretoText(points: readonly ParetoPoint[]): string {
+  const front = new Set(paretoFront(points));
+  return textTable(
+    ['plan', 'r', 'peak/mean', 'replicas', 'to move', 'front'],
+    points.map((p) => [
+      p.label,
+      p.remoteNodes.toFixed(3),
+      p.peakMean.toFixed(3),
+      `${(100 * p.replicas).toFixed(1)}%`,
+      formatBytes(p.bytesMoved),
+      front.has(p) ? '*' : '',
+    ]),
+  );
+}
+
+/** Nodes in full; of the layers, those that stand out. */
+export function explanationText(why: Explanation): string[] {
+  const nodes = textTable(
+    [
+      'node',
+      'experts',
+      'tokens at home',
+      'rows served',
+      'own rows served here',
+      'most rows leave for',
+      'next replica (layer, expert): saves',
+    ],
+    why.nodes.map((n) => [
+      n.name,
+      n.experts,
+      `${(100 * n.homeShare).toFixed(1)}%`,
+      `${(100 * n.rowShare).toFixed(1)}%`,
+      `${(100 * n.servedAtHome).toFixed(1)}%`,
+      n.busiestLink === null ? '-' : `${n.busiestLink.to} (${n.busiestLink.rowsPerToken.toFixed(2)} per token)`,
+      n.nextReplica === null ? '-' : `(${n.nextReplica.layer}, ${n.nextReplica.expert}): ${n.nextReplica.saves.toFixed(4)}`,
+    ]),
+  );
+  const layers = [...why.layers].sort((a, b) => b.remoteNodes - a.remoteNodes);
+  const shown = layers.slice(0, 4).concat(layers.length > 6 ? layers.slice(-2) : []);
+  const byLayer = textTable(
+    ['layer', 'remote nodes', 'peak/mean', 'replicas', 'hottest expert'],
+    shown.map((l) => [
+      l.layer,
+      l.remoteNodes.toFixed(3),
+      l.peakMean.toFixed(3),
+      l.replicas,
+      `${l.hottest.expert} (${(100 * l.hottest.share).toFixed(1)}% of rows, on ${l.hottest.nodes} nodes)`,
+    ]),
+  );
+  const homes = why.nodes.flatMap((n) =>
+    n.domains.length === 0 ? [] : [`  ${n.name}: ${n.domains.map((d) => `${d.domain} (${d.tokens} tokens)`).join(', ')}`],
+  );
+  return [nodes, '', 'layers that cost most, and least:', byLayer, '', 'who lives where:', ...homes];
+}
+
+function placeByLoads(loads: LoadMatrix, topology: Topology, flags: PlaceFlags): void {
+  const cluster = clusterOf(topology);
+  const plan = placeLoads(loads, topology, { replicas: flags.replicas, seed: flags.seed });
+  const workers = cluster.workers.length;
+  const rows = Array.from({ length: loads.layers }, (_, l) => {
+    const own = loads.counts.subarray(l * loads.experts, (l + 1) * loads.experts);
+    const mean = own.reduce((a, b) => a + b, 0) / workers;
+    const contiguous = Array.from({ length: loads.experts }, (_, e) => [Math.floor((e * workers) / loads.experts)]);
+    return { now: evenSplitPeak(own, contiguous, workers) / mean, proposed: evenSplitPeak(own, plan.replicas[l], workers) / mean };
+  });
+  const meanOf = (key: 'now' | 'proposed') => rows.reduce((sum, r) => sum + r[key], 0) / rows.length;
+  if (flags.dryRun !== true) writeJson(flags.out, plan);
+  if (flags.json) {
+    process.stdout.write(`${JSON.stringify({ now: { peakMean: meanOf('now') }, proposed: { peakMean: meanOf('proposed') }, plan })}\n`);
+    return;
+  }
+  const table = textTable(
+    ['', 'now (contiguous)', 'proposed'],
+    [['peak/mean load, even split over replicas', meanOf('now').toFixed(4), meanOf('proposed').toFixed(4)]],
+  );
+  const note = 'The trace holds loads only, so this plan balances rows and knows nothing of what crosses nodes.';
+  process.stdout.write(`${table}\n${note}\n${flags.dryRun === true ? 'dry run: nothing was written' : `wrote ${flags.out}`}\n`);
+}

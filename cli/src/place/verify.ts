@@ -1,0 +1,40 @@
+import { holdOut, thinTokens, traceDigest, verifyCertificate } from '@switchyard/placement';
+import { Command } from 'commander';
+import { CommandFailure } from '../failure.ts';
+import { integerIn } from '../terminal/option-values.ts';
+import { readCertificate, readPlan, readRouting } from './files.ts';
+import { share } from './option-values.ts';
+
+interface Flags {
+  heldOut: number;
+  seed: number;
+  tokensMax: number;
+  json?: boolean;
+}
+
+export function verifyCommand(): Command {
+  return new Command('verify')
+    .description('Check a plan, its score and its proven bound again, with code that shares nothing with the planner')
+    .argument('<plan>', 'the plan')
+    .argument('<trace>', 'the trace that the plan was made from')
+    .argument('<certificate>', 'the certificate written beside the plan')
+    .option('--held-out <share>', 'share of the sequences that was held out when planning', share, 0.25)
+    .option('--seed <number>', 'seed of that planning', integerIn(0, 4_294_967_295), 1)
+    .option('--tokens-max <count>', 'tokens held in memory, as when planning', integerIn(1, 50_000_000), 400_000)
+    .option('--json', 'print as JSON')
+    .action(async (planPath: string, tracePath: string, certificatePath: string, flags: Flags) => {
+      const certificate = readCertificate(certificatePath);
+      const trace = await readRouting(tracePath, flags.tokensMax);
+      // The certificate names its trace by digest: the whole of it, or what planning held out.
+      const candidates = [
+        () => trace,
+        () => thinTokens(trace, 40_000),
+        () => thinTokens(holdOut(trace, flags.heldOut, flags.seed).test, 40_000),
+      ];
+      const judged = candidates.map((make) => make()).find((t) => traceDigest(t) === certificate.trace) ?? trace;
+      const verdict = verifyCertificate(readPlan(planPath), judged, certificate);
+      if (flags.json) process.stdout.write(`${JSON.stringify(verdict)}\n`);
+      else for (const { ok, text } of verdict.checks) process.stdout.write(`${ok ? 'ok  ' : 'FAIL'}  ${text}\n`);
+      if (!verdict.ok) throw new CommandFailure(flags.json ? '' : 'the certificate does not hold');
+    });
+}

@@ -1,0 +1,79 @@
+import {
+  type Change,
+  changedTopology,
+  chooseHomes,
+  clusterOf,
+  expertLoads,
+  holdOut,
+  place,
+  scoreFanOut,
+  thinTokens,
+} from '@switchyard/placement';
+import { Command } from 'commander';
+import { interruptSignal } from '../commands/interrupt.ts';
+import { CommandFailure, exitStatus } from '../failure.ts';
+import { numberIn } from '../terminal/option-values.ts';
+import { comparisonTable, figuresOf, measuredOn } from './comparison.ts';
+import { readRouting, readTopology } from './files.ts';
+import { share } from './option-values.ts';
+import { ProgressLine } from './progress-line.ts';
+import { addSearchOptions, placeOptions, type SearchFlags } from './search-options.ts';
+
+interface Flags extends SearchFlags {
+  trace: string;
+  topology: string;
+  replicas: number;
+  loseNode?: string;
+  addNode?: boolean;
+  linkSpeed?: number;
+  json?: boolean;
+}
+
+export function whatIfCommand(): Command {
+  const command = new Command('what-if')
+    .description('Plan for a cluster that does not exist yet: one node less, one more, other links')
+    .requiredOption('--trace <file>', 'a routing trace')
+    .requiredOption('--topology <file>', 'the cluster as it is')
+    .option('--replicas <share>', 'memory for replicas, as a share of one copy of everything', share, 0.25)
+    .option('--lose-node <name>', 'without this node')
+    .option('--add-node', 'with one more node like the last')
+    .option('--link-speed <factor>', 'with links between nodes this many times as fast', numberIn(0.001, 1000))
+    .option('--json', 'print as JSON');
+  return addSearchOptions(command).action(async (flags: Flags) => {
+    const changes: Change[] = [
+      ...(flags.loseNode === undefined ? [] : [{ kind: 'lose-node' as const, node: flags.loseNode }]),
+      ...(flags.addNode ? [{ kind: 'add-node' as const }] : []),
+      ...(flags.linkSpeed === undefined ? [] : [{ kind: 'link-speed' as const, factor: flags.linkSpeed }]),
+    ];
+    if (changes.length === 0)
+      throw new CommandFailure('nothing to ask: give --lose-node, --add-node or --link-speed', { status: exitStatus.usage });
+    const trace = await readRouting(flags.trace, flags.tokensMax);
+    const { train, test } = holdOut(trace, trace.sequences.length >= 8 ? 0.25 : 0, flags.seed);
+    const judged = thinTokens(test.tokens > 0 ? test : train, 40_000);
+    const { signal, release } = interruptSignal();
+    const line = new ProgressLine(null);
+    const ask = async (name: string, topology: ReturnType<typeof readTopology>) => {
+      const placed = await place(train, topology, {
+        ...placeOptions(flags, signal),
+        replicas: flags.replicas,
+        onProgress: (p) => line.update(`${name}: ${p.stage}`, p.incumbent),
+      });
+      const cluster = clusterOf(topology);
+      const homes = chooseHomes(judged, placed.masks, cluster, { kind: 'whole-sequence' }, flags.homeTolerance);
+      const score = scoreFanOut(judged, placed.plan.replicas, cluster, homes);
+      return { name, figures: figuresOf(score, placed.plan, cluster, topology, expertLoads(judged)) };
+    };
+    const before = readTopology(flags.topology);
+    const columns = [
+      await ask('as it is', before),
+      await ask(changes.map((c) => c.kind).join(', '), changes.reduce(changedTopology, before)),
+    ];
+    line.finish();
+    release();
+    if (flags.json) process.stdout.write(`${JSON.stringify(columns)}\n`);
+    else
+      process.stdout.write(
+        `${comparisonTable(columns, null, 'not proven')}\n${measuredOn(judged, test.tokens > 0)}; step times by an uncalibrated device model\n`,
+      );
+  });
+}

@@ -1,0 +1,74 @@
+import { worthIt } from '@switchyard/placement';
+import { Command } from 'commander';
+import { interruptSignal } from '../commands/interrupt.ts';
+import { integerIn } from '../terminal/option-values.ts';
+import { textTable } from '../terminal/table.ts';
+import { evenNodes } from './even-topology.ts';
+import { readRouting, readTopology } from './files.ts';
+import { shares } from './option-values.ts';
+import { ProgressLine } from './progress-line.ts';
+import { addSearchOptions, placeOptions, type SearchFlags } from './search-options.ts';
+
+interface Flags extends SearchFlags {
+  trace: string;
+  topology?: string;
+  nodes: number;
+  levels: number[];
+  json?: boolean;
+}
+
+export function worthItCommand(): Command {
+  const command = new Command('worth-it')
+    .description('Say from a short trace what placement and replicas could bring, before anything is changed')
+    .requiredOption('--trace <file>', 'a routing trace; a thousand tokens of a few dozen sequences suffice')
+    .option('--topology <file>', 'the cluster; by default --nodes equal ones')
+    .option('--nodes <count>', 'equal nodes, where no topology is given', integerIn(2, 32), 4)
+    .option('--levels <shares>', 'replica memory to try', shares, [0, 0.125, 0.25, 0.5, 1])
+    .option('--json', 'print as JSON');
+  return addSearchOptions(command).action(async (flags: Flags) => {
+    const trace = await readRouting(flags.trace, flags.tokensMax);
+    const topology = flags.topology === undefined ? evenNodes(flags.nodes) : readTopology(flags.topology);
+    const { signal, release } = interruptSignal();
+    const line = new ProgressLine(null);
+    const report = await worthIt(
+      trace,
+      topology,
+      {
+        ...placeOptions({ ...flags, starts: 1, sampleTokens: Math.min(flags.sampleTokens, 6000) }, signal),
+        onProgress: (p) => line.update(p.stage, p.incumbent),
+      },
+      flags.levels,
+    );
+    line.finish();
+    release();
+    if (flags.json) {
+      process.stdout.write(`${JSON.stringify(report)}\n`);
+      return;
+    }
+    const percent = (v: number) => `${(100 * v).toFixed(1)}%`;
+    const rows = [
+      [
+        'contiguous, any home',
+        '-',
+        report.now.remoteNodes.toFixed(3),
+        percent(report.now.homeShare),
+        report.now.peakMean.toFixed(3),
+        '-',
+        '-',
+      ],
+      ...report.levels.map((l) => [
+        `placed, +${percent(l.replicas)} replicas`,
+        l.fitted.remoteNodes.toFixed(3),
+        l.heldOut.remoteNodes.toFixed(3),
+        percent(l.heldOut.homeShare),
+        l.heldOut.peakMean.toFixed(3),
+        l.heldOutByDomain.remoteNodes.toFixed(3),
+        percent(1 - l.heldOut.remoteNodes / report.now.remoteNodes),
+      ]),
+    ];
+    process.stdout.write(
+      `${textTable(['plan', 'r (fitted)', 'r', 'home share', 'peak/mean', 'r, home by domain', 'less traffic'], rows)}\n` +
+        `${report.tokens} tokens of ${report.sequences} sequences, 30% of them held out. "fitted" is what the plan reaches on the sequences it was made from.\n`,
+    );
+  });
+}

@@ -27,7 +27,7 @@ export function report({ command, machine, cells, subjects }) {
   lines.push(
     '## Processor seconds per GB, both sides (× the baseline; less is better)',
     '',
-    'Hardly changed by what else runs, so this is the steadier comparison of the two.',
+    'Less changed by what else runs than the clock is, so this is the steadier comparison.',
     '',
     ...table(
       stream.map((c) => ({ ...c, samples: c.processor })),

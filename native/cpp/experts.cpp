@@ -176,17 +176,6 @@ struct Run {
     }
   }
 
-  /* Asks for the parts of the sum that `finish` will add to: rows lie far apart, and the products about to be formed hide the wait. */
-  void expect(int pair, int rows, int panel, int panels) const {
-    if (!sink.sum) return;
-    const RowSum &sum = *sink.sum;
-    const size_t bytes = sum.mode == SY_SUM_EXACT ? 8 : 4, from = (size_t)panel * panel_columns * bytes, to = from + (size_t)panels * panel_columns * bytes;
-    for (int r = 0; r < rows; r++) {
-      const uint8_t *row = sum.memory.data() + (size_t)(e.plan.row[(size_t)(pair + r)] * sum.stride) * bytes;
-      for (size_t at = from; at < to; at += 64) __builtin_prefetch(row + at, 1);
-    }
-  }
-
   /* Panels begin .. end of down for one group. No other thread touches these columns of the sum. */
   void down(const PairPlan::Group &group, const Range &panels) const {
     const Tiling tiling(group.count, max_rows);
@@ -198,7 +187,6 @@ struct Run {
       const int count = tiling.tiles > 1 ? 1 : std::min(at_once, panels.end - panel);
       for (int tile = 0; tile < tiling.tiles; tile++) {
         const int pair = group.first + tiling.first(tile), rows = tiling.height(tile);
-        expect(pair, rows, panel, count);
         const uint8_t *here = weights + (size_t)panel * stride, *ahead = here + (tiling.hides_next(tile) ? stride : 0);
         ops.dot(e.desc.format, hidden(pair), rows, here, stride, count, e.desc.inter, ahead, dots);
         for (int i = 0; i < count; i++) finish(group, pair, rows, panel + i, dots + (size_t)i * rows * panel_columns);

@@ -97,6 +97,8 @@ inline float from_f4_e2m1(unsigned nibble) {
 /* 2^e as f32, -126 <= e <= 127. */
 inline float power_of_two(int e) { return float_of((uint32_t)(e + 127) << 23); }
 
+constexpr float smallest_normal = 0x1p-126f;
+
 /* Scales of one quantisation group, from the largest magnitude in it (SY_QUANT_GROUP in the header). `steps` is 127 or 7.
  * A group that is not finite has scale NaN and zero steps: the result is NaN whatever the weights are. A scale too small for a normal float is zero. */
 struct GroupScale {
@@ -106,7 +108,7 @@ struct GroupScale {
 inline GroupScale group_scale(float largest, bool finite, float steps) {
   if (!finite) return {float_of(0x7fc00000u), 0.0f};
   const float scale = largest / steps;
-  if (!(scale >= 1.17549435e-38f)) return {0.0f, 0.0f};
+  if (!(scale >= smallest_normal)) return {0.0f, 0.0f};
   return {scale, steps / largest};
 }
 inline bool is_finite(float f) { return (bits_of(f) & 0x7f800000u) != 0x7f800000u; }

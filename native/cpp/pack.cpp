@@ -17,16 +17,18 @@ struct QuantGroup {
   float scale;
 };
 QuantGroup quantise_group(const float *w, int count, int steps) {
-  float largest = 0.0f;
+  float values[group_k] = {}, largest = 0.0f;
   bool finite = true;
   for (int i = 0; i < count; i++) {
-    largest = std::max(largest, std::fabs(w[i]));
+    const float magnitude = std::fabs(w[i]);
+    if (magnitude >= smallest_normal || magnitude != magnitude) values[i] = w[i]; // Denormals are zero whoever packs, also outside FTZ|DAZ.
+    largest = std::max(largest, std::fabs(values[i]));
     finite = finite && is_finite(w[i]);
   }
   const GroupScale scale = group_scale(largest, finite, (float)steps);
   QuantGroup group{};
   group.scale = scale.scale;
-  for (int i = 0; i < count; i++) group.q[i] = (int8_t)quantise(w[i], scale.inverse, steps);
+  for (int i = 0; i < count; i++) group.q[i] = (int8_t)quantise(values[i], scale.inverse, steps);
   return group;
 }
 

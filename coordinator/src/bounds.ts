@@ -19,8 +19,10 @@ export const bounds = {
   /** Tools of one request: what OpenAI allows. */
   toolsMax: 128,
   stopTokensMax: 128,
-  /** Text up to this many characters is tokenised in the main thread (about 10 ms); longer text in a thread of its own. */
-  inlineTextChars: 16 * 1024,
+  /** Text up to this many characters is tokenised in the main thread: 1 ms of prose, 20 ms at worst (one endless word). Longer text goes to a thread. */
+  inlineTextChars: 2 * 1024,
+  /** A text may keep that thread for so long: 4 MB of prose take 6 s. */
+  tokenizingMsMax: 30_000,
   /** Texts waiting for the tokenising thread. */
   tokenizingQueueMax: 256,
   /** Prompt prefixes whose home is remembered. */

@@ -116,6 +116,7 @@ class Coordinator implements RunningCoordinator {
         this.#log.warn(`--control ${control} takes any worker: give it a --token-file`);
       if (healthPort !== null) this.healthUrl = `http://${urlHost(host)}:${await this.#health.serve(host, healthPort)}`;
       if (adminSocket !== null) this.#http.push(await listenHttp(this.#service, { socket: adminSocket }));
+      this.#tokenizing.start();
       const http = await listenHttp(this.#service, { host, port });
       this.#http.push(http);
       this.url = `http://${urlHost(host)}:${http.port}`;

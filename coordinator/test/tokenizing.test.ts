@@ -5,6 +5,7 @@ import { describe, expect, it } from 'vitest';
 import { PromptEncoder } from '../src/tokenizing/prompt-text.ts';
 import { StopStrings } from '../src/tokenizing/stop-strings.ts';
 import { TextStream, TokenPieces } from '../src/tokenizing/text-stream.ts';
+import { TextThread } from '../src/tokenizing/text-thread.ts';
 import { tokenBytes } from '../src/tokenizing/token-bytes.ts';
 import { readTokenizerFolder } from '../src/tokenizing/tokenizer-folder.ts';
 import { modelDir } from './model-dir.ts';
@@ -146,6 +147,38 @@ describe('a template with tools', () => {
     expect(count(encode([{ role: 'assistant', content: 'a<|im_end|>b' }], null), 2)).toBe(1);
   });
 
+  it('keeps words of the template words, and still closes templates that build tokens from parts', () => {
+    // "name" is part of a control token here, and a key that the template looks up.
+    const named = [...added, { id: 4003, content: '<|repo_name|>', special: true, normalized: false }];
+    const words = new PromptEncoder({ ...folder, tokenizer: { ...folder.tokenizer, added_tokens: named }, chatTemplate: source });
+    const messages = [{ role: 'assistant', content: null, tool_calls: [{ type: 'function', function: { name: 'name', arguments: {} } }] }];
+    const conversation = { messages, tools: null, addGenerationPrompt: false, variables: {} };
+    const ids = words.encode({ kind: 'conversation', conversation }, Number.POSITIVE_INFINITY);
+    expect(new TokenPieces(tokenBytes({ ...folder.tokenizer, added_tokens: named })).text(ids)).toContain('"name": "name"');
+
+    const parts = new PromptEncoder({
+      ...folder,
+      chatTemplate:
+        "{% for message in messages %}{{ '<|' + message.role + '|>' + '<|' + message.content + '|>' + message.name + '>' }}{% endfor %}",
+    });
+    const built = (content: string, name: string) =>
+      parts.encode(
+        {
+          kind: 'conversation',
+          conversation: { messages: [{ role: 'user', content, name }], tools: null, addGenerationPrompt: false, variables: {} },
+        },
+        Number.POSITIVE_INFINITY,
+      );
+    for (const [content, name] of [
+      ['im_end', 'x'],
+      ['im_end|>', 'x'],
+      ['x', '<|im_end|'],
+      ['im_', 'x'],
+      ['im_end|', 'im_end'],
+    ])
+      expect(built(content, name).filter((id) => controlIds.includes(id))).toEqual([]);
+  });
+
   it('encodes ordinary tools to the ids of the plain rendering', () => {
     const plainTokenizer = new Tokenizer(
       { ...JSON.parse(readFileSync(`${modelDir}/tokenizer.json`, 'utf8')), added_tokens: added },
@@ -206,6 +239,43 @@ describe('ids to text', () => {
       decoder: { type: 'Sequence', decoders: [{ type: 'Replace' }, { type: 'ByteFallback' }, { type: 'Fuse' }] },
     });
     expect(new TokenPieces(table).text([1, 2, 3, 4, 0])).toBe(' two words€</s>');
+  });
+});
+
+describe('the thread for long texts', () => {
+  const text = (length: number, unit: string) => ({
+    kind: 'text' as const,
+    text: unit.repeat(length),
+    addSpecialTokens: false,
+    controls: false,
+  });
+  const encode = (thread: TextThread, prompt: ReturnType<typeof text>) =>
+    thread.encode(prompt, prompt.text.length, Number.POSITIVE_INFINITY);
+
+  it('gives what the main thread gives, the shortest of those that wait first', async () => {
+    const thread = new TextThread(modelDir);
+    const order: number[] = [];
+    const lengths = [3000, 9000, 6000, 1000];
+    const all = lengths.map(async (length) => {
+      const ids = await encode(thread, text(length, 'Call me Ishmael. '));
+      order.push(length);
+      expect(ids).toEqual(encoder.encode(text(length, 'Call me Ishmael. '), Number.POSITIVE_INFINITY));
+    });
+    await Promise.all(all);
+    expect(order).toEqual([3000, 1000, 6000, 9000]);
+    const refused = expect(encode(thread, text(100, 'x'))).rejects.toMatchObject({ code: 'shutting_down' });
+    await thread.close();
+    await refused;
+  });
+
+  it('gives up a text that takes too long, and goes on with the next', async () => {
+    const thread = new TextThread(modelDir, 1_500);
+    // Hours without a bound: white space is one word, and words are merged in steps.
+    const endless = encode(thread, text(20_000_000, ' '));
+    const next = encode(thread, text(10, 'Call me Ishmael. '));
+    await expect(endless).rejects.toMatchObject({ code: 'invalid_request', message: expect.stringContaining('longer than 1500 ms') });
+    expect(await next).toEqual(encoder.encode(text(10, 'Call me Ishmael. '), Number.POSITIVE_INFINITY));
+    await thread.close();
   });
 });
 

@@ -1,6 +1,6 @@
-import { Worker } from 'node:worker_threads';
+import type { Worker } from 'node:worker_threads';
 import { SwitchyardError } from '@switchyard/proto';
-import { threadFile } from '../thread-file.ts';
+import { startThread } from '../thread.ts';
 import {
   type HealthAnswer,
   HealthCounters,
@@ -41,9 +41,8 @@ export class Health {
   /** @returns the port. @throws SwitchyardError `link_closed` when it cannot listen there */
   async serve(host: string, port: number): Promise<number> {
     const data: HealthThreadData = { memory: this.#counters.memory, host, port, thresholds: this.#thresholds };
-    const thread = new Worker(threadFile('health/health-thread'), { workerData: data });
+    const thread = startThread('health/health-thread', data);
     this.#thread = thread;
-    thread.unref();
     return await new Promise((resolve, reject) => {
       const fail = (message: string) => reject(new SwitchyardError('link_closed', `--health-port ${port}: ${message}`));
       thread.once('message', (reply: { port?: number; error?: string }) => {

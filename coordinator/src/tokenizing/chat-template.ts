@@ -22,6 +22,8 @@ export class ChatTemplate {
   readonly supportsTools: boolean;
   /** Whether the template tells a developer from the system. */
   readonly knowsDeveloper: boolean;
+  /** Every text that the template writes, or builds what it writes from. */
+  readonly literals: readonly string[];
   readonly #plain: Template;
   readonly #withTools: Template;
   readonly #tokens: Record<string, string>;
@@ -33,6 +35,7 @@ export class ChatTemplate {
     this.#plain = parse(source);
     this.#withTools = toolSource === null ? this.#plain : parse(toolSource);
     this.#tokens = namedTokens(config);
+    this.literals = [...literalsOf(this.#plain.parsed), ...literalsOf(this.#withTools.parsed)];
   }
 
   static of(folder: TokenizerFolder): ChatTemplate | null {
@@ -57,6 +60,13 @@ export class ChatTemplate {
       });
     }
   }
+}
+
+function* literalsOf(node: unknown): Iterable<string> {
+  if (typeof node !== 'object' || node === null) return;
+  if ((node as { type?: unknown }).type === 'StringLiteral') yield (node as { value: string }).value;
+  else if (node instanceof Map) for (const [key, value] of node) yield* literalsOf([key, value]);
+  else for (const child of Object.values(node)) yield* literalsOf(child);
 }
 
 function parse(source: string): Template {

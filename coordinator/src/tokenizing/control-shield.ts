@@ -2,9 +2,12 @@
  * Keeps text that people wrote from being read as control tokens.
  *
  * A chat template turns a conversation into one string in which control tokens are written out, and the tokenizer finds them by their spelling. What a person
- * wrote must not be found. So every place where their text spells a control token, or could complete one together with the text around it, gets a stand-in for
- * its first character before the template is rendered; the tokenizer looks for control tokens in the string with stand-ins, and puts the characters back
+ * wrote must not be found. So every place where their text spells a control token, or begins one at its end, where other text may complete it, gets a stand-in
+ * for its first character before the template is rendered; the tokenizer looks for control tokens in the string with stand-ins, and puts the characters back
  * afterwards (see text-tokenizer.ts). Templates see ordinary text unchanged, so that trimming, splitting and comparing work as ever.
+ *
+ * A token can also begin in the template itself, when that puts it together from parts ('<|' + name + '|>'). Only for such templates, which are told by their
+ * literals, text that could be the middle or the end of a token gets a stand-in too: it may be a word that the template compares with.
  */
 export class ControlShield {
   readonly #strict: Spelling;
@@ -17,20 +20,27 @@ export class ControlShield {
     this.#lenient = new Spelling(markup.filter((token) => token.special).map((token) => token.content));
   }
 
+  /** Whether control tokens may begin in one of the literals of a template and go on in what follows. */
+  mayBeginIn(literals: Iterable<string>): boolean {
+    for (const literal of literals) if (this.#strict.beginsAtEndOf(literal)) return true;
+    return false;
+  }
+
   /**
    * Stand-ins for one request.
    *
-   * @param texts everything in the request that people wrote, and the template: no stand-in may occur in it
+   * @param texts everything in the request that people wrote: no stand-in may occur in it
+   * @param inTemplate control tokens may begin in the template
    * @returns null when the texts use every possible stand-in
    */
-  standIns(texts: Iterable<string>): StandIns | null {
+  standIns(texts: Iterable<string>, inTemplate: boolean): StandIns | null {
     const firsts = [...new Set([...this.#strict.firsts, ...this.#lenient.firsts])];
     const taken = new Set<string>();
     for (const text of texts) for (const [char] of text.matchAll(ANY_CANDIDATE)) taken.add(char);
     const free = CANDIDATES.filter((char) => !taken.has(char));
     if (free.length < firsts.length) return null;
     const pairs = firsts.map((char, i): [string, string] => [char, free[i]]);
-    return new StandIns(this.#strict, this.#lenient, pairs);
+    return new StandIns(this.#strict, this.#lenient, pairs, inTemplate);
   }
 }
 
@@ -48,8 +58,10 @@ export class StandIns {
   readonly #standInOf: Map<string, string>;
   readonly #charOf: Map<string, string>;
   readonly #pattern: RegExp | null;
+  readonly #inTemplate: boolean;
 
-  constructor(strict: Spelling, lenient: Spelling, pairs: readonly [char: string, standIn: string][]) {
+  constructor(strict: Spelling, lenient: Spelling, pairs: readonly [char: string, standIn: string][], inTemplate: boolean) {
+    this.#inTemplate = inTemplate;
     this.#strict = strict;
     this.#lenient = lenient;
     this.#standInOf = new Map(pairs);
@@ -61,7 +73,7 @@ export class StandIns {
    * @param lenient only tokens marked `special` are kept out: in what an assistant said before, markup like a tool call is what the model itself wrote
    */
   shield(text: string, lenient = false): string {
-    const places = (lenient ? this.#lenient : this.#strict).places(text);
+    const places = (lenient ? this.#lenient : this.#strict).places(text, this.#inTemplate);
     if (places.length === 0) return text;
     let shielded = '';
     let from = 0;
@@ -101,8 +113,17 @@ class Spelling {
     this.firsts = new Set(this.#tokens.flatMap((token) => token.split('')));
   }
 
-  /** Ascending positions whose character must be replaced. */
-  places(text: string): number[] {
+  beginsAtEndOf(text: string): boolean {
+    for (let length = Math.min(this.#longest - 1, text.length); length > 0; length--)
+      if (this.#beginnings.has(text.slice(-length))) return true;
+    return false;
+  }
+
+  /**
+   * @param begun a token may have begun before the text
+   * @returns ascending positions whose character must be replaced
+   */
+  places(text: string, begun: boolean): number[] {
     if (this.#whole === null || text === '') return [];
     const places = new Set<number>();
     this.#whole.lastIndex = 0;
@@ -114,9 +135,9 @@ class Spelling {
     const reach = Math.min(this.#longest - 1, text.length);
     for (let length = 1; length <= reach; length++) {
       if (this.#beginnings.has(text.slice(-length))) places.add(text.length - length);
-      if (this.#endings.has(text.slice(0, length))) places.add(0);
+      if (begun && this.#endings.has(text.slice(0, length))) places.add(0);
     }
-    if (text.length < this.#longest && this.#tokens.some((token) => token.includes(text))) places.add(0);
+    if (begun && text.length < this.#longest && this.#tokens.some((token) => token.includes(text))) places.add(0);
     return [...places].sort((a, b) => a - b);
   }
 }

@@ -15,6 +15,7 @@ export type PromptText =
 /** Turns prompts into token ids: the checkpoint's tokenizer and chat template together. */
 export class PromptEncoder {
   readonly #longestTokenBytes: number;
+  readonly #tokensBeginInTemplate: boolean;
   readonly tokenizer: TextTokenizer;
   readonly template: ChatTemplate | null;
 
@@ -22,6 +23,7 @@ export class PromptEncoder {
     this.tokenizer = new TextTokenizer(folder);
     this.template = ChatTemplate.of(folder);
     this.#longestTokenBytes = tokenBytes(folder.tokenizer).longest;
+    this.#tokensBeginInTemplate = this.template !== null && this.tokenizer.shield.mayBeginIn(this.template.literals);
   }
 
   /**
@@ -56,7 +58,7 @@ export class PromptEncoder {
     const { messages, tools, variables } = conversation;
     const texts: string[] = [];
     collectTexts([messages, tools, variables], texts, 0);
-    const standIns = this.tokenizer.shield.standIns(texts);
+    const standIns = this.tokenizer.shield.standIns(texts, this.#tokensBeginInTemplate);
     if (standIns === null) throw tooManyPrivate();
     const shield = (text: string) => standIns.shield(text);
     const rendered = this.template.render({

@@ -43,7 +43,7 @@ export class TextTokenizer {
 
   /** Text that is nothing but text. */
   encodeText(text: string, addSpecialTokens: boolean): number[] {
-    const standIns = this.shield.standIns([text]);
+    const standIns = this.shield.standIns([text], false);
     if (standIns === null) throw tooManyPrivate();
     return this.encodeShielded(standIns.shield(text), standIns, addSpecialTokens);
   }

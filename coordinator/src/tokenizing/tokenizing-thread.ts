@@ -6,26 +6,24 @@ import { PromptEncoder, type PromptText } from './prompt-text.ts';
 import { readTokenizerFolder } from './tokenizer-folder.ts';
 
 export interface TokenizeJob {
-  id: number;
   prompt: PromptText;
   tokensMax: number;
 }
 
 export type TokenizeResult =
-  | { id: number; ids: Int32Array }
-  | { id: number; code: ErrorCode; message: string; param: string | null; details: Record<string, number> };
+  | { ids: Int32Array }
+  | { code: ErrorCode; message: string; param: string | null; details: Record<string, number> };
 
 const encoder = new PromptEncoder(readTokenizerFolder((workerData as { dir: string }).dir));
 
-parentPort!.on('message', ({ id, prompt, tokensMax }: TokenizeJob) => {
+parentPort!.on('message', ({ prompt, tokensMax }: TokenizeJob) => {
   try {
     const ids = Int32Array.from(encoder.encode(prompt, tokensMax));
-    parentPort!.postMessage({ id, ids } satisfies TokenizeResult, [ids.buffer]);
+    parentPort!.postMessage({ ids } satisfies TokenizeResult, [ids.buffer]);
   } catch (error) {
     const known = error instanceof SwitchyardError ? error : new SwitchyardError('internal', (error as Error).message);
     const { code, message, param } = known;
     parentPort!.postMessage({
-      id,
       code,
       message,
       param,

@@ -1,0 +1,114 @@
+import type { Worker } from 'node:worker_threads';
+import { SwitchyardError } from '@switchyard/proto';
+import { bounds } from '../bounds.ts';
+import { DetailedError } from '../detailed-error.ts';
+import { startThread } from '../thread.ts';
+import type { PromptText } from './prompt-text.ts';
+import type { TokenizeJob, TokenizeResult } from './tokenizing-thread.ts';
+
+interface Waiting {
+  job: TokenizeJob;
+  chars: number;
+  resolve(ids: number[]): void;
+  reject(error: Error): void;
+}
+
+/**
+ * Tokenises long texts in a thread of its own, the shortest of those that wait first. A text that takes too long is given up together with the thread, which is
+ * started anew: a few megabytes without a space can take minutes.
+ */
+export class TextThread {
+  readonly #dir: string;
+  readonly #msMax: number;
+  /** Ascending by length. */
+  readonly #waiting: Waiting[] = [];
+  #running: Waiting | null = null;
+  #deadline: NodeJS.Timeout | null = null;
+  #thread: Worker | null = null;
+  #closed = false;
+
+  /** @param msMax what one text may take */
+  constructor(dir: string, msMax: number = bounds.tokenizingMsMax) {
+    this.#dir = dir;
+    this.#msMax = msMax;
+  }
+
+  /** Reads the tokenizer before anyone waits for it. */
+  start(): void {
+    this.#thread ??= this.#create();
+  }
+
+  /** @throws SwitchyardError `queue_full`, `invalid_request` when it takes too long, and what tokenising throws */
+  encode(prompt: PromptText, chars: number, tokensMax: number): Promise<number[]> {
+    if (this.#waiting.length >= bounds.tokenizingQueueMax)
+      throw new SwitchyardError(
+        'queue_full',
+        `${this.#waiting.length} long texts wait to be tokenised; the limit is ${bounds.tokenizingQueueMax}`,
+      );
+    return new Promise((resolve, reject) => {
+      const after = this.#waiting.findIndex((other) => other.chars > chars);
+      this.#waiting.splice(after < 0 ? this.#waiting.length : after, 0, { job: { prompt, tokensMax }, chars, resolve, reject });
+      this.#next();
+    });
+  }
+
+  async close(): Promise<void> {
+    this.#closed = true;
+    const waiting = [...(this.#running === null ? [] : [this.#running]), ...this.#waiting.splice(0)];
+    this.#finish();
+    for (const { reject } of waiting) reject(new SwitchyardError('shutting_down', 'the server is shutting down'));
+    await this.#thread?.terminate();
+  }
+
+  #next(): void {
+    if (this.#running !== null || this.#waiting.length === 0) return;
+    this.start();
+    const next = this.#waiting.shift()!;
+    this.#running = next;
+    this.#deadline = setTimeout(() => this.#giveUp(), this.#msMax);
+    this.#thread!.postMessage(next.job);
+  }
+
+  #receive(result: TokenizeResult): void {
+    const running = this.#finish();
+    if ('ids' in result) running?.resolve(Array.from(result.ids));
+    else running?.reject(new DetailedError(result.code, result.message, result.param, result.details));
+    this.#next();
+  }
+
+  #giveUp(): void {
+    const running = this.#finish();
+    void this.#thread?.terminate();
+    this.#thread = null;
+    running?.reject(
+      new SwitchyardError('invalid_request', `the text of ${running.chars} characters takes longer than ${this.#msMax} ms to tokenise`, {
+        param: 'prompt',
+      }),
+    );
+    this.#next();
+  }
+
+  /** Out of memory, say: whoever was served is told, the next one gets a new thread. */
+  #died(thread: Worker, error: Error): void {
+    if (this.#closed || this.#thread !== thread) return;
+    this.#thread = null;
+    this.#finish()?.reject(new SwitchyardError('internal', `tokenising failed: ${error.message}`, { cause: error }));
+    this.#next();
+  }
+
+  #finish(): Waiting | null {
+    const running = this.#running;
+    this.#running = null;
+    if (this.#deadline !== null) clearTimeout(this.#deadline);
+    this.#deadline = null;
+    return running;
+  }
+
+  #create(): Worker {
+    const thread = startThread('tokenizing/tokenizing-thread', { dir: this.#dir });
+    thread.on('message', (result: TokenizeResult) => this.#receive(result));
+    thread.on('error', (error) => this.#died(thread, error));
+    thread.on('exit', () => this.#died(thread, new Error('its thread ended')));
+    return thread;
+  }
+}

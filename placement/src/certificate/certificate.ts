@@ -20,7 +20,8 @@ export interface Certificate {
 export type Claim = FanOutClaim | LoadClaim | ChainClaim;
 
 /**
- * Remote nodes per token and layer. Class: any homes; any plan that holds at most `nodeExpertsMax[l]` experts of layer l on a node, and at most `replicasMax[l]` in all.
+ * Remote nodes per token and layer. Class: any homes; any plan whose nodes, in some order, hold at most
+ * `nodeExperts[l]` experts of layer l.
  *
  * A token whose k experts need D nodes has at least pairsMin(D) = the fewest co-located pairs of k experts on D nodes, so for every lambda >= 0
  * D >= min over D' of (D' + lambda pairsMin(D')) - lambda (its co-located pairs). Summed with a lambda per token, the second part is at most a maximum-weight choice
@@ -33,8 +34,8 @@ export interface FanOutClaim {
   bound: number;
   /** Homes by which the score was taken: home worker of each sequence. */
   homes: number[];
-  nodeExpertsMax: number[];
-  replicasMax: number[];
+  /** Experts of each layer on each node, largest first, (layers) of (nodes). */
+  nodeExperts: number[][];
   layers: {
     /** Co-location from which each token's lambda follows, 0..255 for 0..1: upper triangle, row by row, base64. */
     reference: string;

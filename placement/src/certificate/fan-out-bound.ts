@@ -32,8 +32,7 @@ function lambdaAt(k: number, nodes: number, pairs: number): number {
 export function proveFanOut(
   trace: RoutingTrace,
   nodes: number,
-  nodeExpertsMax: readonly number[],
-  replicasMax: readonly number[],
+  nodeExperts: readonly (readonly number[])[],
   rounds = 24,
 ): { layers: FanOutClaim['layers']; bound: number } {
   const { experts } = trace;
@@ -41,8 +40,8 @@ export function proveFanOut(
   let total = 0;
   const pairsOf = experts * experts;
   const layers = trace.moeLayers.map((_, l) => {
-    const degreeMax = degreeLimits(experts, nodes, nodeExpertsMax[l], replicasMax[l]);
-    const pairsMax = pairLimit(nodes, nodeExpertsMax[l], replicasMax[l]);
+    const degreeMax = degreeLimit(experts, nodeExperts[l]);
+    const pairsMax = pairLimit(nodeExperts[l]);
     let reference: Float64Array<ArrayBufferLike> = new Float64Array(pairsOf).fill(Math.min(1, pairsMax / ((experts * (experts - 1)) / 2)));
     let best = { bound: -Infinity, quantised: [] as number[], price: [] as number[], countPrice: 0 };
     for (let round = 0; round < rounds; round++) {
@@ -68,17 +67,18 @@ export function proveFanOut(
   return { layers, bound: total / (trace.tokens * count) };
 }
 
-/** Experts that one expert may be co-located with: the rest of every node it is on. With `replicasMax` no larger than `experts`, it is on one. */
-export function degreeLimits(experts: number, nodes: number, nodeExpertsMax: number, replicasMax: number): number {
-  const copies = Math.min(nodes, 1 + Math.max(0, replicasMax - experts));
-  return Math.min(experts - 1, copies * (nodeExpertsMax - 1));
+/** Experts that one expert may be co-located with: the rest of every node that it can be on, given that all others need a place too. `sizes` largest first. */
+export function degreeLimit(experts: number, sizes: readonly number[]): number {
+  const copies = Math.max(1, 1 + sizes.reduce((a, b) => a + b, 0) - experts);
+  return Math.min(
+    experts - 1,
+    sizes.slice(0, copies).reduce((sum, s) => sum + Math.max(0, s - 1), 0),
+  );
 }
 
-/** Co-located pairs of a layer: nodes filled one after the other hold the most. */
-export function pairLimit(nodes: number, nodeExpertsMax: number, replicasMax: number): number {
-  const full = Math.min(nodes, Math.floor(replicasMax / nodeExpertsMax));
-  const rest = full < nodes ? replicasMax - full * nodeExpertsMax : 0;
-  return (full * nodeExpertsMax * (nodeExpertsMax - 1)) / 2 + (rest * (rest - 1)) / 2;
+/** Co-located pairs of a layer at most. */
+export function pairLimit(sizes: readonly number[]): number {
+  return sizes.reduce((sum, s) => sum + (s * (s - 1)) / 2, 0);
 }
 
 /** Every token's lambda at the reference, gathered into pair weights, and the sum of the tokens' constants. */

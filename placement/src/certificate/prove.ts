@@ -36,28 +36,20 @@ export function prove(plan: Plan, cluster: Cluster, trace: RoutingTrace, options
   return { format: 'switchyard-certificate', version: 1, plan: planDigest(plan), trace: traceDigest(trace), claims };
 }
 
-/** Experts of each layer on its fullest node, and copies of each layer's experts on different nodes. */
-function layerLimits(plan: Plan, cluster: Cluster): { nodeExpertsMax: number[]; replicasMax: number[] } {
-  const limits = { nodeExpertsMax: [] as number[], replicasMax: [] as number[] };
-  for (const layer of plan.replicas) {
-    const onNode = new Int32Array(cluster.nodes);
-    let replicas = 0;
-    for (const workers of layer) {
-      const nodes = new Set(workers.map((w) => cluster.nodeOf[w]));
-      for (const n of nodes) onNode[n]++;
-      replicas += nodes.size;
-    }
-    limits.nodeExpertsMax.push(Math.max(...onNode));
-    limits.replicasMax.push(replicas);
-  }
-  return limits;
+/** Experts of each layer on each node, largest first, (layers) of (nodes). */
+function nodeExperts(plan: Plan, cluster: Cluster): number[][] {
+  return plan.replicas.map((layer) => {
+    const held = new Array<number>(cluster.nodes).fill(0);
+    for (const workers of layer) for (const n of new Set(workers.map((w) => cluster.nodeOf[w]))) held[n]++;
+    return held.sort((a, b) => b - a);
+  });
 }
 
 export function fanOutClaim(plan: Plan, cluster: Cluster, trace: RoutingTrace, homes: Int32Array, rounds: number): FanOutClaim {
-  const { nodeExpertsMax, replicasMax } = layerLimits(plan, cluster);
-  const { layers, bound } = proveFanOut(trace, cluster.nodes, nodeExpertsMax, replicasMax, rounds);
+  const sizes = nodeExperts(plan, cluster);
+  const { layers, bound } = proveFanOut(trace, cluster.nodes, sizes, rounds);
   const score = scoreFanOut(trace, plan.replicas, cluster, homes).remoteNodes;
-  return { kind: 'fan-out', score, bound, homes: Array.from(homes), nodeExpertsMax, replicasMax, layers };
+  return { kind: 'fan-out', score, bound, homes: Array.from(homes), nodeExperts: sizes, layers };
 }
 
 export function loadClaim(plan: Plan, cluster: Cluster, trace: RoutingTrace, homes: Int32Array): LoadClaim {

@@ -94,14 +94,11 @@ function checkFanOut(plan: Plan, trace: RoutingTrace, claim: FanOutClaim, check:
   // The class contains the plan.
   let inside = true;
   plan.replicas.forEach((layer, l) => {
-    const held = new Int32Array(nodes);
-    let all = 0;
-    for (const workers of layer)
-      for (const n of new Set(workers.map((w) => nodeOf[w]))) {
-        held[n]++;
-        all++;
-      }
-    if (held.some((h) => h > claim.nodeExpertsMax[l]) || all > claim.replicasMax[l]) inside = false;
+    const held = new Array<number>(nodes).fill(0);
+    for (const workers of layer) for (const n of new Set(workers.map((w) => nodeOf[w]))) held[n]++;
+    held.sort((a, b) => b - a);
+    const sizes = claim.nodeExperts[l];
+    if (sizes.length !== nodes || held.some((h, n) => h > sizes[n] || (n > 0 && sizes[n] > sizes[n - 1]))) inside = false;
   });
   check(inside, 'fan-out: the plan is in the class that the bound is for');
   // The bound.
@@ -143,13 +140,13 @@ function layerNodes(trace: RoutingTrace, l: number, nodes: number, claim: FanOut
     for (let i = 0; i < k; i++) for (let j = 0; j < i; j++) weight[at(chosen[i], chosen[j])] += lambda;
   }
   if (countPrice < 0 || degreePrice.some((p) => p < 0)) return 0;
-  const most = claim.nodeExpertsMax[l];
-  const replicas = claim.replicasMax[l];
-  // Co-located pairs are fewest-limited by full nodes; an expert's co-locations by the nodes it can be on.
-  const full = Math.min(nodes, Math.floor(replicas / most));
-  const rest = full < nodes ? replicas - full * most : 0;
-  const pairsMax = (full * most * (most - 1)) / 2 + (rest * (rest - 1)) / 2;
-  const degreeMax = Math.min(experts - 1, Math.min(nodes, 1 + Math.max(0, replicas - experts)) * (most - 1));
+  // A node of s experts co-locates s (s - 1) / 2 pairs. An expert is on one node, and on as many more as there are replicas beyond one of each.
+  const sizes = claim.nodeExperts[l];
+  const pairsMax = sizes.reduce((sum, s) => sum + (s * (s - 1)) / 2, 0);
+  const spare = Math.max(0, sizes.reduce((sum, s) => sum + s, 0) - experts);
+  let degreeMax = 0;
+  for (let n = 0; n < Math.min(nodes, 1 + spare); n++) degreeMax += Math.max(0, sizes[n] - 1);
+  degreeMax = Math.min(degreeMax, experts - 1);
   let colocated = countPrice * pairsMax;
   for (let e = 0; e < experts; e++) {
     colocated += degreePrice[e] * degreeMax;

@@ -13,6 +13,9 @@ export interface Cluster {
   speedOf: Float64Array;
 }
 
+/** Experts of one worker: 4,096 of each of 4,096 layers. */
+const slotsMax = 1 << 24;
+
 /** @throws bad_plan where a count is out of bounds or memory holds no expert */
 export function clusterOf(topology: Topology): Cluster {
   const refuse = (message: string, param: string): never => {
@@ -43,7 +46,7 @@ export function clusterOf(topology: Topology): Cluster {
     nodeNames: topology.nodes.map((node) => node.name),
     workers,
     nodeOf: Int32Array.from(workers, (w) => w.node),
-    slotsOf: Int32Array.from(flat, (w) => Math.floor(w.expertMemoryBytes / topology.expertBytes)),
+    slotsOf: Int32Array.from(flat, (w) => Math.min(slotsMax, Math.floor(w.expertMemoryBytes / topology.expertBytes))),
     speedOf: Float64Array.from(flat, (w) => w.relativeSpeed),
   };
 }

@@ -1,4 +1,5 @@
 import { popcount } from '../cluster/node-set.ts';
+import type { Random } from '../random.ts';
 import { NO_EXPERT, type RoutingTrace } from '../trace/routing-trace.ts';
 import { assignHomes, type HomeBalance } from './balanced-homes.ts';
 import { type LayerPrices, LayerSearch, type TokenHomes } from './layer-search.ts';
@@ -254,6 +255,65 @@ export class FanOutSearch {
     return gained;
   }
 
+  /**
+   * Moves a replica from node a to b in one layer and another from b to a in any other: a layer may then hold more experts on one node than on another, while
+   * every node's memory stays as full as it was. Pairs the best moves of each direction. Returns what it gained.
+   */
+  exchangeMoves(): number {
+    const { nodes } = this;
+    // A move that loses may still pay with its counterpart; below this it hardly can.
+    const least = (-this.objective() / (this.layers.length * this.trace.experts)) * 2;
+    const byWay: { l: number; e: number; gain: number }[][] = Array.from({ length: nodes * nodes }, () => []);
+    this.layers.forEach((layer, l) => {
+      for (const { e, from, to, gain } of layer.moves(least)) byWay[from * nodes + to].push({ l, e, gain });
+    });
+    for (const list of byWay) list.sort((x, y) => y.gain - x.gain || x.l - y.l || x.e - y.e);
+    const touched = new Set<number>();
+    let gained = 0;
+    const move = (l: number, e: number, from: number, to: number) => {
+      const layer = this.layers[l];
+      const before = layer.objective();
+      layer.apply(e, (layer.maskOf[e] & ~(1 << from)) | (1 << to), -1, 0);
+      return before - layer.objective();
+    };
+    for (let a = 0; a < nodes; a++)
+      for (let b = a + 1; b < nodes; b++) {
+        const there = byWay[a * nodes + b];
+        const back = byWay[b * nodes + a];
+        for (let i = 0, j = 0, failed = 0; i < there.length && j < back.length && failed < 12; ) {
+          if (this.options.stop()) return gained;
+          const x = there[i];
+          const y = back[j];
+          if (x.gain + y.gain <= 0) break;
+          // One change per layer and pass: the estimates of a layer are stale after it.
+          if (touched.has(x.l)) {
+            i++;
+            continue;
+          }
+          if (touched.has(y.l) || x.l === y.l) {
+            j++;
+            continue;
+          }
+          const gain = move(x.l, x.e, a, b) + move(y.l, y.e, b, a);
+          if (gain > 1e-9) {
+            gained += gain;
+            touched.add(x.l).add(y.l);
+            i++;
+            j++;
+            failed = 0;
+          } else {
+            move(x.l, x.e, b, a);
+            move(y.l, y.e, a, b);
+            failed++;
+            if (x.gain < y.gain) i++;
+            else j++;
+          }
+        }
+      }
+    this.options.onImproved(this.objective());
+    return gained;
+  }
+
   /** What each sequence would cost on each home node, (sequences, nodes), weighted. */
   homeCosts(): Float64Array {
     const { trace, nodes } = this;
@@ -292,6 +352,31 @@ export class FanOutSearch {
     return 0;
   }
 
+  /**
+   * The best found with homes as they are: descents from the best response and from kicked placements (a few experts change places at random). For small problems,
+   * and where homes are given. Returns the objective.
+   */
+  async solveFixedHomes(random: Random, kicks: number): Promise<number> {
+    const descend = async () => {
+      for (let last = Infinity; this.objective() < last - 1e-9; ) {
+        last = this.objective();
+        await this.improveLayers(20, 0);
+        this.addReplicas();
+        this.exchangeReplicas();
+      }
+    };
+    this.placeSingles();
+    await descend();
+    let best = this.result();
+    for (let kick = 0; kick < kicks && !this.options.stop(); kick++) {
+      this.load(best.masks.map((masks) => kicked(masks, this.trace.experts, random)));
+      await descend();
+      if (this.objective() < best.objective - 1e-9) best = this.result();
+    }
+    this.load(best.masks);
+    return this.objective();
+  }
+
   /** Alternates all steps until a round gains less than `share` of the objective. */
   async converge(roundsMax: number, share: number): Promise<void> {
     for (let round = 0; round < roundsMax && !this.options.stop(); round++) {
@@ -300,10 +385,24 @@ export class FanOutSearch {
       await this.improveLayers(3, share);
       this.addReplicas();
       this.exchangeReplicas();
+      for (let pass = 0; pass < 6 && this.exchangeMoves() > share * before; pass++) await this.options.pause();
       await this.options.pause();
       if (before - this.objective() <= share * before) break;
     }
   }
+}
+
+/** The same holders with a few pairs of experts exchanged, and now and then all but one replica of an expert dropped: the next descent refills the room. */
+function kicked(masks: Int32Array, experts: number, random: Random): Int32Array {
+  const next = masks.slice();
+  const pairs = 1 + random.below(3);
+  for (let i = 0; i < pairs; i++) {
+    const e = random.below(experts);
+    const f = random.below(experts);
+    [next[e], next[f]] = [next[f], next[e]];
+  }
+  for (let e = 0; e < experts; e++) if (random.next() < 0.5) next[e] &= -next[e];
+  return next;
 }
 
 /** A binary heap of entry numbers, largest gain first, ties by lower number. Entries may be stale; the caller looks again. */

@@ -29,10 +29,8 @@ export function placeInsideNodes(
     const needed = members.reduce((sum, list) => sum + list.length, 0);
     let spare = left.reduce((a, b) => a + b, 0) - needed;
     spare = Math.min(spare, Math.floor(replicasMax / cluster.nodes));
-    let ahead = needed;
     for (let l = 0; l < layers; l++) {
       const list = members[l];
-      ahead -= list.length;
       // Spare slots are dealt out evenly over the layers to come; a layer cannot use more than one replica per worker and expert.
       const extra = Math.max(0, Math.min(Math.floor(spare / (layers - l)), list.length * (workers.length - 1)));
       spare -= extra;

@@ -257,16 +257,13 @@ export class LayerSearch {
         rows.push(row);
       }
     }
-    const over = (n: number, change: number) => Math.max(0, this.load[n] + change - this.prices.peakMax * this.fairRows[n]);
-    const loadGain = (a: number, b: number, fromA: number, fromB: number) =>
-      a === b ? 0 : this.prices.price * (over(a, 0) + over(b, 0) - over(a, fromB - fromA) - over(b, fromA - fromB));
     const found: { score: number; i: number; j: number; to: number }[] = [];
     for (let i = 0; i < rows.length; i++) {
       const a = replicaNode[i];
       const servedI = this.served[replicaExpert[i] * nodes + a];
       for (let b = 0; b < nodes; b++)
         if (rows[i][b] > -Infinity && hasRoom(b)) {
-          const score = rows[i][b] + loadGain(a, b, servedI, 0);
+          const score = rows[i][b] + this.loadGain(a, b, servedI, 0);
           if (score > 0) found.push({ score, i, j: -1, to: b });
         }
       for (let j = i + 1; j < rows.length; j++) {
@@ -274,7 +271,7 @@ export class LayerSearch {
         if (a === b || replicaExpert[i] === replicaExpert[j]) continue;
         const visitsGain = rows[i][b] + rows[j][a];
         if (visitsGain === -Infinity) continue;
-        const score = visitsGain + loadGain(a, b, servedI, this.served[replicaExpert[j] * nodes + b]);
+        const score = visitsGain + this.loadGain(a, b, servedI, this.served[replicaExpert[j] * nodes + b]);
         if (score > 0) found.push({ score, i, j, to: b });
       }
     }
@@ -301,6 +298,36 @@ export class LayerSearch {
       else onMove(from, to);
     }
     return gained;
+  }
+
+  /** Every move of one replica to another node with its estimated gain (visits exact, load as if all its rows went along), best first, gains above `least` only. */
+  moves(least: number): { e: number; from: number; to: number; gain: number }[] {
+    const { experts, nodes, maskOf } = this;
+    const add = new Float64Array(nodes);
+    const drop = new Float64Array(nodes);
+    const keep = new Float64Array(nodes * nodes);
+    const found: { e: number; from: number; to: number; gain: number }[] = [];
+    for (let e = 0; e < experts; e++) {
+      this.gains(e, add, drop, keep);
+      for (let from = 0; from < nodes; from++) {
+        if (((maskOf[e] >>> from) & 1) === 0) continue;
+        for (let to = 0; to < nodes; to++) {
+          if ((maskOf[e] >>> to) & 1) continue;
+          const gain = add[to] - drop[from] + keep[from * nodes + to] + this.loadGain(from, to, this.served[e * nodes + from], 0);
+          if (gain > least) found.push({ e, from, to, gain });
+        }
+      }
+    }
+    return found;
+  }
+
+  /** Saved penalty if `fromA` rows went from node a to b and `fromB` rows from b to a. */
+  private loadGain(a: number, b: number, fromA: number, fromB: number): number {
+    return this.prices.price * (this.over(a, 0) + this.over(b, 0) - this.over(a, fromB - fromA) - this.over(b, fromA - fromB));
+  }
+
+  private over(n: number, change: number): number {
+    return Math.max(0, this.load[n] + change - this.prices.peakMax * this.fairRows[n]);
   }
 
   /** What each of the sample's tokens would cost if its home were each node: adds to `cost`, (tokens, nodes). */

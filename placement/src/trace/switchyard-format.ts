@@ -11,7 +11,8 @@ export async function readSwitchyardTrace(
 ): Promise<RoutingTrace> {
   const stream = new ByteStream(bytes, source);
   const header = parseHeader(await stream.line(), source);
-  const builder = new TraceBuilder(header, source, bounds);
+  const { model, moeLayers, experts, topK } = header;
+  const builder = new TraceBuilder({ model, moeLayers, experts, topK }, source, bounds);
   const choices = header.moeLayers.length * header.topK;
   const wide = header.experts > 256;
   const recordBytes = 9 + choices * (wide ? 2 : 1);

@@ -1,0 +1,173 @@
+import { describe, expect, it } from 'vitest';
+import {
+  exflow,
+  type FanOutLayer,
+  FanOutSearch,
+  fanOutProgram,
+  glpkSolver,
+  highsSolver,
+  labelChain,
+  moetunerClusters,
+  moetunerDevices,
+  type RoutingTrace,
+  rlt,
+  scoreChain,
+  seededRandom,
+  solveChain,
+  subsetFlow,
+  type Transitions,
+} from '../src/index.ts';
+import { assignToBins } from '../src/solve/transportation.ts';
+
+function toyTransitions(seed: number, layers: number, experts: number): Transitions {
+  const random = seededRandom(seed);
+  const counts = Array.from({ length: layers - 1 }, () =>
+    Float64Array.from({ length: experts * experts }, () => Math.floor(100 * random.next() ** 3)),
+  );
+  return { layers, experts, counts, loads: new Float64Array(layers * experts).fill(1) };
+}
+
+const total = (w: Transitions) => w.counts.reduce((sum, c) => sum + c.reduce((a, b) => a + b, 0), 0);
+const limits = { timeLimitMs: 30_000 };
+
+describe('the chain model on toy instances', () => {
+  it('the default search finds the optimum that the integer program proves, 30 of 30, and both solvers agree', async () => {
+    const glpk = glpkSolver();
+    for (let seed = 1; seed <= 30; seed++) {
+      const w = toyTransitions(seed, 3, seed % 3 === 0 ? 4 : 6);
+      const parts = seed % 2 === 0 ? 2 : w.experts / 2;
+      const { program, decode } = subsetFlow(w, parts);
+      const proven = await highsSolver.solve(program, limits);
+      expect(proven.status).toBe('optimal');
+      if (seed <= 10) expect((await glpk.solve(program, limits)).objective).toBeCloseTo(proven.objective!, 6);
+      expect(scoreChain(w, decode(proven.values!), parts).local * total(w)).toBeCloseTo(proven.objective!, 6);
+      const found = solveChain(w, parts, { seed: 1, peakMeanMax: Infinity, starts: 4, kicks: 60, stop: () => false, onImproved: () => {} });
+      expect(found.local * total(w)).toBeCloseTo(proven.objective!, 6);
+    }
+  }, 120_000);
+
+  it('all formulations have one optimum', async () => {
+    const w = toyTransitions(7, 3, 4);
+    const strong = await highsSolver.solve(subsetFlow(w, 2).program, limits);
+    const linearised = await highsSolver.solve(rlt(w, 2).program, limits);
+    const published = await highsSolver.solve(exflow(w, 2).program, limits);
+    expect(linearised.objective).toBeCloseTo(strong.objective!, 6);
+    expect(total(w) - published.objective!).toBeCloseTo(strong.objective!, 6);
+    expect((await glpkSolver().solve(exflow(w, 2).program, limits)).objective).toBeCloseTo(published.objective!, 6);
+  });
+
+  it('recovers scrambled labels exactly', () => {
+    const random = seededRandom(3);
+    const devices = 5;
+    const names = Array.from({ length: 4 }, () => Array.from({ length: devices }, (_, i) => i).sort(() => random.next() - 0.5));
+    const flow = names.slice(1).map((next, l) => {
+      const f = new Float64Array(devices * devices);
+      for (let d = 0; d < devices; d++) f[names[l].indexOf(d) * devices + next.indexOf(d)] = 10;
+      return f;
+    });
+    const labels = labelChain(flow, devices);
+    flow.forEach((f, l) => {
+      let kept = 0;
+      for (let c = 0; c < devices; c++)
+        for (let d = 0; d < devices; d++) if (labels[l * devices + c] === labels[(l + 1) * devices + d]) kept += f[c * devices + d];
+      expect(kept).toBe(10 * devices);
+    });
+  });
+
+  it("solves MoETuner's two stages", async () => {
+    const stage1 = moetunerClusters([5, 4, 3, 2, 1, 1], 2);
+    const clusters = await highsSolver.solve(stage1.program, limits);
+    expect(clusters.objective).toBeCloseTo(0, 6);
+    const stage2 = moetunerDevices([[0, 9, 1, 0]], 2, [0, 1, 1, 0]);
+    const devices = await highsSolver.solve(stage2.program, limits);
+    expect(devices.objective).toBeCloseTo(0, 6);
+    const decoded = [...stage2.decode(devices.values!)];
+    expect(decoded[0]).toBe(decoded[3]);
+    expect((await glpkSolver().solve(stage2.program, limits)).objective).toBeCloseTo(0, 6);
+  });
+});
+
+describe('the fan-out model on toy instances', () => {
+  function toyLayer(seed: number): FanOutLayer {
+    const random = seededRandom(seed);
+    const nodes = 2 + random.below(2);
+    const experts = 5 + random.below(2);
+    const extra = random.below(3);
+    const slots = Array.from({ length: nodes }, (_, n) => Math.ceil(experts / nodes) + (n < extra ? 1 : 0));
+    const tokens = Array.from({ length: 14 }, () => {
+      const chosen = new Set<number>();
+      while (chosen.size < 3) chosen.add(random.below(experts));
+      return { experts: [...chosen], home: random.below(nodes), weight: 1 + random.below(4) };
+    });
+    return { experts, slots, tokens };
+  }
+
+  /** The default search on one layer with its homes held fixed: every token is a sequence whose weight is its count. */
+  async function search(layer: FanOutLayer): Promise<number> {
+    const { tokens } = layer;
+    const trace: RoutingTrace = {
+      model: 'toy',
+      moeLayers: [0],
+      experts: layer.experts,
+      topK: 3,
+      tokens: tokens.length,
+      ids: Uint16Array.from(tokens.flatMap((t) => t.experts)),
+      sequenceOf: Uint32Array.from(tokens, (_, t) => t),
+      generated: new Uint8Array(tokens.length),
+      sequences: tokens.map((_, s) => ({ sequence: s, domain: null, tokens: 1 })),
+    };
+    const share = new Float64Array(layer.slots.length).fill(1 / layer.slots.length);
+    const found = new FanOutSearch(
+      trace,
+      Int32Array.from(tokens, (t) => t.home),
+      {
+        slots: Int32Array.from(layer.slots),
+        balance: { share, tolerance: 1 },
+        prices: { peakMax: Infinity, price: 0, share, visitPrice: 1, remoteRowPrice: 0 },
+        sequenceWeight: Float64Array.from(tokens, (t) => t.weight),
+        stop: () => false,
+        pause: () => Promise.resolve(),
+        candidatesMax: 1000,
+        onImproved: () => {},
+      },
+    );
+    return found.solveFixedHomes(seededRandom(1), 40);
+  }
+
+  it('the default search finds the optimum that the integer program proves, 30 of 30', async () => {
+    for (let seed = 1; seed <= 30; seed++) {
+      const layer = toyLayer(seed);
+      const proven = await highsSolver.solve(fanOutProgram(layer).program, limits);
+      expect(proven.status).toBe('optimal');
+      expect({ seed, visits: await search(layer) }).toEqual({ seed, visits: Math.round(proven.objective!) });
+    }
+  }, 120_000);
+
+  it('stops when asked', async () => {
+    const abort = new AbortController();
+    const hard = subsetFlow(toyTransitions(1, 8, 8), 2);
+    const solving = highsSolver.solve(hard.program, { timeLimitMs: 60_000, signal: abort.signal });
+    abort.abort();
+    expect((await solving).status).toBe('aborted');
+  });
+});
+
+it('transportation is exact', () => {
+  const random = seededRandom(9);
+  for (let round = 0; round < 50; round++) {
+    const items = 5;
+    const cost = Float64Array.from({ length: items * 3 }, () => random.below(20) - 5);
+    const capacity = [2, 1, 2 + random.below(2)];
+    let best = Infinity;
+    for (let code = 0; code < 3 ** items; code++) {
+      const bins = Array.from({ length: items }, (_, i) => Math.floor(code / 3 ** i) % 3);
+      if (capacity.some((c, b) => bins.filter((x) => x === b).length > c)) continue;
+      best = Math.min(
+        best,
+        bins.reduce((sum, b, i) => sum + cost[i * 3 + b], 0),
+      );
+    }
+    const found = assignToBins(cost, capacity);
+    expect(found.reduce((sum, b, i) => sum + cost[i * 3 + b], 0)).toBe(best);
+  }
+});

@@ -1,0 +1,175 @@
+import { mkdtempSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import fc from 'fast-check';
+import { describe, expect, it } from 'vitest';
+import { holdOut, NO_EXPERT, openTrace, type RoutingTrace, TraceBuilder, writeSwitchyardTrace } from '../src/index.ts';
+import { readNpyTrace } from '../src/trace/npy.ts';
+import { readSglangDump } from '../src/trace/sglang.ts';
+import { readSwitchyardTrace } from '../src/trace/switchyard-format.ts';
+import { readVllmJsonl } from '../src/trace/vllm-jsonl.ts';
+import { bytesOf, gptOssSlice } from './slice.ts';
+
+function tinyTrace(experts: number, sequences: number[][]): RoutingTrace {
+  const builder = new TraceBuilder({ model: 'tiny', moeLayers: [1, 3], experts, topK: 2 }, 'tiny');
+  sequences.forEach((seeds, s) => {
+    seeds.forEach((seed, position) => {
+      const pick = (n: number) => (seed * 7 + n * 3) % experts;
+      builder.add(s, position, position % 2 === 1, [pick(0), (pick(0) + 1) % experts, pick(1), (pick(1) + 1) % experts], 0, () => 'here');
+    });
+  });
+  return builder.build();
+}
+
+async function rewritten(trace: RoutingTrace, chunkBytes: number): Promise<RoutingTrace> {
+  const { chunks, sequences } = writeSwitchyardTrace(trace, '2026-01-01T00:00:00Z');
+  const all = Buffer.concat([...chunks]);
+  const pieces: Uint8Array[] = [];
+  for (let i = 0; i < all.length; i += chunkBytes) pieces.push(all.subarray(i, i + chunkBytes));
+  return readSwitchyardTrace(bytesOf(...pieces), bytesOf(sequences), 'memory');
+}
+
+describe('our own format', () => {
+  it('reads what it wrote, whatever the chunks', async () => {
+    await fc.assert(
+      fc.asyncProperty(
+        fc.constantFrom(4, 300),
+        fc.array(fc.array(fc.nat(1000), { minLength: 1, maxLength: 9 }), { minLength: 1, maxLength: 5 }),
+        fc.integer({ min: 1, max: 64 }),
+        async (experts, sequences, chunk) => {
+          const trace = tinyTrace(experts, sequences);
+          expect(await rewritten(trace, chunk)).toEqual(trace);
+        },
+      ),
+      { numRuns: 30 },
+    );
+  });
+
+  it('names the place of a bad record', async () => {
+    const { chunks } = writeSwitchyardTrace(tinyTrace(4, [[1, 2]]), 'now');
+    const all = Buffer.concat([...chunks]);
+    all[all.length - 1] = 9;
+    await expect(readSwitchyardTrace(bytesOf(all), null, 'bad.trace')).rejects.toThrow(
+      /bad\.trace: record 1 at byte \d+: expert id 9 of layer 1 is not below 4/,
+    );
+    await expect(readSwitchyardTrace(bytesOf(all.subarray(0, all.length - 3)), null, 'cut.trace')).rejects.toThrow(
+      /ends 3 bytes inside a record/,
+    );
+  });
+});
+
+describe('other formats', () => {
+  it('reads an ExFlow array', async () => {
+    const header = "{'descr': '<i8', 'fortran_order': False, 'shape': (3, 2), }".padEnd(117, ' ');
+    const start = Buffer.concat([Buffer.from([0x93]), Buffer.from('NUMPY'), Buffer.from([1, 0, 118, 0]), Buffer.from(`${header}\n`)]);
+    const values = Buffer.from(BigInt64Array.from([0n, 3n, 1n, 2n, 5n, 0n]).buffer);
+    const trace = await readNpyTrace(() => bytesOf(start, values), 'x.npy', { sequenceTokens: 2 });
+    expect(trace).toMatchObject({ experts: 6, topK: 1, tokens: 3 });
+    expect([...trace.ids]).toEqual([0, 3, 1, 2, 5, 0]);
+    expect([...trace.sequenceOf]).toEqual([0, 0, 1]);
+    await expect(readNpyTrace(() => bytesOf(start, values.subarray(0, 40)), 'x.npy', { experts: 6 })).rejects.toThrow(
+      /ends 8 bytes inside a record/,
+    );
+  });
+
+  it('reads SGLang dumps: physical ids, positions, missing choices', async () => {
+    const dump = JSON.stringify({
+      records: [
+        {
+          forward_pass_id: 1,
+          positions: [0, 1, 7],
+          topk_ids_of_layer: [
+            [
+              [0, 1],
+              [2, -1],
+              [3, 1],
+            ],
+            [
+              [1, 2],
+              [0, 3],
+              [2, 1],
+            ],
+          ],
+        },
+        { forward_pass_id: 2, topk_ids_of_layer: [[[1, 2]], [[3, 0]]], positions: [0] },
+      ],
+      last_physical_to_logical_map: [
+        [0, 1, 2, 0],
+        [2, 1, 0, 1],
+      ],
+    });
+    const read = await readSglangDump(() => bytesOf(dump.slice(0, 50), dump.slice(50)), 'dump.json');
+    if (read.kind !== 'routing') throw new Error('expected a routing trace');
+    expect(read.trace).toMatchObject({ experts: 3, topK: 2, tokens: 4 });
+    expect(read.trace.sequences.map((s) => s.tokens)).toEqual([2, 1, 1]);
+    expect([...read.trace.ids.subarray(4, 8)]).toEqual([2, NO_EXPERT, 2, 1]);
+    const counts = await readSglangDump(() => bytesOf('{"logical_count": [[[1,2],[3,4]],[[1,1],[1,1]]]}'), 'dump.json');
+    expect(counts).toMatchObject({ kind: 'loads', loads: { layers: 2, experts: 2, counts: Float64Array.from([2, 3, 4, 5]) } });
+    await expect(readSglangDump(() => bytesOf('{"topk_ids_of_layer": [[[0, 1], [2]]]}'), 'dump.json')).rejects.toThrow(/ragged/);
+  });
+
+  it('reads vLLM-style lines in any order and says which tokens lack layers', async () => {
+    const line = (req_id: string, token_idx: number, layer: number, topk_ids: number[]) =>
+      `${JSON.stringify({ req_id, token_idx, layer, topk_ids })}\n`;
+    const lines = [
+      line('a', 0, 3, [0, 1]),
+      line('b', 0, 3, [2, 3]),
+      line('a', 0, 5, [1, 2]),
+      line('b', 0, 5, [3, 0]),
+      line('a', 1, 5, [0, 3]),
+      line('a', 1, 3, [2, 1]),
+    ];
+    const trace = await readVllmJsonl(() => bytesOf(...lines), 'x.jsonl');
+    expect(trace).toMatchObject({ moeLayers: [3, 5], experts: 4, topK: 2, tokens: 3 });
+    expect([...trace.ids.subarray(0, 8)]).toEqual([0, 1, 1, 2, 2, 1, 0, 3]);
+    await expect(readVllmJsonl(() => bytesOf(...lines.slice(0, 5)), 'x.jsonl')).rejects.toThrow(/1 tokens lack layers/);
+    await expect(readVllmJsonl(() => bytesOf(lines[0], '{"req_id":"a"}\n'), 'x.jsonl')).rejects.toThrow(/line 2: token_idx/);
+  });
+
+  it('tells formats apart by name and content', async () => {
+    const dir = mkdtempSync(join(tmpdir(), 'placement-'));
+    writeFileSync(join(dir, 'loads.json'), '[[1,2,3],[4,5,6]]');
+    expect(await openTrace(join(dir, 'loads.json'))).toMatchObject({ kind: 'loads', loads: { layers: 2, experts: 3 } });
+    writeFileSync(join(dir, 'm.experts.u8'), Buffer.from([0, 1, 2, 3, 4, 5, 6, 7]));
+    writeFileSync(join(dir, 'm.seq.u16le'), Buffer.from([3, 0, 4, 0]));
+    writeFileSync(join(dir, 'm.shape.json'), '{"model":"m","layers":2,"topK":2,"experts":8}');
+    writeFileSync(join(dir, 'm.sequences.json'), '[{"sequence":4,"dataset":"qa","category":"law","tokens":1}]');
+    const dump = await openTrace(join(dir, 'm.experts.u8'));
+    expect(dump).toMatchObject({
+      kind: 'routing',
+      trace: {
+        tokens: 2,
+        sequences: [
+          { sequence: 3, domain: null },
+          { sequence: 4, domain: 'qa/law' },
+        ],
+      },
+    });
+    writeFileSync(join(dir, 'what.bin'), 'hello');
+    await expect(openTrace(join(dir, 'what.bin'))).rejects.toThrow(/none of the known trace formats/);
+  });
+});
+
+describe('bounds and splits', () => {
+  it('thins by whole sequences when full, or refuses', () => {
+    const fill = (whenFull: 'thin' | 'refuse') => {
+      const builder = new TraceBuilder({ model: 'm', moeLayers: [0], experts: 4, topK: 1 }, 'long', { tokensMax: 200, whenFull });
+      for (let s = 0; s < 100; s++) for (let p = 0; p < 10; p++) builder.add(s, p, true, [s % 4], 0, () => `token ${p}`);
+      return builder.build();
+    };
+    const kept = fill('thin');
+    expect(kept.tokens).toBeLessThanOrEqual(200);
+    expect(kept.sequences.length).toBeGreaterThan(5);
+    for (const { tokens } of kept.sequences) expect(tokens).toBe(10);
+    expect(() => fill('refuse')).toThrow(/more than 200 tokens \(tokensMax\)/);
+  });
+
+  it('holds out whole sequences', async () => {
+    const trace = await gptOssSlice();
+    const { train, test } = holdOut(trace, 0.25, 3);
+    const names = (t: RoutingTrace) => t.sequences.map((s) => s.sequence);
+    expect([...names(train), ...names(test)].sort((a, b) => a - b)).toEqual(names(trace).sort((a, b) => a - b));
+    expect(test.tokens).toBeGreaterThanOrEqual(0.25 * trace.tokens);
+    expect(test.tokens).toBeLessThan(0.3 * trace.tokens);
+  });
+});

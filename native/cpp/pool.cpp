@@ -19,7 +19,7 @@
 namespace sy {
 namespace {
 
-constexpr std::chrono::microseconds spin_time{30};
+constexpr std::chrono::microseconds spin_time{30}, patient_spin_time{300};
 constexpr int most_threads = 1024; /* more is a mistake in a configuration, not a machine */
 
 inline void relax() {
@@ -52,14 +52,16 @@ void check_cpu(int cpu, int index) {
 
 } // namespace
 
-void WaitWord::wait_while(uint32_t old) {
-  const auto deadline = std::chrono::steady_clock::now() + spin_time;
-  do {
+void WaitWord::wait_while(uint32_t old, const std::atomic<bool> &patient) {
+  const auto start = std::chrono::steady_clock::now();
+  for (auto waited = start - start; waited < spin_time || (patient.load(std::memory_order_relaxed) && waited < patient_spin_time);
+       waited = std::chrono::steady_clock::now() - start) {
+    if (waited >= spin_time) std::this_thread::yield();
     for (int i = 0; i < 32; i++) {
       if (load() != old) return;
       relax();
     }
-  } while (std::chrono::steady_clock::now() < deadline);
+  }
 #if defined(__linux__)
   sleepers_.fetch_add(1, std::memory_order_seq_cst);
   while (value_.load(std::memory_order_seq_cst) == old)
@@ -139,7 +141,7 @@ void Pool::stop() {
 void Pool::serve(int thread) {
   const FlushDenormals flush;
   for (uint32_t seen = 0;;) {
-    runs_.wait_while(seen);
+    runs_.wait_while(seen, patient_);
     seen++; // One run is served at a time, so the count moved by exactly one.
     if (stopping_) return;
     fn_(ctx_, thread);
@@ -149,7 +151,7 @@ void Pool::serve(int thread) {
 
 void Pool::run(void (*fn)(void *, int), void *ctx) {
   const FlushDenormals flush;
-  if (threads_ == 1) {
+  if (active_ == 1) {
     fn(ctx, 0);
     return;
   }
@@ -159,17 +161,17 @@ void Pool::run(void (*fn)(void *, int), void *ctx) {
   const uint32_t before = runs_.load();
   runs_.advance(before + 1);
   fn(ctx, 0);
-  finished_.wait_while(before);
+  finished_.wait_while(before, patient_);
 }
 
 void Pool::barrier() {
-  if (threads_ == 1) return;
+  if (active_ == 1) return;
   const uint32_t passed = barriers_.load();
   if (arrived_.fetch_add(1, std::memory_order_acq_rel) == threads_ - 1) {
     arrived_.store(0, std::memory_order_relaxed);
     barriers_.advance(passed + 1);
   } else {
-    barriers_.wait_while(passed);
+    barriers_.wait_while(passed, patient_);
   }
 }
 

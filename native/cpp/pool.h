@@ -1,7 +1,8 @@
 /*
  * The threads of one device. The caller is thread 0; `threads - 1` helpers wait for it. With one thread everything runs inline.
  *
- * Between runs helpers spin for about 30 us, so that the ops of one step find them awake, and then sleep on a futex, so that an idle worker uses no CPU.
+ * Between runs helpers spin for about 30 us and then sleep on a futex, so that an idle worker uses no CPU. Inside a session (one step of a model) they
+ * spin ten times longer, because waking a sleeper takes longer than many an op; beyond the first 30 us every turn offers the core to others.
  * Runs do not nest, come from one thread at a time, and the function must not throw.
  */
 #ifndef SWITCHYARD_POOL_H
@@ -20,8 +21,8 @@ namespace sy {
 class WaitWord {
 public:
   uint32_t load() const { return value_.load(std::memory_order_acquire); }
-  /* Returns when the value is no longer `old`: spins first, then sleeps. */
-  void wait_while(uint32_t old);
+  /* Returns when the value is no longer `old`: spins first, longer while `patient`, then sleeps. */
+  void wait_while(uint32_t old, const std::atomic<bool> &patient);
   /* Changes the value and wakes whoever sleeps on it. */
   void advance(uint32_t value);
 
@@ -42,7 +43,26 @@ public:
   Pool(const Pool &) = delete;
   Pool &operator=(const Pool &) = delete;
 
-  int threads() const { return threads_; }
+  /* That take part in a run now: all, or the caller alone inside a solitary session. */
+  int threads() const { return active_; }
+
+  /* A series of runs. `together` = false leaves the helpers asleep: everything runs inline. */
+  class Session {
+  public:
+    Session(Pool &pool, bool together) : pool_(pool) {
+      if (together) pool_.patient_.store(true, std::memory_order_relaxed);
+      else pool_.active_ = 1;
+    }
+    ~Session() {
+      pool_.patient_.store(false, std::memory_order_relaxed);
+      pool_.active_ = pool_.threads_;
+    }
+    Session(const Session &) = delete;
+    Session &operator=(const Session &) = delete;
+
+  private:
+    Pool &pool_;
+  };
 
   /* Calls fn(ctx, thread) once on every thread and returns when all have returned. Denormals are flushed in all of them. */
   void run(void (*fn)(void *ctx, int thread), void *ctx);
@@ -58,6 +78,8 @@ private:
   void stop();
 
   const int threads_;
+  int active_ = threads_;
+  std::atomic<bool> patient_{false};
   void (*fn_)(void *, int) = nullptr;
   void *ctx_ = nullptr;
   bool stopping_ = false;

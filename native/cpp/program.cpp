@@ -170,6 +170,18 @@ sy_program::sy_program(sy_device &owner, const sy_op *ops, int count, sy_object 
   for (int i = 0; i < count; i++) steps_.push_back(compile(ops[i], i, objects, object_count, compilation));
   limits_ = compilation.limits;
   if (limits_.max_logit_rows == 0) limits_.max_logit_rows = max_rows; // No op reads them.
+  for (const Step &step : steps_) {
+    if (const auto *dense = std::get_if<LinearStep>(&step.call)) {
+      const int64_t products = (int64_t)weight_n(*dense->weight) * weight_k(*dense->weight);
+      work_.dense_bytes += 2 * products;
+      work_.dense_products_per_row += products;
+    } else if (const auto *layer = std::get_if<ExpertsStep>(&step.call)) {
+      const sy_experts_desc &desc = experts_desc(*layer->experts);
+      work_.expert_bytes += 2 * (int64_t)3 * desc.hidden * desc.inter;
+      work_.pairs_per_row = layer->call.k;
+      work_.slots = desc.slots;
+    }
+  }
   workspace_ = Region(compilation.workspace_bytes);
   used_.assign(objects, objects + object_count);
   for (sy_object *object : used_) object->references++;
@@ -179,10 +191,20 @@ sy_program::~sy_program() {
   for (sy_object *object : used_) sy::object_release(object);
 }
 
+/* Estimated from what one core streams and multiplies; only its order of magnitude matters, and it never changes a result. */
+bool sy_program::worth_waking(int rows) const {
+  constexpr double bytes_per_us = 40'000, products_per_us = 80'000, worth_from_us = 400;
+  const int64_t pairs = rows * work_.pairs_per_row;
+  const double bytes = (double)(work_.dense_bytes + work_.expert_bytes * std::min(pairs, work_.slots));
+  const double products = (double)(rows * work_.dense_products_per_row + pairs * (work_.expert_bytes / 2));
+  return std::max(bytes / bytes_per_us, products / products_per_us) >= worth_from_us;
+}
+
 void sy_program::run(const sy_batch &batch) {
   using namespace sy;
   validate(batch, limits_);
   if (batch.rows == 0) return;
+  const Pool::Session session(device.pool, worth_waking(batch.rows));
   for (int s = 0; s < batch.seqs; s++)
     for (int t = batch.seq_row[s]; t < batch.seq_row[s + 1]; t++) {
       position_[(size_t)t] = batch.seq_pos[s] + (t - batch.seq_row[s]);

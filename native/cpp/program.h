@@ -87,6 +87,7 @@ struct sy_program {
 
 private:
   void run_step(const sy::Step &step, const sy_batch &batch);
+  bool worth_waking(int rows) const;
 
   std::vector<sy_object *> used_; /* one reference each */
   std::vector<sy::Step> steps_;
@@ -94,5 +95,10 @@ private:
   sy::Region workspace_; /* shared by all steps */
   std::vector<int32_t> position_, variant_; /* [max_rows], of the batch's rows */
   uint64_t ticks_[32] = {};
+  /* What a run reads and multiplies, apart from attention: enough to tell whether several threads pay. */
+  struct {
+    int64_t dense_bytes = 0, dense_products_per_row = 0;
+    int64_t expert_bytes = 0, pairs_per_row = 0, slots = 0; /* one expert of every layer; of one layer */
+  } work_;
 };
 #endif

@@ -203,6 +203,19 @@ struct Run {
       memset(sum.memory.data() + ((size_t)row * (size_t)sum.stride + from) * bytes, 0, (to - from) * bytes);
   }
 
+  /* Units of gate and up whose cost begins in begin .. end, all groups' units being laid end to end. */
+  void gate_up(int units, int64_t begin, int64_t end) const {
+    int64_t at = 0;
+    for (const PairPlan::Group &group : e.plan.groups) {
+      const int64_t cost = unit_cost(group.count), after = at + units * cost;
+      if (at >= end) return;
+      if (after > begin)
+        for (int unit = 0; unit < units; unit++, at += cost)
+          if (at >= begin && at < end) gate_up(group, unit);
+      at = after;
+    }
+  }
+
   void share_of(const Team &team) const {
     const std::vector<PairPlan::Group> &groups = e.plan.groups;
     const Range packed = team.part((int)groups.size());
@@ -210,20 +223,19 @@ struct Run {
     team.barrier();
 
     const int units = (panels_of(e.desc.inter) + unit_panels(e.desc.format) - 1) / unit_panels(e.desc.format);
-    int64_t total = 0;
-    for (const PairPlan::Group &group : groups) total += units * unit_cost(group.count);
-    const int64_t from = total * team.thread / team.threads, to = total * (team.thread + 1) / team.threads;
-    int64_t at = 0;
+    int64_t cost = 0, tiles = 0;
     for (const PairPlan::Group &group : groups) {
-      const int64_t cost = unit_cost(group.count);
-      for (int unit = 0; unit < units; unit++, at += cost)
-        if (at >= from && at < to) gate_up(group, unit);
+      cost += units * unit_cost(group.count);
+      tiles += Tiling(group.count, max_rows).tiles;
     }
+    team.divide(0, cost, tiles * (int64_t)e.layout.down_at, [&](int64_t begin, int64_t end) { gate_up(units, begin, end); });
     team.barrier();
 
-    const Range panels = team.part(panels_of(e.desc.hidden));
-    if (sink.sum) clear_columns(panels);
-    for (const PairPlan::Group &group : groups) down(group, panels);
+    team.divide(1, panels_of(e.desc.hidden), tiles * (int64_t)(e.layout.gate_bias_at - e.layout.down_at), [&](int64_t begin, int64_t end) {
+      const Range panels{(int)begin, (int)end};
+      if (sink.sum) clear_columns(panels);
+      for (const PairPlan::Group &group : groups) down(group, panels);
+    });
   }
 };
 

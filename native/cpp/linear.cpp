@@ -32,6 +32,9 @@ bool too_small_to_share(const Weight &weight, int rows) {
   return (int64_t)panels_of(weight.n) * (int64_t)weight.panels.stride < weights_alone_below && (int64_t)weight.n * weight.k * rows < products_alone_below;
 }
 
+/* Bytes of weights that pass through the registers. */
+int64_t reading(const Weight &weight, int tiles) { return (int64_t)panels_of(weight.n) * (int64_t)weight.panels.stride * tiles; }
+
 /* With so little input, every thread rounds it for itself instead of waiting for the others. */
 bool packs_alone(int rows, int k, int max_rows) { return rows <= max_rows && (int64_t)rows * k <= 8192; }
 
@@ -113,7 +116,9 @@ void linear(Pool &pool, const Weight &weight, const LinearCall &call, void *work
       team.barrier();
     }
     const Band band{ops, &weight, tiles, row_bytes, tiling, 0, weight.n, call.bias, call.add, call.scale, call.out, call.ldo};
-    band.run(team.part(band.panels() * tiling.tiles), panels_at_once(weight, tiling.height(0), ops->max_rows(weight.format)));
+    const int at_once = panels_at_once(weight, tiling.height(0), ops->max_rows(weight.format));
+    team.divide(0, (int64_t)band.panels() * tiling.tiles, reading(weight, tiling.tiles),
+                [&](int64_t begin, int64_t end) { band.run(Range{(int)begin, (int)end}, at_once); });
   });
 }
 
@@ -138,24 +143,25 @@ void head_linear(Pool &pool, const Weight &weight, const HeadLinearCall &call, v
       return Band{ops,  &weight, tiles, row_bytes, tiling, head * call.out_dim, call.out_dim, nullptr, false, 1.0f, call.out + head * call.out_stride,
                   call.ldo};
     };
-    // Heads may begin inside a panel, so each has its own number of items; a thread takes an equal part of each thread-wide run of heads.
+    // Heads may begin inside a panel, so each has its own number of items; they are numbered through all heads.
     int64_t items = 0;
     for (int head = 0; head < call.heads; head++) items += (int64_t)band(head).panels() * tiling.tiles;
-    const int64_t begin = items * team.thread / team.threads, end = items * (team.thread + 1) / team.threads;
-    int64_t before = 0;
-    for (int head = 0; head < call.heads; head++) {
-      const Band work = band(head);
-      const int64_t count = (int64_t)work.panels() * tiling.tiles;
-      const int64_t from = std::max<int64_t>(begin - before, 0), to = std::min(end - before, count);
-      before += count;
-      if (from >= to) continue;
-      for (int tile = 0; tile < tiling.tiles; tile++) {
-        const int row = tiling.first(tile);
-        ops->pack(weight.format, call.x + head * call.x_stride + row * call.ldx, call.ldx, nullptr, tiling.height(tile), 0, weight.k,
-                  tiles + (size_t)row * row_bytes);
+    team.divide(0, items, reading(weight, tiling.tiles), [&](int64_t begin, int64_t end) {
+      int64_t before = 0;
+      for (int head = 0; head < call.heads && before < end; head++) {
+        const Band work = band(head);
+        const int64_t count = (int64_t)work.panels() * tiling.tiles;
+        const int64_t from = std::max<int64_t>(begin - before, 0), to = std::min(end - before, count);
+        before += count;
+        if (from >= to) continue;
+        for (int tile = 0; tile < tiling.tiles; tile++) {
+          const int row = tiling.first(tile);
+          ops->pack(weight.format, call.x + head * call.x_stride + row * call.ldx, call.ldx, nullptr, tiling.height(tile), 0, weight.k,
+                    tiles + (size_t)row * row_bytes);
+        }
+        work.run(Range{(int)from, (int)to}, at_once);
       }
-      work.run(Range{(int)from, (int)to}, at_once);
-    }
+    });
   });
 }
 

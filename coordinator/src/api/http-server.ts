@@ -8,6 +8,7 @@ import { checkAdmin, traceRoute } from './admin-routes.ts';
 import { errorReply } from './api-error.ts';
 import { type Exchange, requestId } from './exchange.ts';
 import { chatCompletions, chatInputTokens, completions } from './generation.ts';
+import { removeAbandonedSocket } from './owner-socket.ts';
 import { sendError, sendJson } from './reply.ts';
 import type { Service } from './service.ts';
 import { detokenize, modelCard, tokenize } from './token-routes.ts';
@@ -78,6 +79,7 @@ export async function listenHttp(service: Service, where: { host: string; port: 
   });
   server.on('clientError', refuseBytes);
   for (const { path } of routes) service.metrics.requests.expectRoute(path);
+  if (local) await removeAbandonedSocket(where.socket);
   await listening(server, where);
   if (local) chmodSync(where.socket, 0o600);
   const address = server.address();

@@ -8,6 +8,8 @@ import { partCommand } from './commands/part-program.ts';
 import { traceCommand } from './commands/trace.ts';
 import { upCommand } from './commands/up.ts';
 
+import { placeCommand } from './place/index.ts';
+
 const { version } = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8')) as { version: string };
 
 /** Every command, one file each in commands/. */
@@ -23,6 +25,7 @@ export function createProgram(): Command {
     .addCommand(modelCommand())
     .addCommand(benchCommand())
     .addCommand(traceCommand())
+    .addCommand(placeCommand())
     .addCommand(doctorCommand());
   for (const command of withDescendants(program)) command.exitOverride().showHelpAfterError('(--help shows the options)');
   return program;

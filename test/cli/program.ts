@@ -22,8 +22,8 @@ export interface Running {
 }
 
 /** Starts the built program as a user's shell would. */
-export function start(args: string[]): Running {
-  const child = spawn(process.execPath, [program, ...args], { env: { ...process.env, NO_COLOR: '1' } });
+export function start(args: string[], env: Record<string, string> = {}): Running {
+  const child = spawn(process.execPath, [program, ...args], { env: { ...process.env, NO_COLOR: '1', ...env } });
   const output = { stdout: '', stderr: '' };
   child.stdout.on('data', (chunk) => {
     output.stdout += chunk;

@@ -209,12 +209,27 @@ describe('what cannot be served', () => {
     [['--nodes', '0'], /'--nodes <count>' argument '0' is invalid/],
     [['--numeric', 'fp4'], /Allowed choices are auto, f32, bf16/],
     [['--kv-bytes', 'plenty'], /It must be a size like 512M/],
+    [['--kv-bytes', '100T'], /--kv-bytes 100.0 TiB for each of 4 workers exceeds this machine's memory/],
     [['--plan', '/nowhere.json'], /--plan \/nowhere.json: ENOENT/],
   ])('%j', async (flags, message) => {
     const { status, stderr } = await switchyard(['up', '--port', '0', ...flags]);
     expect(stderr).toMatch(message);
     expect(status).toBeGreaterThan(0);
     expect(stderr).not.toMatch(/ at .*\.js:/);
+  });
+
+  it('workers that cannot start, after a few tries and with their last words', async () => {
+    const preload = path.join(folder, 'preload.cjs');
+    writeFileSync(
+      preload,
+      "if (process.argv[1]?.endsWith('worker/dist/main.js')) { console.error('no such instruction'); process.exit(7); }",
+    );
+    const flags = ['up', '--port', '0', '--nodes', '1', '--workers-per-node', '1'];
+    const { status, stderr } = await start(flags, { NODE_OPTIONS: `--require ${preload}` }).finished;
+    expect(stderr).toMatch(/worker n0w0 exited with status 7; it starts again in/);
+    expect(stderr).toMatch(/worker n0w0 is in a crash loop: 5 quick deaths in a row. Its last words:\n {2}no such instruction/);
+    expect(stderr).toMatch(/error: worker n0w0 cannot start/);
+    expect(status).toBe(1);
   });
 
   it('a checkpoint that is cut short, by the name of the file', async () => {

@@ -1,6 +1,5 @@
 import os from 'node:os';
 import type { Fit, LoadOptions, ModelInspection } from '@switchyard/worker';
-import { fitInto, inspectModel } from '@switchyard/worker';
 import { Command, InvalidArgumentError, Option } from 'commander';
 import { formatBytes, parseBytes } from '../terminal/quantity.ts';
 import { textTable } from '../terminal/table.ts';
@@ -36,7 +35,9 @@ Examples:
   $ switchyard model inspect models/shunter-16m
   $ switchyard model inspect /models/Mixtral-8x7B --expert-dtype int8 --memory 24GiB,48GiB`,
     )
-    .action((dir: string, options: InspectOptions) => {
+    .action(async (dir: string, options: InspectOptions) => {
+      // Only here: the kernels that it loads may be what is wrong with a machine, and no other command needs them.
+      const { fitInto, inspectModel } = await import('@switchyard/worker');
       const numericClass: NumericClass = {
         activations: options.numeric,
         experts: options.expertDtype,

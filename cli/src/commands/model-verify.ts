@@ -1,5 +1,4 @@
 import { limits } from '@switchyard/proto';
-import { formatVerifyReport, verifyCheckpoint } from '@switchyard/worker';
 import { Command, Option } from 'commander';
 import { clusterShape } from '../cluster/cluster-shape.ts';
 import { availableCpus } from '../cluster/cpu-share.ts';
@@ -38,6 +37,8 @@ Examples:
   $ switchyard model verify test/golden/gpt_oss --nodes 3 --workers-per-node 1 --json`,
     )
     .action(async (dir: string, options: VerifyOptions) => {
+      // Only here: the kernels that it loads may be what is wrong with a machine, and no other command needs them.
+      const { formatVerifyReport, verifyCheckpoint } = await import('@switchyard/worker');
       const shape = clusterShape(options);
       const progress = startProgress('verify');
       try {

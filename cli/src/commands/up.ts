@@ -10,7 +10,6 @@ import { bundledModel } from '../cluster/bundled-model.ts';
 import { describeEnd } from '../cluster/child-process.ts';
 import { clusterShape } from '../cluster/cluster-shape.ts';
 import { availableCpus, shareCpus } from '../cluster/cpu-share.ts';
-import { startLocalCluster } from '../cluster/local-cluster.ts';
 import { untilReady } from '../cluster/readiness.ts';
 import { formatUpReport, upReport } from '../cluster/up-report.ts';
 import type { LocalTransport } from '../cluster/worker-flags.ts';
@@ -19,6 +18,7 @@ import { CommandFailure, exitStatus } from '../failure.ts';
 import { byteCount, integerIn } from '../terminal/option-values.ts';
 import type { Progress } from '../terminal/progress.ts';
 import { startProgress } from '../terminal/progress.ts';
+import { formatBytes } from '../terminal/quantity.ts';
 import { interruptSignal } from './interrupt.ts';
 
 interface UpOptions {
@@ -109,6 +109,7 @@ function defaultTraceDir(): string {
 async function runUp(options: UpOptions): Promise<void> {
   checkModel(options.model);
   const shape = clusterShape(options);
+  checkCache(options.kvBytes, shape.workers.length);
   const cpus = availableCpus();
   const shares = shareCpus(cpus, shape.workers.length, options.threads ?? null).map((share) =>
     options.pin ? share : { ...share, cpus: null },
@@ -116,6 +117,8 @@ async function runUp(options: UpOptions): Promise<void> {
   const interrupt = interruptSignal();
   if (options.supervised) endWithStdin();
 
+  // Only here: the coordinator is by far the largest part of the program, and no other command needs it.
+  const { startLocalCluster } = await import('../cluster/local-cluster.ts');
   const fatal = new AbortController();
   let ready = false;
   const cluster = await startLocalCluster({
@@ -183,6 +186,13 @@ function checkModel(dir: string): void {
   if (!existsSync(dir)) throw new CommandFailure(`--model ${dir}: there is no such folder`, { status: exitStatus.usage });
   if (!existsSync(path.join(dir, 'config.json')))
     throw new CommandFailure(`--model ${dir}: it has no config.json; give a folder in Hugging Face layout`, { status: exitStatus.usage });
+}
+
+/** Memory is taken page by page as the cache fills: what cannot ever fit would otherwise end a worker long after it was ready. */
+function checkCache(kvBytes: number | undefined, workers: number): void {
+  if (kvBytes === undefined || kvBytes * workers <= os.totalmem()) return;
+  const wanted = `--kv-bytes ${formatBytes(kvBytes)} for each of ${workers} worker${workers === 1 ? '' : 's'}`;
+  throw new CommandFailure(`${wanted} exceeds this machine's memory of ${formatBytes(os.totalmem())}`, { status: exitStatus.usage });
 }
 
 /** Says which of our flags to change when the address cannot be had. */

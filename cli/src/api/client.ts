@@ -49,8 +49,9 @@ export interface JsonReply<T> {
 }
 
 /**
- * Talks to an OpenAI-compatible server over node:http with connections kept alive. Lean on purpose: the load client measures servers with it, so that
- * what it costs per event is a parse and a timestamp.
+ * Talks to an OpenAI-compatible server over node:http. Lean on purpose: the load client measures servers with it, so that what it costs per event is a
+ * parse and a timestamp. Every request has a connection of its own: some servers close one after a stream without saying so, and a request that is
+ * written into such a connection is lost, sometimes without an error.
  */
 export class ApiClient {
   /** Without a trailing slash and without /v1. */
@@ -66,7 +67,7 @@ export class ApiClient {
     this.#apiKey = options.apiKey;
     this.#timeoutMs = options.timeoutMs;
     this.#transport = url.protocol === 'https:' ? https : http;
-    this.#agent = new this.#transport.Agent({ keepAlive: true, maxSockets: Number.POSITIVE_INFINITY, noDelay: true });
+    this.#agent = new this.#transport.Agent({ keepAlive: false, maxSockets: Number.POSITIVE_INFINITY, noDelay: true });
   }
 
   async get<T>(path: string, signal?: AbortSignal): Promise<JsonReply<T>> {

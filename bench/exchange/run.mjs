@@ -36,6 +36,9 @@ const folder = mkdtempSync(path.join(os.tmpdir(), 'switchyard-exchange-'));
 const binary = path.join(folder, 'baseline');
 execFileSync('cc', ['-O2', '-o', binary, path.join(here, 'baseline.c')], { stdio: 'inherit' });
 const children = [];
+process.on('exit', () => {
+  for (const child of children) child.kill();
+});
 
 /** Starts a process and waits for its first line. */
 function start(command, args) {
@@ -88,7 +91,6 @@ for (let round = 0; round < rounds; round++) {
   process.stderr.write(`round ${round + 1} of ${rounds}\n`);
 }
 
-for (const child of children) child.kill();
 rmSync(folder, { recursive: true });
 mkdirSync(path.dirname(flags.out), { recursive: true });
 const machine = {

@@ -46,7 +46,9 @@ describe('loads only', () => {
             expect(u).toBeLessThanOrEqual(p.slots[w]);
           });
           expect(peak).toBeCloseTo(peakOf(p, workersOf), 9);
-          expect(peak).toBeLessThanOrEqual(evenSplitPeak(p.loads, eplbGlobal(loads, slots, workers).workersOf, workers) + 1e-9);
+          // EPLB may put two replicas of one expert on a worker, which then gets a double part; a plan names a worker once, and that is what counts.
+          const eplb = eplbGlobal(loads, slots, workers).workersOf.map((list) => [...new Set(list)]);
+          expect(peak).toBeLessThanOrEqual(evenSplitPeak(p.loads, eplb, workers) + 1e-9);
           expect(peak).toBeGreaterThanOrEqual(loadBound(p) - 1e-6);
         },
       ),
@@ -73,7 +75,7 @@ describe('loads only', () => {
 
   it('EPLB as published: replicas to the heaviest share, packs with equal counts, groups on nodes', () => {
     // The example of EPLB's description, worked by hand for one layer: 4 experts, 6 slots, 2 workers.
-    expect(eplbGlobal([90, 30, 20, 10], 6, 2).workersOf).toEqual([[0, 1, 1], [0], [1], [0]]);
+    expect(eplbGlobal([90, 30, 20, 10], 6, 2).workersOf).toEqual([[0, 0, 1], [1], [0], [1]]);
     const { workersOf } = eplbHierarchical([9, 1, 1, 1, 5, 5, 5, 5], 8, 4, 2, 2);
     expect(
       new Set(

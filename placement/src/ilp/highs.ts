@@ -1,4 +1,5 @@
 import { createRequire } from 'node:module';
+import { pathToFileURL } from 'node:url';
 import { Worker } from 'node:worker_threads';
 import type { IlpSolver, LinearProgram, SolveLimits, SolveResult } from './program.ts';
 
@@ -10,7 +11,7 @@ const threadProgram = `
 const { parentPort, workerData } = require('node:worker_threads');
 let model = null;
 let highs = null;
-const ready = require(workerData.highs)().then((loaded) => { highs = loaded; });
+const ready = import(workerData.highs).then((m) => (typeof m.default === 'function' ? m.default : m.default.default)()).then((loaded) => { highs = loaded; });
 const sparse = (rows, numCols) => {
   const starts = new Int32Array(rows.length + 1);
   rows.forEach((row, i) => { starts[i + 1] = starts[i] + row.columns.length; });
@@ -83,7 +84,7 @@ export class HighsSession {
 
   constructor(signal?: AbortSignal) {
     this.signal = signal;
-    const highs = createRequire(import.meta.url).resolve('highs');
+    const highs = pathToFileURL(createRequire(import.meta.url).resolve('highs')).href;
     this.thread = new Worker(threadProgram, { eval: true, workerData: { highs } });
   }
 

@@ -1,3 +1,4 @@
+import { eplbGlobal } from '../baselines/eplb.ts';
 import type { Random } from '../random.ts';
 
 /** One layer's loads and the room for them. Replicas split a load evenly; a worker's time is its rows over its speed. */
@@ -41,14 +42,15 @@ export function balanceLoads(
   if (total < experts) throw new RangeError(`balanceLoads: ${experts} experts do not fit ${total} slots`);
   let counts = greedyCounts(loads, total, workers);
   let best = pack(problem, counts);
-  if (start !== null) {
+  for (const list of [start, eplbStart(problem, total)]) {
+    if (list === null) continue;
     const own = polish(
       problem,
-      start.map((list) => [...list]),
+      list.map((workersOf) => [...workersOf]),
     );
     if (own.peak < best.peak) {
       best = own;
-      counts = Int32Array.from(start, (list) => list.length);
+      counts = Int32Array.from(own.workersOf, (workersOf) => workersOf.length);
     }
   }
   const bound = loadBound(problem);
@@ -70,7 +72,14 @@ export function balanceLoads(
   return best;
 }
 
-/** One to three replicas change their expert; null where no slot is spare, or sometimes to let the packing be shaken instead. */
+/** EPLB's own plan, where it exists (equal slots): whatever is found is at least as good. Replicas that it doubles on a worker count once. */
+function eplbStart(problem: LoadProblem, total: number): Replicas | null {
+  const { loads, slots } = problem;
+  if (slots.some((s) => s !== slots[0]) || total !== slots[0] * slots.length) return null;
+  return eplbGlobal(loads, total, slots.length).workersOf.map((list) => [...new Set(list)]);
+}
+
+/** One to three replicas change their expert, or one goes away (on uneven workers a slot may better stay empty); null where no slot is spare, or sometimes to let the packing be shaken instead. */
 function shiftCounts(counts: Int32Array, total: number, workers: number, random: Random): Int32Array | null {
   const shifted = counts.slice();
   let spare = total - shifted.reduce((a, b) => a + b, 0);
@@ -80,6 +89,13 @@ function shiftCounts(counts: Int32Array, total: number, workers: number, random:
     const from = random.below(counts.length);
     const to = random.below(counts.length);
     if (from === to || shifted[to] >= workers) continue;
+    if (random.next() < 0.1) {
+      if (shifted[from] < 2) continue;
+      shifted[from]--;
+      spare++;
+      changed = true;
+      continue;
+    }
     if (spare > 0) spare--;
     else if (shifted[from] >= 2) shifted[from]--;
     else continue;

@@ -1,11 +1,13 @@
-import { describe, expect, it } from 'vitest';
+import { afterAll, describe, expect, it } from 'vitest';
 import {
   exflow,
   type FanOutLayer,
   FanOutSearch,
   fanOutProgram,
   glpkSolver,
+  HighsSession,
   highsSolver,
+  type LinearProgram,
   labelChain,
   moetunerClusters,
   moetunerDevices,
@@ -30,6 +32,14 @@ function toyTransitions(seed: number, layers: number, experts: number): Transiti
 const total = (w: Transitions) => w.counts.reduce((sum, c) => sum + c.reduce((a, b) => a + b, 0), 0);
 const limits = { timeLimitMs: 100_000 };
 
+// One solver thread for the many small programs of this file.
+const session = new HighsSession();
+afterAll(() => session.close());
+async function prove(program: LinearProgram) {
+  await session.load(program);
+  return session.run(limits.timeLimitMs, { mip_rel_gap: 0, mip_abs_gap: 1e-6 });
+}
+
 describe('the chain model on toy instances', () => {
   it('the default search finds the optimum that the integer program proves, 25 of 25, and both solvers agree', async () => {
     const glpk = glpkSolver();
@@ -37,7 +47,7 @@ describe('the chain model on toy instances', () => {
       const w = toyTransitions(seed, 3, seed % 3 === 0 ? 4 : 6);
       const parts = seed % 2 === 0 ? 2 : w.experts / 2;
       const { program, decode } = subsetFlow(w, parts);
-      const proven = await highsSolver.solve(program, limits);
+      const proven = await prove(program);
       expect(proven.status).toBe('optimal');
       if (seed <= 10) expect((await glpk.solve(program, limits)).objective).toBeCloseTo(proven.objective!, 6);
       expect(scoreChain(w, decode(proven.values!), parts).local * total(w)).toBeCloseTo(proven.objective!, 6);
@@ -48,9 +58,9 @@ describe('the chain model on toy instances', () => {
 
   it('all formulations have one optimum', async () => {
     const w = toyTransitions(7, 3, 4);
-    const strong = await highsSolver.solve(subsetFlow(w, 2).program, limits);
-    const linearised = await highsSolver.solve(rlt(w, 2).program, limits);
-    const published = await highsSolver.solve(exflow(w, 2).program, limits);
+    const strong = await prove(subsetFlow(w, 2).program);
+    const linearised = await prove(rlt(w, 2).program);
+    const published = await prove(exflow(w, 2).program);
     expect(linearised.objective).toBeCloseTo(strong.objective!, 6);
     expect(total(w) - published.objective!).toBeCloseTo(strong.objective!, 6);
     expect((await glpkSolver().solve(exflow(w, 2).program, limits)).objective).toBeCloseTo(published.objective!, 6);
@@ -76,10 +86,10 @@ describe('the chain model on toy instances', () => {
 
   it("solves MoETuner's two stages", async () => {
     const stage1 = moetunerClusters([5, 4, 3, 2, 1, 1], 2);
-    const clusters = await highsSolver.solve(stage1.program, limits);
+    const clusters = await prove(stage1.program);
     expect(clusters.objective).toBeCloseTo(0, 6);
     const stage2 = moetunerDevices([[0, 9, 1, 0]], 2, [0, 1, 1, 0]);
-    const devices = await highsSolver.solve(stage2.program, limits);
+    const devices = await prove(stage2.program);
     expect(devices.objective).toBeCloseTo(0, 6);
     const decoded = [...stage2.decode(devices.values!)];
     expect(decoded[0]).toBe(decoded[3]);
@@ -137,7 +147,7 @@ describe('the fan-out model on toy instances', () => {
   it('the default search finds the optimum that the integer program proves, 25 of 25', async () => {
     for (let seed = 1; seed <= 25; seed++) {
       const layer = toyLayer(seed);
-      const proven = await highsSolver.solve(fanOutProgram(layer).program, limits);
+      const proven = await prove(fanOutProgram(layer).program);
       expect(proven.status).toBe('optimal');
       expect({ seed, visits: await search(layer) }).toEqual({ seed, visits: Math.round(proven.objective!) });
     }

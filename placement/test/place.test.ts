@@ -1,0 +1,290 @@
+import { describe, expect, it } from 'vitest';
+import {
+  baselineNames,
+  baselinePlan,
+  type Certificate,
+  changedTopology,
+  chooseHomes,
+  clusterOf,
+  diffPlans,
+  expertLoads,
+  explain,
+  exportPlan,
+  paretoFront,
+  paretoPage,
+  place,
+  placeLoads,
+  predictStep,
+  prove,
+  proveStars,
+  proveWindows,
+  relabelToMatch,
+  robustValue,
+  scoreFanOut,
+  slotMap,
+  stageMove,
+  transitionsOf,
+  uncalibratedDevice,
+  verifyCertificate,
+} from '../src/index.ts';
+import { gptOssSlice, testTopology } from './slice.ts';
+
+const quick = { starts: 1, sampleTokens: 1500 };
+
+function expectValid(plan: { replicas: number[][][] }, slots: ArrayLike<number>): void {
+  const used = new Int32Array(slots.length);
+  for (const list of plan.replicas.flat()) {
+    expect(list.length).toBeGreaterThan(0);
+    expect([...new Set(list)].sort((a, b) => a - b)).toEqual(list);
+    for (const w of list) used[w]++;
+  }
+  used.forEach((u, w) => {
+    expect(u).toBeLessThanOrEqual(slots[w]);
+  });
+}
+
+describe('place', () => {
+  it('is valid on uneven shapes, in every model, and far better than contiguous', async () => {
+    const trace = await gptOssSlice();
+    const uneven = testTopology(3, 2, 150);
+    uneven.nodes[0].workers.pop();
+    uneven.nodes[2].workers[1].expertMemoryBytes = 333_000;
+    for (const model of ['fan-out', 'home-rank', 'chain'] as const) {
+      const { plan, cluster, score } = await place(trace, uneven, { ...quick, model, replicas: 0.2 });
+      expectValid(plan, cluster.slotsOf);
+      const contiguous = await baselinePlan('contiguous', trace, uneven);
+      if (model !== 'chain')
+        expect(score.remoteNodes).toBeLessThan(
+          0.75 *
+            scoreFanOut(
+              trace,
+              contiguous.replicas,
+              cluster,
+              chooseHomes(
+                trace,
+                plan.replicas.map((l) => Int32Array.from(l, () => 7)),
+                cluster,
+                { kind: 'whole-sequence' },
+                0.1,
+              ),
+            ).remoteNodes,
+        );
+    }
+  });
+
+  it('gives the same plan for the same seed, and its incumbent when stopped', async () => {
+    const trace = await gptOssSlice();
+    const topology = testTopology(4, 1, 300);
+    const [a, b] = [await place(trace, topology, quick), await place(trace, topology, quick)];
+    expect(b.plan).toEqual(a.plan);
+    const stopped = await place(trace, topology, { ...quick, signal: AbortSignal.abort() });
+    expect(stopped.stopped).toBe(true);
+    expectValid(stopped.plan, stopped.cluster.slotsOf);
+    let calls = 0;
+    const late = await place(trace, topology, { ...quick, now: () => calls++, deadlineMs: 40 });
+    expect(late.stopped).toBe(true);
+    expectValid(late.plan, late.cluster.slotsOf);
+  });
+
+  it('says what does not fit', async () => {
+    const trace = await gptOssSlice();
+    await expect(place(trace, testTopology(2, 1, 300), quick)).rejects.toThrow(
+      /memory holds 600 experts, the model has 768 \(24 layers x 32\)/,
+    );
+    expect(() => clusterOf({ ...testTopology(1, 1, 1), expertBytes: 0 })).toThrow(/expertBytes is 0/);
+  });
+
+  it('lowers the worst domain when asked to', async () => {
+    const trace = await gptOssSlice();
+    trace.sequences.forEach((s, i) => {
+      s.domain = i % 6 === 0 ? 'rare' : 'common';
+    });
+    const topology = testTopology(3, 1, 300);
+    const worst = (p: Awaited<ReturnType<typeof place>>) =>
+      Math.max(...Object.values(p.affinity.domains).map((costs) => Math.min(...costs)));
+    const [mean, robust] = [await place(trace, topology, quick), await place(trace, topology, { ...quick, robust: { kind: 'worst' } })];
+    expect(worst(robust)).toBeLessThanOrEqual(worst(mean) * 1.02);
+    expect(robustValue([1, 2, 3], [1, 1, 2], { kind: 'cvar', share: 0.75 })).toBeCloseTo((2 * 3 + 2) / 3);
+  });
+
+  it('balances loads alone', async () => {
+    const loads = expertLoads(await gptOssSlice());
+    const plan = placeLoads(loads, testTopology(1, 5, 200), { replicas: 0.25, seed: 1, effort: 200 });
+    expectValid(plan, new Int32Array(5).fill(192));
+  });
+});
+
+describe('certificates', () => {
+  it('hold for the plan that they were made for, and fail when anything is touched', async () => {
+    const trace = await gptOssSlice();
+    const { plan, cluster, homes } = await place(trace, testTopology(4, 1, 192), { ...quick, replicas: 0 });
+    const certificate: Certificate = JSON.parse(
+      JSON.stringify(prove(plan, cluster, trace, { homes, claims: ['fan-out', 'load', 'chain'], rounds: 6 })),
+    );
+    const verdict = verifyCertificate(plan, trace, certificate);
+    expect(verdict.checks.filter((c) => !c.ok)).toEqual([]);
+    const tampered = (change: (c: Certificate) => void) => {
+      const copy: Certificate = JSON.parse(JSON.stringify(certificate));
+      change(copy);
+      return verifyCertificate(plan, trace, copy).ok;
+    };
+    expect(tampered(() => {})).toBe(true);
+    expect(
+      tampered((c) => {
+        c.claims[0].bound += 0.01;
+      }),
+    ).toBe(false);
+    expect(
+      tampered((c) => {
+        c.claims[0].score -= 0.01;
+      }),
+    ).toBe(false);
+    expect(
+      tampered((c) => {
+        c.claims[1].bound += 0.1;
+      }),
+    ).toBe(false);
+    expect(
+      tampered((c) => {
+        if (c.claims[1].kind === 'load') c.claims[1].time[3] *= 1.05;
+      }),
+    ).toBe(false);
+    expect(
+      tampered((c) => {
+        c.claims[2].bound -= 0.01;
+      }),
+    ).toBe(false);
+    expect(
+      tampered((c) => {
+        if (c.claims[2].kind === 'chain' && c.claims[2].proofs[0].kind === 'star') c.claims[2].proofs[0].before[0] = -5;
+      }),
+    ).toBe(false);
+    expect(
+      tampered((c) => {
+        if (c.claims[0].kind === 'fan-out') c.claims[0].nodeExperts[2][0]--;
+      }),
+    ).toBe(false);
+    const other = { ...plan, replicas: plan.replicas.map((l) => l.map((own) => [...own])) };
+    other.replicas[0][0] = [(other.replicas[0][0][0] + 1) % 4];
+    expect(verifyCertificate(other, trace, certificate).ok).toBe(false);
+  });
+
+  it('windows prove more than stars, and the checker agrees', async () => {
+    const full = await gptOssSlice();
+    // Four layers and eight experts: small enough for a second.
+    const ids = new Uint16Array(full.tokens * 4).map((_, i) => full.ids[(Math.floor(i / 4) * 24 + (i % 4)) * 4] % 8);
+    const trace = { ...full, ids, topK: 1, experts: 8, moeLayers: [0, 1, 2, 3] };
+    const { plan, cluster, homes } = await place(trace, testTopology(1, 4, 8), {
+      ...quick,
+      model: 'chain',
+      replicas: 0,
+      peakMeanMax: Infinity,
+    });
+    const certificate = prove(plan, cluster, trace, { homes, claims: ['chain'] });
+    const [claim] = certificate.claims;
+    if (claim.kind !== 'chain') throw new Error('expected a chain claim');
+    const stars = proveStars(transitionsOf(trace, 'top1'), 2);
+    const windows = await proveWindows(transitionsOf(trace, 'top1'), stars, {
+      parts: 4,
+      partExpertsMax: 2,
+      width: 4,
+      rounds: 8,
+      timeLimitMs: 60_000,
+    });
+    expect(windows.bound).toBeLessThan(stars.bound);
+    expect(windows.bound).toBeGreaterThanOrEqual(claim.score);
+    expect(verifyCertificate(plan, trace, { ...certificate, claims: [{ ...claim, ...windows }] }).checks.filter((c) => !c.ok)).toEqual([]);
+    expect(verifyCertificate(plan, trace, { ...certificate, claims: [{ ...claim, ...windows, bound: windows.bound - 0.001 }] }).ok).toBe(
+      false,
+    );
+  });
+});
+
+describe('re-planning', () => {
+  it('undoes a renaming of equal workers and nodes completely', async () => {
+    const trace = await gptOssSlice();
+    const topology = testTopology(3, 2, 200);
+    const { plan, cluster } = await place(trace, topology, quick);
+    const name = [3, 2, 4, 5, 1, 0]; // node 0 -> 1 with its workers exchanged, 1 -> 2, 2 -> 0 exchanged
+    const renamed = { ...plan, replicas: plan.replicas.map((l) => l.map((own) => own.map((w) => name[w]).sort((a, b) => a - b))) };
+    expect(diffPlans(plan, relabelToMatch(renamed, plan, cluster).plan, 10).bytes).toBe(0);
+    expect(diffPlans(plan, renamed, 10).bytes).toBeGreaterThan(0);
+  });
+
+  it('every stage is valid and no worse, and a budget is kept', async () => {
+    const trace = await gptOssSlice();
+    const topology = testTopology(3, 1, 300);
+    const target = await place(trace, topology, { ...quick, replicas: 0.1 });
+    const { cluster, homes } = target;
+    const current = await baselinePlan('round-robin', trace, topology);
+    const staged = stageMove(current, target.plan, cluster, trace, homes, { expertBytes: 1000 });
+    const state = current.replicas.map((l) => l.map((own) => [...own]));
+    let last = staged.remoteNodesBefore;
+    for (const stage of staged.stages) {
+      for (const { layer, expert, worker } of stage.drops) state[layer][expert] = state[layer][expert].filter((w) => w !== worker);
+      for (const { layer, expert, worker } of stage.adds) state[layer][expert] = [...state[layer][expert], worker].sort((a, b) => a - b);
+      expectValid({ replicas: state }, cluster.slotsOf);
+      expect(stage.remoteNodes).toBeLessThanOrEqual(last + 1e-12);
+      last = stage.remoteNodes;
+    }
+    expect(scoreFanOut(trace, state, cluster, homes).remoteNodes).toBeCloseTo(last, 9);
+    expect(state).toEqual(staged.reached.replicas);
+    expect(last).toBeLessThan(0.8 * staged.remoteNodesBefore);
+    const part = stageMove(current, target.plan, cluster, trace, homes, { expertBytes: 1000, bytesMax: 60_000 });
+    expect(part.bytes).toBeLessThanOrEqual(60_000);
+    expect(part.remoteNodesAfter).toBeLessThan(part.remoteNodesBefore);
+  });
+});
+
+describe('around a plan', () => {
+  it('all baselines are valid plans', async () => {
+    const trace = await gptOssSlice();
+    const topology = testTopology(2, 2, 400);
+    for (const name of baselineNames) {
+      const plan = await baselinePlan(name, trace, topology, { timeLimitMs: 1000 });
+      expectValid(plan, new Int32Array(4).fill(400));
+    }
+  });
+
+  it('prices steps, explains, exports and draws', async () => {
+    const trace = await gptOssSlice();
+    const topology = testTopology(4, 1, 300);
+    const placed = await place(trace, topology, quick);
+    const { plan, cluster, score } = placed;
+    const loads = expertLoads(trace);
+    const slow = predictStep(score, plan, cluster, topology, loads, uncalibratedDevice, 64);
+    const fast = predictStep(
+      score,
+      plan,
+      cluster,
+      changedTopology(topology, { kind: 'link-speed', factor: 10 }),
+      loads,
+      uncalibratedDevice,
+      64,
+    );
+    expect(fast.networkSeconds).toBeLessThan(slow.networkSeconds);
+    expect(fast.expertSeconds).toBe(slow.expertSeconds);
+    expect(slow.bytesPerToken).toBeCloseTo(score.remoteNodes * 24 * 2 * 5760, 6);
+    const why = explain(placed, trace);
+    expect(why.layers.reduce((sum, l) => sum + l.remoteNodes, 0) / 24).toBeCloseTo(score.remoteNodes, 9);
+    expect(why.nodes.reduce((sum, n) => sum + n.rowShare, 0)).toBeCloseTo(1, 9);
+    const map = slotMap(plan);
+    map.forEach((layer, l) => {
+      const perWorker = layer.length / 4;
+      plan.replicas[l].forEach((own, e) => {
+        for (let w = 0; w < 4; w++) expect(layer.slice(w * perWorker, (w + 1) * perWorker).includes(e)).toBe(own.includes(w));
+      });
+    });
+    expect(JSON.parse(exportPlan(plan, 'sglang')).physical_to_logical_map).toEqual(map);
+    expect(exportPlan(plan, 'trtllm')).toMatch(/^num_slots: \d+\n.*\ninitial_global_assignments:\n {2}0: \[/);
+    const points = [
+      { label: 'a', remoteNodes: 1, peakMean: 1.1, replicas: 0.25, bytesMoved: 5 },
+      { label: 'b <&>', remoteNodes: 1.2, peakMean: 1.2, replicas: 0.25, bytesMoved: 6 },
+      { label: 'c', remoteNodes: 1.2, peakMean: 1.0, replicas: 0.25, bytesMoved: 6 },
+    ];
+    expect(paretoFront(points).map((p) => p.label)).toEqual(['a', 'c']);
+    expect(paretoPage(points, 'plans')).toContain('b &#60;&#38;&#62;');
+    expect(changedTopology(topology, { kind: 'lose-node', node: 'n1' }).nodes.map((n) => n.name)).toEqual(['n0', 'n2', 'n3']);
+    expect(() => changedTopology(topology, { kind: 'lose-node', node: 'x' })).toThrow(/no node is named x/);
+  });
+});

@@ -42,13 +42,20 @@ const logs = mkdtempSync(path.join(os.tmpdir(), 'compare-'));
 
 /** The client every system is measured with. */
 function measure(url, args) {
-  const done = spawnSync(process.execPath, [cli, 'bench', 'serve', '--url', url, '--json', ...args.map(String)], {
+  const done = spawnSync(process.execPath, [cli, 'bench', 'serve', '--url', url, '--json', '--timeout', '60', ...args.map(String)], {
     encoding: 'utf8',
     maxBuffer: 1 << 26,
   });
-  if (done.status !== 0)
-    throw new Error(`bench serve against ${url} exited with ${done.status}: ${done.stderr.slice(-2000)} ${done.stdout.slice(-2000)}`);
-  return JSON.parse(done.stdout).levels;
+  if (done.status !== 0 && !done.stdout.startsWith('{'))
+    throw new Error(`bench serve against ${url} exited with ${done.status}: ${done.stderr.slice(-2000)}`);
+  return JSON.parse(done.stdout).levels.map((level) => {
+    // A server that leaves requests unanswered has no figure; what it did is said.
+    if (level.errors === 0) return level;
+    process.stderr.write(
+      `${url}: ${level.errors} of ${level.requests} failed at ${level.concurrency} clients: ${JSON.stringify(level.errorMessages)}\n`,
+    );
+    return { ...level, outputTokensPerSecond: null, timePerOutputTokenMs: null };
+  });
 }
 
 function measureServer(url) {
@@ -78,7 +85,7 @@ function measureServer(url) {
     ],
   ]);
   return {
-    prefill: Number(flags['prefill-tokens']) / (prefill.requestMs.p50 / 1000),
+    prefill: prefill.errors > 0 ? null : Number(flags['prefill-tokens']) / (prefill.requestMs.p50 / 1000),
     decode: Object.fromEntries(decode.map((level) => [level.concurrency, level.outputTokensPerSecond])),
     timePerOutputTokenMs: Object.fromEntries(decode.map((level) => [level.concurrency, level.timePerOutputTokenMs?.p50 ?? null])),
   };
@@ -108,14 +115,14 @@ for (let round = 0; round < Number(flags.rounds); round++) {
     try {
       const result = measureServer(server.url);
       results[name].push(result);
-      process.stderr.write(`round ${round + 1} ${name}: prefill ${result.prefill.toFixed(0)}, decode ${JSON.stringify(result.decode)}\n`);
+      process.stderr.write(`round ${round + 1} ${name}: prefill ${Math.round(result.prefill)}, decode ${JSON.stringify(result.decode)}\n`);
     } finally {
       await server.stop();
     }
   }
 }
 
-const best = (name, pick) => Math.max(...results[name].map(pick));
+const best = (name, pick) => Math.max(...results[name].map(pick)) || null;
 const cells = [
   { title: `prefill ${flags['prefill-tokens']}`, pick: (r) => r.prefill },
   ...batches.map((b) => ({ title: `decode, batch ${b}`, batch: b, pick: (r) => r.decode[b] })),

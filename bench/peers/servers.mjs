@@ -1,6 +1,6 @@
 // How each system is started for a comparison: on the same two cores, from the same weights, over HTTP.
 import { spawn } from 'node:child_process';
-import { createWriteStream } from 'node:fs';
+import { openSync } from 'node:fs';
 import path from 'node:path';
 
 const root = path.resolve(import.meta.dirname ?? path.dirname(new URL(import.meta.url).pathname), '../..');
@@ -25,7 +25,7 @@ export const systems = {
     command: path.join(llama, 'llama-server'),
     args: [
       ...['-m', gguf, '--host', '127.0.0.1', '--port', port, '-t', threads, '-tb', threads],
-      ...['-np', sequences, '-c', sequences * context, '--no-webui'],
+      ...['-np', sequences, '-c', sequences * context, '--no-webui', '--cache-ram', 0, '--threads-http', sequences + 16],
     ],
     env: {},
     ready: '/health',
@@ -50,10 +50,9 @@ export const systems = {
 /** Starts a system and resolves when it serves; `stop()` ends it and everything that it started. */
 export async function startServer(name, options, logFile) {
   const { command, args, env, ready } = systems[name](options);
-  const log = createWriteStream(logFile);
-  const child = spawn(command, args.map(String), { env: { ...process.env, ...env }, stdio: ['ignore', 'pipe', 'pipe'], detached: true });
-  child.stdout.pipe(log);
-  child.stderr.pipe(log);
+  // Straight into the file: the measuring process is blocked while its client runs, and a server whose pipe is full stops.
+  const log = openSync(logFile, 'w');
+  const child = spawn(command, args.map(String), { env: { ...process.env, ...env }, stdio: ['ignore', log, log], detached: true });
   let ended = null;
   child.on('exit', (code, signal) => {
     ended = signal ?? code;

@@ -26,21 +26,39 @@ for (let seed = 1; seed <= splits; seed++) {
       const s = scoreFanOut(test, plan.replicas, cluster, chooseHomes(test, masks, cluster, predictor, 0.05));
       return { r: s.remoteNodes, home: s.homeShare, peakMean: s.peakMean, homePeakMean: s.homePeakMean };
     };
-    const inTurn = spreadOverWorkers(test.sequences.map((_, s) => s % 4), test.sequences.map((s) => s.tokens), cluster);
+    const inTurn = spreadOverWorkers(
+      test.sequences.map((_, s) => s % 4),
+      test.sequences.map((s) => s.tokens),
+      cluster,
+    );
     const base = scoreFanOut(test, contiguous.replicas, cluster, inTurn);
     rows.push({
-      ...c, split: seed, cpuSeconds: user / 1e6, contiguous: { r: base.remoteNodes, home: base.homeShare, peakMean: base.peakMean },
-      whole: by({ kind: 'whole-sequence' }), first64: by({ kind: 'first-tokens', tokens: 64, affinity }), first16: by({ kind: 'first-tokens', tokens: 16, affinity }), domain: by({ kind: 'domain', affinity }),
+      ...c,
+      split: seed,
+      cpuSeconds: user / 1e6,
+      contiguous: { r: base.remoteNodes, home: base.homeShare, peakMean: base.peakMean },
+      whole: by({ kind: 'whole-sequence' }),
+      first64: by({ kind: 'first-tokens', tokens: 64, affinity }),
+      first16: by({ kind: 'first-tokens', tokens: 16, affinity }),
+      domain: by({ kind: 'domain', affinity }),
     });
     const last = rows.at(-1);
-    console.log(seed, c.name, ...['whole', 'first64', 'domain'].map((k) => `${k} r ${last[k].r.toFixed(3)} home ${(100 * last[k].home).toFixed(1)}% peak ${last[k].peakMean.toFixed(3)}`), `${last.cpuSeconds.toFixed(0)} s`);
+    console.log(
+      seed,
+      c.name,
+      ...['whole', 'first64', 'domain'].map(
+        (k) => `${k} r ${last[k].r.toFixed(3)} home ${(100 * last[k].home).toFixed(1)}% peak ${last[k].peakMean.toFixed(3)}`,
+      ),
+      `${last.cpuSeconds.toFixed(0)} s`,
+    );
   }
 }
 const mean = (name, key, field) => {
   const own = rows.filter((r) => r.name === name);
   return own.reduce((sum, r) => sum + r[key][field], 0) / own.length;
 };
-const line = (name, key, label) => `| ${name} | ${label} | ${mean(name, key, 'r').toFixed(3)} | ${(100 * mean(name, key, 'home')).toFixed(1)}% | ${mean(name, key, 'peakMean').toFixed(3)} |`;
+const line = (name, key, label) =>
+  `| ${name} | ${label} | ${mean(name, key, 'r').toFixed(3)} | ${(100 * mean(name, key, 'home')).toFixed(1)}% | ${mean(name, key, 'peakMean').toFixed(3)} |`;
 const md = [
   '# gpt-oss-20b on 4 nodes, held-out sequences',
   '',
@@ -50,9 +68,17 @@ const md = [
   '| plan | homes by | r | on home node | peak/mean |',
   '| --- | --- | --- | --- | --- |',
   `| contiguous | in turn | ${mean(cases[0].name, 'contiguous', 'r').toFixed(3)} | ${(100 * mean(cases[0].name, 'contiguous', 'home')).toFixed(1)}% | ${mean(cases[0].name, 'contiguous', 'peakMean').toFixed(3)} |`,
-  ...cases.flatMap((c) => [line(c.name, 'whole', 'whole sequence'), line(c.name, 'first64', 'first 64 tokens'), line(c.name, 'first16', 'first 16 tokens'), line(c.name, 'domain', 'domain')]),
+  ...cases.flatMap((c) => [
+    line(c.name, 'whole', 'whole sequence'),
+    line(c.name, 'first64', 'first 64 tokens'),
+    line(c.name, 'first16', 'first 16 tokens'),
+    line(c.name, 'domain', 'domain'),
+  ]),
   '',
 ].join('\n');
-writeFileSync(new URL('../results/placement-gpt-oss.json', import.meta.url), `${JSON.stringify({ splits, sampleTokens, starts, rows }, null, 1)}\n`);
+writeFileSync(
+  new URL('../results/placement-gpt-oss.json', import.meta.url),
+  `${JSON.stringify({ splits, sampleTokens, starts, rows }, null, 1)}\n`,
+);
 writeFileSync(new URL('../results/placement-gpt-oss.md', import.meta.url), md);
 console.log(md);

@@ -36,5 +36,15 @@ export function syntheticTrace({ layers, experts, topK, tokens, topics = 16, see
       }
     }
   }
-  return { model: 'synthetic', moeLayers: Array.from({ length: layers }, (_, l) => l), experts, topK, tokens, ids, sequenceOf, generated: new Uint8Array(tokens).fill(1), sequences };
+  return {
+    model: 'synthetic',
+    moeLayers: Array.from({ length: layers }, (_, l) => l),
+    experts,
+    topK,
+    tokens,
+    ids,
+    sequenceOf,
+    generated: new Uint8Array(tokens).fill(1),
+    sequences,
+  };
 }

@@ -5,7 +5,11 @@ export function evenTopology({ nodes, workersPerNode, expertsPerWorker, expertBy
     version: 1,
     nodes: Array.from({ length: nodes }, (_, n) => ({
       name: `n${n}`,
-      workers: Array.from({ length: workersPerNode }, (_, w) => ({ name: `n${n}w${w}`, expertMemoryBytes: expertsPerWorker * expertBytes, relativeSpeed: 1 })),
+      workers: Array.from({ length: workersPerNode }, (_, w) => ({
+        name: `n${n}w${w}`,
+        expertMemoryBytes: expertsPerWorker * expertBytes,
+        relativeSpeed: 1,
+      })),
     })),
     expertBytes,
     dispatchRowBytes: rowBytes,

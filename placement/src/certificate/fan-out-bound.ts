@@ -133,19 +133,19 @@ function heaviestPairs(
 ): { price: Float64Array; countPrice: number; value: number; chosen: Float64Array } {
   const price = new Float64Array(experts);
   let countPrice = 0;
-  const scratch: number[] = [];
+  const all = new Float64Array((experts * (experts - 1)) / 2);
+  const own = new Float64Array(experts - 1);
   const left = (e: number, f: number) => weight[Math.min(e, f) * experts + Math.max(e, f)] - price[e] - price[f] - countPrice;
+  // The k-th largest of sorted values, 0 where all are allowed: the price at which exactly k pairs remain worth choosing.
+  const kth = (values: Float64Array, k: number) => (k < values.length ? Math.max(0, values.sort()[values.length - Math.max(1, k)]) : 0);
   // Exact line searches, one price at a time, from both ends.
   for (let round = 0; round < 6; round++) {
-    scratch.length = 0;
-    for (let e = 0; e < experts; e++) for (let f = e + 1; f < experts; f++) scratch.push(left(e, f) + countPrice);
-    scratch.sort((a, b) => b - a);
-    countPrice = pairsMax < scratch.length ? Math.max(0, scratch[Math.max(0, pairsMax - 1)]) : 0;
+    let at = 0;
+    for (let e = 0; e < experts; e++) for (let f = e + 1; f < experts; f++) all[at++] = left(e, f) + countPrice;
+    countPrice = kth(all, pairsMax);
     for (let e = 0; e < experts; e++) {
-      scratch.length = 0;
-      for (let f = 0; f < experts; f++) if (f !== e) scratch.push(left(e, f) + price[e]);
-      scratch.sort((a, b) => b - a);
-      price[e] = degreeMax < scratch.length ? Math.max(0, scratch[degreeMax - 1]) : 0;
+      for (let f = 0; f < experts; f++) if (f !== e) own[f < e ? f : f - 1] = left(e, f) + price[e];
+      price[e] = kth(own, degreeMax);
       if (round < 5) price[e] *= 0.9; // leave room for the others: equal prices everywhere would be a corner
     }
   }

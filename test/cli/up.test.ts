@@ -121,6 +121,16 @@ describe('a cluster of four workers', () => {
     expect(status).toBe(0);
   });
 
+  it('keeps it for sampled answers too', async () => {
+    const flags = ['--questions', '2', '--tokens', '6', '--others', '3', '--temperature', '0.9', '--json'];
+    const { status, stdout } = await switchyard(['bench', 'exact', '--url', up.report.url, ...flags]);
+    const report = JSON.parse(stdout);
+    const unsupported = report.results.filter((r: { unsupported: string | null }) => r.unsupported !== null);
+    expect(unsupported.map((r: { scenario: string }) => r.scenario)).toEqual(['continued from the middle']);
+    expect(report.exact).toBe(true);
+    expect(status).toBe(0);
+  });
+
   it('records the routing of real requests', async () => {
     const out = path.join(folder, 'requests.trace');
     const recorder = start(['trace', 'record', '--url', up.report.url, '--out', out]);

@@ -38,7 +38,7 @@ interface QualityReport {
   machine: MachineDescription;
   heldOut: string;
   windowTokens: number;
-  results: ({ class: string; model: string; seconds: number } & QualityResult)[];
+  results: ({ class: string; model: string } & QualityResult)[];
 }
 
 export function benchQualityCommand(): Command {
@@ -79,7 +79,6 @@ Examples:
           await withTargetServer({ ...target, upFlags: startedFlags }, async ({ client, numericClass }) => {
             const { id } = await selectModel(client, options.model ?? null, interrupt.signal);
             const progress = startProgress(`bench quality ${name}`);
-            const begun = performance.now();
             try {
               const measured = await measureQuality({
                 client,
@@ -89,7 +88,7 @@ Examples:
                 onProgress: progress.update,
                 signal: interrupt.signal,
               });
-              return { class: numericClass ?? name, model: id, seconds: (performance.now() - begun) / 1000, ...measured };
+              return { class: numericClass ?? name, model: id, ...measured };
             } finally {
               progress.finish();
             }
@@ -120,7 +119,6 @@ function formatQuality(report: QualityReport): string {
     r.class,
     ...r.domains.map((d) => d.perplexity.toFixed(3)),
     r.questions > 0 ? `${r.answeredExactly} of ${r.questions}` : '-',
-    r.seconds.toFixed(1),
   ]);
-  return `Perplexity by domain (windows of ${report.windowTokens} tokens), questions answered exactly:\n\n${textTable(['class', ...domains, 'questions', 'seconds'], rows)}\n`;
+  return `Perplexity by domain (windows of ${report.windowTokens} tokens), questions answered exactly:\n\n${textTable(['class', ...domains, 'questions'], rows)}\n`;
 }

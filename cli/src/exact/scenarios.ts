@@ -46,6 +46,8 @@ interface Scenario {
   together?: boolean;
   /** Needs the token ids of prompt and answer. */
   ids?: boolean;
+  /** Only for greedy answers: a request's random numbers are counted from its first token, so that a continuation draws others. */
+  greedy?: boolean;
 }
 
 const sameAgain = (bench: ExactBench): Retell => {
@@ -74,6 +76,7 @@ export const scenarios: Scenario[] = [
   {
     name: 'continued from the middle',
     ids: true,
+    greedy: true,
     // The first half of the answer is given as prompt: what was decoded is now prefilled, and the second half must not notice.
     retell: (bench) => async (question, expected) => {
       const half = expected.tokens.length >> 1;
@@ -103,6 +106,8 @@ export async function runScenario(scenario: Scenario, bench: ExactBench, referen
   const withoutIds =
     scenario.ids === true && (bench.questions.some((q) => typeof q.prompt === 'string') || reference.some((o) => o.ids === null));
   if (withoutIds) return emptyResult(scenario.name, 'the server tells no token ids');
+  if (scenario.greedy && bench.questions.some((q) => q.temperature > 0))
+    return emptyResult(scenario.name, 'a continuation draws its own random numbers');
   const stopOthers = scenario.busy ? keepBusy(bench) : async () => {};
   try {
     const retell = scenario.retell(bench);

@@ -88,7 +88,7 @@ run(
   { peakMeanMax: Infinity, seconds: 5 },
   transitionsOf(test, 'top1'),
 );
-run('joint, peak/mean <= 1.03', w, { peakMeanMax: 1.03, seconds: 60, kicks: 600 }, w);
+run('joint, peak/mean <= 1.03', w, { peakMeanMax: 1.03, seconds: 120, kicks: 600 }, w);
 const stars = proveStars(w, 4);
 chain.push(
   '',

@@ -9,10 +9,12 @@ const input = await openTrace(new URL('./data/gpt-oss-20b.experts.u8.gz', import
 const { trace } = input;
 const topology = evenTopology({ nodes: 4, workersPerNode: 1, expertsPerWorker: 24 * 32 });
 const cases = [
-  { name: 'no replicas', replicas: 0, peakMeanMax: 1.14, remoteRowPrice: 0.2, wanted: 'r <= 1.45' },
-  { name: '+25%, traffic first', replicas: 0.25, peakMeanMax: 1.14, remoteRowPrice: 1, wanted: 'r <= 1.10, home >= 58%' },
-  { name: '+25%, home share first', replicas: 0.25, peakMeanMax: 1.14, remoteRowPrice: 6, wanted: 'r <= 1.10, home >= 58%' },
-  { name: '+100%', replicas: 1, peakMeanMax: 1.14, remoteRowPrice: 0.6, wanted: 'r <= 0.5' },
+  { name: 'no replicas', replicas: 0, peakMeanMax: 1.14, remoteRowPrice: 0.2 },
+  { name: 'no replicas, looser balance', replicas: 0, peakMeanMax: 1.22, remoteRowPrice: 0.2 },
+  { name: '+25%, traffic first', replicas: 0.25, peakMeanMax: 1.15, remoteRowPrice: 1 },
+  { name: '+25%, home share first', replicas: 0.25, peakMeanMax: 1.15, remoteRowPrice: 3 },
+  { name: '+100%', replicas: 1, peakMeanMax: 1.14, remoteRowPrice: 0.6 },
+  { name: '+100%, looser balance', replicas: 1, peakMeanMax: 1.3, remoteRowPrice: 0.6 },
 ];
 const rows = [];
 for (let seed = 1; seed <= splits; seed++) {

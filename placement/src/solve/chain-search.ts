@@ -149,6 +149,9 @@ export class ChainSearch {
           }
         // A split S before and T after keep: (S x T) + (rest x rest) = sum of rest's rows + sum over T of (2 row_S - column).
         const d = new Float64Array(width);
+        const half = width >> 1;
+        const lowSums = new Float64Array(1 << half);
+        const highSums = new Float64Array(1 << (width - half));
         for (let s = 0; s < value.length; s++) {
           d.fill(0);
           const chosen = before.members[s];
@@ -161,10 +164,12 @@ export class ChainSearch {
             base += column[j] - d[j];
             d[j] = 2 * d[j] - column[j];
           }
+          // The sum over T is looked up in two halves: all sums of the first positions, all sums of the last.
+          subsetSums(d, 0, half, lowSums);
+          subsetSums(d, half, width, highSums);
+          const { low, high } = states;
           for (let t = 0; t < number; t++) {
-            const inT = states.members[t];
-            let v = base;
-            for (let c = 0; c < inT.length; c++) v += d[inT[c]];
+            const v = base + lowSums[low[t]] + highSums[high[t]];
             if (v > next[t]) {
               next[t] = v;
               from[t] = s;
@@ -318,6 +323,18 @@ interface Splits {
   masks: number[];
   /** Positions chosen by each mask. */
   members: Int32Array[];
+  /** The masks' bits below and above half of the positions. */
+  low: Int32Array;
+  high: Int32Array;
+}
+
+/** Sums of every subset of values[from..to), by its bits. */
+function subsetSums(values: Float64Array, from: number, to: number, out: Float64Array): void {
+  out[0] = 0;
+  for (let i = from; i < to; i++) {
+    const bit = 1 << (i - from);
+    for (let m = 0; m < bit; m++) out[bit + m] = out[m] + values[i];
+  }
 }
 
 const splitCache = new Map<string, Splits>();
@@ -329,7 +346,8 @@ function splits(count: number, size: number): Splits {
   if (known === undefined) {
     let ways = 1;
     for (let i = 0; i < size; i++) ways = (ways * (count - i)) / (i + 1);
-    if (ways > splitStatesMax || count > 30) known = { masks: new Array(splitStatesMax + 1).fill(0), members: [] };
+    if (ways > splitStatesMax || count > 30)
+      known = { masks: new Array(splitStatesMax + 1).fill(0), members: [], low: new Int32Array(0), high: new Int32Array(0) };
     else {
       const members: Int32Array[] = [];
       const masks: number[] = [];
@@ -342,7 +360,13 @@ function splits(count: number, size: number): Splits {
         for (let i = from; i <= count - (size - taken.length); i++) choose(i + 1, [...taken, i]);
       };
       choose(0, []);
-      known = { masks, members };
+      const half = count >> 1;
+      known = {
+        masks,
+        members,
+        low: Int32Array.from(masks, (m) => m & ((1 << half) - 1)),
+        high: Int32Array.from(masks, (m) => m >>> half),
+      };
     }
     splitCache.set(key, known);
   }

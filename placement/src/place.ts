@@ -48,7 +48,7 @@ export interface PlaceOptions {
 
 export interface Progress {
   stage: string;
-  /** Best objective so far, per token and layer: remote nodes (fan-out), remote rows (home-rank), transitions that leave (chain). */
+  /** Of the best plan so far: remote nodes per token and layer, on the tokens that the search looks at; for `chain`, the share of transitions that leave. */
   incumbent: number;
 }
 
@@ -241,19 +241,19 @@ async function placeForHomes(
       next.addReplicas();
       await next.converge(4, 1e-3);
       if (best === null || next.objective() < best.objective()) best = next;
-      o.onProgress({ stage: `start ${start + 1} of ${o.starts}`, incumbent: best.objective() / scale });
+      o.onProgress({ stage: `start ${start + 1} of ${o.starts}`, incumbent: best.remoteNodes() / scale });
     }
     search = best!;
     for (let round = 0; round < 12 && !stop(); round++) {
       const before = search.objective();
       await search.converge(4, 1e-4);
-      o.onProgress({ stage: 'refine', incumbent: search.objective() / scale });
+      o.onProgress({ stage: 'refine', incumbent: search.remoteNodes() / scale });
       if (before - search.objective() <= 1e-4 * before) break;
     }
   }
   if (o.robust.kind !== 'mean' && cluster.nodes > 1) search = await robustly(sample, search, base, o, stop);
   const { masks } = search.result();
-  o.onProgress({ stage: 'inside the nodes', incumbent: search.objective() / scale });
+  o.onProgress({ stage: 'inside the nodes', incumbent: search.remoteNodes() / scale });
   const effort = workersPerNode === 1 ? 0 : Math.min(400, Math.ceil(200_000 / (sample.moeLayers.length * sample.experts)));
   return { replicas: placeInsideNodes(masks, search.served(), cluster, random, effort, stop) };
 }

@@ -20,6 +20,7 @@ import {
   place,
   placeLoads,
   prove,
+  proveFanOut,
   type RoutingTrace,
   relabelToMatch,
   scoreFanOut,
@@ -74,7 +75,7 @@ async function placeByRouting(trace: RoutingTrace, topology: Topology, flags: Pl
   const current = flags.current === undefined ? null : readPlan(flags.current);
   const now = current ?? (await baselinePlan('contiguous', trace, topology));
   const cluster = clusterOf(topology);
-  const line = new ProgressLine(null);
+  const line = new ProgressLine(flags.model === 'fan-out' ? quickBound(train, cluster, flags.replicas) : null);
   const options = { ...placeOptions(flags, signal), replicas: flags.replicas };
   let placed = await place(train, topology, {
     ...options,
@@ -146,6 +147,20 @@ async function placeByRouting(trace: RoutingTrace, topology: Topology, flags: Pl
       : `wrote ${[flags.out, flags.certificate, flags.pareto].filter((p) => p !== undefined).join(', ')}`,
   ];
   process.stdout.write(`${text.join('\n')}\n`);
+}
+
+/** Tokens that the bound of the progress line looks at. */
+const quickBoundTokens = 1000;
+
+/**
+ * A bound for the progress line before there is a plan: on a few tokens, for plans whose nodes hold at most a quarter more of a layer than their even part. The
+ * certificate proves its own for the plan that was found.
+ */
+function quickBound(trace: RoutingTrace, cluster: Cluster, replicas: number): number {
+  const few = thinTokens(trace, quickBoundTokens);
+  const part = Math.min(trace.experts, Math.ceil((1.25 * trace.experts * (1 + replicas)) / cluster.nodes));
+  const sizes = trace.moeLayers.map(() => new Array<number>(cluster.nodes).fill(part));
+  return proveFanOut(few, cluster.nodes, sizes, proofRounds(few)).bound;
 }
 
 /** The proof's effort falls with the number of pairs of experts it has to look at. */

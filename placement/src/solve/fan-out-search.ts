@@ -76,6 +76,11 @@ export class FanOutSearch {
     return this.layers.reduce((sum, layer) => sum + layer.objective(), 0);
   }
 
+  /** Weighted remote nodes of all tokens and layers, without prices. */
+  remoteNodes(): number {
+    return this.layers.reduce((sum, layer) => sum + layer.remoteNodes, 0);
+  }
+
   result(): NodePlacement {
     return { masks: this.layers.map((layer) => layer.maskOf.slice()), homeOf: this.homeOf.slice(), objective: this.objective() };
   }

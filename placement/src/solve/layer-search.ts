@@ -50,6 +50,8 @@ export class LayerSearch {
   private readonly fairRows: Float64Array;
   /** Weighted remote visits of all tokens, with the price of remote rows. */
   visits = 0;
+  /** Weighted remote nodes of all tokens: `visits` without prices. */
+  remoteNodes = 0;
   private readonly cover = new NodeCover();
   private readonly seen: Int32Array;
   private stamp = 0;
@@ -96,6 +98,7 @@ export class LayerSearch {
     this.served.fill(0);
     this.load.fill(0);
     this.visits = 0;
+    this.remoteNodes = 0;
     for (let t = 0; t < this.shared.tokens; t++) this.visits += this.serve(t, 1, true);
     const total = this.load.reduce((a, b) => a + b, 0);
     for (let n = 0; n < this.nodes; n++) this.fairRows[n] = total * this.prices.share[n];
@@ -144,7 +147,9 @@ export class LayerSearch {
       if (counted) this.served[e * nodes + node] += weight;
       this.load[node] += weight;
     }
-    return weight * (this.prices.visitPrice * popcount(chosen) + this.prices.remoteRowPrice * uncovered);
+    const nodesVisited = popcount(chosen);
+    this.remoteNodes += weight * nodesVisited;
+    return weight * (this.prices.visitPrice * nodesVisited + this.prices.remoteRowPrice * uncovered);
   }
 
   /** Changes the holders of one or two experts (`f` < 0 for one) if that lowers the objective by more than `gainMin`; returns the gain, or 0 and changes nothing. */
@@ -153,6 +158,7 @@ export class LayerSearch {
     const oldE = this.maskOf[e];
     const oldF = f < 0 ? 0 : this.maskOf[f];
     const oldVisits = this.visits;
+    const oldRemoteNodes = this.remoteNodes;
     this.oldLoad.set(this.load);
     this.serveTokensOf(e, f, -1, false);
     this.hold(e, maskE, f, maskF);
@@ -160,6 +166,7 @@ export class LayerSearch {
     const gain = before - this.objective();
     this.hold(e, oldE, f, oldF);
     this.visits = oldVisits;
+    this.remoteNodes = oldRemoteNodes;
     this.load.set(this.oldLoad);
     if (gain <= gainMin) return 0;
     this.apply(e, maskE, f, maskF);

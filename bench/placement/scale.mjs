@@ -34,7 +34,7 @@ const timed = async (name, options, on = trace) => {
   const { score } = result;
   const seconds = (performance.now() - start) / 1000;
   const { user, system } = process.cpuUsage(cpu);
-  console.log(
+  report(
     `${name}: ${seconds.toFixed(2)} s (cpu ${((user + system) / 1e6).toFixed(2)} s), r ${score.remoteNodes.toFixed(3)}, home ${(100 * score.homeShare).toFixed(1)}%, node peak/mean ${score.nodePeakMean.toFixed(3)}, worker ${score.peakMean.toFixed(3)}, rss ${Math.round(process.resourceUsage().maxRSS / 1024)} MB`,
   );
   return result;
@@ -45,7 +45,7 @@ if (process.argv[4] === 'no-proof') process.exit(0);
 const start = performance.now();
 const certificate = prove(cold.plan, cold.cluster, trace, { homes: cold.homes, claims: ['fan-out', 'load'], rounds: 2 });
 for (const c of certificate.claims)
-  console.log(`${c.kind}: score ${c.score.toFixed(4)}, bound ${c.bound.toFixed(4)}, gap ${(100 * (c.score / c.bound - 1)).toFixed(1)}%`);
+  report(`${c.kind}: score ${c.score.toFixed(4)}, bound ${c.bound.toFixed(4)}, gap ${(100 * (c.score / c.bound - 1)).toFixed(1)}%`);
 report(`proof ${((performance.now() - start) / 1000).toFixed(2)} s`);
 writeFileSync(
   new URL('../results/placement-scale.md', import.meta.url),

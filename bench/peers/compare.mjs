@@ -98,7 +98,6 @@ const readBandwidth = () => {
 };
 
 const results = Object.fromEntries(wanted.map((name) => [name, []]));
-const commands = {};
 for (let round = 0; round < Number(flags.rounds); round++) {
   try {
     bandwidths.push(readBandwidth());
@@ -111,7 +110,6 @@ for (let round = 0; round < Number(flags.rounds); round++) {
       ...{ threads, format: flags.format, port: Number(flags.port) + i, extra: flags.up ? flags.up.split(' ') : [] },
     };
     const server = await startServer(name, options, path.join(logs, `${name}-${round}.log`));
-    commands[name] = server.command;
     try {
       const result = measureServer(server.url);
       results[name].push(result);
@@ -128,7 +126,6 @@ const cells = [
   ...batches.map((b) => ({ title: `decode, batch ${b}`, batch: b, pick: (r) => r.decode[b] })),
 ];
 const bandwidth = bandwidths.length > 0 ? Math.max(...bandwidths) : null;
-// 2 operations x 32 bf16 pairs a cycle and core is what AVX-512 BF16 offers; the clock is what the machine reports.
 const table = cells.map((cell) => {
   const row = Object.fromEntries(wanted.map((name) => [name, best(name, cell.pick)]));
   const peers = wanted.filter((name) => name !== 'switchyard').map((name) => row[name]);

@@ -71,7 +71,7 @@ export async function startServer(name, options, logFile) {
   while (Date.now() < deadline) {
     if (ended !== null) throw new Error(`${name} ended (${ended}) before it served: see ${logFile}`);
     const answer = await fetch(url + ready).catch(() => null);
-    if (answer?.ok) return { url, stop, command: [command, ...args].join(' ') };
+    if (answer?.ok) return { url, stop };
     await new Promise((r) => setTimeout(r, 250));
   }
   await stop();

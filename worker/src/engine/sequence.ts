@@ -2,6 +2,7 @@ import type { Submit, SwitchyardError } from '@switchyard/proto';
 import type { BlockPool } from '../kv/block-pool.ts';
 import { TokenHistory } from '../sample/token-history.ts';
 import type { Schedulable } from './schedule.ts';
+import { SequenceTraffic } from './sequence-traffic.ts';
 
 const NO_TOKENS = new Int32Array(0);
 
@@ -40,6 +41,7 @@ export class Sequence implements Schedulable {
   abandoned = false;
   finished = false;
   failure: SwitchyardError | null = null;
+  readonly traffic = new SequenceTraffic();
   /** Positions below it have been traced. */
   tracedTokens = 0;
   /** Filled in while the prompt is computed; null when not wanted, or already sent. */

@@ -1,6 +1,6 @@
 // One worker in this process, exact sums against fast ones: engines take turns within each round, so that both saw the same machine.
 import { native } from '../../native/dist/index.js';
-import { Counters, Engine, ExpertRoutes, HomeExchange, loadModel, TimeSplit } from '../../worker/dist/index.js';
+import { Counters, Engine, Exchange, loadModel, TimeSplit } from '../../worker/dist/index.js';
 import { median, request } from './request.mjs';
 
 const MAX_ROWS = 512;
@@ -12,6 +12,7 @@ async function createEngine(dir, sum, threads) {
     numericClass: { activations: 'auto', experts: 'stored', dense: 'stored', sum },
     device: { backend: 'cpu', isa: 'auto', threads, cpus: null },
     maxBatchRows: MAX_ROWS,
+    laneRows: null,
     maxSequences: 64,
     maxLogitRows: 64,
     maxContext: 0,
@@ -28,11 +29,11 @@ async function createEngine(dir, sum, threads) {
   };
   const counters = new Counters(model.moe.length, shape.experts);
   const times = new TimeSplit();
-  const routes = new ExpertRoutes(plan, 0, shape.topK);
-  const exchange = new HomeExchange({
+  const exchange = new Exchange({
     native,
     model,
-    routes,
+    plan,
+    worker: 0,
     epoch: 0,
     maxRows: MAX_ROWS,
     rowDeadlineMs: 30_000,
@@ -43,7 +44,8 @@ async function createEngine(dir, sum, threads) {
   let ended = () => {};
   const engine = new Engine({
     model,
-    exchange,
+    exchanges: exchange.homes,
+    connecting: () => exchange.connecting,
     counters,
     times,
     maxBatchRows: MAX_ROWS,

@@ -9,7 +9,7 @@
  */
 import { crc32 } from './crc32.ts';
 import { type ErrorCode, errorCatalogue, SwitchyardError } from './errors.ts';
-import { FRAME_HEADER_BYTES, FRAME_MAGIC, FrameKind, PROTOCOL_VERSION, RowDType } from './frame.ts';
+import { FRAME_HEADER_BYTES, FRAME_MAGIC, FrameKind, FrameScope, PROTOCOL_VERSION, RowDType } from './frame.ts';
 import { limits } from './limits.ts';
 
 /** What every frame says about the work it belongs to. Answers echo epoch, step, layer, rows, hidden, numericClass and tag. */
@@ -28,6 +28,7 @@ export interface FrameHeader {
 
 export interface DispatchHeader extends FrameHeader {
   dtype: RowDType;
+  scope: FrameScope;
   pairs: number;
 }
 
@@ -84,7 +85,9 @@ export function encodeDispatchHeader(frame: Uint8Array, header: DispatchHeader):
       'internal',
       `a dispatch frame of ${FRAME_HEADER_BYTES + layout.end} bytes, 8-byte aligned, is needed; got ${frame.length} at offset ${frame.byteOffset}`,
     );
-  writeHeader(viewOf(frame), FrameKind.dispatch, RowDType[header.dtype], header, header.pairs, layout.end, 0);
+  const view = viewOf(frame);
+  writeHeader(view, FrameKind.dispatch, RowDType[header.dtype], header, header.pairs, layout.end, 0);
+  view.setUint8(HEADER.scope, FrameScope[header.scope]);
   const at = FRAME_HEADER_BYTES;
   frame.fill(0, at + layout.pairRow + 2 * header.pairs, at + layout.pairExpert);
   frame.fill(0, at + layout.pairExpert + 2 * header.pairs, at + layout.pairWeight);
@@ -166,8 +169,7 @@ export function parseFrame(bytes: Uint8Array): Frame {
   };
   checkCounts(header.rows, header.hidden);
   checkRange('source', header.source, 0, limits.workersMax - 1);
-  if (view.getUint32(HEADER.numericClass, true) > 255)
-    throw badField('reserved bytes 41..43', view.getUint32(HEADER.numericClass, true) >>> 8, 0);
+  if (view.getUint16(HEADER.scope + 1, true) !== 0) throw badField('reserved bytes 42..43', view.getUint16(HEADER.scope + 1, true), 0);
   if (view.getUint32(HEADER.zero, true) !== 0 || view.getUint32(HEADER.zero + 4, true) !== 0)
     throw badField('reserved bytes 56..63', 'not zero', 0);
   const kind = view.getUint8(HEADER.kind);
@@ -193,6 +195,7 @@ const HEADER = {
   payloadBytes: 32,
   crc: 36,
   numericClass: 40,
+  scope: 41,
   errorCode: 44,
   tag: 48,
   zero: 56,
@@ -269,7 +272,7 @@ function writeHeader(
   view.setUint32(HEADER.hidden, header.hidden, true);
   view.setUint32(HEADER.payloadBytes, payloadBytes, true);
   view.setUint32(HEADER.crc, 0, true);
-  view.setUint32(HEADER.numericClass, header.numericClass, true); // and the three zero bytes after it
+  view.setUint32(HEADER.numericClass, header.numericClass, true); // and scope and zero bytes after it
   view.setUint32(HEADER.errorCode, errorCode, true);
   view.setUint32(HEADER.tag, header.tag % TWO_32, true);
   view.setUint32(HEADER.tag + 4, Math.floor(header.tag / TWO_32), true);
@@ -281,6 +284,8 @@ function parseDispatch(bytes: Uint8Array, view: DataView, header: FrameHeader): 
   const dtypeCode = view.getUint8(HEADER.dtype);
   if (dtypeCode > 1) throw badField('row dtype', dtypeCode, '0 or 1');
   const dtype: RowDType = dtypeCode === RowDType.f32 ? 'f32' : 'bf16';
+  const scopeCode = view.getUint8(HEADER.scope);
+  checkRange('scope', scopeCode, 0, 1);
   const pairs = view.getUint32(HEADER.pairs, true);
   checkRange('pairs', pairs, 1, header.rows * limits.topKMax);
   checkNoErrorCode(view);
@@ -307,6 +312,7 @@ function parseDispatch(bytes: Uint8Array, view: DataView, header: FrameHeader): 
     numericClass: header.numericClass,
     tag: header.tag,
     dtype,
+    scope: scopeCode === FrameScope.node ? 'node' : 'worker',
     pairs,
     pairRow: tables.pairRow,
     pairExpert: tables.pairExpert,
@@ -344,6 +350,7 @@ function parseError(bytes: Uint8Array, view: DataView, header: FrameHeader): Err
 function checkNoTables(view: DataView): void {
   if (view.getUint32(HEADER.pairs, true) !== 0) throw badField('pairs', view.getUint32(HEADER.pairs, true), 0);
   if (view.getUint8(HEADER.dtype) !== 0) throw badField('row dtype', view.getUint8(HEADER.dtype), 0);
+  if (view.getUint8(HEADER.scope) !== 0) throw badField('scope', view.getUint8(HEADER.scope), 0);
 }
 
 function checkNoErrorCode(view: DataView): void {

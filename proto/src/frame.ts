@@ -8,10 +8,11 @@
  *   20 u32 rows                         24 u32 pairs                     28 u32 hidden
  *   32 u32 payload bytes after the header                                 36 u32 crc32 of the header's other bytes (0..35, 40..63) and
  *      the tables or the error message (not the rows: kernels check those, and every transport has its own checksums)
- *   40 u8 numeric class id, u8[3] zero  44 u32 error code index (kind error) 48 u64 request tag below 2^53 (same tag = same work)
+ *   40 u8 numeric class id  41 u8 scope (dispatch: 0 this worker alone, 1 its node)  42 u8[2] zero  44 u32 error code index (kind error) 48 u64 request tag below 2^53 (same tag = same work)
  *   56 u64 zero
  *
  * kind 1 dispatch: pairRow u16[pairs] | pairExpert u16[pairs] | pairWeight f32[pairs] | rows (rowsEncode). pairRow indexes the frame's own rows.
+ *   Scope 1: whoever receives it sees to it that the node's workers compute the pairs, and answers with the node's sums. Scope 0 is never passed on.
  * kind 2 combine:  rows (sumEncode): one exact sum per row of the dispatch frame, in its row order. epoch, step, layer, tag echo the dispatch.
  * kind 3 error:    UTF-8 message; code index into the catalogue order. Answers the dispatch that it names.
  *
@@ -22,5 +23,7 @@ export const FRAME_HEADER_BYTES = 64;
 export const PROTOCOL_VERSION = 1;
 export const FrameKind = { dispatch: 1, combine: 2, error: 3 } as const;
 export const RowDType = { f32: 0, bf16: 1 } as const;
+export const FrameScope = { worker: 0, node: 1 } as const;
+export type FrameScope = keyof typeof FrameScope;
 export type RowDType = keyof typeof RowDType;
 export type FrameKind = (typeof FrameKind)[keyof typeof FrameKind];

@@ -38,6 +38,7 @@ const dispatch = frameHeader.chain((header) =>
         [K in keyof FrameHeader]: fc.Arbitrary<FrameHeader[K]>;
       }),
       dtype: fc.constantFrom('f32' as const, 'bf16' as const),
+      scope: fc.constantFrom('worker' as const, 'node' as const),
       pairs: fc.integer({ min: 1, max: header.rows * 4 }),
     }),
     seed: fc.nat(),
@@ -87,7 +88,7 @@ describe('dispatch frame', () => {
   });
 
   it('does not copy rows, nor tables that are aligned', () => {
-    const frame = makeDispatch({ header: { ...sample, dtype: 'bf16', pairs: 5 }, seed: 1 });
+    const frame = makeDispatch({ header: { ...sample, dtype: 'bf16', scope: 'worker', pairs: 5 }, seed: 1 });
     const got = parseFrame(frame);
     if (got.kind !== 'dispatch') throw new Error(got.kind);
     expect(got.bytes).toBe(frame);
@@ -95,7 +96,7 @@ describe('dispatch frame', () => {
   });
 
   it('leaves nothing of the memory it was made in', () => {
-    const header: DispatchHeader = { ...sample, rows: 1, hidden: 1, dtype: 'bf16', pairs: 1 };
+    const header: DispatchHeader = { ...sample, rows: 1, hidden: 1, dtype: 'bf16', scope: 'worker', pairs: 1 };
     const frames = [0, 255].map((fill) => {
       const frame = allocateFrame(dispatchFrameBytes(header)).fill(fill);
       const tables = encodeDispatchHeader(frame, header);
@@ -108,7 +109,7 @@ describe('dispatch frame', () => {
   });
 
   it('notices every changed bit of header and tables', () => {
-    const frame = makeDispatch({ header: { ...sample, dtype: 'f32', pairs: 3 }, seed: 9 });
+    const frame = makeDispatch({ header: { ...sample, dtype: 'f32', scope: 'worker', pairs: 3 }, seed: 9 });
     const parsed = parseFrame(frame);
     if (parsed.kind !== 'dispatch') throw new Error(parsed.kind);
     for (let bit = 0; bit < parsed.rowsOffset * 8; bit++) {
@@ -130,7 +131,7 @@ describe('dispatch frame', () => {
     ['a fraction of an epoch', { epoch: 0.5 }],
     ['a tag beyond 2^53', { tag: 2 ** 53 }],
   ])('is not made with %s', (_, fields) => {
-    const header: DispatchHeader = { ...sample, dtype: 'f32', pairs: 1, ...fields };
+    const header: DispatchHeader = { ...sample, dtype: 'f32', scope: 'worker', pairs: 1, ...fields };
     // Memory of the wanted length is only pretended where it would be gigabytes.
     const bytes = dispatchFrameBytes(header);
     const frame =
@@ -145,7 +146,7 @@ describe('dispatch frame', () => {
     ['pairExpert', (t: ReturnType<typeof encodeDispatchHeader>) => (t.pairExpert[1] = limits.expertsMax)],
     ['pairWeight', (t: ReturnType<typeof encodeDispatchHeader>) => (t.pairWeight[1] = Number.NaN)],
   ])('is refused for a bad %s, by that name', (field, spoil) => {
-    const header: DispatchHeader = { ...sample, dtype: 'f32', pairs: 3 };
+    const header: DispatchHeader = { ...sample, dtype: 'f32', scope: 'worker', pairs: 3 };
     const frame = allocateFrame(dispatchFrameBytes(header));
     const tables = encodeDispatchHeader(frame, header);
     tables.pairRow.fill(0);

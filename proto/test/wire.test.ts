@@ -35,7 +35,7 @@ const header: FrameHeader = {
 };
 
 function dispatchSample(): Uint8Array {
-  const shape = { ...header, dtype: 'bf16' as const, pairs: 3 };
+  const shape = { ...header, dtype: 'bf16' as const, scope: 'worker' as const, pairs: 3 };
   const frame = allocateFrame(dispatchFrameBytes(shape));
   const tables = encodeDispatchHeader(frame, shape);
   tables.pairRow.set([0, 1, 1]);

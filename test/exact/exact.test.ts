@@ -11,6 +11,7 @@ import { native } from '@switchyard/native';
 import { grpcTransport, MemoryNetwork, type Plan, type Submit, socketTransport, type Transport } from '@switchyard/proto';
 import fc from 'fast-check';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { laneRows } from '../../worker/src/engine/lanes.ts';
 import type { LoadOptions, Model } from '../../worker/src/model/contract.ts';
 import { hostedBy } from '../../worker/src/model/hosted-experts.ts';
 import { loadModel } from '../../worker/src/model/load.ts';
@@ -38,6 +39,8 @@ function load(dir: string, numericClass: ClassOptions, hosted: number[][] | null
     numericClass,
     device: { backend: 'cpu', isa: machine.isa, threads: machine.threads, cpus: null },
     maxBatchRows: 128,
+    // A worker whose rows leave runs its steps in lanes; one alone does not.
+    laneRows: hosted === null ? null : laneRows({ maxBatchRows: 128, maxSequences: 16 }),
     maxSequences: 16,
     maxLogitRows: 64,
     maxContext: 0,

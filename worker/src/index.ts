@@ -1,9 +1,9 @@
 export * from './engine/counters.ts';
 export * from './engine/engine.ts';
 export * from './engine/time-split.ts';
+export * from './exchange/exchange.ts';
 export * from './exchange/expert-routes.ts';
 export * from './exchange/expert-server.ts';
-export * from './exchange/home-exchange.ts';
 export * from './exchange/peer-links.ts';
 export * from './model/contract.ts';
 export { hostedBy, requirePlanFits } from './model/hosted-experts.ts';

@@ -13,9 +13,8 @@ import {
 import { Counters } from '../src/engine/counters.ts';
 import { Engine } from '../src/engine/engine.ts';
 import { TimeSplit } from '../src/engine/time-split.ts';
-import { ExpertRoutes } from '../src/exchange/expert-routes.ts';
+import { Exchange } from '../src/exchange/exchange.ts';
 import { ExpertServer } from '../src/exchange/expert-server.ts';
-import { HomeExchange } from '../src/exchange/home-exchange.ts';
 import type { Model } from '../src/model/contract.ts';
 
 export interface ClusterOptions {
@@ -58,23 +57,28 @@ export class InProcessWorker {
   readonly engine: Engine;
   readonly counters: Counters;
   readonly times = new TimeSplit();
-  readonly exchange: HomeExchange;
+  readonly exchange: Exchange;
   readonly server = new ExpertServer();
   readonly traced: TraceRows[] = [];
   /** Requests that have not ended, by number. */
   readonly open = new Map<number, Open>();
   cachedTokens = 0;
   listener: Listener | null = null;
+  private readonly options: ClusterOptions;
+  private readonly index: number;
 
   constructor(options: ClusterOptions, index: number) {
+    this.options = options;
+    this.index = index;
     const model = options.models[index];
     this.counters = new Counters(model.moe.length, model.shape.experts);
     const { native, plan, transport, maxBatchRows } = options;
     const { counters, times } = this;
-    this.exchange = new HomeExchange({
+    this.exchange = new Exchange({
       native,
       model,
-      routes: new ExpertRoutes(plan, index, model.shape.topK),
+      plan,
+      worker: index,
       epoch: EPOCH,
       maxRows: maxBatchRows,
       rowDeadlineMs: options.rowDeadlineMs,
@@ -84,7 +88,8 @@ export class InProcessWorker {
     });
     this.engine = new Engine({
       model,
-      exchange: this.exchange,
+      exchanges: this.exchange.homes,
+      connecting: () => this.exchange.connecting,
       counters,
       times,
       maxBatchRows,
@@ -94,7 +99,24 @@ export class InProcessWorker {
       onTokens: (tokens) => this.receive(tokens),
       onTrace: (rows) => this.traced.push(rows),
     });
-    this.server.serve({ native, model, epoch: EPOCH, worker: index, maxRows: maxBatchRows, counters, times });
+    this.serve();
+  }
+
+  /** From now on others may use this worker's experts. */
+  serve(): void {
+    const { native, models, maxBatchRows } = this.options;
+    const { counters, times } = this;
+    const { gateway } = this.exchange;
+    this.server.serve({
+      native,
+      model: models[this.index],
+      epoch: EPOCH,
+      worker: this.index,
+      maxRows: maxBatchRows,
+      gateway,
+      counters,
+      times,
+    });
   }
 
   run(submit: Submit): Promise<Answer> {
@@ -171,9 +193,7 @@ export class InProcessCluster {
   }
 
   async revive(worker: number): Promise<void> {
-    const { native, models, maxBatchRows } = this.options;
-    const { counters, times, server } = this.workers[worker];
-    server.serve({ native, model: models[worker], epoch: EPOCH, worker, maxRows: maxBatchRows, counters, times });
+    this.workers[worker].serve();
     await this.listen(worker);
     this.announceAll();
   }

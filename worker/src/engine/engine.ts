@@ -2,29 +2,23 @@ import { type ErrorCode, Finish, limits, type Submit, SwitchyardError, type Toke
 import { Residency } from '../kv/residency.ts';
 import type { Model } from '../model/contract.ts';
 import type { Counters } from './counters.ts';
+import { laneWork } from './lanes.ts';
 import { Readout } from './readout.ts';
-import { decideStep, type Schedulable, type StepDecision, type StepLimits } from './schedule.ts';
+import { decideStep, type Schedulable, type StepDecision } from './schedule.ts';
 import { Sequence } from './sequence.ts';
-import { StepBatch } from './step-batch.ts';
+import { type LayerRunner, StepLane } from './step-lane.ts';
 import { StepOutput } from './step-output.ts';
+import { StepProgress } from './step-progress.ts';
 import { validateSubmit } from './submit-validation.ts';
 import { Activity, type TimeSplit } from './time-split.ts';
 import { traceRows } from './trace-rows.ts';
 
-/** How the rows of a MoE layer reach their experts. */
-export interface LayerRunner {
-  /** Resolves when every peer has been dialled once; null when that is so. A step does not begin before. */
-  readonly connecting: Promise<void> | null;
-  /**
-   * Fills the sums of MoE layer `layer` for the rows of the batch. Null: done; else resolves when each row's sum is complete or its sequence has failed. Rows of
-   * failed sequences are left out.
-   */
-  runLayer(layer: number, batch: StepBatch): Promise<void> | null;
-}
-
 export interface EngineOptions {
   model: Model;
-  exchange: LayerRunner;
+  /** One for each lane of the model. */
+  exchanges: readonly LayerRunner[];
+  /** Resolves when every peer has been dialled once; null when that is so. A step does not begin before. */
+  connecting: () => Promise<void> | null;
   counters: Counters;
   times: TimeSplit;
   /** Rows of one step and sequences of one batch; what the model was loaded for bounds them. */
@@ -50,8 +44,8 @@ const LONG_STEP_MS = 250;
 const WATERMARK = 0.01;
 
 /**
- * The step loop of a home worker: schedule, fill the batch, run, sample, emit. One step at a time; between steps the event loop turns once, so that control
- * messages, cancels and other homes' rows are served. Without work nothing runs, and no timer is in the path.
+ * The step loop of a home worker: schedule, fill the batch, run, sample, emit. Each lane has one step at a time; between steps the event loop turns once, so that
+ * control messages, cancels and other homes' rows are served. Without work nothing runs, and no timer is in the path.
  *
  * What a request receives is a function of the request and the weights: scheduling, batching, preemption and prefix hits decide when a row is computed, never
  * what it is.
@@ -63,8 +57,7 @@ export class Engine {
   private readonly times: TimeSplit;
   private readonly counters: Counters;
   private readonly readout: Readout;
-  private readonly batch: StepBatch;
-  private readonly stepLimits: StepLimits;
+  private readonly lanes: readonly StepLane[];
   private readonly decision: StepDecision;
   /** Tokens of one sequence at most: what the model and the cache can hold. */
   private readonly capacity: number;
@@ -74,10 +67,10 @@ export class Engine {
   private waiting: Sequence[] = [];
   private readonly output = new StepOutput();
   private lastFlushMs = 0;
-  private looping = false;
-  /** Since when no time has been booked, and the seconds spent on others by then: idle time, or a turn of the event loop between steps. */
-  private unbookedMs = performance.now();
-  private unbookedOthers = 0;
+  /** A turn of the loop is due. */
+  private turning = false;
+  /** The step that began last among those over prompts; the next one keeps behind it. */
+  private lastPromptStep: StepProgress | null = null;
   private lastStepEndMs = performance.now();
   /** Smoothed; unknown at first, so that the first prompt of a large model does not silence the worker for seconds. */
   private msPerRow = LONG_STEP_MS;
@@ -93,17 +86,21 @@ export class Engine {
     this.counters = options.counters;
     const { shape } = options.model;
     this.residency = new Residency(shape.kvBlocks, shape.blockTokens, options.prefixCache, options.counters);
-    this.batch = new StepBatch(options.model.createBatch());
     this.capacity = Math.min(shape.maxContext, shape.kvBlocks * shape.blockTokens);
     this.readout = new Readout(options.model, this.capacity, this.output, options.counters);
-    this.stepLimits = {
-      rows: options.maxBatchRows,
-      sequences: options.maxSequences,
-      logitRows: options.maxLogitRows,
-      blockTokens: shape.blockTokens,
-      watermarkBlocks: Math.ceil(shape.kvBlocks * WATERMARK),
-    };
-    this.decision = { rows: new Int32Array(options.maxSequences), kept: 0, admitted: 0 };
+    const { lanes } = options.model;
+    this.lanes = lanes.map((lane, i) => {
+      const limits = {
+        rows: Math.min(lane.maxRows, options.maxBatchRows),
+        sequences: options.maxSequences,
+        logitRows: options.maxLogitRows,
+        blockTokens: shape.blockTokens,
+        watermarkBlocks: Math.ceil(shape.kvBlocks * WATERMARK),
+      };
+      return new StepLane(lanes.length === 1 ? 'all' : laneWork[i], lane, limits, options.exchanges[i], options.times);
+    });
+    const { maxSequences } = options;
+    this.decision = { rows: new Int32Array(2 * maxSequences), preempted: new Uint8Array(maxSequences), admitted: 0 };
   }
 
   /** Takes a request. Refusals arrive as an error entry like any other end, never as an exception. */
@@ -175,16 +172,6 @@ export class Engine {
     return performance.now() - this.lastStepEndMs;
   }
 
-  /** Books idle time up to now, so that statistics taken in between add up. */
-  settleIdle(): void {
-    if (!this.looping) this.book(Activity.idle);
-  }
-
-  private book(activity: Activity): void {
-    this.unbookedMs = this.times.addWaiting(activity, this.unbookedMs, this.unbookedOthers);
-    this.unbookedOthers = this.times.others;
-  }
-
   private refuse(request: Submit): SwitchyardError | null {
     if (this.refusing !== null) return this.refusing;
     if (this.live.has(request.request)) return new SwitchyardError('invalid_request', `request ${request.request} is running already`);
@@ -198,118 +185,121 @@ export class Engine {
   }
 
   private wake(): void {
-    if (this.looping) return;
-    this.settleIdle();
-    this.looping = true;
+    if (this.turning) return;
+    this.turning = true;
     setImmediate(this.turn);
   }
 
   private readonly turn = (): void => {
-    if (!this.workPending) {
-      this.flush();
-      this.book(Activity.other);
-      this.looping = false;
-      for (const resolve of this.drained.splice(0)) resolve();
+    this.turning = false;
+    this.times.enter(Activity.other);
+    this.removeCancelled();
+    for (const lane of this.lanes) if (lane.progress === null) this.begin(lane);
+    const waiting = this.lanes.some((lane) => lane.progress !== null);
+    if (this.workPending) {
+      if (waiting) this.times.enter(Activity.exchangeWait);
+      else this.wake();
       return;
     }
-    const unfinished = this.step();
-    if (unfinished === null) setImmediate(this.turn);
-    else void unfinished.then(() => setImmediate(this.turn));
+    this.flush();
+    this.times.enter(Activity.idle);
+    for (const resolve of this.drained.splice(0)) resolve();
   };
 
-  /** One step. Null when it is over; a promise when rows are on their way to other workers. */
-  private step(): Promise<void> | null {
-    this.book(Activity.other);
-    const startedMs = this.unbookedMs;
-    const secondsBefore = this.measured();
-    const { batch } = this;
-    this.removeCancelled();
-    this.schedule();
-    if (batch.rows === 0) {
-      this.endStep(startedMs, secondsBefore);
-      return null;
-    }
-    if (this.runsWhole()) {
+  /** Begins a step on a free lane if anything is due for it; one that needs no other worker is over on return. */
+  private begin(lane: StepLane): void {
+    const startedMs = performance.now();
+    this.schedule(lane);
+    if (lane.batch.rows === 0) return;
+    if (this.runsWhole(lane)) {
       try {
-        this.runWhole();
+        lane.runWhole();
+        for (let i = 0; i < lane.model.moe.length; i++) this.countExperts(lane, i);
       } catch (error) {
-        this.failBatch(error);
+        this.failBatch(lane, error);
       }
-      this.complete(startedMs, secondsBefore);
-      return null;
+      this.complete(lane, startedMs);
+      return;
     }
-    return this.runSegments()
-      .catch((error: unknown) => this.failBatch(error))
-      .then(() => this.complete(startedMs, secondsBefore));
+    lane.progress = new StepProgress();
+    void this.runSegments(lane, lane.progress, startedMs);
   }
 
-  private runsWhole(): boolean {
-    return this.model.runWhole !== null && this.msPerRow * this.batch.rows < LONG_STEP_MS;
+  private runsWhole({ model, batch }: StepLane): boolean {
+    return model.runWhole !== null && this.msPerRow * batch.rows < LONG_STEP_MS;
   }
 
-  private runWhole(): void {
-    const startedMs = performance.now();
-    this.model.runWhole!(this.batch.native);
-    this.times.add(Activity.attention, startedMs);
-    for (let i = 0; i < this.model.moe.length; i++) this.countExperts(i);
-  }
-
-  private async runSegments(): Promise<void> {
-    const { batch, model, options, times } = this;
-    if (options.exchange.connecting !== null) await options.exchange.connecting;
-    for (let layer = 0; layer < model.moe.length; layer++) {
-      const startedMs = performance.now();
-      model.runSegment(layer, batch.native);
-      times.add(Activity.attention, startedMs);
-      const exchanged = options.exchange.runLayer(layer, batch);
-      // With nothing to wait for, the event loop still turns once a layer: other homes' rows must not wait for a whole step.
-      await (exchanged ?? nextTurn());
+  private async runSegments(lane: StepLane, progress: StepProgress, startedMs: number): Promise<void> {
+    const ahead = lane.work === 'prefill' ? this.lastPromptStep : null;
+    if (lane.work === 'prefill') this.lastPromptStep = progress;
+    const finish = () => {
+      this.complete(lane, startedMs);
+      progress.end();
+      lane.progress = null;
+    };
+    try {
+      const connecting = this.options.connecting();
+      if (connecting !== null) await connecting;
+      await lane.runSegments(ahead, finish);
+    } catch (error) {
+      this.failBatch(lane, error);
+      finish();
     }
-    const startedMs = performance.now();
-    model.runSegment(model.moe.length, batch.native);
-    times.add(Activity.attention, startedMs);
+    this.wake();
   }
 
-  /** Applies the scheduler's decision and fills the batch. */
-  private schedule(): void {
-    const { batch, decision, residency } = this;
-    decideStep(this.running, this.waiting, residency.pool.free, this.stepLimits, this.admissionCost, decision);
+  /** Applies the scheduler's decision and fills the lane's batch. */
+  private schedule(lane: StepLane): void {
+    const { decision, residency } = this;
+    const { batch } = lane;
+    decideStep(lane.work, this.running, this.waiting, residency.pool.free, lane.limits, this.admissionCost, decision);
     batch.clear();
-    if (decision.kept < this.running.length) this.preempt(decision.kept);
-    let admitted = 0;
-    while (admitted < decision.admitted && residency.admit(this.waiting[admitted])) admitted++;
-    if (admitted > 0) this.running.push(...this.waiting.splice(0, admitted));
-    for (let i = 0; i < this.running.length; i++) {
-      const sequence = this.running[i];
-      residency.grow(sequence);
-      // A prefix that was cached when the decision was made may have shrunk or grown since; never run more than is pending.
-      const rows = Math.min(decision.rows[i], sequence.length - sequence.computed);
-      if (rows > 0) batch.add(sequence, rows);
+    for (let i = 0; i < this.running.length; i++) if (decision.preempted[i] === 1) this.running[i].releaseBlocks();
+    const before = this.running.length;
+    for (let i = 0; i < before; i++) this.addRows(lane, this.running[i], decision.rows[i]);
+    for (let i = 0; i < decision.admitted && residency.admit(this.waiting[i]); i++) {
+      this.running.push(this.waiting[i]);
+      this.addRows(lane, this.waiting[i], decision.rows[before + i]);
     }
+    this.waiting.splice(0, this.running.length - before);
+    this.requeue(before);
+  }
+
+  private addRows({ batch }: StepLane, sequence: Sequence, decided: number): void {
+    // One that is about to end may still have an earlier chunk in a step.
+    if (decided === 0 || sequence.cancelled || sequence.failure !== null) return;
+    this.residency.grow(sequence);
+    // A prefix that was cached when the decision was made may have shrunk or grown since; never run more than is pending.
+    const rows = Math.min(decided, sequence.length - sequence.scheduled);
+    if (rows > 0) batch.add(sequence, rows);
+  }
+
+  /** Of the first `count` running sequences, the preempted ones wait again, before all others. */
+  private requeue(count: number): void {
+    const { preempted } = this.decision;
+    const requeued = this.running.filter((_, i) => i < count && preempted[i] === 1);
+    if (requeued.length === 0) return;
+    this.running = this.running.filter((sequence) => !requeued.includes(sequence));
+    this.waiting.unshift(...requeued);
+    this.counters.preemptions += requeued.length;
   }
 
   private readonly admissionCost = (sequence: Schedulable) => this.residency.cost(sequence as Sequence);
 
-  private preempt(kept: number): void {
-    const preempted = this.running.splice(kept);
-    for (const sequence of preempted) sequence.releaseBlocks();
-    this.waiting.unshift(...preempted);
-    this.counters.preemptions += preempted.length;
-  }
-
+  /** What a step still has of a sequence is left to that step. */
   private removeCancelled(): void {
     if (!this.running.some(isCancelled) && !this.waiting.some(isCancelled)) return;
     for (const sequence of [...this.running, ...this.waiting]) {
-      if (sequence.cancelled) this.end(sequence);
+      if (sequence.cancelled && sequence.inFlight === 0) this.end(sequence);
     }
     this.forgetEnded();
   }
 
   /** Everything after the logits: cache, failures, tokens. */
-  private complete(startedMs: number, secondsBefore: number): void {
+  private complete(lane: StepLane, startedMs: number): void {
     const samplingMs = performance.now();
-    const { batch } = this;
-    if (this.tracing) this.trace();
+    const { batch } = lane;
+    if (this.tracing) this.trace(lane);
     let logit = 0;
     for (let s = 0; s < batch.sequences.length; s++) {
       const sequence = batch.sequences[s];
@@ -317,40 +307,23 @@ export class Engine {
       const rows = batch.native.seqRow[s + 1] - first;
       const firstLogit = logit;
       while (logit < batch.native.logitRows && batch.native.logitRow[logit] < first + rows) logit++;
+      sequence.inFlight--;
       if (sequence.failure === null) {
         sequence.computed += rows;
         this.residency.publish(sequence);
       }
-      if (sequence.failure !== null || sequence.cancelled) this.end(sequence);
-      else if (logit > firstLogit) this.readOrFail(sequence, firstLogit, logit);
+      if (sequence.failure !== null || sequence.cancelled) {
+        if (sequence.inFlight === 0) this.end(sequence);
+      } else if (logit > firstLogit) this.readOrFail(sequence, firstLogit, logit);
     }
     this.forgetEnded();
     this.counters.steps++;
     this.times.add(Activity.sampling, samplingMs);
-    const elapsedMs = performance.now() - startedMs;
-    this.msPerRow = this.msPerRow * 0.8 + (elapsedMs / batch.rows) * 0.2;
-    this.endStep(startedMs, secondsBefore);
-  }
-
-  private endStep(startedMs: number, secondsBefore: number): void {
-    const now = performance.now();
-    if (this.output.urgent || now - this.lastFlushMs >= COALESCE_MS) this.flush();
     this.lastStepEndMs = performance.now();
-    this.times.seconds[Activity.other] += Math.max(0, (this.lastStepEndMs - startedMs) / 1000 - (this.measured() - secondsBefore));
-    this.unbookedMs = this.lastStepEndMs;
-    this.unbookedOthers = this.times.others;
-  }
-
-  /** Seconds that steps have booked under a name of their own. */
-  private measured(): number {
-    const { seconds } = this.times;
-    return (
-      seconds[Activity.attention] +
-      seconds[Activity.exchangeWait] +
-      seconds[Activity.expertsOwn] +
-      seconds[Activity.expertsOthers] +
-      seconds[Activity.sampling]
-    );
+    this.msPerRow = this.msPerRow * 0.8 + ((this.lastStepEndMs - startedMs) / batch.rows) * 0.2;
+    // Tokens may wait for those of the next step of a lone worker, which is over soon; not for rows to come back.
+    const soon = lane.model.runWhole !== null;
+    if (this.output.urgent || !soon || this.lastStepEndMs - this.lastFlushMs >= COALESCE_MS) this.flush();
   }
 
   /** Logits that cannot be read (no number among them) end their own sequence only. */
@@ -388,19 +361,19 @@ export class Engine {
   }
 
   /** The kernels refused the batch (corrupt weights, out of memory): every sequence in it fails, the worker goes on. */
-  private failBatch(error: unknown): void {
+  private failBatch({ batch }: StepLane, error: unknown): void {
     const failure = asFailure(error, 'the step failed');
-    for (const sequence of this.batch.sequences) sequence.failure ??= failure;
+    for (const sequence of batch.sequences) sequence.failure ??= failure;
   }
 
-  private countExperts(layer: number): void {
-    const rows = this.batch.rows;
-    this.counters.addExperts(layer, this.model.moe[layer].ids.i32, rows * this.model.shape.topK);
+  private countExperts({ batch, model }: StepLane, layer: number): void {
+    const { rows } = batch;
+    this.counters.addExperts(layer, model.moe[layer].ids.i32, rows * this.model.shape.topK);
     this.counters.rowsDispatched += rows;
   }
 
-  private trace(): void {
-    const rows = traceRows(this.batch, this.model);
+  private trace({ batch, model }: StepLane): void {
+    const rows = traceRows(batch, model, this.model.shape.topK);
     if (rows !== null) this.options.onTrace(rows);
   }
 
@@ -422,8 +395,4 @@ function isUnfinished(sequence: Sequence): boolean {
 function asFailure(error: unknown, what: string): SwitchyardError {
   const code: ErrorCode = error instanceof SwitchyardError ? error.code : 'internal';
   return new SwitchyardError(code, `${what}: ${error instanceof Error ? error.message : String(error)}`, { cause: error });
-}
-
-function nextTurn(): Promise<void> {
-  return new Promise((resolve) => setImmediate(resolve));
 }

@@ -1,9 +1,13 @@
+import type { LaneWork } from './lanes.ts';
+
 /** What scheduling needs to know of a sequence. Lengths in tokens. */
 export interface Schedulable {
   /** Tokens known: prompt and produced. */
   readonly length: number;
-  /** Of these, how many have keys and values in the cache. */
-  readonly computed: number;
+  /** Of these, how many have keys and values in the cache or are in a running step. */
+  readonly scheduled: number;
+  /** Running steps that have tokens of it. */
+  readonly inFlight: number;
   readonly blockCount: number;
   /** Blocks that would become free if this sequence let go of all of its own. */
   readonly exclusiveBlocks: number;
@@ -28,21 +32,25 @@ export interface StepLimits {
   watermarkBlocks: number;
 }
 
-/** The outcome. `rows[i]` are the rows of running[i] for i < kept, then of the admitted sequences in waiting order. */
+/**
+ * The outcome. `rows[i]` are the rows of running[i], then of the admitted sequences in waiting order. `preempted[i]` is 1 for the running ones that must let go of
+ * their blocks: the youngest, so that the oldest always make progress.
+ */
 export interface StepDecision {
   readonly rows: Int32Array;
-  /** running[kept ..] are preempted: the youngest, so that the oldest always make progress. */
-  kept: number;
+  readonly preempted: Uint8Array;
   admitted: number;
 }
 
 /**
- * Decides one step: decodes first, so that a long prompt never stops the streams beside it; then prompts in order of arrival, in chunks of what is left; then
- * waiting sequences while blocks last. Pure: reads its arguments, writes only `out`.
+ * Decides one step of a lane: decodes first, so that a long prompt never stops the streams beside it; then prompts in order of arrival, in chunks of what is left;
+ * then waiting sequences while blocks last. Of a prompt the next chunk may be given out while the one before is in a step; everything else waits for its step to
+ * end. Pure: reads its arguments, writes only `out`.
  *
  * @param running oldest first; `waiting` next first
  */
 export function decideStep(
+  work: LaneWork,
   running: readonly Schedulable[],
   waiting: readonly Schedulable[],
   freeBlocks: number,
@@ -50,50 +58,70 @@ export function decideStep(
   admissionCost: (sequence: Schedulable) => AdmissionCost,
   out: StepDecision,
 ): void {
+  out.rows.fill(0, 0, running.length);
+  out.preempted.fill(0, 0, running.length);
+  out.admitted = 0;
   let free = freeBlocks;
-  let kept = running.length;
-  for (let i = 0; i < kept; i++) {
-    const missing = blocksFor(running[i].length, limits) - running[i].blockCount;
-    while (missing > free && kept > i + 1) free += running[--kept].exclusiveBlocks;
-    if (missing > free) kept = i;
-    else free -= missing;
-  }
-
   let rowsLeft = limits.rows;
   let logitsLeft = limits.logitRows;
-  for (let i = 0; i < kept; i++) {
-    out.rows[i] = 0;
-    if (running[i].length - running[i].computed !== 1 || rowsLeft === 0 || logitsLeft === 0) continue;
-    out.rows[i] = 1;
-    rowsLeft--;
-    logitsLeft--;
+
+  if (work !== 'prefill') {
+    const somethingRuns = running.some((sequence) => sequence.inFlight > 0);
+    for (let i = 0; i < running.length; i++) {
+      if (out.preempted[i] === 1 || !isDue(work, running[i])) continue;
+      const missing = blocksFor(running[i].length, limits) - running[i].blockCount;
+      for (let j = running.length - 1; j > i && missing > free; j--) {
+        if (out.preempted[j] === 1 || running[j].inFlight > 0) continue;
+        out.preempted[j] = 1;
+        out.rows[j] = 0;
+        free += running[j].exclusiveBlocks;
+      }
+      if (missing > free) {
+        // What runs elsewhere gives blocks back; with nothing running, only this one's own can be let go.
+        if (!somethingRuns) out.preempted[i] = 1;
+        continue;
+      }
+      free -= missing;
+      if (running[i].length - running[i].scheduled !== 1 || rowsLeft === 0 || logitsLeft === 0) continue;
+      out.rows[i] = 1;
+      rowsLeft--;
+      logitsLeft--;
+    }
   }
-  for (let i = 0; i < kept && rowsLeft > 0; i++) {
-    const pending = running[i].length - running[i].computed;
-    if (pending === 1) continue;
+  if (work === 'decode') return;
+
+  let kept = 0;
+  for (let i = 0; i < running.length; i++) {
+    if (out.preempted[i] === 1) continue;
+    kept++;
+    const pending = running[i].length - running[i].scheduled;
+    if (pending <= 1 || rowsLeft === 0 || !isDue(work, running[i])) continue;
     out.rows[i] = chunkRows(pending, running[i].everyLogit, rowsLeft, logitsLeft);
     rowsLeft -= out.rows[i];
     logitsLeft -= logitRows(out.rows[i], pending, running[i].everyLogit);
   }
 
-  let admitted = 0;
   const preempting = kept < running.length;
-  while (!preempting && rowsLeft > 0 && logitsLeft > 0 && admitted < waiting.length && kept + admitted < limits.sequences) {
-    const sequence = waiting[admitted];
+  while (!preempting && rowsLeft > 0 && logitsLeft > 0 && out.admitted < waiting.length && kept + out.admitted < limits.sequences) {
+    const sequence = waiting[out.admitted];
     const cost = admissionCost(sequence);
     // With nothing else running there is nobody to leave blocks for.
-    const reserve = kept + admitted === 0 ? 0 : limits.watermarkBlocks;
+    const reserve = kept + out.admitted === 0 ? 0 : limits.watermarkBlocks;
     if (free - cost.blocks < reserve) break;
     free -= cost.blocks;
     const pending = sequence.length - cost.cached;
     const rows = chunkRows(pending, sequence.everyLogit, rowsLeft, logitsLeft);
-    out.rows[kept + admitted] = rows;
+    out.rows[running.length + out.admitted] = rows;
     rowsLeft -= rows;
     logitsLeft -= logitRows(rows, pending, sequence.everyLogit);
-    admitted++;
+    out.admitted++;
   }
-  out.kept = kept;
-  out.admitted = admitted;
+}
+
+/** Whether a lane may take rows of the sequence now. */
+function isDue(work: LaneWork, { length, scheduled, inFlight }: Schedulable): boolean {
+  if (work === 'all') return inFlight === 0;
+  return work === 'decode' ? inFlight === 0 && length - scheduled === 1 : length - scheduled > 1;
 }
 
 export function blocksFor(tokens: number, limits: Pick<StepLimits, 'blockTokens'>): number {

@@ -28,6 +28,9 @@ export class Sequence implements Schedulable {
   tokens: Int32Array;
   length: number;
   computed = 0;
+  /** Tokens computed or in a running step, and how many running steps have some of them. */
+  scheduled = 0;
+  inFlight = 0;
   blocks: Int32Array;
   blockCount = 0;
   /** Full blocks already offered to the prefix cache, and the identity of the last of them. */
@@ -101,6 +104,7 @@ export class Sequence implements Schedulable {
     // Last block first: a chain of cached blocks is worth nothing without its beginning, so its end is the first to be overwritten.
     while (this.blockCount > 0) this.pool.release(this.blocks[--this.blockCount]);
     this.computed = 0;
+    this.scheduled = 0;
     this.publishedBlocks = 0;
     this.publishedSerial = 0;
   }

@@ -1,6 +1,7 @@
 import type { Batch } from '@switchyard/native';
 import type { SwitchyardError } from '@switchyard/proto';
 import type { Sequence } from './sequence.ts';
+import type { SequenceTraffic } from './sequence-traffic.ts';
 
 /** The rows of one step: the native batch descriptor, and whose rows they are. Filled anew each step in the same memory. */
 export class StepBatch {
@@ -27,12 +28,14 @@ export class StepBatch {
     this.native.seqRow[0] = 0;
   }
 
-  /** Adds the next `count` tokens of the sequence that have not been computed. */
+  /** Adds the next `count` tokens of the sequence that are neither computed nor in a step. */
   add(sequence: Sequence, count: number): void {
     const { native } = this;
     const s = native.seqs++;
     const first = native.rows;
-    const start = sequence.computed;
+    const start = sequence.scheduled;
+    sequence.scheduled += count;
+    sequence.inFlight++;
     this.sequences.push(sequence);
     for (let i = 0; i < count; i++) {
       native.token[first + i] = sequence.tokens[start + i];
@@ -49,6 +52,10 @@ export class StepBatch {
 
   failed(row: number): boolean {
     return this.sequences[this.owner[row]].failure !== null;
+  }
+
+  traffic(row: number): SequenceTraffic {
+    return this.sequences[this.owner[row]].traffic;
   }
 
   /** The row cannot be completed: its sequence fails with it, the others go on. The first reason stays. */

@@ -3,28 +3,35 @@ export const Activity = { attention: 0, exchangeWait: 1, expertsOwn: 2, expertsO
 export type Activity = (typeof Activity)[keyof typeof Activity];
 
 /**
- * Seconds by activity. Waiting and idling are interrupted by work for other homes, which is counted as such: every second is counted once.
+ * Seconds by activity; every second is counted once. Work is booked by sections, which do not nest. Time between sections belongs to the background: what the
+ * worker as a whole is doing meanwhile, which is waiting for rows when each of its steps does.
  */
 export class TimeSplit {
   /** Index: Activity. */
   readonly seconds = new Float64Array(7);
+  private background: Activity = Activity.idle;
+  /** Everything before is booked; milliseconds of `performance.now()`. */
+  private settledMs = performance.now();
 
-  /** Adds the time since `startMs` and returns now, in milliseconds of `performance.now()`. */
+  /** Books a section that began at `startMs` and ends now. Returns now. */
   add(activity: Activity, startMs: number): number {
+    this.settle(startMs);
     const now = performance.now();
-    this.seconds[activity] += (now - startMs) / 1000;
+    this.seconds[activity] += (now - this.settledMs) / 1000;
+    this.settledMs = now;
     return now;
   }
 
-  /** Adds an interval in which the worker may have served others: what it spent on that since `othersBefore` (seconds) is left out. */
-  addWaiting(activity: Activity, startMs: number, othersBefore: number): number {
-    const now = performance.now();
-    this.seconds[activity] += Math.max(0, (now - startMs) / 1000 - (this.seconds[Activity.expertsOthers] - othersBefore));
-    return now;
+  /** What goes on while no section runs, from now on. */
+  enter(background: Activity): void {
+    this.settle(performance.now());
+    this.background = background;
   }
 
-  /** Seconds spent on other homes' rows so far. */
-  get others(): number {
-    return this.seconds[Activity.expertsOthers];
+  /** Books the background up to `nowMs`. */
+  settle(nowMs: number): void {
+    if (nowMs <= this.settledMs) return;
+    this.seconds[this.background] += (nowMs - this.settledMs) / 1000;
+    this.settledMs = nowMs;
   }
 }

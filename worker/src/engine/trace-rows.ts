@@ -1,10 +1,9 @@
 import type { TraceRows } from '@switchyard/proto';
-import type { Model } from '../model/contract.ts';
+import type { ModelLane } from '../model/contract.ts';
 import type { StepBatch } from './step-batch.ts';
 
 /** The routing of the batch's rows: which experts each chose, layer by layer. Positions that were traced before (recomputed after preemption) are left out. */
-export function traceRows(batch: StepBatch, model: Model): TraceRows | null {
-  const { topK } = model.shape;
+export function traceRows(batch: StepBatch, model: ModelLane, topK: number): TraceRows | null {
   const request: number[] = [];
   const position: number[] = [];
   const generated: boolean[] = [];

@@ -14,7 +14,7 @@ export class ExpertRoutes {
   readonly nodeOf: Int32Array;
   private readonly reachable: Uint8Array;
   /** Live replicas, [moeLayer][expert] -> workers, ascending. */
-  private live: number[][][];
+  private holders: number[][][];
   /** [moeLayer][expert] -> the only live worker, NOBODY, or SEVERAL. A plan without replicas is answered from it alone. */
   private single: Int32Array[];
   private readonly chosen: Int32Array;
@@ -26,7 +26,7 @@ export class ExpertRoutes {
     this.reachable = new Uint8Array(plan.workers.length);
     this.reachable[home] = 1;
     this.chosen = new Int32Array(topK);
-    this.live = [];
+    this.holders = [];
     this.single = [];
     this.rebuild();
   }
@@ -68,8 +68,13 @@ export class ExpertRoutes {
       else if (worker === NOBODY) return;
     }
     if (!several) return;
-    chooseReplicas(experts, topK, this.live[layer], this.nodeOf, this.home, load, this.chosen);
+    chooseReplicas(experts, topK, this.holders[layer], this.nodeOf, this.home, load, this.chosen);
     out.set(this.chosen);
+  }
+
+  /** Workers that hold the expert and can be reached, ascending. */
+  live(layer: number, expert: number): readonly number[] {
+    return this.holders[layer][expert];
   }
 
   /** Why the expert has no worker. */
@@ -82,8 +87,8 @@ export class ExpertRoutes {
   }
 
   private rebuild(): void {
-    this.live = this.plan.replicas.map((layer) => layer.map((workers) => workers.filter((worker) => this.reachable[worker] === 1)));
-    this.single = this.live.map((layer) =>
+    this.holders = this.plan.replicas.map((layer) => layer.map((workers) => workers.filter((worker) => this.reachable[worker] === 1)));
+    this.single = this.holders.map((layer) =>
       Int32Array.from(layer, (workers) => (workers.length === 0 ? NOBODY : workers.length === 1 ? workers[0] : SEVERAL)),
     );
   }

@@ -13,6 +13,8 @@ import {
 import type { Counters } from '../engine/counters.ts';
 import { Activity, type TimeSplit } from '../engine/time-split.ts';
 import type { Model } from '../model/contract.ts';
+import type { NodeGateway, Relay, RelayEnd } from './node-gateway.ts';
+import { nextToServe, type WaitingFrame } from './serving-order.ts';
 
 export interface ServedModel {
   native: Native;
@@ -22,13 +24,35 @@ export interface ServedModel {
   worker: number;
   /** Rows that are computed at once; a frame may not have more. */
   maxRows: number;
+  /** Serves frames for the whole node. */
+  gateway: NodeGateway;
   counters: Counters;
   times: TimeSplit;
 }
 
-interface Arrival {
-  client: Client;
-  frame: DispatchFrame;
+class Arrival implements WaitingFrame {
+  readonly client: Client;
+  readonly frame: DispatchFrame;
+  /** Where the frame was accepted: it is computed there or not at all. */
+  readonly served: Served;
+  /** Null: this worker computes all of the frame. */
+  readonly relay: Relay | null;
+  passed = 0;
+
+  constructor(client: Client, frame: DispatchFrame, served: Served, relay: Relay | null) {
+    this.client = client;
+    this.frame = frame;
+    this.served = served;
+    this.relay = relay;
+  }
+
+  get rows(): number {
+    return this.frame.rows;
+  }
+
+  get blocked(): boolean {
+    return this.client.blocked;
+  }
 }
 
 /** A home, as this worker's experts see it. */
@@ -42,7 +66,8 @@ interface Client {
 
 /**
  * Serves this worker's experts to other homes: rows of any home and any layer, as they arrive. What waits for the same layer is computed in one call; it may be,
- * for a row's sum does not depend on the rows beside it. Per link at most `limits.framesInFlightMax` frames wait; a home that sends more is cut off.
+ * for a row's sum does not depend on the rows beside it. Per link at most `limits.framesInFlightMax` frames wait; a home that sends more is cut off. A frame for
+ * the whole node goes through the gateway, and this worker computes its own part like any other frame.
  *
  * A frame that does not belong here (another epoch, class or size, an expert that lives elsewhere) is answered with an error frame; bytes that are no frame close
  * the link.
@@ -51,6 +76,7 @@ export class ExpertServer {
   private served: Served | null = null;
   private readonly clients = new Set<Client>();
   private arrivals: Arrival[] = [];
+  private rowsWaiting = 0;
   private scheduled = false;
 
   /** From now on frames are served with this model; null: they are refused with `not_ready`. */
@@ -91,7 +117,25 @@ export class ExpertServer {
       return;
     }
     client.queued++;
-    this.arrivals.push({ client, frame });
+    const connecting = frame.scope === 'node' ? (this.served?.connecting ?? null) : null;
+    if (connecting === null) this.take(client, frame);
+    else void connecting.then(() => this.take(client, frame));
+  }
+
+  private take(client: Client, frame: DispatchFrame): void {
+    const { served } = this;
+    const refusal = served === null ? new SwitchyardError('not_ready', 'the worker serves no model yet') : served.refuse(frame);
+    if (served === null || refusal !== null) {
+      this.answerError(client, frame, refusal!.code, refusal!.message);
+      return;
+    }
+    const relay = served.relay(frame, this.rowsWaiting, {
+      complete: (whole) => this.answerRelay(client, served, whole),
+      failed: (_, code, message) => this.answerError(client, frame, code, message),
+    });
+    if (relay !== null && (relay.isOver || relay.own.length === 0)) return;
+    this.arrivals.push(new Arrival(client, frame, served, relay));
+    this.rowsWaiting += frame.rows;
     this.schedule();
   }
 
@@ -101,53 +145,76 @@ export class ExpertServer {
     this.scheduled = true;
     setImmediate(() => {
       this.scheduled = false;
+      this.dropStale();
       this.serveNext();
       if (this.arrivals.some(({ client }) => !client.blocked)) this.schedule();
     });
   }
 
-  /** Serves the frame that has waited longest, and with it all others of its layer that fit. */
+  /** Frames whose home is gone, whose answer has failed already, or that were meant for a model that is served no longer. */
+  private dropStale(): void {
+    this.arrivals = this.arrivals.filter(({ client, frame, served, relay }) => {
+      const stays = !client.closed && relay?.isOver !== true && served === this.served;
+      if (stays) return true;
+      this.rowsWaiting -= frame.rows;
+      if (served !== this.served && relay?.isOver !== true)
+        this.answerError(client, frame, 'not_ready', 'the worker was given another plan');
+      return false;
+    });
+  }
+
+  /** Serves the frame whose turn it is, and with it all others of its layer that fit. */
   private serveNext(): void {
     const startedMs = performance.now();
     const { served } = this;
-    const group: Arrival[] = [];
+    const next = nextToServe(this.arrivals);
+    if (next < 0 || served === null) return;
+    const first = this.arrivals[next];
+    const group: Arrival[] = [first];
     const rest: Arrival[] = [];
-    let rows = 0;
-    for (const arrival of this.arrivals) {
-      const { client, frame } = arrival;
-      if (client.closed) continue;
-      const joins =
-        !client.blocked &&
-        (group.length === 0 || (frame.layer === group[0].frame.layer && served !== null && rows + frame.rows <= served.maxRows));
-      if (!joins) {
-        rest.push(arrival);
-        continue;
+    let rows = first.rows;
+    this.arrivals.forEach((arrival, i) => {
+      if (arrival === first) return;
+      if (!arrival.blocked && arrival.frame.layer === first.frame.layer && rows + arrival.rows <= served.maxRows) {
+        group.push(arrival);
+        rows += arrival.rows;
+        return;
       }
-      const refusal = served === null ? new SwitchyardError('not_ready', 'the worker serves no model yet') : served.refuse(frame);
-      if (refusal !== null) {
-        this.answerError(arrival, refusal.code, refusal.message);
-        continue;
-      }
-      group.push(arrival);
-      rows += frame.rows;
-    }
+      if (i < next) arrival.passed++;
+      rest.push(arrival);
+    });
     this.arrivals = rest;
-    if (group.length === 0 || served === null) return;
+    this.rowsWaiting -= rows;
+    let answered = 0;
     try {
-      served.compute(group.map(({ frame }) => frame));
-      let first = 0;
-      for (const { client, frame } of group) {
-        this.answer(client, served.encode(frame, first));
-        first += frame.rows;
+      served.compute(group);
+      for (let row = 0; answered < group.length; row += group[answered++].rows) {
+        const { client, frame, relay } = group[answered];
+        if (relay === null) this.answer(client, served.encode(frame, row));
+        else served.finish(relay, row);
       }
     } catch (error) {
       const message = error instanceof Error ? error.message : String(error);
-      for (const arrival of group) this.answerError(arrival, 'internal', message);
+      for (const { client, frame, relay } of group.slice(answered)) {
+        if (relay === null) this.answerError(client, frame, 'internal', message);
+        else relay.fail('internal', message);
+      }
     }
     served.times.add(Activity.expertsOthers, startedMs);
   }
 
-  private answerError({ client, frame }: Arrival, code: ErrorCode, message: string): void {
+  private answerRelay(client: Client, served: Served, relay: Relay): void {
+    let answer: Uint8Array;
+    try {
+      answer = served.gather(relay);
+    } catch (error) {
+      this.answerError(client, relay.frame, 'internal', error instanceof Error ? error.message : String(error));
+      return;
+    }
+    this.answer(client, answer);
+  }
+
+  private answerError(client: Client, frame: DispatchFrame, code: ErrorCode, message: string): void {
     this.answer(client, encodeErrorFrame({ ...echo(frame), source: this.served?.worker ?? 0 }, code, message));
   }
 
@@ -184,8 +251,14 @@ class Served {
   /** Rows of the frames computed now, (maxRows, hidden), and their sums. */
   private readonly x: DeviceBuffer;
   private readonly sum: RowSum;
+  /** Where the parts of a relayed frame are put together. */
+  private readonly whole: RowSum;
+  private readonly gateway: NodeGateway;
+  /** Frames of which other workers' parts are missing. */
+  private readonly relays = new Set<Relay>();
   /** 0, 1, 2, …: sum rows of a frame are consecutive. */
   private readonly rowIndex: Int32Array;
+  private readonly shifted: Int32Array;
   private readonly pairRow: Int32Array;
   private readonly pairSlot: Int32Array;
   private readonly pairExpert: Int32Array;
@@ -194,22 +267,29 @@ class Served {
   private staged = new Uint8Array(0);
   private encoded = new Uint8Array(0);
 
-  constructor({ native, model, epoch, worker, maxRows, counters, times }: ServedModel) {
+  constructor({ native, model, epoch, worker, maxRows, gateway, counters, times }: ServedModel) {
     const { hidden, topK, numericClass } = model.shape;
     this.native = native;
     this.model = model;
     this.epoch = epoch;
     this.worker = worker;
     this.maxRows = maxRows;
+    this.gateway = gateway;
     this.counters = counters;
     this.times = times;
     this.x = native.bufferCreate(model.device, maxRows, hidden);
     this.sum = native.sumCreate(model.device, numericClass.sum, maxRows, hidden);
+    this.whole = native.sumCreate(model.device, numericClass.sum, maxRows, hidden);
+    this.shifted = new Int32Array(maxRows);
     this.rowIndex = Int32Array.from({ length: maxRows }, (_, i) => i);
     this.pairRow = new Int32Array(maxRows * topK);
     this.pairSlot = new Int32Array(maxRows * topK);
     this.pairExpert = new Int32Array(maxRows * topK);
     this.pairWeight = new Float32Array(maxRows * topK);
+  }
+
+  get connecting(): Promise<void> | null {
+    return this.gateway.connecting;
   }
 
   /** Why the frame cannot be served here, or null. */
@@ -235,22 +315,43 @@ class Served {
     const { slotOf, layer } = moe[frame.layer];
     for (let p = 0; p < frame.pairs; p++) {
       const expert = frame.pairExpert[p];
-      if (expert >= slotOf.length || slotOf[expert] < 0) {
+      if (expert < slotOf.length && slotOf[expert] >= 0) continue;
+      if (expert >= slotOf.length || frame.scope === 'worker')
         return new SwitchyardError('expert_unavailable', `expert ${expert} of layer ${layer} does not live here`);
-      }
+      const nowhere = this.gateway.refusal(frame.layer, expert);
+      if (nowhere !== null) return nowhere;
     }
     return null;
   }
 
+  /** Sends on what other workers of this node compute. Null: everything is computed here. */
+  relay(frame: DispatchFrame, rowsWaiting: number, end: RelayEnd): Relay | null {
+    const relay = this.gateway.open(frame, this.model.moe[frame.layer], rowsWaiting, {
+      complete: (whole) => {
+        this.relays.delete(whole);
+        end.complete(whole);
+      },
+      failed: (failed, code, message) => {
+        this.relays.delete(failed);
+        end.failed(failed, code, message);
+      },
+    });
+    if (relay !== null && !relay.isOver) this.relays.add(relay);
+    return relay;
+  }
+
   /** Fills the sums of all rows of the frames, in their order. The frames are of one layer and have `maxRows` rows at most. */
-  compute(frames: readonly DispatchFrame[]): void {
+  compute(group: readonly Arrival[]): void {
     const { native, x, sum } = this;
+    const frames = group.map(({ frame }) => frame);
     const index = frames[0].layer;
     const layer = this.model.moe[index];
     let rows = 0;
     let pairs = 0;
-    for (const frame of frames) {
-      for (let p = 0; p < frame.pairs; p++, pairs++) {
+    for (const { frame, relay } of group) {
+      const count = relay === null ? frame.pairs : relay.own.length;
+      for (let i = 0; i < count; i++, pairs++) {
+        const p = relay === null ? i : relay.own[i];
         this.pairRow[pairs] = rows + frame.pairRow[p];
         this.pairExpert[pairs] = frame.pairExpert[p];
         this.pairSlot[pairs] = layer.slotOf[frame.pairExpert[p]];
@@ -267,9 +368,38 @@ class Served {
     this.counters.addExperts(index, this.pairExpert, pairs);
   }
 
+  /** This worker's part of a relayed frame is computed, in sums from row `first` on. The last part to come takes the others in; an earlier one is put aside. */
+  finish(relay: Relay, first: number): void {
+    const { native, sum } = this;
+    const { frame } = relay;
+    const rows = this.rowIndex.subarray(first, first + frame.rows);
+    if (relay.onlyOwnMissing) {
+      for (const { row, bytes, offset, length } of relay.partials) {
+        for (let i = 0; i < row.length; i++) this.shifted[i] = first + row[i];
+        native.sumAddEncoded(sum, row.length, this.shifted, bytes, offset, length);
+      }
+      relay.partials.length = 0;
+    }
+    const bytes = new Uint8Array(native.sumEncodedMax(frame.rows, frame.hidden));
+    const length = native.sumEncode(sum, frame.rows, rows, bytes, 0);
+    relay.add({ row: this.rowIndex.subarray(0, frame.rows), bytes, offset: 0, length });
+  }
+
+  /** The answer to a relayed frame all of whose parts are there. */
+  gather({ frame, partials }: Relay): Uint8Array {
+    const { native, whole } = this;
+    native.sumClear(whole, frame.rows);
+    for (const { row, bytes, offset, length } of partials) native.sumAddEncoded(whole, row.length, row, bytes, offset, length);
+    return this.answerOf(frame, whole, 0);
+  }
+
   /** The answer to a frame whose sums begin at row `first`. */
   encode(frame: DispatchFrame, first: number): Uint8Array {
-    const { native, sum } = this;
+    return this.answerOf(frame, this.sum, first);
+  }
+
+  private answerOf(frame: DispatchFrame, sum: RowSum, first: number): Uint8Array {
+    const { native } = this;
     const most = FRAME_HEADER_BYTES + native.sumEncodedMax(frame.rows, frame.hidden);
     if (this.encoded.length < most) this.encoded = new Uint8Array(most);
     const rows = this.rowIndex.subarray(first, first + frame.rows);
@@ -280,8 +410,10 @@ class Served {
   }
 
   free(): void {
+    for (const relay of [...this.relays]) relay.fail('not_ready', 'the worker was given another plan');
     this.native.objectFree(this.x);
     this.native.objectFree(this.sum);
+    this.native.objectFree(this.whole);
   }
 
   private stage(frames: readonly DispatchFrame[]): Uint8Array {

@@ -1,8 +1,12 @@
+import type { SequenceTraffic } from '../engine/sequence-traffic.ts';
 import type { MoeLayer } from '../model/contract.ts';
 import { type ExpertRoutes, NOBODY } from './expert-routes.ts';
 
-/** What one destination gets of a layer: its rows, and (row, expert, weight) pairs that index them. */
+/** What one destination gets of a layer: its rows, and (row, expert, weight) pairs that index them. A destination is a worker of the home's node, or another node. */
 export class Lane {
+  readonly node: number;
+  /** Null: any worker of the node, as its gateway. */
+  readonly worker: number | null;
   rows = 0;
   pairs = 0;
   /** Batch row of each of the lane's rows. (maxRows) */
@@ -12,24 +16,26 @@ export class Lane {
   readonly pairExpert: Uint16Array;
   readonly pairWeight: Float32Array;
 
-  constructor(maxRows: number, topK: number) {
+  constructor(node: number, worker: number | null, maxRows: number, topK: number) {
+    this.node = node;
+    this.worker = worker;
     this.row = new Int32Array(maxRows);
     this.pairRow = new Uint16Array(maxRows * topK);
     this.pairExpert = new Uint16Array(maxRows * topK);
     this.pairWeight = new Float32Array(maxRows * topK);
   }
 
-  clear(): void {
-    this.rows = 0;
-    this.pairs = 0;
-  }
-
   /** Rows come in ascending order, so a row that is here already is the last one. */
   add(row: number, expert: number, weight: number): void {
-    if (this.rows === 0 || this.row[this.rows - 1] !== row) this.row[this.rows++] = row;
+    if (!this.ends(row)) this.row[this.rows++] = row;
     this.pairRow[this.pairs] = this.rows - 1;
     this.pairExpert[this.pairs] = expert;
     this.pairWeight[this.pairs++] = weight;
+  }
+
+  /** Whether the row is here, of those that came so far. */
+  ends(row: number): boolean {
+    return this.rows > 0 && this.row[this.rows - 1] === row;
   }
 }
 
@@ -50,54 +56,68 @@ export class LocalPairs {
   }
 }
 
-/** Which rows of a batch still count. */
+/** Which rows of a batch still count, and whose bill they are on. */
 export interface RowOwners {
   readonly rows: number;
   failed(row: number): boolean;
+  traffic(row: number): SequenceTraffic;
 }
 
 /**
- * Splits the routed rows of a layer by the worker that computes them. A row goes at most once to each worker, whatever the number of its experts there. All memory
- * is made once.
+ * Splits the routed rows of a layer by where they go: a row goes at most once to each other node, and inside the home's node at most once to each worker, whatever
+ * the number of its experts there. All memory is made once.
  */
 export class RowPartition {
   readonly local: LocalPairs;
-  /** [worker]; the home's own lane stays empty. */
-  readonly lanes: Lane[];
-  /** Workers whose lane has rows. */
-  readonly remote: number[] = [];
+  /** Destinations that have rows. */
+  readonly remote: Lane[] = [];
   /** Distinct remote nodes over all rows of the last split. */
   remoteNodes = 0;
   private readonly routes: ExpertRoutes;
   private readonly topK: number;
+  /** [worker] where rows for that worker go. */
+  private readonly laneOf: Lane[];
+  /** Rows, and pairs, that each worker gets of this split as far as the home decides. */
   private readonly load: Int32Array;
+  private readonly pairs: Int32Array;
   private readonly experts: Int32Array;
   private readonly chosen: Int32Array;
-  private readonly nodeSeen: Int32Array;
-  private stamp = 0;
 
   constructor(routes: ExpertRoutes, maxRows: number, topK: number) {
     this.routes = routes;
     this.topK = topK;
     this.local = new LocalPairs(maxRows, topK);
-    this.lanes = Array.from({ length: routes.workers }, (_, worker) => new Lane(worker === routes.home ? 0 : maxRows, topK));
+    const homeNode = routes.nodeOf[routes.home];
+    const nodes = new Map<number, Lane>();
+    this.laneOf = Array.from(routes.nodeOf, (node, worker) => {
+      if (worker === routes.home) return new Lane(node, worker, 0, topK);
+      if (node === homeNode) return new Lane(node, worker, maxRows, topK);
+      const lane = nodes.get(node) ?? new Lane(node, null, maxRows, topK);
+      nodes.set(node, lane);
+      return lane;
+    });
     this.load = new Int32Array(routes.workers);
+    this.pairs = new Int32Array(routes.workers);
     this.experts = new Int32Array(topK);
     this.chosen = new Int32Array(topK);
-    this.nodeSeen = new Int32Array(Math.max(...routes.nodeOf) + 1);
   }
 
   /** @param onNobody told about each row with an expert that no reachable worker hosts; the row goes nowhere */
   split(index: number, layer: MoeLayer, owners: RowOwners, onNobody: (row: number, expert: number) => void): void {
-    const { local, lanes, remote, routes, topK, load, experts, chosen } = this;
+    const { local, routes, topK, load, pairs, experts, chosen } = this;
     const ids = layer.ids.i32;
     const weights = layer.weights.f32;
     const { home } = routes;
-    for (const worker of remote) lanes[worker].clear();
-    remote.length = 0;
+    const homeNode = routes.nodeOf[home];
+    for (const lane of this.remote) {
+      lane.rows = 0;
+      lane.pairs = 0;
+    }
+    this.remote.length = 0;
     local.count = 0;
     this.remoteNodes = 0;
     load.fill(0);
+    pairs.fill(0);
     for (let row = 0; row < owners.rows; row++) {
       if (owners.failed(row)) continue;
       const at = row * topK;
@@ -108,9 +128,11 @@ export class RowPartition {
         onNobody(row, experts[lost]);
         continue;
       }
-      this.stamp++;
+      let nodes = 0;
+      let atHome = 0;
       for (let k = 0; k < topK; k++) {
         const worker = chosen[k];
+        if (routes.nodeOf[worker] === homeNode) atHome++;
         if (worker === home) {
           local.row[local.count] = row;
           local.expert[local.count] = experts[k];
@@ -118,18 +140,35 @@ export class RowPartition {
           local.weight[local.count++] = weights[at + k];
           continue;
         }
-        const lane = lanes[worker];
-        if (lane.rows === 0) remote.push(worker);
-        if (lane.rows === 0 || lane.row[lane.rows - 1] !== row) load[worker]++;
+        const lane = this.laneOf[worker];
+        if (lane.rows === 0) this.remote.push(lane);
+        if (!lane.ends(row)) {
+          load[worker]++;
+          if (lane.worker === null) nodes++;
+        }
+        pairs[worker]++;
         lane.add(row, experts[k], weights[at + k]);
-        this.visit(routes.nodeOf[worker]);
       }
+      this.remoteNodes += nodes;
+      const traffic = owners.traffic(row);
+      traffic.rows++;
+      traffic.remoteNodes += nodes;
+      traffic.visits += topK;
+      traffic.homeVisits += atHome;
     }
   }
 
-  private visit(node: number): void {
-    if (node === this.routes.nodeOf[this.routes.home] || this.nodeSeen[node] === this.stamp) return;
-    this.nodeSeen[node] = this.stamp;
-    this.remoteNodes++;
+  /**
+   * The worker that a lane's frame is sent to. A node's gateway is the worker there that hosts most of the frame's pairs, so that the fewest rows take another hop;
+   * of equals, the lowest number.
+   */
+  destination(lane: Lane): number {
+    if (lane.worker !== null) return lane.worker;
+    const { nodeOf } = this.routes;
+    let best = -1;
+    for (let worker = 0; worker < nodeOf.length; worker++) {
+      if (nodeOf[worker] === lane.node && this.pairs[worker] > 0 && (best < 0 || this.pairs[worker] > this.pairs[best])) best = worker;
+    }
+    return best;
   }
 }

@@ -39,6 +39,7 @@ export class Residency {
       sequence.addBlock(this.hits[i]);
     }
     sequence.computed = found * this.blockTokens;
+    sequence.scheduled = sequence.computed;
     sequence.publishedBlocks = found;
     sequence.publishedSerial = found === 0 ? 0 : this.prefix!.serialOf(this.hits[found - 1]);
     if (!sequence.admittedBefore) {

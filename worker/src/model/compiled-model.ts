@@ -1,7 +1,8 @@
 import type { Batch, Device, DeviceBuffer, Op, Program } from '@switchyard/native';
 import { native, ops } from '@switchyard/native';
 import type { MappedFiles } from '../checkpoint/mapped-files.ts';
-import type { LoadOptions, Model, ModelShape, MoeLayer } from './contract.ts';
+import { Activations } from './activations.ts';
+import type { LoadOptions, Model, ModelLane, ModelShape, MoeLayer } from './contract.ts';
 import type { ModelGraph } from './graph.ts';
 import { blockTokens, kvBytesPerToken } from './memory.ts';
 import type { MemoryPlan, Residency } from './residency.ts';
@@ -10,16 +11,11 @@ import type { MemoryPlan, Residency } from './residency.ts';
 export class CompiledModel implements Model {
   readonly shape: ModelShape;
   readonly device: Device;
-  readonly moe: readonly MoeLayer[];
-  readonly runWhole: ((batch: Batch) => void) | null;
-  readonly logits: DeviceBuffer;
+  readonly lanes: readonly CompiledLane[];
   readonly residentBytes: number;
   private readonly graph: ModelGraph;
   private readonly residency: Residency;
   private readonly files: MappedFiles;
-  private readonly options: LoadOptions;
-  private readonly segments: readonly Program[];
-  private readonly whole: Program | null;
   private closed = false;
 
   constructor(graph: ModelGraph, residency: Residency, device: Device, files: MappedFiles, plan: MemoryPlan, options: LoadOptions) {
@@ -27,36 +23,33 @@ export class CompiledModel implements Model {
     this.residency = residency;
     this.device = device;
     this.files = files;
-    this.options = options;
     this.shape = shapeOf(graph, plan);
-    this.logits = residency.buffer(graph.logits);
-    this.residentBytes = residency.residentBytes;
-    this.moe = graph.moe.map((node) => ({
-      layer: node.layer,
-      x: residency.buffer(node.x),
-      ids: residency.buffer(node.ids),
-      weights: residency.buffer(node.weights),
-      sum: residency.sum,
-      experts: residency.experts(node.bank),
-      slotOf: residency.slots(node).i32,
-      grid: residency.grid(node),
-    }));
+    this.lanes = plan.laneRows.map((rows) => new CompiledLane(graph, residency, device, plan, options, rows));
+    this.residentBytes = this.lanes.reduce((bytes, lane) => bytes + lane.bytes, residency.residentBytes);
+  }
 
-    const segments = graph.segments.map((recipes) => recipes.map((recipe) => recipe(residency)));
-    const compile = (list: Op[]) => native.programCreate(device, list, plan.maxBatchRows, options.maxSequences, plan.maxContext);
-    this.segments = segments.map(compile);
-    const whole = plan.hosted.every((hosted) => hosted.length === graph.experts) ? compile(this.joined(segments)) : null;
-    this.whole = whole;
-    this.runWhole = whole && ((batch) => native.programRun(whole, batch));
+  get maxRows(): number {
+    return this.lanes[0]!.maxRows;
+  }
+
+  get moe(): readonly MoeLayer[] {
+    return this.lanes[0]!.moe;
+  }
+
+  get logits(): DeviceBuffer {
+    return this.lanes[0]!.logits;
+  }
+
+  get runWhole(): ((batch: Batch) => void) | null {
+    return this.lanes[0]!.runWhole;
   }
 
   runSegment(index: number, batch: Batch): void {
-    native.programRun(this.segments[index]!, batch);
+    this.lanes[0]!.runSegment(index, batch);
   }
 
   createBatch(): Batch {
-    const { maxBatchRows, maxSequences, maxLogitRows } = this.options;
-    return native.batchCreate(maxBatchRows, maxSequences, Math.ceil(this.shape.maxContext / blockTokens), maxLogitRows);
+    return this.lanes[0]!.createBatch();
   }
 
   copyBlock(from: number, to: number): void {
@@ -69,7 +62,7 @@ export class CompiledModel implements Model {
 
   times(): Record<string, number> {
     const total: Record<string, number> = {};
-    for (const program of this.whole === null ? this.segments : [...this.segments, this.whole])
+    for (const program of this.lanes.flatMap((lane) => lane.programs))
       for (const [kind, seconds] of Object.entries(native.programTimes(program))) total[kind] = (total[kind] ?? 0) + seconds;
     return total;
   }
@@ -80,17 +73,64 @@ export class CompiledModel implements Model {
     native.deviceClose(this.device);
     this.files.release();
   }
+}
 
-  /** All segments with the layers' experts between them. */
-  private joined(segments: readonly Op[][]): Op[] {
-    return segments.flatMap((segment, i) => {
-      const node = this.graph.moe[i];
-      const layer = this.moe[i];
-      if (node === undefined || layer === undefined) return segment;
-      const { x, ids, weights, experts, sum, grid } = layer;
-      return [...segment, ops.experts({ x, ids, weights, experts, sum, slots: this.residency.slots(node), k: this.graph.topK, grid })];
-    });
+/** The programs of one lane, over activations of its own. */
+class CompiledLane implements ModelLane {
+  readonly maxRows: number;
+  readonly moe: readonly MoeLayer[];
+  readonly runWhole: ((batch: Batch) => void) | null;
+  readonly logits: DeviceBuffer;
+  readonly bytes: number;
+  readonly programs: readonly Program[];
+  private readonly options: LoadOptions;
+  private readonly maxContext: number;
+
+  constructor(graph: ModelGraph, residency: Residency, device: Device, plan: MemoryPlan, options: LoadOptions, rows: number) {
+    this.maxRows = rows;
+    this.options = options;
+    this.maxContext = plan.maxContext;
+    const activations = new Activations(native, device, residency, graph, plan.numericClass.sum, rows);
+    this.bytes = activations.bytes;
+    this.logits = residency.buffer(graph.logits);
+    this.moe = graph.moe.map((node) => ({
+      layer: node.layer,
+      x: activations.buffer(node.x),
+      ids: activations.buffer(node.ids),
+      weights: activations.buffer(node.weights),
+      sum: activations.sum,
+      experts: residency.experts(node.bank),
+      slotOf: residency.slots(node).i32,
+      grid: residency.grid(node),
+    }));
+    const segments = graph.segments.map((recipes) => recipes.map((recipe) => recipe(activations)));
+    const compile = (list: Op[]) => native.programCreate(device, list, rows, options.maxSequences, plan.maxContext);
+    const programs = segments.map(compile);
+    const hostsAll = plan.hosted.every((hosted) => hosted.length === graph.experts);
+    const whole = hostsAll ? compile(joined(segments, graph, this.moe, residency)) : null;
+    this.runWhole = whole && ((batch) => native.programRun(whole, batch));
+    this.programs = whole === null ? programs : [...programs, whole];
   }
+
+  runSegment(index: number, batch: Batch): void {
+    native.programRun(this.programs[index]!, batch);
+  }
+
+  createBatch(): Batch {
+    const { maxSequences, maxLogitRows } = this.options;
+    return native.batchCreate(this.maxRows, maxSequences, Math.ceil(this.maxContext / blockTokens), maxLogitRows);
+  }
+}
+
+/** All segments with the layers' experts between them. */
+function joined(segments: readonly Op[][], { moe, topK }: ModelGraph, layers: readonly MoeLayer[], residency: Residency): Op[] {
+  return segments.flatMap((segment, i) => {
+    const node = moe[i];
+    const layer = layers[i];
+    if (node === undefined || layer === undefined) return segment;
+    const { x, ids, weights, experts, sum, grid } = layer;
+    return [...segment, ops.experts({ x, ids, weights, experts, sum, slots: residency.slots(node), k: topK, grid })];
+  });
 }
 
 function shapeOf(graph: ModelGraph, plan: MemoryPlan): ModelShape {

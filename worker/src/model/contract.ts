@@ -7,19 +7,12 @@ import type { Batch, Device, DeviceBuffer, Experts, RowSum } from '@switchyard/n
  *
  * With every expert local, `whole` is all of it (segments and experts) as one program.
  */
-export interface Model {
+export interface Model extends ModelLane {
   readonly shape: ModelShape;
   /** Where the model lives; the expert server creates its own row buffers and sums there. */
   readonly device: Device;
-  readonly moe: readonly MoeLayer[];
-  /** Runs segment i for the batch; segment i > 0 begins by adding moe[i-1].sum into the residual stream. */
-  runSegment(index: number, batch: Batch): void;
-  /** All segments with local experts, in one native call. Null unless this worker hosts every expert. */
-  readonly runWhole: ((batch: Batch) => void) | null;
-  /** (maxLogitRows, vocab) f32, rows in the order of batch.logitRow. */
-  readonly logits: DeviceBuffer;
-  /** A fresh batch descriptor of the size the model was compiled for. */
-  createBatch(): Batch;
+  /** Never empty; the model itself is the first of them. */
+  readonly lanes: readonly ModelLane[];
   /** Copies a KV block in every layer (copy on write). */
   copyBlock(from: number, to: number): void;
   /** Rope variant of a sequence that may grow to `maxLength` tokens (LongRoPE); part of the prefix cache's key. */
@@ -28,6 +21,24 @@ export interface Model {
   /** Seconds by op kind, summed over programs. */
   times(): Record<string, number>;
   close(): void;
+}
+
+/**
+ * One set of activations over the model's weights and caches, so that one lane's batch can be between two segments while another runs. Segments of different
+ * lanes take turns: a call returns when its work is done.
+ */
+export interface ModelLane {
+  /** Rows of a batch at most. */
+  readonly maxRows: number;
+  readonly moe: readonly MoeLayer[];
+  /** Runs segment i for the batch; segment i > 0 begins by adding moe[i-1].sum into the residual stream. */
+  runSegment(index: number, batch: Batch): void;
+  /** All segments with local experts, in one native call. Null unless this worker hosts every expert. */
+  readonly runWhole: ((batch: Batch) => void) | null;
+  /** (maxLogitRows, vocab) f32, rows in the order of batch.logitRow. Shared by all lanes: valid until another lane's last segment runs. */
+  readonly logits: DeviceBuffer;
+  /** A fresh batch descriptor of the size the lane was compiled for. */
+  createBatch(): Batch;
 }
 
 export interface ModelShape {
@@ -48,12 +59,12 @@ export interface ModelShape {
 export interface MoeLayer {
   /** Index in the model. */
   readonly layer: number;
-  /** Input rows of the experts, (maxRows, hidden). The buffer is shared by all layers: valid until the next segment runs. */
+  /** Input rows of the experts, (maxRows, hidden). The buffer is shared by all layers: valid until the lane's next segment runs. */
   readonly x: DeviceBuffer;
-  /** i32 (maxRows, topK) expert ids in selection order and f32 (maxRows, topK) weights; own buffers per layer, valid until the next step. */
+  /** i32 (maxRows, topK) expert ids in selection order and f32 (maxRows, topK) weights; own buffers per layer, valid until the lane's next step. */
   readonly ids: DeviceBuffer;
   readonly weights: DeviceBuffer;
-  /** Where contributions are added; the segment that follows reads it. Shared by all layers. */
+  /** Where contributions are added; the segment that follows reads it. Shared by all layers of the lane. */
   readonly sum: RowSum;
   readonly experts: Experts;
   /** expert id -> slot in `experts`, or -1 when another worker hosts it. */
@@ -90,6 +101,8 @@ export interface LoadOptions {
   };
   device: { backend: 'cpu' | 'cpu-ref'; isa: 'auto' | 'avx512' | 'avx2'; threads: number; cpus: number[] | null };
   maxBatchRows: number;
+  /** Rows of each lane, `maxBatchRows` at most; null: one lane of `maxBatchRows`. */
+  laneRows: readonly number[] | null;
   maxSequences: number;
   maxLogitRows: number;
   /** 0: the checkpoint's own limit. */

@@ -26,7 +26,7 @@ export async function loadModel(options: LoadOptions): Promise<Model> {
   const numericClass = resolveNumericClass(graph, options.numericClass);
   const plan: MemoryPlan = {
     numericClass,
-    maxBatchRows: options.maxBatchRows,
+    laneRows: options.laneRows ?? [options.maxBatchRows],
     maxLogitRows: options.maxLogitRows,
     hosted: hostedExperts(graph, options.hosted),
     ...planContext(graph, options, numericClass),

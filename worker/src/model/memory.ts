@@ -24,6 +24,9 @@ export function kvBytesPerToken(graph: ModelGraph, numericClass: Pick<NumericCla
 /** KV blocks and the longest sequence they allow. A sequence can never be longer than the whole cache. */
 export function planContext(graph: ModelGraph, options: LoadOptions, numericClass: NumericClass): { kvBlocks: number; maxContext: number } {
   for (const field of ['maxBatchRows', 'maxSequences', 'maxLogitRows'] as const) requireCount(field, options[field], batchRowsMax);
+  options.laneRows?.forEach((rows, lane) => {
+    requireCount(`laneRows[${lane}]`, rows, options.maxBatchRows);
+  });
   const perBlock = blockTokens * kvBytesPerToken(graph, numericClass);
   const kvBlocks = options.kvBlocks > 0 ? options.kvBlocks : Math.floor(options.kvBytes / perBlock);
   requireCount(options.kvBlocks > 0 ? 'kvBlocks' : 'kvBytes / bytes of a block', kvBlocks, 2 ** 31 - 1);

@@ -6,7 +6,6 @@ import type {
   KvCache,
   Native,
   NativeObject,
-  RowSum,
   Source,
   Table,
   Weight,
@@ -24,7 +23,8 @@ import { fillRopeTable, type Rope } from './rope.ts';
 /** What is decided about a model's memory before any of it is allocated. */
 export interface MemoryPlan {
   numericClass: NumericClass;
-  maxBatchRows: number;
+  /** Rows of each lane. */
+  laneRows: readonly number[];
   maxLogitRows: number;
   maxContext: number;
   kvBlocks: number;
@@ -39,11 +39,10 @@ export interface PackingStep {
   run(): void;
 }
 
-/** The native objects of a graph on one device. They exist after construction; their contents do after every packing step has run. */
-export class Residency implements Handles {
-  readonly sum: RowSum;
+/** The native objects of a graph on one device, but for what batches write (`activations.ts`). They exist after construction; their contents do after every packing step has run. */
+export class Residency implements Omit<Handles, 'sum'> {
   readonly maxContext: number;
-  /** Bytes that weights, activations and caches take. */
+  /** Bytes that weights, caches and logit rows take. */
   residentBytes = 0;
   private readonly native: Native;
   private readonly device: Device;
@@ -62,8 +61,7 @@ export class Residency implements Handles {
     this.graph = graph;
     this.plan = plan;
     this.maxContext = plan.maxContext;
-    const { numericClass, maxBatchRows, maxLogitRows } = plan;
-    for (const slot of graph.slots) this.addBuffer(slot, slot.rows === 'batch' ? maxBatchRows : maxLogitRows, slot.width);
+    for (const slot of graph.slots) if (slot.rows === 'logits') this.addBuffer(slot, plan.maxLogitRows, slot.width);
     for (const constant of graph.constants) this.addBuffer(constant, 1, constant.width);
     for (const rope of graph.ropes)
       fillRopeTable(rope, plan.maxContext, this.addBuffer(rope, rope.variants.length * plan.maxContext, rope.rotated).f32);
@@ -72,8 +70,6 @@ export class Residency implements Handles {
     graph.moe.forEach((node, i) => {
       this.addExperts(node, plan.hosted[i]!);
     });
-    this.sum = native.sumCreate(device, numericClass.sum, maxBatchRows, graph.hidden);
-    this.residentBytes += maxBatchRows * graph.hidden * 8;
   }
 
   buffer(of: Slot | Constant | Rope): DeviceBuffer {

@@ -1,4 +1,5 @@
 import { type Assign, type EngineConfig, limits, type Plan, parsePlan, SwitchyardError } from '@switchyard/proto';
+import { laneRows } from '../engine/lanes.ts';
 import type { LoadOptions } from '../model/contract.ts';
 import { hostedBy } from '../model/hosted-experts.ts';
 import type { WorkerFlags } from './flags.ts';
@@ -58,6 +59,7 @@ export function loadOptions(
     },
     device: { backend: flags.backend, isa: flags.isa, threads: flags.threads, cpus: flags.cpus },
     maxBatchRows: engine.maxBatchRows,
+    laneRows: hostsAll ? null : laneRows(engine),
     maxSequences: engine.maxSequences,
     maxLogitRows: Math.max(engine.maxSequences, PROMPT_LOGIT_ROWS),
     maxContext: engine.maxContext,

@@ -3,10 +3,9 @@ import type { Peers, Stats, SwitchyardError, Tokens, TraceRows } from '@switchya
 import { Counters } from '../engine/counters.ts';
 import { Engine } from '../engine/engine.ts';
 import { Activity, TimeSplit } from '../engine/time-split.ts';
-import { ExpertRoutes } from '../exchange/expert-routes.ts';
+import { Exchange } from '../exchange/exchange.ts';
 import type { ExpertServer } from '../exchange/expert-server.ts';
 import { rowsPerFrame } from '../exchange/frame-rows.ts';
-import { HomeExchange } from '../exchange/home-exchange.ts';
 import type { Dial } from '../exchange/peer-links.ts';
 import type { Model } from '../model/contract.ts';
 import { type Assignment, checkPlanFits } from './assignment.ts';
@@ -27,7 +26,7 @@ export class Serving {
   readonly assignment: Assignment;
   readonly model: Model;
   readonly engine: Engine;
-  private readonly exchange: HomeExchange;
+  private readonly exchange: Exchange;
   private readonly server: ExpertServer;
   private readonly counters: Counters;
   private readonly times = new TimeSplit();
@@ -44,11 +43,12 @@ export class Serving {
     this.counters = new Counters(model.moe.length, shape.experts);
     const { counters, times } = this;
     const maxRows = Math.min(engine.maxBatchRows, rowsPerFrame(shape.hidden, shape.topK));
-    const routes = new ExpertRoutes(plan, worker, shape.topK);
-    this.exchange = new HomeExchange({ native, model, routes, epoch, maxRows, rowDeadlineMs: engine.rowDeadlineMs, counters, times, dial });
+    const { rowDeadlineMs } = engine;
+    this.exchange = new Exchange({ native, model, plan, worker, epoch, maxRows, rowDeadlineMs, counters, times, dial });
     this.engine = new Engine({
       model,
-      exchange: this.exchange,
+      exchanges: this.exchange.homes,
+      connecting: () => this.exchange.connecting,
       counters,
       times,
       maxBatchRows: maxRows,
@@ -58,7 +58,7 @@ export class Serving {
       onTokens,
       onTrace,
     });
-    server.serve({ native, model, epoch, worker, maxRows, counters, times });
+    server.serve({ native, model, epoch, worker, maxRows, gateway: this.exchange.gateway, counters, times });
   }
 
   /** Where the other workers are. Those that this plan does not need are ignored. */
@@ -69,7 +69,7 @@ export class Serving {
 
   stats(): Stats {
     const { engine, counters, model } = this;
-    engine.settleIdle();
+    this.times.settle(performance.now());
     return {
       steps: counters.steps,
       running: engine.runningCount,
@@ -83,7 +83,7 @@ export class Serving {
       prefixQueries: counters.prefixQueries,
       prefixHits: counters.prefixHits,
       preemptions: counters.preemptions,
-      links: this.exchange.links.stats(),
+      links: this.exchange.stats(),
       seconds: this.seconds(),
       rowsDispatched: counters.rowsDispatched,
       remoteNodesVisited: counters.remoteNodesVisited,

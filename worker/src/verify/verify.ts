@@ -237,6 +237,7 @@ function loadOptions(options: VerifyOptions, hosted: LoadOptions['hosted'], expe
     numericClass: { activations: 'f32', experts: 'stored', dense: 'stored', sum: 'exact' },
     device: options.device,
     maxBatchRows: rows,
+    laneRows: null,
     maxSequences: 1,
     maxLogitRows: rows,
     maxContext: 0,

@@ -1,18 +1,25 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
+import type { LaneWork } from '../../src/engine/lanes.ts';
 import { decideStep, type Schedulable, type StepDecision, type StepLimits } from '../../src/engine/schedule.ts';
 
 const limits: StepLimits = { rows: 16, sequences: 4, logitRows: 8, blockTokens: 4, watermarkBlocks: 1 };
 
-function sequence(length: number, computed: number, overrides: Partial<Schedulable> = {}): Schedulable {
+function sequence(length: number, scheduled: number, overrides: Partial<Schedulable> = {}): Schedulable {
   const blockCount = overrides.blockCount ?? Math.ceil(length / limits.blockTokens);
-  return { length, computed, blockCount, exclusiveBlocks: blockCount, everyLogit: false, ...overrides };
+  return { length, scheduled, inFlight: 0, blockCount, exclusiveBlocks: blockCount, everyLogit: false, ...overrides };
 }
 
-function decide(running: Schedulable[], waiting: Schedulable[], free: number, using = limits) {
-  const out: StepDecision = { rows: new Int32Array(using.sequences), kept: 0, admitted: 0 };
-  decideStep(running, waiting, free, using, (s) => ({ blocks: Math.ceil(s.length / using.blockTokens), cached: s.computed }), out);
-  return { kept: out.kept, admitted: out.admitted, rows: [...out.rows.slice(0, out.kept + out.admitted)] };
+/** `kept` running sequences stay, for it is always the last ones that go; `rows` are theirs, then those of the admitted. */
+function decide(running: Schedulable[], waiting: Schedulable[], free: number, work: LaneWork = 'all') {
+  const out: StepDecision = { rows: new Int32Array(2 * limits.sequences), preempted: new Uint8Array(limits.sequences), admitted: 0 };
+  const cost = (s: Schedulable) => ({ blocks: Math.ceil(s.length / limits.blockTokens), cached: s.scheduled });
+  decideStep(work, running, waiting, free, limits, cost, out);
+  const gone = out.preempted.indexOf(1);
+  const kept = gone < 0 ? running.length : gone;
+  expect([...out.preempted.slice(0, running.length)]).toEqual(running.map((s, i) => Number(i >= kept && s.inFlight === 0)));
+  const rows = [...out.rows.slice(0, kept), ...out.rows.slice(running.length, running.length + out.admitted)];
+  return { kept, admitted: out.admitted, rows };
 }
 
 describe('decideStep', () => {
@@ -47,6 +54,20 @@ describe('decideStep', () => {
     expect(decide([sequence(12, 0, { everyLogit: true }), sequence(6, 0)], [], 9)).toEqual({ kept: 2, admitted: 0, rows: [8, 5] });
   });
 
+  test('the decode lane takes single tokens, the lanes of prompts take chunks, also of a prompt whose last chunk is in a step', () => {
+    const running = [sequence(9, 8), sequence(30, 4), sequence(30, 20, { inFlight: 1 }), sequence(9, 9, { inFlight: 1 })];
+    expect(decide(running, [sequence(4, 0)], 10, 'decode')).toEqual({ kept: 4, admitted: 0, rows: [1, 0, 0, 0] });
+    expect(decide(running.slice(1), [sequence(4, 0)], 10, 'prefill')).toEqual({ kept: 3, admitted: 0, rows: [16, 0, 0] });
+    expect(decide(running.slice(2), [sequence(4, 0)], 10, 'prefill')).toEqual({ kept: 2, admitted: 1, rows: [10, 0, 4] });
+  });
+
+  test('what is in a step is not preempted, and one that cannot grow meanwhile waits', () => {
+    const needy = sequence(9, 8, { blockCount: 2 });
+    const busy = sequence(8, 4, { inFlight: 1 });
+    expect(decide([needy, busy], [], 0, 'decode')).toEqual({ kept: 2, admitted: 0, rows: [0, 0] });
+    expect(decide([needy, busy, sequence(5, 4)], [], 0, 'decode')).toEqual({ kept: 2, admitted: 0, rows: [1, 0] });
+  });
+
   test('never exceeds a limit, and always gives the oldest something when blocks allow', () => {
     const arbitrary = fc
       .record({
@@ -72,7 +93,7 @@ describe('decideStep', () => {
           let logits = 0;
           let blocks = free;
           chosen.forEach((s, i) => {
-            const pending = s.length - s.computed;
+            const pending = s.length - s.scheduled;
             expect(rows[i]).toBeLessThanOrEqual(pending);
             logits += s.everyLogit ? rows[i] : Number(rows[i] === pending);
             blocks -= Math.ceil(s.length / limits.blockTokens) - (i < kept ? s.blockCount : 0);

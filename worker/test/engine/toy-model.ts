@@ -1,5 +1,6 @@
 import type { Batch, DeviceBuffer, Native, RowSum } from '@switchyard/native';
-import type { Model, MoeLayer, NumericClass } from '../../src/model/contract.ts';
+import { laneRows } from '../../src/engine/lanes.ts';
+import type { Model, ModelLane, MoeLayer, NumericClass } from '../../src/model/contract.ts';
 
 /**
  * A model whose every number is a hash of what it should depend on: a row's logits are a function of all tokens before it, read through the paged cache, and of
@@ -56,14 +57,45 @@ function contribution(layer: number, expert: number, x: Float32Array, at: number
   return mix(mix(layer * 1000 + expert, x[at + h]), Math.round(weight * 1024)) & 0xffff;
 }
 
-/** @param hosted [moeLayer] experts of this worker; null: all */
+/** @param hosted [moeLayer] experts of this worker; null: all. With some elsewhere the model has the lanes of a worker whose rows leave. */
 export function toyModel(shape: ToyShape, hosted: number[][] | null): Model {
   const { experts, topK, moeLayers, kvBlocks, maxRows, maxSequences, maxLogitRows, maxContext } = shape;
+  const cache = Array.from({ length: moeLayers + 1 }, () => new Float64Array(kvBlocks * BLOCK).fill(UNWRITTEN));
+  const logits = buffer(maxLogitRows, VOCAB);
+  const rowsOfLanes = hosted === null ? [maxRows] : laneRows({ maxBatchRows: maxRows, maxSequences });
+  const lanes = rowsOfLanes.map((rows) => toyLane({ ...shape, maxRows: rows }, hosted, cache, logits));
+  return {
+    ...lanes[0],
+    lanes,
+    shape: {
+      modelType: 'toy',
+      vocab: VOCAB,
+      hidden: HIDDEN,
+      layers: moeLayers + 1,
+      moeLayers: lanes[0].moe.map(({ layer }) => layer),
+      experts,
+      topK,
+      maxContext,
+      blockTokens: BLOCK,
+      kvBlocks,
+      kvBytesPerToken: 8 * (moeLayers + 1),
+      numericClass,
+    },
+    device: { type: 'device' },
+    copyBlock: () => {},
+    ropeVariant: (maxLength) => (maxLength > 100 ? 1 : 0),
+    residentBytes: 0,
+    times: () => ({}),
+    close: () => {},
+  };
+}
+
+/** @param cache [segment][place] written once per place and segment, read by every lane */
+function toyLane(shape: ToyShape, hosted: number[][] | null, cache: Float64Array[], logits: DeviceBuffer): ModelLane {
+  const { experts, topK, moeLayers, maxRows, maxSequences, maxLogitRows, maxContext } = shape;
   const x = buffer(maxRows, HIDDEN);
   const sum = sumOf(maxRows);
   const state = new Uint32Array(maxRows);
-  const cache = Array.from({ length: moeLayers + 1 }, () => new Float64Array(kvBlocks * BLOCK).fill(UNWRITTEN));
-  const logits = buffer(maxLogitRows, VOCAB);
   const moe: MoeLayer[] = Array.from({ length: moeLayers }, (_, layer) => ({
     layer: layer + 1,
     x,
@@ -129,21 +161,7 @@ export function toyModel(shape: ToyShape, hosted: number[][] | null): Model {
 
   const maxBlocks = Math.ceil(maxContext / BLOCK);
   return {
-    shape: {
-      modelType: 'toy',
-      vocab: VOCAB,
-      hidden: HIDDEN,
-      layers: moeLayers + 1,
-      moeLayers: moe.map(({ layer }) => layer),
-      experts,
-      topK,
-      maxContext,
-      blockTokens: BLOCK,
-      kvBlocks,
-      kvBytesPerToken: 8 * (moeLayers + 1),
-      numericClass,
-    },
-    device: { type: 'device' },
+    maxRows,
     moe,
     runSegment,
     runWhole: hosted === null ? runWhole : null,
@@ -160,11 +178,6 @@ export function toyModel(shape: ToyShape, hosted: number[][] | null): Model {
       block: new Int32Array(maxSequences * maxBlocks),
       logitRow: new Int32Array(maxLogitRows),
     }),
-    copyBlock: () => {},
-    ropeVariant: (maxLength) => (maxLength > 100 ? 1 : 0),
-    residentBytes: 0,
-    times: () => ({}),
-    close: () => {},
   };
 }
 

@@ -7,6 +7,7 @@ import {
   type Link,
   limits,
   MemoryNetwork,
+  type Plan,
   parseFrame,
   type SwitchyardError,
   sealFrame,
@@ -14,11 +15,21 @@ import {
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { Counters } from '../../src/engine/counters.ts';
 import { TimeSplit } from '../../src/engine/time-split.ts';
+import { Exchange } from '../../src/exchange/exchange.ts';
 import { ExpertServer } from '../../src/exchange/expert-server.ts';
 import { toyModel, toyNative } from '../engine/toy-model.ts';
 
 const shape = { experts: 4, topK: 2, moeLayers: 2, kvBlocks: 4, maxRows: 8, maxSequences: 2, maxLogitRows: 2, maxContext: 64 };
 const options = { token: '', tls: null };
+/** Worker 5 has experts 0 and 1, its neighbour 4 expert 2; expert 3 is on another node. */
+const plan: Plan = {
+  format: 'switchyard-plan',
+  version: 1,
+  model: { type: 'toy', moeLayers: [1, 2], experts: shape.experts },
+  workers: Array.from({ length: 6 }, (_, w) => ({ name: `w${w}`, node: w < 4 ? 0 : 1 })),
+  replicas: Array.from({ length: 2 }, () => [[5], [5], [4], [0]]),
+  provenance: null,
+};
 const good: DispatchHeader = {
   epoch: 7,
   step: 1,
@@ -29,6 +40,7 @@ const good: DispatchHeader = {
   hidden: 4,
   numericClass: 3,
   dtype: 'f32',
+  scope: 'worker',
   tag: 11,
 };
 
@@ -49,6 +61,7 @@ function dispatch(overrides: Partial<DispatchHeader> = {}, experts = [0, 1, 0]):
 describe('ExpertServer', () => {
   let network: MemoryNetwork;
   let server: ExpertServer;
+  let exchange: Exchange;
   let link: Link;
   let counters: Counters;
   let answers: Frame[];
@@ -67,14 +80,21 @@ describe('ExpertServer', () => {
       [0, 1],
       [0, 1],
     ]);
-    server.serve({ native: toyNative, model, epoch: 7, worker: 5, maxRows: shape.maxRows, counters, times: new TimeSplit() });
+    const times = new TimeSplit();
+    const common = { native: toyNative, model, epoch: 7, worker: 5, maxRows: shape.maxRows, counters, times };
+    exchange = new Exchange({ ...common, plan, rowDeadlineMs: 20_000, dial: ([address]) => network.dial(address, options) });
+    server.serve({ ...common, gateway: exchange.gateway });
+    exchange.announce(4, ['memory://nobody']);
     await network.listen('memory://server', options, (incoming) => server.accept(incoming));
     link = await network.dial('memory://server', options);
     answers = [];
     link.onFrame((frame) => answers.push(parseFrame(frame)));
   });
 
-  afterEach(() => server.close());
+  afterEach(async () => {
+    await exchange.close();
+    await server.close();
+  });
 
   test('answers each dispatch with the sums of its rows, echoing what it belongs to', async () => {
     link.send(dispatch());
@@ -114,6 +134,15 @@ describe('ExpertServer', () => {
     expect((refusal as { message: string }).message).toContain(message);
     link.send(dispatch());
     expect((await answered(2))[1].kind).toBe('combine');
+  });
+
+  test('a frame for the node is refused when nobody of the node that can be reached hosts an expert of it', async () => {
+    link.send(dispatch({ scope: 'node' }, [0, 2]));
+    expect((await answered(1))[0]).toMatchObject({ kind: 'error', code: 'worker_lost', message: expect.stringContaining('w4') });
+    link.send(dispatch({ scope: 'node' }, [0, 3]));
+    expect((await answered(2))[1]).toMatchObject({ kind: 'error', code: 'worker_lost', message: expect.stringContaining('w0') });
+    link.send(dispatch({ scope: 'node' }, [0, 1]));
+    expect((await answered(3))[2].kind).toBe('combine');
   });
 
   test('before a model is loaded it says so', async () => {

@@ -13,6 +13,7 @@ export function tinyOptions(dir: string, changes: Partial<LoadOptions> = {}): Lo
     numericClass: { activations: 'f32', experts: 'stored', dense: 'stored', sum: 'exact' },
     device: { backend: 'cpu', isa: 'auto', threads: 1, cpus: null },
     maxBatchRows: 160,
+    laneRows: null,
     maxSequences: 4,
     maxLogitRows: 160,
     maxContext: 0,

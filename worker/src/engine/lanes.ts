@@ -1,0 +1,15 @@
+/** What a lane's steps are made of. `all`: whatever is due. */
+export type LaneWork = 'all' | 'decode' | 'prefill';
+
+/**
+ * Lanes of a worker whose rows leave for other workers, where a step is mostly waiting. Decodes have one to themselves, so that the next token of a stream never
+ * waits for a prompt beside it; prompts have two, so that one chunk's attention runs while the rows of the chunk before it are away. A worker that hosts every
+ * expert never waits: there one lane does everything.
+ */
+export const laneWork: readonly LaneWork[] = ['decode', 'prefill', 'prefill'];
+
+/** Rows of each lane: together the prompts' lanes hold one step's rows, as the single lane of a lone worker does. */
+export function laneRows({ maxBatchRows, maxSequences }: { maxBatchRows: number; maxSequences: number }): number[] {
+  const chunk = Math.ceil(maxBatchRows / 2);
+  return laneWork.map((work) => (work === 'decode' ? Math.min(maxSequences, maxBatchRows) : chunk));
+}

@@ -1,0 +1,73 @@
+import type { Native } from '@switchyard/native';
+import type { LinkStats, Plan } from '@switchyard/proto';
+import type { Counters } from '../engine/counters.ts';
+import type { TimeSplit } from '../engine/time-split.ts';
+import type { Model } from '../model/contract.ts';
+import { ExpertRoutes } from './expert-routes.ts';
+import { Flights } from './flights.ts';
+import { HomeExchange } from './home-exchange.ts';
+import { NodeGateway } from './node-gateway.ts';
+import type { Dial } from './peer-links.ts';
+
+export interface ExchangeOptions {
+  native: Native;
+  model: Model;
+  plan: Plan;
+  /** Index of this worker in the plan. */
+  worker: number;
+  epoch: number;
+  /** Rows of one frame at most. */
+  maxRows: number;
+  rowDeadlineMs: number;
+  counters: Counters;
+  times: TimeSplit;
+  dial: Dial;
+}
+
+/** All that leaves this worker: rows of its own sequences, and as its node's gateway rows of others, over the same links. */
+export class Exchange {
+  /** One for each lane of the model. */
+  readonly homes: readonly HomeExchange[];
+  readonly gateway: NodeGateway;
+  /** Resolves when every peer has been dialled once; null when that is so. */
+  connecting: Promise<void> | null = null;
+  private readonly flights: Flights;
+  private readonly peers: ReadonlySet<number>;
+  /** Neighbours in this node that have not been dialled yet. */
+  private readonly expected: Set<number>;
+  private neighboursDialled: () => void = () => {};
+
+  constructor({ native, model, plan, worker, epoch, maxRows, rowDeadlineMs, counters, times, dial }: ExchangeOptions) {
+    const { hidden, topK } = model.shape;
+    const routes = new ExpertRoutes(plan, worker, topK);
+    const onReachable = (peer: number, reachable: boolean) => routes.setReachable(peer, reachable);
+    const flights = new Flights({ workers: plan.workers.length, rowDeadlineMs, dial, onReachable });
+    this.flights = flights;
+    this.peers = new Set(routes.peers());
+    this.homes = model.lanes.map((lane) => new HomeExchange({ native, model, routes, flights, epoch, counters, times }, lane));
+    const node = plan.workers[worker].node;
+    this.expected = new Set(routes.peers().filter((peer) => plan.workers[peer].node === node));
+    const ready = this.expected.size === 0 ? null : new Promise<void>((resolve) => (this.neighboursDialled = resolve));
+    this.gateway = new NodeGateway({ plan, worker, routes, flights, hidden, topK, maxRows, ready });
+  }
+
+  /** Workers that hold experts can be dialled at these addresses. Others are ignored. */
+  announce(worker: number, addresses: readonly string[]): void {
+    if (!this.peers.has(worker)) return;
+    this.flights.announce(worker, addresses);
+    const settled = this.flights.settled().then(() => {
+      if (this.connecting === settled) this.connecting = null;
+      this.expected.delete(worker);
+      if (this.expected.size === 0) this.neighboursDialled();
+    });
+    this.connecting = settled;
+  }
+
+  stats(): LinkStats[] {
+    return this.flights.stats();
+  }
+
+  close(): Promise<void> {
+    return this.flights.close();
+  }
+}

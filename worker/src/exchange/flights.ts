@@ -1,0 +1,202 @@
+import { type CombineFrame, type ErrorCode, type LinkStats, limits, parseFrame, SwitchyardError } from '@switchyard/proto';
+import { type Dial, PeerLinks } from './peer-links.ts';
+
+/** Who sent a dispatch frame and waits for its answer. Exactly one of the two is called, once. */
+export interface Cargo {
+  /** @throws SwitchyardError when the answer does not fit; its link is cut then, and `lost` follows */
+  landed(answer: CombineFrame): void;
+  /** It will not come back. The frame's memory belongs to the link now. */
+  lost(code: ErrorCode, why: string): void;
+}
+
+/**
+ * `urgent` and `bulk` frames travel on connections of their own, in both directions: the few rows of a decode step do not queue behind a prompt's megabytes.
+ */
+export type Urgency = 'urgent' | 'bulk';
+const urgencies: readonly Urgency[] = ['urgent', 'bulk'];
+
+interface Flight {
+  worker: number;
+  urgency: Urgency;
+  frame: Uint8Array;
+  rows: number;
+  cargo: Cargo;
+  sentMs: number;
+  /** False while it is held back. */
+  departed: boolean;
+}
+
+export interface FlightsOptions {
+  workers: number;
+  rowDeadlineMs: number;
+  dial: Dial;
+  /** A worker can be reached, on every connection, or no longer. Called before the cargo that was on its way is lost. */
+  onReachable: (worker: number, reachable: boolean) => void;
+}
+
+/** Dispatch frames on their way to other workers, whoever of this worker sent them: each is answered, or lost with a reason, by its deadline. */
+export class Flights {
+  /** Rows on their way to each worker: how busy it is, as far as this worker knows. */
+  readonly rows: Int32Array;
+  private readonly options: FlightsOptions;
+  private readonly links: Readonly<Record<Urgency, PeerLinks>>;
+  /** By tag, oldest first. */
+  private readonly flights = new Map<number, Flight>();
+  /** [urgency][worker] tags that wait until fewer frames of their link are unanswered. */
+  private readonly held: Readonly<Record<Urgency, number[][]>>;
+  private readonly unanswered: Readonly<Record<Urgency, Int32Array>>;
+  private lastTag = 0;
+  private readonly watchdog: NodeJS.Timeout;
+
+  constructor(options: FlightsOptions) {
+    const { workers, rowDeadlineMs, dial } = options;
+    this.options = options;
+    this.rows = new Int32Array(workers);
+    const linksOf = (urgency: Urgency) =>
+      new PeerLinks(dial, {
+        up: (worker) => this.onUp(worker),
+        down: (worker, reason) => this.onDown(worker, urgency, reason),
+        frame: (worker, frame) => this.receive(worker, urgency, frame),
+      });
+    this.links = { urgent: linksOf('urgent'), bulk: linksOf('bulk') };
+    this.held = { urgent: Array.from({ length: workers }, () => []), bulk: Array.from({ length: workers }, () => []) };
+    this.unanswered = { urgent: new Int32Array(workers), bulk: new Int32Array(workers) };
+    // Not in the path of any row: it only looks for rows that are late.
+    this.watchdog = setInterval(() => this.checkDeadlines(), Math.max(10, rowDeadlineMs / 4));
+    this.watchdog.unref();
+  }
+
+  /** The worker can be dialled at these addresses from now on, best first. */
+  announce(worker: number, addresses: readonly string[]): void {
+    for (const urgency of urgencies) this.links[urgency].announce(worker, addresses);
+  }
+
+  /** Resolves when each announced worker has its links, or has been dialled since it was announced in vain. */
+  async settled(): Promise<void> {
+    await Promise.all(urgencies.map((urgency) => this.links[urgency].settled()));
+  }
+
+  /** For the header of the next frame: same tag = same work. */
+  nextTag(): number {
+    return ++this.lastTag;
+  }
+
+  /**
+   * Sends a sealed dispatch frame that carries `tag`. Never throws: what cannot be sent is lost at once.
+   * @returns true when bytes of it wait for the event loop
+   */
+  send(worker: number, urgency: Urgency, frame: Uint8Array, tag: number, rows: number, cargo: Cargo): boolean {
+    this.flights.set(tag, { worker, urgency, frame, rows, cargo, sentMs: performance.now(), departed: false });
+    this.rows[worker] += rows;
+    // The far end cuts off whoever has more unanswered.
+    if (this.unanswered[urgency][worker] >= limits.framesInFlightMax) {
+      this.held[urgency][worker].push(tag);
+      return false;
+    }
+    return this.depart(tag);
+  }
+
+  /** One entry a peer. */
+  stats(): LinkStats[] {
+    const bulk = new Map(this.links.bulk.stats().map((stats) => [stats.peer, stats]));
+    return this.links.urgent.stats().map((urgent) => {
+      const other = bulk.get(urgent.peer);
+      if (other === undefined) return urgent;
+      return {
+        peer: urgent.peer,
+        transport: urgent.transport || other.transport,
+        bytesSent: urgent.bytesSent + other.bytesSent,
+        bytesReceived: urgent.bytesReceived + other.bytesReceived,
+        framesSent: urgent.framesSent + other.framesSent,
+        roundTripSeconds: urgent.roundTripSeconds + other.roundTripSeconds,
+        roundTrips: urgent.roundTrips + other.roundTrips,
+      };
+    });
+  }
+
+  async close(): Promise<void> {
+    clearInterval(this.watchdog);
+    await Promise.all(urgencies.map((urgency) => this.links[urgency].close()));
+  }
+
+  private depart(tag: number): boolean {
+    const flight = this.flights.get(tag)!;
+    const { worker, urgency, frame } = flight;
+    flight.departed = true;
+    this.unanswered[urgency][worker]++;
+    try {
+      const link = this.links[urgency].link(worker);
+      if (link === null) throw new SwitchyardError('link_closed', 'there is no link to it');
+      link.send(frame);
+      this.links[urgency].countFrame(worker);
+      return link.pendingBytes > 0;
+    } catch (error) {
+      this.lose(tag, 'worker_lost', error instanceof Error ? error.message : String(error));
+      return false;
+    }
+  }
+
+  private receive(worker: number, urgency: Urgency, bytes: Uint8Array): void {
+    try {
+      const frame = parseFrame(bytes);
+      if (frame.kind === 'dispatch') throw new SwitchyardError('bad_frame', 'a dispatch frame arrived on a link that answers only');
+      const flight = this.flights.get(frame.tag);
+      if (flight === undefined || flight.worker !== worker || flight.urgency !== urgency) {
+        throw new SwitchyardError('bad_frame', `an answer to tag ${frame.tag}, which is not in flight`);
+      }
+      if (frame.kind === 'error') {
+        this.lose(frame.tag, frame.code, frame.message);
+        return;
+      }
+      flight.cargo.landed(frame);
+      this.links[urgency].countRoundTrip(worker, (performance.now() - flight.sentMs) / 1000);
+      this.forget(frame.tag);
+    } catch (error) {
+      const reason = error instanceof SwitchyardError ? error : new SwitchyardError('bad_frame', String(error), { cause: error });
+      this.links[urgency].cut(worker, reason);
+    }
+  }
+
+  private onUp(worker: number): void {
+    if (urgencies.every((urgency) => this.links[urgency].link(worker) !== null)) this.options.onReachable(worker, true);
+  }
+
+  private onDown(worker: number, urgency: Urgency, reason: SwitchyardError): void {
+    this.options.onReachable(worker, false);
+    const code = reason.code === 'deadline_exceeded' ? reason.code : 'worker_lost';
+    this.held[urgency][worker].length = 0;
+    for (const [tag, flight] of [...this.flights]) {
+      if (flight.worker === worker && flight.urgency === urgency) this.lose(tag, code, reason.message);
+    }
+  }
+
+  private lose(tag: number, code: ErrorCode, why: string): void {
+    const flight = this.flights.get(tag);
+    if (flight === undefined) return;
+    this.forget(tag);
+    flight.cargo.lost(code, why);
+  }
+
+  /** Takes a flight off the list; the next one that waits for its link departs. */
+  private forget(tag: number): void {
+    const { worker, urgency, rows, departed } = this.flights.get(tag)!;
+    this.flights.delete(tag);
+    this.rows[worker] -= rows;
+    if (!departed) return;
+    this.unanswered[urgency][worker]--;
+    const next = this.held[urgency][worker].shift();
+    if (next !== undefined) this.depart(next);
+  }
+
+  private checkDeadlines(): void {
+    const now = performance.now();
+    const { rowDeadlineMs } = this.options;
+    for (const { worker, sentMs } of this.flights.values()) {
+      if (now - sentMs < rowDeadlineMs) return; // oldest first
+      const waited = `no answer for ${Math.round(now - sentMs)} ms; the limit is ${rowDeadlineMs}`;
+      const reason = new SwitchyardError('deadline_exceeded', waited);
+      // The worker stands still: its other connection is no better.
+      for (const each of urgencies) this.links[each].cut(worker, reason);
+    }
+  }
+}

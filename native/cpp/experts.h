@@ -45,8 +45,7 @@ struct Experts {
   std::vector<PlainExpert> plain; /* Isa::ref */
 
   PairPlan plan;
-  Region inputs; /* [pairs] rows of tiles, rounded for gate and up */
-  Region hidden; /* [pairs] rows of tiles, rounded for down */
+  Workspace own, *workspace; /* [pairs] rows of tiles, rounded for gate and up; then [pairs] rows, rounded for down */
   int reserved = 0;
 
   uint8_t *slot(int index) const { return memory.data() + (size_t)index * layout.slot_bytes; }

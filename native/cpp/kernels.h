@@ -16,6 +16,7 @@
 #include <string>
 
 #include "../include/switchyard.h"
+#include "region.h"
 #include "pool.h" // struct Pool { int threads(); void run(void (*fn)(void *ctx, int thread), void *ctx); void barrier(); }
 
 /* A mapped file. The owner of mappings derives from it; readers only need these two fields. */
@@ -118,7 +119,8 @@ struct Experts;
 struct ExpertsDeleter { void operator()(Experts *) const; };
 using ExpertsPtr = std::unique_ptr<Experts, ExpertsDeleter>;
 
-ExpertsPtr experts_create(Isa isa, const sy_experts_desc &desc); /* throws */
+/* Throws. `workspace` outlives the experts; null: they have one of their own. */
+ExpertsPtr experts_create(Isa isa, const sy_experts_desc &desc, Workspace *workspace = nullptr);
 const sy_experts_desc &experts_desc(const Experts &experts);
 void experts_set(Experts &experts, Pool &pool, int32_t slot, const sy_source *gate, const sy_source *up, const sy_source *down,
                  const sy_source *gate_bias, const sy_source *up_bias, const sy_source *down_bias); /* throws; on failure the slot is clear */

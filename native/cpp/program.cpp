@@ -182,7 +182,7 @@ sy_program::sy_program(sy_device &owner, const sy_op *ops, int count, sy_object 
       work_.slots = desc.slots;
     }
   }
-  workspace_ = Region(compilation.workspace_bytes);
+  device.workspace.reserve(compilation.workspace_bytes);
   used_.assign(objects, objects + object_count);
   for (sy_object *object : used_) object->references++;
 }
@@ -223,7 +223,7 @@ void sy_program::run_step(const sy::Step &step, const sy_batch &batch) {
   using namespace sy;
   Pool &pool = device.pool;
   const VectorKernels &kernels = vector_kernels(device.isa);
-  void *workspace = workspace_.data();
+  void *workspace = device.workspace.data();
   const int rows = step.logit_rows ? batch.logit_rows : batch.rows;
   if (rows == 0) return;
   const int64_t n = rows;

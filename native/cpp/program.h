@@ -92,7 +92,6 @@ private:
   std::vector<sy_object *> used_; /* one reference each */
   std::vector<sy::Step> steps_;
   sy::BatchLimits limits_;
-  sy::Region workspace_; /* shared by all steps */
   std::vector<int32_t> position_, variant_; /* [max_rows], of the batch's rows */
   uint64_t ticks_[32] = {};
   /* What a run reads and multiplies, apart from attention: enough to tell whether several threads pay. */

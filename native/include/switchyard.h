@@ -2,8 +2,8 @@
  * Switchyard kernels: one flat C ABI that every back end fills ("cpu-ref", "cpu", later "cuda").
  *
  * Model of use. A caller opens a device, creates objects on it (buffers, weights, experts, KV caches, accumulators), encodes a *program* (a list of
- * ops over those objects, at least one whole layer long), and runs it once per step with a batch descriptor. Nothing is allocated per run: workspace is
- * sized when a program is created. Calls on one device are made by one thread at a time; a call returns when its work is done.
+ * ops over those objects, at least one whole layer long), and runs it once per step with a batch descriptor. Nothing is allocated per run: the device's
+ * workspace, one for all its programs and experts, is sized when they are created. Calls on one device are made by one thread at a time; a call returns when its work is done.
  *
  * The promise. What an op writes for a row is a function of that row, the weights and (attention) its sequence's cache alone: never of the other rows,
  * of the thread count, of the back end, or of the instruction set. To make that hold every reduction has ONE order, given below beside the op ("order:").

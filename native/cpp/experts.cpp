@@ -90,6 +90,7 @@ void plan_routed(Experts &e, const RoutedCall &call) {
   for (int row = 0; row < call.rows; row++)
     for (int i = 0; i < call.k; i++) {
       const int id = call.ids[row * call.ld_ids + i];
+      if (id == -1) continue;
       if (id < 0 || id >= call.experts) fail(SY_INVALID_ARGUMENT, "expert id %d of row %d is not below %d", id, row, call.experts);
       const int slot = call.slots[id];
       if (slot == -1) continue;
@@ -100,7 +101,7 @@ void plan_routed(Experts &e, const RoutedCall &call) {
   open_groups(e.plan);
   for (int row = 0; row < call.rows; row++)
     for (int i = 0; i < call.k; i++) {
-      const int slot = call.slots[call.ids[row * call.ld_ids + i]];
+      const int id = call.ids[row * call.ld_ids + i], slot = id == -1 ? -1 : call.slots[id];
       if (slot != -1) place(e.plan, slot, row, call.weights[row * call.ld_weights + i]);
     }
 }

@@ -74,18 +74,6 @@ void kv_write(Pool &pool, const KvWriteStep &step, const sy_batch &batch, const 
   });
 }
 
-void route(Pool &pool, const VectorKernels &kernels, const RouteCall &call, int rows, int op_number) {
-  std::atomic<int> first_nan{INT32_MAX};
-  share_rows(pool, rows, (int64_t)rows * call.experts, exponential_alone_below / 4, [&](int begin, int end) {
-    const int nan = kernels.route(call, begin, end);
-    int known = first_nan.load();
-    while (nan >= 0 && nan < known && !first_nan.compare_exchange_weak(known, nan)) {
-    }
-  });
-  if (first_nan.load() != INT32_MAX)
-    fail(SY_NAN, "op %d (route): a router score of row %d is NaN: the layer's weights or its input are corrupt", op_number, first_nan.load());
-}
-
 void gather(Pool &pool, const GatherStep &step, const sy_batch &batch) {
   share_rows(pool, batch.logit_rows, (int64_t)batch.logit_rows * step.width, copy_alone_below, [&](int begin, int end) {
     for (int i = begin; i < end; i++) memcpy(step.out + i * step.ldo, step.x + batch.logit_row[i] * step.ldx, (size_t)step.width * sizeof(float));
@@ -116,6 +104,7 @@ void validate(const sy_batch &batch, const BatchLimits &limits) {
   check_count("rows", batch.rows, limits.max_rows);
   check_count("seqs", batch.seqs, limits.max_seqs);
   check_count("logit_rows", batch.logit_rows, std::min(batch.rows, limits.max_logit_rows));
+  if (batch.rows > 0 && !batch.row_status) fail(SY_INVALID_ARGUMENT, "batch row_status is null");
   if (batch.max_blocks < 0) fail(SY_INVALID_ARGUMENT, "batch max_blocks = %d: must not be negative", batch.max_blocks);
 
   if (batch.seq_row[0] != 0) refuse("seq_row", 0, batch.seq_row[0], "the first sequence begins at row 0");
@@ -204,6 +193,7 @@ void sy_program::run(const sy_batch &batch) {
   using namespace sy;
   validate(batch, limits_);
   if (batch.rows == 0) return;
+  memset(batch.row_status, 0, (size_t)batch.rows * sizeof(int32_t));
   const Pool::Session session(device.pool, worth_waking(batch.rows));
   for (int s = 0; s < batch.seqs; s++)
     for (int t = batch.seq_row[s]; t < batch.seq_row[s + 1]; t++) {
@@ -267,7 +257,11 @@ void sy_program::run_step(const sy::Step &step, const sy_batch &batch) {
     const AddCall &call = std::get<AddCall>(step.call);
     return share_rows(pool, rows, n * call.width, copy_alone_below, [&](int begin, int end) { kernels.add(call, begin, end); });
   }
-  case SY_OP_ROUTE: return route(pool, kernels, std::get<RouteCall>(step.call), rows, step.number);
+  case SY_OP_ROUTE: {
+    RouteCall call = std::get<RouteCall>(step.call);
+    call.marks = {batch.row_status, step.number + 1};
+    return share_rows(pool, rows, n * call.experts, exponential_alone_below / 4, [&](int begin, int end) { kernels.route(call, begin, end); });
+  }
   case SY_OP_EXPERTS: {
     const ExpertsStep &experts_step = std::get<ExpertsStep>(step.call);
     RoutedCall call = experts_step.call;
@@ -278,6 +272,7 @@ void sy_program::run_step(const sy::Step &step, const sy_batch &batch) {
     const CombineStep &combine_step = std::get<CombineStep>(step.call);
     CombineCall call = combine_step.call;
     call.rows = rows;
+    call.marks = {batch.row_status, step.number + 1};
     return combine(pool, *combine_step.sum, call);
   }
   case SY_OP_GATHER: return gather(pool, std::get<GatherStep>(step.call), batch);

@@ -3,6 +3,7 @@ import { Residency } from '../kv/residency.ts';
 import type { Model } from '../model/contract.ts';
 import type { Counters } from './counters.ts';
 import { Readout } from './readout.ts';
+import { failIncompleteRows } from './row-failures.ts';
 import { decideStep, type Schedulable, type StepDecision, type StepLimits } from './schedule.ts';
 import { Sequence } from './sequence.ts';
 import { StepBatch } from './step-batch.ts';
@@ -250,6 +251,7 @@ export class Engine {
   private runWhole(): void {
     const startedMs = performance.now();
     this.model.runWhole!(this.batch.native);
+    failIncompleteRows(this.model, null, this.batch);
     this.times.add(Activity.attention, startedMs);
     for (let i = 0; i < this.model.moe.length; i++) this.countExperts(i);
   }
@@ -260,6 +262,7 @@ export class Engine {
     for (let layer = 0; layer < model.moe.length; layer++) {
       const startedMs = performance.now();
       model.runSegment(layer, batch.native);
+      failIncompleteRows(model, layer, batch);
       times.add(Activity.attention, startedMs);
       const exchanged = options.exchange.runLayer(layer, batch);
       // With nothing to wait for, the event loop still turns once a layer: other homes' rows must not wait for a whole step.
@@ -267,6 +270,7 @@ export class Engine {
     }
     const startedMs = performance.now();
     model.runSegment(model.moe.length, batch.native);
+    failIncompleteRows(model, model.moe.length, batch);
     times.add(Activity.attention, startedMs);
   }
 

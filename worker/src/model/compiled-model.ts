@@ -5,6 +5,7 @@ import type { LoadOptions, Model, ModelShape, MoeLayer } from './contract.ts';
 import type { ModelGraph } from './graph.ts';
 import { blockTokens, kvBytesPerToken } from './memory.ts';
 import type { MemoryPlan, Residency } from './residency.ts';
+import { rowChecks } from './row-checks.ts';
 
 /** A graph whose weights are resident, compiled into native programs. */
 export class CompiledModel implements Model {
@@ -20,6 +21,8 @@ export class CompiledModel implements Model {
   private readonly options: LoadOptions;
   private readonly segments: readonly Program[];
   private readonly whole: Program | null;
+  /** By segment, the whole last: what each op means that finds a row incomplete. */
+  private readonly checks: readonly ReadonlyMap<number, string>[];
   private closed = false;
 
   constructor(graph: ModelGraph, residency: Residency, device: Device, files: MappedFiles, plan: MemoryPlan, options: LoadOptions) {
@@ -45,13 +48,19 @@ export class CompiledModel implements Model {
     const segments = graph.segments.map((recipes) => recipes.map((recipe) => recipe(residency)));
     const compile = (list: Op[]) => native.programCreate(device, list, plan.maxBatchRows, options.maxSequences, plan.maxContext);
     this.segments = segments.map(compile);
-    const whole = plan.hosted.every((hosted) => hosted.length === graph.experts) ? compile(this.joined(segments)) : null;
+    const joined = this.joined(segments);
+    const whole = plan.hosted.every((hosted) => hosted.length === graph.experts) ? compile(joined) : null;
+    this.checks = [...segments.map((list, i) => rowChecks(list, this.moe, i, i - 1)), rowChecks(joined, this.moe, 0, 0)];
     this.whole = whole;
     this.runWhole = whole && ((batch) => native.programRun(whole, batch));
   }
 
   runSegment(index: number, batch: Batch): void {
     native.programRun(this.segments[index]!, batch);
+  }
+
+  rowFailure(segment: number | null, status: number): string {
+    return this.checks[segment ?? this.segments.length]!.get(status - 1)!;
   }
 
   createBatch(): Batch {

@@ -6,6 +6,7 @@
 
 #include "numeric.h"
 #include "team.h"
+#include "ticks.h"
 
 namespace sy {
 namespace {
@@ -360,7 +361,15 @@ void experts_run_pairs(Experts &e, Pool &pool, const PairsCall &call, RowSum &su
   for (int p = 0; p < call.pairs; p++)
     if (call.row[p] < 0 || call.row[p] >= rows) fail(SY_INVALID_ARGUMENT, "row[%d] %d is not below %d", p, call.row[p], rows);
   plan_pairs(e, call);
+  constexpr double bytes_per_us = 15'000, products_per_us = 25'000; // Of one core, roughly.
+  const double bytes = (double)e.plan.groups.size() * (double)e.layout.slot_bytes, products = 3.0 * call.pairs * e.desc.hidden * e.desc.inter;
+  const double estimate = std::max(bytes / bytes_per_us, products / products_per_us);
+  const bool learns = pool.threads() > 1 && estimate >= together_never_below_us;
+  ThreadChoice &choice = e.choices[row_class(call.pairs)];
+  const Pool::Session session(pool, learns && choice.together(estimate >= together_expected_from_us));
+  const uint64_t start = ticks();
   run_plan(e, pool, call.x, call.ldx, ExpertSink{&sum, 0, power_of_two(-call.grid), nullptr});
+  if (learns) choice.note(ticks() - start);
 }
 
 void experts_run_routed(Experts &e, Pool &pool, const RoutedCall &call, RowSum &sum) {

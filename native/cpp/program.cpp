@@ -6,10 +6,7 @@
 
 #include "compile.h"
 #include "team.h"
-
-#if defined(__x86_64__)
-#include <x86intrin.h>
-#endif
+#include "ticks.h"
 
 namespace sy {
 namespace {
@@ -27,15 +24,7 @@ template <class Work> void share_rows(Pool &pool, int rows, int64_t elements, in
   });
 }
 
-/* A clock that costs a few nanoseconds; its rate is found by comparing it with the steady clock. */
-inline uint64_t ticks() {
-#if defined(__x86_64__)
-  return __rdtsc();
-#else
-  return (uint64_t)std::chrono::steady_clock::now().time_since_epoch().count();
-#endif
-}
-
+/* The rate of ticks() is found by comparing it with the steady clock. */
 struct ClockStart {
   uint64_t tick = ticks();
   std::chrono::steady_clock::time_point time = std::chrono::steady_clock::now();
@@ -180,13 +169,13 @@ sy_program::~sy_program() {
   for (sy_object *object : used_) sy::object_release(object);
 }
 
-/* Estimated from what one core streams and multiplies; only its order of magnitude matters, and it never changes a result. */
-bool sy_program::worth_waking(int rows) const {
-  constexpr double bytes_per_us = 40'000, products_per_us = 80'000, worth_from_us = 400;
+/* From what one core streams and multiplies; only its order of magnitude matters, and it never changes a result. */
+double sy_program::estimated_us(int rows) const {
+  constexpr double bytes_per_us = 40'000, products_per_us = 80'000;
   const int64_t pairs = rows * work_.pairs_per_row;
   const double bytes = (double)(work_.dense_bytes + work_.expert_bytes * std::min(pairs, work_.slots));
   const double products = (double)(rows * work_.dense_products_per_row + pairs * (work_.expert_bytes / 2));
-  return std::max(bytes / bytes_per_us, products / products_per_us) >= worth_from_us;
+  return std::max(bytes / bytes_per_us, products / products_per_us);
 }
 
 void sy_program::run(const sy_batch &batch) {
@@ -194,19 +183,24 @@ void sy_program::run(const sy_batch &batch) {
   validate(batch, limits_);
   if (batch.rows == 0) return;
   memset(batch.row_status, 0, (size_t)batch.rows * sizeof(int32_t));
-  const Pool::Session session(device.pool, worth_waking(batch.rows));
+  const double estimate = estimated_us(batch.rows);
+  const bool learns = device.pool.threads() > 1 && estimate >= together_never_below_us;
+  ThreadChoice &choice = choices_[row_class(batch.rows)];
+  const Pool::Session session(device.pool, learns && choice.together(estimate >= together_expected_from_us));
   for (int s = 0; s < batch.seqs; s++)
     for (int t = batch.seq_row[s]; t < batch.seq_row[s + 1]; t++) {
       position_[(size_t)t] = batch.seq_pos[s] + (t - batch.seq_row[s]);
       variant_[(size_t)t] = batch.seq_variant[s];
     }
-  uint64_t before = ticks();
+  const uint64_t start = ticks();
+  uint64_t before = start;
   for (const Step &step : steps_) {
     run_step(step, batch);
     const uint64_t now = ticks();
     ticks_[step.kind] += now - before;
     before = now;
   }
+  if (learns) choice.note(before - start);
 }
 
 void sy_program::run_step(const sy::Step &step, const sy_batch &batch) {

@@ -333,7 +333,7 @@ CombineStep combine(const Reader &op) {
   op.all_rows_only();
   const RowSum &sum = sum_of(op, 0);
   const Columns residual = op.columns(1, "residual", 0, sum_hidden(sum));
-  CombineCall call{0, op.integer(0, "grid", -120, 120), op.finite(0, "multiplier"), residual.at(), residual.ld(), nullptr, 0};
+  CombineCall call{0, op.integer(0, "grid", -120, 120), op.finite(0, "multiplier"), residual.at(), residual.ld(), nullptr, 0, {}};
   if (op.has(2)) {
     const Columns shared = op.columns(2, "shared", 0, sum_hidden(sum));
     op.apart(shared, residual);

@@ -37,7 +37,7 @@ struct Batch {
     for (int i = blocks - 1; i > 0; i--) std::swap(block[(size_t)i], block[(size_t)random.below(i + 1)]);
   }
   sy_batch view() const {
-    return {row.back(), (int32_t)pos.size(), 0, max_blocks, nullptr, row.data(), pos.data(), variant.data(), block.data(), nullptr};
+    return {row.back(), (int32_t)pos.size(), 0, max_blocks, nullptr, row.data(), pos.data(), variant.data(), block.data(), nullptr, nullptr};
   }
 };
 
@@ -103,7 +103,7 @@ SY_SUITE(attention_chunking) {
     run(isa, 2, {q.data(), 512, 64, want.data(), 512, 64, 8, 0, 0, 0.125f, nullptr, &kv}, whole.view(), 64);
     for (int from = 0, rows = 1; from < 64; from += rows, rows = std::min(64 - from, 1 + random.below(20))) {
       const int32_t row[2] = {0, rows}, pos = from, variant = 0;
-      const sy_batch part{rows, 1, 0, whole.max_blocks, nullptr, row, &pos, &variant, whole.block.data(), nullptr};
+      const sy_batch part{rows, 1, 0, whole.max_blocks, nullptr, row, &pos, &variant, whole.block.data(), nullptr, nullptr};
       run(isa, 1, {q.data() + from * 512, 512, 64, got.data() + from * 512, 512, 64, 8, 0, 0, 0.125f, nullptr, &kv}, part, 64);
     }
     check.equal(got.data(), want.data(), want.size(), std::string("attention in chunks, ") + name_of(isa));

@@ -119,7 +119,14 @@ SY_SUITE(sum_corrupt) {
   check.fails(SY_INVALID_ARGUMENT, [&] { sum_encode(*source, rows, outside.data(), bytes.data(), bytes.size()); }, "encoded row outside the sum");
   check.fails(SY_INVALID_ARGUMENT, [&] { sum_encode(*source, rows, first_rows(rows).data(), bytes.data(), good.size() - 1); }, "capacity one byte short");
   source->poison(2);
-  check.fails(SY_NAN, [&] { encoded(*source, first_rows(rows)); }, "a poisoned row cannot be sent");
+  const std::vector<uint8_t> with_poison = encoded(*source, first_rows(rows));
+  check.is_true(with_poison[2] == 0, "a poisoned row travels as a code alone");
+  sum_clear(*target, rows);
+  sum_add_encoded(*target, rows, first_rows(rows).data(), with_poison.data(), with_poison.size());
+  for (int row = 0; row < rows; row++) {
+    check.is_true((target->poisoned.data()[row] != 0) == (row == 2), "only the poisoned row arrives poisoned");
+    if (row != 2) check.equal_bytes(target->exact(row), source->exact(row), (size_t)hidden * 8, "rows beside a poisoned one");
+  }
   sum_clear(*source, 3);
   check.is_true(encoded(*source, {2})[0] == 2, "clearing heals a poisoned row");
 }
@@ -140,7 +147,8 @@ SY_SUITE(combine) {
             if (mode == SY_SUM_FAST)
               for (int row = 0; row < rows; row++) std::copy_n(fast.begin() + (long)row * hidden, hidden, sum->fast(row));
             std::vector<float> out = residual;
-            combine(pool_of(2), *sum, {rows, -24, 0.75f, out.data(), ldr, with_shared ? shared.data() : nullptr, lds});
+            std::vector<int32_t> status((size_t)rows);
+            combine(pool_of(2), *sum, {rows, -24, 0.75f, out.data(), ldr, with_shared ? shared.data() : nullptr, lds, {status.data(), 1}});
             return out;
           };
           const std::vector<float> want = run(Isa::ref);
@@ -151,9 +159,10 @@ SY_SUITE(combine) {
   const RowSumPtr sum = sum_create(Isa::ref, SY_SUM_EXACT, 4, 3);
   std::vector<float> residual(12);
   sum->poison(3);
-  combine(pool_of(1), *sum, {3, 0, 1.0f, residual.data(), 3, nullptr, 0});
-  check.fails(SY_NAN, [&] { combine(pool_of(1), *sum, {4, 0, 1.0f, residual.data(), 3, nullptr, 0}); }, "combining a poisoned row");
-  check.fails(SY_INVALID_ARGUMENT, [&] { combine(pool_of(1), *sum, {1, 121, 1.0f, residual.data(), 3, nullptr, 0}); }, "grid beyond the limit");
+  std::vector<int32_t> status = {5, 0, 0, 0};
+  combine(pool_of(1), *sum, {4, 0, 1.0f, residual.data(), 3, nullptr, 0, {status.data(), 9}});
+  check.is_true(status == std::vector<int32_t>{5, 0, 0, 9}, "combining marks a poisoned row, and no other");
+  check.fails(SY_INVALID_ARGUMENT, [&] { combine(pool_of(1), *sum, {1, 121, 1.0f, residual.data(), 3, nullptr, 0, {status.data(), 9}}); }, "grid beyond the limit");
 }
 
 SY_SUITE(rows_wire) {

@@ -47,6 +47,7 @@ struct sy_device {
   const std::string backend;
   const sy::Isa isa;
   sy::Pool pool;
+  sy::Workspace workspace;
   std::string description; /* JSON */
   std::unordered_set<sy_object *> objects;
   std::unordered_set<sy_program *> programs;
@@ -82,7 +83,7 @@ struct WeightObject final : sy_object {
 
 struct ExpertsObject final : sy_object {
   static constexpr ObjectKind tag = ObjectKind::experts;
-  ExpertsObject(sy_device &device, const sy_experts_desc &desc) : sy_object(device, tag), experts(experts_create(device.isa, desc)) {}
+  ExpertsObject(sy_device &device, const sy_experts_desc &desc) : sy_object(device, tag), experts(experts_create(device.isa, desc, &device.workspace)) {}
   ExpertsPtr experts;
 };
 

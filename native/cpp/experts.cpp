@@ -6,6 +6,7 @@
 
 #include "numeric.h"
 #include "team.h"
+#include "ticks.h"
 
 namespace sy {
 namespace {
@@ -45,6 +46,9 @@ void require_shape(const sy_source *source, int n, int k, const char *name) {
   validate(*source, name);
   if (source->n != n || source->k != k) fail(SY_INVALID_ARGUMENT, "%s is [%d, %d], must be [%d, %d]", name, source->n, source->k, n, k);
 }
+
+/* Where the rows for down begin in the workspace of a call with so many pairs. */
+size_t hidden_at(const Experts &e, const TileOps &ops, int64_t pairs) { return aligned((size_t)pairs * ops.row_bytes(e.desc.format, e.desc.hidden), 64); }
 
 /* ---- planning: which pairs belong to which expert ---- */
 
@@ -87,6 +91,7 @@ void plan_routed(Experts &e, const RoutedCall &call) {
   for (int row = 0; row < call.rows; row++)
     for (int i = 0; i < call.k; i++) {
       const int id = call.ids[row * call.ld_ids + i];
+      if (id == -1) continue;
       if (id < 0 || id >= call.experts) fail(SY_INVALID_ARGUMENT, "expert id %d of row %d is not below %d", id, row, call.experts);
       const int slot = call.slots[id];
       if (slot == -1) continue;
@@ -97,7 +102,7 @@ void plan_routed(Experts &e, const RoutedCall &call) {
   open_groups(e.plan);
   for (int row = 0; row < call.rows; row++)
     for (int i = 0; i < call.k; i++) {
-      const int slot = call.slots[call.ids[row * call.ld_ids + i]];
+      const int id = call.ids[row * call.ld_ids + i], slot = id == -1 ? -1 : call.slots[id];
       if (slot != -1) place(e.plan, slot, row, call.weights[row * call.ld_weights + i]);
     }
 }
@@ -116,12 +121,13 @@ struct Run {
   int64_t ldx;
   const ExpertSink &sink;
   const TileOps &ops;
+  uint8_t *inputs, *hiddens;        /* the workspace: [pairs] rows of tiles for gate and up, and for down */
   int max_rows;                     /* of a tile */
   size_t input_bytes, hidden_bytes; /* a row of a tile */
   bool cached;                      /* team.h: cached_below */
 
-  uint8_t *input(int pair) const { return e.inputs.data() + (size_t)pair * input_bytes; }
-  uint8_t *hidden(int pair) const { return e.hidden.data() + (size_t)pair * hidden_bytes; }
+  uint8_t *input(int pair) const { return inputs + (size_t)pair * input_bytes; }
+  uint8_t *hidden(int pair) const { return hiddens + (size_t)pair * hidden_bytes; }
 
   void pack(const PairPlan::Group &group) const {
     const Tiling tiling(group.count, max_rows);
@@ -241,7 +247,7 @@ struct Run {
 
 } // namespace
 
-ExpertsPtr experts_create(Isa isa, const sy_experts_desc &d) {
+ExpertsPtr experts_create(Isa isa, const sy_experts_desc &d, Workspace *workspace) {
   validate_format(d.format);
   if (d.slots < 1 || d.hidden < 1 || d.inter < 1)
     fail(SY_INVALID_ARGUMENT, "experts: slots %d, hidden %d and inter %d must be at least 1", d.slots, d.hidden, d.inter);
@@ -249,6 +255,7 @@ ExpertsPtr experts_create(Isa isa, const sy_experts_desc &d) {
     fail(SY_INVALID_ARGUMENT, "experts: activation %d is not one of 0..%d", d.activation, SY_ACT_GPT_OSS);
   ExpertsPtr experts(new Experts{});
   experts->isa = isa;
+  experts->workspace = workspace ? workspace : &experts->own;
   experts->desc = d;
   experts->set.assign((size_t)d.slots, 0);
   experts->plan.ends.assign((size_t)d.slots, 0);
@@ -318,10 +325,7 @@ void experts_reserve(Experts &e, int pairs) {
   if (pairs <= e.reserved) return;
   e.plan.row.resize((size_t)pairs);
   e.plan.weight.resize((size_t)pairs);
-  if (const TileOps *ops = tile_ops(e.isa)) {
-    e.inputs = Region((size_t)pairs * ops->row_bytes(e.desc.format, e.desc.hidden));
-    e.hidden = Region((size_t)pairs * ops->row_bytes(e.desc.format, e.desc.inter));
-  }
+  if (const TileOps *ops = tile_ops(e.isa)) e.workspace->reserve(hidden_at(e, *ops, pairs) + (size_t)pairs * ops->row_bytes(e.desc.format, e.desc.inter));
   e.reserved = pairs;
 }
 
@@ -333,7 +337,8 @@ void run_plan(Experts &e, Pool &pool, const float *x, int64_t ldx, const ExpertS
   const int64_t bytes = (int64_t)e.plan.groups.size() * (int64_t)e.layout.slot_bytes;
   const bool alone = bytes < weights_alone_below && pairs * 3 * e.desc.hidden * e.desc.inter < products_alone_below;
   if (sink.sum) memset(sink.sum->poisoned.data(), 0, (size_t)sink.cleared_rows);
-  const Run run{e,   x, ldx, sink, *ops, ops->max_rows(e.desc.format), ops->row_bytes(e.desc.format, e.desc.hidden), ops->row_bytes(e.desc.format, e.desc.inter), (int64_t)e.layout.slot_bytes <= cached_below};
+  uint8_t *inputs = e.workspace->data(), *hiddens = inputs + hidden_at(e, *ops, pairs);
+  const Run run{e, x, ldx, sink, *ops, inputs, hiddens, ops->max_rows(e.desc.format), ops->row_bytes(e.desc.format, e.desc.hidden), ops->row_bytes(e.desc.format, e.desc.inter), (int64_t)e.layout.slot_bytes <= cached_below};
   share(pool, alone, [&](const Team &team) { run.share_of(team); });
 }
 
@@ -356,7 +361,15 @@ void experts_run_pairs(Experts &e, Pool &pool, const PairsCall &call, RowSum &su
   for (int p = 0; p < call.pairs; p++)
     if (call.row[p] < 0 || call.row[p] >= rows) fail(SY_INVALID_ARGUMENT, "row[%d] %d is not below %d", p, call.row[p], rows);
   plan_pairs(e, call);
+  constexpr double bytes_per_us = 15'000, products_per_us = 25'000; // Of one core, roughly.
+  const double bytes = (double)e.plan.groups.size() * (double)e.layout.slot_bytes, products = 3.0 * call.pairs * e.desc.hidden * e.desc.inter;
+  const double estimate = std::max(bytes / bytes_per_us, products / products_per_us);
+  const bool learns = pool.threads() > 1 && estimate >= together_never_below_us;
+  ThreadChoice &choice = e.choices[row_class(call.pairs)];
+  const Pool::Session session(pool, learns && choice.together(estimate >= together_expected_from_us));
+  const uint64_t start = ticks();
   run_plan(e, pool, call.x, call.ldx, ExpertSink{&sum, 0, power_of_two(-call.grid), nullptr});
+  if (learns) choice.note(ticks() - start);
 }
 
 void experts_run_routed(Experts &e, Pool &pool, const RoutedCall &call, RowSum &sum) {

@@ -8,6 +8,7 @@
 #include "pack.h"
 #include "region.h"
 #include "sum.h"
+#include "thread-choice.h"
 #include "tiles.h"
 
 namespace sy {
@@ -45,9 +46,9 @@ struct Experts {
   std::vector<PlainExpert> plain; /* Isa::ref */
 
   PairPlan plan;
-  Region inputs; /* [pairs] rows of tiles, rounded for gate and up */
-  Region hidden; /* [pairs] rows of tiles, rounded for down */
+  Workspace own, *workspace; /* [pairs] rows of tiles, rounded for gate and up; then [pairs] rows, rounded for down */
   int reserved = 0;
+  ThreadChoice choices[row_classes]; /* by pairs, for calls outside a program */
 
   uint8_t *slot(int index) const { return memory.data() + (size_t)index * layout.slot_bytes; }
   const float *bias(int index, size_t at) const { return desc.has_bias ? reinterpret_cast<const float *>(slot(index) + at) : nullptr; }

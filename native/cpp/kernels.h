@@ -16,6 +16,7 @@
 #include <string>
 
 #include "../include/switchyard.h"
+#include "region.h"
 #include "pool.h" // struct Pool { int threads(); void run(void (*fn)(void *ctx, int thread), void *ctx); void barrier(); }
 
 /* A mapped file. The owner of mappings derives from it; readers only need these two fields. */
@@ -96,10 +97,20 @@ int sum_max_rows(const RowSum &sum);
 int sum_hidden(const RowSum &sum);
 void sum_clear(RowSum &sum, int32_t rows); /* throws */
 uint64_t sum_encoded_max(int32_t rows, int32_t hidden);
-/* Returns the bytes written. Throws SY_INVALID_ARGUMENT, or SY_NAN for a row that holds a contribution outside the grid's range. */
+/* Returns the bytes written. A row that holds a contribution outside the grid's range travels as a code without numbers. Throws SY_INVALID_ARGUMENT. */
 uint64_t sum_encode(const RowSum &sum, int32_t rows, const int32_t *row, uint8_t *out, uint64_t capacity);
 /* Throws SY_CORRUPT and leaves the sum as it was, if the bytes are not exactly `rows` encoded rows. */
 void sum_add_encoded(RowSum &sum, int32_t rows, const int32_t *row, const uint8_t *in, uint64_t bytes);
+
+/* Where an op notes the rows that it could not complete: status[row] becomes `number`, unless an earlier op has noted it. */
+struct RowMarks {
+  int32_t *status; /* [rows] */
+  int32_t number;
+
+  void mark(int row) const {
+    if (status[row] == 0) status[row] = number;
+  }
+};
 
 struct CombineCall {
   int rows, grid;
@@ -108,8 +119,9 @@ struct CombineCall {
   int64_t ldr;
   const float *shared;  /* [rows, lds] or null */
   int64_t lds;
+  RowMarks marks;
 };
-/* Throws SY_NAN naming the row. */
+/* Marks rows that hold a contribution outside the grid's range; their residual is worthless. */
 void combine(Pool &pool, const RowSum &sum, const CombineCall &call);
 
 /* ---- experts (experts.cpp) ----------------------------------------------------------------------------------------------------------------- */
@@ -118,7 +130,8 @@ struct Experts;
 struct ExpertsDeleter { void operator()(Experts *) const; };
 using ExpertsPtr = std::unique_ptr<Experts, ExpertsDeleter>;
 
-ExpertsPtr experts_create(Isa isa, const sy_experts_desc &desc); /* throws */
+/* Throws. `workspace` outlives the experts; null: they have one of their own. */
+ExpertsPtr experts_create(Isa isa, const sy_experts_desc &desc, Workspace *workspace = nullptr);
 const sy_experts_desc &experts_desc(const Experts &experts);
 void experts_set(Experts &experts, Pool &pool, int32_t slot, const sy_source *gate, const sy_source *up, const sy_source *down,
                  const sy_source *gate_bias, const sy_source *up_bias, const sy_source *down_bias); /* throws; on failure the slot is clear */
@@ -142,7 +155,7 @@ struct RoutedCall {
   const float *x;        /* [rows, ldx] */
   int64_t ldx;
   int rows, k;
-  const int32_t *ids;    /* [rows, ld_ids] expert ids; the first k of a row count */
+  const int32_t *ids;    /* [rows, ld_ids] expert ids, -1 = none; the first k of a row count */
   int64_t ld_ids;
   const float *weights;  /* [rows, ld_weights] */
   int64_t ld_weights;

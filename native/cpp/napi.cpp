@@ -58,7 +58,6 @@ const char *status_name(sy_status status) {
   case SY_UNSUPPORTED: return "unsupported";
   case SY_OUT_OF_MEMORY: return "out_of_memory";
   case SY_IO: return "io";
-  case SY_NAN: return "nan";
   case SY_CORRUPT: return "corrupt";
   }
   return "invalid_argument";
@@ -635,7 +634,7 @@ napi_value program_create(Call &call) {
 }
 
 /* The words of a batch, written by src/batch.ts: this header, then the arrays one after the other. */
-enum BatchWord { word_rows, word_seqs, word_logit_rows, word_max_blocks, word_max_rows, word_max_seqs, word_max_logit_rows, batch_header_words = 8 };
+enum BatchWord { word_rows, word_seqs, word_logit_rows, word_max_blocks, word_max_rows, word_max_seqs, word_max_logit_rows, word_failed_rows, batch_header_words };
 
 /* programRun(program, words) */
 napi_value program_run(Call &call) {
@@ -646,10 +645,10 @@ napi_value program_run(Call &call) {
   if (napi_get_typedarray_info(call.env, call.at(1), &type, &length, &data, nullptr, nullptr) != napi_ok || type != napi_int32_array ||
       length < batch_header_words)
     refuse("batch was not made by batchCreate");
-  const int32_t *words = static_cast<const int32_t *>(data);
+  int32_t *words = static_cast<int32_t *>(data);
   const int64_t rows = words[word_max_rows], seqs = words[word_max_seqs], logit_rows = words[word_max_logit_rows], blocks = words[word_max_blocks];
   if (rows < 0 || seqs < 0 || logit_rows < 0 || blocks < 0 ||
-      (__int128)seqs * blocks + batch_header_words + rows + 3 * seqs + 1 + logit_rows != (__int128)length)
+      (__int128)seqs * blocks + batch_header_words + 2 * rows + 3 * seqs + 1 + logit_rows != (__int128)length)
     refuse("batch was not made by batchCreate");
   if (words[word_rows] < 0 || words[word_rows] > rows) refuse("batch rows = %d: must be 0..%d", words[word_rows], (int)rows);
   if (words[word_seqs] < 0 || words[word_seqs] > seqs) refuse("batch seqs = %d: must be 0..%d", words[word_seqs], (int)seqs);
@@ -665,8 +664,11 @@ napi_value program_run(Call &call) {
   batch.seq_pos = batch.seq_row + seqs + 1;
   batch.seq_variant = batch.seq_pos + seqs;
   batch.logit_row = batch.seq_variant + seqs;
-  batch.block = batch.logit_row + logit_rows;
+  batch.row_status = words + batch_header_words + rows + 3 * seqs + 1 + logit_rows;
+  batch.block = batch.row_status + rows;
   check(sy_program_run(program, &batch));
+  words[word_failed_rows] = 0;
+  for (int row = 0; row < batch.rows; row++) words[word_failed_rows] += batch.row_status[row] != 0;
   return nullptr;
 }
 

@@ -6,10 +6,7 @@
 
 #include "compile.h"
 #include "team.h"
-
-#if defined(__x86_64__)
-#include <x86intrin.h>
-#endif
+#include "ticks.h"
 
 namespace sy {
 namespace {
@@ -27,15 +24,7 @@ template <class Work> void share_rows(Pool &pool, int rows, int64_t elements, in
   });
 }
 
-/* A clock that costs a few nanoseconds; its rate is found by comparing it with the steady clock. */
-inline uint64_t ticks() {
-#if defined(__x86_64__)
-  return __rdtsc();
-#else
-  return (uint64_t)std::chrono::steady_clock::now().time_since_epoch().count();
-#endif
-}
-
+/* The rate of ticks() is found by comparing it with the steady clock. */
 struct ClockStart {
   uint64_t tick = ticks();
   std::chrono::steady_clock::time_point time = std::chrono::steady_clock::now();
@@ -74,18 +63,6 @@ void kv_write(Pool &pool, const KvWriteStep &step, const sy_batch &batch, const 
   });
 }
 
-void route(Pool &pool, const VectorKernels &kernels, const RouteCall &call, int rows, int op_number) {
-  std::atomic<int> first_nan{INT32_MAX};
-  share_rows(pool, rows, (int64_t)rows * call.experts, exponential_alone_below / 4, [&](int begin, int end) {
-    const int nan = kernels.route(call, begin, end);
-    int known = first_nan.load();
-    while (nan >= 0 && nan < known && !first_nan.compare_exchange_weak(known, nan)) {
-    }
-  });
-  if (first_nan.load() != INT32_MAX)
-    fail(SY_NAN, "op %d (route): a router score of row %d is NaN: the layer's weights or its input are corrupt", op_number, first_nan.load());
-}
-
 void gather(Pool &pool, const GatherStep &step, const sy_batch &batch) {
   share_rows(pool, batch.logit_rows, (int64_t)batch.logit_rows * step.width, copy_alone_below, [&](int begin, int end) {
     for (int i = begin; i < end; i++) memcpy(step.out + i * step.ldo, step.x + batch.logit_row[i] * step.ldx, (size_t)step.width * sizeof(float));
@@ -116,6 +93,7 @@ void validate(const sy_batch &batch, const BatchLimits &limits) {
   check_count("rows", batch.rows, limits.max_rows);
   check_count("seqs", batch.seqs, limits.max_seqs);
   check_count("logit_rows", batch.logit_rows, std::min(batch.rows, limits.max_logit_rows));
+  if (batch.rows > 0 && !batch.row_status) fail(SY_INVALID_ARGUMENT, "batch row_status is null");
   if (batch.max_blocks < 0) fail(SY_INVALID_ARGUMENT, "batch max_blocks = %d: must not be negative", batch.max_blocks);
 
   if (batch.seq_row[0] != 0) refuse("seq_row", 0, batch.seq_row[0], "the first sequence begins at row 0");
@@ -182,7 +160,7 @@ sy_program::sy_program(sy_device &owner, const sy_op *ops, int count, sy_object 
       work_.slots = desc.slots;
     }
   }
-  workspace_ = Region(compilation.workspace_bytes);
+  device.workspace.reserve(compilation.workspace_bytes);
   used_.assign(objects, objects + object_count);
   for (sy_object *object : used_) object->references++;
 }
@@ -191,39 +169,45 @@ sy_program::~sy_program() {
   for (sy_object *object : used_) sy::object_release(object);
 }
 
-/* Estimated from what one core streams and multiplies; only its order of magnitude matters, and it never changes a result. */
-bool sy_program::worth_waking(int rows) const {
-  constexpr double bytes_per_us = 40'000, products_per_us = 80'000, worth_from_us = 400;
+/* From what one core streams and multiplies; only its order of magnitude matters, and it never changes a result. */
+double sy_program::estimated_us(int rows) const {
+  constexpr double bytes_per_us = 40'000, products_per_us = 80'000;
   const int64_t pairs = rows * work_.pairs_per_row;
   const double bytes = (double)(work_.dense_bytes + work_.expert_bytes * std::min(pairs, work_.slots));
   const double products = (double)(rows * work_.dense_products_per_row + pairs * (work_.expert_bytes / 2));
-  return std::max(bytes / bytes_per_us, products / products_per_us) >= worth_from_us;
+  return std::max(bytes / bytes_per_us, products / products_per_us);
 }
 
 void sy_program::run(const sy_batch &batch) {
   using namespace sy;
   validate(batch, limits_);
   if (batch.rows == 0) return;
-  const Pool::Session session(device.pool, worth_waking(batch.rows));
+  memset(batch.row_status, 0, (size_t)batch.rows * sizeof(int32_t));
+  const double estimate = estimated_us(batch.rows);
+  const bool learns = device.pool.threads() > 1 && estimate >= together_never_below_us;
+  ThreadChoice &choice = choices_[row_class(batch.rows)];
+  const Pool::Session session(device.pool, learns && choice.together(estimate >= together_expected_from_us));
   for (int s = 0; s < batch.seqs; s++)
     for (int t = batch.seq_row[s]; t < batch.seq_row[s + 1]; t++) {
       position_[(size_t)t] = batch.seq_pos[s] + (t - batch.seq_row[s]);
       variant_[(size_t)t] = batch.seq_variant[s];
     }
-  uint64_t before = ticks();
+  const uint64_t start = ticks();
+  uint64_t before = start;
   for (const Step &step : steps_) {
     run_step(step, batch);
     const uint64_t now = ticks();
     ticks_[step.kind] += now - before;
     before = now;
   }
+  if (learns) choice.note(before - start);
 }
 
 void sy_program::run_step(const sy::Step &step, const sy_batch &batch) {
   using namespace sy;
   Pool &pool = device.pool;
   const VectorKernels &kernels = vector_kernels(device.isa);
-  void *workspace = workspace_.data();
+  void *workspace = device.workspace.data();
   const int rows = step.logit_rows ? batch.logit_rows : batch.rows;
   if (rows == 0) return;
   const int64_t n = rows;
@@ -267,7 +251,11 @@ void sy_program::run_step(const sy::Step &step, const sy_batch &batch) {
     const AddCall &call = std::get<AddCall>(step.call);
     return share_rows(pool, rows, n * call.width, copy_alone_below, [&](int begin, int end) { kernels.add(call, begin, end); });
   }
-  case SY_OP_ROUTE: return route(pool, kernels, std::get<RouteCall>(step.call), rows, step.number);
+  case SY_OP_ROUTE: {
+    RouteCall call = std::get<RouteCall>(step.call);
+    call.marks = {batch.row_status, step.number + 1};
+    return share_rows(pool, rows, n * call.experts, exponential_alone_below / 4, [&](int begin, int end) { kernels.route(call, begin, end); });
+  }
   case SY_OP_EXPERTS: {
     const ExpertsStep &experts_step = std::get<ExpertsStep>(step.call);
     RoutedCall call = experts_step.call;
@@ -278,6 +266,7 @@ void sy_program::run_step(const sy::Step &step, const sy_batch &batch) {
     const CombineStep &combine_step = std::get<CombineStep>(step.call);
     CombineCall call = combine_step.call;
     call.rows = rows;
+    call.marks = {batch.row_status, step.number + 1};
     return combine(pool, *combine_step.sum, call);
   }
   case SY_OP_GATHER: return gather(pool, std::get<GatherStep>(step.call), batch);

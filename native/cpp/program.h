@@ -10,6 +10,7 @@
 
 #include "attention.h"
 #include "device.h"
+#include "thread-choice.h"
 #include "vector.h"
 
 namespace sy {
@@ -87,14 +88,14 @@ struct sy_program {
 
 private:
   void run_step(const sy::Step &step, const sy_batch &batch);
-  bool worth_waking(int rows) const;
+  double estimated_us(int rows) const;
 
   std::vector<sy_object *> used_; /* one reference each */
   std::vector<sy::Step> steps_;
   sy::BatchLimits limits_;
-  sy::Region workspace_; /* shared by all steps */
   std::vector<int32_t> position_, variant_; /* [max_rows], of the batch's rows */
   uint64_t ticks_[32] = {};
+  sy::ThreadChoice choices_[sy::row_classes];
   /* What a run reads and multiplies, apart from attention: enough to tell whether several threads pay. */
   struct {
     int64_t dense_bytes = 0, dense_products_per_row = 0;

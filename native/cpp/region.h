@@ -36,5 +36,20 @@ private:
   size_t mapped_bytes_ = 0;
 };
 
+/*
+ * Scratch that every call may use and none may keep: calls on one device come from one thread at a time, so all its programs and experts share the
+ * largest that any of them needs. It grows when objects are created, never during a call that reserved before.
+ */
+class Workspace {
+public:
+  void reserve(size_t bytes) {
+    if (bytes > memory_.bytes()) memory_ = Region(bytes);
+  }
+  uint8_t *data() const { return memory_.data(); }
+
+private:
+  Region memory_;
+};
+
 } // namespace sy
 #endif

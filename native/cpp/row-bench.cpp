@@ -86,7 +86,7 @@ void bench_attention(Pool &pool, Isa isa, const Subject &s) {
   std::vector<int32_t> block((size_t)blocks);
   for (int b = 0; b < blocks; b++) block[(size_t)b] = b;
   const int32_t seq_row[2] = {0, s.rows}, seq_pos = s.position, variant = 0;
-  const sy_batch batch{s.rows, 1, 0, blocks, nullptr, seq_row, &seq_pos, &variant, block.data(), nullptr};
+  const sy_batch batch{s.rows, 1, 0, blocks, nullptr, seq_row, &seq_pos, &variant, block.data(), nullptr, nullptr};
   const Region workspace(attention_workspace_bytes(context, pool.threads()));
   const AttentionCall call{q.data(), (int64_t)s.heads * s.k_dim, s.k_dim, out.data(), (int64_t)s.heads * s.v_dim, s.v_dim, s.heads, 0, 0, 0.1f, nullptr, &kv};
   const double ceiling = fma_rate(pool);

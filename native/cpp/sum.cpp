@@ -13,7 +13,7 @@ namespace {
 constexpr uint64_t wire_align = 8;
 uint64_t padded(uint64_t bytes) { return (bytes + wire_align - 1) & ~(wire_align - 1); }
 
-enum Code : uint8_t { code_f32 = 1, code_i16 = 2, code_i32 = 4, code_i64 = 8 };
+enum Code : uint8_t { code_poisoned = 0, code_f32 = 1, code_i16 = 2, code_i32 = 4, code_i64 = 8 };
 uint64_t element_bytes(uint8_t code) { return code == code_f32 ? 4 : code; }
 
 /* The narrowest integer that holds every element. v ^ (v >> 63) has the same highest bit for v and -v-1. */
@@ -64,7 +64,7 @@ void parse(const RowSum &sum, int32_t rows, const uint8_t *in, uint64_t bytes) {
   if (!all_zero(in + rows, at - (uint64_t)rows)) fail(SY_CORRUPT, "encoded rows: padding after the codes is not zero");
   for (int i = 0; i < rows; i++) {
     const uint8_t code = in[i];
-    const bool known = sum.mode == SY_SUM_FAST ? code == code_f32 : code == code_i16 || code == code_i32 || code == code_i64;
+    const bool known = sum.mode == SY_SUM_FAST ? code == code_f32 : code == code_poisoned || code == code_i16 || code == code_i32 || code == code_i64;
     if (!known) fail(SY_CORRUPT, "encoded rows: code %d of row %d is not one of this sum's", code, i);
     const uint64_t payload = (uint64_t)sum.hidden * element_bytes(code), end = padded(payload);
     if (bytes - at < end) fail(SY_CORRUPT, "encoded rows: row %d ends at byte %llu of %llu", i, (unsigned long long)(at + end), (unsigned long long)bytes);
@@ -120,8 +120,8 @@ uint64_t sum_encode(const RowSum &sum, int32_t rows, const int32_t *row, uint8_t
   if (capacity < bytes) fail(SY_INVALID_ARGUMENT, "capacity %llu cannot hold the codes of %d rows", (unsigned long long)capacity, rows);
   memset(out, 0, bytes);
   for (int i = 0; i < rows; i++) {
-    if (sum.poisoned.data()[row[i]]) fail(SY_NAN, "row %d holds a contribution that is NaN or beyond 2^52 grid steps", row[i]);
-    out[i] = sum.mode == SY_SUM_FAST ? (uint8_t)code_f32 : narrowest(sum.exact(row[i]), sum.hidden);
+    const bool poisoned = sum.poisoned.data()[row[i]] != 0;
+    out[i] = poisoned ? (uint8_t)code_poisoned : sum.mode == SY_SUM_FAST ? (uint8_t)code_f32 : narrowest(sum.exact(row[i]), sum.hidden);
     bytes += padded((uint64_t)sum.hidden * element_bytes(out[i]));
   }
   if (capacity < bytes) fail(SY_INVALID_ARGUMENT, "capacity %llu is below the %llu bytes of %d rows", (unsigned long long)capacity, (unsigned long long)bytes, rows);
@@ -129,6 +129,7 @@ uint64_t sum_encode(const RowSum &sum, int32_t rows, const int32_t *row, uint8_t
   for (int i = 0; i < rows; i++) {
     const uint64_t payload = (uint64_t)sum.hidden * element_bytes(out[i]);
     switch (out[i]) {
+    case code_poisoned: break;
     case code_f32: memcpy(at, sum.fast(row[i]), payload); break;
     case code_i16: narrow<int16_t>(sum.exact(row[i]), sum.hidden, at); break;
     case code_i32: narrow<int32_t>(sum.exact(row[i]), sum.hidden, at); break;
@@ -146,6 +147,7 @@ void sum_add_encoded(RowSum &sum, int32_t rows, const int32_t *row, const uint8_
   const uint8_t *at = in + padded((uint64_t)rows);
   for (int i = 0; i < rows; i++) {
     switch (in[i]) {
+    case code_poisoned: sum.poison(row[i]); break;
     case code_f32:
       for (int j = 0; j < sum.hidden; j++) {
         float value;
@@ -164,7 +166,7 @@ void sum_add_encoded(RowSum &sum, int32_t rows, const int32_t *row, const uint8_
 void combine(Pool &pool, const RowSum &sum, const CombineCall &call) {
   validate_grid(call.grid);
   for (int row = 0; row < call.rows; row++)
-    if (sum.poisoned.data()[row]) fail(SY_NAN, "row %d holds a contribution that is NaN or beyond 2^52 grid steps", row);
+    if (sum.poisoned.data()[row]) call.marks.mark(row);
   const float unit = power_of_two(call.grid);
   const TileOps *ops = tile_ops(sum.isa);
   const bool alone = !ops || (int64_t)call.rows * sum.hidden < combine_alone_below;

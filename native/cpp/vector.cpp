@@ -193,10 +193,9 @@ bool route_row(const RouteCall &call, const float *z, int32_t *ids, float *weigh
   return true;
 }
 
-int route(const RouteCall &call, int begin, int end) {
+void route(const RouteCall &call, int begin, int end) {
   for (int t = begin; t < end; t++)
-    if (!route_row(call, call.logits + t * call.ld_logits, call.ids + t * call.ld_ids, call.weights + t * call.ld_weights)) return t;
-  return -1;
+    if (!route_row(call, call.logits + t * call.ld_logits, call.ids + t * call.ld_ids, call.weights + t * call.ld_weights)) route_nowhere(call, t);
 }
 
 } // namespace

@@ -82,7 +82,16 @@ struct RouteCall {
   RouteScore score;
   bool group_sum_of_two, renorm, mask_zero;
   float scale, renorm_eps, jitter_eps;
+  RowMarks marks;
 };
+/* A row whose scores are no numbers chooses no expert. */
+static inline void route_nowhere(const RouteCall &call, int row) {
+  for (int i = 0; i < call.k; i++) {
+    call.ids[row * call.ld_ids + i] = -1;
+    call.weights[row * call.ld_weights + i] = 0.0f;
+  }
+  call.marks.mark(row);
+}
 constexpr int route_experts_max = 4096; /* bounds the scratch on a thread's stack */
 constexpr int route_groups_max = 256;
 
@@ -94,8 +103,7 @@ struct VectorKernels {
   void (*gated)(const GatedCall &, int begin, int end);
   void (*mul_sigmoid)(const MulSigmoidCall &, int begin, int end);
   void (*add)(const AddCall &, int begin, int end);
-  /* Returns the first row that holds a NaN score, or -1. Rows after it need not be computed. */
-  int (*route)(const RouteCall &, int begin, int end);
+  void (*route)(const RouteCall &, int begin, int end);
 };
 
 const VectorKernels &vector_kernels(Isa isa);

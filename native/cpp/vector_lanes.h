@@ -338,24 +338,25 @@ template <int R> bool scores(const RouteCall &call, int row, float *s) {
   return true;
 }
 
-int route(const RouteCall &call, int begin, int end) {
+void route(const RouteCall &call, int begin, int end) {
   if (call.score == RouteScore::sparse_mixer) return vector_kernels_ref().route(call, begin, end); // Two experts of few: nothing to gain.
   constexpr int together = 4;
   alignas(64) float s[together * route_width];
-  const auto finish = [&](int row, const float *row_scores) { return route_row(call, row_scores, call.ids + row * call.ld_ids, call.weights + row * call.ld_weights); };
+  const auto finish = [&](int row, const float *row_scores) {
+    if (!route_row(call, row_scores, call.ids + row * call.ld_ids, call.weights + row * call.ld_weights)) route_nowhere(call, row);
+  };
   int row = begin;
   while (row < end) {
     if (row + together <= end && scores<together>(call, row, s)) {
-      for (int r = 0; r < together; r++)
-        if (!finish(row + r, s + r * route_width)) return row + r;
+      for (int r = 0; r < together; r++) finish(row + r, s + r * route_width);
       row += together;
       continue;
     }
     // The last rows, or four with a NaN among them: one by one, to find which.
     for (int r = 0; r < together && row < end; r++, row++)
-      if (!scores<1>(call, row, s) || !finish(row, s)) return row;
+      if (scores<1>(call, row, s)) finish(row, s);
+      else route_nowhere(call, row);
   }
-  return -1;
 }
 
 } // namespace

@@ -2,8 +2,8 @@
  * Switchyard kernels: one flat C ABI that every back end fills ("cpu-ref", "cpu", later "cuda").
  *
  * Model of use. A caller opens a device, creates objects on it (buffers, weights, experts, KV caches, accumulators), encodes a *program* (a list of
- * ops over those objects, at least one whole layer long), and runs it once per step with a batch descriptor. Nothing is allocated per run: workspace is
- * sized when a program is created. Calls on one device are made by one thread at a time; a call returns when its work is done.
+ * ops over those objects, at least one whole layer long), and runs it once per step with a batch descriptor. Nothing is allocated per run: the device's
+ * workspace, one for all its programs and experts, is sized when they are created. Calls on one device are made by one thread at a time; a call returns when its work is done.
  *
  * The promise. What an op writes for a row is a function of that row, the weights and (attention) its sequence's cache alone: never of the other rows,
  * of the thread count, of the back end, or of the instruction set. To make that hold every reduction has ONE order, given below beside the op ("order:").
@@ -19,7 +19,7 @@
 extern "C" {
 #endif
 
-#define SY_ABI_VERSION 1
+#define SY_ABI_VERSION 2
 
 typedef enum {
   SY_OK = 0,
@@ -27,8 +27,7 @@ typedef enum {
   SY_UNSUPPORTED = 2,      /* this back end or machine cannot do it */
   SY_OUT_OF_MEMORY = 3,
   SY_IO = 4,
-  SY_NAN = 5,              /* a router score is NaN: weights or input are corrupt (row and layer in the message) */
-  SY_CORRUPT = 6           /* encoded rows from a peer do not parse */
+  SY_CORRUPT = 5           /* encoded rows from a peer do not parse */
 } sy_status;
 
 /* Message of the last failure on this thread; valid until the next call on it. */
@@ -119,14 +118,15 @@ sy_status sy_kv_create(sy_device *, int32_t blocks, int32_t kv_heads, int32_t k_
 sy_status sy_kv_copy_block(sy_object *, int32_t from, int32_t to);
 
 /* Sums of expert contributions, [max_rows, hidden].
- * SY_SUM_EXACT: each contribution c = weight * expert(x)[h] (one rounding) becomes the integer nearest-even(c * 2^-grid) (|.| < 2^52, else the row is SY_NAN),
+ * SY_SUM_EXACT: each contribution c = weight * expert(x)[h] (one rounding) becomes the integer nearest-even(c * 2^-grid) (|.| < 2^52, else the row is
+ *   worthless: COMBINE marks it in the batch's row_status, on the wire it is a code without numbers),
  *   and integers are added: any order, any grouping, any number of hops gives the same bits. A row is kept as int64 and travels as the narrowest integer that holds it.
  * SY_SUM_FAST: f32 adds in the order of arrival (not exact; named so in every place that offers it). */
 typedef enum { SY_SUM_EXACT = 0, SY_SUM_FAST = 1 } sy_sum_mode;
 sy_status sy_sum_create(sy_device *, int32_t mode, int32_t max_rows, int32_t hidden, sy_object **out);
 sy_status sy_sum_clear(sy_object *, int32_t rows);
 /* Wire form of chosen rows: per row u8 width code then the payload (see below), 8-byte aligned rows. Exact: width is the smallest of int16/int32/int64 that
- * holds the row (codes 2,4,8); fast: code 1 = f32. Layout: u8 code[rows] padded to 8, then each row's hidden*width bytes padded to 8. */
+ * holds the row (codes 2,4,8), code 0 = a worthless row without payload; fast: code 1 = f32. Layout: u8 code[rows] padded to 8, then each row's hidden*width bytes padded to 8. */
 uint64_t sy_sum_encoded_max(int32_t rows, int32_t hidden);
 sy_status sy_sum_encode(sy_object *, int32_t rows, const int32_t *row, uint8_t *out, uint64_t capacity, uint64_t *written);
 /* Adds encoded rows: encoded row i goes to row[i]. Bounds are checked: SY_CORRUPT, and nothing is added, if bytes do not parse exactly. */
@@ -185,9 +185,10 @@ _Static_assert(sizeof(sy_op) == 96, "sy_op layout");
  * ADD         obj: out, x. n: width, outOff, xOff. f: scale.     out = fma(scale, x, out)
  * ROUTE       obj: logits, ids(i32), weights, selectBias. n: experts, k, score(0 softmax over all, 1 softmax over the chosen, 2 sigmoid, 3 sparse mixer),
  *               groups, topGroups, groupScore(0 max, 1 sum of top two), renorm, maskZero (masked groups score 0 instead of -inf). f: scale, renormEps, jitterEps.
- *               Ties: higher score, then lower id. ids in selection order. softmax/renorm sums: ascending expert id / selection order. NaN logit: SY_NAN.
- * EXPERTS     obj: x, ids, weights, experts, sum, slots(i32 [1,E]: expert id -> local slot or -1 = skipped). n: k, grid. Clears the sum's T rows, then adds.
- * COMBINE     obj: sum, residual, shared. n: grid. f: multiplier.   residual = fma(multiplier, m, residual), m = (float)int * 2^grid (+ shared, one rounding)
+ *               Ties: higher score, then lower id. ids in selection order. softmax/renorm sums: ascending expert id / selection order. A NaN among scores or weights:
+ *               ids -1, weights 0, and the row is marked in row_status.
+ * EXPERTS     obj: x, ids, weights, experts, sum, slots(i32 [1,E]: expert id -> local slot or -1 = skipped; id -1: no expert). n: k, grid. Clears the sum's T rows, then adds.
+ * COMBINE     obj: sum, residual, shared. n: grid. f: multiplier.   residual = fma(multiplier, m, residual), m = (float)int * 2^grid (+ shared, one rounding). Marks worthless rows in row_status.
  * GATHER      obj: x, out. n: width.   out[i] = x[logit_row[i]]
  *
  * SY_EXP: one polynomial for every back end (native/cpp/exp.h): Cody-Waite reduction, degree-6 Horner by fma, <= 2 ulp; exp(-inf) = 0, underflow to 0 below -87.3.
@@ -201,6 +202,9 @@ typedef struct {
   const int32_t *seq_variant;  /* [seqs] rope variant */
   const int32_t *block;        /* [seqs, max_blocks] block numbers; every block up to the last row's position must be valid */
   const int32_t *logit_row;    /* [logit_rows] ascending */
+  /* [rows], written by every run: 0, or 1 + the number of the first op that could not complete the row because a number of it is NaN or out of range.
+   * Such a row's results are worthless from there on; the other rows' are as if it were not there. */
+  int32_t *row_status;
 } sy_batch;
 
 sy_status sy_program_create(sy_device *, const sy_op *ops, int32_t count, sy_object *const *objects, int32_t object_count, int32_t max_rows,

@@ -2,7 +2,7 @@ import type { Batch } from './contract.ts';
 import { NativeError } from './native-error.ts';
 
 /** Header words, then the arrays in the order of `words()`; native/cpp/napi.cpp reads the same layout. */
-const header = { rows: 0, seqs: 1, logitRows: 2, maxBlocks: 3, maxRows: 4, maxSeqs: 5, maxLogitRows: 6 } as const;
+const header = { rows: 0, seqs: 1, logitRows: 2, maxBlocks: 3, maxRows: 4, maxSeqs: 5, maxLogitRows: 6, failedRows: 7 } as const;
 const headerWords = 8;
 
 /** A batch of more words than this is a mistake in a configuration. */
@@ -17,10 +17,11 @@ class WordBatch implements Batch {
   readonly seqPos: Int32Array;
   readonly seqVariant: Int32Array;
   readonly logitRow: Int32Array;
+  readonly rowStatus: Int32Array;
   readonly block: Int32Array;
 
   constructor(maxRows: number, maxSeqs: number, maxBlocks: number, maxLogitRows: number) {
-    const lengths = [maxRows, maxSeqs + 1, maxSeqs, maxSeqs, maxLogitRows, maxSeqs * maxBlocks];
+    const lengths = [maxRows, maxSeqs + 1, maxSeqs, maxSeqs, maxLogitRows, maxRows, maxSeqs * maxBlocks];
     const total = headerWords + lengths.reduce((sum, length) => sum + length, 0);
     if (total > wordsMax) throw new NativeError('invalid_argument', `a batch of ${total} words: the limit is ${wordsMax}`);
     const words = new Int32Array(total);
@@ -29,7 +30,7 @@ class WordBatch implements Batch {
     words[header.maxSeqs] = maxSeqs;
     words[header.maxLogitRows] = maxLogitRows;
     const starts = lengths.map((_, i) => lengths.slice(0, i).reduce((sum, length) => sum + length, headerWords));
-    const [token, seqRow, seqPos, seqVariant, logitRow, block] = lengths.map((length, i) =>
+    const [token, seqRow, seqPos, seqVariant, logitRow, rowStatus, block] = lengths.map((length, i) =>
       words.subarray(starts[i]!, starts[i]! + length),
     );
     this.#words = words;
@@ -39,6 +40,7 @@ class WordBatch implements Batch {
     this.seqPos = seqPos!;
     this.seqVariant = seqVariant!;
     this.logitRow = logitRow!;
+    this.rowStatus = rowStatus!;
     this.block = block!;
   }
 
@@ -59,6 +61,10 @@ class WordBatch implements Batch {
   }
   set logitRows(count: number) {
     this.#words[header.logitRows] = count;
+  }
+
+  get failedRows(): number {
+    return this.#words[header.failedRows]!;
   }
 
   static words(batch: Batch): Int32Array {

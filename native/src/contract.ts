@@ -110,6 +110,10 @@ export interface Batch {
   readonly seqVariant: Int32Array;
   readonly block: Int32Array;
   readonly logitRow: Int32Array;
+  /** Written by every run: 0, or 1 + the number of the first op that could not complete the row, because a number of it is NaN or out of range. */
+  readonly rowStatus: Int32Array;
+  /** Rows of the last run whose status is not 0. */
+  readonly failedRows: number;
 }
 
 export interface Native {

@@ -7,6 +7,7 @@ import { opKind } from './op-kind.ts';
 export type * from './contract.ts';
 export type { NativeStatus } from './native-error.ts';
 export { NativeError } from './native-error.ts';
+export { opKind } from './op-kind.ts';
 export * as ops from './ops.ts';
 
 /** The kernels. Calls are synchronous; calls on one device must come from one thread at a time. */

@@ -1,5 +1,5 @@
 /** Why the kernels refused. The same names as `sy_status` in `native/include/switchyard.h`. */
-export type NativeStatus = 'invalid_argument' | 'unsupported' | 'out_of_memory' | 'io' | 'nan' | 'corrupt';
+export type NativeStatus = 'invalid_argument' | 'unsupported' | 'out_of_memory' | 'io' | 'corrupt';
 
 /** Thrown by every native call that fails. The message names the field, its value and its limit. */
 export class NativeError extends Error {

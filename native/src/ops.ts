@@ -173,7 +173,8 @@ const routeScores = { softmax: 0, softmax_chosen: 1, sigmoid: 2, sparse_mixer: 3
  * Chooses k of `experts` per row. Score s: `softmax` over all, `softmax_chosen` (choose by logit, softmax over the chosen), `sigmoid`, or `sparse_mixer`
  * (k = 2, jitterEps). Experts are chosen by s + selectBias: higher first, then lower id; weights come from s alone.
  * groups > 1: only experts of the `topGroups` best groups, by their `max` or the sum of their `top_two`; others score -inf, or 0 with `maskZero`.
- * renorm: w = w / (sum + renormEps); then w *= scale. logits: (T, experts). ids: i32 (T, k). weights: (T, k). Throws `nan` if a score is NaN.
+ * renorm: w = w / (sum + renormEps); then w *= scale. logits: (T, experts). ids: i32 (T, k). weights: (T, k). A row
+ * with a NaN among its scores or weights chooses nothing (ids -1, weights 0) and is marked in the batch's `rowStatus`.
  */
 export function route(of: {
   logits: DeviceBuffer;

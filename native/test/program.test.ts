@@ -223,3 +223,26 @@ test('JavaScript never sees flushed denormals', () => {
   expect(model.residual.f32[0]! + model.residual.f32[0]!).toBeGreaterThan(0);
   model.bench.close();
 });
+
+test('programs of one device share scratch: a larger one that comes later moves it, and disturbs none', () => {
+  const next = random(5);
+  const bench = new Workbench({ backend: 'cpu', isa: 'auto', threads: 2, cpus: null });
+  const linear = { bias: null, xOff: 0, outOff: 0, mode: 'store', scale: 1, logitRows: false } as const;
+  const product = (rows: number, k: number) => {
+    const x = bench.buffer(rows, k, normals(next, rows * k));
+    const out = bench.buffer(rows, 40);
+    const weight = bench.weight('f32', normals(next, 40 * k), 40, k);
+    const program = native.programCreate(bench.device, [ops.linear({ ...linear, x, out, weight })], rows, 1, rows);
+    return () => {
+      native.programRun(program, batchOf([{ position: 0, rows }]));
+      return Array.from(out.f32);
+    };
+  };
+  const small = product(3, 64);
+  const first = small();
+  const large = product(90, 2048);
+  const second = large();
+  expect(small()).toEqual(first);
+  expect(large()).toEqual(second);
+  bench.close();
+});

@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { NativeError, ops } from '../src/index.ts';
-import { deviceOptions, nameOf, normals, random, Workbench } from './fixture.ts';
+import { ops } from '../src/index.ts';
+import { deviceOptions, nameOf, normals, oneSequence, random, Workbench } from './fixture.ts';
 import type { RouteRule } from './reference.ts';
 import * as reference from './reference.ts';
 
@@ -50,8 +50,9 @@ describe.each(deviceOptions.map((options) => ({ name: nameOf(options), options }
     const ids = bench.buffer(rows, rule.k);
     const weights = bench.buffer(rows, rule.k);
     const selectBias = bias && bench.buffer(1, experts, bias);
-    bench.run([ops.route({ logits: bench.buffer(rows, experts, logits), ids, weights, selectBias, experts, ...rule })], rows);
-    return { ids: ids.i32, weights: weights.f32 };
+    const batch = oneSequence(rows);
+    bench.run([ops.route({ logits: bench.buffer(rows, experts, logits), ids, weights, selectBias, experts, ...rule })], rows, batch);
+    return { ids: ids.i32, weights: weights.f32, batch };
   }
 
   test.each(rules)('$title', ({ experts, biased, rule }) => {
@@ -96,13 +97,23 @@ describe.each(deviceOptions.map((options) => ({ name: nameOf(options), options }
     expect(weights[0]).toBe(0.5);
   });
 
-  test('a NaN is an error that names the first such row', () => {
+  test('a NaN marks its row, which chooses nothing; other rows do not notice', () => {
     const logits = normals(random(3), 9 * 16);
-    logits[5 * 16 + 3] = Number.NaN;
-    logits[7 * 16] = Number.NaN;
+    const broken = logits.slice();
+    broken[5 * 16 + 3] = Number.NaN;
+    broken[7 * 16] = Number.NaN;
     for (const rule of [plain, { ...plain, score: 'sparse_mixer', k: 2, jitterEps: 0.01 } as const]) {
-      expect(() => run(logits, 9, null, rule)).toThrow(NativeError);
-      expect(() => run(logits, 9, null, rule)).toThrow(/op 0 \(route\).*row 5 is NaN/);
+      const want = run(logits, 9, null, rule);
+      const got = run(broken, 9, null, rule);
+      expect(want.batch.failedRows).toBe(0);
+      expect(got.batch.failedRows).toBe(2);
+      expect(Array.from(got.batch.rowStatus.subarray(0, 9))).toEqual([0, 0, 0, 0, 0, 1, 0, 1, 0]);
+      for (let at = 0; at < 9 * rule.k; at++) {
+        const row = Math.floor(at / rule.k);
+        const gone = row === 5 || row === 7;
+        expect(got.ids[at]).toBe(gone ? -1 : want.ids[at]);
+        expect(got.weights[at]).toBe(gone ? 0 : want.weights[at]);
+      }
     }
   });
 });

@@ -19,9 +19,9 @@ export class Counters {
     this.expertTokens = new Float64Array(moeLayers * experts);
   }
 
-  /** Counts chosen experts, `count` ids of MoE layer `layer`. */
+  /** Counts chosen experts, `count` ids of MoE layer `layer`; -1 stands where a row could choose none. */
   addExperts(layer: number, ids: Int32Array, count: number): void {
     const base = layer * this.experts;
-    for (let i = 0; i < count; i++) this.expertTokens[base + ids[i]]++;
+    for (let i = 0; i < count; i++) if (ids[i] >= 0) this.expertTokens[base + ids[i]]++;
   }
 }

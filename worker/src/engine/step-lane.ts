@@ -1,5 +1,6 @@
 import type { ModelLane } from '../model/contract.ts';
 import type { LaneWork } from './lanes.ts';
+import { failIncompleteRows } from './row-failures.ts';
 import type { StepLimits } from './schedule.ts';
 import { StepBatch } from './step-batch.ts';
 import type { StepProgress } from './step-progress.ts';
@@ -38,6 +39,7 @@ export class StepLane {
   runWhole(): void {
     const startedMs = performance.now();
     this.model.runWhole!(this.batch.native);
+    failIncompleteRows(this.model, null, this.batch);
     this.times.add(Activity.attention, startedMs);
   }
 
@@ -53,6 +55,7 @@ export class StepLane {
       if (passed !== null) await passed;
       const startedMs = performance.now();
       model.runSegment(layer, batch.native);
+      failIncompleteRows(model, layer, batch);
       this.times.add(Activity.attention, startedMs);
       if (layer === layers) break;
       this.progress!.advance();

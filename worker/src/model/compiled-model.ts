@@ -6,6 +6,7 @@ import type { LoadOptions, Model, ModelLane, ModelShape, MoeLayer } from './cont
 import type { ModelGraph } from './graph.ts';
 import { blockTokens, kvBytesPerToken } from './memory.ts';
 import type { MemoryPlan, Residency } from './residency.ts';
+import { rowChecks } from './row-checks.ts';
 
 /** A graph whose weights are resident, compiled into native programs. */
 export class CompiledModel implements Model {
@@ -48,6 +49,10 @@ export class CompiledModel implements Model {
     this.lanes[0]!.runSegment(index, batch);
   }
 
+  rowFailure(segment: number | null, status: number): string {
+    return this.lanes[0]!.rowFailure(segment, status);
+  }
+
   createBatch(): Batch {
     return this.lanes[0]!.createBatch();
   }
@@ -83,6 +88,8 @@ class CompiledLane implements ModelLane {
   readonly logits: DeviceBuffer;
   readonly bytes: number;
   readonly programs: readonly Program[];
+  /** By segment, the whole last: what each op means that finds a row incomplete. */
+  private readonly checks: readonly ReadonlyMap<number, string>[];
   private readonly options: LoadOptions;
   private readonly maxContext: number;
 
@@ -107,13 +114,19 @@ class CompiledLane implements ModelLane {
     const compile = (list: Op[]) => native.programCreate(device, list, rows, options.maxSequences, plan.maxContext);
     const programs = segments.map(compile);
     const hostsAll = plan.hosted.every((hosted) => hosted.length === graph.experts);
-    const whole = hostsAll ? compile(joined(segments, graph, this.moe, residency)) : null;
+    const all = joined(segments, graph, this.moe, residency);
+    const whole = hostsAll ? compile(all) : null;
+    this.checks = [...segments.map((list, i) => rowChecks(list, this.moe, i, i - 1)), rowChecks(all, this.moe, 0, 0)];
     this.runWhole = whole && ((batch) => native.programRun(whole, batch));
     this.programs = whole === null ? programs : [...programs, whole];
   }
 
   runSegment(index: number, batch: Batch): void {
     native.programRun(this.programs[index]!, batch);
+  }
+
+  rowFailure(segment: number | null, status: number): string {
+    return this.checks[segment ?? this.moe.length + 1]!.get(status - 1)!;
   }
 
   createBatch(): Batch {

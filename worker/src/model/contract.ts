@@ -35,6 +35,8 @@ export interface ModelLane {
   runSegment(index: number, batch: Batch): void;
   /** All segments with local experts, in one native call. Null unless this worker hosts every expert. */
   readonly runWhole: ((batch: Batch) => void) | null;
+  /** What `status` (batch.rowStatus of a row, not 0) means after a run of this segment, or of the whole: the layer and what went wrong there. */
+  rowFailure(segment: number | null, status: number): string;
   /** (maxLogitRows, vocab) f32, rows in the order of batch.logitRow. Shared by all lanes: valid until another lane's last segment runs. */
   readonly logits: DeviceBuffer;
   /** A fresh batch descriptor of the size the lane was compiled for. */

@@ -1,13 +1,15 @@
 import { SwitchyardError } from '@switchyard/proto';
 import { expNonPositive } from './exponential.ts';
 
-/** Index of the largest of `count` logits from `offset` on; ties go to the lower index. Throws `internal` when none is a number above -infinity. */
+/** Index of the largest of `count` logits from `offset` on; ties go to the lower index. Throws `internal` for a NaN, and when none is above -infinity. */
 export function argmax(logits: Float32Array, offset: number, count: number): number {
   let best = -1;
   let bestValue = Number.NEGATIVE_INFINITY;
   for (let i = 0; i < count; i++) {
     const value = logits[offset + i];
-    if (value > bestValue) {
+    // Greater, or no number.
+    if (!(value <= bestValue)) {
+      if (Number.isNaN(value)) throw notANumber(i);
       bestValue = value;
       best = i;
     }
@@ -22,13 +24,18 @@ export function argmaxAdjusted(adjusted: Float64Array): number {
   let bestValue = Number.NEGATIVE_INFINITY;
   for (let i = 0; i < adjusted.length; i++) {
     const value = adjusted[i];
-    if (value > bestValue) {
+    if (!(value <= bestValue)) {
+      if (Number.isNaN(value)) throw notANumber(i);
       bestValue = value;
       best = i;
     }
   }
   if (best < 0) throw noNumber(adjusted.length);
   return best;
+}
+
+function notANumber(token: number): SwitchyardError {
+  return new SwitchyardError('internal', `the logit of token ${token} is not a number: weights or cache are corrupt`);
 }
 
 function noNumber(count: number): SwitchyardError {

@@ -2,6 +2,7 @@ import { type Batch, type DeviceBuffer, native, type RowSum } from '@switchyard/
 import { chooseReplicas, type Plan } from '@switchyard/proto';
 import type { Model, MoeLayer } from '../model/contract.ts';
 import { requirePlanFits } from '../model/hosted-experts.ts';
+import { requireCompleteRows } from '../model/row-checks.ts';
 
 /** Runs batches and leaves logits in `model.logits`, expert ids in `model.moe[i].ids`: one model alone, or the home of a cluster. */
 export interface Runner {
@@ -13,7 +14,13 @@ export interface Runner {
 export function wholeModel(model: Model): Runner {
   const run = model.runWhole;
   if (run === null) throw new Error('wholeModel: the model does not host every expert');
-  return { model, run };
+  return {
+    model,
+    run: (batch) => {
+      run(batch);
+      requireCompleteRows(model, null, batch);
+    },
+  };
 }
 
 /**
@@ -49,9 +56,11 @@ export class LockstepCluster {
     const model = this.workers[home]!;
     for (let i = 0; i < model.moe.length; i++) {
       model.runSegment(i, batch);
+      requireCompleteRows(model, i, batch);
       this.exchange(home, i, batch.rows);
     }
     model.runSegment(model.moe.length, batch);
+    requireCompleteRows(model, model.moe.length, batch);
   }
 
   /** Fills the home's sum of MoE layer i with every chosen expert's contribution to its rows. */

@@ -177,7 +177,10 @@ function toyLane(shape: ToyShape, hosted: number[][] | null, cache: Float64Array
       seqVariant: new Int32Array(maxSequences),
       block: new Int32Array(maxSequences * maxBlocks),
       logitRow: new Int32Array(maxLogitRows),
+      rowStatus: new Int32Array(maxRows),
+      failedRows: 0,
     }),
+    rowFailure: (segment, status) => `segment ${segment} of the toy says ${status}`,
   };
 }
 

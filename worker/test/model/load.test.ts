@@ -1,6 +1,5 @@
 import { readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
-import { NativeError } from '@switchyard/native';
 import { SwitchyardError } from '@switchyard/proto';
 import fc from 'fast-check';
 import { afterAll, describe, expect, test } from 'vitest';
@@ -128,7 +127,7 @@ test('weights that are not numbers are refused, or stop the request that meets t
   });
   poison('model.layers.2.block_sparse_moe.gate.weight');
   await withModel(tinyOptions(dir), (model) => {
-    expect(() => logitsOf(wholeModel(model), someTokens(3, model.shape.vocab))).toThrow(NativeError);
+    expect(() => logitsOf(wholeModel(model), someTokens(3, model.shape.vocab))).toThrow(/row 0: layer 2: a router score is not a number/);
   });
 });
 

@@ -72,8 +72,14 @@ describe('Sampler', () => {
 
   test('a row without numbers is an error that says so', () => {
     const sampler = new Sampler(3);
-    const row = Float32Array.of(Number.NaN, Number.NaN, Number.NEGATIVE_INFINITY);
-    expect(() => sampler.choose(row, 0, { sampling: greedy, history: null, masked: [], index: 0 })).toThrow(/no logit of 3/);
+    const choose =
+      (...row: number[]) =>
+      () =>
+        sampler.choose(Float32Array.from(row), 0, { sampling: greedy, history: null, masked: [], index: 0 });
+    const infinite = Number.NEGATIVE_INFINITY;
+    expect(choose(infinite, infinite, infinite)).toThrow(/no logit of 3/);
+    expect(choose(1, Number.NaN, 2)).toThrow(/logit of token 1 is not a number/);
+    expect(choose(Number.NaN, infinite, infinite)).toThrow(/logit of token 0 is not a number/);
   });
 
   test('chooses what sorting the whole vocabulary would choose', () => {

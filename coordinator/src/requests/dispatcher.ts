@@ -217,6 +217,7 @@ export class Dispatcher {
       ignoreEos: spec.ignoreEos,
       minTokens: spec.minTokens,
       traceId: spec.traceId,
+      reportRouting: false,
     };
     try {
       this.#membership.submit(place, submit);

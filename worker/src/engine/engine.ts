@@ -2,6 +2,7 @@ import { type ErrorCode, Finish, limits, type Submit, SwitchyardError, type Toke
 import { Residency } from '../kv/residency.ts';
 import type { Model } from '../model/contract.ts';
 import type { Counters } from './counters.ts';
+import { type NodeVisits, routingOf } from './node-visits.ts';
 import { Readout } from './readout.ts';
 import { decideStep, type Schedulable, type StepDecision, type StepLimits } from './schedule.ts';
 import { Sequence } from './sequence.ts';
@@ -27,6 +28,8 @@ export interface EngineOptions {
   exchange: LayerRunner;
   counters: Counters;
   times: TimeSplit;
+  /** Null where all experts are on one node. */
+  visits: NodeVisits | null;
   /** Rows of one step and sequences of one batch; what the model was loaded for bounds them. */
   maxBatchRows: number;
   maxSequences: number;
@@ -310,6 +313,7 @@ export class Engine {
     const samplingMs = performance.now();
     const { batch } = this;
     if (this.tracing) this.trace();
+    this.options.visits?.count(batch, this.model);
     let logit = 0;
     for (let s = 0; s < batch.sequences.length; s++) {
       const sequence = batch.sequences[s];
@@ -320,6 +324,7 @@ export class Engine {
       if (sequence.failure === null) {
         sequence.computed += rows;
         this.residency.publish(sequence);
+        this.reportRouting(sequence);
       }
       if (sequence.failure !== null || sequence.cancelled) this.end(sequence);
       else if (logit > firstLogit) this.readOrFail(sequence, firstLogit, logit);
@@ -353,6 +358,13 @@ export class Engine {
     );
   }
 
+  /** Of a sequence that wants it: what its first chunk chose, while most of its prompt can still be computed elsewhere. */
+  private reportRouting(sequence: Sequence): void {
+    if (!sequence.request.reportRouting || sequence.routingReported) return;
+    sequence.routingReported = true;
+    if (sequence.computed < sequence.promptLength && !sequence.cancelled) this.output.addRouting(routingOf(sequence.request.request, sequence.traffic));
+  }
+
   /** Logits that cannot be read (no number among them) end their own sequence only. */
   private readOrFail(sequence: Sequence, firstLogit: number, endLogit: number): void {
     try {
@@ -367,8 +379,8 @@ export class Engine {
   private end(sequence: Sequence): void {
     sequence.finished = true;
     if (sequence.abandoned) return;
-    if (sequence.failure !== null) this.output.addError(sequence.request.request, sequence.failure);
-    else this.output.addEnd(sequence.request.request, Finish.cancelled, 0);
+    if (sequence.failure !== null) this.output.addError(sequence.request.request, sequence.failure, sequence.traffic);
+    else this.output.addEnd(sequence.request.request, Finish.cancelled, 0, sequence.traffic);
   }
 
   private forgetEnded(): void {

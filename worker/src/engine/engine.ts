@@ -362,7 +362,8 @@ export class Engine {
   private reportRouting(sequence: Sequence): void {
     if (!sequence.request.reportRouting || sequence.routingReported) return;
     sequence.routingReported = true;
-    if (sequence.computed < sequence.promptLength && !sequence.cancelled) this.output.addRouting(routingOf(sequence.request.request, sequence.traffic));
+    if (sequence.computed < sequence.promptLength && !sequence.cancelled)
+      this.output.addRouting(routingOf(sequence.request.request, sequence.traffic));
   }
 
   /** Logits that cannot be read (no number among them) end their own sequence only. */

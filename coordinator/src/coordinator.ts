@@ -232,8 +232,8 @@ class Coordinator implements RunningCoordinator {
   }
 }
 
-/** Steps of its prompt that a sequence must have before it that a move after the first is worth its while. */
-const MOVE_STEPS_MIN = 4;
+/** Steps that a prompt must take for a move after the first to pay: two of them are computed in vain, the first and one that is under way by then. */
+const MOVE_STEPS_MIN = 8;
 
 function homePolicy({ homeChoice, homeSlackSequences, homeSlackTokens, homeMovePercent, maxBatchRows }: Config): HomePolicy {
   return {

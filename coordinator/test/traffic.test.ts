@@ -142,7 +142,7 @@ describe('a bill', () => {
 });
 
 describe('a long prompt of unknown kind', () => {
-  const prompt = Array.from({ length: 40 }, (_, i) => 200 + i);
+  const prompt = Array.from({ length: 80 }, (_, i) => 200 + i);
 
   it('moves by what its first chunk chose, once, before anything of it was told', async () => {
     const told = complete({ prompt, return_traffic: true, logprobs: 0 });
@@ -208,7 +208,7 @@ describe('a long prompt of unknown kind', () => {
   });
 
   it('is not asked about when it is short, or its kind is known', async () => {
-    const short = complete({ prompt: prompt.slice(0, 31), metadata: { domain: 'code' } });
+    const short = complete({ prompt: prompt.slice(0, 63), metadata: { domain: 'code' } });
     const first = await submitted();
     expect(first.reportRouting).toBe(false);
     first.worker.tokens({ request: [first.request], token: [id('A')], finish: [2], cachedTokens: [0], traffic: [bill(first.request)] });

@@ -104,7 +104,7 @@ const submit = message<Submit>('Submit', {
   ignoreEos: [11, 'bool'],
   minTokens: [12, 'uint32'],
   traceId: [13, 'string'],
-  reportRouting: [14, 'bool'],
+  reportRouting: [15, 'bool'],
 });
 
 const cancel = message<Cancel>('Cancel', { request: [1, 'uint64'] });

@@ -93,7 +93,7 @@ export class InProcessWorker {
       exchange: this.exchange,
       counters,
       times,
-      visits: new NodeVisits(plan),
+      visits: new NodeVisits(plan, model.shape.topK),
       maxBatchRows,
       maxSequences: options.maxSequences,
       maxLogitRows: options.maxLogitRows,

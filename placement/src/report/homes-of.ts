@@ -34,5 +34,7 @@ export function homesOf(trace: RoutingTrace, masks: readonly ArrayLike<number>[]
   }
   const kept = [...sums].sort(([a, x], [b, y]) => y.tokens - x.tokens || (a < b ? -1 : 1)).slice(0, domainsMax);
   const rounded = (held: Float64Array, visits: number) => Array.from(held, (h) => Number((h / Math.max(1, visits)).toFixed(4)));
-  return { domains: Object.fromEntries(kept.map(([name, { tokens, visits, held }]) => [name, { tokens, homeShare: rounded(held, visits) }])) };
+  return {
+    domains: Object.fromEntries(kept.map(([name, { tokens, visits, held }]) => [name, { tokens, homeShare: rounded(held, visits) }])),
+  };
 }

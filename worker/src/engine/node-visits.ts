@@ -1,6 +1,5 @@
 import type { Plan, Routing } from '@switchyard/proto';
 import type { Model } from '../model/contract.ts';
-import type { Sequence } from './sequence.ts';
 import type { SequenceTraffic } from './sequence-traffic.ts';
 import type { StepBatch } from './step-batch.ts';
 
@@ -14,12 +13,14 @@ const SPARSE_STRIDE = 16;
  */
 export class NodeVisits {
   readonly nodes: number;
+  private readonly topK: number;
   private readonly experts: number;
   /** Nodes that hold expert e of MoE layer l: holder[start[l * experts + e] .. start[l * experts + e + 1]], each once. */
   private readonly start: Int32Array;
   private readonly holder: Uint8Array;
 
-  constructor({ model, workers, replicas }: Plan) {
+  constructor({ model, workers, replicas }: Plan, topK: number) {
+    this.topK = topK;
     this.nodes = 1 + Math.max(...workers.map(({ node }) => node));
     this.experts = model.experts;
     const holders = replicas.flatMap((layer) => layer.map((holding) => [...new Set(holding.map((w) => workers[w].node))]));
@@ -31,7 +32,7 @@ export class NodeVisits {
   }
 
   /** Looks at the rows of a step that has just been run. Positions that were looked at before (recomputed after preemption) are left out. */
-  count(batch: StepBatch, model: Model): void {
+  count(batch: StepBatch, { moe }: Pick<Model, 'moe'>): void {
     batch.sequences.forEach((sequence, s) => {
       if (sequence.failure !== null) return;
       const first = batch.native.seqRow[s];
@@ -43,22 +44,22 @@ export class NodeVisits {
         traffic.lookedBelow = position + 1;
         if (traffic.lookedRows >= DENSE_ROWS && position % SPARSE_STRIDE !== 0) continue;
         traffic.lookedRows++;
-        this.look(sequence, row, model);
+        this.look(traffic, row, moe);
       }
     });
   }
 
-  private look({ traffic }: Sequence, row: number, model: Model): void {
-    const { topK } = model.shape;
+  private look(traffic: SequenceTraffic, row: number, moe: Model['moe']): void {
+    const { topK } = this;
     traffic.held ??= new Float64Array(this.nodes);
-    for (let layer = 0; layer < model.moe.length; layer++) {
-      const ids = model.moe[layer].ids.i32;
+    for (let layer = 0; layer < moe.length; layer++) {
+      const ids = moe[layer].ids.i32;
       for (let k = 0; k < topK; k++) {
         const expert = layer * this.experts + ids[row * topK + k];
         for (let i = this.start[expert]; i < this.start[expert + 1]; i++) traffic.held[this.holder[i]]++;
       }
     }
-    traffic.sampled += model.moe.length * topK;
+    traffic.sampled += moe.length * topK;
   }
 }
 

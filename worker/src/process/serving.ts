@@ -52,7 +52,7 @@ export class Serving {
       exchange: this.exchange,
       counters,
       times,
-      visits: plan.workers.some(({ node }) => node !== plan.workers[0].node) ? new NodeVisits(plan) : null,
+      visits: plan.workers.some(({ node }) => node !== plan.workers[0].node) ? new NodeVisits(plan, shape.topK) : null,
       maxBatchRows: maxRows,
       maxSequences: engine.maxSequences,
       maxLogitRows,

@@ -101,6 +101,9 @@ describe('traffic report', () => {
     expect([interNodeBytes, intraNodeBytes, r, homeShare]).toEqual([2012.8, 6, 0.5, 0.75]);
     expect(formula).toMatchObject({ rowBytes: 2000, sumBytes: 2000, predicted: 2000, measured: 2012.8, within: true });
     expect(formula!.deviation).toBeCloseTo(0.0064, 6);
+    // 20 frames for 100 rows; half a pair a row leaves its node.
+    expect(formula).toMatchObject({ headerBytes: 12.8, tableBytes: 4, wholeWithin: true });
+    expect(formula!.wholeDeviation).toBeCloseTo(2012.8 / 2016.8 - 1, 9);
     expect(plan!.drift).toBeCloseTo(0.25, 9);
     // Rows that are sent to each of two workers of a node cost twice what the formula says.
     const doubled = trafficReport(null, statusOf({ a: [link('c', 200_640, 100_640, 10)] }), null);
@@ -124,6 +127,7 @@ describe('traffic report', () => {
     expect(text).toContain('m: 100 tokens since the workers were started');
     expect(text).toMatch(/^n0\s+600 B in 8\s+98\.3 KiB in 10$/m);
     expect(text).toContain('r x (row 2000 B + sum 2000 B) = 2000 B, measured 2013 B: +0.6%, within 5%');
+    expect(text).toContain('with headers (13 B) and tables of experts (4 B): -0.2%, within 5%');
     expect(text).toContain('the plan promised r 0.400 and 70.0% at home: r has drifted by +25.0%');
     expect(text).toContain('homes: 3 domain');
     expect(trafficText(trafficReport(status, status, 2))).toContain('no rows went through MoE layers');

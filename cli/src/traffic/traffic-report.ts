@@ -21,6 +21,12 @@ export interface FormulaCheck {
   /** measured / predicted - 1. */
   deviation: number;
   within: boolean;
+  /** What the formula leaves out: headers of frames, and the tables that name experts (null while no request has ended, whose bills tell). */
+  headerBytes: number;
+  tableBytes: number | null;
+  /** measured / (predicted + headers + tables) - 1. */
+  wholeDeviation: number | null;
+  wholeWithin: boolean | null;
 }
 
 export interface TrafficReport {
@@ -51,8 +57,9 @@ export interface TrafficReport {
 
 /** Measured bytes are as computed when they differ by no more. */
 const TOLERANCE = 0.05;
-/** A frame's header, which every frame has whatever its rows. */
+/** A frame's header, which every frame has whatever its rows, and what names the expert and weight of a pair of a dispatch (proto/src/frame.ts). */
 const HEADER_BYTES = 64;
+const PAIR_BYTES = 8;
 
 /** @param before an earlier reading, or null for all since the start. Pure. */
 export function trafficReport(before: ClusterStatus | null, after: ClusterStatus, seconds: number | null): TrafficReport {
@@ -87,7 +94,7 @@ export function trafficReport(before: ClusterStatus | null, after: ClusterStatus
     intraNodeBytes: bytesOf(false) / Math.max(1, rows),
     r,
     homeShare: homeShareOf(before, after),
-    formula: checkFormula(after.plan, flows, rows, remoteNodes, interNodeBytes),
+    formula: checkFormula(after, flows, rows, remoteNodes, interNodeBytes),
     plan:
       prediction === null
         ? null
@@ -101,7 +108,7 @@ export function trafficReport(before: ClusterStatus | null, after: ClusterStatus
 }
 
 function checkFormula(
-  { hidden, rowValueBytes }: ClusterStatus['plan'],
+  { plan: { hidden, rowValueBytes }, requests: { traffic } }: ClusterStatus,
   flows: readonly LinkFlow[],
   rows: number,
   remoteNodes: number,
@@ -114,7 +121,22 @@ function checkFormula(
   const sumBytes = Math.max(0, sums) / remoteNodes;
   const predicted = (remoteNodes / rows) * (rowBytes + sumBytes);
   const deviation = measured / predicted - 1;
-  return { rowBytes, sumBytes, predicted, measured, deviation, within: Math.abs(deviation) <= TOLERANCE };
+  const headerBytes = (HEADER_BYTES * crossing.reduce((sum, { frames }) => sum + frames, 0)) / rows;
+  const tableBytes = traffic.rows === 0 ? null : (PAIR_BYTES * (traffic.visits - traffic.homeVisits)) / traffic.rows;
+  const wholeDeviation = tableBytes === null ? null : measured / (predicted + headerBytes + tableBytes) - 1;
+  const within = (part: number) => Math.abs(part) <= TOLERANCE;
+  return {
+    rowBytes,
+    sumBytes,
+    predicted,
+    measured,
+    deviation,
+    within: within(deviation),
+    headerBytes,
+    tableBytes,
+    wholeDeviation,
+    wholeWithin: wholeDeviation === null ? null : within(wholeDeviation),
+  };
 }
 
 function homeShareOf(before: ClusterStatus | null, after: ClusterStatus): number | null {

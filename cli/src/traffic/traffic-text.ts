@@ -37,10 +37,14 @@ function perRow({ interNodeBytes, intraNodeBytes, r, homeShare, formula, plan }:
     `r, remote nodes per token and layer: ${formatDecimal(r ?? 0)}${homeShare === null ? '' : `; served on the home's node: ${percent(homeShare)}`}`,
   ];
   if (formula !== null) {
-    const { rowBytes, sumBytes, predicted, measured, deviation, within } = formula;
+    const { rowBytes, sumBytes, predicted, measured, deviation, within, headerBytes, tableBytes, wholeDeviation, wholeWithin } = formula;
     lines.push(
-      `r x (row ${rowBytes} B + sum ${Math.round(sumBytes)} B) = ${Math.round(predicted)} B, measured ${Math.round(measured)} B: ${signed(deviation)}, ${within ? 'within' : 'not within'} 5%${within ? '' : ' (headers and expert tables weigh most in small frames)'}`,
+      `r x (row ${rowBytes} B + sum ${Math.round(sumBytes)} B) = ${Math.round(predicted)} B, measured ${Math.round(measured)} B: ${verdict(deviation, within)}`,
     );
+    if (tableBytes !== null && wholeDeviation !== null && wholeWithin !== null)
+      lines.push(
+        `with headers (${Math.round(headerBytes)} B) and tables of experts (${Math.round(tableBytes)} B): ${verdict(wholeDeviation, wholeWithin)}`,
+      );
   }
   if (plan !== null)
     lines.push(
@@ -54,5 +58,6 @@ function homesText(homes: Record<string, number>): string {
   return used.length === 0 ? 'none chosen yet' : used.map(([reason, count]) => `${count} ${reason}`).join(', ');
 }
 
+const verdict = (deviation: number, within: boolean) => `${signed(deviation)}, ${within ? 'within' : 'not within'} 5%`;
 const percent = (share: number) => `${(100 * share).toFixed(1)}%`;
 const signed = (share: number) => `${share >= 0 ? '+' : ''}${(100 * share).toFixed(1)}%`;

@@ -48,6 +48,7 @@ async function createEngine(dir, sum, threads) {
     connecting: () => exchange.connecting,
     counters,
     times,
+    visits: null,
     maxBatchRows: MAX_ROWS,
     maxSequences: 64,
     maxLogitRows: 64,

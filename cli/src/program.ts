@@ -6,6 +6,7 @@ import { doctorCommand } from './commands/doctor.ts';
 import { modelCommand } from './commands/model.ts';
 import { partCommand } from './commands/part-program.ts';
 import { traceCommand } from './commands/trace.ts';
+import { trafficCommand } from './commands/traffic.ts';
 import { upCommand } from './commands/up.ts';
 
 import { placeCommand } from './place/index.ts';
@@ -25,6 +26,7 @@ export function createProgram(): Command {
     .addCommand(modelCommand())
     .addCommand(benchCommand())
     .addCommand(traceCommand())
+    .addCommand(trafficCommand())
     .addCommand(placeCommand())
     .addCommand(doctorCommand());
   for (const command of withDescendants(program)) command.exitOverride().showHelpAfterError('(--help shows the options)');

@@ -1,3 +1,5 @@
+import { limits } from '@switchyard/proto';
+
 /** Bounds of the coordinator alone, with their reasons; those it shares with workers are in proto/src/limits.ts. */
 export const bounds = {
   /** Sequences of one request, prompts x n: one client must not fill the running queue. */
@@ -30,6 +32,13 @@ export const bounds = {
   /** Tokens between two remembered points of a prompt, and points per prompt. */
   prefixStrideTokens: 64,
   prefixPointsMax: 256,
+  /** Prompt prefixes, and domains, tenants and pairs of them each, whose routing is remembered: a number per node. */
+  prefixStatisticsMax: 16_384,
+  homeStatisticsMax: 4096,
+  /** Points of a prompt whose routing is remembered: what prompts have in common is at their beginning. */
+  prefixStatisticsPointsMax: 16,
+  /** Remote nodes per token and layer that a plan can promise: all but its own. */
+  remoteNodesMax: limits.nodesMax,
   /** Characters of tenant, domain and request id. */
   nameCharsMax: 128,
   /** Keys in the key file and bytes of it, and of other secrets. */

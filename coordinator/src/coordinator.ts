@@ -14,7 +14,9 @@ import { Membership } from './membership/membership.ts';
 import { Metrics } from './metrics/metrics.ts';
 import { type ModelFolder, readModelFolder } from './model-folder.ts';
 import { choosePlan } from './placement-plan.ts';
-import { Dispatcher } from './requests/dispatcher.ts';
+import { Dispatcher, type HomePolicy } from './requests/dispatcher.ts';
+import { HomeStatistics } from './requests/home-statistics.ts';
+import { nodeCount, readPlanHomes } from './requests/plan-homes.ts';
 import { statusDocument } from './status.ts';
 import { Tokenizing } from './tokenizing/tokenizing.ts';
 import { TraceRecorder } from './trace/trace-recorder.ts';
@@ -93,7 +95,9 @@ class Coordinator implements RunningCoordinator {
       log,
     );
     const queue = { runningMax: config.requestsRunningMax, waitingMax: config.requestsWaitingMax };
-    this.#dispatcher = new Dispatcher(this.#membership, queue, this.#metrics.requests);
+    const planHomes = readPlanHomes(this.#plan, (problem) => log.warn(`plan: ${problem}`));
+    const homes = { policy: homePolicy(config), statistics: new HomeStatistics(nodeCount(this.#plan), planHomes) };
+    this.#dispatcher = new Dispatcher(this.#membership, queue, this.#metrics.requests, homes);
     this.#metrics.watch(this.#membership, this.#dispatcher);
     const { type: _, ...shape } = this.#plan.model;
     this.#trace = new TraceRecorder(
@@ -172,6 +176,8 @@ class Coordinator implements RunningCoordinator {
       modelDir: path.resolve(config.model),
       createdAt: Math.floor(Date.now() / 1000),
       model: { vocab: this.#folder.vocab, eosTokens: this.#folder.eosTokens, defaults: this.#folder.sampling },
+      topK: this.#folder.topK,
+      hidden: this.#folder.hidden,
       tokenizing: this.#tokenizing,
       tokenTexts: new TokenTexts(this.#tokenizing.pieces),
       membership: this.#membership,
@@ -224,6 +230,18 @@ class Coordinator implements RunningCoordinator {
       stepAgeMs: this.#dispatcher.stepAgeMs(performance.now()),
     };
   }
+}
+
+/** Steps that a prompt must take for a move after the first to pay: two of them are computed in vain, the first and one that is under way by then. */
+const MOVE_STEPS_MIN = 8;
+
+function homePolicy({ homeChoice, homeSlackSequences, homeSlackTokens, homeMovePercent, maxBatchRows }: Config): HomePolicy {
+  return {
+    choice: homeChoice,
+    slack: { sequences: homeSlackSequences, promptTokens: homeSlackTokens },
+    moveGain: homeMovePercent / 100,
+    movePromptTokensMin: MOVE_STEPS_MIN * maxBatchRows,
+  };
 }
 
 function engineConfig(config: Config): EngineConfig {

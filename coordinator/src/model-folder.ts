@@ -9,6 +9,8 @@ export interface ModelFolder {
   /** Experts of a token. */
   topK: number;
   vocab: number;
+  /** Values of a token's row; null when config.json does not say. */
+  hidden: number | null;
   /** Tokens of one sequence; null when config.json does not say. */
   contextMax: number | null;
   /** The checkpoint says that its weights are f32. */
@@ -43,6 +45,7 @@ export function readModelFolder(dir: string): ModelFolder {
     plan: moeShape(fields),
     topK: fields.whole(topKKeys, 1, limits.topKMax) ?? fields.missing(topKKeys.join(' or ')),
     vocab: fields.whole(['vocab_size'], 1, 2 ** 31) ?? fields.missing('vocab_size'),
+    hidden: fields.whole(['hidden_size', 'n_embd', 'd_model'], 1, limits.hiddenMax),
     contextMax: fields.whole(['max_position_embeddings', 'n_positions'], 1, 2 ** 31),
     storedWide: (config.dtype ?? config.torch_dtype) === 'float32',
     eosTokens: tokenList(generation.eos_token_id ?? config.eos_token_id),

@@ -3,6 +3,8 @@ import { planChecksum, type Stats } from '@switchyard/proto';
 import type { Service } from './api/service.ts';
 import type { Membership, Place } from './membership/membership.ts';
 import { activities } from './metrics/worker-metrics.ts';
+import { homeReasons } from './requests/home-choice.ts';
+import { readPrediction } from './requests/plan-homes.ts';
 
 /** GET /v1/switchyard/status: the whole cluster in one document (docs/observe.md). Names and numbers only, nothing of any request. */
 export function statusDocument(service: Service, plan: Plan, numericClass: string): Record<string, unknown> {
@@ -25,12 +27,24 @@ export function statusDocument(service: Service, plan: Plan, numericClass: strin
       method: plan.provenance?.method ?? null,
       moeLayers: plan.model.moeLayers,
       experts: plan.model.experts,
+      topK: service.topK,
+      /** Values of a row, and bytes of one on its way to experts; null where the checkpoint does not say. */
+      hidden: service.hidden,
+      rowValueBytes: numericClass.startsWith('f32') ? 4 : 2,
+      /** What the plan promises on the trace that it was made from. */
+      prediction: readPrediction(plan),
     },
     requests: {
       running: dispatcher.running,
       waiting: dispatcher.waiting,
       runningMax: config.requestsRunningMax,
       waitingMax: config.requestsWaitingMax,
+      /** Of sequences that have ended. */
+      traffic: dispatcher.traffic,
+    },
+    homes: {
+      choices: Object.fromEntries(homeReasons.map((reason) => [reason, dispatcher.choices.get(reason) ?? 0])),
+      known: dispatcher.knownKinds,
     },
     trace: service.trace.summary ?? { on: false },
     workers: membership.places.map((place) => workerStatus(place, membership, dispatcher.loadOf(place.worker))),
@@ -43,6 +57,8 @@ function workerStatus(place: Place, { places }: Membership, load: number): Recor
   return {
     name,
     node: hello?.node ?? `n${node}`,
+    /** Of the plan. */
+    planNode: node,
     worker: place.worker,
     state: state === 'serving' ? 'ready' : state,
     /** 0 to 1. */

@@ -5,62 +5,6 @@ import { ApiKeys } from '../src/api/api-keys.ts';
 import { jsonErrorPosition } from '../src/api/json-position.ts';
 import { type HealthReading, judgeHealth } from '../src/health/health-counters.ts';
 import { uncoveredExperts } from '../src/membership/coverage.ts';
-import { chooseHome } from '../src/requests/home-choice.ts';
-import { PrefixMemory } from '../src/requests/prefix-memory.ts';
-
-describe('home choice', () => {
-  const candidates = fc.uniqueArray(fc.record({ worker: fc.nat({ max: 20 }), load: fc.nat({ max: 10 }), lastChosen: fc.nat() }), {
-    selector: (c) => c.worker,
-    minLength: 1,
-    maxLength: 8,
-  });
-  const preferences = fc.array(
-    fc.record({ worker: fc.nat({ max: 20 }), reason: fc.constant('prefix' as const), slack: fc.nat({ max: 4 }) }),
-    { maxLength: 3 },
-  );
-
-  it('is a candidate, at most its slack busier than the least busy, and a preferred one when one qualifies', () => {
-    fc.assert(
-      fc.property(candidates, preferences, (among, preferred) => {
-        const { worker, reason } = chooseHome(among, preferred);
-        const least = Math.min(...among.map(({ load }) => load));
-        const chosen = among.find((candidate) => candidate.worker === worker)!;
-        const qualified = preferred.find((p) => among.some((c) => c.worker === p.worker && c.load <= least + p.slack));
-        if (among.length === 1) expect(reason).toBe('only');
-        else if (qualified !== undefined) expect([worker, reason]).toEqual([qualified.worker, 'prefix']);
-        else expect([chosen.load, reason]).toEqual([least, 'least-loaded']);
-      }),
-    );
-  });
-
-  it('takes turns among equals', () => {
-    const among = [0, 1, 2].map((worker) => ({ worker, load: 0, lastChosen: 0 }));
-    const chosen: number[] = [];
-    for (let turn = 1; turn <= 6; turn++) {
-      const { worker } = chooseHome(among, []);
-      among[worker].lastChosen = turn;
-      chosen.push(worker);
-    }
-    expect(chosen).toEqual([0, 1, 2, 0, 1, 2]);
-  });
-});
-
-describe('prefix memory', () => {
-  const prompt = (start: number, length: number) => Array.from({ length }, (_, i) => start + i);
-
-  it('finds the longest known beginning, for its tenant alone, until the worker is gone', () => {
-    const memory = new PrefixMemory();
-    memory.remember('a', prompt(0, 128), 1);
-    memory.remember('a', prompt(0, 640), 2);
-    expect(memory.find('a', [...prompt(0, 640), 9, 9])).toBe(2);
-    expect(memory.find('a', [...prompt(0, 400), ...prompt(7, 400)])).toBe(2);
-    expect(memory.find('b', prompt(0, 640))).toBeNull();
-    expect(memory.find('a', prompt(0, 63))).toBeNull();
-    expect(memory.find('a', prompt(1, 640))).toBeNull();
-    memory.forget(2);
-    expect(memory.find('a', prompt(0, 640))).toBeNull();
-  });
-});
 
 describe('coverage', () => {
   it('counts pairs without a serving worker', () => {

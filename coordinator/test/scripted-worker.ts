@@ -57,7 +57,18 @@ export class ScriptedWorker {
   }
 
   tokens(columns: Partial<Tokens>): void {
-    const none = { request: [], token: [], finish: [], logprob: [], top: [], errors: [], cachedTokens: [], prompt: [] };
+    const none = {
+      request: [],
+      token: [],
+      finish: [],
+      logprob: [],
+      top: [],
+      errors: [],
+      cachedTokens: [],
+      prompt: [],
+      traffic: [],
+      routing: [],
+    };
     this.send({ type: 'tokens', ...none, ...columns });
   }
 

@@ -19,6 +19,7 @@ export * from './replan/moves.ts';
 export * from './replan/relabel.ts';
 export * from './replan/stages.ts';
 export * from './report/explain.ts';
+export * from './report/homes-of.ts';
 export * from './report/pareto.ts';
 export * from './report/what-if.ts';
 export * from './report/worth-it.ts';

@@ -3,6 +3,7 @@ import { limits, type Plan, SwitchyardError, type Topology } from '@switchyard/p
 import { type Cluster, clusterOf, limitSlots, nodeSlots, nodeSpeedShares } from './cluster/cluster.ts';
 import { maskNodesMax } from './cluster/node-set.ts';
 import { type Random, seededRandom } from './random.ts';
+import { homesOf } from './report/homes-of.ts';
 import { type FanOutScore, scoreFanOut } from './score/fan-out-score.ts';
 import { scoreChain, transitionsOf } from './score/transitions.ts';
 import { type Affinity, balanceHomes, learnAffinity, sequenceHomeCosts } from './solve/affinity.ts';
@@ -139,6 +140,7 @@ export function describe(plan: Plan, cluster: Cluster, trace: RoutingTrace, home
   const provenance = {
     ...plan.provenance,
     homeCostPerTokenLayer: affinity,
+    homes: homesOf(trace, masks, cluster.nodes),
     remoteNodes: score.remoteNodes,
     homeShare: score.homeShare,
     peakMean: score.peakMean,

@@ -10,6 +10,8 @@ import {
   expertLoads,
   explain,
   exportPlan,
+  homesOf,
+  nodeMasks,
   paretoFront,
   paretoPage,
   place,
@@ -286,5 +288,38 @@ describe('around a plan', () => {
     expect(paretoPage(points, 'plans')).toContain('b &#60;&#38;&#62;');
     expect(changedTopology(topology, { kind: 'lose-node', node: 'n1' }).nodes.map((n) => n.name)).toEqual(['n0', 'n2', 'n3']);
     expect(() => changedTopology(topology, { kind: 'lose-node', node: 'x' })).toThrow(/no node is named x/);
+  });
+});
+
+describe('homes of a plan', () => {
+  it('are, for each domain, what a home on each node would serve there', async () => {
+    const trace = await gptOssSlice();
+    const topology = testTopology(3, 1, 400);
+    const { plan, cluster } = await place(trace, topology, { ...quick, replicas: 0.2 });
+    const { domains } = homesOf(trace, nodeMasks(plan, cluster), cluster.nodes);
+    expect(plan.provenance?.homes).toEqual({ domains });
+    expect(Object.keys(domains).sort()).toEqual([...new Set(trace.sequences.flatMap(({ domain }) => domain ?? []))].sort());
+    const layers = trace.moeLayers.length;
+    for (const [name, { tokens, homeShare }] of Object.entries(domains)) {
+      // The same from the plan's own lists.
+      const sequences = trace.sequences.map(({ domain }) => domain === name);
+      let counted = 0;
+      const held = [0, 0, 0];
+      for (let t = 0; t < trace.tokens; t++) {
+        if (!sequences[trace.sequenceOf[t]]) continue;
+        counted++;
+        for (let l = 0; l < layers; l++)
+          for (let k = 0; k < trace.topK; k++) {
+            const holders = plan.replicas[l][trace.ids[(t * layers + l) * trace.topK + k]];
+            for (const node of [0, 1, 2]) if (holders.some((w) => plan.workers[w].node === node)) held[node]++;
+          }
+      }
+      expect(tokens).toBe(counted);
+      homeShare.forEach((share, node) => {
+        expect(share).toBeCloseTo(held[node] / (counted * layers * trace.topK), 3);
+      });
+    }
+    const best = Object.values(domains).map(({ homeShare }) => Math.max(...homeShare));
+    expect(Math.min(...best)).toBeGreaterThan(1 / 3);
   });
 });

@@ -109,6 +109,7 @@ export interface Submit {
   ignoreEos: boolean;
   minTokens: number;
   traceId: string;
+  reportRouting: boolean;
 }
 
 export interface Sampling {
@@ -147,6 +148,28 @@ export interface Tokens {
   errors: RequestError[];
   cachedTokens: Column;
   prompt: PromptLogprobs[];
+  traffic: Traffic[];
+  routing: Routing[];
+}
+
+/** What the rows of one sequence cost the network, summed over its MoE layers. */
+export interface Traffic {
+  rows: number;
+  remoteNodes: number;
+  visits: number;
+  homeVisits: number;
+  /** Fractions come from frames whose bytes are shared by rows of several sequences. */
+  interNodeBytes: number;
+  intraNodeBytes: number;
+  routing: Routing;
+}
+
+/** Of `sampled` (row, expert) pairs, those whose expert each node holds. */
+export interface Routing {
+  request: number;
+  sampled: number;
+  /** [node]; empty on a plan of one node. */
+  held: Column;
 }
 
 export const Finish = { none: 0, stop: 1, length: 2, error: 3, cancelled: 4, stopWithoutToken: 5 } as const;

@@ -17,6 +17,7 @@ import type {
   Ready,
   Refuse,
   RequestError,
+  Routing,
   Sampling,
   Stats,
   Stop,
@@ -26,6 +27,7 @@ import type {
   ToWorker,
   Trace,
   TraceRows,
+  Traffic,
 } from './control-messages.ts';
 import { type MessageSchema, message, type UnionSchema } from './message-codec.ts';
 
@@ -102,6 +104,7 @@ const submit = message<Submit>('Submit', {
   ignoreEos: [11, 'bool'],
   minTokens: [12, 'uint32'],
   traceId: [13, 'string'],
+  reportRouting: [15, 'bool'],
 });
 
 const cancel = message<Cancel>('Cancel', { request: [1, 'uint64'] });
@@ -116,6 +119,17 @@ const promptLogprobs = message<PromptLogprobs>('PromptLogprobs', {
   top: [3, [topLogprobs]],
 });
 
+const routing = message<Routing>('Routing', { request: [1, 'uint64'], sampled: [2, 'uint64'], held: [3, 'uint64[]'] });
+const traffic = message<Traffic>('Traffic', {
+  rows: [1, 'uint64'],
+  remoteNodes: [2, 'uint64'],
+  visits: [3, 'uint64'],
+  homeVisits: [4, 'uint64'],
+  interNodeBytes: [5, 'double'],
+  intraNodeBytes: [6, 'double'],
+  routing: [7, routing],
+});
+
 const tokens = message<Tokens>('Tokens', {
   request: [1, 'uint64[]'],
   token: [2, 'uint32[]'],
@@ -125,6 +139,8 @@ const tokens = message<Tokens>('Tokens', {
   errors: [6, [requestError]],
   cachedTokens: [7, 'uint32[]'],
   prompt: [8, [promptLogprobs]],
+  traffic: [9, [traffic]],
+  routing: [10, [routing]],
 });
 
 const linkStats = message<LinkStats>('LinkStats', {
@@ -210,6 +226,8 @@ export const controlSchemas: readonly MessageSchema[] = [
   topLogprobs,
   requestError,
   promptLogprobs,
+  routing,
+  traffic,
   tokens,
   linkStats,
   stats,

@@ -56,6 +56,21 @@ describe('chat', () => {
     expect(new Set(chunks.map((chunk) => chunk.id)).size).toBe(1);
   });
 
+  it('tells where it lived and what it cost to who asks, whole and streamed, and nothing to others', async () => {
+    const asking = { ...greedy, return_traffic: true } as typeof greedy;
+    const plain = await client.chat.completions.create(greedy);
+    const asked = await client.chat.completions.create(asking);
+    const billOf = (choice: object | undefined) => (choice as { switchyard?: { home: string; reason: string } } | undefined)?.switchyard;
+    expect(billOf(plain.choices[0])).toBeUndefined();
+    expect(billOf(asked.choices[0])).toMatchObject({ home: expect.stringMatching(/^n\dw0$/), reason: expect.any(String) });
+    expect(asked.choices[0].message).toEqual(plain.choices[0].message);
+    const runner = client.chat.completions.stream({ ...asking, stream: true });
+    const bills: unknown[] = [];
+    runner.on('chunk', (chunk) => bills.push(billOf(chunk.choices[0])));
+    expect((await runner.finalChatCompletion()).choices[0].message.content).toBe(plain.choices[0].message.content);
+    expect(bills.filter((bill) => bill !== undefined)).toEqual([bills.at(-1)]);
+  });
+
   it('works with the helper that collects a stream', async () => {
     const runner = client.chat.completions.stream({ ...greedy, logprobs: true });
     const final = await runner.finalChatCompletion();

@@ -4,14 +4,17 @@ import {
   type Link,
   type Listener,
   type Plan,
+  type Routing,
   type Submit,
   SwitchyardError,
   type Tokens,
   type TraceRows,
+  type Traffic,
   type Transport,
 } from '@switchyard/proto';
 import { Counters } from '../src/engine/counters.ts';
 import { Engine } from '../src/engine/engine.ts';
+import { NodeVisits } from '../src/engine/node-visits.ts';
 import { TimeSplit } from '../src/engine/time-split.ts';
 import { Exchange } from '../src/exchange/exchange.ts';
 import { ExpertServer } from '../src/exchange/expert-server.ts';
@@ -60,6 +63,9 @@ export class InProcessWorker {
   readonly exchange: Exchange;
   readonly server = new ExpertServer();
   readonly traced: TraceRows[] = [];
+  /** Of requests that have ended, and of those that asked for it on the way. */
+  readonly bills: Traffic[] = [];
+  readonly routing: Routing[] = [];
   /** Requests that have not ended, by number. */
   readonly open = new Map<number, Open>();
   cachedTokens = 0;
@@ -92,6 +98,7 @@ export class InProcessWorker {
       connecting: () => this.exchange.connecting,
       counters,
       times,
+      visits: new NodeVisits(plan, model.shape.topK),
       maxBatchRows,
       maxSequences: options.maxSequences,
       maxLogitRows: options.maxLogitRows,
@@ -127,7 +134,9 @@ export class InProcessWorker {
     });
   }
 
-  private receive({ request, token, finish, logprob, top, errors, cachedTokens, prompt }: Tokens): void {
+  private receive({ request, token, finish, logprob, top, errors, cachedTokens, prompt, traffic, routing }: Tokens): void {
+    this.bills.push(...traffic);
+    this.routing.push(...routing);
     for (const reading of prompt) {
       const list = reading.top.map((entry) => ({ token: Array.from(entry.token), logprob: Array.from(entry.logprob) }));
       this.open.get(reading.request)!.answer.prompt = { logprob: Array.from(reading.logprob), top: list };
@@ -243,6 +252,7 @@ export function submitOf(prompt: ArrayLike<number>, overrides: Partial<Submit> =
     ignoreEos: false,
     minTokens: 0,
     traceId: '',
+    reportRouting: false,
     ...overrides,
   };
 }

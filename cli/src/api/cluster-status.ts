@@ -7,7 +7,24 @@ export interface ClusterStatus {
   model: string;
   numericClass: string;
   ready: boolean;
-  plan: { epoch: number; checksum: string; moeLayers: number[]; experts: number };
+  plan: {
+    epoch: number;
+    checksum: string;
+    moeLayers: number[];
+    experts: number;
+    topK: number;
+    /** Values of a row; null where the checkpoint does not say. */
+    hidden: number | null;
+    /** Bytes of one of them on its way to experts. */
+    rowValueBytes: number;
+    /** What the plan promises on its trace; null: nothing. */
+    prediction: { remoteNodes: number; homeShare: number } | null;
+  };
+  requests: {
+    /** Of sequences that have ended. */
+    traffic: { rows: number; remoteNodes: number; visits: number; homeVisits: number; interNodeBytes: number; intraNodeBytes: number };
+  };
+  homes: { choices: Record<string, number> };
   workers: {
     name: string;
     node: string;
@@ -27,6 +44,8 @@ export interface ClusterStatus {
 /** What a worker has counted since it started. */
 export interface WorkerCounters {
   steps: number;
+  promptTokens: number;
+  generatedTokens: number;
   /** Of its main thread, by what they were spent on; together all the time that has passed. */
   seconds: Record<string, number>;
   /** (row, layer) pairs of its own sequences that went through MoE layers, and the sum of distinct remote nodes over those. */

@@ -20,10 +20,15 @@ export function withServerOptions(command: Command, urlDefault: string | null = 
 /** A key never comes from a flag: command lines are readable by other users. */
 export function readApiKey(options: { apiKeyFile?: string }): string | null {
   if (options.apiKeyFile === undefined) return process.env.SWITCHYARD_API_KEY ?? process.env.OPENAI_API_KEY ?? null;
+  return readSecret(options.apiKeyFile, '--api-key-file');
+}
+
+/** @param option that named the file */
+export function readSecret(file: string, option: string): string {
   try {
-    return readFileSync(options.apiKeyFile, 'utf8').trim();
+    return readFileSync(file, 'utf8').trim();
   } catch (error) {
-    throw new CommandFailure(`--api-key-file ${options.apiKeyFile}: ${(error as Error).message}`, { cause: error });
+    throw new CommandFailure(`${option} ${file}: ${(error as Error).message}`, { cause: error });
   }
 }
 

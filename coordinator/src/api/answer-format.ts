@@ -25,16 +25,16 @@ export interface Piece {
 
 /**
  * How one endpoint writes answers, as JSON text: chunks are written once per token, so they are put together from prepared text. `usage` is JSON to add to a
- * chunk, or ''.
+ * chunk, or ''; `extra` is JSON to add to a choice that has ended, or ''.
  */
 export interface AnswerFormat {
   /** Chunks that open a choice, if it needs any: `data: …` lines. */
   opening(index: number, usage: string): string;
   chunk(piece: Piece, usage: string): string;
-  closing(index: number, reason: FinishReason, usage: string): string;
+  closing(index: number, reason: FinishReason, usage: string, extra: string): string;
   usageChunk(usage: Usage): string;
   /** A choice of a body that is not streamed. */
-  choice(piece: Piece, reason: FinishReason): string;
+  choice(piece: Piece, reason: FinishReason, extra: string): string;
   body(choices: readonly string[], usage: Usage): string;
 }
 

@@ -3,6 +3,17 @@ import type { RequestMetrics } from '../metrics/request-metrics.ts';
 import { type Answer, type AnswerListener, codePoints, type FinishReason } from '../requests/answer.ts';
 import type { Dispatcher } from '../requests/dispatcher.ts';
 import type { Usage } from './answer-format.ts';
+import { billOf } from './bill.ts';
+
+/** Where answers come from and how they are shown. */
+export interface AnswerSetBase {
+  dispatcher: Dispatcher;
+  metrics: RequestMetrics;
+  workers: readonly { name: string; node: number }[];
+  /** Text of each prompt, where it comes before the answer. */
+  echo: readonly string[] | null;
+  choicesPerPrompt: number;
+}
 
 /**
  * The answers that one HTTP response consists of. Delivers their pieces to whoever writes the response, the echo of the prompt first. One that fails takes the
@@ -11,6 +22,7 @@ import type { Usage } from './answer-format.ts';
 export abstract class AnswerSet implements AnswerListener {
   readonly #dispatcher: Dispatcher;
   readonly #metrics: RequestMetrics;
+  readonly #workers: AnswerSetBase['workers'];
   readonly #echo: readonly string[] | null;
   readonly #choicesPerPrompt: number;
   readonly #echoed: boolean[] = [];
@@ -18,10 +30,10 @@ export abstract class AnswerSet implements AnswerListener {
   #open = 0;
   #over = false;
 
-  /** @param echo text of each prompt, where it comes before the answer */
-  constructor(dispatcher: Dispatcher, metrics: RequestMetrics, echo: readonly string[] | null, choicesPerPrompt: number) {
+  constructor({ dispatcher, metrics, workers, echo, choicesPerPrompt }: AnswerSetBase) {
     this.#dispatcher = dispatcher;
     this.#metrics = metrics;
+    this.#workers = workers;
     this.#echo = echo;
     this.#choicesPerPrompt = choicesPerPrompt;
   }
@@ -52,8 +64,13 @@ export abstract class AnswerSet implements AnswerListener {
   }
 
   /** "n0w1; least-loaded" for each choice, once known: for people who wonder where their request ran. */
-  homes(nameOf: (worker: number) => string): string {
-    return this.#answers.flatMap(({ home }) => (home === null ? [] : [`${nameOf(home.worker)}; ${home.reason}`])).join(', ');
+  homes(): string {
+    return this.#answers.flatMap(({ home }) => (home === null ? [] : [`${this.#workers[home.worker].name}; ${home.reason}`])).join(', ');
+  }
+
+  /** What a choice that has ended tells of its home and its traffic, as JSON to add to it; '' unless asked for. */
+  protected bill(answer: Answer): string {
+    return answer.spec.wantTraffic ? `,"switchyard":${JSON.stringify(billOf(answer, this.#workers))}` : '';
   }
 
   usage(): Usage {

@@ -35,18 +35,18 @@ export class ChatFormat implements AnswerFormat {
     return `${this.#chunkHead}${delta}]${usage}}\n\n`;
   }
 
-  closing(index: number, reason: FinishReason, usage: string): string {
-    return `${this.#chunkHead}{"index":${index},"delta":{},"logprobs":null,"finish_reason":"${reason}"}]${usage}}\n\n`;
+  closing(index: number, reason: FinishReason, usage: string, extra: string): string {
+    return `${this.#chunkHead}{"index":${index},"delta":{},"logprobs":null,"finish_reason":"${reason}"${extra}}]${usage}}\n\n`;
   }
 
   usageChunk(usage: Usage): string {
     return `${this.#chunkHead}],"usage":${usageJson(usage)}}\n\n`;
   }
 
-  choice({ index, text, reports, ids }: Piece, reason: FinishReason): string {
+  choice({ index, text, reports, ids }: Piece, reason: FinishReason, extra: string): string {
     const message = `{"role":"assistant","content":${JSON.stringify(text)},"refusal":null}`;
     const logprobs = this.#wantLogprob ? this.#logprobs(reports, true) : 'null';
-    return `{"index":${index},"message":${message},"logprobs":${logprobs},"finish_reason":"${reason}"${this.#ids(ids)}}`;
+    return `{"index":${index},"message":${message},"logprobs":${logprobs},"finish_reason":"${reason}"${this.#ids(ids)}${extra}}`;
   }
 
   body(choices: readonly string[], usage: Usage): string {

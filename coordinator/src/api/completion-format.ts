@@ -33,18 +33,18 @@ export class CompletionFormat implements AnswerFormat {
     return `data: ${this.#head}${this.#choice(piece, logprobs, 'null', this.#ids(piece.ids))}]${usage}}\n\n`;
   }
 
-  closing(index: number, reason: FinishReason, usage: string): string {
-    return `data: ${this.#head}{"index":${index},"text":"","logprobs":null,"finish_reason":"${reason}"}]${usage}}\n\n`;
+  closing(index: number, reason: FinishReason, usage: string, extra: string): string {
+    return `data: ${this.#head}{"index":${index},"text":"","logprobs":null,"finish_reason":"${reason}"${extra}}]${usage}}\n\n`;
   }
 
   usageChunk(usage: Usage): string {
     return `data: ${this.#head}],"usage":${usageJson(usage)}}\n\n`;
   }
 
-  choice(piece: Piece, reason: FinishReason): string {
+  choice(piece: Piece, reason: FinishReason, extra: string): string {
     const prompt = this.#promptIds?.[Math.floor(piece.index / this.#choicesPerPrompt)];
     const ids = prompt === undefined ? '' : `${this.#ids(piece.ids)},"prompt_token_ids":[${prompt.join(',')}]`;
-    return this.#choice(piece, this.#wantLogprob ? this.#logprobs(piece.reports) : 'null', `"${reason}"`, ids);
+    return this.#choice(piece, this.#wantLogprob ? this.#logprobs(piece.reports) : 'null', `"${reason}"`, ids + extra);
   }
 
   body(choices: readonly string[], usage: Usage): string {

@@ -48,6 +48,7 @@ export function answerSpecs(request: GenerationRequest, caller: Caller, contextM
       topLogprobs: request.topLogprobs,
       promptLogprobs: request.echo !== null && request.wantLogprob,
       returnTokenIds: common.returnTokenIds,
+      wantTraffic: common.wantTraffic,
       tenant: caller.tenant,
       domain: caller.domain,
       traceId: caller.requestId,

@@ -102,13 +102,13 @@ function run(service: Service, exchange: Exchange, fields: Fields, request: Gene
   if (response.destroyed) return;
   const specs = answerSpecs(request, { requestId: id, tenant, domain: domainOf(exchange, fields) }, service.contextMax());
   const { dispatcher, metrics, membership, tokenizing } = service;
-  const base = { dispatcher, metrics: metrics.requests, echo: request.echo, choicesPerPrompt: request.common.n };
-  const nameOf = (worker: number) => membership.places[worker].name;
+  const { places: workers } = membership;
+  const base = { dispatcher, metrics: metrics.requests, workers, echo: request.echo, choicesPerPrompt: request.common.n };
   const { streaming } = request;
   metrics.requests.onRequest(request.common.n, request.common.maxTokens);
   const answers = streaming.stream
-    ? new StreamedResponse(response, format, { ...streaming, pingMs: service.config.pingMs }, nameOf, base)
-    : new CollectedResponse(response, format, nameOf, base);
+    ? new StreamedResponse(response, format, { ...streaming, pingMs: service.config.pingMs }, base)
+    : new CollectedResponse(response, format, base);
   answers.start(specs.map((spec, index) => new Answer(index, spec, answers, tokenizing.pieces, tokenizing.specialIds)));
 }
 

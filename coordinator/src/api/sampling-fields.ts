@@ -24,6 +24,7 @@ export type CommonSpec = Pick<
   | 'includeStop'
   | 'skipSpecial'
   | 'returnTokenIds'
+  | 'wantTraffic'
 > & { n: number; seed: bigint; maxTokens: number | null };
 
 /**
@@ -64,6 +65,7 @@ export function readCommonFields(fields: Fields, model: ModelBounds, maxTokensMi
     includeStop: fields.flag('include_stop_str_in_output') ?? false,
     skipSpecial: fields.flag('skip_special_tokens') ?? true,
     returnTokenIds: fields.flag('return_token_ids') ?? false,
+    wantTraffic: fields.flag('return_traffic') ?? false,
   };
 }
 

@@ -19,6 +19,9 @@ export interface Service {
   /** Seconds of Unix time. */
   readonly createdAt: number;
   readonly model: ModelBounds;
+  /** Experts of a token, and values of a row (null where the checkpoint does not say). */
+  readonly topK: number;
+  readonly hidden: number | null;
   readonly tokenizing: Tokenizing;
   readonly tokenTexts: TokenTexts;
   readonly membership: Membership;

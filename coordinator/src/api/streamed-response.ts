@@ -1,11 +1,9 @@
 import type { ServerResponse } from 'node:http';
 import { SwitchyardError } from '@switchyard/proto';
 import { bounds } from '../bounds.ts';
-import type { RequestMetrics } from '../metrics/request-metrics.ts';
 import type { Answer, FinishReason } from '../requests/answer.ts';
-import type { Dispatcher } from '../requests/dispatcher.ts';
 import { type AnswerFormat, usageJson } from './answer-format.ts';
-import { AnswerSet } from './answer-set.ts';
+import { AnswerSet, type AnswerSetBase } from './answer-set.ts';
 import { errorReply } from './api-error.ts';
 import { sendError } from './reply.ts';
 import type { StreamOptions } from './stream-fields.ts';
@@ -20,7 +18,6 @@ export class StreamedResponse extends AnswerSet {
   readonly #response: ServerResponse;
   readonly #format: AnswerFormat;
   readonly #options: StreamOptions;
-  readonly #nameOf: (worker: number) => string;
   readonly #opened: boolean[] = [];
   readonly #ping: NodeJS.Timeout;
   /** Events not yet written. */
@@ -29,18 +26,11 @@ export class StreamedResponse extends AnswerSet {
   #stalled: NodeJS.Timeout | null = null;
   #quiet = true;
 
-  constructor(
-    response: ServerResponse,
-    format: AnswerFormat,
-    options: StreamOptions & { pingMs: number },
-    nameOf: (worker: number) => string,
-    base: { dispatcher: Dispatcher; metrics: RequestMetrics; echo: readonly string[] | null; choicesPerPrompt: number },
-  ) {
-    super(base.dispatcher, base.metrics, base.echo, base.choicesPerPrompt);
+  constructor(response: ServerResponse, format: AnswerFormat, options: StreamOptions & { pingMs: number }, base: AnswerSetBase) {
+    super(base);
     this.#response = response;
     this.#format = format;
     this.#options = options;
-    this.#nameOf = nameOf;
     this.#ping = setInterval(() => this.#keepOpen(), options.pingMs);
     response.on('close', () => this.#closed());
     response.on('drain', () => this.#drained());
@@ -56,7 +46,7 @@ export class StreamedResponse extends AnswerSet {
 
   protected override end(answer: Answer, reason: FinishReason): void {
     this.#open(answer.index);
-    this.#held += this.#format.closing(answer.index, reason, this.#usageField());
+    this.#held += this.#format.closing(answer.index, reason, this.#usageField(), this.bill(answer));
   }
 
   protected override complete(): void {
@@ -131,7 +121,7 @@ export class StreamedResponse extends AnswerSet {
       'cache-control': 'no-cache',
       // Nginx would collect events before passing them on.
       'x-accel-buffering': 'no',
-      'x-switchyard-home': this.homes(this.#nameOf),
+      'x-switchyard-home': this.homes(),
     });
   }
 

@@ -36,4 +36,6 @@ export const interTokenBuckets = [
 export const requestBuckets = [0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680];
 /** Tokens of one request: 1, 2, 5 times powers of ten. */
 export const tokenBuckets = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000];
+/** Remote nodes per row: below 1 with good homes, at most all other nodes. */
+export const remoteNodeBuckets = [0, 0.1, 0.25, 0.5, 0.75, 1, 1.25, 1.5, 2, 2.5, 3, 4, 6, 8, 16, 32];
 export const choiceBuckets = [1, 2, 5, 10, 20];

@@ -1,8 +1,17 @@
 import { type ErrorCode, errorCatalogue } from '@switchyard/proto';
 import { Counter, Histogram, type Registry } from 'prom-client';
 import type { Answer, FinishReason } from '../requests/answer.ts';
-import { homeReasons } from '../requests/home-choice.ts';
-import { choiceBuckets, firstTokenBuckets, interTokenBuckets, metricPrefix, requestBuckets, tokenBuckets } from './names.ts';
+import { type HomeReason, homeReasons } from '../requests/home-choice.ts';
+import { type TrafficSum, trafficRatios } from '../requests/traffic.ts';
+import {
+  choiceBuckets,
+  firstTokenBuckets,
+  interTokenBuckets,
+  metricPrefix,
+  remoteNodeBuckets,
+  requestBuckets,
+  tokenBuckets,
+} from './names.ts';
 
 type Labelled = ReturnType<Histogram<string>['labels']>;
 
@@ -19,9 +28,12 @@ export class RequestMetrics {
   readonly #generationTokens: Labelled;
   readonly #paramsN: Labelled;
   readonly #paramsMaxTokens: Labelled;
+  readonly #remoteNodes: Labelled;
   readonly #success: Counter<string>;
   readonly #errors: Counter<string>;
   readonly #homes: Counter<string>;
+  readonly #visits: Counter<string>;
+  readonly #bytes: Counter<string>;
   readonly #http: Counter<string>;
   readonly #model: string;
 
@@ -45,13 +57,26 @@ export class RequestMetrics {
     this.#generationTokens = histogram('request_generation_tokens', 'Generated tokens of a sequence.', tokenBuckets);
     this.#paramsN = histogram('request_params_n', 'The n of a request.', choiceBuckets);
     this.#paramsMaxTokens = histogram('request_params_max_tokens', 'The max_tokens of a request.', tokenBuckets);
+    this.#remoteNodes = histogram(
+      'request_remote_nodes_per_row',
+      'Distinct remote nodes that a row of a sequence visited per MoE layer, on average.',
+      remoteNodeBuckets,
+    );
     this.#success = counter('request_success_total', 'Sequences that ended, by reason.', ['finished_reason']);
     this.#errors = counter('request_errors_total', 'Requests and sequences that failed, by error code.', ['code']);
     this.#homes = counter('home_choices_total', 'Why a worker became the home of a sequence.', ['reason']);
+    this.#visits = counter('request_expert_visits_total', "(row, expert) pairs of sequences, by whether the home's node computed them.", [
+      'locality',
+    ]);
+    this.#bytes = counter('request_bytes_total', 'Bytes that rows of sequences and their sums took on links, by where they went.', [
+      'locality',
+    ]);
     this.#http = counter('http_responses_total', 'Answers of the HTTP API, by route and status.', ['route', 'status']);
     for (const reason of ['stop', 'length', 'abort', 'error']) this.#success.inc({ model_name: model, finished_reason: reason }, 0);
     for (const code of Object.keys(errorCatalogue)) this.#errors.inc({ model_name: model, code }, 0);
     for (const reason of homeReasons) this.#homes.inc({ model_name: model, reason }, 0);
+    for (const metric of [this.#visits, this.#bytes])
+      for (const locality of ['node', 'remote']) metric.inc({ model_name: model, locality }, 0);
   }
 
   onRequest(n: number, maxTokens: number | null): void {
@@ -61,7 +86,22 @@ export class RequestMetrics {
 
   onSubmit(answer: Answer): void {
     this.#queue.observe((answer.submittedMs - answer.arrivedMs) / 1000);
-    this.#homes.inc({ model_name: this.#model, reason: answer.home!.reason });
+  }
+
+  onHome(reason: HomeReason): void {
+    this.#homes.inc({ model_name: this.#model, reason });
+  }
+
+  /** What a sequence cost the network on one of its homes. */
+  onTraffic(traffic: TrafficSum): void {
+    const { r } = trafficRatios(traffic);
+    if (r !== null) this.#remoteNodes.observe(r);
+    const add = (metric: Counter<string>, locality: 'node' | 'remote', amount: number) =>
+      metric.inc({ model_name: this.#model, locality }, amount);
+    add(this.#visits, 'node', traffic.homeVisits);
+    add(this.#visits, 'remote', traffic.visits - traffic.homeVisits);
+    add(this.#bytes, 'node', traffic.intraNodeBytes);
+    add(this.#bytes, 'remote', traffic.interNodeBytes);
   }
 
   onToken(answer: Answer, nowMs: number): void {

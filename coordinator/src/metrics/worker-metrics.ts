@@ -1,4 +1,4 @@
-import type { Plan, Stats } from '@switchyard/proto';
+import type { LinkStats, Plan, Stats } from '@switchyard/proto';
 import { Counter, Gauge, type Registry } from 'prom-client';
 import type { Place } from '../membership/membership.ts';
 import { metricPrefix } from './names.ts';
@@ -41,7 +41,12 @@ export class WorkerMetrics {
       steps: counter('steps_total', 'Steps of the worker loop.'),
     };
     this.#seconds = counter('worker_seconds_total', 'What workers spent their time on.', [...labelled, 'activity']);
-    this.#bytes = counter('dispatch_bytes_total', 'Bytes sent between workers.', ['model_name', 'src', 'dst', 'locality']);
+    this.#bytes = counter('dispatch_bytes_total', 'Bytes sent from worker to worker: rows and, back, their sums.', [
+      'model_name',
+      'src',
+      'dst',
+      'locality',
+    ]);
     const series = plan.model.moeLayers.length * plan.model.experts;
     this.#experts =
       series > expertSeriesMax
@@ -70,11 +75,13 @@ export class WorkerMetrics {
     activities.forEach((activity, i) => {
       add(this.#seconds, { ...worker, activity }, stats.seconds[i] ?? 0, previous?.seconds[i] ?? 0);
     });
-    for (const link of stats.links) {
-      const peer = this.#places[link.peer];
-      if (peer === undefined) continue;
-      const before = previous?.links.find((other) => other.peer === link.peer)?.bytesSent ?? 0;
-      add(this.#bytes, this.#linkLabels(place, peer), link.bytesSent, before);
+    const before = linkBytes(previous?.links ?? []);
+    for (const [worker, bytes] of linkBytes(stats.links)) {
+      const peer = this.#places[worker];
+      if (peer === undefined || peer === place) continue;
+      // Only the end that dialled a link reports it: what it received, the other end sent.
+      add(this.#bytes, this.#linkLabels(place, peer), bytes.sent, before.get(worker)?.sent ?? 0);
+      add(this.#bytes, this.#linkLabels(peer, place), bytes.received, before.get(worker)?.received ?? 0);
     }
     this.#addExperts(place, previous, stats);
   }
@@ -160,4 +167,14 @@ export class WorkerMetrics {
       },
     });
   }
+}
+
+/** By peer: a worker may have several links to one. */
+function linkBytes(links: readonly LinkStats[]): Map<number, { sent: number; received: number }> {
+  const bytes = new Map<number, { sent: number; received: number }>();
+  for (const { peer, bytesSent, bytesReceived } of links) {
+    const sum = bytes.get(peer) ?? { sent: 0, received: 0 };
+    bytes.set(peer, { sent: sum.sent + bytesSent, received: sum.received + bytesReceived });
+  }
+  return bytes;
 }

@@ -2,6 +2,7 @@ import { Finish, type PromptLogprobs, type Sampling, type SwitchyardError, type 
 import { StopStrings } from '../tokenizing/stop-strings.ts';
 import { TextStream, type TokenPieces } from '../tokenizing/text-stream.ts';
 import type { HomeChoice } from './home-choice.ts';
+import { noTraffic, type TrafficSum } from './traffic.ts';
 
 /** What one sequence is asked for. */
 export interface AnswerSpec {
@@ -22,6 +23,8 @@ export interface AnswerSpec {
   /** Logprobs of the prompt's tokens too. */
   promptLogprobs: boolean;
   returnTokenIds: boolean;
+  /** The client wants to know where it ran and what it cost the network. */
+  wantTraffic: boolean;
   tenant: string;
   domain: string;
   traceId: string;
@@ -57,6 +60,12 @@ export class Answer {
   /** Given when it is submitted; unique per life of the coordinator. */
   request = -1;
   home: HomeChoice | null = null;
+  /** Where its first chunk was computed, when what that chose moved it. */
+  movedFrom: HomeChoice | null = null;
+  /** `prefixPoints` of its prompt. */
+  points: readonly number[] = [];
+  /** As far as workers have told, all its homes together. */
+  readonly traffic: TrafficSum = noTraffic();
   /** Milliseconds of performance.now. */
   arrivedMs = 0;
   submittedMs = 0;
@@ -75,6 +84,8 @@ export class Answer {
   readonly #stream: TextStream;
   readonly #stops: StopStrings | null;
   #offset = 0;
+  /** The last text of an answer that is complete but for its bill. */
+  #awaitingBill: string | null = null;
 
   constructor(index: number, spec: AnswerSpec, listener: AnswerListener, pieces: TokenPieces, specialIds: ReadonlySet<number>) {
     this.index = index;
@@ -115,7 +126,8 @@ export class Answer {
     if (logprob !== null) this.#offset += codePoints(piece);
     const watched = this.#stops !== null && this.completionTokens > this.spec.minTokens;
     const { text, stopped } = watched ? this.#stops!.push(piece) : { text: piece, stopped: false };
-    if (stopped) this.#end(text, 'stop');
+    if (stopped && finish === Finish.none && this.spec.wantTraffic) this.#awaitingBill = text;
+    else if (stopped) this.#end(text, 'stop');
     else if (finish !== Finish.none) this.#end(text + this.#rest(), finish === Finish.stop ? 'stop' : 'length');
     else if (text !== '' || this.reports.length > 0) this.listener.onPiece(this, text);
     return stopped && finish === Finish.none;
@@ -126,7 +138,19 @@ export class Answer {
     this.#end(this.#rest(), 'length');
   }
 
+  /** Complete; its worker has been told to stop, and will answer with the bill. */
+  get awaitsBill(): boolean {
+    return this.#awaitingBill !== null;
+  }
+
+  /** The bill is here, or will never be. */
+  settle(): void {
+    if (this.#awaitingBill === null || this.closed) return;
+    this.#end(this.#awaitingBill, 'stop');
+  }
+
   fail(error: SwitchyardError): void {
+    this.settle();
     if (this.closed) return;
     this.closed = true;
     this.listener.onFailed(this, error);

@@ -1,17 +1,48 @@
-import { type ErrorCode, errorCatalogue, Finish, type Submit, SwitchyardError, type Tokens } from '@switchyard/proto';
+import {
+  type ErrorCode,
+  errorCatalogue,
+  Finish,
+  type Routing,
+  type Submit,
+  SwitchyardError,
+  type Tokens,
+  type Traffic,
+} from '@switchyard/proto';
 import type { Membership, Place } from '../membership/membership.ts';
 import type { RequestMetrics } from '../metrics/request-metrics.ts';
 import type { Answer, AnswerListener } from './answer.ts';
-import { chooseHome, type HomePreference } from './home-choice.ts';
-import { PrefixMemory } from './prefix-memory.ts';
+import { chooseHome, chooseMove, type HomeCandidate, type HomePreference, type HomeReason, type HomeSlack } from './home-choice.ts';
+import { type HomeStatistics, type RequestKind, STRONG_PREFIX } from './home-statistics.ts';
+import { PrefixMemory, prefixPoints } from './prefix-memory.ts';
+import { addTraffic, checkedRouting, checkedTraffic, noTraffic, type TrafficSum } from './traffic.ts';
 
 export interface DispatcherLimits {
   runningMax: number;
   waitingMax: number;
 }
 
-/** A home with the beginning of the prompt in its cache may have so many sequences more than the least loaded one. */
-const PREFIX_SLACK = 4;
+export interface HomePolicy {
+  /** `routing`: by what is known of a request's kind; `load`: by load alone, but for prompts whose beginning a worker has computed. */
+  choice: 'routing' | 'load';
+  slack: HomeSlack;
+  /** A long prompt of which nothing is known moves after its first chunk to a node that would serve so much more of its visits. 1: never. */
+  moveGain: number;
+  /** Such a prompt has at least so many tokens. */
+  movePromptTokensMin: number;
+}
+
+/** A sequence with a worker. */
+interface Running {
+  answer: Answer;
+  place: Place;
+  /** Tokens of its prompt, until its first token has come. */
+  promptTokens: number;
+  /** It goes on elsewhere under another number; what still comes from here is its bill. */
+  moved: boolean;
+}
+
+/** The slack grows with the load: with many sequences everywhere, four more are nothing. */
+const SLACK_OF_MEAN_LOAD = 0.25;
 
 /**
  * Brings answers to workers and tokens back to answers. At most `runningMax` are with workers, `waitingMax` wait in order, more are refused: a client is better
@@ -22,11 +53,17 @@ export class Dispatcher {
   readonly #limits: DispatcherLimits;
   readonly #metrics: RequestMetrics;
   /** With a worker, until that worker says that it is done, whatever became of the client. */
-  readonly #running = new Map<number, { answer: Answer; place: Place }>();
+  readonly #running = new Map<number, Running>();
   readonly #waiting: Answer[] = [];
   readonly #prefixes = new PrefixMemory();
-  /** Sequences per worker, and when each was last chosen. */
+  readonly #statistics: HomeStatistics;
+  readonly #policy: HomePolicy;
+  readonly #nodes: number;
+  readonly #traffic: TrafficSum = noTraffic();
+  readonly #choices = new Map<HomeReason, number>();
+  /** Sequences per worker, tokens of their prompts that are not computed, and when each worker was last chosen. */
   readonly #load: number[];
+  readonly #promptTokens: number[];
   readonly #lastChosen: number[];
   /** When each last got work after none, and last gave tokens; performance.now. */
   readonly #busySinceMs: number[];
@@ -36,11 +73,20 @@ export class Dispatcher {
   #nextRequest = 1;
   #onIdle: (() => void) | null = null;
 
-  constructor(membership: Membership, dispatcherLimits: DispatcherLimits, metrics: RequestMetrics) {
+  constructor(
+    membership: Membership,
+    dispatcherLimits: DispatcherLimits,
+    metrics: RequestMetrics,
+    homes: { policy: HomePolicy; statistics: HomeStatistics },
+  ) {
     this.#membership = membership;
+    this.#policy = homes.policy;
+    this.#statistics = homes.statistics;
+    this.#nodes = 1 + Math.max(...membership.places.map(({ node }) => node));
     this.#limits = dispatcherLimits;
     this.#metrics = metrics;
     this.#load = membership.places.map(() => 0);
+    this.#promptTokens = membership.places.map(() => 0);
     this.#lastChosen = membership.places.map(() => 0);
     this.#busySinceMs = membership.places.map(() => 0);
     this.#tokensAtMs = membership.places.map(() => 0);
@@ -56,6 +102,20 @@ export class Dispatcher {
 
   loadOf(worker: number): number {
     return this.#load[worker];
+  }
+
+  /** What all requests that have ended cost the network. */
+  get traffic(): Readonly<TrafficSum> {
+    return this.#traffic;
+  }
+
+  get knownKinds(): HomeStatistics['sizes'] {
+    return this.#statistics.sizes;
+  }
+
+  /** How homes were chosen, by reason. */
+  get choices(): ReadonlyMap<HomeReason, number> {
+    return this.#choices;
   }
 
   /**
@@ -103,27 +163,38 @@ export class Dispatcher {
   onTokens(place: Place, tokens: Tokens): void {
     const now = performance.now();
     this.#tokensAtMs[place.worker] = now;
+    for (const routing of tokens.routing) this.#reconsider(place, routing);
     for (const prompt of tokens.prompt) this.#running.get(prompt.request)?.answer.acceptPrompt(prompt);
     let logprobAt = 0;
     let topAt = 0;
     let errorAt = 0;
+    let trafficAt = 0;
     for (let i = 0; i < tokens.request.length; i++) {
       const request = tokens.request[i];
       const finish = tokens.finish[i];
       const error = finish === Finish.error ? tokens.errors[errorAt++] : null;
+      const bill = finish === Finish.none ? null : tokens.traffic[trafficAt++];
       const entry = this.#running.get(request);
       // Unknown: refused by the worker after it was lost and found, say.
       if (entry === undefined || entry.place !== place) continue;
       const { answer } = entry;
+      if (bill !== null) this.#settle(entry, bill);
       const carriesToken = finish === Finish.none || finish === Finish.stop || finish === Finish.length;
       // Columns hold entries for every token whose request wants them, also of an answer that has ended here.
       const reported = carriesToken && answer.spec.wantLogprob;
       const logprob = reported ? tokens.logprob[logprobAt++] : null;
       const top = reported ? (tokens.top[topAt++] ?? null) : null;
+      if (entry.moved) {
+        if (finish !== Finish.none) this.#release(request);
+        continue;
+      }
       if (tokens.cachedTokens[i] > 0) answer.cachedTokens = tokens.cachedTokens[i];
       if (!answer.closed) {
         this.#touched.add(answer.listener);
-        if (carriesToken) {
+        if (answer.awaitsBill) {
+          if (finish !== Finish.none) answer.settle();
+        } else if (carriesToken) {
+          this.#promptDone(entry);
           this.#metrics.onToken(answer, now);
           if (answer.accept(tokens.token[i], finish, logprob, top)) this.#membership.cancel(place, request);
         } else if (error !== null) answer.fail(workerError(error));
@@ -131,7 +202,7 @@ export class Dispatcher {
         else answer.fail(new SwitchyardError('cancelled', `worker ${place.name} cancelled the sequence`));
         if (answer.closed) this.#metrics.onEnd(answer, now);
       }
-      if (finish !== Finish.none) this.#release(request, place);
+      if (finish !== Finish.none) this.#release(request);
     }
     this.#pump();
     this.#flush();
@@ -142,8 +213,8 @@ export class Dispatcher {
     this.#prefixes.forget(place.worker);
     for (const [request, entry] of this.#running) {
       if (entry.place !== place) continue;
-      this.#release(request, place);
-      if (entry.answer.closed) continue;
+      this.#release(request);
+      if (entry.answer.closed || entry.moved) continue;
       this.#touched.add(entry.answer.listener);
       entry.answer.fail(error);
       this.#metrics.onEnd(entry.answer, performance.now());
@@ -188,21 +259,71 @@ export class Dispatcher {
 
   #home(answer: Answer): Place | null {
     const { places, uncovered } = this.#membership;
-    const serving = places.filter(({ state }) => state === 'serving');
-    if (uncovered > 0 || serving.length === 0) return null;
+    const candidates = this.#candidates();
+    if (uncovered > 0 || candidates.length === 0) return null;
     const { tenant, prompt } = answer.spec;
-    const preferences: HomePreference[] = [];
-    const known = this.#prefixes.find(tenant, prompt);
-    if (known !== null) preferences.push({ worker: known, reason: 'prefix', slack: PREFIX_SLACK });
-    const candidates = serving.map(({ worker }) => ({ worker, load: this.#load[worker], lastChosen: this.#lastChosen[worker] }));
-    answer.home = chooseHome(candidates, preferences);
+    answer.points = prefixPoints(tenant, prompt);
+    answer.home = chooseHome(candidates, this.#preferences(kindOf(answer)), this.#slack(candidates));
     return places[answer.home.worker];
+  }
+
+  #candidates(): HomeCandidate[] {
+    return this.#membership.places
+      .filter(({ state }) => state === 'serving')
+      .map(({ worker, node }) => ({
+        worker,
+        node,
+        load: this.#load[worker],
+        promptTokens: this.#promptTokens[worker],
+        lastChosen: this.#lastChosen[worker],
+      }));
+  }
+
+  /** A cache that holds much of the prompt counts most, one that holds little counts least. */
+  #preferences(kind: RequestKind): HomePreference[] {
+    const preferences = this.#policy.choice === 'routing' ? this.#statistics.preferences(kind) : [];
+    const cached = this.#prefixes.find(kind.points);
+    if (cached === null) return preferences;
+    const sticky: HomePreference = { kind: 'worker', worker: cached.worker, reason: 'prefix' };
+    return cached.tokens >= STRONG_PREFIX * kind.promptTokens ? [sticky, ...preferences] : [...preferences, sticky];
+  }
+
+  #slack(candidates: readonly HomeCandidate[]): HomeSlack {
+    const { sequences, promptTokens } = this.#policy.slack;
+    const mean = candidates.reduce((sum, { load }) => sum + load, 0) / candidates.length;
+    return { sequences: Math.max(sequences, Math.floor(SLACK_OF_MEAN_LOAD * mean)), promptTokens };
+  }
+
+  /** Moves a sequence whose first chunk tells that another node holds much more of what it needs. Nothing of it has reached the client yet. */
+  #reconsider(place: Place, reported: Routing): void {
+    const entry = this.#running.get(reported.request);
+    const routing = checkedRouting(reported, this.#nodes);
+    if (entry === undefined || entry.place !== place || routing === null) return;
+    const { answer, promptTokens } = entry;
+    const { uncovered, places } = this.#membership;
+    if (answer.closed || answer.home === null || promptTokens === 0 || answer.movedFrom !== null || uncovered > 0) return;
+    const candidates = this.#candidates().map((candidate) =>
+      candidate.worker === place.worker
+        ? { ...candidate, load: candidate.load - 1, promptTokens: candidate.promptTokens - promptTokens }
+        : candidate,
+    );
+    const share = Float64Array.from(routing.held, (held) => held / routing.sampled);
+    const home = chooseMove(candidates, place.worker, share, this.#policy.moveGain, this.#slack(candidates));
+    if (home === null) return;
+    entry.moved = true;
+    this.#promptDone(entry);
+    this.#membership.cancel(place, reported.request);
+    answer.movedFrom = answer.home;
+    answer.home = home;
+    this.#touched.add(answer.listener);
+    this.#submit(answer, places[home.worker]);
   }
 
   #submit(answer: Answer, place: Place): void {
     const { spec } = answer;
+    const moves = answer.movedFrom !== null;
     answer.request = this.#nextRequest++;
-    answer.submittedMs = performance.now();
+    if (!moves) answer.submittedMs = performance.now();
     const submit: Submit = {
       request: answer.request,
       prompt: spec.prompt,
@@ -217,6 +338,7 @@ export class Dispatcher {
       ignoreEos: spec.ignoreEos,
       minTokens: spec.minTokens,
       traceId: spec.traceId,
+      reportRouting: this.#mayMove(answer),
     };
     try {
       this.#membership.submit(place, submit);
@@ -224,15 +346,55 @@ export class Dispatcher {
       answer.fail(error as SwitchyardError);
       return;
     }
-    this.#running.set(answer.request, { answer, place });
-    if (this.#load[place.worker]++ === 0) this.#busySinceMs[place.worker] = answer.submittedMs;
+    const promptTokens = spec.prompt.length;
+    this.#running.set(answer.request, { answer, place, promptTokens, moved: false });
+    this.#promptTokens[place.worker] += promptTokens;
+    if (this.#load[place.worker]++ === 0) this.#busySinceMs[place.worker] = performance.now();
     this.#lastChosen[place.worker] = answer.request;
-    this.#prefixes.remember(spec.tenant, spec.prompt, place.worker);
-    this.#metrics.onSubmit(answer);
+    this.#prefixes.remember(answer.points, place.worker);
+    const { reason } = answer.home!;
+    this.#choices.set(reason, (this.#choices.get(reason) ?? 0) + 1);
+    this.#metrics.onHome(reason);
+    if (!moves) this.#metrics.onSubmit(answer);
   }
 
-  #release(request: number, place: Place): void {
-    if (this.#running.delete(request)) this.#load[place.worker]--;
+  #mayMove({ home, movedFrom, spec }: Answer): boolean {
+    const { choice, moveGain, movePromptTokensMin } = this.#policy;
+    return (
+      choice === 'routing' &&
+      moveGain < 1 &&
+      this.#nodes > 1 &&
+      movedFrom === null &&
+      home!.reason === 'least-loaded' &&
+      home!.expectedShare === null &&
+      spec.prompt.length >= movePromptTokensMin
+    );
+  }
+
+  /** The first token has come, or will not: its worker has computed the prompt, or no longer has to. */
+  #promptDone(entry: Running): void {
+    this.#promptTokens[entry.place.worker] -= entry.promptTokens;
+    entry.promptTokens = 0;
+  }
+
+  /** A sequence has ended on a worker, which says what it cost and what it chose. */
+  #settle({ answer, moved }: Running, bill: Traffic | undefined): void {
+    const traffic = checkedTraffic(bill, this.#nodes);
+    if (traffic !== null) {
+      addTraffic(answer.traffic, traffic);
+      addTraffic(this.#traffic, traffic);
+      this.#metrics.onTraffic(traffic);
+    }
+    const routing = checkedRouting(bill?.routing, this.#nodes);
+    if (routing !== null && !moved) this.#statistics.learn(kindOf(answer), routing);
+  }
+
+  #release(request: number): void {
+    const entry = this.#running.get(request);
+    if (entry === undefined) return;
+    this.#running.delete(request);
+    this.#promptDone(entry);
+    this.#load[entry.place.worker]--;
   }
 
   /**
@@ -248,6 +410,10 @@ export class Dispatcher {
       this.#touched.clear();
     });
   }
+}
+
+function kindOf({ spec, points }: Answer): RequestKind {
+  return { tenant: spec.tenant, domain: spec.domain, points, promptTokens: spec.prompt.length };
 }
 
 /** Workers name errors from the catalogue; anything else is ours to explain. */

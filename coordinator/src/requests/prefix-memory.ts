@@ -1,26 +1,24 @@
 import { bounds } from '../bounds.ts';
 
 /**
- * Remembers where prompts were computed, by their beginnings, so that a conversation returns to the worker whose cache has it. A prompt is remembered at every
- * `prefixStrideTokens`-th token; the longest remembered beginning of a new one tells its home. Beginnings are known by a 53-bit hash of tenant and tokens: a
- * collision costs a cache miss, nothing else.
+ * Remembers where prompts were computed, by their beginnings, so that a conversation returns to the worker whose cache has it. A prompt is remembered at its
+ * prefix points; the longest remembered beginning of a new one tells its home.
  */
 export class PrefixMemory {
   /** Least recently used first. */
   readonly #home = new Map<number, number>();
 
-  /** The worker that computed the longest known beginning, or null. */
-  find(tenant: string, prompt: ArrayLike<number>): number | null {
-    const points = pointsOf(tenant, prompt);
+  /** The worker that computed the longest known beginning, and how many tokens that has; or null. */
+  find(points: readonly number[]): { worker: number; tokens: number } | null {
     for (let i = points.length - 1; i >= 0; i--) {
       const worker = this.#home.get(points[i]);
-      if (worker !== undefined) return worker;
+      if (worker !== undefined) return { worker, tokens: (i + 1) * bounds.prefixStrideTokens };
     }
     return null;
   }
 
-  remember(tenant: string, prompt: ArrayLike<number>, worker: number): void {
-    for (const point of pointsOf(tenant, prompt)) {
+  remember(points: readonly number[], worker: number): void {
+    for (const point of points) {
       this.#home.delete(point);
       this.#home.set(point, worker);
     }
@@ -36,7 +34,11 @@ export class PrefixMemory {
   }
 }
 
-function pointsOf(tenant: string, prompt: ArrayLike<number>): number[] {
+/**
+ * Names of the beginnings of a prompt, one at every `prefixStrideTokens`-th token: 53-bit hashes of tenant and tokens. A collision costs a cache miss or a worse
+ * home, nothing else.
+ */
+export function prefixPoints(tenant: string, prompt: ArrayLike<number>): number[] {
   const points: number[] = [];
   // Two 32-bit FNV-1a hashes with different beginnings.
   let a = 0x811c9dc5;

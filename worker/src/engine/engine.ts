@@ -3,6 +3,7 @@ import { Residency } from '../kv/residency.ts';
 import type { Model } from '../model/contract.ts';
 import type { Counters } from './counters.ts';
 import { laneWork } from './lanes.ts';
+import { type NodeVisits, routingOf } from './node-visits.ts';
 import { Readout } from './readout.ts';
 import { decideStep, type Schedulable, type StepDecision } from './schedule.ts';
 import { Sequence } from './sequence.ts';
@@ -21,6 +22,8 @@ export interface EngineOptions {
   connecting: () => Promise<void> | null;
   counters: Counters;
   times: TimeSplit;
+  /** Null where all experts are on one node. */
+  visits: NodeVisits | null;
   /** Rows of one step and sequences of one batch; what the model was loaded for bounds them. */
   maxBatchRows: number;
   maxSequences: number;
@@ -300,6 +303,7 @@ export class Engine {
     const samplingMs = performance.now();
     const { batch } = lane;
     if (this.tracing) this.trace(lane);
+    this.options.visits?.count(batch, lane.model);
     let logit = 0;
     for (let s = 0; s < batch.sequences.length; s++) {
       const sequence = batch.sequences[s];
@@ -311,6 +315,7 @@ export class Engine {
       if (sequence.failure === null) {
         sequence.computed += rows;
         this.residency.publish(sequence);
+        this.reportRouting(sequence);
       }
       if (sequence.failure !== null || sequence.cancelled) {
         if (sequence.inFlight === 0) this.end(sequence);
@@ -324,6 +329,14 @@ export class Engine {
     // Tokens may wait for those of the next step of a lone worker, which is over soon; not for rows to come back.
     const soon = lane.model.runWhole !== null;
     if (this.output.urgent || !soon || this.lastStepEndMs - this.lastFlushMs >= COALESCE_MS) this.flush();
+  }
+
+  /** Of a sequence that wants it: what its first chunk chose, while most of its prompt can still be computed elsewhere. */
+  private reportRouting(sequence: Sequence): void {
+    if (!sequence.request.reportRouting || sequence.routingReported) return;
+    sequence.routingReported = true;
+    if (sequence.computed < sequence.promptLength && !sequence.cancelled)
+      this.output.addRouting(routingOf(sequence.request.request, sequence.traffic));
   }
 
   /** Logits that cannot be read (no number among them) end their own sequence only. */
@@ -340,8 +353,8 @@ export class Engine {
   private end(sequence: Sequence): void {
     sequence.finished = true;
     if (sequence.abandoned) return;
-    if (sequence.failure !== null) this.output.addError(sequence.request.request, sequence.failure);
-    else this.output.addEnd(sequence.request.request, Finish.cancelled, 0);
+    if (sequence.failure !== null) this.output.addError(sequence.request.request, sequence.failure, sequence.traffic);
+    else this.output.addEnd(sequence.request.request, Finish.cancelled, 0, sequence.traffic);
   }
 
   private forgetEnded(): void {

@@ -56,7 +56,7 @@ export class Readout {
     const { request } = sequence;
     const first = sequence.produced === 0;
     if (request.maxTokens === 0) {
-      this.output.addEnd(request.request, Finish.stopWithoutToken, sequence.cachedTokens);
+      this.output.addEnd(request.request, Finish.stopWithoutToken, sequence.cachedTokens, sequence.traffic);
       sequence.finished = true;
       return;
     }
@@ -75,7 +75,8 @@ export class Readout {
       logprob = this.logits[offset + token] - total;
       top = this.alternatives(offset, total, request.logprobs);
     }
-    this.output.addToken({ request: request.request, token, finish, cachedTokens: first ? sequence.cachedTokens : 0, logprob, top }, first);
+    const cachedTokens = first ? sequence.cachedTokens : 0;
+    this.output.addToken({ request: request.request, token, finish, cachedTokens, logprob, top, traffic: sequence.traffic }, first);
     this.counters.generatedTokens++;
     sequence.finished = finish !== Finish.none;
   }

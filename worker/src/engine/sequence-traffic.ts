@@ -13,4 +13,10 @@ export class SequenceTraffic {
   /** Bytes of frames, dispatched and returned, over links to other nodes and to workers of the home's node. A frame's bytes are shared equally by its rows. */
   interNodeBytes = 0;
   intraNodeBytes = 0;
+  /** Of `sampled` (row, expert) pairs, those whose expert each node holds, (nodes); null until one was looked at. Filled by `NodeVisits`. */
+  held: Float64Array | null = null;
+  sampled = 0;
+  /** Rows looked at, all at positions below this one. */
+  lookedRows = 0;
+  lookedBelow = 0;
 }

@@ -45,6 +45,8 @@ export class Sequence implements Schedulable {
   finished = false;
   failure: SwitchyardError | null = null;
   readonly traffic = new SequenceTraffic();
+  /** What its first chunk chose has been told. */
+  routingReported = false;
   /** Positions below it have been traced. */
   tracedTokens = 0;
   /** Filled in while the prompt is computed; null when not wanted, or already sent. */

@@ -1,4 +1,15 @@
-import { Finish, type PromptLogprobs, type RequestError, type SwitchyardError, type Tokens, type TopLogprobs } from '@switchyard/proto';
+import {
+  Finish,
+  type PromptLogprobs,
+  type RequestError,
+  type Routing,
+  type SwitchyardError,
+  type Tokens,
+  type TopLogprobs,
+  type Traffic,
+} from '@switchyard/proto';
+import { routingOf } from './node-visits.ts';
+import { SequenceTraffic } from './sequence-traffic.ts';
 
 /** One produced token and what its client asked to know about it. */
 export interface TokenEvent {
@@ -9,6 +20,8 @@ export interface TokenEvent {
   /** Null when the request wants no logprobs. */
   logprob: number | null;
   top: TopLogprobs | null;
+  /** Of its sequence; sent when this is the end of it. */
+  traffic: SequenceTraffic;
 }
 
 /** Collects what steps produce as the columns of a `Tokens` message. */
@@ -21,15 +34,17 @@ export class StepOutput {
   private errors: RequestError[] = [];
   private cachedTokens: number[] = [];
   private prompt: PromptLogprobs[] = [];
+  private traffic: Traffic[] = [];
+  private routing: Routing[] = [];
   /** True when a client is waiting for something else than the next of many tokens: its first, or an end. */
   urgent = false;
 
   get empty(): boolean {
-    return this.request.length === 0 && this.prompt.length === 0;
+    return this.request.length === 0 && this.prompt.length === 0 && this.routing.length === 0;
   }
 
   addToken(event: TokenEvent, first: boolean): void {
-    this.addEntry(event.request, event.token, event.finish, event.cachedTokens);
+    this.addEntry(event.request, event.token, event.finish, event.cachedTokens, event.traffic);
     if (event.logprob !== null) this.logprob.push(event.logprob);
     if (event.top !== null) this.top.push(event.top);
     if (first || event.finish !== Finish.none) this.urgent = true;
@@ -40,14 +55,21 @@ export class StepOutput {
     this.urgent = true;
   }
 
-  /** An end without a token: cancelled, or nothing to produce. Carries no logprob. */
-  addEnd(request: number, finish: Finish, cachedTokens: number): void {
-    this.addEntry(request, 0, finish, cachedTokens);
+  /** Somebody decides by it where the sequence goes on. */
+  addRouting(routing: Routing): void {
+    this.routing.push(routing);
     this.urgent = true;
   }
 
-  addError(request: number, error: SwitchyardError): void {
-    this.addEntry(request, 0, Finish.error, 0);
+  /** An end without a token: cancelled, or nothing to produce. Carries no logprob. */
+  addEnd(request: number, finish: Finish, cachedTokens: number, traffic: SequenceTraffic): void {
+    this.addEntry(request, 0, finish, cachedTokens, traffic);
+    this.urgent = true;
+  }
+
+  /** @param traffic of the sequence; one that was refused has none */
+  addError(request: number, error: SwitchyardError, traffic = new SequenceTraffic()): void {
+    this.addEntry(request, 0, Finish.error, 0, traffic);
     this.errors.push({ code: error.code, message: error.message });
     this.urgent = true;
   }
@@ -63,6 +85,8 @@ export class StepOutput {
       errors: this.errors,
       cachedTokens: this.cachedTokens,
       prompt: this.prompt,
+      traffic: this.traffic,
+      routing: this.routing,
     };
     this.request = [];
     this.token = [];
@@ -72,14 +96,22 @@ export class StepOutput {
     this.errors = [];
     this.cachedTokens = [];
     this.prompt = [];
+    this.traffic = [];
+    this.routing = [];
     this.urgent = false;
     return tokens;
   }
 
-  private addEntry(request: number, token: number, finish: Finish, cachedTokens: number): void {
+  private addEntry(request: number, token: number, finish: Finish, cachedTokens: number, traffic: SequenceTraffic): void {
     this.request.push(request);
     this.token.push(token);
     this.finish.push(finish);
     this.cachedTokens.push(cachedTokens);
+    if (finish !== Finish.none) this.traffic.push(billOf(request, traffic));
   }
+}
+
+function billOf(request: number, traffic: SequenceTraffic): Traffic {
+  const { rows, remoteNodes, visits, homeVisits, interNodeBytes, intraNodeBytes } = traffic;
+  return { rows, remoteNodes, visits, homeVisits, interNodeBytes, intraNodeBytes, routing: routingOf(request, traffic) };
 }

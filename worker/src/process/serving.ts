@@ -2,6 +2,7 @@ import type { Native } from '@switchyard/native';
 import type { Peers, Stats, SwitchyardError, Tokens, TraceRows } from '@switchyard/proto';
 import { Counters } from '../engine/counters.ts';
 import { Engine } from '../engine/engine.ts';
+import { NodeVisits } from '../engine/node-visits.ts';
 import { Activity, TimeSplit } from '../engine/time-split.ts';
 import { Exchange } from '../exchange/exchange.ts';
 import type { ExpertServer } from '../exchange/expert-server.ts';
@@ -51,6 +52,7 @@ export class Serving {
       connecting: () => this.exchange.connecting,
       counters,
       times,
+      visits: plan.workers.some(({ node }) => node !== plan.workers[0].node) ? new NodeVisits(plan, shape.topK) : null,
       maxBatchRows: maxRows,
       maxSequences: engine.maxSequences,
       maxLogitRows,

@@ -272,6 +272,8 @@ export class WorkerProcess {
       errors: [{ code, message }],
       cachedTokens: [0],
       prompt: [],
+      traffic: [{ ...nothing, routing: { request, sampled: 0, held: [] } }],
+      routing: [],
     };
     this.send({ type: 'tokens', ...tokens });
   }
@@ -298,6 +300,8 @@ export class WorkerProcess {
     await this.listeners?.close();
   }
 }
+
+const nothing = { rows: 0, remoteNodes: 0, visits: 0, homeVisits: 0, interNodeBytes: 0, intraNodeBytes: 0 };
 
 const nothingYet: Stats = {
   steps: 0,

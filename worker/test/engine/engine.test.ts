@@ -236,6 +236,46 @@ describe('Engine', () => {
     await cluster.close();
   });
 
+  test('a bill tells what each node holds of what its sequence chose, and the first chunk tells it on the way', async () => {
+    const plan = planOf(
+      Array.from({ length: shape.moeLayers }, () => Array.from({ length: shape.experts }, (_, e) => (e === 0 ? [0, 1] : [e % 2]))),
+      [0, 1],
+    );
+    const cluster = await start({ plan, maxBatchRows: 16 });
+    const [worker] = cluster.workers;
+    worker.engine.tracing = true;
+    const prompt = Array.from({ length: 40 }, (_, i) => i);
+    await cluster.run(0, submitOf(prompt, { maxTokens: 60, reportRouting: true }));
+    await cluster.run(0, submitOf([7, 8], { maxTokens: 1, reportRouting: true }));
+    const [long, short] = worker.bills;
+    const [request] = worker.traced.map((rows) => rows.request[0]);
+    const held = [0, 0];
+    let looked = 0;
+    const firstChunk = [0, 0];
+    for (const rows of worker.traced) {
+      const ids = new Uint16Array(rows.experts.buffer);
+      for (let row = 0; row < rows.request.length; row++) {
+        const at = rows.position[row];
+        if (rows.request[row] !== request || (looked >= 64 && at % 16 !== 0)) continue;
+        looked++;
+        for (let i = 0; i < shape.moeLayers * shape.topK; i++) {
+          const expert = ids[row * shape.moeLayers * shape.topK + i];
+          for (const node of [0, 1])
+            if (expert === 0 || expert % 2 === node) {
+              held[node]++;
+              if (at < 16) firstChunk[node]++;
+            }
+        }
+      }
+    }
+    expect(looked).toBe(64 + Math.floor((98 - 64) / 16) + 1);
+    expect(long.routing).toEqual({ request, sampled: looked * shape.moeLayers * shape.topK, held });
+    // The second prompt fits into one chunk: there is nothing left to move.
+    expect(worker.routing).toEqual([{ request, sampled: 16 * shape.moeLayers * shape.topK, held: firstChunk }]);
+    expect(short.routing.sampled).toBe(2 * shape.moeLayers * shape.topK);
+    await cluster.close();
+  });
+
   test('tracing reports the experts of each token once, whatever was recomputed', async () => {
     const cluster = await start({ plan: alone, shape: { kvBlocks: 6 }, maxBatchRows: 5 });
     const [worker] = cluster.workers;

@@ -1,0 +1,308 @@
+import { contiguousPlan } from '@switchyard/proto';
+import fc from 'fast-check';
+import { describe, expect, it } from 'vitest';
+import { bounds } from '../src/bounds.ts';
+import {
+  chooseHome,
+  chooseMove,
+  gainMin,
+  type HomeCandidate,
+  type HomePreference,
+  type HomeSlack,
+  homeReasons,
+} from '../src/requests/home-choice.ts';
+import { HomeStatistics, type RequestKind } from '../src/requests/home-statistics.ts';
+import { readPlanHomes, readPrediction } from '../src/requests/plan-homes.ts';
+import { PrefixMemory, prefixPoints } from '../src/requests/prefix-memory.ts';
+import { checkedRouting, checkedTraffic } from '../src/requests/traffic.ts';
+
+const nodes = 4;
+const candidates: fc.Arbitrary<HomeCandidate[]> = fc.uniqueArray(
+  fc.record({
+    worker: fc.nat({ max: 20 }),
+    node: fc.nat({ max: nodes - 1 }),
+    load: fc.nat({ max: 10 }),
+    promptTokens: fc.nat({ max: 300 }),
+    lastChosen: fc.nat(),
+  }),
+  { selector: (c) => c.worker, minLength: 1, maxLength: 8 },
+);
+const share = fc.array(fc.double({ min: 0, max: 1, noNaN: true }), { minLength: nodes, maxLength: nodes });
+const preference: fc.Arbitrary<HomePreference> = fc.oneof(
+  fc.record({ kind: fc.constant('worker' as const), worker: fc.nat({ max: 20 }), reason: fc.constant('prefix' as const) }),
+  fc.record({ kind: fc.constant('nodes' as const), share, reason: fc.constantFrom('domain' as const, 'tenant' as const) }),
+);
+const preferences = fc.array(preference, { maxLength: 4 });
+const slack: fc.Arbitrary<HomeSlack> = fc.record({ sequences: fc.nat({ max: 5 }), promptTokens: fc.nat({ max: 200 }) });
+
+function limitsOf(among: readonly HomeCandidate[], { sequences, promptTokens }: HomeSlack) {
+  const load = Math.min(...among.map((c) => c.load));
+  const tokens = Math.min(...among.map((c) => c.promptTokens));
+  return (c: HomeCandidate) => c.load <= load + sequences && c.promptTokens <= tokens + promptTokens;
+}
+
+describe('home choice', () => {
+  it('stays within the slack, whatever is preferred, or takes one with the fewest sequences', () => {
+    fc.assert(
+      fc.property(candidates, preferences, slack, (among, preferred, given) => {
+        const { worker, reason } = chooseHome(among, preferred, given);
+        const chosen = among.find((c) => c.worker === worker)!;
+        const least = Math.min(...among.map(({ load }) => load));
+        expect(limitsOf(among, given)(chosen) || chosen.load === least).toBe(true);
+        if (among.length === 1) expect(reason).toBe('only');
+        if (reason === 'least-loaded' || (reason === 'overload' && !preferred.some(({ kind }) => kind === 'nodes')))
+          expect(chosen.load).toBe(least);
+      }),
+    );
+  });
+
+  it('does not depend on the order of the candidates', () => {
+    const shuffled = candidates.chain((among) => fc.tuple(fc.constant(among), fc.shuffledSubarray(among, { minLength: among.length })));
+    fc.assert(
+      fc.property(shuffled, preferences, slack, ([among, other], preferred, given) => {
+        expect(chooseHome(other, preferred, given)).toEqual(chooseHome(among, preferred, given));
+      }),
+    );
+  });
+
+  it('takes the first preferred worker that has room', () => {
+    const workers = fc.array(fc.nat({ max: 20 }), { minLength: 1, maxLength: 4 });
+    fc.assert(
+      fc.property(candidates, workers, preferences, slack, (among, named, more, given) => {
+        const first = named.map((worker) => ({ kind: 'worker' as const, worker, reason: 'prefix' as const }));
+        const { worker, reason } = chooseHome(among, [...first, ...more], given);
+        const fits = limitsOf(among, given);
+        const room = named.find((w) => among.some((c) => c.worker === w && fits(c)));
+        if (among.length > 1 && room !== undefined) expect([worker, reason]).toEqual([room, 'prefix']);
+      }),
+    );
+  });
+
+  it('by nodes takes the best with room, but for gains that are noise; the first preference decides', () => {
+    fc.assert(
+      fc.property(candidates, share, preferences, slack, (among, shares, more, given) => {
+        const { worker, reason, expectedShare } = chooseHome(among, [{ kind: 'nodes', share: shares, reason: 'domain' }, ...more], given);
+        if (among.length === 1) return;
+        const fits = limitsOf(among, given);
+        const chosen = among.find((c) => c.worker === worker)!;
+        expect(expectedShare).toBe(shares[chosen.node]);
+        // Nobody with room on a node that is better by more than noise.
+        const leastBusy = (node: number) =>
+          among
+            .filter((c) => c.node === node)
+            .sort((a, b) => a.load - b.load || a.promptTokens - b.promptTokens || a.lastChosen - b.lastChosen || a.worker - b.worker)[0];
+        for (const node of new Set(among.map((c) => c.node)))
+          if (fits(leastBusy(node))) expect(shares[node]).toBeLessThan(shares[chosen.node] + gainMin);
+        const best = Math.max(...among.map((c) => shares[c.node]));
+        if (reason === 'domain') expect(shares[chosen.node]).toBe(best);
+      }),
+    );
+  });
+
+  it('takes turns among equals', () => {
+    const among = [0, 1, 2].map((worker) => ({ worker, node: 0, load: 0, promptTokens: 0, lastChosen: 0 }));
+    const chosen: number[] = [];
+    for (let turn = 1; turn <= 6; turn++) {
+      const { worker } = chooseHome(among, [], { sequences: 4, promptTokens: 0 });
+      among[worker].lastChosen = turn;
+      chosen.push(worker);
+    }
+    expect(chosen).toEqual([0, 1, 2, 0, 1, 2]);
+  });
+
+  it('knows the reasons that it gives', () => {
+    fc.assert(
+      fc.property(candidates, preferences, slack, (among, preferred, given) => {
+        expect(homeReasons).toContain(chooseHome(among, preferred, given).reason);
+      }),
+    );
+  });
+});
+
+describe('a move after the first chunk', () => {
+  it('gains what it must, goes to a worker with room, and never to the node where it is', () => {
+    const gains = fc.double({ min: 0.01, max: 1, noNaN: true });
+    fc.assert(
+      fc.property(candidates, share, gains, slack, fc.nat(), (among, shares, gain, given, pick) => {
+        const here = among[pick % among.length];
+        const move = chooseMove(among, here.worker, shares, gain, given);
+        const fits = limitsOf(among, given);
+        const better = among.filter((c) => shares[c.node] - shares[here.node] >= gain && c.node !== here.node);
+        if (move === null) {
+          // Nobody with the fewest sequences of a better node has room, or there is no better node.
+          for (const c of better) {
+            const same = among.filter(({ node }) => node === c.node);
+            const least = Math.min(...same.map(({ load }) => load));
+            expect(same.filter(({ load }) => load === least).every(fits)).toBe(false);
+          }
+          return;
+        }
+        const to = among.find(({ worker }) => worker === move.worker)!;
+        expect(better).toContain(to);
+        expect(fits(to)).toBe(true);
+        expect(move.reason).toBe('first-chunk');
+      }),
+    );
+  });
+});
+
+const kind = (fields: Partial<RequestKind>): RequestKind => ({ tenant: '', domain: '', points: [], promptTokens: 100, ...fields });
+const routing = (held: number[], sampled = 1000) => ({ request: 1, sampled, held });
+const shares = (found: HomePreference[]) =>
+  found.map((p) => [p.reason, ...Array.from(p.kind === 'nodes' ? p.share : [], (part) => Math.round(part * 100) / 100)]);
+
+describe('home statistics', () => {
+  it('learn kinds by what ran, the most particular first', () => {
+    const statistics = new HomeStatistics(2, null);
+    const points = prefixPoints(
+      'a',
+      Array.from({ length: 128 }, (_, i) => i),
+    );
+    statistics.learn(kind({ tenant: 'a', domain: 'code', points }), routing([900, 100]));
+    statistics.learn(kind({ tenant: 'b', domain: 'code' }), routing([100, 900]));
+    const found = statistics.preferences(kind({ tenant: 'a', domain: 'code', points, promptTokens: 128 }));
+    expect(shares(found)).toEqual([
+      ['prefix-routing', 0.9, 0.1],
+      ['tenant-domain', 0.9, 0.1],
+      // 0.9 x 900 + 100 of 0.9 x 1000 + 1000.
+      ['domain', 0.48, 0.52],
+      ['tenant', 0.9, 0.1],
+    ]);
+    // A short beginning of a long prompt speaks last.
+    const long = statistics.preferences(kind({ tenant: 'a', domain: 'code', points: points.slice(0, 1), promptTokens: 1000 }));
+    expect(long.map(({ reason }) => reason)).toEqual(['tenant-domain', 'domain', 'tenant', 'prefix-routing']);
+    expect(statistics.preferences(kind({ tenant: 'c', domain: 'verse' }))).toEqual([]);
+    expect(statistics.preferences(kind({}))).toEqual([]);
+  });
+
+  it('say nothing before enough was seen, and follow what changes', () => {
+    const statistics = new HomeStatistics(2, null);
+    statistics.learn(kind({ domain: 'code' }), routing([100, 0], 100));
+    expect(statistics.preferences(kind({ domain: 'code' }))).toEqual([]);
+    for (let i = 0; i < 5; i++) statistics.learn(kind({ domain: 'code' }), routing([100, 0], 100));
+    expect(shares(statistics.preferences(kind({ domain: 'code' })))).toEqual([['domain', 1, 0]]);
+    for (let i = 0; i < 60; i++) statistics.learn(kind({ domain: 'code' }), routing([0, 100], 100));
+    expect(shares(statistics.preferences(kind({ domain: 'code' })))).toEqual([['domain', 0, 1]]);
+  });
+
+  it('begin with what the plan says', () => {
+    const plan = { domains: new Map([['code', [0.2, 0.8]]]), tenants: new Map([['a', [0.7, 0.3]]]) };
+    const statistics = new HomeStatistics(2, plan);
+    expect(shares(statistics.preferences(kind({ tenant: 'a', domain: 'code' })))).toEqual([
+      ['domain', 0.2, 0.8],
+      ['tenant', 0.7, 0.3],
+    ]);
+  });
+
+  it('forget the least recently used, and keep to their bounds', () => {
+    const statistics = new HomeStatistics(2, null);
+    for (let i = 0; i <= bounds.homeStatisticsMax; i++) {
+      statistics.learn(kind({ tenant: `t${i}`, domain: 'code' }), routing([1000, 0]));
+      statistics.preferences(kind({ tenant: 't0' }));
+    }
+    for (let i = 0; i < bounds.prefixStatisticsMax + 10; i++) statistics.learn(kind({ points: [i] }), routing([1000, 0]));
+    expect(statistics.sizes).toEqual({
+      prefixes: bounds.prefixStatisticsMax,
+      tenantDomains: bounds.homeStatisticsMax,
+      domains: 1,
+      tenants: bounds.homeStatisticsMax,
+    });
+    expect(statistics.preferences(kind({ tenant: 't0' }))).toHaveLength(1);
+    expect(statistics.preferences(kind({ tenant: 't1' }))).toHaveLength(0);
+  });
+
+  it('are nothing on one node', () => {
+    const statistics = new HomeStatistics(1, null);
+    statistics.learn(kind({ domain: 'code' }), routing([1000]));
+    expect(statistics.preferences(kind({ domain: 'code' }))).toEqual([]);
+  });
+});
+
+describe('what a plan says about homes', () => {
+  const plan = contiguousPlan({ type: 'x', moeLayers: [0], experts: 4 }, [
+    { name: 'a', node: 0 },
+    { name: 'b', node: 1 },
+  ]);
+  const read = (homes: unknown) => {
+    const problems: string[] = [];
+    const found = readPlanHomes({ ...plan, provenance: { homes } }, (problem) => problems.push(problem));
+    return { domains: [...(found?.domains ?? [])], tenants: [...(found?.tenants ?? [])], problems };
+  };
+
+  it('is read', () => {
+    const homes = { domains: { code: { tokens: 5, homeShare: [0.25, 0.75] } }, tenants: { a: { homeShare: [1, 0] } } };
+    expect(read(homes)).toEqual({ domains: [['code', [0.25, 0.75]]], tenants: [['a', [1, 0]]], problems: [] });
+    expect(read(undefined)).toEqual({ domains: [], tenants: [], problems: [] });
+  });
+
+  it.each([
+    ['homes that are no object', [1], 1],
+    ['domains that are no object', { domains: 'code' }, 1],
+    ['too few nodes', { domains: { code: { homeShare: [1] } } }, 1],
+    ['a share above 1', { domains: { code: { homeShare: [0, 1.5] } } }, 1],
+    ['no number', { domains: { code: { homeShare: [0, null] } } }, 1],
+    ['a name that no request can have', { domains: { ['x'.repeat(200)]: { homeShare: [0, 1] } } }, 1],
+    ['an entry that is null', { tenants: { a: null } }, 1],
+  ])('is left out and told: %s', (_, homes, problems) => {
+    const found = read(homes);
+    expect([...found.domains, ...found.tenants]).toEqual([]);
+    expect(found.problems).toHaveLength(problems);
+  });
+
+  it('may be a promise', () => {
+    expect(readPrediction({ ...plan, provenance: { remoteNodes: 0.4, homeShare: 0.7 } })).toEqual({ remoteNodes: 0.4, homeShare: 0.7 });
+    expect(readPrediction({ ...plan, provenance: { remoteNodes: 'few', homeShare: 0.7 } })).toBeNull();
+    expect(readPrediction(plan)).toBeNull();
+  });
+});
+
+describe('figures of workers that cannot be', () => {
+  const good = {
+    rows: 10,
+    remoteNodes: 5,
+    visits: 40,
+    homeVisits: 30,
+    interNodeBytes: 100.5,
+    intraNodeBytes: 0,
+    routing: { request: 1, sampled: 40, held: [30, 20] },
+  };
+
+  it.each([
+    ['more remote nodes than there are', { remoteNodes: 11 }],
+    ['more visits at home than in all', { homeVisits: 41 }],
+    ['bytes that are negative', { interNodeBytes: -1 }],
+    ['bytes that are no number', { intraNodeBytes: Number.NaN }],
+    ['bytes without end', { intraNodeBytes: Number.POSITIVE_INFINITY }],
+  ])('are no bill: %s', (_, changes) => {
+    expect(checkedTraffic(good, 2)).toMatchObject({ rows: 10, interNodeBytes: 100.5 });
+    expect(checkedTraffic({ ...good, ...changes }, 2)).toBeNull();
+    expect(checkedTraffic(undefined, 2)).toBeNull();
+  });
+
+  it.each([
+    ['other nodes than the plan has', { held: [30, 20, 1] }],
+    ['more held than looked at', { held: [41, 20] }],
+    ['nothing looked at', { sampled: 0, held: [0, 0] }],
+  ])('are no routing: %s', (_, changes) => {
+    expect(checkedRouting(good.routing, 2)).toEqual(good.routing);
+    expect(checkedRouting({ ...good.routing, ...changes }, 2)).toBeNull();
+  });
+});
+
+describe('prefix memory', () => {
+  const prompt = (start: number, length: number) => Array.from({ length }, (_, i) => start + i);
+
+  it('finds the longest known beginning, for its tenant alone, until the worker is gone', () => {
+    const memory = new PrefixMemory();
+    memory.remember(prefixPoints('a', prompt(0, 128)), 1);
+    memory.remember(prefixPoints('a', prompt(0, 640)), 2);
+    const find = (tenant: string, tokens: number[]) => memory.find(prefixPoints(tenant, tokens));
+    expect(find('a', [...prompt(0, 640), 9, 9])).toEqual({ worker: 2, tokens: 640 });
+    expect(find('a', [...prompt(0, 400), ...prompt(7, 400)])).toEqual({ worker: 2, tokens: 384 });
+    expect(find('b', prompt(0, 640))).toBeNull();
+    expect(find('a', prompt(0, 63))).toBeNull();
+    expect(find('a', prompt(1, 640))).toBeNull();
+    memory.forget(2);
+    expect(find('a', prompt(0, 640))).toBeNull();
+  });
+});

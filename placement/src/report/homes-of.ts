@@ -1,0 +1,40 @@
+import { NO_EXPERT, type RoutingTrace } from '../trace/routing-trace.ts';
+
+/** Where requests of each domain find their experts: what a coordinator chooses homes by before it has seen any. In a plan as `provenance.homes`. */
+export interface DomainHomes {
+  /** `homeShare[node]`: share of the domain's (token, layer, expert) visits that a home on the node would serve there. */
+  domains: Record<string, { tokens: number; homeShare: number[] }>;
+}
+
+/** Domains kept, the ones with most tokens first: as many as a coordinator remembers. */
+const domainsMax = 4096;
+
+/** @param masks nodes of every expert as bits, (layers) of (experts) */
+export function homesOf(trace: RoutingTrace, masks: readonly ArrayLike<number>[], nodes: number): DomainHomes {
+  const layers = trace.moeLayers.length;
+  const sums = new Map<string, { tokens: number; visits: number; held: Float64Array }>();
+  for (let t = 0; t < trace.tokens; t++) {
+    const { domain } = trace.sequences[trace.sequenceOf[t]];
+    if (domain === null || domain === '') continue;
+    let sum = sums.get(domain);
+    if (sum === undefined) {
+      sum = { tokens: 0, visits: 0, held: new Float64Array(nodes) };
+      sums.set(domain, sum);
+    }
+    sum.tokens++;
+    for (let l = 0; l < layers; l++) {
+      const base = (t * layers + l) * trace.topK;
+      for (let k = 0; k < trace.topK; k++) {
+        const expert = trace.ids[base + k];
+        if (expert === NO_EXPERT) continue;
+        sum.visits++;
+        for (let node = 0; node < nodes; node++) sum.held[node] += (masks[l][expert] >>> node) & 1;
+      }
+    }
+  }
+  const kept = [...sums].sort(([a, x], [b, y]) => y.tokens - x.tokens || (a < b ? -1 : 1)).slice(0, domainsMax);
+  const rounded = (held: Float64Array, visits: number) => Array.from(held, (h) => Number((h / Math.max(1, visits)).toFixed(4)));
+  return {
+    domains: Object.fromEntries(kept.map(([name, { tokens, visits, held }]) => [name, { tokens, homeShare: rounded(held, visits) }])),
+  };
+}

@@ -29,7 +29,7 @@ std::vector<float> logits_of(Random &random, Logits kind, size_t count) {
 void compare(Check &check, RouteCall call, const std::vector<float> &z, int rows, const std::string &what) {
   const FlushDenormals flush;
   const size_t cells = (size_t)rows * (size_t)call.k;
-  call.logits = z.data(), call.ld_logits = call.experts;
+  call.logits = z.data(), call.ld_logits = (int64_t)z.size() / rows;
   call.ld_ids = call.ld_weights = call.k;
   const auto run = [&](Isa isa, std::vector<int32_t> &ids, std::vector<float> &weights) {
     ids.assign(cells, -1);
@@ -82,6 +82,19 @@ SY_SUITE(route) {
     call.experts = experts, call.k = 2, call.score = RouteScore::sparse_mixer, call.scale = 1.0f, call.jitter_eps = 0.01f;
     for (const Logits kind : {Logits::ordinary, Logits::ties}) compare(check, call, logits_of(random, kind, (size_t)(9 * experts)), 9, "sparse mixer");
   }
+  for (const Shape &shape : {Shape{12, 1, 4, 1}, Shape{64, 4, 8, 2}, Shape{256, 8, 16, 4}, Shape{60, 30, 6, 6}})
+    for (const bool renorm : {false, true}) {
+      RouteCall call{};
+      call.experts = shape.experts, call.k = shape.k, call.groups = shape.groups, call.top_groups = shape.top_groups;
+      call.score = RouteScore::factored, call.renorm = renorm, call.scale = 1.5f;
+      const int width = shape.groups + shape.experts / shape.groups;
+      for (const Logits kind : {Logits::ordinary, Logits::ties, Logits::extreme}) {
+        std::vector<float> z = logits_of(random, kind, (size_t)(9 * width));
+        compare(check, call, z, 9, text("factored %d of %d", shape.k, shape.experts));
+        z[(size_t)(5 * width + random.below(width))] = NAN;
+        compare(check, call, z, 9, "factored with a NaN");
+      }
+    }
 }
 
 } // namespace

@@ -68,7 +68,7 @@ struct AddCall {
   float scale;
 };
 
-enum class RouteScore : int { softmax = 0, softmax_chosen = 1, sigmoid = 2, sparse_mixer = 3 };
+enum class RouteScore : int { softmax = 0, softmax_chosen = 1, sigmoid = 2, sparse_mixer = 3, factored = 4 };
 
 struct RouteCall {
   const float *logits; /* [rows, ld_logits] */

@@ -183,8 +183,10 @@ _Static_assert(sizeof(sy_op) == 96, "sy_op layout");
  * GATED_ACT   obj: x, out. n: width, gateOff, upOff, step (1, or 2 if interleaved), outOff, kind(sy_activation). f: alpha, limit.
  * MUL_SIGMOID obj: x (in place), gate. n: width, off, gateOff, gateStep (0: one gate a row, 1: one per element).   x *= sigmoid(gate)
  * ADD         obj: out, x. n: width, outOff, xOff. f: scale.     out = fma(scale, x, out)
- * ROUTE       obj: logits, ids(i32), weights, selectBias. n: experts, k, score(0 softmax over all, 1 softmax over the chosen, 2 sigmoid, 3 sparse mixer),
+ * ROUTE       obj: logits, ids(i32), weights, selectBias. n: experts, k, score(0 softmax over all, 1 softmax over the chosen, 2 sigmoid, 3 sparse mixer, 4 factored),
  *               groups, topGroups, groupScore(0 max, 1 sum of top two), renorm, maskZero (masked groups score 0 instead of -inf). f: scale, renormEps, jitterEps.
+ *               factored: logits are groups group logits, then experts/groups slot logits; p, q = their softmaxes, score of expert i*(experts/groups)+j = p_i*q_j;
+ *               the best topGroups groups by p and in each the best k/topGroups slots by q. No selectBias, groupScore or maskZero.
  *               Ties: higher score, then lower id. ids in selection order. softmax/renorm sums: ascending expert id / selection order. NaN logit: SY_NAN.
  * EXPERTS     obj: x, ids, weights, experts, sum, slots(i32 [1,E]: expert id -> local slot or -1 = skipped). n: k, grid. Clears the sum's T rows, then adds.
  * COMBINE     obj: sum, residual, shared. n: grid. f: multiplier.   residual = fma(multiplier, m, residual), m = (float)int * 2^grid (+ shared, one rounding)

@@ -167,13 +167,14 @@ export function add(of: { out: DeviceBuffer; x: DeviceBuffer; width: number; out
   return op('add', [of.out, of.x], [of.width, of.outOff, of.xOff], [of.scale]);
 }
 
-const routeScores = { softmax: 0, softmax_chosen: 1, sigmoid: 2, sparse_mixer: 3 } as const;
+const routeScores = { softmax: 0, softmax_chosen: 1, sigmoid: 2, sparse_mixer: 3, factored: 4 } as const;
 
 /**
  * Chooses k of `experts` per row. Score s: `softmax` over all, `softmax_chosen` (choose by logit, softmax over the chosen), `sigmoid`, or `sparse_mixer`
- * (k = 2, jitterEps). Experts are chosen by s + selectBias: higher first, then lower id; weights come from s alone.
+ * (k = 2, jitterEps), or `factored`. Experts are chosen by s + selectBias: higher first, then lower id; weights come from s alone.
  * groups > 1: only experts of the `topGroups` best groups, by their `max` or the sum of their `top_two`; others score -inf, or 0 with `maskZero`.
- * renorm: w = w / (sum + renormEps); then w *= scale. logits: (T, experts). ids: i32 (T, k). weights: (T, k). Throws `nan` if a score is NaN.
+ * `factored`: logits (T, groups + experts/groups); p_i * q_j of their two softmaxes, the `topGroups` best groups by p, the k/topGroups best slots by q in each.
+ * renorm: w = w / (sum + renormEps); then w *= scale. Otherwise logits: (T, experts). ids: i32 (T, k). weights: (T, k). Throws `nan` if a score is NaN.
  */
 export function route(of: {
   logits: DeviceBuffer;

@@ -50,7 +50,7 @@ export function attend(
 }
 
 export interface RouteRule {
-  score: 'softmax' | 'softmax_chosen' | 'sigmoid' | 'sparse_mixer';
+  score: 'softmax' | 'softmax_chosen' | 'sigmoid' | 'sparse_mixer' | 'factored';
   k: number;
   groups: number;
   topGroups: number;
@@ -89,10 +89,24 @@ function sparseMixer(z: readonly number[], epsilon: number): { ids: number[]; we
   return { ids, weights };
 }
 
+/** Every pair that a kept group and a kept slot make, best first. */
+function factored(z: readonly number[], { k, groups, topGroups }: RouteRule): { ids: number[]; weights: number[] } {
+  const p = softmax(z.slice(0, groups));
+  const q = softmax(z.slice(groups));
+  const pairs = largest(p, topGroups).flatMap((i) => largest(q, k / topGroups).map((j) => ({ id: i * q.length + j, w: p[i]! * q[j]! })));
+  pairs.sort((a, b) => b.w - a.w || a.id - b.id);
+  return { ids: pairs.map(({ id }) => id), weights: pairs.map(({ w }) => w) };
+}
+
 export function route(z: readonly number[], bias: readonly number[] | null, rule: RouteRule): { ids: number[]; weights: number[] } {
   if (rule.score === 'sparse_mixer') {
     const { ids, weights } = sparseMixer(z, rule.jitterEps);
     return { ids, weights: weights.map((w) => w * rule.scale) };
+  }
+  if (rule.score === 'factored') {
+    const { ids, weights } = factored(z, rule);
+    const total = rule.renorm ? weights.reduce((sum, w) => sum + w, 0) + rule.renormEps : 1;
+    return { ids, weights: weights.map((w) => (w / total) * rule.scale) };
   }
   const s = rule.score === 'softmax' ? softmax(z) : rule.score === 'sigmoid' ? z.map(sigmoid) : z.slice();
   let c = s.map((v, e) => v + (bias?.[e] ?? 0));

@@ -98,7 +98,7 @@ class Coordinator implements RunningCoordinator {
     const { type: _, ...shape } = this.#plan.model;
     this.#trace = new TraceRecorder(
       config.traceDir,
-      { format: 'switchyard-trace', version: 1, model: modelId, ...shape, topK: this.#folder.topK },
+      { format: 'switchyard-trace', version: 1, model: modelId, ...shape, topK: this.#folder.topK, ...this.#folder.grouping },
       (request) => this.#dispatcher.answerOf(request)?.spec ?? null,
     );
     this.#health = new Health(() => this.#healthReading(), { stallMs: config.stallMs, liveMs: config.liveMs });

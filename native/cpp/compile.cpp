@@ -276,6 +276,15 @@ int factored_logits(const Reader &op, const RouteCall &call) {
   return call.groups + call.experts / call.groups;
 }
 
+void read_node_limit(const Reader &op, RouteCall &call) {
+  if (!op.has(4)) return;
+  const Buffer &nodes = op.object<Buffer>(4, "nodes");
+  if (nodes.width < call.experts) op.refuse("nodes is %d wide: %d are needed", nodes.width, call.experts);
+  if (call.groups > 1 || call.score == RouteScore::sparse_mixer) op.refuse("nodes: not with groups and not with the sparse mixer");
+  call.nodes = nodes.i32();
+  call.node_limit = op.integer(8, "nodeLimit", 1, 32);
+}
+
 RouteCall route(const Reader &op) {
   RouteCall call{};
   call.experts = op.integer(0, "experts", 1, route_experts_max);
@@ -308,6 +317,7 @@ RouteCall route(const Reader &op) {
     if (call.groups > 1 || call.renorm || call.select_bias) op.refuse("score = 3 (sparse mixer): takes no groups, no renorm and no selectBias");
     if (!(call.jitter_eps >= 0.0f)) op.refuse("jitterEps = %g: must not be negative", (double)call.jitter_eps);
   }
+  read_node_limit(op, call);
   call.logits = logits.at(), call.ld_logits = logits.ld();
   call.ids = ids.buffer->i32(), call.ld_ids = ids.ld();
   call.weights = weights.at(), call.ld_weights = weights.ld();

@@ -3,6 +3,7 @@
 
 #include "conformance.h"
 #include "float_environment.h"
+#include "route_nodes.h"
 #include "vector.h"
 
 namespace sy::conformance {
@@ -35,7 +36,8 @@ void compare(Check &check, RouteCall call, const std::vector<float> &z, int rows
     ids.assign(cells, -1);
     weights.assign(cells, -1.0f);
     call.ids = ids.data(), call.weights = weights.data();
-    return vector_kernels(isa).route(call, 0, rows);
+    const VectorKernels &kernels = vector_kernels(isa);
+    return call.nodes ? route_within_nodes(kernels, call, 0, rows) : kernels.route(call, 0, rows);
   };
   std::vector<int32_t> want_ids, ids;
   std::vector<float> want_weights, weights;
@@ -82,6 +84,17 @@ SY_SUITE(route) {
     call.experts = experts, call.k = 2, call.score = RouteScore::sparse_mixer, call.scale = 1.0f, call.jitter_eps = 0.01f;
     for (const Logits kind : {Logits::ordinary, Logits::ties}) compare(check, call, logits_of(random, kind, (size_t)(9 * experts)), 9, "sparse mixer");
   }
+  for (const int experts : {16, 60, 257})
+    for (int mode = 0; mode < 6; mode++)
+      for (const int limit : {1, 2, 32}) {
+        RouteCall call{};
+        call.experts = experts, call.k = 4, call.score = static_cast<RouteScore>(mode % 3), call.renorm = mode / 3, call.scale = 1.0f;
+        std::vector<int32_t> nodes((size_t)experts);
+        for (int e = 0; e < experts; e++) nodes[(size_t)e] = 1 << e % 4 | 1 << random.below(4) | (e % 7 == 0 ? INT32_MIN : 0);
+        call.nodes = nodes.data(), call.node_limit = limit;
+        for (const Logits kind : {Logits::ordinary, Logits::ties})
+          compare(check, call, logits_of(random, kind, (size_t)(9 * experts)), 9, text("4 of %d on %d nodes, mode %d", experts, limit, mode));
+      }
   for (const Shape &shape : {Shape{12, 1, 4, 1}, Shape{64, 4, 8, 2}, Shape{256, 8, 16, 4}, Shape{60, 30, 6, 6}})
     for (const bool renorm : {false, true}) {
       RouteCall call{};

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "compile.h"
+#include "route_nodes.h"
 #include "team.h"
 
 #if defined(__x86_64__)
@@ -77,7 +78,7 @@ void kv_write(Pool &pool, const KvWriteStep &step, const sy_batch &batch, const 
 void route(Pool &pool, const VectorKernels &kernels, const RouteCall &call, int rows, int op_number) {
   std::atomic<int> first_nan{INT32_MAX};
   share_rows(pool, rows, (int64_t)rows * call.experts, exponential_alone_below / 4, [&](int begin, int end) {
-    const int nan = kernels.route(call, begin, end);
+    const int nan = call.nodes ? route_within_nodes(kernels, call, begin, end) : kernels.route(call, begin, end);
     int known = first_nan.load();
     while (nan >= 0 && nan < known && !first_nan.compare_exchange_weak(known, nan)) {
     }

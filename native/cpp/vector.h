@@ -82,6 +82,8 @@ struct RouteCall {
   RouteScore score;
   bool group_sum_of_two, renorm, mask_zero;
   float scale, renorm_eps, jitter_eps;
+  const int32_t *nodes; /* [experts] bits, or null; with it the call goes through route_within_nodes */
+  int node_limit;
 };
 constexpr int route_experts_max = 4096; /* bounds the scratch on a thread's stack */
 constexpr int route_groups_max = 256;

@@ -181,6 +181,8 @@ export function route(of: {
   ids: DeviceBuffer;
   weights: DeviceBuffer;
   selectBias: DeviceBuffer | null;
+  /** Lossy: only experts on `limit` nodes of the row's own choosing. `of`: i32 (1, experts), bit n is set where node n holds the expert. */
+  nodes?: { of: DeviceBuffer; limit: number } | null;
   experts: number;
   k: number;
   score: keyof typeof routeScores;
@@ -194,8 +196,8 @@ export function route(of: {
   jitterEps: number;
 }): Op {
   const grouping = [of.groups, of.topGroups, of.groupScore === 'top_two' ? 1 : 0];
-  const ints = [of.experts, of.k, routeScores[of.score], ...grouping, of.renorm ? 1 : 0, of.maskZero ? 1 : 0];
-  return op('route', [of.logits, of.ids, of.weights, of.selectBias], ints, [of.scale, of.renormEps, of.jitterEps]);
+  const ints = [of.experts, of.k, routeScores[of.score], ...grouping, of.renorm ? 1 : 0, of.maskZero ? 1 : 0, of.nodes?.limit ?? 0];
+  return op('route', [of.logits, of.ids, of.weights, of.selectBias, of.nodes?.of ?? null], ints, [of.scale, of.renormEps, of.jitterEps]);
 }
 
 /** Clears the sum's T rows, then adds weight * expert(x) for every chosen expert that has a slot. `slots`: i32 (1, experts), -1 = hosted elsewhere. */

@@ -125,3 +125,27 @@ export function route(z: readonly number[], bias: readonly number[] | null, rule
   const total = weights.reduce((sum, w) => sum + w, 0) + rule.renormEps;
   return { ids, weights: weights.map((w) => (rule.renorm ? w / total : w) * rule.scale) };
 }
+
+/** The rule among the experts of the `limit` nodes that hold most of the weight of the free choice; `nodes[e]`: bits of the nodes of expert e. */
+export function routeWithinNodes(
+  z: readonly number[],
+  nodes: readonly number[],
+  limit: number,
+  rule: RouteRule,
+): { ids: number[]; weights: number[] } {
+  const free = route(z, null, rule);
+  let left = [...free.ids.keys()];
+  let kept = 0;
+  for (let i = 0; i < limit && left.length > 0; i++) {
+    const weightOn = (node: number) => left.reduce((sum, at) => sum + ((nodes[free.ids[at]!]! >>> node) & 1 ? free.weights[at]! : 0), 0);
+    const best = largest(
+      Array.from({ length: 32 }, (_, node) => weightOn(node)),
+      1,
+    )[0]!;
+    kept |= 1 << best;
+    left = left.filter((at) => ((nodes[free.ids[at]!]! >>> best) & 1) === 0);
+  }
+  if (left.length === 0) return free;
+  const elsewhere = nodes.map((held) => ((held & kept) === 0 ? -Infinity : 0));
+  return route(z, elsewhere, rule);
+}

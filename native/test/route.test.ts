@@ -107,6 +107,36 @@ describe.each(deviceOptions.map((options) => ({ name: nameOf(options), options }
     expect(weights[0]).toBe(0.5);
   });
 
+  test.each([1, 2, 3, 4])('within %d nodes of a plan with replicas', (limit) => {
+    const next = random(limit);
+    const [rows, experts] = [40, 24];
+    const nodes = Array.from({ length: experts }, (_, e) => (1 << (e % 4)) | (next() < 0.3 ? 1 << Math.floor(next() * 4) : 0));
+    const of = bench.ints(nodes);
+    for (const rule of [
+      { ...plain, k: 4, renorm: true },
+      { ...plain, k: 4, score: 'softmax_chosen' },
+      { ...plain, k: 4, score: 'sigmoid', renorm: true, scale: 2.5 },
+    ] as const) {
+      const z = normals(next, rows * experts, 1.5);
+      const ids = bench.buffer(rows, rule.k);
+      const weights = bench.buffer(rows, rule.k);
+      const logits = bench.buffer(rows, experts, z);
+      bench.run([ops.route({ logits, ids, weights, selectBias: null, nodes: { of, limit }, experts, ...rule })], rows);
+      let changed = 0;
+      for (let t = 0; t < rows; t++) {
+        const row = Array.from(z.subarray(t * experts, (t + 1) * experts));
+        const want = reference.routeWithinNodes(row, nodes, limit, rule);
+        const got = Array.from(ids.i32.subarray(t * rule.k, (t + 1) * rule.k));
+        expect(got, `row ${t}`).toEqual(want.ids);
+        want.weights.forEach((w, i) => {
+          expect(weights.f32[t * rule.k + i]).toBeCloseTo(w, 5);
+        });
+        if (got.join() !== reference.route(row, null, rule).ids.join()) changed++;
+      }
+      expect(changed > 0).toBe(limit < 4);
+    }
+  });
+
   test('a NaN is an error that names the first such row', () => {
     const logits = normals(random(3), 9 * 16);
     logits[5 * 16 + 3] = Number.NaN;

@@ -1,6 +1,7 @@
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
+import { promisesSameBits } from '@switchyard/proto';
 import { Command } from 'commander';
 import { selectModel } from '../api/models.ts';
 import type { UpReport } from '../cluster/up-report.ts';
@@ -77,7 +78,7 @@ Examples:
       const json = `${JSON.stringify(report, null, 2)}\n`;
       if (options.out) writeFileSync(options.out, json);
       process.stdout.write(options.json ? json : formatExactReport(report));
-      if (!report.exact && (report.target.switchyard || options.strict)) process.exitCode = exitStatus.failed;
+      if (!report.exact && ((report.target.switchyard && report.promised) || options.strict)) process.exitCode = exitStatus.failed;
     });
   return command;
 }
@@ -124,6 +125,7 @@ async function compareHere(
       label: options.label ?? null,
       machine: describeMachine(),
       target: { url: client.baseUrl, model: card.id, switchyard, numericClass },
+      promised: numericClass === null || promisesSameBits(numericClass),
       questions: questions.length,
       tokensPerQuestion: options.tokens,
       others: others.length,

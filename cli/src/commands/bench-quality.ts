@@ -57,7 +57,8 @@ export function benchQualityCommand(): Command {
     .addHelpText(
       'after',
       `
-A class is put together with + from f32, bf16, int8-experts, int4-experts, int8-dense. With --url the running server is measured as it is.
+A class is put together with + from f32, bf16, int8-experts, int4-experts, int8-dense, and the lossy node-limit-N, int8-wire, fp8-wire,
+which mean something on several nodes only: -- --nodes 4. With --url the running server is measured as it is.
 
 Examples:
   $ switchyard bench quality

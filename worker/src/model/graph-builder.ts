@@ -320,6 +320,7 @@ export class GraphBuilder {
       inputNorm: spec.inputNorm,
       inputNormPlus: spec.inputNormPlus ?? 0,
       typicalWeight: (rule.scale ?? 1) / topK,
+      limitsItself: limitsItself(rule),
     };
     this.emit((at) =>
       ops.route({
@@ -327,6 +328,7 @@ export class GraphBuilder {
         ids: at.buffer(node.ids),
         weights: at.buffer(node.weights),
         selectBias: selectBias && at.buffer(selectBias),
+        nodes: at.nodeLimit(node),
         experts,
         k: topK,
         score: rule.score,
@@ -429,4 +431,9 @@ export class GraphBuilder {
     this.constants.push(constant);
     return constant;
   }
+}
+
+function limitsItself({ score, groups }: RoutingRule): string | null {
+  if ((groups?.count ?? 1) > 1) return 'its router keeps a token inside groups of its own (place --groups whole puts them on nodes)';
+  return score === 'sparse_mixer' ? 'its router weighs its second choice by the first' : null;
 }

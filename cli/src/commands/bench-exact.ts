@@ -95,6 +95,8 @@ async function compareHere(
 ): Promise<Asked & { report: ExactReport; started: UpReport | null }> {
   return await withTargetServer(target, async ({ client, switchyard, numericClass, started }) => {
     const card = await selectModel(client, options.model ?? null, target.signal);
+    // The status is the operator's; what a model is, it tells everybody.
+    const named = numericClass ?? card.numeric_class ?? null;
     const { questions, others } = await makeQuestions(
       client,
       {
@@ -124,8 +126,8 @@ async function compareHere(
       command: ['switchyard', ...process.argv.slice(2)].join(' '),
       label: options.label ?? null,
       machine: describeMachine(),
-      target: { url: client.baseUrl, model: card.id, switchyard, numericClass },
-      promised: numericClass === null || promisesSameBits(numericClass),
+      target: { url: client.baseUrl, model: card.id, switchyard, numericClass: named },
+      promised: named === null || promisesSameBits(named),
       questions: questions.length,
       tokensPerQuestion: options.tokens,
       others: others.length,

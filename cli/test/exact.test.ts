@@ -3,6 +3,7 @@ import { describe, expect, it } from 'vitest';
 import { compareObservations } from '../src/exact/difference.ts';
 import type { Observation } from '../src/exact/observation.ts';
 import { sliceObservation } from '../src/exact/observation.ts';
+import { type ExactReport, formatExactReport } from '../src/exact/report.ts';
 
 function observation(ids: number[]): Observation {
   return {
@@ -67,5 +68,29 @@ describe('comparing observations', () => {
     actual.logprobs[2] += 0.5;
     actual.ids![2] = 22;
     expect(compareObservations(observation([7, 14, 21]), actual).largestLogprobDifference).toBe(0.25);
+  });
+});
+
+describe('the report', () => {
+  const report: ExactReport = {
+    format: 'switchyard-bench-exact',
+    version: 1,
+    createdAt: '',
+    command: '',
+    label: null,
+    machine: { cpu: '', cpus: 1, memoryBytes: 1, platform: '', node: '' },
+    target: { url: 'http://here', model: 'm', switchyard: true, numericClass: 'bf16+node-limit-2' },
+    promised: false,
+    questions: 1,
+    tokensPerQuestion: 2,
+    others: 0,
+    temperature: 0,
+    results: [],
+    exact: true,
+  };
+
+  it('of a lossy class says that the promise is off, even where everything is equal', () => {
+    expect(formatExactReport(report)).toContain('The promise is off: class bf16+node-limit-2 is lossy');
+    expect(formatExactReport({ ...report, promised: true })).not.toContain('promise');
   });
 });

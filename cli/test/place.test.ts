@@ -70,6 +70,21 @@ describe('switchyard place', () => {
     expect(() => readFileSync(plan)).toThrow();
   });
 
+  it('keeps groups whole when asked to', async () => {
+    const report = JSON.parse(await run('--trace', trace, '--topology', topology, '--groups', '8', '--dry-run', '--json', ...quick));
+    expect(report.plan.provenance.wholeGroups).toBe(8);
+    const nodeOf = report.plan.workers.map((worker: { node: number }) => worker.node);
+    for (const layer of report.plan.replicas as number[][][])
+      for (let first = 0; first < layer.length; first += 4) {
+        const nodes = layer.slice(first, first + 4).map((holders) => new Set(holders.map((w) => nodeOf[w])));
+        expect([...nodes[0]!].some((node) => nodes.every((held) => held.has(node)))).toBe(true);
+      }
+    await expect(run('--trace', trace, '--topology', topology, '--groups', 'whole', ...quick)).rejects.toThrow(/give their number/);
+    await expect(run('--trace', trace, '--topology', topology, '--groups', '5', ...quick)).rejects.toThrow(
+      /groups is 5, must divide the 32/,
+    );
+  });
+
   it('answers worth-it and what-if', async () => {
     const worth = JSON.parse(await run('worth-it', '--trace', trace, '--levels', '0,50%', '--json', ...quick));
     expect(worth.levels[1].heldOut.remoteNodes).toBeLessThan(worth.levels[0].heldOut.remoteNodes);

@@ -1,4 +1,4 @@
-import { limits } from '@switchyard/proto';
+import { limits, parseLossy } from '@switchyard/proto';
 import { z } from 'zod';
 import { helpOf, option, readOptions, type Values, withDefaults } from './option-table.ts';
 
@@ -12,6 +12,13 @@ const whole = (min: number, max: number) =>
     .refine((n) => Number.isInteger(n) && n >= min && n <= max, `it must be a whole number from ${min} to ${max}`);
 const oneOf = <const T extends string>(...names: T[]) => z.enum(names, { error: `it must be one of ${names.join(', ')}` });
 const onOff = z.boolean({ error: 'it must be true or false' });
+const lossyText = z.string().superRefine((list, context) => {
+  try {
+    parseLossy(list);
+  } catch (error) {
+    context.addIssue({ code: 'custom', message: (error as Error).message });
+  }
+});
 const hostAndPort = z.string().regex(/^(\[[^\]]+\]|[^:[\]]+):\d{1,5}$/, 'it must be HOST:PORT');
 
 /** Every option of the coordinator. Flags, environment names, defaults, help and docs/api.md derive from this table. */
@@ -32,6 +39,12 @@ export const options = {
   expertDtype: option(oneOf('stored', 'int8', 'int4'), 'stored', 'DTYPE', 'how experts are held: stored, int8, int4'),
   denseDtype: option(oneOf('stored', 'int8'), 'stored', 'DTYPE', 'how other weights are held: stored, int8'),
   sum: option(oneOf('exact', 'fast'), 'exact', 'MODE', 'how contributions of experts are added: exact, fast'),
+  lossy: option(
+    lossyText,
+    '',
+    'LIST',
+    'give up exactness for less traffic: node-limit=N (a token uses experts on N nodes at most), wire=int8 or wire=fp8 (rows between workers), with commas between',
+  ),
   maxContext: option(whole(0, 2 ** 31), 0, 'TOKENS', 'tokens of one sequence; 0: what the model was made for'),
   kvBlocks: option(whole(0, 2 ** 31), 0, 'N', "blocks of 16 tokens in each worker's cache; 0: from --kv-bytes"),
   kvBytes: option(whole(0, 2 ** 50), 512 * 1024 * 1024, 'BYTES', "size of each worker's cache"),

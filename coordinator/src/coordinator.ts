@@ -1,7 +1,17 @@
 import { createHash } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import path from 'node:path';
-import { type EngineConfig, type LinkTls, type Listener, type Plan, planChecksum, SwitchyardError, serveControl } from '@switchyard/proto';
+import {
+  type EngineConfig,
+  type LinkTls,
+  type Listener,
+  lossyNames,
+  type Plan,
+  parseLossy,
+  planChecksum,
+  SwitchyardError,
+  serveControl,
+} from '@switchyard/proto';
 import { TokenTexts } from './api/answer-format.ts';
 import { ApiKeys, readSecretFile } from './api/api-keys.ts';
 import { type HttpListener, listenHttp } from './api/http-server.ts';
@@ -79,7 +89,13 @@ class Coordinator implements RunningCoordinator {
     this.#tokenizing = new Tokenizing(config.model);
     const modelId = config.modelName ?? path.basename(path.resolve(config.model));
     this.#metrics = new Metrics(
-      { model: modelId, version, plan: this.#plan, planChecksum: planChecksum(this.#plan) },
+      {
+        model: modelId,
+        version,
+        plan: this.#plan,
+        planChecksum: planChecksum(this.#plan),
+        numericClass: numericClassName(config, this.#folder),
+      },
       config.metricsCompat,
     );
     const assignment = { epoch: EPOCH, modelDir: path.resolve(config.model), plan: this.#plan, engine: engineConfig(config) };
@@ -102,7 +118,7 @@ class Coordinator implements RunningCoordinator {
     const { type: _, ...shape } = this.#plan.model;
     this.#trace = new TraceRecorder(
       config.traceDir,
-      { format: 'switchyard-trace', version: 1, model: modelId, ...shape, topK: this.#folder.topK },
+      { format: 'switchyard-trace', version: 1, model: modelId, ...shape, topK: this.#folder.topK, ...this.#folder.grouping },
       (request) => this.#dispatcher.answerOf(request)?.spec ?? null,
     );
     this.#health = new Health(() => this.#healthReading(), { stallMs: config.stallMs, liveMs: config.liveMs });
@@ -191,6 +207,7 @@ class Coordinator implements RunningCoordinator {
       get draining() {
         return draining();
       },
+      numericClass,
       contextMax: () => this.#contextMax(),
       fingerprint: () => this.#fingerprint(numericClass),
       status: () => statusDocument(service, this.#plan, numericClass),
@@ -257,16 +274,18 @@ function engineConfig(config: Config): EngineConfig {
     maxSequences: config.maxSequences,
     prefixCache: config.prefixCache,
     rowDeadlineMs: config.rowDeadlineMs,
+    lossy: config.lossy,
   };
 }
 
 /** As workers name it: `auto` is bf16 unless the checkpoint is stored as f32. */
-function numericClassName({ numeric, expertDtype, denseDtype, sum }: Config, { storedWide }: ModelFolder): string {
+function numericClassName({ numeric, expertDtype, denseDtype, sum, lossy }: Config, { storedWide }: ModelFolder): string {
   return [
     numeric !== 'auto' ? numeric : storedWide ? 'f32' : 'bf16',
     ...(expertDtype === 'stored' ? [] : [`${expertDtype}-experts`]),
     ...(denseDtype === 'stored' ? [] : [`${denseDtype}-dense`]),
     ...(sum === 'exact' ? [] : [`${sum}-sum`]),
+    ...lossyNames(parseLossy(lossy)),
   ].join('+');
 }
 

@@ -8,6 +8,8 @@ export interface ModelFolder {
   plan: Plan['model'];
   /** Experts of a token. */
   topK: number;
+  /** Groups of experts that the router keeps a token inside a few of; empty where it does not. */
+  grouping: { groups?: number };
   vocab: number;
   /** Values of a token's row; null when config.json does not say. */
   hidden: number | null;
@@ -44,6 +46,7 @@ export function readModelFolder(dir: string): ModelFolder {
     dir,
     plan: moeShape(fields),
     topK: fields.whole(topKKeys, 1, limits.topKMax) ?? fields.missing(topKKeys.join(' or ')),
+    grouping: grouping(fields),
     vocab: fields.whole(['vocab_size'], 1, 2 ** 31) ?? fields.missing('vocab_size'),
     hidden: fields.whole(['hidden_size', 'n_embd', 'd_model'], 1, limits.hiddenMax),
     contextMax: fields.whole(['max_position_embeddings', 'n_positions'], 1, 2 ** 31),
@@ -70,6 +73,13 @@ function moeShape(fields: ConfigFields): Plan['model'] {
   const moeLayers: number[] = [];
   for (let layer = first; layer <= last; layer++) if ((layer + countFrom) % every === 0 && !dense.has(layer)) moeLayers.push(layer);
   return { type, moeLayers, experts };
+}
+
+/** DeepSeek's groups and SMILE's nodes. Where every group stays in the running there is nothing to gain from them. */
+function grouping(fields: ConfigFields): { groups?: number } {
+  const groups = fields.whole(['n_group', 'num_nodes'], 1, limits.expertsMax);
+  const kept = fields.whole(['topk_group', 'num_nodes_per_tok'], 1, limits.expertsMax) ?? 1;
+  return groups === null || groups < 2 || kept >= groups ? {} : { groups };
 }
 
 function samplingDefaults(generation: Json): SamplingDefaults {

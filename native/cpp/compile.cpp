@@ -268,11 +268,28 @@ AddCall add(const Reader &op) {
   return {out.at(), out.ld(), x.at(), x.ld(), width, op.finite(0, "scale")};
 }
 
+/* Logits of a row with two-level gates: one a group, and one for each slot of a group. */
+int factored_logits(const Reader &op, const RouteCall &call) {
+  if (call.groups < 2) op.refuse("groups = %d: factored scores need two groups or more", call.groups);
+  if (call.k % call.top_groups != 0) op.refuse("k = %d: must be a multiple of topGroups = %d", call.k, call.top_groups);
+  if (call.group_sum_of_two || call.mask_zero) op.refuse("score = 4 (factored): takes no groupScore and no maskZero");
+  return call.groups + call.experts / call.groups;
+}
+
+void read_node_limit(const Reader &op, RouteCall &call) {
+  if (!op.has(4)) return;
+  const Buffer &nodes = op.object<Buffer>(4, "nodes");
+  if (nodes.width < call.experts) op.refuse("nodes is %d wide: %d are needed", nodes.width, call.experts);
+  if (call.groups > 1 || call.score == RouteScore::sparse_mixer) op.refuse("nodes: not with groups and not with the sparse mixer");
+  call.nodes = nodes.i32();
+  call.node_limit = op.integer(8, "nodeLimit", 1, 32);
+}
+
 RouteCall route(const Reader &op) {
   RouteCall call{};
   call.experts = op.integer(0, "experts", 1, route_experts_max);
   call.k = op.integer(1, "k", 1, call.experts);
-  call.score = static_cast<RouteScore>(op.integer(2, "score", 0, 3));
+  call.score = static_cast<RouteScore>(op.integer(2, "score", 0, 4));
   call.groups = op.integer(3, "groups", 0, route_groups_max);
   call.group_sum_of_two = op.integer(5, "groupScore", 0, 1) == 1;
   call.renorm = op.integer(6, "renorm", 0, 1) == 1;
@@ -287,17 +304,20 @@ RouteCall route(const Reader &op) {
     if (call.group_sum_of_two && size < 2) op.refuse("groupScore = 1: groups of %d have no top two", size);
     if (call.k > call.top_groups * size) op.refuse("k = %d: %d groups of %d hold fewer experts", call.k, call.top_groups, size);
   }
-  const Columns logits = op.columns(0, "logits", 0, call.experts);
+  const bool factored = call.score == RouteScore::factored;
+  const Columns logits = op.columns(0, "logits", 0, factored ? factored_logits(op, call) : call.experts);
   const Columns ids = op.columns(1, "ids", 0, call.k), weights = op.columns(2, "weights", 0, call.k);
   op.apart(logits, ids);
   op.apart(logits, weights);
   op.apart(ids, weights);
   call.select_bias = op.parameters(3, "selectBias", call.experts);
+  if (factored && call.select_bias) op.refuse("score = 4 (factored): takes no selectBias");
   if (call.score == RouteScore::sparse_mixer) {
     if (call.k != 2) op.refuse("k = %d: the sparse mixer chooses exactly 2", call.k);
     if (call.groups > 1 || call.renorm || call.select_bias) op.refuse("score = 3 (sparse mixer): takes no groups, no renorm and no selectBias");
     if (!(call.jitter_eps >= 0.0f)) op.refuse("jitterEps = %g: must not be negative", (double)call.jitter_eps);
   }
+  read_node_limit(op, call);
   call.logits = logits.at(), call.ld_logits = logits.ld();
   call.ids = ids.buffer->i32(), call.ld_ids = ids.ld();
   call.weights = weights.at(), call.ld_weights = weights.ld();

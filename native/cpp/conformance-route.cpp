@@ -3,6 +3,7 @@
 
 #include "conformance.h"
 #include "float_environment.h"
+#include "route_nodes.h"
 #include "vector.h"
 
 namespace sy::conformance {
@@ -29,7 +30,7 @@ std::vector<float> logits_of(Random &random, Logits kind, size_t count) {
 void compare(Check &check, RouteCall call, const std::vector<float> &z, int rows, const std::string &what) {
   const FlushDenormals flush;
   const size_t cells = (size_t)rows * (size_t)call.k;
-  call.logits = z.data(), call.ld_logits = call.experts;
+  call.logits = z.data(), call.ld_logits = (int64_t)z.size() / rows;
   call.ld_ids = call.ld_weights = call.k;
   std::vector<int32_t> want_ids, ids, want_status, status;
   std::vector<float> want_weights, weights;
@@ -38,7 +39,9 @@ void compare(Check &check, RouteCall call, const std::vector<float> &z, int rows
     weighed.assign(cells, -1.0f);
     noted.assign((size_t)rows, 0);
     call.ids = into.data(), call.weights = weighed.data(), call.marks = {noted.data(), 7};
-    vector_kernels(isa).route(call, 0, rows);
+    const VectorKernels &kernels = vector_kernels(isa);
+    if (call.nodes) route_within_nodes(kernels, call, 0, rows);
+    else kernels.route(call, 0, rows);
   };
   run(Isa::ref, want_ids, want_weights, want_status);
   for (int row = 0; row < rows; row++)
@@ -85,6 +88,30 @@ SY_SUITE(route) {
     call.experts = experts, call.k = 2, call.score = RouteScore::sparse_mixer, call.scale = 1.0f, call.jitter_eps = 0.01f;
     for (const Logits kind : {Logits::ordinary, Logits::ties}) compare(check, call, logits_of(random, kind, (size_t)(9 * experts)), 9, "sparse mixer");
   }
+  for (const int experts : {16, 60, 257})
+    for (int mode = 0; mode < 6; mode++)
+      for (const int limit : {1, 2, 32}) {
+        RouteCall call{};
+        call.experts = experts, call.k = 4, call.score = static_cast<RouteScore>(mode % 3), call.renorm = mode / 3, call.scale = 1.0f;
+        std::vector<int32_t> nodes((size_t)experts);
+        for (int e = 0; e < experts; e++) nodes[(size_t)e] = 1 << e % 4 | 1 << random.below(4) | (e % 7 == 0 ? INT32_MIN : 0);
+        call.nodes = nodes.data(), call.node_limit = limit;
+        for (const Logits kind : {Logits::ordinary, Logits::ties})
+          compare(check, call, logits_of(random, kind, (size_t)(9 * experts)), 9, text("4 of %d on %d nodes, mode %d", experts, limit, mode));
+      }
+  for (const Shape &shape : {Shape{12, 1, 4, 1}, Shape{64, 4, 8, 2}, Shape{256, 8, 16, 4}, Shape{60, 30, 6, 6}})
+    for (const bool renorm : {false, true}) {
+      RouteCall call{};
+      call.experts = shape.experts, call.k = shape.k, call.groups = shape.groups, call.top_groups = shape.top_groups;
+      call.score = RouteScore::factored, call.renorm = renorm, call.scale = 1.5f;
+      const int width = shape.groups + shape.experts / shape.groups;
+      for (const Logits kind : {Logits::ordinary, Logits::ties, Logits::extreme}) {
+        std::vector<float> z = logits_of(random, kind, (size_t)(9 * width));
+        compare(check, call, z, 9, text("factored %d of %d", shape.k, shape.experts));
+        z[(size_t)(5 * width + random.below(width))] = NAN;
+        compare(check, call, z, 9, "factored with a NaN");
+      }
+    }
 }
 
 } // namespace

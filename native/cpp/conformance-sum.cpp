@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "conformance.h"
+#include "float_environment.h"
 #include "numeric.h"
 #include "sum.h"
 
@@ -165,29 +166,71 @@ SY_SUITE(combine) {
   check.fails(SY_INVALID_ARGUMENT, [&] { combine(pool_of(1), *sum, {1, 121, 1.0f, residual.data(), 3, nullptr, 0, {status.data(), 9}}); }, "grid beyond the limit");
 }
 
-SY_SUITE(rows_wire) {
-  Random random(25);
-  for (const int width : {1, 5, 64}) {
-    const int rows = 6;
-    const std::vector<float> x = random.normals((size_t)rows * width, 3.0f);
-    const std::vector<int32_t> row = {5, 0, 0, 3, 1, 2};
-    for (const int dtype : {(int)SY_F32, (int)SY_BF16}) {
-      std::vector<uint8_t> bytes((size_t)rows * width * 4);
-      const uint64_t written = rows_encode(x.data(), rows, width, rows, row.data(), dtype, bytes.data(), bytes.size());
-      check.is_true(written == (uint64_t)rows * width * (dtype == SY_F32 ? 4 : 2), "bytes written");
-      std::vector<float> back((size_t)rows * width);
-      rows_decode(back.data(), rows, width, rows, dtype, bytes.data(), written);
-      for (int i = 0; i < rows; i++)
-        for (int j = 0; j < width; j++) {
-          const float sent = x[(size_t)row[(size_t)i] * width + j], want = dtype == SY_F32 ? sent : from_bf16(to_bf16(sent));
-          check.equal(&back[(size_t)i * width + j], &want, 1, "row comes back");
-        }
-      check.fails(SY_INVALID_ARGUMENT, [&] { rows_encode(x.data(), rows, width, rows, row.data(), dtype, bytes.data(), written - 1); }, "capacity");
-      check.fails(SY_CORRUPT, [&] { rows_decode(back.data(), rows, width, rows, dtype, bytes.data(), written - 1); }, "a byte missing");
-      check.fails(SY_INVALID_ARGUMENT, [&] { rows_decode(back.data(), rows, width, rows + 1, dtype, bytes.data(), written); }, "too many rows");
-      check.fails(SY_INVALID_ARGUMENT, [&] { rows_encode(x.data(), rows - 1, width, rows, row.data(), dtype, bytes.data(), bytes.size()); }, "row outside");
+/* What a row turns into on its way, by definition: value by value. */
+std::vector<float> row_after(int dtype, const float *x, int width) {
+  std::vector<float> out(x, x + width);
+  if (dtype == SY_ROW_BF16)
+    for (float &v : out) v = from_bf16(to_bf16(v));
+  const int group = dtype == SY_ROW_I8 ? width : SY_ROW_F8_GROUP;
+  if (dtype != SY_ROW_I8 && dtype != SY_ROW_F8) return out;
+  for (int begin = 0; begin < width; begin += group) {
+    const int end = std::min(begin + group, width);
+    float largest = 0.0f;
+    bool finite = true;
+    for (int i = begin; i < end; i++) {
+      finite = finite && is_finite(x[i]);
+      largest = std::max(largest, std::fabs(x[i]));
     }
-    check.fails(SY_INVALID_ARGUMENT, [&] { rows_encode(x.data(), rows, width, 0, nullptr, SY_F16, nullptr, 0); }, "dtype");
+    const GroupScale scale = group_scale(largest, finite, dtype == SY_ROW_I8 ? 127.0f : 448.0f);
+    for (int i = begin; i < end; i++) {
+      const float steps = scale.inverse == 0.0f ? 0.0f : x[i] * scale.inverse;
+      float nearest = dtype == SY_ROW_I8 ? (float)(int)nearbyintf(steps) : 0.0f;
+      if (dtype == SY_ROW_F8) {
+        float distance = INFINITY;
+        for (int code = 0; code < 0x7f; code++) { // Of two equally near, the even code.
+          const float value = from_f8_e4m3((uint8_t)code), off = std::fabs(std::fabs(steps) - value);
+          if (off < distance || (off == distance && code % 2 == 0)) distance = off, nearest = value;
+        }
+        nearest = std::copysign(nearest, steps);
+      }
+      out[(size_t)i] = nearest * scale.scale;
+    }
+  }
+  return out;
+}
+
+SY_SUITE(rows_wire) {
+  const FlushDenormals flush;
+  Random random(25);
+  const uint64_t scale_bytes = 4;
+  for (const int width : {1, 5, 64, 128, 300}) {
+    const int rows = 6;
+    std::vector<float> x = random.normals((size_t)rows * width, 3.0f);
+    for (int j = 0; j < width; j++) x[(size_t)(2 * width + j)] = 0.0f;
+    x[(size_t)(3 * width)] = 1e30f;
+    for (int j = 1; j < width; j++) x[(size_t)(3 * width + j)] *= 0x1p-100f; // Steps far below one.
+    for (int j = 0; j < width; j++) x[(size_t)(4 * width + j)] = (float)(j % 9) - 4.0f + 0.0625f * (float)(j % 17); // Ties.
+    x[(size_t)(5 * width + width / 2)] = width == 5 ? NAN : -INFINITY;
+    const std::vector<int32_t> row = {5, 0, 0, 3, 1, 2, 4};
+    for (const int dtype : {(int)SY_ROW_F32, (int)SY_ROW_BF16, (int)SY_ROW_I8, (int)SY_ROW_F8}) {
+      const int sent = (int)row.size();
+      std::vector<uint8_t> bytes((size_t)sent * ((size_t)width * 4 + 4));
+      const uint64_t written = rows_encode(x.data(), rows, width, sent, row.data(), dtype, bytes.data(), bytes.size());
+      const uint64_t scales = dtype == SY_ROW_I8 ? 1 : dtype == SY_ROW_F8 ? (uint64_t)(width + 127) / 128 : 0;
+      const uint64_t element = dtype == SY_ROW_F32 ? 4 : dtype == SY_ROW_BF16 ? 2 : 1;
+      check.is_true(written == (uint64_t)sent * (width * element + scales * scale_bytes), "bytes written");
+      std::vector<float> back((size_t)sent * width);
+      rows_decode(back.data(), sent, width, sent, dtype, bytes.data(), written);
+      for (int i = 0; i < sent; i++) {
+        const std::vector<float> want = row_after(dtype, x.data() + (size_t)row[(size_t)i] * width, width);
+        check.equal(&back[(size_t)i * width], want.data(), (size_t)width, text("row %d of width %d as dtype %d", i, width, dtype));
+      }
+      check.fails(SY_INVALID_ARGUMENT, [&] { rows_encode(x.data(), rows, width, sent, row.data(), dtype, bytes.data(), written - 1); }, "capacity");
+      check.fails(SY_CORRUPT, [&] { rows_decode(back.data(), sent, width, sent, dtype, bytes.data(), written - 1); }, "a byte missing");
+      check.fails(SY_INVALID_ARGUMENT, [&] { rows_decode(back.data(), sent, width, sent + 1, dtype, bytes.data(), written); }, "too many rows");
+      check.fails(SY_INVALID_ARGUMENT, [&] { rows_encode(x.data(), rows - 1, width, sent, row.data(), dtype, bytes.data(), bytes.size()); }, "row outside");
+    }
+    check.fails(SY_INVALID_ARGUMENT, [&] { rows_encode(x.data(), rows, width, 0, nullptr, 4, nullptr, 0); }, "dtype");
   }
 }
 

@@ -323,7 +323,9 @@ const char *const weight_formats[] = {"f32", "f16", "bf16", "bf16-x16", "int8", 
 const char *const sum_modes[] = {"exact", "fast"};                                          /* sy_sum_mode */
 const char *const activations[] = {"silu", "gpt_oss"};                                      /* sy_activation */
 
-int32_t row_dtype(const Call &call, napi_value value) { return choice(call.string(value, "dtype"), dtypes, "dtype"); }
+const char *const row_dtypes[] = {"f32", "bf16", "int8", "fp8"};                             /* sy_row_dtype */
+
+int32_t kv_dtype(const Call &call, napi_value value) { return choice(call.string(value, "dtype"), dtypes, "dtype"); }
 
 sy_source source(const Call &call, napi_value value) {
   sy_source source{};
@@ -533,7 +535,7 @@ napi_value kv_create(Call &call) {
   Record &device = call.record(call.at(0), Kind::device, "device");
   sy_object *kv = nullptr;
   check(sy_kv_create(device.device, call.int32(call.at(1), "blocks"), call.int32(call.at(2), "kvHeads"), call.int32(call.at(3), "kDim"),
-                     call.int32(call.at(4), "vDim"), row_dtype(call, call.at(5)), call.boolean(call.at(6), "vSharesK") ? 1 : 0, &kv));
+                     call.int32(call.at(4), "vDim"), kv_dtype(call, call.at(5)), call.boolean(call.at(6), "vSharesK") ? 1 : 0, &kv));
   return call.handle(call.own(device, Kind::kv, kv), {{"blocks", call.at(1)}});
 }
 
@@ -584,6 +586,8 @@ napi_value sum_add_encoded(Call &call) {
   check(sy_sum_add_encoded(sum, rows, row, in.data, in.length));
   return call.undefined();
 }
+
+int32_t row_dtype(const Call &call, napi_value value) { return choice(call.string(value, "dtype"), row_dtypes, "dtype"); }
 
 napi_value rows_encode(Call &call) {
   sy_object *x = call.object(call.at(0), Kind::buffer, "x");

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "compile.h"
+#include "route_nodes.h"
 #include "team.h"
 #include "ticks.h"
 
@@ -254,7 +255,10 @@ void sy_program::run_step(const sy::Step &step, const sy_batch &batch) {
   case SY_OP_ROUTE: {
     RouteCall call = std::get<RouteCall>(step.call);
     call.marks = {batch.row_status, step.number + 1};
-    return share_rows(pool, rows, n * call.experts, exponential_alone_below / 4, [&](int begin, int end) { kernels.route(call, begin, end); });
+    return share_rows(pool, rows, n * call.experts, exponential_alone_below / 4, [&](int begin, int end) {
+      if (call.nodes) route_within_nodes(kernels, call, begin, end);
+      else kernels.route(call, begin, end);
+    });
   }
   case SY_OP_EXPERTS: {
     const ExpertsStep &experts_step = std::get<ExpertsStep>(step.call);

@@ -4,6 +4,7 @@
 
 #include "gate.h"
 #include "numeric.h"
+#include "route_factored.h"
 
 namespace sy {
 namespace {
@@ -194,6 +195,7 @@ bool route_row(const RouteCall &call, const float *z, int32_t *ids, float *weigh
 }
 
 void route(const RouteCall &call, int begin, int end) {
+  if (call.score == RouteScore::factored) return route_factored(call, begin, end);
   for (int t = begin; t < end; t++)
     if (!route_row(call, call.logits + t * call.ld_logits, call.ids + t * call.ld_ids, call.weights + t * call.ld_weights)) route_nowhere(call, t);
 }

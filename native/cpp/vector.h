@@ -68,7 +68,7 @@ struct AddCall {
   float scale;
 };
 
-enum class RouteScore : int { softmax = 0, softmax_chosen = 1, sigmoid = 2, sparse_mixer = 3 };
+enum class RouteScore : int { softmax = 0, softmax_chosen = 1, sigmoid = 2, sparse_mixer = 3, factored = 4 };
 
 struct RouteCall {
   const float *logits; /* [rows, ld_logits] */
@@ -82,6 +82,8 @@ struct RouteCall {
   RouteScore score;
   bool group_sum_of_two, renorm, mask_zero;
   float scale, renorm_eps, jitter_eps;
+  const int32_t *nodes; /* [experts] bits, or null; with it the call goes through route_within_nodes */
+  int node_limit;
   RowMarks marks;
 };
 /* A row whose scores are no numbers chooses no expert. */

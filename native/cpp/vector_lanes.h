@@ -9,6 +9,7 @@
 #include <climits>
 #include <cmath>
 
+#include "route_factored.h"
 #include "vector.h"
 
 namespace sy {
@@ -339,6 +340,7 @@ template <int R> bool scores(const RouteCall &call, int row, float *s) {
 }
 
 void route(const RouteCall &call, int begin, int end) {
+  if (call.score == RouteScore::factored) return route_factored(call, begin, end);
   if (call.score == RouteScore::sparse_mixer) return vector_kernels_ref().route(call, begin, end); // Two experts of few: nothing to gain.
   constexpr int together = 4;
   alignas(64) float s[together * route_width];

@@ -132,7 +132,12 @@ sy_status sy_sum_encode(sy_object *, int32_t rows, const int32_t *row, uint8_t *
 /* Adds encoded rows: encoded row i goes to row[i]. Bounds are checked: SY_CORRUPT, and nothing is added, if bytes do not parse exactly. */
 sy_status sy_sum_add_encoded(sy_object *, int32_t rows, const int32_t *row, const uint8_t *in, uint64_t bytes);
 
-/* Rows on the wire: x[row[i]] as SY_F32 or SY_BF16 (nearest even). */
+/* Rows on the wire: x[row[i]], each row by itself, every rounding to the nearest even.
+ * SY_ROW_I8: f32 scale = max|x|/127, then int8 of x * (127/max|x|).
+ * SY_ROW_F8: per SY_ROW_F8_GROUP columns an f32 scale = max|x|/448, then e4m3 of x * (448/max|x|).
+ * A scale below the smallest normal float is 0 and so are its values; values that are not finite make the scale NaN. */
+#define SY_ROW_F8_GROUP 128
+typedef enum { SY_ROW_F32 = 0, SY_ROW_BF16 = 1, SY_ROW_I8 = 2, SY_ROW_F8 = 3 } sy_row_dtype;
 sy_status sy_rows_encode(const sy_object *x_buffer, int32_t rows, const int32_t *row, int32_t dtype, uint8_t *out, uint64_t capacity, uint64_t *written);
 /* The reverse, into rows 0.. of a buffer. */
 sy_status sy_rows_decode(sy_object *x_buffer, int32_t rows, int32_t dtype, const uint8_t *in, uint64_t bytes);
@@ -183,8 +188,12 @@ _Static_assert(sizeof(sy_op) == 96, "sy_op layout");
  * GATED_ACT   obj: x, out. n: width, gateOff, upOff, step (1, or 2 if interleaved), outOff, kind(sy_activation). f: alpha, limit.
  * MUL_SIGMOID obj: x (in place), gate. n: width, off, gateOff, gateStep (0: one gate a row, 1: one per element).   x *= sigmoid(gate)
  * ADD         obj: out, x. n: width, outOff, xOff. f: scale.     out = fma(scale, x, out)
- * ROUTE       obj: logits, ids(i32), weights, selectBias. n: experts, k, score(0 softmax over all, 1 softmax over the chosen, 2 sigmoid, 3 sparse mixer),
- *               groups, topGroups, groupScore(0 max, 1 sum of top two), renorm, maskZero (masked groups score 0 instead of -inf). f: scale, renormEps, jitterEps.
+ * ROUTE       obj: logits, ids(i32), weights, selectBias, nodes(i32 [1,E] bits, or none). n: experts, k, score(0 softmax over all, 1 softmax over the chosen, 2 sigmoid, 3 sparse mixer, 4 factored),
+ *               groups, topGroups, groupScore(0 max, 1 sum of top two), renorm, maskZero (masked groups score 0 instead of -inf), nodeLimit. f: scale, renormEps, jitterEps.
+ *               factored: logits are groups group logits, then experts/groups slot logits; p, q = their softmaxes, score of expert i*(experts/groups)+j = p_i*q_j;
+ *               the best topGroups groups by p and in each the best k/topGroups slots by q. No selectBias, groupScore or maskZero.
+ *               nodes: routed freely first; of the nodes (bit n of nodes[e]: node n holds e) nodeLimit are kept, one by one the node that holds most of the weight of
+ *               the free choice not yet covered, ties to the lower; unless they hold all of it, routed again with every expert elsewhere at -inf. No groups, scores 0..2.
  *               Ties: higher score, then lower id. ids in selection order. softmax/renorm sums: ascending expert id / selection order. A NaN among scores or weights:
  *               ids -1, weights 0, and the row is marked in row_status.
  * EXPERTS     obj: x, ids, weights, experts, sum, slots(i32 [1,E]: expert id -> local slot or -1 = skipped; id -1: no expert). n: k, grid. Clears the sum's T rows, then adds.

@@ -3,6 +3,8 @@
  * Handles are opaque and tagged. Every property is present; `null` means absent, so `undefined` always is a bug. Failures throw `NativeError`.
  */
 export type DType = 'f32' | 'f16' | 'bf16' | 'f8_e4m3' | 'mxfp4' | 'i32';
+/** How rows travel between workers. */
+export type RowDType = 'f32' | 'bf16' | 'int8' | 'fp8';
 export type WeightFormat = 'f32' | 'f16' | 'bf16' | 'bf16-x16' | 'int8' | 'int4';
 export type SumMode = 'exact' | 'fast';
 export type Activation = 'silu' | 'gpt_oss';
@@ -156,8 +158,8 @@ export interface Native {
   /** Writes into `out` at `offset`, returns the bytes written. */
   sumEncode(sum: RowSum, rows: number, row: Int32Array, out: Uint8Array, offset: number): number;
   sumAddEncoded(sum: RowSum, rows: number, row: Int32Array, bytes: Uint8Array, offset: number, length: number): void;
-  rowsEncode(x: DeviceBuffer, rows: number, row: Int32Array, dtype: 'f32' | 'bf16', out: Uint8Array, offset: number): number;
-  rowsDecode(x: DeviceBuffer, rows: number, dtype: 'f32' | 'bf16', bytes: Uint8Array, offset: number, length: number): void;
+  rowsEncode(x: DeviceBuffer, rows: number, row: Int32Array, dtype: RowDType, out: Uint8Array, offset: number): number;
+  rowsDecode(x: DeviceBuffer, rows: number, dtype: RowDType, bytes: Uint8Array, offset: number, length: number): void;
 
   objectFree(object: NativeObject): void;
 

@@ -167,13 +167,14 @@ export function add(of: { out: DeviceBuffer; x: DeviceBuffer; width: number; out
   return op('add', [of.out, of.x], [of.width, of.outOff, of.xOff], [of.scale]);
 }
 
-const routeScores = { softmax: 0, softmax_chosen: 1, sigmoid: 2, sparse_mixer: 3 } as const;
+const routeScores = { softmax: 0, softmax_chosen: 1, sigmoid: 2, sparse_mixer: 3, factored: 4 } as const;
 
 /**
  * Chooses k of `experts` per row. Score s: `softmax` over all, `softmax_chosen` (choose by logit, softmax over the chosen), `sigmoid`, or `sparse_mixer`
- * (k = 2, jitterEps). Experts are chosen by s + selectBias: higher first, then lower id; weights come from s alone.
+ * (k = 2, jitterEps), or `factored`. Experts are chosen by s + selectBias: higher first, then lower id; weights come from s alone.
  * groups > 1: only experts of the `topGroups` best groups, by their `max` or the sum of their `top_two`; others score -inf, or 0 with `maskZero`.
- * renorm: w = w / (sum + renormEps); then w *= scale. logits: (T, experts). ids: i32 (T, k). weights: (T, k). A row
+ * `factored`: logits (T, groups + experts/groups); p_i * q_j of their two softmaxes, the `topGroups` best groups by p, the k/topGroups best slots by q in each.
+ * renorm: w = w / (sum + renormEps); then w *= scale. Otherwise logits: (T, experts). ids: i32 (T, k). weights: (T, k). A row
  * with a NaN among its scores or weights chooses nothing (ids -1, weights 0) and is marked in the batch's `rowStatus`.
  */
 export function route(of: {
@@ -181,6 +182,8 @@ export function route(of: {
   ids: DeviceBuffer;
   weights: DeviceBuffer;
   selectBias: DeviceBuffer | null;
+  /** Lossy: only experts on `limit` nodes of the row's own choosing. `of`: i32 (1, experts), bit n is set where node n holds the expert. */
+  nodes?: { of: DeviceBuffer; limit: number } | null;
   experts: number;
   k: number;
   score: keyof typeof routeScores;
@@ -194,8 +197,8 @@ export function route(of: {
   jitterEps: number;
 }): Op {
   const grouping = [of.groups, of.topGroups, of.groupScore === 'top_two' ? 1 : 0];
-  const ints = [of.experts, of.k, routeScores[of.score], ...grouping, of.renorm ? 1 : 0, of.maskZero ? 1 : 0];
-  return op('route', [of.logits, of.ids, of.weights, of.selectBias], ints, [of.scale, of.renormEps, of.jitterEps]);
+  const ints = [of.experts, of.k, routeScores[of.score], ...grouping, of.renorm ? 1 : 0, of.maskZero ? 1 : 0, of.nodes?.limit ?? 0];
+  return op('route', [of.logits, of.ids, of.weights, of.selectBias, of.nodes?.of ?? null], ints, [of.scale, of.renormEps, of.jitterEps]);
 }
 
 /** Clears the sum's T rows, then adds weight * expert(x) for every chosen expert that has a slot. `slots`: i32 (1, experts), -1 = hosted elsewhere. */

@@ -115,4 +115,31 @@ describe.each(deviceOptions.map((options) => ({ name: nameOf(options), options }
     expect(() => native.expertsRun(experts, x, 1, Int32Array.of(0), Int32Array.of(0), Float32Array.of(1), grid, home)).toThrow(/slot/);
     bench.close();
   });
+
+  test.each(['int8', 'fp8'] as const)('rows as %s lose half a step at most, each by itself', (dtype) => {
+    const bench = new Workbench(options);
+    const [rows, width] = [5, 200];
+    const values = normals(random(9), rows * width, 3);
+    values.fill(0, width, 2 * width);
+    const x = bench.buffer(rows, width, values);
+    const out = new Uint8Array(rows * width * 2);
+    const bytes = native.rowsEncode(x, rows, Int32Array.of(4, 3, 2, 1, 0), dtype, out, 0);
+    expect(bytes).toBe(rows * (width + (dtype === 'int8' ? 4 : 8)));
+    const back = bench.buffer(rows, width);
+    native.rowsDecode(back, rows, dtype, out, 0, bytes);
+    for (let row = 0; row < rows; row++)
+      for (let at = 0; at < width; at++) {
+        const sent = values[(4 - row) * width + at]!;
+        const group = dtype === 'int8' ? [0, width] : at < 128 ? [0, 128] : [128, width];
+        const largest = Math.max(...values.subarray((4 - row) * width + group[0]!, (4 - row) * width + group[1]!).map(Math.abs));
+        // Steps of int8 are even; those of e4m3 are an eighth of the value's power of two, 2^-9 of the scale at least.
+        const step =
+          dtype === 'int8' ? largest / 127 : Math.max(2 ** (Math.floor(Math.log2(Math.abs(sent) || 1)) - 3), (largest / 448) * 2 ** -9);
+        expect(Math.abs(back.f32[row * width + at]! - sent)).toBeLessThanOrEqual(sent === 0 ? 0 : 0.51 * step * (dtype === 'fp8' ? 2 : 1));
+      }
+    const alone = new Uint8Array(2 * width);
+    const one = native.rowsEncode(x, 1, Int32Array.of(2), dtype, alone, 0);
+    expect(alone.subarray(0, one)).toEqual(out.subarray(2 * one, 3 * one));
+    bench.close();
+  });
 });

@@ -50,7 +50,7 @@ export function attend(
 }
 
 export interface RouteRule {
-  score: 'softmax' | 'softmax_chosen' | 'sigmoid' | 'sparse_mixer';
+  score: 'softmax' | 'softmax_chosen' | 'sigmoid' | 'sparse_mixer' | 'factored';
   k: number;
   groups: number;
   topGroups: number;
@@ -89,10 +89,24 @@ function sparseMixer(z: readonly number[], epsilon: number): { ids: number[]; we
   return { ids, weights };
 }
 
+/** Every pair that a kept group and a kept slot make, best first. */
+function factored(z: readonly number[], { k, groups, topGroups }: RouteRule): { ids: number[]; weights: number[] } {
+  const p = softmax(z.slice(0, groups));
+  const q = softmax(z.slice(groups));
+  const pairs = largest(p, topGroups).flatMap((i) => largest(q, k / topGroups).map((j) => ({ id: i * q.length + j, w: p[i]! * q[j]! })));
+  pairs.sort((a, b) => b.w - a.w || a.id - b.id);
+  return { ids: pairs.map(({ id }) => id), weights: pairs.map(({ w }) => w) };
+}
+
 export function route(z: readonly number[], bias: readonly number[] | null, rule: RouteRule): { ids: number[]; weights: number[] } {
   if (rule.score === 'sparse_mixer') {
     const { ids, weights } = sparseMixer(z, rule.jitterEps);
     return { ids, weights: weights.map((w) => w * rule.scale) };
+  }
+  if (rule.score === 'factored') {
+    const { ids, weights } = factored(z, rule);
+    const total = rule.renorm ? weights.reduce((sum, w) => sum + w, 0) + rule.renormEps : 1;
+    return { ids, weights: weights.map((w) => (w / total) * rule.scale) };
   }
   const s = rule.score === 'softmax' ? softmax(z) : rule.score === 'sigmoid' ? z.map(sigmoid) : z.slice();
   let c = s.map((v, e) => v + (bias?.[e] ?? 0));
@@ -110,4 +124,28 @@ export function route(z: readonly number[], bias: readonly number[] | null, rule
   if (rule.score === 'softmax_chosen') weights = softmax(weights);
   const total = weights.reduce((sum, w) => sum + w, 0) + rule.renormEps;
   return { ids, weights: weights.map((w) => (rule.renorm ? w / total : w) * rule.scale) };
+}
+
+/** The rule among the experts of the `limit` nodes that hold most of the weight of the free choice; `nodes[e]`: bits of the nodes of expert e. */
+export function routeWithinNodes(
+  z: readonly number[],
+  nodes: readonly number[],
+  limit: number,
+  rule: RouteRule,
+): { ids: number[]; weights: number[] } {
+  const free = route(z, null, rule);
+  let left = [...free.ids.keys()];
+  let kept = 0;
+  for (let i = 0; i < limit && left.length > 0; i++) {
+    const weightOn = (node: number) => left.reduce((sum, at) => sum + ((nodes[free.ids[at]!]! >>> node) & 1 ? free.weights[at]! : 0), 0);
+    const best = largest(
+      Array.from({ length: 32 }, (_, node) => weightOn(node)),
+      1,
+    )[0]!;
+    kept |= 1 << best;
+    left = left.filter((at) => ((nodes[free.ids[at]!]! >>> best) & 1) === 0);
+  }
+  if (left.length === 0) return free;
+  const elsewhere = nodes.map((held) => ((held & kept) === 0 ? -Infinity : 0));
+  return route(z, elsewhere, rule);
 }

@@ -149,6 +149,21 @@ test('ops are checked against their objects', () => {
   expectRefused(() => create(ops.route({ ...route, ...routeRest, groups: 5 })), /groups = 5: must divide experts = 32/);
   expectRefused(() => create(ops.route({ ...route, ...routeRest, groups: 16 })), /k = 4: 1 groups of 2 hold fewer/);
   expectRefused(() => create(ops.route({ ...route, ...routeRest, score: 'sparse_mixer' })), /k = 4: the sparse mixer chooses exactly 2/);
+  const nodes = { of: bench.ints(Array(32).fill(1)), limit: 1 };
+  expectRefused(() => create(ops.route({ ...route, ...routeRest, nodes: { ...nodes, limit: 33 } })), /nodeLimit = 33: must be 1..32/);
+  expectRefused(
+    () => create(ops.route({ ...route, ...routeRest, nodes: { ...nodes, of: bench.ints([1]) } })),
+    /nodes is 1 wide: 32 are needed/,
+  );
+  expectRefused(() => create(ops.route({ ...route, ...routeRest, groups: 2, topGroups: 1, nodes })), /nodes: not with groups/);
+  const factored = { ...route, ...routeRest, score: 'factored', groups: 8 } as const;
+  expectRefused(() => create(ops.route({ ...factored, groups: 1 })), /groups = 1: factored scores need two groups or more/);
+  expectRefused(() => create(ops.route({ ...factored, topGroups: 3 })), /k = 4: must be a multiple of topGroups = 3/);
+  expectRefused(() => create(ops.route({ ...factored, selectBias: x })), /factored\): takes no selectBias/);
+  expectRefused(
+    () => create(ops.route({ ...factored, groups: 32, k: 2, topGroups: 2 })),
+    /logits needs columns up to 33: the buffer has 32/,
+  );
   expectRefused(() => create(ops.clamp({ x, off: 0, width: 4, lo: 2, hi: 1 })), /lo = 2: must not exceed hi = 1/);
   expectRefused(() => create({ kind: 99, flags: 0, objects: [], ints: [], floats: [] }), /op 0: kind = 99/);
   expectRefused(() => create({ ...ops.gather({ x, out, width: 4 }), flags: 6 }), /flags = 6/);

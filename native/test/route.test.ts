@@ -35,6 +35,13 @@ const rules: { title: string; experts: number; biased: boolean; rule: RouteRule 
   { title: 'softmax with selection bias (ERNIE)', experts: 48, biased: true, rule: { ...plain, k: 6, renorm: true, renormEps: 1e-12 } },
   { title: 'all experts of one group left', experts: 24, biased: false, rule: { ...plain, k: 6, groups: 4, topGroups: 1 } },
   { title: 'sparse mixer (Phi-3.5)', experts: 16, biased: false, rule: { ...plain, score: 'sparse_mixer', k: 2, jitterEps: 0.01 } },
+  { title: 'two-level gates (SMILE)', experts: 32, biased: false, rule: { ...plain, score: 'factored', k: 1, groups: 4 } },
+  {
+    title: 'two-level gates, 3 of 8 groups and 2 of 16 slots',
+    experts: 128,
+    biased: false,
+    rule: { ...plain, score: 'factored', k: 6, groups: 8, topGroups: 3, renorm: true, scale: 2.5 },
+  },
   { title: 'top one', experts: 5, biased: false, rule: { ...plain, k: 1 } },
 ];
 
@@ -46,23 +53,25 @@ describe.each(deviceOptions.map((options) => ({ name: nameOf(options), options }
   afterAll(() => bench.close());
 
   function run(logits: Float32Array, rows: number, bias: Float32Array | null, rule: RouteRule) {
-    const experts = logits.length / rows;
+    const width = logits.length / rows;
+    const experts = rule.score === 'factored' ? rule.groups * (width - rule.groups) : width;
     const ids = bench.buffer(rows, rule.k);
     const weights = bench.buffer(rows, rule.k);
     const selectBias = bias && bench.buffer(1, experts, bias);
     const batch = oneSequence(rows);
-    bench.run([ops.route({ logits: bench.buffer(rows, experts, logits), ids, weights, selectBias, experts, ...rule })], rows, batch);
+    bench.run([ops.route({ logits: bench.buffer(rows, width, logits), ids, weights, selectBias, experts, ...rule })], rows, batch);
     return { ids: ids.i32, weights: weights.f32, batch };
   }
 
   test.each(rules)('$title', ({ experts, biased, rule }) => {
     const next = random(experts);
     const rows = 70; // Enough to be shared between threads.
-    const logits = normals(next, rows * experts, 1.5);
+    const width = rule.score === 'factored' ? rule.groups + experts / rule.groups : experts;
+    const logits = normals(next, rows * width, 1.5);
     const bias = biased ? normals(next, experts, 0.2) : null;
     const got = run(logits, rows, bias, rule);
     for (let t = 0; t < rows; t++) {
-      const want = reference.route(Array.from(logits.subarray(t * experts, (t + 1) * experts)), bias && Array.from(bias), rule);
+      const want = reference.route(Array.from(logits.subarray(t * width, (t + 1) * width)), bias && Array.from(bias), rule);
       expect(Array.from(got.ids.subarray(t * rule.k, (t + 1) * rule.k)), `row ${t}`).toEqual(want.ids);
       want.weights.forEach((w, i) => {
         expect(Math.abs(got.weights[t * rule.k + i]! - w)).toBeLessThanOrEqual(
@@ -79,6 +88,8 @@ describe.each(deviceOptions.map((options) => ({ name: nameOf(options), options }
     expect(Array.from(run(tied, 1, null, groups).ids)).toEqual([1, 0]);
     const zeros = new Float32Array(40);
     expect(Array.from(run(zeros, 1, null, { ...plain, k: 5 }).ids)).toEqual([0, 1, 2, 3, 4]);
+    const factored: RouteRule = { ...plain, score: 'factored', k: 4, groups: 3, topGroups: 2 };
+    expect(Array.from(run(Float32Array.of(1, 1, 1, 0, 2, 2, 2), 1, null, factored).ids)).toEqual([1, 2, 5, 6]);
     expect(Array.from(run(Float32Array.of(-0, 0, -0), 1, null, { ...plain, score: 'softmax_chosen', k: 2 }).ids)).toEqual([0, 1]);
   });
 
@@ -97,12 +108,46 @@ describe.each(deviceOptions.map((options) => ({ name: nameOf(options), options }
     expect(weights[0]).toBe(0.5);
   });
 
+  test.each([1, 2, 3, 4])('within %d nodes of a plan with replicas', (limit) => {
+    const next = random(limit);
+    const [rows, experts] = [40, 24];
+    const nodes = Array.from({ length: experts }, (_, e) => (1 << (e % 4)) | (next() < 0.3 ? 1 << Math.floor(next() * 4) : 0));
+    const of = bench.ints(nodes);
+    for (const rule of [
+      { ...plain, k: 4, renorm: true },
+      { ...plain, k: 4, score: 'softmax_chosen' },
+      { ...plain, k: 4, score: 'sigmoid', renorm: true, scale: 2.5 },
+    ] as const) {
+      const z = normals(next, rows * experts, 1.5);
+      const ids = bench.buffer(rows, rule.k);
+      const weights = bench.buffer(rows, rule.k);
+      const logits = bench.buffer(rows, experts, z);
+      bench.run([ops.route({ logits, ids, weights, selectBias: null, nodes: { of, limit }, experts, ...rule })], rows);
+      let changed = 0;
+      for (let t = 0; t < rows; t++) {
+        const row = Array.from(z.subarray(t * experts, (t + 1) * experts));
+        const want = reference.routeWithinNodes(row, nodes, limit, rule);
+        const got = Array.from(ids.i32.subarray(t * rule.k, (t + 1) * rule.k));
+        expect(got, `row ${t}`).toEqual(want.ids);
+        want.weights.forEach((w, i) => {
+          expect(weights.f32[t * rule.k + i]).toBeCloseTo(w, 5);
+        });
+        if (got.join() !== reference.route(row, null, rule).ids.join()) changed++;
+      }
+      expect(changed > 0).toBe(limit < 4);
+    }
+  });
+
   test('a NaN marks its row, which chooses nothing; other rows do not notice', () => {
     const logits = normals(random(3), 9 * 16);
     const broken = logits.slice();
     broken[5 * 16 + 3] = Number.NaN;
     broken[7 * 16] = Number.NaN;
-    for (const rule of [plain, { ...plain, score: 'sparse_mixer', k: 2, jitterEps: 0.01 } as const]) {
+    const others = [
+      { ...plain, score: 'sparse_mixer', k: 2, jitterEps: 0.01 },
+      { ...plain, score: 'factored', k: 2, groups: 8, topGroups: 2 },
+    ] as const;
+    for (const rule of [plain, ...others]) {
       const want = run(logits, 9, null, rule);
       const got = run(broken, 9, null, rule);
       expect(want.batch.failedRows).toBe(0);

@@ -12,6 +12,7 @@ import { placeInsideNodes } from './solve/inside-nodes.ts';
 import { type Robustness, reweight, robustValue } from './solve/robust.ts';
 import { clusterSequences, sequenceUsage } from './solve/sequence-clusters.ts';
 import { placeChain } from './solve/two-level-chain.ts';
+import { placeWholeGroups } from './solve/whole-groups.ts';
 import type { LoadMatrix } from './trace/load-matrix.ts';
 import type { RoutingTrace } from './trace/routing-trace.ts';
 import { thinTokens } from './trace/sample.ts';
@@ -36,6 +37,8 @@ export interface PlaceOptions {
   /** Independent starts; the best is refined. */
   starts: number;
   robust: Robustness;
+  /** Every group of this many (consecutive experts of a layer) on one node, single extra copies apart; null: experts go where they like. */
+  wholeGroups: number | null;
   /** Start from this plan, and change only what pays. */
   warmStart: Plan | null;
   /** Rounds of improvement after a warm start. */
@@ -63,6 +66,7 @@ export const defaultPlaceOptions: PlaceOptions = {
   sampleTokens: 12_000,
   starts: 2,
   robust: { kind: 'mean' },
+  wholeGroups: null,
   warmStart: null,
   warmRounds: 3,
   now: null,
@@ -91,7 +95,7 @@ export interface Placement {
  * Decides where every expert and replica lives: nodes first, then workers inside each node. A pure function of (trace, topology, options): it reads no clock but
  * `now`, and gives the same plan for the same seed unless a deadline or the signal cuts the search short, when it returns its best plan so far.
  *
- * @throws bad_plan where the experts do not fit the memory, or the shapes of trace, topology and warm start disagree
+ * @throws bad_plan where the experts do not fit the memory, groups that are to stay whole do not, or the shapes of trace, topology and warm start disagree
  */
 export async function place(trace: RoutingTrace, topology: Topology, options: Partial<PlaceOptions> = {}): Promise<Placement> {
   const o = { ...defaultPlaceOptions, ...options };
@@ -115,8 +119,13 @@ export async function place(trace: RoutingTrace, topology: Topology, options: Pa
   const stop = () => o.signal?.aborted === true || (o.now !== null && o.now() >= o.deadlineMs);
   const random = seededRandom(o.seed);
   const sample = thinTokens(trace, o.sampleTokens);
-  const found = o.model === 'chain' ? placeChain(sample, cluster, o, stop) : await placeForHomes(sample, cluster, o, random, stop);
-  const plan = planOf(trace, cluster, found.replicas, {
+  const replicas =
+    o.wholeGroups !== null && whole.nodes > 1
+      ? await placeGroups(sample, whole, o, o.wholeGroups, random, stop)
+      : o.model === 'chain'
+        ? placeChain(sample, cluster, o, stop).replicas
+        : await placeForHomes(sample, cluster, o, random, stop);
+  const plan = planOf(trace, cluster, replicas, {
     method: o.model,
     seed: o.seed,
     replicas: o.replicas,
@@ -124,6 +133,7 @@ export async function place(trace: RoutingTrace, topology: Topology, options: Pa
     homeTolerance: o.homeTolerance,
     remoteRowPrice: o.remoteRowPrice,
     sampleTokens: sample.tokens,
+    ...(o.wholeGroups === null ? {} : { wholeGroups: o.wholeGroups }),
   });
   return describe(plan, cluster, trace, o.homeTolerance, stop());
 }
@@ -197,32 +207,16 @@ async function placeForHomes(
   o: PlaceOptions,
   random: Random,
   stop: () => boolean,
-): Promise<{ replicas: number[][][] }> {
-  const share = nodeSpeedShares(cluster);
-  // The fit keeps a little inside the limits, so that sequences it has not seen stay within them too.
-  const balance = { share, tolerance: 0.9 * o.homeTolerance };
+): Promise<number[][][]> {
   const copies = sample.moeLayers.length * sample.experts;
   const room = cluster.slotsOf.reduce((a, b) => a + b, 0);
   const workersPerNode = cluster.workers.length / cluster.nodes;
   // Some spare memory stays for second copies inside a node, where several workers must share its rows evenly.
   const kept = workersPerNode > 1 ? 0.2 : 0;
   const slots = nodeSlots(limitSlots(cluster, Math.max(copies, Math.ceil(room - kept * (room - copies)))));
-  const base: FanOutSearchOptions = {
-    slots,
-    balance,
-    prices: {
-      peakMax: o.peakMeanMax,
-      price: 2,
-      share,
-      visitPrice: o.model === 'fan-out' ? 1 : 0,
-      remoteRowPrice: o.model === 'fan-out' ? o.remoteRowPrice : 1,
-    },
-    sequenceWeight: null,
-    stop,
-    pause: nextTurn,
-    candidatesMax: 500,
-    onImproved: () => {},
-  };
+  const common = searchOptions(cluster, o, stop);
+  const { balance } = common;
+  const base: FanOutSearchOptions = { ...common, slots };
   const scale = sample.tokens * sample.moeLayers.length;
   let search: FanOutSearch;
   if (cluster.nodes === 1) {
@@ -257,7 +251,53 @@ async function placeForHomes(
   const { masks } = search.result();
   o.onProgress({ stage: 'inside the nodes', incumbent: search.remoteNodes() / scale });
   const effort = workersPerNode === 1 ? 0 : Math.min(400, Math.ceil(200_000 / (sample.moeLayers.length * sample.experts)));
-  return { replicas: placeInsideNodes(masks, search.served(), cluster, random, effort, stop) };
+  return placeInsideNodes(masks, search.served(), cluster, random, effort, stop);
+}
+
+/** Everything of a search over nodes but its memory. */
+function searchOptions(cluster: Cluster, o: PlaceOptions, stop: () => boolean): Omit<FanOutSearchOptions, 'slots'> {
+  const share = nodeSpeedShares(cluster);
+  return {
+    // The fit keeps a little inside the limits, so that sequences it has not seen stay within them too.
+    balance: { share, tolerance: 0.9 * o.homeTolerance },
+    prices: {
+      peakMax: o.peakMeanMax,
+      price: 2,
+      share,
+      visitPrice: o.model === 'fan-out' ? 1 : 0,
+      remoteRowPrice: o.model === 'fan-out' ? o.remoteRowPrice : 1,
+    },
+    sequenceWeight: null,
+    stop,
+    pause: nextTurn,
+    candidatesMax: 500,
+    onImproved: () => {},
+  };
+}
+
+/** Whole groups, on a cluster whose memory is not limited to the replica budget. */
+function placeGroups(
+  sample: RoutingTrace,
+  cluster: Cluster,
+  o: PlaceOptions,
+  groups: number,
+  random: Random,
+  stop: () => boolean,
+): Promise<number[][][]> {
+  const refuse = (option: string) => new SwitchyardError('bad_plan', `groups are kept whole only without ${option}`, { param: 'groups' });
+  if (o.model === 'chain') throw refuse('the traffic model chain');
+  if (o.warmStart !== null) throw refuse('a warm start');
+  if (o.robust.kind !== 'mean') throw refuse(`robust ${o.robust.kind}`);
+  const copies = sample.moeLayers.length * sample.experts;
+  const memory = cluster.slotsOf.reduce((a, b) => a + b, 0);
+  return placeWholeGroups(sample, cluster, {
+    groups,
+    extraCopies: Math.min(memory, Math.floor(copies * (1 + o.replicas) + 1e-9)) - copies,
+    starts: o.starts,
+    search: searchOptions(cluster, o, stop),
+    random,
+    onProgress: (stage, incumbent) => o.onProgress({ stage, incumbent }),
+  });
 }
 
 /** A plan's masks on this cluster; refuses a plan of another shape. */

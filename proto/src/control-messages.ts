@@ -61,6 +61,8 @@ export interface EngineConfig {
   maxSequences: number;
   prefixCache: boolean;
   rowDeadlineMs: number;
+  /** As `parseLossy` reads it; empty: nothing is given up. */
+  lossy: string;
 }
 
 export interface Peer {

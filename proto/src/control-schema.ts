@@ -55,6 +55,7 @@ const engineConfig = message<EngineConfig>('EngineConfig', {
   maxSequences: [9, 'uint32'],
   prefixCache: [10, 'bool'],
   rowDeadlineMs: [11, 'uint32'],
+  lossy: [16, 'string'],
 });
 
 const assign = message<Assign>('Assign', {

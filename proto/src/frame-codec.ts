@@ -9,7 +9,7 @@
  */
 import { crc32 } from './crc32.ts';
 import { type ErrorCode, errorCatalogue, SwitchyardError } from './errors.ts';
-import { FRAME_HEADER_BYTES, FRAME_MAGIC, FrameKind, FrameScope, PROTOCOL_VERSION, RowDType } from './frame.ts';
+import { FRAME_HEADER_BYTES, FRAME_MAGIC, FrameKind, FrameScope, PROTOCOL_VERSION, RowDType, rowBytes } from './frame.ts';
 import { limits } from './limits.ts';
 
 /** What every frame says about the work it belongs to. Answers echo epoch, step, layer, rows, hidden, numericClass and tag. */
@@ -103,7 +103,7 @@ export function sealFrame(frame: Uint8Array): void {
     view.getUint32(HEADER.rows, true),
     view.getUint32(HEADER.pairs, true),
     view.getUint32(HEADER.hidden, true),
-    view.getUint8(HEADER.dtype) === RowDType.bf16 ? 'bf16' : 'f32',
+    rowDTypes[view.getUint8(HEADER.dtype)],
   );
   view.setUint32(HEADER.crc, checksum(frame, FRAME_HEADER_BYTES + rows), true);
 }
@@ -200,6 +200,8 @@ const HEADER = {
   tag: 48,
   zero: 56,
 } as const;
+/** By code. */
+const rowDTypes = Object.keys(RowDType) as RowDType[];
 const codes = Object.keys(errorCatalogue) as ErrorCode[];
 const TWO_32 = 4_294_967_296;
 const text = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
@@ -219,7 +221,7 @@ function dispatchLayout(rows: number, pairs: number, hidden: number, dtype: RowD
   const pairExpert = padded(2 * pairs);
   const pairWeight = pairExpert + padded(2 * pairs);
   const rowsAt = pairWeight + padded(4 * pairs);
-  const rowsBytes = rows * hidden * (dtype === 'f32' ? 4 : 2);
+  const rowsBytes = rows * rowBytes(dtype, hidden);
   return { pairRow: 0, pairExpert, pairWeight, rows: rowsAt, rowsBytes, end: rowsAt + padded(rowsBytes) };
 }
 
@@ -282,8 +284,8 @@ function writeHeader(
 
 function parseDispatch(bytes: Uint8Array, view: DataView, header: FrameHeader): DispatchFrame {
   const dtypeCode = view.getUint8(HEADER.dtype);
-  if (dtypeCode > 1) throw badField('row dtype', dtypeCode, '0 or 1');
-  const dtype: RowDType = dtypeCode === RowDType.f32 ? 'f32' : 'bf16';
+  if (dtypeCode >= rowDTypes.length) throw badField('row dtype', dtypeCode, `0..${rowDTypes.length - 1}`);
+  const dtype = rowDTypes[dtypeCode];
   const scopeCode = view.getUint8(HEADER.scope);
   checkRange('scope', scopeCode, 0, 1);
   const pairs = view.getUint32(HEADER.pairs, true);

@@ -3,7 +3,7 @@
  * tables; rows are opaque bytes that only kernels read.
  *
  * header
- *   0  u32 magic 0x53595746 "FWYS"      4  u16 protocol version          6  u8 kind            7  u8 row dtype (0 f32, 1 bf16)
+ *   0  u32 magic 0x53595746 "FWYS"      4  u16 protocol version          6  u8 kind            7  u8 row dtype (0 f32, 1 bf16, 2 int8, 3 fp8)
  *   8  u32 epoch (plan)                 12 u32 step of the home (wraps)  16 u16 MoE layer index 18 u16 source worker
  *   20 u32 rows                         24 u32 pairs                     28 u32 hidden
  *   32 u32 payload bytes after the header                                 36 u32 crc32 of the header's other bytes (0..35, 40..63) and
@@ -22,8 +22,18 @@ export const FRAME_MAGIC = 0x53595746;
 export const FRAME_HEADER_BYTES = 64;
 export const PROTOCOL_VERSION = 1;
 export const FrameKind = { dispatch: 1, combine: 2, error: 3 } as const;
-export const RowDType = { f32: 0, bf16: 1 } as const;
+export const RowDType = { f32: 0, bf16: 1, int8: 2, fp8: 3 } as const;
 export const FrameScope = { worker: 0, node: 1 } as const;
 export type FrameScope = keyof typeof FrameScope;
 export type RowDType = keyof typeof RowDType;
+
+/** Columns of a row that share a scale in fp8. */
+const fp8Group = 128;
+
+/** Bytes of one row of `hidden` values: int8 carries an f32 scale, fp8 one per 128 columns. */
+export function rowBytes(dtype: RowDType, hidden: number): number {
+  if (dtype === 'f32') return 4 * hidden;
+  if (dtype === 'bf16') return 2 * hidden;
+  return hidden + 4 * (dtype === 'int8' ? 1 : Math.ceil(hidden / fp8Group));
+}
 export type FrameKind = (typeof FrameKind)[keyof typeof FrameKind];

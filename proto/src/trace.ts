@@ -17,6 +17,8 @@ export interface TraceHeader {
   moeLayers: number[];
   experts: number;
   topK: number;
+  /** Groups of consecutive experts, where the model's router keeps a token inside a few of them. */
+  groups?: number;
   createdAt: string;
 }
 

@@ -26,7 +26,7 @@ const frameHeader = fc.record<FrameHeader>({
   layer: fc.integer({ min: 0, max: 65_535 }),
   source: fc.integer({ min: 0, max: limits.workersMax - 1 }),
   rows: fc.integer({ min: 1, max: 12 }),
-  hidden: fc.integer({ min: 1, max: 40 }),
+  hidden: fc.integer({ min: 1, max: 300 }),
   numericClass: fc.integer({ min: 0, max: 255 }),
   tag: fc.maxSafeNat(),
 });
@@ -37,7 +37,7 @@ const dispatch = frameHeader.chain((header) =>
       ...(Object.fromEntries(Object.entries(header).map(([k, v]) => [k, fc.constant(v)])) as {
         [K in keyof FrameHeader]: fc.Arbitrary<FrameHeader[K]>;
       }),
-      dtype: fc.constantFrom('f32' as const, 'bf16' as const),
+      dtype: fc.constantFrom('f32' as const, 'bf16' as const, 'int8' as const, 'fp8' as const),
       scope: fc.constantFrom('worker' as const, 'node' as const),
       pairs: fc.integer({ min: 1, max: header.rows * 4 }),
     }),
@@ -79,7 +79,9 @@ describe('dispatch frame', () => {
           expect(got.pairExpert[p]).toBe((made.seed * 7 + p) % limits.expertsMax);
           expect(got.pairWeight[p]).toBe(Math.fround((p + 1) / (made.seed + 1)));
         }
-        expect(got.rowsBytes).toBe(made.header.rows * made.header.hidden * (made.header.dtype === 'f32' ? 4 : 2));
+        const { rows: count, hidden, dtype } = made.header;
+        const each = { f32: 4 * hidden, bf16: 2 * hidden, int8: 4 + hidden, fp8: 4 * Math.ceil(hidden / 128) + hidden }[dtype];
+        expect(got.rowsBytes).toBe(count * each);
         const rows = got.bytes.subarray(got.rowsOffset, got.rowsOffset + got.rowsBytes);
         expect(rows.every((byte, i) => byte === ((made.seed + i) & 255))).toBe(true);
       }),

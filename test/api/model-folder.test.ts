@@ -24,6 +24,16 @@ describe('a checkpoint as the coordinator sees it', () => {
     expect([plan.experts, topK, vocab]).toEqual([inspected.experts, inspected.topK, inspected.vocab]);
   });
 
+  it.each([
+    ['deepseek_v2', { groups: 4 }],
+    ['deepseek_v3', { groups: 4 }],
+    ['smile_moe', { groups: 4 }],
+    ['deepseek_v2_lite', {}],
+    ['qwen3_moe', {}],
+  ])('%s has groups: %o', (name, grouping) => {
+    expect(readModelFolder(path.join(golden, name)).grouping).toEqual(grouping);
+  });
+
   it('the bundled model says how it samples and ends', () => {
     expect(readModelFolder(modelDir)).toMatchObject({
       plan: { type: 'qwen3_moe', moeLayers: [0, 1, 2, 3, 4, 5], experts: 32 },

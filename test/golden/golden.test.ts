@@ -64,7 +64,7 @@ describe.each(folders)('%s', (folder) => {
   });
 });
 
-test.each(['mixtral', 'deepseek_v3_fp8', 'gpt_oss_mxfp4', 'phimoe'])('%s on the scalar oracle', async (folder) => {
+test.each(['mixtral', 'deepseek_v3_fp8', 'gpt_oss_mxfp4', 'phimoe', 'smile_moe_pairs'])('%s on the scalar oracle', async (folder) => {
   const report = await verifyCheckpoint({ ...options(path.join(here, folder), 'cpu-ref'), nodes: 2 });
   expect(report.status, formatVerifyReport(report)).toBe('pass');
 });

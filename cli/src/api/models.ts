@@ -6,6 +6,8 @@ export interface ModelCard {
   owned_by?: string;
   /** vLLM's and our name for the context length. */
   max_model_len?: number;
+  /** Ours: what decides the bits of answers. */
+  numeric_class?: string;
   /** llama.cpp's. */
   meta?: { n_ctx_train?: number; n_vocab?: number } | null;
 }

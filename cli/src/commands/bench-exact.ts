@@ -1,6 +1,7 @@
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
+import { promisesSameBits } from '@switchyard/proto';
 import { Command } from 'commander';
 import { selectModel } from '../api/models.ts';
 import type { UpReport } from '../cluster/up-report.ts';
@@ -77,7 +78,7 @@ Examples:
       const json = `${JSON.stringify(report, null, 2)}\n`;
       if (options.out) writeFileSync(options.out, json);
       process.stdout.write(options.json ? json : formatExactReport(report));
-      if (!report.exact && (report.target.switchyard || options.strict)) process.exitCode = exitStatus.failed;
+      if (!report.exact && ((report.target.switchyard && report.promised) || options.strict)) process.exitCode = exitStatus.failed;
     });
   return command;
 }
@@ -94,6 +95,8 @@ async function compareHere(
 ): Promise<Asked & { report: ExactReport; started: UpReport | null }> {
   return await withTargetServer(target, async ({ client, switchyard, numericClass, started }) => {
     const card = await selectModel(client, options.model ?? null, target.signal);
+    // The status is the operator's; what a model is, it tells everybody.
+    const named = numericClass ?? card.numeric_class ?? null;
     const { questions, others } = await makeQuestions(
       client,
       {
@@ -123,7 +126,8 @@ async function compareHere(
       command: ['switchyard', ...process.argv.slice(2)].join(' '),
       label: options.label ?? null,
       machine: describeMachine(),
-      target: { url: client.baseUrl, model: card.id, switchyard, numericClass },
+      target: { url: client.baseUrl, model: card.id, switchyard, numericClass: named },
+      promised: named === null || promisesSameBits(named),
       questions: questions.length,
       tokensPerQuestion: options.tokens,
       others: others.length,

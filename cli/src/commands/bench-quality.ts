@@ -5,12 +5,14 @@ import { selectModel } from '../api/models.ts';
 import { bundledModel } from '../cluster/bundled-model.ts';
 import type { MachineDescription } from '../load/machine.ts';
 import { describeMachine } from '../load/machine.ts';
+import type { WireReport } from '../load/wire-report.ts';
 import { classFlags } from '../quality/class-flags.ts';
 import { readHeldOut } from '../quality/held-out.ts';
 import type { QualityResult } from '../quality/quality-run.ts';
 import { measureQuality } from '../quality/quality-run.ts';
 import { integerIn } from '../terminal/option-values.ts';
 import { startProgress } from '../terminal/progress.ts';
+import { formatBytes } from '../terminal/quantity.ts';
 import { textTable } from '../terminal/table.ts';
 import type { TargetOptions } from './bench-target.ts';
 import { withTargetServer } from './bench-target.ts';
@@ -29,6 +31,12 @@ interface QualityCommandOptions {
   json?: boolean;
 }
 
+/** What the measurement put on the wire; every class is asked the same. */
+interface Traffic {
+  remoteNodesPerTokenLayer: number;
+  crossNodeBytes: number;
+}
+
 /** The result of `bench quality --json`. */
 interface QualityReport {
   format: 'switchyard-bench-quality';
@@ -38,7 +46,7 @@ interface QualityReport {
   machine: MachineDescription;
   heldOut: string;
   windowTokens: number;
-  results: ({ class: string; model: string } & QualityResult)[];
+  results: ({ class: string; model: string; traffic: Traffic | null } & QualityResult)[];
 }
 
 export function benchQualityCommand(): Command {
@@ -57,7 +65,8 @@ export function benchQualityCommand(): Command {
     .addHelpText(
       'after',
       `
-A class is put together with + from f32, bf16, int8-experts, int4-experts, int8-dense. With --url the running server is measured as it is.
+A class is put together with + from f32, bf16, int8-experts, int4-experts, int8-dense, and the lossy node-limit-N, int8-wire, fp8-wire,
+which mean something on several nodes only: -- --nodes 4. With --url the running server is measured as it is.
 
 Examples:
   $ switchyard bench quality
@@ -76,10 +85,11 @@ Examples:
       for (const { name, flags } of classes) {
         const startedFlags = options.url === undefined ? ['--nodes', '1', '--workers-per-node', '1', ...flags, ...upFlags] : [];
         results.push(
-          await withTargetServer({ ...target, upFlags: startedFlags }, async ({ client, numericClass }) => {
+          await withTargetServer({ ...target, upFlags: startedFlags }, async ({ client, numericClass, cluster }) => {
             const { id } = await selectModel(client, options.model ?? null, interrupt.signal);
             const progress = startProgress(`bench quality ${name}`);
             try {
+              await cluster.begin();
               const measured = await measureQuality({
                 client,
                 model: id,
@@ -88,7 +98,7 @@ Examples:
                 onProgress: progress.update,
                 signal: interrupt.signal,
               });
-              return { class: numericClass ?? name, model: id, ...measured };
+              return { class: numericClass ?? name, model: id, traffic: trafficOf((await cluster.end(1)).wire), ...measured };
             } finally {
               progress.finish();
             }
@@ -113,12 +123,22 @@ Examples:
   return command;
 }
 
+/** Null where everything was local, or the server does not say. */
+function trafficOf(wire: WireReport | null): Traffic | null {
+  if (wire === null || wire.links.length === 0) return null;
+  // Read as for one token: the whole of it.
+  return { remoteNodesPerTokenLayer: wire.remoteNodesPerTokenLayer, crossNodeBytes: Math.round(wire.crossNodeBytesPerToken) };
+}
+
 function formatQuality(report: QualityReport): string {
   const domains = report.results[0]?.domains.map((d) => d.domain) ?? [];
+  const spread = report.results.some((r) => r.traffic !== null);
   const rows = report.results.map((r) => [
     r.class,
     ...r.domains.map((d) => d.perplexity.toFixed(3)),
     r.questions > 0 ? `${r.answeredExactly} of ${r.questions}` : '-',
+    ...(spread ? [r.traffic?.remoteNodesPerTokenLayer.toFixed(3) ?? '-', r.traffic ? formatBytes(r.traffic.crossNodeBytes) : '-'] : []),
   ]);
-  return `Perplexity by domain (windows of ${report.windowTokens} tokens), questions answered exactly:\n\n${textTable(['class', ...domains, 'questions'], rows)}\n`;
+  const heads = ['class', ...domains, 'questions', ...(spread ? ['remote nodes a token and layer', 'across nodes'] : [])];
+  return `Perplexity by domain (windows of ${report.windowTokens} tokens), questions answered exactly:\n\n${textTable(heads, rows)}\n`;
 }

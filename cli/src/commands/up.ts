@@ -15,7 +15,7 @@ import { formatUpReport, upReport } from '../cluster/up-report.ts';
 import type { LocalTransport } from '../cluster/worker-flags.ts';
 import type { WorkerDeath } from '../cluster/worker-fleet.ts';
 import { CommandFailure, exitStatus } from '../failure.ts';
-import { byteCount, integerIn } from '../terminal/option-values.ts';
+import { byteCount, integerIn, lossyList } from '../terminal/option-values.ts';
 import type { Progress } from '../terminal/progress.ts';
 import { startProgress } from '../terminal/progress.ts';
 import { formatBytes } from '../terminal/quantity.ts';
@@ -33,6 +33,7 @@ interface UpOptions {
   apiKeyFile?: string;
   numeric: 'auto' | 'f32' | 'bf16';
   expertDtype: 'stored' | 'int8' | 'int4';
+  lossy: string;
   denseDtype: 'stored' | 'int8';
   sum: 'exact' | 'fast';
   transport: LocalTransport;
@@ -74,6 +75,12 @@ export function upCommand(): Command {
     .addOption(new Option('--expert-dtype <dtype>', 'how expert weights are held').choices(['stored', 'int8', 'int4']).default('stored'))
     .addOption(new Option('--dense-dtype <dtype>', 'how other weights are held').choices(['stored', 'int8']).default('stored'))
     .addOption(new Option('--sum <mode>', 'how contributions of experts are added').choices(['exact', 'fast']).default('exact'))
+    .option(
+      '--lossy <list>',
+      'give up exactness for less traffic: node-limit=N, wire=int8 or wire=fp8, with commas between (default: nothing is given up)',
+      lossyList,
+      '',
+    )
     .addOption(new Option('--transport <name>', 'how workers reach one another').choices(['uds', 'tcp', 'grpc']).default('uds'))
     .option('--max-context <tokens>', 'longest sequence; 0: what the checkpoint was made for', integerIn(0, 2 ** 31), 0)
     .option('--kv-bytes <size>', 'KV cache of each worker, like 512M or 2GiB', byteCount)
@@ -138,6 +145,7 @@ async function runUp(options: UpOptions): Promise<void> {
       expertDtype: options.expertDtype,
       denseDtype: options.denseDtype,
       sum: options.sum,
+      lossy: options.lossy,
       maxContext: options.maxContext,
       prefixCache: options.prefixCache,
       logLevel: options.verbose ? 'info' : 'error',

@@ -11,6 +11,8 @@ export interface ExactReport {
   label: string | null;
   machine: MachineDescription;
   target: { url: string; model: string; switchyard: boolean; numericClass: string | null };
+  /** False: the server runs a lossy class and promises nothing; what is equal is so by chance. */
+  promised: boolean;
   questions: number;
   tokensPerQuestion: number;
   others: number;
@@ -44,6 +46,7 @@ export function formatExactReport(report: ExactReport): string {
     '',
     textTable(['asked', 'same tokens', 'same logprobs', 'largest difference', ''], rows),
     '',
+    ...(report.promised ? [] : [`The promise is off: class ${report.target.numericClass} is lossy, by an option that somebody gave.`]),
     report.exact ? 'Everything that could be compared is identical, bit for bit.' : 'Not everything is identical.',
     '',
   ].join('\n');

@@ -3,7 +3,7 @@ import { CommandFailure, exitStatus } from '../failure.ts';
 import { byteCount } from '../terminal/option-values.ts';
 import { diffCommand } from './diff.ts';
 import { exportCommand } from './export.ts';
-import { share } from './option-values.ts';
+import { groupRule, share } from './option-values.ts';
 import { type PlaceFlags, placeAction } from './place-action.ts';
 import { addSearchOptions } from './search-options.ts';
 import { verifyCommand } from './verify.ts';
@@ -17,6 +17,11 @@ export function placeCommand(): Command {
     .option('--trace <file>', 'required: a routing trace or a load matrix, in any format that is known (docs/placement.md)')
     .option('--topology <file>', 'required: nodes, workers, memory and links')
     .option('--replicas <share>', 'memory for replicas, as a share of one copy of everything', share, 0.25)
+    .option(
+      '--groups <rule>',
+      "keep every group of experts whole on one node: free, whole, or whole with the number of a layer's groups (default: whole where the trace names groups)",
+      groupRule,
+    )
     .option('--current <plan>', 'the plan in force: what "now" means, and what bytes to move are counted from')
     .option('--budget-bytes <size>', 'with --current: move no more than this', byteCount)
     .option('--out <file>', 'where the plan goes', 'plan.json')

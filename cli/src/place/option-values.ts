@@ -27,3 +27,13 @@ export function robustness(text: string): Robustness {
   if (!(part > 0 && part <= 1)) throw new InvalidArgumentError('It must be mean, worst or cvar:20%.');
   return { kind: 'cvar', share: part };
 }
+
+/** Where groups of experts may live: "free", "whole" (as many groups as the trace says), or whole with their number. */
+export type GroupRule = 'free' | 'whole' | number;
+
+export function groupRule(text: string): GroupRule {
+  if (text === 'free' || text === 'whole') return text;
+  const count = Number(text);
+  if (!Number.isInteger(count) || count < 2) throw new InvalidArgumentError('It must be free, whole, or the number of groups of a layer.');
+  return count;
+}

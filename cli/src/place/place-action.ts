@@ -30,11 +30,12 @@ import {
 } from '@switchyard/placement';
 import type { Plan, Topology } from '@switchyard/proto';
 import { interruptSignal } from '../commands/interrupt.ts';
-import { exitStatus } from '../failure.ts';
+import { CommandFailure, exitStatus } from '../failure.ts';
 import { formatBytes } from '../terminal/quantity.ts';
 import { textTable } from '../terminal/table.ts';
 import { comparisonTable, figuresOf, measuredOn } from './comparison.ts';
 import { readPlan, readTopology, readTrace, writeJson } from './files.ts';
+import type { GroupRule } from './option-values.ts';
 import { ProgressLine } from './progress-line.ts';
 import { placeOptions, type SearchFlags } from './search-options.ts';
 
@@ -42,6 +43,7 @@ export interface PlaceFlags extends SearchFlags {
   trace: string;
   topology: string;
   replicas: number;
+  groups?: GroupRule;
   current?: string;
   out: string;
   certificate?: string;
@@ -76,7 +78,8 @@ async function placeByRouting(trace: RoutingTrace, topology: Topology, flags: Pl
   const now = current ?? (await baselinePlan('contiguous', trace, topology));
   const cluster = clusterOf(topology);
   const line = new ProgressLine(flags.model === 'fan-out' ? quickBound(train, cluster, flags.replicas) : null);
-  const options = { ...placeOptions(flags, signal), replicas: flags.replicas };
+  const wholeGroups = groupsToKeep(flags, trace);
+  const options = { ...placeOptions(flags, signal), replicas: flags.replicas, wholeGroups };
   let placed = await place(train, topology, {
     ...options,
     warmStart: current !== null && flags.budgetBytes !== undefined ? current : null,
@@ -149,6 +152,23 @@ async function placeByRouting(trace: RoutingTrace, topology: Topology, flags: Pl
   process.stdout.write(`${text.join('\n')}\n`);
 }
 
+/** Groups that stay whole; null: none. */
+function groupsToKeep({ groups: rule, model, robust, budgetBytes }: PlaceFlags, trace: RoutingTrace): number | null {
+  // What was not asked for gives way to what was.
+  if (rule === undefined) return model !== 'chain' && robust.kind === 'mean' && budgetBytes === undefined ? (trace.groups ?? null) : null;
+  if (rule === 'free') return null;
+  if (budgetBytes !== undefined)
+    throw new CommandFailure('--groups whole and --budget-bytes exclude each other: groups are split on the way', {
+      status: exitStatus.usage,
+    });
+  if (rule !== 'whole') return rule;
+  if (trace.groups === undefined)
+    throw new CommandFailure('the trace does not say how many groups its layers have: give their number, such as --groups 8', {
+      status: exitStatus.usage,
+    });
+  return trace.groups;
+}
+
 /** Tokens that the bound of the progress line looks at. */
 const quickBoundTokens = 1000;
 
@@ -216,7 +236,7 @@ async function paretoPoints(
       };
       const label = `+${100 * replicas}%, peak ${peak}`;
       try {
-        const { plan, masks, cluster } = await place(train, topology, options);
+        const { plan, masks, cluster } = await place(train, topology, { ...options, wholeGroups: groupsToKeep(flags, train) });
         const homes = chooseHomes(judged, masks, cluster, { kind: 'whole-sequence' }, flags.homeTolerance);
         const score = scoreFanOut(judged, plan.replicas, cluster, homes);
         const used = plan.replicas.flat().reduce((sum, list) => sum + list.length, 0) / (plan.replicas.length * plan.model.experts) - 1;

@@ -1,3 +1,4 @@
+import { parseLossy } from '@switchyard/proto';
 import { InvalidArgumentError } from 'commander';
 import { parseBytes } from './quantity.ts';
 
@@ -34,4 +35,14 @@ export function byteCount(text: string): number {
 /** Adds to what an option that may be repeated has collected. */
 export function collect(text: string, previous: string[] | undefined): string[] {
   return [...(previous ?? []), text];
+}
+
+/** "node-limit=2,wire=int8", checked. */
+export function lossyList(text: string): string {
+  try {
+    parseLossy(text);
+  } catch (error) {
+    throw new InvalidArgumentError(`${(error as Error).message}.`);
+  }
+  return text;
 }

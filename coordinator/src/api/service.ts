@@ -35,6 +35,8 @@ export interface Service {
   readonly adminKeys: ApiKeys | null;
   /** True once the process is asked to end: nothing new is begun. */
   readonly draining: boolean;
+  /** As workers name it. */
+  readonly numericClass: string;
   /** Tokens of one sequence, as far as is known by now. */
   contextMax(): number;
   /** Names what answers follow from: plan, weights and numeric class. */

@@ -1,4 +1,4 @@
-import { limits, SwitchyardError } from '@switchyard/proto';
+import { limits, promisesSameBits, SwitchyardError } from '@switchyard/proto';
 import { readConversation } from './chat-messages.ts';
 import type { Exchange } from './exchange.ts';
 import { readFields } from './generation.ts';
@@ -49,6 +49,8 @@ export function modelCard(service: Service): Record<string, unknown> {
     parent: null,
     max_model_len: contextMax,
     meta: { n_ctx_train: contextMax, n_vocab: service.model.vocab },
+    numeric_class: service.numericClass,
+    exact: promisesSameBits(service.numericClass),
     limits: { body_bytes: service.config.bodyBytesMax, choices: limits.choicesMax, top_logprobs: limits.topLogprobsMax },
   };
 }

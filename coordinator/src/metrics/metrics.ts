@@ -1,4 +1,4 @@
-import type { Plan } from '@switchyard/proto';
+import { type Plan, promisesSameBits } from '@switchyard/proto';
 import { Gauge, Registry } from 'prom-client';
 import type { Membership } from '../membership/membership.ts';
 import { metricPrefix, vllmSuffixes } from './names.ts';
@@ -10,6 +10,7 @@ export interface MetricsSubject {
   version: string;
   plan: Plan;
   planChecksum: string;
+  numericClass: string;
 }
 
 export interface QueueView {
@@ -37,7 +38,7 @@ export class Metrics {
 
   /** Metrics that need the cluster. Called once. */
   watch(membership: Membership, queue: QueueView): void {
-    const { model, plan, planChecksum, version } = this.#subject;
+    const { model, plan, planChecksum, version, numericClass } = this.#subject;
     this.#workers = new WorkerMetrics(this.registry, model, plan, membership.places);
     const gauge = (suffix: string, help: string, value: () => number, labels: Record<string, string> = {}) => {
       const all = { model_name: model, ...labels };
@@ -56,6 +57,10 @@ export class Metrics {
     gauge('uncovered_experts', '(layer, expert) pairs without a serving worker.', () => membership.uncovered);
     gauge('control_plane_up', '1 while the coordinator runs.', () => 1);
     gauge('plan_info', 'The plan in force.', () => 1, { plan_id: planChecksum, epoch: String(membership.epoch) });
+    gauge('numeric_class_info', 'What decides the bits of answers; exact: they do not depend on where experts live.', () => 1, {
+      numeric_class: numericClass,
+      exact: String(promisesSameBits(numericClass)),
+    });
     gauge('build_info', 'The version of the coordinator.', () => 1, { version });
     gauge(
       'cache_config_info',

@@ -20,6 +20,8 @@ export interface RoutingTrace {
   /** 1 where the token was generated, 0 in a prompt, (tokens). */
   generated: Uint8Array;
   sequences: TraceSequence[];
+  /** Groups of consecutive experts that the model's router keeps a token inside a few of; absent where it has none or the format does not say. */
+  groups?: number;
 }
 
 /** Shape of a trace, as far as its format knows it before the first record. */
@@ -28,6 +30,7 @@ export interface TraceShape {
   moeLayers: number[];
   experts: number;
   topK: number;
+  groups?: number;
 }
 
 export interface TraceBounds {
@@ -56,6 +59,10 @@ export function checkShape(shape: TraceShape, source: string): void {
   refuse('experts', shape.experts, limits.expertsMax);
   refuse('topK', shape.topK, limits.topKMax);
   refuse('number of MoE layers', shape.moeLayers.length, 4096);
+  if (shape.groups === undefined) return;
+  refuse('groups', shape.groups, shape.experts);
+  if (shape.experts % shape.groups !== 0)
+    throw badTrace(source, 'header', `groups is ${shape.groups}, must divide the ${shape.experts} experts`);
 }
 
 /**

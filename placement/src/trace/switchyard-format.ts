@@ -11,8 +11,8 @@ export async function readSwitchyardTrace(
 ): Promise<RoutingTrace> {
   const stream = new ByteStream(bytes, source);
   const header = parseHeader(await stream.line(), source);
-  const { model, moeLayers, experts, topK } = header;
-  const builder = new TraceBuilder({ model, moeLayers, experts, topK }, source, bounds);
+  const { model, moeLayers, experts, topK, groups } = header;
+  const builder = new TraceBuilder({ model, moeLayers, experts, topK, ...(groups === undefined ? {} : { groups }) }, source, bounds);
   const choices = header.moeLayers.length * header.topK;
   const wide = header.experts > 256;
   const recordBytes = 9 + choices * (wide ? 2 : 1);
@@ -74,6 +74,7 @@ export function writeSwitchyardTrace(trace: RoutingTrace, createdAt: string): { 
     moeLayers: trace.moeLayers,
     experts: trace.experts,
     topK: trace.topK,
+    ...(trace.groups === undefined ? {} : { groups: trace.groups }),
     createdAt,
   };
   return { chunks: records(header, trace), sequences: trace.sequences.map((s) => `${JSON.stringify(s)}\n`).join('') };

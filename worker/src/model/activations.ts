@@ -40,6 +40,9 @@ export class Activations implements Handles {
   experts(of: ExpertBank): Experts {
     return this.shared.experts(of);
   }
+  nodeLimit(of: MoeNode): ReturnType<Handles['nodeLimit']> {
+    return this.shared.nodeLimit(of);
+  }
   grid(of: MoeNode): number {
     return this.shared.grid(of);
   }

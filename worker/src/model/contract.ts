@@ -1,4 +1,6 @@
 import type { Batch, Device, DeviceBuffer, Experts, RowSum } from '@switchyard/native';
+import type { RowDType } from '@switchyard/proto';
+import type { NodeLimit } from './node-limit.ts';
 
 /**
  * What the step loop needs from a model, whatever its family. A model is compiled once, at load, into *segments*: native programs that run between the
@@ -84,9 +86,12 @@ export interface NumericClass {
   experts: 'stored' | 'int8' | 'int4';
   dense: 'stored' | 'int8';
   sum: 'exact' | 'fast';
-  /** Row dtype on the wire: lossless for the class. */
-  wire: 'f32' | 'bf16';
-  /** e.g. "bf16", "f32", "bf16+int8-experts"; and its id in frames (a hash byte). */
+  /** Row dtype on the wire: lossless for the class, unless the class is named after it. */
+  wire: RowDType;
+  /**
+   * e.g. "bf16", "f32", "bf16+int8-experts", "bf16+node-limit-2"; and its id in frames: a hash byte of the part that decides what experts compute. A frame has the
+   * row dtype beside it, and a node limit is the home's affair.
+   */
   name: string;
   id: number;
 }
@@ -100,7 +105,11 @@ export interface LoadOptions {
     experts: 'stored' | 'int8' | 'int4';
     dense: 'stored' | 'int8';
     sum: 'exact' | 'fast';
+    /** Lossy: quantises rows to other workers. */
+    wire?: 'int8' | 'fp8' | null;
   };
+  /** Lossy: keeps a token on a few nodes. */
+  nodeLimit?: NodeLimit | null;
   device: { backend: 'cpu' | 'cpu-ref'; isa: 'auto' | 'avx512' | 'avx2'; threads: number; cpus: number[] | null };
   maxBatchRows: number;
   /** Rows of each lane, `maxBatchRows` at most; null: one lane of `maxBatchRows`. */

@@ -14,6 +14,7 @@ import { olmoe } from './families/olmoe.ts';
 import { phiMoe } from './families/phimoe.ts';
 import { qwen2Moe } from './families/qwen2_moe.ts';
 import { qwen3Moe } from './families/qwen3_moe.ts';
+import { switchyardSmileMoe } from './families/switchyard_smile_moe.ts';
 import type { Family } from './family.ts';
 import type { ModelGraph } from './graph.ts';
 
@@ -34,6 +35,7 @@ export const families: Readonly<Record<string, Family>> = {
   minimax_m2: minimaxM2,
   ernie4_5_moe: ernie45Moe,
   hunyuan_v1_moe: hunyuanV1Moe,
+  switchyard_smile_moe: switchyardSmileMoe,
 };
 
 /** The graph of a checkpoint. Throws `bad_checkpoint` where its type is unknown, its config or tensors do not fit, or it holds tensors that nothing reads. */

@@ -56,7 +56,7 @@ export interface LinearSpec {
 }
 
 export interface RoutingRule {
-  score: 'softmax' | 'softmax_chosen' | 'sigmoid' | 'sparse_mixer';
+  score: 'softmax' | 'softmax_chosen' | 'sigmoid' | 'sparse_mixer' | 'factored';
   /** Divide the chosen weights by their sum (+ renormEps). */
   renorm: boolean;
   renormEps?: number;
@@ -71,8 +71,8 @@ export interface MoeSpec {
   /** Weight of the norm that wrote `normed`, which router and experts read. */
   inputNorm: Constant;
   inputNormPlus?: number;
-  /** (experts, hidden) */
-  router: TensorView;
+  /** (experts, hidden); for `factored` scores the gates of groups and slots: (groups, hidden), (experts / groups, hidden). */
+  router: TensorView | readonly [TensorView, TensorView];
   routerBias?: TensorView;
   /** (experts), added to scores when choosing only. */
   selectBias?: TensorView;
@@ -296,14 +296,18 @@ export class GraphBuilder {
   mixtureOfExperts(spec: MoeSpec): void {
     const { layer, topK, rule, bank, shared, multiplier = 1 } = spec;
     const experts = bank.views.length;
-    const scores = this.slot('scores', experts);
+    const gates: readonly TensorView[] = 'n' in spec.router ? [spec.router] : spec.router;
+    const scores = this.slot(
+      'scores',
+      gates.reduce((sum, gate) => sum + gate.n, 0),
+    );
     this.linear({
       name: `layers.${layer}.router`,
       part: 'router',
       role: 'router',
       x: columns(this.normed),
       out: columns(scores),
-      weights: [spec.router],
+      weights: gates,
       ...(spec.routerBias === undefined ? {} : { biases: [spec.routerBias] }),
     });
     const selectBias = spec.selectBias === undefined ? null : this.constant(`layers.${layer}.selectBias`, 'router', [spec.selectBias]);
@@ -316,6 +320,7 @@ export class GraphBuilder {
       inputNorm: spec.inputNorm,
       inputNormPlus: spec.inputNormPlus ?? 0,
       typicalWeight: (rule.scale ?? 1) / topK,
+      limitsItself: limitsItself(rule),
     };
     this.emit((at) =>
       ops.route({
@@ -323,6 +328,7 @@ export class GraphBuilder {
         ids: at.buffer(node.ids),
         weights: at.buffer(node.weights),
         selectBias: selectBias && at.buffer(selectBias),
+        nodes: at.nodeLimit(node),
         experts,
         k: topK,
         score: rule.score,
@@ -425,4 +431,9 @@ export class GraphBuilder {
     this.constants.push(constant);
     return constant;
   }
+}
+
+function limitsItself({ score, groups }: RoutingRule): string | null {
+  if ((groups?.count ?? 1) > 1) return 'its router keeps a token inside groups of its own (place --groups whole puts them on nodes)';
+  return score === 'sparse_mixer' ? 'its router weighs its second choice by the first' : null;
 }

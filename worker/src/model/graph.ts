@@ -40,6 +40,8 @@ export interface Handles {
   readonly sum: RowSum;
   /** Exponent of the exact grid of a MoE layer. */
   grid(of: MoeNode): number;
+  /** The nodes of a layer's experts as bits, i32 (1, experts), and how many nodes a token may have; null: any. */
+  nodeLimit(of: MoeNode): { of: DeviceBuffer; limit: number } | null;
   /** Positions of a rope table. */
   readonly maxContext: number;
 }
@@ -131,4 +133,6 @@ export interface MoeNode {
   readonly inputNormPlus: number;
   /** What a routing weight typically is: 1/topK times the routed scale. */
   readonly typicalWeight: number;
+  /** Why the router cannot be kept on a few nodes of the plan; null: it can. */
+  readonly limitsItself: string | null;
 }

@@ -8,6 +8,7 @@ import type { LoadOptions, Model } from './contract.ts';
 import { describeModel } from './families.ts';
 import type { ModelGraph } from './graph.ts';
 import { planContext } from './memory.ts';
+import { checkNodeLimit } from './node-limit.ts';
 import { resolveNumericClass } from './numeric-class.ts';
 import { type MemoryPlan, type PackingStep, Residency } from './residency.ts';
 
@@ -23,14 +24,16 @@ const stepsPerTurn = 16;
  */
 export async function loadModel(options: LoadOptions): Promise<Model> {
   const graph = describeModel(openCheckpoint(options.dir));
-  const numericClass = resolveNumericClass(graph, options.numericClass);
+  const numericClass = resolveNumericClass(graph, options.numericClass, options.nodeLimit?.nodes ?? null);
   const plan: MemoryPlan = {
     numericClass,
     laneRows: options.laneRows ?? [options.maxBatchRows],
     maxLogitRows: options.maxLogitRows,
     hosted: hostedExperts(graph, options.hosted),
+    nodeLimit: options.nodeLimit ?? null,
     ...planContext(graph, options, numericClass),
   };
+  if (plan.nodeLimit !== null) checkNodeLimit(plan.nodeLimit, graph);
   const files = new MappedFiles(native);
   const device = native.deviceOpen(options.device);
   try {

@@ -1,4 +1,5 @@
 import type { DType, WeightFormat } from '@switchyard/native';
+import { lossyNames } from '@switchyard/proto';
 import type { TensorView } from '../checkpoint/tensor-view.ts';
 import type { LoadOptions, NumericClass } from './contract.ts';
 import type { ExpertBank, Matrix, MatrixRole, ModelGraph } from './graph.ts';
@@ -7,19 +8,20 @@ import type { ExpertBank, Matrix, MatrixRole, ModelGraph } from './graph.ts';
  * The class a model runs in. `auto` is bf16 unless the experts, which are nearly all of a model, are stored as f32: the inputs of a bf16 checkpoint's
  * products were bf16 when it was trained, and the kernels are several times faster.
  */
-export function resolveNumericClass(graph: ModelGraph, wanted: LoadOptions['numericClass']): NumericClass {
-  const { experts, dense, sum } = wanted;
+export function resolveNumericClass(graph: ModelGraph, wanted: LoadOptions['numericClass'], nodeLimit: number | null = null): NumericClass {
+  const { experts, dense, sum, wire = null } = wanted;
   const storedWide = graph.moe.some((node) => expertDType(node.bank) === 'f32');
   const activations = wanted.activations !== 'auto' ? wanted.activations : storedWide ? 'f32' : 'bf16';
   // Quantised experts round their input to bf16 first, so nothing is lost on the way to them.
-  const wire = activations === 'bf16' || experts !== 'stored' ? 'bf16' : 'f32';
-  const name = [
+  const lossless = activations === 'bf16' || experts !== 'stored' ? 'bf16' : 'f32';
+  const computed = [
     activations,
     ...(experts === 'stored' ? [] : [`${experts}-experts`]),
     ...(dense === 'stored' ? [] : [`${dense}-dense`]),
     ...(sum === 'exact' ? [] : [`${sum}-sum`]),
   ].join('+');
-  return { activations, experts, dense, sum, wire, name, id: classId(name) };
+  const name = [computed, ...lossyNames({ nodeLimit, wire })].join('+');
+  return { activations, experts, dense, sum, wire: wire ?? lossless, name, id: classId(computed) };
 }
 
 /** A byte for frames: FNV-1a of the name, folded, never 0. */

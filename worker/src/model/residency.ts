@@ -17,6 +17,7 @@ import type { NumericClass } from './contract.ts';
 import { gridExponent, probeInput, probeRows, rootMeanSquare } from './contribution-grid.ts';
 import type { Cache, Constant, Embedding, ExpertBank, ExpertViews, Handles, Matrix, ModelGraph, MoeNode, Slot } from './graph.ts';
 import { kvBlockBytes } from './memory.ts';
+import type { NodeLimit } from './node-limit.ts';
 import { expertBytes, expertDType, expertFormat, formatBytes, matrixFormat, storedFormat } from './numeric-class.ts';
 import { fillRopeTable, type Rope } from './rope.ts';
 
@@ -30,6 +31,7 @@ export interface MemoryPlan {
   kvBlocks: number;
   /** hosted[i]: expert ids of MoE layer i, in the order of their slots. */
   hosted: readonly (readonly number[])[];
+  nodeLimit: NodeLimit | null;
 }
 
 /** One bounded piece of loading. */
@@ -52,6 +54,8 @@ export class Residency implements Omit<Handles, 'sum'> {
   private readonly objects = new Map<object, NativeObject>();
   /** expert id -> slot or -1, i32 (1, experts). */
   private readonly slotTables = new Map<MoeNode, DeviceBuffer>();
+  /** Nodes of each expert as bits, i32 (1, experts), where tokens are kept on a few nodes. */
+  private readonly nodeTables = new Map<MoeNode, DeviceBuffer>();
   private readonly grids = new Map<MoeNode, number>();
 
   constructor(native: Native, device: Device, files: MappedFiles, graph: ModelGraph, plan: MemoryPlan) {
@@ -69,6 +73,7 @@ export class Residency implements Omit<Handles, 'sum'> {
     for (const matrix of graph.matrices) this.addMatrix(matrix);
     graph.moe.forEach((node, i) => {
       this.addExperts(node, plan.hosted[i]!);
+      if (plan.nodeLimit !== null) this.addNodes(node, plan.nodeLimit.holders[i]!);
     });
   }
 
@@ -94,6 +99,11 @@ export class Residency implements Omit<Handles, 'sum'> {
     const grid = this.grids.get(of);
     if (grid === undefined) throw new Error(`the grid of layer ${of.layer} is not known before its experts are loaded`);
     return grid;
+  }
+
+  nodeLimit(of: MoeNode): { of: DeviceBuffer; limit: number } | null {
+    const { nodeLimit } = this.plan;
+    return nodeLimit && { of: this.nodeTables.get(of)!, limit: nodeLimit.nodes };
   }
 
   /** Everything that reads the checkpoint, in the order of its layers. */
@@ -145,6 +155,12 @@ export class Residency implements Omit<Handles, 'sum'> {
       table.i32[expert] = slot;
     });
     this.slotTables.set(node, table);
+  }
+
+  private addNodes(node: MoeNode, holders: Int32Array): void {
+    const table = this.native.bufferCreate(this.device, 1, holders.length);
+    table.i32.set(holders);
+    this.nodeTables.set(node, table);
   }
 
   private createExperts(bank: ExpertBank, slots: number, format: ReturnType<typeof expertFormat>): Experts {

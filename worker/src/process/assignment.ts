@@ -1,7 +1,8 @@
-import { type Assign, type EngineConfig, limits, type Plan, parsePlan, SwitchyardError } from '@switchyard/proto';
+import { type Assign, type EngineConfig, limits, type Plan, parseLossy, parsePlan, SwitchyardError } from '@switchyard/proto';
 import { laneRows } from '../engine/lanes.ts';
 import type { LoadOptions } from '../model/contract.ts';
 import { hostedBy } from '../model/hosted-experts.ts';
+import { nodeLimitOf } from '../model/node-limit.ts';
 import type { WorkerFlags } from './flags.ts';
 
 /** What the coordinator wants of this worker, checked. */
@@ -48,6 +49,7 @@ export function loadOptions(
   const { engine, modelDir, plan } = assignment;
   const hosted = hostedBy(plan, assignment.worker);
   const hostsAll = hosted.every((experts) => experts.length === plan.model.experts);
+  const lossy = parseLossy(engine.lossy);
   return {
     dir: modelDir,
     hosted: hostsAll ? null : hosted,
@@ -56,7 +58,9 @@ export function loadOptions(
       experts: oneOf('expert_dtype', engine.expertDtype || 'stored', ['stored', 'int8', 'int4']),
       dense: oneOf('dense_dtype', engine.denseDtype || 'stored', ['stored', 'int8']),
       sum: oneOf('sum_mode', engine.sumMode || 'exact', ['exact', 'fast']),
+      wire: lossy.wire,
     },
+    nodeLimit: lossy.nodeLimit === null ? null : nodeLimitOf(plan, lossy.nodeLimit),
     device: { backend: flags.backend, isa: flags.isa, threads: flags.threads, cpus: flags.cpus },
     maxBatchRows: engine.maxBatchRows,
     laneRows: hostsAll ? null : laneRows(engine),

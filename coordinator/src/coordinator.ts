@@ -171,7 +171,12 @@ class Coordinator implements RunningCoordinator {
       modelId,
       modelDir: path.resolve(config.model),
       createdAt: Math.floor(Date.now() / 1000),
-      model: { vocab: this.#folder.vocab, eosTokens: this.#folder.eosTokens, defaults: this.#folder.sampling },
+      model: {
+        vocab: this.#folder.vocab,
+        eosTokens: this.#folder.eosTokens,
+        defaults: this.#folder.sampling,
+        replaying: config.replayRouting !== null,
+      },
       tokenizing: this.#tokenizing,
       tokenTexts: new TokenTexts(this.#tokenizing.pieces),
       membership: this.#membership,
@@ -239,6 +244,7 @@ function engineConfig(config: Config): EngineConfig {
     maxSequences: config.maxSequences,
     prefixCache: config.prefixCache,
     rowDeadlineMs: config.rowDeadlineMs,
+    replayRouting: config.replayRouting === null ? '' : path.resolve(config.replayRouting),
   };
 }
 

@@ -61,6 +61,7 @@ export interface EngineConfig {
   maxSequences: number;
   prefixCache: boolean;
   rowDeadlineMs: number;
+  replayRouting: string;
 }
 
 export interface Peer {
@@ -109,6 +110,7 @@ export interface Submit {
   ignoreEos: boolean;
   minTokens: number;
   traceId: string;
+  replaySequence: number;
 }
 
 export interface Sampling {

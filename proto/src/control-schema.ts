@@ -53,6 +53,7 @@ const engineConfig = message<EngineConfig>('EngineConfig', {
   maxSequences: [9, 'uint32'],
   prefixCache: [10, 'bool'],
   rowDeadlineMs: [11, 'uint32'],
+  replayRouting: [12, 'string'],
 });
 
 const assign = message<Assign>('Assign', {
@@ -102,6 +103,7 @@ const submit = message<Submit>('Submit', {
   ignoreEos: [11, 'bool'],
   minTokens: [12, 'uint32'],
   traceId: [13, 'string'],
+  replaySequence: [14, 'uint32'],
 });
 
 const cancel = message<Cancel>('Cancel', { request: [1, 'uint64'] });

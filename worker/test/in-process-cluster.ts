@@ -12,6 +12,7 @@ import {
 } from '@switchyard/proto';
 import { Counters } from '../src/engine/counters.ts';
 import { Engine } from '../src/engine/engine.ts';
+import type { RoutingReplay } from '../src/engine/routing-replay.ts';
 import { TimeSplit } from '../src/engine/time-split.ts';
 import { ExpertRoutes } from '../src/exchange/expert-routes.ts';
 import { ExpertServer } from '../src/exchange/expert-server.ts';
@@ -31,6 +32,8 @@ export interface ClusterOptions {
   maxLogitRows: number;
   prefixCache: boolean;
   rowDeadlineMs: number;
+  /** What each worker replays; none: its own routing. */
+  replayOf?: (model: Model) => RoutingReplay;
 }
 
 /** Everything that a client may see of a request. Compared whole: equal requests have equal answers wherever they ran. */
@@ -91,6 +94,7 @@ export class InProcessWorker {
       maxSequences: options.maxSequences,
       maxLogitRows: options.maxLogitRows,
       prefixCache: options.prefixCache,
+      replay: options.replayOf?.(model) ?? null,
       onTokens: (tokens) => this.receive(tokens),
       onTrace: (rows) => this.traced.push(rows),
     });
@@ -223,6 +227,7 @@ export function submitOf(prompt: ArrayLike<number>, overrides: Partial<Submit> =
     ignoreEos: false,
     minTokens: 0,
     traceId: '',
+    replaySequence: 0,
     ...overrides,
   };
 }

@@ -10,6 +10,8 @@ export interface ModelBounds {
   vocab: number;
   eosTokens: readonly number[];
   defaults: SamplingDefaults;
+  /** A routing trace is replayed, so requests may say which of its sequences. */
+  replaying: boolean;
 }
 
 /** The part of an answer's specification that chat and plain completions read alike. */
@@ -24,6 +26,7 @@ export type CommonSpec = Pick<
   | 'includeStop'
   | 'skipSpecial'
   | 'returnTokenIds'
+  | 'replaySequence'
 > & { n: number; seed: bigint; maxTokens: number | null };
 
 /**
@@ -64,6 +67,7 @@ export function readCommonFields(fields: Fields, model: ModelBounds, maxTokensMi
     includeStop: fields.flag('include_stop_str_in_output') ?? false,
     skipSpecial: fields.flag('skip_special_tokens') ?? true,
     returnTokenIds: fields.flag('return_token_ids') ?? false,
+    replaySequence: readReplaySequence(fields, model),
   };
 }
 
@@ -72,6 +76,11 @@ export function samplingOfChoice(sampling: Sampling, choice: number): Sampling {
   // The odd constant of splitmix64: seeds of one request never meet.
   const seed = BigInt.asUintN(64, sampling.seed + BigInt(choice) * 0x9e3779b97f4a7c15n);
   return choice === 0 ? sampling : { ...sampling, seed };
+}
+
+function readReplaySequence(fields: Fields, { replaying }: ModelBounds): number | null {
+  if (!replaying) fields.refuse('replay_sequence', 'the server was started without --replay-routing');
+  return fields.whole('replay_sequence', 0, 2 ** 31);
 }
 
 function readSeed(fields: Fields): bigint {

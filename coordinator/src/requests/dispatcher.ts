@@ -217,6 +217,7 @@ export class Dispatcher {
       ignoreEos: spec.ignoreEos,
       minTokens: spec.minTokens,
       traceId: spec.traceId,
+      replaySequence: spec.replaySequence === null ? 0 : spec.replaySequence + 1,
     };
     try {
       this.#membership.submit(place, submit);

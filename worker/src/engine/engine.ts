@@ -3,6 +3,7 @@ import { Residency } from '../kv/residency.ts';
 import type { Model } from '../model/contract.ts';
 import type { Counters } from './counters.ts';
 import { Readout } from './readout.ts';
+import type { RoutingReplay } from './routing-replay.ts';
 import { decideStep, type Schedulable, type StepDecision, type StepLimits } from './schedule.ts';
 import { Sequence } from './sequence.ts';
 import { StepBatch } from './step-batch.ts';
@@ -32,6 +33,8 @@ export interface EngineOptions {
   maxSequences: number;
   maxLogitRows: number;
   prefixCache: boolean;
+  /** Replaces the routers' choices; null: they stand. */
+  replay: RoutingReplay | null;
   /** Receives everything that steps produce, in order. */
   onTokens: (tokens: Tokens) => void;
   onTrace: (rows: TraceRows) => void;
@@ -114,7 +117,8 @@ export class Engine {
     } else {
       const { shape } = this.model;
       const variant = this.model.ropeVariant(Math.min(request.prompt.length + request.maxTokens, this.capacity));
-      const scope = `${request.tenant}\0${variant}\0${shape.numericClass.name}`;
+      const replayed = this.options.replay?.sequenceOf(request) ?? '';
+      const scope = `${request.tenant}\0${variant}\0${shape.numericClass.name}\0${replayed}`;
       const sequence = new Sequence(request, scope, variant, this.residency.pool);
       this.live.set(request.request, sequence);
       this.waiting.push(sequence);
@@ -194,7 +198,7 @@ export class Engine {
         `${this.waiting.length} requests wait on this worker; the limit is ${limits.requestsWaitingMax}`,
       );
     }
-    return validateSubmit(request, this.model.shape.vocab, this.capacity);
+    return validateSubmit(request, this.model.shape.vocab, this.capacity) ?? this.options.replay?.refuse(request) ?? null;
   }
 
   private wake(): void {
@@ -244,7 +248,7 @@ export class Engine {
   }
 
   private runsWhole(): boolean {
-    return this.model.runWhole !== null && this.msPerRow * this.batch.rows < LONG_STEP_MS;
+    return this.options.replay === null && this.model.runWhole !== null && this.msPerRow * this.batch.rows < LONG_STEP_MS;
   }
 
   private runWhole(): void {
@@ -260,6 +264,7 @@ export class Engine {
     for (let layer = 0; layer < model.moe.length; layer++) {
       const startedMs = performance.now();
       model.runSegment(layer, batch.native);
+      options.replay?.apply(layer, batch);
       times.add(Activity.attention, startedMs);
       const exchanged = options.exchange.runLayer(layer, batch);
       // With nothing to wait for, the event loop still turns once a layer: other homes' rows must not wait for a whole step.

@@ -123,6 +123,7 @@ describe('the worker process', () => {
       maxSequences: shape.maxSequences,
       prefixCache: true,
       rowDeadlineMs: 10_000,
+      replayRouting: '',
     },
     ...overrides,
   });

@@ -81,6 +81,11 @@ export async function startCluster(bed, { model, plan, replay = null, transport 
     /** Sends the requests all at once; resolves with what each saw, in order. */
     batch: async (requests) => (await ask({ batch: requests })).completions,
     tokenize: async (text) => (await ask({ tokenize: text })).tokens,
+    /** Processor seconds so far: of each worker by name, and of what else serves requests. */
+    processorSeconds() {
+      const outside = [children[0], load].map(({ pid }) => secondsOf(pid));
+      return { workers: plan.workers.map((_, w) => secondsOf(children[1 + w].pid)), outside: outside.reduce((a, b) => a + b, 0) };
+    },
     /** The cluster's status with statistics no older than this call. */
     async counters() {
       await sleep(freshMs);
@@ -95,6 +100,14 @@ export async function startCluster(bed, { model, plan, replay = null, transport 
     },
     stop,
   };
+}
+
+/** User and system time of a process; the kernel counts in hundredths of a second. */
+function secondsOf(pid) {
+  const fields = readFileSync(`/proc/${pid}/stat`, 'utf8')
+    .replace(/^.*\) /, '')
+    .split(' ');
+  return (Number(fields[11]) + Number(fields[12])) / 100;
 }
 
 async function untilReady(socket, children, log) {

@@ -20,11 +20,13 @@ export async function measureCell(bed, cluster, workload, { phase, batch, first 
   const rounds = (decoding ? decodeRounds : prefillRounds)[batch] ?? 1;
   const wireBefore = await bed.counters();
   const before = await cluster.counters();
+  const processorBefore = cluster.processorSeconds();
   const seen = [];
   for (let round = 0; round < rounds; round++) {
     const requests = Array.from({ length: batch }, (_, i) => workload.request(first + round * batch + i, promptTokens, maxTokens));
     seen.push({ requests, completions: await cluster.batch(requests) });
   }
+  const processorAfter = cluster.processorSeconds();
   const after = await cluster.counters();
   const wireAfter = await bed.counters();
   const failed = seen.flatMap(({ completions }) => completions).find(({ error }) => error !== null);
@@ -44,6 +46,10 @@ export async function measureCell(bed, cluster, workload, { phase, batch, first 
     homes: seen.map(({ completions }) => completions.map(({ home }) => home)),
     sequences: seen.map(({ requests }) => requests.map(({ domain, replaySequence }) => ({ domain, replaySequence }))),
     ...difference(before, after, batch * rounds * (promptTokens + maxTokens - 1)),
+    processorSeconds: {
+      workers: processorAfter.workers.map((seconds, w) => seconds - processorBefore.workers[w]),
+      outside: processorAfter.outside - processorBefore.outside,
+    },
     wireBytes: wireDifference(wireBefore, wireAfter),
   };
 }

@@ -52,6 +52,7 @@ export async function textWorkload(bed, cacheFolder) {
     ...shapeOf(bundledModel),
     replay: null,
     planningTrace: file,
+    tracedSequences: domains.length * planningWindows,
     /** A request on held-out text: the n-th, domains in turn. */
     request(n, promptTokens, maxTokens) {
       const domain = domains[n % domains.length];
@@ -59,10 +60,15 @@ export async function textWorkload(bed, cacheFolder) {
       const at = Math.floor(mixed(n) * Math.max(1, own.length - promptTokens));
       return { prompt: own.slice(at, at + promptTokens), maxTokens, domain, replaySequence: null };
     },
-    /** Routing of held-out sequences, to predict from: the other windows of the measured text are like those that are measured. */
-    async judged() {
-      const { trace } = await openTrace(file);
-      return holdOut(trace, heldOutShare, seed).test;
+    /** The routing to predict from: recorded windows of the same domains, which are like those that are measured. */
+    async routing() {
+      return (await openTrace(file)).trace;
+    },
+    /** Sequence of that routing that stands for the n-th request, or is the one that it replays. */
+    tracedSequence(trace, { domain, replaySequence }, n) {
+      if (replaySequence !== null) return replaySequence;
+      const own = trace.sequences.map((sequence, index) => ({ ...sequence, index })).filter((sequence) => sequence.domain === domain);
+      return own[Math.floor(mixed(n) * own.length)].index;
     },
   };
 }
@@ -122,7 +128,8 @@ export async function replayWorkload(cacheFolder) {
       );
       return { prompt, maxTokens, domain, replaySequence: indexOf.get(sequence) };
     },
-    judged: async () => test,
+    routing: async () => trace,
+    tracedSequence: (_trace, { replaySequence }) => replaySequence,
   };
 }
 

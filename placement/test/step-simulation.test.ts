@@ -37,7 +37,7 @@ const halves = [0, 1].map(() => [[0], [0], [1], [1]]);
 const twoNodes = evenCluster(2, 1, 8);
 
 function workload(trace: RoutingTrace, steps: number[][][], change: Partial<StepWorkload> = {}): StepWorkload {
-  return { trace, replicas: halves, cluster: twoNodes, links, host, frames, coreGroups: null, steps, lanes: 1, ...change };
+  return { trace, replicas: halves, cluster: twoNodes, links, host, frames, coreGroups: null, steps, stepsInFlight: 1, ...change };
 }
 
 const segment = (rows: number) => host.segment.fixed + rows * host.segment.perRow;
@@ -114,12 +114,17 @@ describe('simulated steps', () => {
     expect(run([[[0]], [[0]], []], three)).toBeLessThan(alone + 2 * (out + back));
   });
 
-  it('hide rows that are away behind the other lane', () => {
+  it('hide rows that are away behind the next step, which keeps behind', () => {
     const trace = traceOf(Array.from({ length: 8 }, () => [0, 2, 1, 3]));
     const rows = Array.from({ length: 8 }, (_, i) => i);
     const slow = { ...links, interNode: { bandwidth: 30e6, latency: 5e-3 } };
-    const withLanes = (lanes: number) => simulateSteps(workload(trace, [[rows, rows], []], { lanes, links: slow })).secondsPerStep;
-    expect(withLanes(2)).toBeLessThan(withLanes(1));
+    const run = (stepsInFlight: number, steps: number[][]) =>
+      simulateSteps(workload(trace, [steps, []], { stepsInFlight, links: slow })).seconds;
+    const one = run(1, [rows]);
+    expect(run(1, [rows, rows])).toBeCloseTo(2 * one, 12);
+    expect(run(2, [rows, rows])).toBeLessThan(1.6 * one);
+    expect(run(2, [rows, rows])).toBeGreaterThan(one);
+    expect(run(2, [rows])).toBe(one);
   });
 
   it('visit the nodes that the score counts', async () => {

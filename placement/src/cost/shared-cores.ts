@@ -9,6 +9,8 @@ export interface Server {
   running: Job | null;
   /** Seconds left of the running job's first part, on a core of its own. */
   left: number;
+  /** Seconds of core time so far. */
+  worked: number;
   /** Relative; a part takes seconds / speed. */
   speed: number;
   /** Called when a job is taken from the queue: it may take others along. */
@@ -16,7 +18,7 @@ export interface Server {
 }
 
 export function server(speed = 1): Server {
-  return { queue: [], running: null, left: 0, speed, onBegin: null };
+  return { queue: [], running: null, left: 0, worked: 0, speed, onBegin: null };
 }
 
 /** Servers that share cores: with more of them at work than there are cores, each gets an equal part. */
@@ -44,6 +46,7 @@ export class SharedCores {
     const finished: Server[] = [];
     for (const one of this.busy) {
       one.left -= worked;
+      one.worked += worked;
       if (one.left <= 1e-12) finished.push(one);
     }
     for (const one of finished) this.finishPart(one);

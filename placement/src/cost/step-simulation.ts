@@ -17,8 +17,8 @@ export interface StepWorkload {
   coreGroups: readonly CoreGroup[] | null;
   /** Steps of each home worker, one after the other: rows of a step as tokens of the trace. A home without steps only serves others. */
   steps: readonly (readonly (readonly number[])[])[];
-  /** Parts into which a home cuts a step so that one is computed while the other's rows are away. */
-  lanes: number;
+  /** Steps that a home has on the way at a time: of prompts two, so that one is computed while the other's rows are away; each keeps behind the one before it. */
+  stepsInFlight: number;
 }
 
 export interface PredictedSteps {
@@ -32,6 +32,8 @@ export interface PredictedSteps {
   bytesPerRow: number;
   /** Share of the time in which each node's link was sending, (nodes). */
   sending: number[];
+  /** Processor time of each worker, (workers). */
+  busySeconds: number[];
 }
 
 /**
@@ -45,6 +47,17 @@ export interface PredictedSteps {
  */
 export function simulateSteps(workload: StepWorkload): PredictedSteps {
   return new Simulation(workload).run();
+}
+
+/** A step on its way. */
+interface Step {
+  home: number;
+  rows: readonly number[];
+  /** Segments that have run. */
+  segments: number;
+  ahead: Step | null;
+  /** What the step behind it waits to do. */
+  behind: (() => void) | null;
 }
 
 /** What one worker computes of a layer. */
@@ -79,7 +92,7 @@ class Simulation {
   private rowLayers = 0;
   private bytes = 0;
   private readonly load: Float64Array;
-  private readonly endedAt: Float64Array;
+  private readonly homes: { begun: Step[]; endedAt: number }[];
 
   constructor(workload: StepWorkload) {
     this.w = workload;
@@ -97,13 +110,13 @@ class Simulation {
     this.receivesUntil = new Float64Array(cluster.nodes);
     this.sendingSeconds = new Float64Array(cluster.nodes);
     this.load = new Float64Array(cluster.workers.length);
-    this.endedAt = new Float64Array(cluster.workers.length);
+    this.homes = cluster.workers.map(() => ({ begun: [], endedAt: 0 }));
   }
 
   run(): PredictedSteps {
     const { steps } = this.w;
     steps.forEach((own, home) => {
-      if (own.length > 0) this.runStep(home, 0);
+      for (let i = 0; i < Math.min(own.length, this.w.stepsInFlight); i++) this.beginStep(home);
     });
     for (;;) {
       const waits = this.groups.map((group) => group.next());
@@ -115,36 +128,45 @@ class Simulation {
       for (const group of this.groups) group.advance(Math.max(0, wait));
       while (this.arrivals.length > 0 && this.arrivals[0].at <= this.now + 1e-12) this.arrivals.shift()!.deliver();
     }
-    const homes = steps.flatMap((own, home) => (own.length > 0 ? [this.endedAt[home] / own.length] : []));
+    const perStep = steps.flatMap((own, home) => (own.length > 0 ? [this.homes[home].endedAt / own.length] : []));
     const rows = this.rowLayers / this.layers;
     return {
-      secondsPerStep: homes.reduce((a, b) => a + b, 0) / Math.max(1, homes.length),
-      seconds: Math.max(0, ...this.endedAt),
+      secondsPerStep: perStep.reduce((a, b) => a + b, 0) / Math.max(1, perStep.length),
+      seconds: Math.max(0, ...this.homes.map(({ endedAt }) => endedAt)),
       remoteNodes: this.rowLayers > 0 ? this.remoteNodes / this.rowLayers : 0,
       bytesPerRow: rows > 0 ? this.bytes / rows : 0,
+      busySeconds: this.servers.map(({ worked }) => worked),
       sending: Array.from(this.sendingSeconds, (s) => s / Math.max(this.now, 1e-12)),
     };
   }
 
-  private runStep(home: number, index: number): void {
-    const { steps, host, lanes } = this.w;
-    const rows = steps[home][index];
-    const parts = Math.max(1, Math.min(lanes, rows.length));
-    let left = parts;
-    const partDone = () => {
-      if (--left > 0) return;
-      this.endedAt[home] = this.now;
-      if (host.outsidePerToken > 0)
-        this.outside.queue.push({ parts: [{ seconds: host.outsidePerToken * this.tokensOf(rows), done: () => {} }] });
-      if (index + 1 < steps[home].length) this.runStep(home, index + 1);
-    };
-    const begin = () => {
-      for (let part = 0; part < parts; part++) {
-        const own = rows.slice(Math.floor((part * rows.length) / parts), Math.floor(((part + 1) * rows.length) / parts));
-        this.runLayer(home, own, 0, partDone);
-      }
-    };
-    this.enqueue(home, [{ seconds: host.step.fixed + host.step.perRow * rows.length, done: begin }]);
+  /** Begins the home's next step, if one is left. */
+  private beginStep(home: number): void {
+    const { steps, host } = this.w;
+    const { begun } = this.homes[home];
+    if (begun.length === steps[home].length) return;
+    const rows = steps[home][begun.length];
+    const step: Step = { home, rows, segments: 0, ahead: begun.at(-1) ?? null, behind: null };
+    begun.push(step);
+    const overhead = host.step.fixed + host.step.perRow * rows.length;
+    this.enqueue(home, [{ seconds: overhead, done: () => this.runLayer(step, 0) }]);
+  }
+
+  private endStep(step: Step): void {
+    const { host } = this.w;
+    this.passed(step, Infinity);
+    this.homes[step.home].endedAt = this.now;
+    if (host.outsidePerToken > 0)
+      this.outside.queue.push({ parts: [{ seconds: host.outsidePerToken * this.tokensOf(step.rows), done: () => {} }] });
+    this.beginStep(step.home);
+  }
+
+  /** The step has so many segments behind it: the one that follows may go on. */
+  private passed(step: Step, segments: number): void {
+    step.segments = segments;
+    const { behind } = step;
+    step.behind = null;
+    behind?.();
   }
 
   /** Tokens of a step that clients see: one for each of its sequences. */
@@ -152,20 +174,25 @@ class Simulation {
     return new Set(rows.map((t) => this.w.trace.sequenceOf[t])).size;
   }
 
-  private runLayer(home: number, rows: readonly number[], layer: number, done: () => void): void {
+  private runLayer(step: Step, layer: number): void {
     const { host, frames } = this.w;
+    const { home, rows, ahead } = step;
+    if (ahead !== null && ahead.segments <= layer) {
+      ahead.behind = () => this.runLayer(step, layer);
+      return;
+    }
     const segment = host.segment.fixed + host.segment.perRow * rows.length;
     if (layer === this.layers) {
-      this.enqueue(home, [{ seconds: segment, done }]);
+      this.enqueue(home, [{ seconds: segment, done: () => this.endStep(step) }]);
       return;
     }
     const { local, remote } = this.partition(home, rows, layer);
     const job: Job['parts'] = [];
     let waiting = remote.size + 1;
     const landed = () => {
-      if (--waiting === 0) this.runLayer(home, rows, layer + 1, done);
+      if (--waiting === 0) this.runLayer(step, layer + 1);
     };
-    job.push({ seconds: segment, done: () => {} });
+    job.push({ seconds: segment, done: () => this.passed(step, layer + 1) });
     for (const [node, { rowSet, workers }] of remote) {
       const pairs = [...workers.values()].reduce((sum, { pairs: own }) => sum + own, 0);
       const bytes = frames.headerBytes + rowSet.size * frames.dispatchRowBytes + pairs * frames.pairBytes;

@@ -51,6 +51,7 @@ async function startCluster(dir, model, { workers, nodes, transport }) {
     maxSequences: 64,
     prefixCache: false,
     rowDeadlineMs: 30_000,
+    replayRouting: '',
   };
   const next = (stream, type) =>
     new Promise((resolve) => {

@@ -49,10 +49,12 @@ async function createEngine(dir, sum, threads) {
     counters,
     times,
     visits: null,
+    replay: null,
     maxBatchRows: MAX_ROWS,
     maxSequences: 64,
     maxLogitRows: 64,
     prefixCache: false,
+    replay: null,
     onTokens: ({ finish, errors }) => {
       if (errors.length > 0) throw new Error(errors[0].message);
       for (const f of finish) if (f !== 0) ended();

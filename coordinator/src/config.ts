@@ -78,6 +78,12 @@ export const options = {
   adminTokenFile: option(optionalText, null, 'FILE', 'bearer token of /v1/switchyard/*'),
   adminSocket: option(optionalText, null, 'PATH', 'Unix socket that serves /v1/switchyard/* to its owner without a token'),
   traceDir: option(optionalText, null, 'DIR', 'where routing traces may be recorded; without it they cannot'),
+  replayRouting: option(
+    optionalText,
+    null,
+    'FILE',
+    "routing trace whose choices replace the routers', as workers see it too; for measurements",
+  ),
   metricsCompat: option(oneOf('none', 'vllm'), 'none', 'NAMES', 'vllm: also expose the vllm:* names'),
   graceMs: option(whole(0, 86_400_000), 30_000, 'MS', 'how long running requests may finish after SIGTERM'),
   pingMs: option(whole(100, 3_600_000), 15_000, 'MS', 'a silent stream is kept open with a comment this often'),

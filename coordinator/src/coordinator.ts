@@ -191,7 +191,12 @@ class Coordinator implements RunningCoordinator {
       modelId,
       modelDir: path.resolve(config.model),
       createdAt: Math.floor(Date.now() / 1000),
-      model: { vocab: this.#folder.vocab, eosTokens: this.#folder.eosTokens, defaults: this.#folder.sampling },
+      model: {
+        vocab: this.#folder.vocab,
+        eosTokens: this.#folder.eosTokens,
+        defaults: this.#folder.sampling,
+        replaying: config.replayRouting !== null,
+      },
       topK: this.#folder.topK,
       hidden: this.#folder.hidden,
       tokenizing: this.#tokenizing,
@@ -275,6 +280,7 @@ function engineConfig(config: Config): EngineConfig {
     prefixCache: config.prefixCache,
     rowDeadlineMs: config.rowDeadlineMs,
     lossy: config.lossy,
+    replayRouting: config.replayRouting === null ? '' : path.resolve(config.replayRouting),
   };
 }
 

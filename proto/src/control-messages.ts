@@ -63,6 +63,7 @@ export interface EngineConfig {
   rowDeadlineMs: number;
   /** As `parseLossy` reads it; empty: nothing is given up. */
   lossy: string;
+  replayRouting: string;
 }
 
 export interface Peer {
@@ -112,6 +113,7 @@ export interface Submit {
   minTokens: number;
   traceId: string;
   reportRouting: boolean;
+  replaySequence: number;
 }
 
 export interface Sampling {

@@ -56,6 +56,7 @@ const engineConfig = message<EngineConfig>('EngineConfig', {
   prefixCache: [10, 'bool'],
   rowDeadlineMs: [11, 'uint32'],
   lossy: [16, 'string'],
+  replayRouting: [12, 'string'],
 });
 
 const assign = message<Assign>('Assign', {
@@ -106,6 +107,7 @@ const submit = message<Submit>('Submit', {
   minTokens: [12, 'uint32'],
   traceId: [13, 'string'],
   reportRouting: [15, 'bool'],
+  replaySequence: [14, 'uint32'],
 });
 
 const cancel = message<Cancel>('Cancel', { request: [1, 'uint64'] });

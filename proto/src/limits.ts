@@ -45,6 +45,8 @@ export const limits = {
   tracePendingBytesMax: 8 * 1024 * 1024,
   /** Sequences named in one trace file's `.sequences.jsonl`: the oldest lose their domain, not their rows. */
   traceSequencesMax: 100_000,
+  /** A trace whose routing is replayed is held in memory by each worker: ten million tokens of 24 layers and top-4. */
+  replayTraceBytesMax: 1024 * 1024 * 1024,
   /** A row that has not come back by then fails its request. */
   rowDeadlineMs: 30_000,
   /** HTTP body: a 128k-token prompt in UTF-8 with JSON escapes. */

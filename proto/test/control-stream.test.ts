@@ -179,7 +179,7 @@ describe('control stream', () => {
         kvBlocks: 0,
         kvBytes: 2 ** 40,
       };
-      const rest = { maxBatchRows: 64, maxSequences: 32, prefixCache: true, rowDeadlineMs: 30_000, lossy: '' };
+      const rest = { maxBatchRows: 64, maxSequences: 32, prefixCache: true, rowDeadlineMs: 30_000, lossy: '', replayRouting: '' };
       worker.send({ type: 'assign', worker: 3, epoch: 7, modelDir: '/m', plan, engine: { ...engine, ...rest } });
     });
     const coordinator = await attachToCoordinator(at, open);

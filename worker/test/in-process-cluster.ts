@@ -15,6 +15,7 @@ import {
 import { Counters } from '../src/engine/counters.ts';
 import { Engine } from '../src/engine/engine.ts';
 import { NodeVisits } from '../src/engine/node-visits.ts';
+import type { RoutingReplay } from '../src/engine/routing-replay.ts';
 import { TimeSplit } from '../src/engine/time-split.ts';
 import { Exchange } from '../src/exchange/exchange.ts';
 import { ExpertServer } from '../src/exchange/expert-server.ts';
@@ -33,6 +34,8 @@ export interface ClusterOptions {
   maxLogitRows: number;
   prefixCache: boolean;
   rowDeadlineMs: number;
+  /** What each worker replays; none: its own routing. */
+  replayOf?: (model: Model) => RoutingReplay;
 }
 
 /** Everything that a client may see of a request. Compared whole: equal requests have equal answers wherever they ran. */
@@ -103,6 +106,7 @@ export class InProcessWorker {
       maxSequences: options.maxSequences,
       maxLogitRows: options.maxLogitRows,
       prefixCache: options.prefixCache,
+      replay: options.replayOf?.(model) ?? null,
       onTokens: (tokens) => this.receive(tokens),
       onTrace: (rows) => this.traced.push(rows),
     });
@@ -253,6 +257,7 @@ export function submitOf(prompt: ArrayLike<number>, overrides: Partial<Submit> =
     minTokens: 0,
     traceId: '',
     reportRouting: false,
+    replaySequence: 0,
     ...overrides,
   };
 }

@@ -47,6 +47,7 @@ interface UpOptions {
   pin: boolean;
   grace: number;
   traceDir: string;
+  replayRouting?: string;
   try?: string | true;
   verbose?: boolean;
   json?: boolean;
@@ -92,6 +93,7 @@ export function upCommand(): Command {
     .option('--no-pin', 'do not pin threads to CPUs')
     .option('--grace <seconds>', 'how long running requests may take to end after Ctrl-C', integerIn(0, 86_400), 5)
     .option('--trace-dir <dir>', 'where routing traces are recorded when asked for', defaultTraceDir())
+    .option('--replay-routing <file>', "take the choices of this routing trace instead of the routers': to measure, not to answer")
     .option('--try [prompt]', 'when ready, print a first completion')
     .option('--verbose', "show the log of the coordinator and the workers' output")
     .option('--json', 'print one line of JSON when ready, and nothing else on stdout')
@@ -155,6 +157,7 @@ async function runUp(options: UpOptions): Promise<void> {
       ...(options.maxBatchRows === undefined ? {} : { maxBatchRows: options.maxBatchRows }),
       ...(options.maxSequences === undefined ? {} : { maxSequences: options.maxSequences }),
       ...(options.metricsCompat === undefined ? {} : { metricsCompat: options.metricsCompat }),
+      ...(options.replayRouting === undefined ? {} : { replayRouting: options.replayRouting }),
     },
     onLine: (worker, line) => {
       if (options.verbose) process.stderr.write(`${worker.name}: ${line}\n`);

@@ -52,6 +52,7 @@ export function answerSpecs(request: GenerationRequest, caller: Caller, contextM
       tenant: caller.tenant,
       domain: caller.domain,
       traceId: caller.requestId,
+      replaySequence: common.replaySequence,
     }));
   });
 }

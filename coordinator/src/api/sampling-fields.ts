@@ -10,6 +10,8 @@ export interface ModelBounds {
   vocab: number;
   eosTokens: readonly number[];
   defaults: SamplingDefaults;
+  /** A routing trace is replayed, so requests may say which of its sequences. */
+  replaying: boolean;
 }
 
 /** The part of an answer's specification that chat and plain completions read alike. */
@@ -25,6 +27,7 @@ export type CommonSpec = Pick<
   | 'skipSpecial'
   | 'returnTokenIds'
   | 'wantTraffic'
+  | 'replaySequence'
 > & { n: number; seed: bigint; maxTokens: number | null };
 
 /**
@@ -66,6 +69,7 @@ export function readCommonFields(fields: Fields, model: ModelBounds, maxTokensMi
     skipSpecial: fields.flag('skip_special_tokens') ?? true,
     returnTokenIds: fields.flag('return_token_ids') ?? false,
     wantTraffic: fields.flag('return_traffic') ?? false,
+    replaySequence: readReplaySequence(fields, model),
   };
 }
 
@@ -74,6 +78,11 @@ export function samplingOfChoice(sampling: Sampling, choice: number): Sampling {
   // The odd constant of splitmix64: seeds of one request never meet.
   const seed = BigInt.asUintN(64, sampling.seed + BigInt(choice) * 0x9e3779b97f4a7c15n);
   return choice === 0 ? sampling : { ...sampling, seed };
+}
+
+function readReplaySequence(fields: Fields, { replaying }: ModelBounds): number | null {
+  if (!replaying) fields.refuse('replay_sequence', 'the server was started without --replay-routing');
+  return fields.whole('replay_sequence', 0, 2 ** 31);
 }
 
 function readSeed(fields: Fields): bigint {

@@ -28,6 +28,8 @@ export interface AnswerSpec {
   tenant: string;
   domain: string;
   traceId: string;
+  /** Sequence of the trace whose routing is replayed; null: whichever the worker takes. */
+  replaySequence: number | null;
 }
 
 /** A token as its client wants to know it. */

@@ -339,6 +339,7 @@ export class Dispatcher {
       minTokens: spec.minTokens,
       traceId: spec.traceId,
       reportRouting: this.#mayMove(answer),
+      replaySequence: spec.replaySequence === null ? 0 : spec.replaySequence + 1,
     };
     try {
       this.#membership.submit(place, submit);

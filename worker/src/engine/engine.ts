@@ -5,6 +5,7 @@ import type { Counters } from './counters.ts';
 import { laneWork } from './lanes.ts';
 import { type NodeVisits, routingOf } from './node-visits.ts';
 import { Readout } from './readout.ts';
+import type { RoutingReplay } from './routing-replay.ts';
 import { decideStep, type Schedulable, type StepDecision } from './schedule.ts';
 import { Sequence } from './sequence.ts';
 import { type LayerRunner, StepLane } from './step-lane.ts';
@@ -29,6 +30,8 @@ export interface EngineOptions {
   maxSequences: number;
   maxLogitRows: number;
   prefixCache: boolean;
+  /** Replaces the routers' choices; null: they stand. */
+  replay: RoutingReplay | null;
   /** Receives everything that steps produce, in order. */
   onTokens: (tokens: Tokens) => void;
   onTrace: (rows: TraceRows) => void;
@@ -100,7 +103,7 @@ export class Engine {
         blockTokens: shape.blockTokens,
         watermarkBlocks: Math.ceil(shape.kvBlocks * WATERMARK),
       };
-      return new StepLane(lanes.length === 1 ? 'all' : laneWork[i], lane, limits, options.exchanges[i], options.times);
+      return new StepLane(lanes.length === 1 ? 'all' : laneWork[i], lane, limits, options.exchanges[i], options.replay, options.times);
     });
     const { maxSequences } = options;
     this.decision = { rows: new Int32Array(2 * maxSequences), preempted: new Uint8Array(maxSequences), admitted: 0 };
@@ -114,7 +117,8 @@ export class Engine {
     } else {
       const { shape } = this.model;
       const variant = this.model.ropeVariant(Math.min(request.prompt.length + request.maxTokens, this.capacity));
-      const scope = `${request.tenant}\0${variant}\0${shape.numericClass.name}`;
+      const replayed = this.options.replay?.sequenceOf(request) ?? '';
+      const scope = `${request.tenant}\0${variant}\0${shape.numericClass.name}\0${replayed}`;
       const sequence = new Sequence(request, scope, variant, this.residency.pool);
       this.live.set(request.request, sequence);
       this.waiting.push(sequence);
@@ -184,7 +188,7 @@ export class Engine {
         `${this.waiting.length} requests wait on this worker; the limit is ${limits.requestsWaitingMax}`,
       );
     }
-    return validateSubmit(request, this.model.shape.vocab, this.capacity);
+    return validateSubmit(request, this.model.shape.vocab, this.capacity) ?? this.options.replay?.refuse(request) ?? null;
   }
 
   private wake(): void {
@@ -229,7 +233,7 @@ export class Engine {
   }
 
   private runsWhole({ model, batch }: StepLane): boolean {
-    return model.runWhole !== null && this.msPerRow * batch.rows < LONG_STEP_MS;
+    return this.options.replay === null && model.runWhole !== null && this.msPerRow * batch.rows < LONG_STEP_MS;
   }
 
   private async runSegments(lane: StepLane, progress: StepProgress, startedMs: number): Promise<void> {

@@ -1,5 +1,6 @@
 import type { ModelLane } from '../model/contract.ts';
 import type { LaneWork } from './lanes.ts';
+import type { RoutingReplay } from './routing-replay.ts';
 import { failIncompleteRows } from './row-failures.ts';
 import type { StepLimits } from './schedule.ts';
 import { StepBatch } from './step-batch.ts';
@@ -24,13 +25,15 @@ export class StepLane {
   /** Of the running step; null: the lane is free. */
   progress: StepProgress | null = null;
   private readonly exchange: LayerRunner;
+  private readonly replay: RoutingReplay | null;
   private readonly times: TimeSplit;
 
-  constructor(work: LaneWork, model: ModelLane, limits: StepLimits, exchange: LayerRunner, times: TimeSplit) {
+  constructor(work: LaneWork, model: ModelLane, limits: StepLimits, exchange: LayerRunner, replay: RoutingReplay | null, times: TimeSplit) {
     this.work = work;
     this.model = model;
     this.limits = limits;
     this.exchange = exchange;
+    this.replay = replay;
     this.times = times;
     this.batch = new StepBatch(model.createBatch());
   }
@@ -58,6 +61,7 @@ export class StepLane {
       failIncompleteRows(model, layer, batch);
       this.times.add(Activity.attention, startedMs);
       if (layer === layers) break;
+      this.replay?.apply(layer, model.moe[layer], batch);
       this.progress!.advance();
       const exchanged = this.exchange.runLayer(layer, batch);
       // With nothing to wait for, the event loop still turns once a layer: other homes' rows must not wait for a whole step.

@@ -3,6 +3,8 @@ import type { Peers, Stats, SwitchyardError, Tokens, TraceRows } from '@switchya
 import { Counters } from '../engine/counters.ts';
 import { Engine } from '../engine/engine.ts';
 import { NodeVisits } from '../engine/node-visits.ts';
+import { readReplayTrace } from '../engine/replay-trace.ts';
+import { RoutingReplay } from '../engine/routing-replay.ts';
 import { Activity, TimeSplit } from '../engine/time-split.ts';
 import { Exchange } from '../exchange/exchange.ts';
 import type { ExpertServer } from '../exchange/expert-server.ts';
@@ -32,12 +34,13 @@ export class Serving {
   private readonly counters: Counters;
   private readonly times = new TimeSplit();
 
-  /** @throws SwitchyardError `bad_plan` when the plan is about another model */
+  /** @throws SwitchyardError `bad_plan` when the plan is about another model, `invalid_request` when the trace to replay is */
   constructor(options: ServingOptions) {
     const { native, assignment, model, server, dial, maxLogitRows, onTokens, onTrace } = options;
     const { plan, engine, epoch, worker } = assignment;
     const { shape } = model;
     checkPlanFits(assignment, shape);
+    const replay = engine.replayRouting === '' ? null : new RoutingReplay(readReplayTrace(engine.replayRouting), shape);
     this.assignment = assignment;
     this.model = model;
     this.server = server;
@@ -57,6 +60,7 @@ export class Serving {
       maxSequences: engine.maxSequences,
       maxLogitRows,
       prefixCache: engine.prefixCache,
+      replay,
       onTokens,
       onTrace,
     });

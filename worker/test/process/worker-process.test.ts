@@ -124,6 +124,7 @@ describe('the worker process', () => {
       prefixCache: true,
       rowDeadlineMs: 10_000,
       lossy: '',
+      replayRouting: '',
     },
     ...overrides,
   });

@@ -1,0 +1,55 @@
+// What the cost model must know of a host, measured on one host alone; and what a frame costs its two ends, on two hosts with a network that does not matter.
+import { startBed } from './bed/bed.mjs';
+import { startCluster } from './cluster.mjs';
+import { measureCell } from './measure.mjs';
+import { onHosts } from './workloads.mjs';
+
+/** Steps of so many rows: streams of decoding, and prompts. */
+const alone = [
+  ...[1, 2, 4, 8, 16, 32].map((batch) => ({ phase: 'decode', batch })),
+  ...[1, 8, 32].map((batch) => ({ phase: 'prefill', batch })),
+];
+/** One stream, or one prompt, of each home. */
+const between = [
+  { phase: 'decode', batch: 2 },
+  { phase: 'decode', batch: 8 },
+  { phase: 'prefill', batch: 2 },
+];
+
+export async function calibrate(workload) {
+  return {
+    workload: workload.name,
+    cells: await measureOn(workload, 1, { network: 'switch' }, alone),
+    between: await measureOn(workload, 2, { network: 'veth', rateMbit: 10_000, delayMicros: 0 }, between),
+  };
+}
+
+async function measureOn(workload, hosts, network, cells) {
+  const bed = await startBed({ hosts, ...network });
+  try {
+    // Routing is replayed even where the workload's own is used: a step then runs layer by layer, as it does when rows leave, and it is known what it computed.
+    const replay = workload.replay ?? workload.planningTrace;
+    const plan = onHosts(workload.model, hosts);
+    const cluster = await startCluster(bed, { model: workload.model, plan, replay, coordinatorFlags: ['--no-prefix-cache'] });
+    try {
+      const request = (n, promptTokens, maxTokens) => ({
+        ...workload.request(n, promptTokens, maxTokens),
+        replaySequence: workload.request(n, 1, 1).replaySequence ?? n % workload.tracedSequences,
+      });
+      await cluster.batch(Array.from({ length: 16 }, (_, i) => request(2_000_000 + i, 64, 16)));
+      const results = [];
+      for (const [i, { phase, batch }] of cells.entries())
+        results.push(await measureCell(bed, cluster, { request }, { phase, batch, first: 3_000_000 + i * 100 }));
+      for (const { phase, batch, workers } of results) {
+        const [{ steps, seconds }] = workers;
+        const shown = Object.entries(seconds).map(([k, v]) => `${k} ${((1e6 * v) / steps).toFixed(0)}`);
+        process.stderr.write(`${workload.name} on ${hosts}, ${phase} ${batch}: ${steps} steps, us each: ${shown.join(', ')}\n`);
+      }
+      return results;
+    } finally {
+      await cluster.stop();
+    }
+  } finally {
+    await bed.stop();
+  }
+}

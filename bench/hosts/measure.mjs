@@ -1,0 +1,130 @@
+// One cell of the table: a phase and a batch, on a running cluster, by its clients and by the counters of its workers and of the bed.
+
+/** Prompt tokens of a decode cell, and tokens that each of its streams generates. */
+const decodePrompt = 16;
+const decodeTokens = 32;
+/** Streams of one client are too few tokens to time, so they follow one another; each is another sequence of the workload. */
+const decodeRounds = { 1: 4 };
+/** Prompt tokens of each request of a prefill cell: about 2,000 in all, but for one client, whose prompt is one step. */
+const prefillPrompt = { 1: 512, 8: 256, 32: 64 };
+const prefillRounds = { 1: 2 };
+
+/**
+ * @param first number of the first request: cells of different plans that have the same number ask for the same
+ * @returns what it measured; times in seconds
+ */
+export async function measureCell(bed, cluster, workload, { phase, batch, first }) {
+  const decoding = phase === 'decode';
+  const promptTokens = decoding ? decodePrompt : (prefillPrompt[batch] ?? Math.ceil(2048 / batch));
+  const maxTokens = decoding ? decodeTokens : 1;
+  const rounds = (decoding ? decodeRounds : prefillRounds)[batch] ?? 1;
+  const wireBefore = await bed.counters();
+  const before = await cluster.counters();
+  const processorBefore = cluster.processorSeconds();
+  const seen = [];
+  for (let round = 0; round < rounds; round++) {
+    const requests = Array.from({ length: batch }, (_, i) => workload.request(first + round * batch + i, promptTokens, maxTokens));
+    seen.push({ requests, completions: await cluster.batch(requests) });
+  }
+  const processorAfter = cluster.processorSeconds();
+  const after = await cluster.counters();
+  const wireAfter = await bed.counters();
+  const failed = seen.flatMap(({ completions }) => completions).find(({ error }) => error !== null);
+  if (failed) throw new Error(`${phase} at batch ${batch}: ${failed.error}`);
+  const figures = seen.map(({ completions }) => (decoding ? decodeFigures(completions) : prefillFigures(completions)));
+  const mean = (pick) => figures.reduce((sum, f) => sum + pick(f), 0) / figures.length;
+  const tokensPerSecond = figures.length / figures.reduce((sum, f) => sum + 1 / f.tokensPerSecond, 0);
+  return {
+    phase,
+    batch,
+    promptTokens,
+    maxTokens,
+    rounds,
+    tokensPerSecond,
+    /** Of one stream while decoding; of a prompt token's share of its request's time while prefilling. */
+    secondsPerToken: mean((f) => f.secondsPerToken),
+    homes: seen.map(({ completions }) => completions.map(({ home }) => home)),
+    sequences: seen.map(({ requests }) => requests.map(({ domain, replaySequence }) => ({ domain, replaySequence }))),
+    ...difference(before, after, batch * rounds * (promptTokens + maxTokens - 1)),
+    processorSeconds: {
+      workers: processorAfter.workers.map((seconds, w) => seconds - processorBefore.workers[w]),
+      outside: processorAfter.outside - processorBefore.outside,
+    },
+    wireBytes: wireDifference(wireBefore, wireAfter),
+  };
+}
+
+/** Steady state: from the moment at which every stream has begun to the first one's end. */
+function decodeFigures(completions) {
+  const fromMs = Math.max(...completions.map(({ chunkMs }) => chunkMs[0]));
+  const untilMs = Math.min(...completions.map(({ chunkMs }) => chunkMs.at(-1)));
+  let tokens = 0;
+  let secondsPerToken = 0;
+  for (const { chunkMs, tokensBy } of completions) {
+    const inside = chunkMs.map((ms, i) => ({ ms, tokens: tokensBy[i] })).filter(({ ms }) => ms >= fromMs && ms <= untilMs);
+    const own = inside.at(-1).tokens - inside[0].tokens;
+    const ownSeconds = (inside.at(-1).ms - inside[0].ms) / 1000;
+    tokens += own / ownSeconds;
+    secondsPerToken += ownSeconds / own / completions.length;
+  }
+  return { tokensPerSecond: tokens, secondsPerToken };
+}
+
+function prefillFigures(completions) {
+  const fromMs = Math.min(...completions.map(({ startMs }) => startMs));
+  const untilMs = Math.max(...completions.map(({ endMs }) => endMs));
+  const tokens = completions.reduce((sum, { promptTokens }) => sum + promptTokens, 0);
+  const seconds = (untilMs - fromMs) / 1000;
+  return { tokensPerSecond: tokens / seconds, secondsPerToken: seconds / tokens };
+}
+
+/** What the workers counted, all together and each. Bytes of frames, each direction of a link where it was sent. */
+function difference(before, after, tokens) {
+  const workers = after.workers.map((worker) => {
+    const earlier = before.workers.find(({ name }) => name === worker.name).stats;
+    const grown = (key) => worker.stats[key] - earlier[key];
+    const links = worker.stats.links.map((link) => {
+      const since = earlier.links.find(({ peer }) => peer === link.peer);
+      const of = (key) => link[key] - (since?.[key] ?? 0);
+      return {
+        peer: link.peer,
+        sent: of('bytesSent'),
+        received: of('bytesReceived'),
+        roundTrips: of('roundTrips'),
+        seconds: of('roundTripSeconds'),
+      };
+    });
+    return {
+      name: worker.name,
+      steps: grown('steps'),
+      tokens: grown('promptTokens') + grown('generatedTokens'),
+      rows: grown('rowsDispatched'),
+      remoteNodes: grown('remoteNodesVisited'),
+      expertRows: worker.stats.expertTokens.reduce((a, b) => a + b, 0) - earlier.expertTokens.reduce((a, b) => a + b, 0),
+      seconds: Object.fromEntries(Object.entries(worker.stats.seconds).map(([k, v]) => [k, v - earlier.seconds[k]])),
+      links,
+    };
+  });
+  const sum = (pick) => workers.reduce((total, worker) => total + pick(worker), 0);
+  const overLinks = (key) => sum(({ links }) => links.reduce((total, link) => total + link[key], 0));
+  const roundTrips = overLinks('roundTrips');
+  return {
+    tokens,
+    r:
+      sum((w) => w.remoteNodes) /
+      Math.max(
+        1,
+        sum((w) => w.rows),
+      ),
+    frameBytesPerToken: (overLinks('sent') + overLinks('received')) / tokens,
+    roundTrips,
+    roundTripSeconds: roundTrips > 0 ? overLinks('seconds') / roundTrips : 0,
+    workers,
+  };
+}
+
+/** Bytes that left each host's link, as Ethernet sees them where the bed can tell. */
+function wireDifference(before, after) {
+  if (after.wireBytes === undefined) return after.sent.map((bytes, host) => bytes - before.sent[host]);
+  return after.wireBytes.map((row, from) => row.reduce((total, bytes, to) => total + bytes - before.wireBytes[from][to], 0));
+}

@@ -1,0 +1,116 @@
+// Switchyard over several hosts of the test bed: contiguous against optimised plans, with and without replicas, beside what the cost model predicts.
+//   node bench/hosts/run.mjs [--workloads text,replay] [--hosts 2,4] [--plans …] [--rates 250,1000] [--delays 250,1000] [--batches 1,8,32]
+//                            [--cache DIR] [--parts DIR] [--again] [--out bench/results/hosts | --no-report]
+// Every (workload, hosts, plan, rate) is measured on its own and kept in --parts; what is there already is not measured again without --again, so that a run may
+// be cut into pieces. The report is made of all parts. Needs root, iproute2 and a C compiler.
+import { existsSync, mkdirSync, writeFileSync } from 'node:fs';
+import os from 'node:os';
+import path from 'node:path';
+import { parseArgs } from 'node:util';
+import { bedRefusal, startBed } from './bed/bed.mjs';
+import { calibrate } from './calibration.mjs';
+import { startCluster } from './cluster.mjs';
+import { measureCell } from './measure.mjs';
+import { planKinds, planOf } from './plans.mjs';
+import { writeReport } from './report.mjs';
+import { replayWorkload, textWorkload } from './workloads.mjs';
+
+const root = path.resolve(path.dirname(new URL(import.meta.url).pathname), '../..');
+const { values: flags } = parseArgs({
+  options: {
+    workloads: { type: 'string', default: 'text,replay' },
+    hosts: { type: 'string', default: '2,4' },
+    plans: { type: 'string', default: Object.keys(planKinds).join(',') },
+    rates: { type: 'string', default: '250,1000' },
+    delays: { type: 'string', default: '250,1000' },
+    batches: { type: 'string', default: '1,8,32' },
+    network: { type: 'string', default: 'switch' },
+    transport: { type: 'string', default: 'tcp' },
+    cache: { type: 'string', default: path.join(os.tmpdir(), 'switchyard-hosts-cache') },
+    parts: { type: 'string', default: path.join(os.tmpdir(), 'switchyard-hosts-parts') },
+    again: { type: 'boolean', default: false },
+    out: { type: 'string', default: path.join(root, 'bench/results/hosts') },
+    report: { type: 'boolean', default: true },
+  },
+  allowNegative: true,
+});
+const numbers = (text) => text.split(',').map(Number);
+const refusal = bedRefusal({ network: flags.network });
+if (refusal !== null) {
+  process.stderr.write(`no test bed: ${refusal}\n`);
+  process.exit(2);
+}
+mkdirSync(flags.parts, { recursive: true });
+const keep = (name, part) => writeFileSync(path.join(flags.parts, `${name}.json`), JSON.stringify(part));
+const has = (name) => !flags.again && existsSync(path.join(flags.parts, `${name}.json`));
+const openWorkload = {
+  text: async () => {
+    const bed = await startBed({ hosts: 1 });
+    try {
+      return await textWorkload(bed, flags.cache);
+    } finally {
+      await bed.stop();
+    }
+  },
+  replay: () => replayWorkload(flags.cache),
+};
+
+for (const name of flags.workloads.split(',')) {
+  const workload = await openWorkload[name]();
+  if (!has(`calibration-${name}`)) keep(`calibration-${name}`, await calibrate(workload));
+  for (const hosts of numbers(flags.hosts))
+    for (const kind of flags.plans.split(','))
+      for (const rateMbit of numbers(flags.rates)) {
+        const part = [name, hosts, kind.replace(/\W+/g, '-'), flags.network, rateMbit].join('_');
+        if (!has(part)) keep(part, await measurePart(workload, hosts, kind, rateMbit));
+      }
+}
+if (flags.report) await writeReport({ parts: flags.parts, cache: flags.cache, out: flags.out, openWorkload });
+
+/** All cells of one plan at one bit rate. */
+async function measurePart(workload, hosts, kind, rateMbit) {
+  const startedMs = performance.now();
+  const plan = planOf(workload, hosts, kind, flags.cache);
+  const delays = flags.network === 'veth' ? [0] : numbers(flags.delays);
+  const bed = await startBed({ hosts, network: flags.network, rateMbit, delayMicros: delays[0] });
+  const part = {
+    workload: workload.name,
+    hosts,
+    kind,
+    plan,
+    network: flags.network,
+    transport: flags.transport,
+    rateMbit,
+    links: [],
+    cells: [],
+  };
+  try {
+    const cluster = await startCluster(bed, {
+      ...{ model: workload.model, plan, replay: workload.replay, transport: flags.transport },
+      coordinatorFlags: ['--no-prefix-cache'],
+    });
+    try {
+      // Code is compiled, connections have opened their windows.
+      let first = 1_000_000 + rateMbit;
+      await cluster.batch(Array.from({ length: 16 }, (_, i) => workload.request(first + i, 64, 16)));
+      for (const delayMicros of delays) {
+        await bed.setLink({ rateMbit, delayMicros });
+        part.links.push({ delayMicros, ...(await bed.measure(0, hosts - 1, Math.max(4, rateMbit / 50))) });
+        for (const phase of ['prefill', 'decode'])
+          for (const batch of numbers(flags.batches)) {
+            first = (delayMicros * 7 + batch) * 100 + (phase === 'decode' ? 50_000 : 0);
+            const cell = await measureCell(bed, cluster, workload, { phase, batch, first });
+            part.cells.push({ delayMicros, ...cell });
+            process.stderr.write(
+              `${workload.name}, ${hosts} hosts, ${kind}, ${rateMbit} Mb/s, ${delayMicros} us: ${phase} ${batch}: ${cell.tokensPerSecond.toFixed(1)} tokens/s, r ${cell.r.toFixed(3)}\n`,
+            );
+          }
+      }
+    } finally {
+      await cluster.stop();
+    }
+  } finally {
+    await bed.stop();
+  }
+  return { ...part, seconds: (performance.now() - startedMs) / 1000 };
+}

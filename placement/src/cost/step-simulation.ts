@@ -1,0 +1,349 @@
+import type { Topology } from '@switchyard/proto';
+import type { Cluster } from '../cluster/cluster.ts';
+import { layerRule } from '../score/fan-out-score.ts';
+import { NO_EXPERT, type RoutingTrace } from '../trace/routing-trace.ts';
+import type { CoreGroup, FrameSizes, HostModel } from './host-model.ts';
+import { type Job, type Server, SharedCores, server } from './shared-cores.ts';
+
+/** What is to be predicted. */
+export interface StepWorkload {
+  trace: RoutingTrace;
+  replicas: readonly (readonly (readonly number[])[])[];
+  cluster: Cluster;
+  links: Pick<Topology, 'interNode' | 'intraNode' | 'links'>;
+  host: HostModel;
+  frames: FrameSizes;
+  /** Which workers share which cores; null: each has its own. */
+  coreGroups: readonly CoreGroup[] | null;
+  /** Steps of each home worker, one after the other: rows of a step as tokens of the trace. A home without steps only serves others. */
+  steps: readonly (readonly (readonly number[])[])[];
+  /** Steps that a home has on the way at a time: of prompts two, so that one is computed while the other's rows are away; each keeps behind the one before it. */
+  stepsInFlight: number;
+}
+
+export interface PredictedSteps {
+  /** Mean over homes of the time from its first step's beginning to its last one's end, over its steps. */
+  secondsPerStep: number;
+  /** Until the last home is done. */
+  seconds: number;
+  /** Distinct remote nodes per row and layer. */
+  remoteNodes: number;
+  /** Bytes of frames between nodes, both ways, per row over all layers. */
+  bytesPerRow: number;
+  /** Share of the time in which each node's link was sending, (nodes). */
+  sending: number[];
+  /** Processor time of each worker, (workers). */
+  busySeconds: number[];
+}
+
+/**
+ * Plays steps through: every home runs its layers one after the other, sends rows to the nodes that the router's own rule chooses, serves the rows of others as they
+ * come, and goes on when its own are back. There is no global step, so homes wait for one another only where one's rows wait behind another's. Deterministic: it
+ * reads no clock and draws no random number.
+ *
+ * What it knows: a worker does one thing at a time, in the order in which it came, and frames of one layer that wait together are computed together; workers on the
+ * same cores share them; a node's link sends and receives at the same time, each at its bit rate, one frame after another; a frame arrives a latency after it was
+ * sent. What it leaves out: lost packets, garbage collection, and how long attention's context is.
+ */
+export function simulateSteps(workload: StepWorkload): PredictedSteps {
+  return new Simulation(workload).run();
+}
+
+/** A step on its way. */
+interface Step {
+  home: number;
+  rows: readonly number[];
+  /** Segments that have run. */
+  segments: number;
+  ahead: Step | null;
+  /** What the step behind it waits to do. */
+  behind: (() => void) | null;
+}
+
+/** What one worker computes of a layer. */
+interface Part {
+  pairs: number;
+  experts: Set<number>;
+}
+
+/** A frame that waits to be served. */
+interface Serving extends Part {
+  layer: number;
+  receiveSeconds: number;
+  sendSeconds: number;
+  answer: () => void;
+}
+
+class Simulation {
+  private readonly w: StepWorkload;
+  private readonly layers: number;
+  private readonly rules: ReturnType<typeof layerRule>[];
+  private readonly servers: Server[];
+  private readonly outside = server();
+  private readonly groups: SharedCores[];
+  private readonly serving = new Map<Job, Serving>();
+  private readonly sendsUntil: Float64Array;
+  private readonly receivesUntil: Float64Array;
+  private readonly sendingSeconds: Float64Array;
+  private readonly arrivals: { at: number; order: number; deliver: () => void }[] = [];
+  private now = 0;
+  private order = 0;
+  private remoteNodes = 0;
+  private rowLayers = 0;
+  private bytes = 0;
+  private readonly load: Float64Array;
+  private readonly homes: { begun: Step[]; endedAt: number }[];
+
+  constructor(workload: StepWorkload) {
+    this.w = workload;
+    const { trace, replicas, cluster } = workload;
+    this.layers = trace.moeLayers.length;
+    this.rules = replicas.map((layer) => layerRule(layer, cluster));
+    this.servers = Array.from(cluster.speedOf, (speed) => server(speed));
+    for (const one of this.servers) one.onBegin = (job) => this.merge(one, job);
+    const groups = workload.coreGroups ?? cluster.workers.map((_, worker) => ({ cores: 1, workers: [worker], outside: false }));
+    this.groups = groups.map(
+      ({ cores, workers, outside }) =>
+        new SharedCores(cores, [...workers.map((worker) => this.servers[worker]), ...(outside ? [this.outside] : [])]),
+    );
+    this.sendsUntil = new Float64Array(cluster.nodes);
+    this.receivesUntil = new Float64Array(cluster.nodes);
+    this.sendingSeconds = new Float64Array(cluster.nodes);
+    this.load = new Float64Array(cluster.workers.length);
+    this.homes = cluster.workers.map(() => ({ begun: [], endedAt: 0 }));
+  }
+
+  run(): PredictedSteps {
+    const { steps } = this.w;
+    steps.forEach((own, home) => {
+      for (let i = 0; i < Math.min(own.length, this.w.stepsInFlight); i++) this.beginStep(home);
+    });
+    for (;;) {
+      const waits = this.groups.map((group) => group.next());
+      const work = Math.min(...waits);
+      const arrival = this.arrivals.length > 0 ? this.arrivals[0].at - this.now : Infinity;
+      const wait = Math.min(work, arrival);
+      if (wait === Infinity) break;
+      this.now += Math.max(0, wait);
+      for (const group of this.groups) group.advance(Math.max(0, wait));
+      while (this.arrivals.length > 0 && this.arrivals[0].at <= this.now + 1e-12) this.arrivals.shift()!.deliver();
+    }
+    const perStep = steps.flatMap((own, home) => (own.length > 0 ? [this.homes[home].endedAt / own.length] : []));
+    const rows = this.rowLayers / this.layers;
+    return {
+      secondsPerStep: perStep.reduce((a, b) => a + b, 0) / Math.max(1, perStep.length),
+      seconds: Math.max(0, ...this.homes.map(({ endedAt }) => endedAt)),
+      remoteNodes: this.rowLayers > 0 ? this.remoteNodes / this.rowLayers : 0,
+      bytesPerRow: rows > 0 ? this.bytes / rows : 0,
+      busySeconds: this.servers.map(({ worked }) => worked),
+      sending: Array.from(this.sendingSeconds, (s) => s / Math.max(this.now, 1e-12)),
+    };
+  }
+
+  /** Begins the home's next step, if one is left. */
+  private beginStep(home: number): void {
+    const { steps, host } = this.w;
+    const { begun } = this.homes[home];
+    if (begun.length === steps[home].length) return;
+    const rows = steps[home][begun.length];
+    const step: Step = { home, rows, segments: 0, ahead: begun.at(-1) ?? null, behind: null };
+    begun.push(step);
+    const overhead = host.step.fixed + host.step.perRow * rows.length;
+    this.enqueue(home, [{ seconds: overhead, done: () => this.runLayer(step, 0) }]);
+  }
+
+  private endStep(step: Step): void {
+    const { host } = this.w;
+    this.passed(step, Infinity);
+    this.homes[step.home].endedAt = this.now;
+    if (host.outsidePerToken > 0)
+      this.outside.queue.push({ parts: [{ seconds: host.outsidePerToken * this.tokensOf(step.rows), done: () => {} }] });
+    this.beginStep(step.home);
+  }
+
+  /** The step has so many segments behind it: the one that follows may go on. */
+  private passed(step: Step, segments: number): void {
+    step.segments = segments;
+    const { behind } = step;
+    step.behind = null;
+    behind?.();
+  }
+
+  /** Tokens of a step that clients see: one for each of its sequences. */
+  private tokensOf(rows: readonly number[]): number {
+    return new Set(rows.map((t) => this.w.trace.sequenceOf[t])).size;
+  }
+
+  private runLayer(step: Step, layer: number): void {
+    const { host, frames } = this.w;
+    const { home, rows, ahead } = step;
+    if (ahead !== null && ahead.segments <= layer) {
+      ahead.behind = () => this.runLayer(step, layer);
+      return;
+    }
+    const segment = host.segment.fixed + host.segment.perRow * rows.length;
+    if (layer === this.layers) {
+      this.enqueue(home, [{ seconds: segment, done: () => this.endStep(step) }]);
+      return;
+    }
+    const { local, remote } = this.partition(home, rows, layer);
+    const job: Job['parts'] = [];
+    let waiting = remote.size + 1;
+    const landed = () => {
+      if (--waiting === 0) this.runLayer(step, layer + 1);
+    };
+    job.push({ seconds: segment, done: () => this.passed(step, layer + 1) });
+    for (const [node, { rowSet, workers }] of remote) {
+      const pairs = [...workers.values()].reduce((sum, { pairs: own }) => sum + own, 0);
+      const bytes = frames.headerBytes + rowSet.size * frames.dispatchRowBytes + pairs * frames.pairBytes;
+      job.push({
+        seconds: this.frameSeconds(bytes),
+        done: () => this.transfer(home, node, bytes, () => this.serveAt(home, layer, rowSet.size, workers, bytes, landed)),
+      });
+    }
+    job.push({ seconds: local.pairs > 0 ? this.expertSeconds(local.pairs, local.experts.size) : 0, done: landed });
+    this.enqueue(home, job);
+  }
+
+  /** Which rows and pairs of a layer go where, by the router's rule. */
+  private partition(home: number, rows: readonly number[], layer: number) {
+    const { trace, cluster } = this.w;
+    const { topK } = trace;
+    const local: Part = { pairs: 0, experts: new Set() };
+    const remote = new Map<number, { rowSet: Set<number>; workers: Map<number, Part> }>();
+    const experts = new Int32Array(topK);
+    const out = new Int32Array(topK);
+    const homeNode = cluster.nodeOf[home];
+    this.load.fill(0);
+    rows.forEach((token, row) => {
+      const base = (token * this.layers + layer) * topK;
+      let count = 0;
+      for (let k = 0; k < topK; k++) if (trace.ids[base + k] !== NO_EXPERT) experts[count++] = trace.ids[base + k];
+      this.rules[layer](experts, count, home, this.load, out);
+      const visited = new Set<number>();
+      for (let k = 0; k < count; k++) {
+        const worker = out[k];
+        const node = cluster.nodeOf[worker];
+        if (worker === home) {
+          local.pairs++;
+          local.experts.add(experts[k]);
+          continue;
+        }
+        this.load[worker]++;
+        const there = remote.get(node) ?? { rowSet: new Set<number>(), workers: new Map<number, Part>() };
+        remote.set(node, there);
+        there.rowSet.add(row);
+        const own = there.workers.get(worker) ?? { pairs: 0, experts: new Set<number>() };
+        there.workers.set(worker, own);
+        own.pairs++;
+        own.experts.add(experts[k]);
+        if (node !== homeNode) visited.add(node);
+      }
+      this.remoteNodes += visited.size;
+      this.rowLayers++;
+    });
+    return { local, remote };
+  }
+
+  /** A frame has come to a node: its workers compute their parts, the first of them answers when all have. */
+  private serveAt(home: number, layer: number, rows: number, workers: Map<number, Part>, bytes: number, landed: () => void): void {
+    const { frames, cluster } = this.w;
+    const answerBytes = frames.headerBytes + rows * frames.combineRowBytes;
+    const back = () =>
+      this.transfer(this.first(workers), cluster.nodeOf[home], answerBytes, () =>
+        this.enqueue(home, [{ seconds: this.frameSeconds(answerBytes), done: landed }]),
+      );
+    let left = workers.size;
+    const intra = this.w.links.intraNode;
+    for (const [worker, { pairs, experts }] of workers) {
+      const forwarded = worker !== this.first(workers);
+      const delay = forwarded ? intra.latency + bytes / intra.bandwidth : 0;
+      const answered = () => {
+        if (--left === 0) back();
+      };
+      this.after(delay, () => {
+        const job: Job = { parts: [] };
+        const serving: Serving = {
+          layer,
+          pairs,
+          experts,
+          receiveSeconds: this.frameSeconds(bytes),
+          sendSeconds: this.frameSeconds(answerBytes),
+          answer: () => this.after(delay, answered),
+        };
+        this.serving.set(job, serving);
+        job.parts.push({ seconds: 0, done: () => {} });
+        this.servers[worker].queue.push(job);
+      });
+    }
+  }
+
+  private first(workers: Map<number, unknown>): number {
+    return Math.min(...workers.keys());
+  }
+
+  /** A job that serves begins: the frames of its layer that wait are computed with it. */
+  private merge(one: Server, job: Job): void {
+    const first = this.serving.get(job);
+    if (first === undefined) return;
+    const group = [first];
+    one.queue = one.queue.filter((other) => {
+      const serving = this.serving.get(other);
+      if (serving === undefined || serving.layer !== first.layer) return true;
+      group.push(serving);
+      this.serving.delete(other);
+      return false;
+    });
+    this.serving.delete(job);
+    const experts = new Set(group.flatMap((serving) => [...serving.experts]));
+    const pairs = group.reduce((sum, serving) => sum + serving.pairs, 0);
+    const receive = group.reduce((sum, serving) => sum + serving.receiveSeconds, 0);
+    job.parts = [
+      { seconds: receive + this.expertSeconds(pairs, experts.size), done: () => {} },
+      ...group.map((serving) => ({ seconds: serving.sendSeconds, done: serving.answer })),
+    ];
+  }
+
+  /** A frame from a worker to a node: over both nodes' links, each busy with one frame at a time; within a node only its latency counts. */
+  private transfer(worker: number, to: number, bytes: number, deliver: () => void): void {
+    const { cluster, links } = this.w;
+    const from = cluster.nodeOf[worker];
+    if (from === to) {
+      this.after(links.intraNode.latency + bytes / links.intraNode.bandwidth, deliver);
+      return;
+    }
+    const link = links.links?.find((l) => l.from === from && l.to === to) ?? links.interNode;
+    const wire = bytes / link.bandwidth;
+    const start = Math.max(this.now, this.sendsUntil[from]);
+    this.sendsUntil[from] = start + wire;
+    this.sendingSeconds[from] += wire;
+    const received = Math.max(start, this.receivesUntil[to]);
+    this.receivesUntil[to] = received + wire;
+    this.bytes += bytes;
+    this.after(received + wire + link.latency - this.now, deliver);
+  }
+
+  private frameSeconds(bytes: number): number {
+    return this.w.host.frame.fixed + bytes * this.w.host.frame.perByte;
+  }
+
+  private expertSeconds(pairs: number, distinct: number): number {
+    const { fixed, perRow, perExpert } = this.w.host.experts;
+    return fixed + pairs * perRow + distinct * perExpert;
+  }
+
+  private enqueue(worker: number, parts: Job['parts']): void {
+    this.servers[worker].queue.push({ parts });
+  }
+
+  private after(seconds: number, deliver: () => void): void {
+    const event = { at: this.now + seconds, order: this.order++, deliver };
+    let i = this.arrivals.length;
+    while (
+      i > 0 &&
+      (this.arrivals[i - 1].at > event.at || (this.arrivals[i - 1].at === event.at && this.arrivals[i - 1].order > event.order))
+    )
+      i--;
+    this.arrivals.splice(i, 0, event);
+  }
+}

@@ -8,6 +8,7 @@ export type * from './contract.ts';
 export type { NativeStatus } from './native-error.ts';
 export { NativeError } from './native-error.ts';
 export * as ops from './ops.ts';
+export { sharedMemory } from './shared-memory.ts';
 
 /** The kernels. Calls are synchronous; calls on one device must come from one thread at a time. */
 export const native: Native = {

@@ -19,6 +19,8 @@ export const limits = {
    * (16 MiB costs a third more processor time per byte than 4 MiB).
    */
   grpcWindowBytes: 4 * 1024 * 1024,
+  /** Shared memory of a link, per direction. Small enough to stay in a core's cache, which is what makes it fast; larger frames pass through in pieces. */
+  sharedRingBytes: 1024 * 1024,
   /** A handshake frame: magic, version, scheme, nonce, proof, or a refusal with its message. */
   handshakeBytesMax: 512,
   /** From dial to an accepted link, and how long an accepted socket may stay silent. */

@@ -4,12 +4,22 @@ import { limits } from './limits.ts';
 import type { Link, LinkOptions, Listener, Transport } from './link.ts';
 import { isLocalSocket, schemeOf } from './link-address.ts';
 import { MemoryNetwork } from './memory-transport.ts';
+import { sharedMemoryTransport } from './shared-memory-transport.ts';
+import type { SharedMemory } from './shared-region.ts';
 import { socketTransport } from './socket-transport.ts';
 
-/** Every transport by its scheme. `memory` reaches listeners of this process only. */
-export const transports: ReadonlyMap<string, Transport> = new Map(
+const table = new Map<string, Transport>(
   [new MemoryNetwork(), socketTransport('uds'), socketTransport('tcp'), grpcTransport()].map((t) => [t.scheme, t]),
 );
+
+/** Every transport by its scheme. `memory` reaches listeners of this process only; `shm` is here once the program has called `useSharedMemory`. */
+export const transports: ReadonlyMap<string, Transport> = table;
+
+/** Adds `shm`: mapping memory needs native code, which this package does not import. */
+export function useSharedMemory(memory: SharedMemory): void {
+  const transport = sharedMemoryTransport(memory);
+  table.set(transport.scheme, transport);
+}
 
 export interface Listeners {
   /** Best first, as given, with the real ports. */

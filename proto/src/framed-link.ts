@@ -233,6 +233,7 @@ export class FramedLink implements Link {
   }
 
   #broken(cause: Error | undefined): SwitchyardError {
+    if (cause instanceof SwitchyardError) return cause;
     const where = this.#reader.atBoundary ? 'without a goodbye' : 'inside a frame';
     const message = `${this.peer} went away ${where}${cause === undefined ? '' : `: ${cause.message}`}`;
     return new SwitchyardError('link_closed', message, { cause });

@@ -7,6 +7,7 @@ export * from './grpc-transport.ts';
 export * from './limits.ts';
 export * from './link.ts';
 export * from './memory-transport.ts';
+export * from './nats-transport.ts';
 export * from './plan.ts';
 export * from './replica-choice.ts';
 export * from './shared-memory-transport.ts';

@@ -27,6 +27,14 @@ export function parseSocketPath(address: string, scheme: string): string {
   return found[2];
 }
 
+/** "nats://broker:4222/switchyard.n0w1" → { server: 'broker:4222', prefix: 'switchyard.n0w1' } */
+export function parseNatsAddress(address: string): { server: string; prefix: string } {
+  const found = /^(nats:\/\/[^/]+)\/([A-Za-z0-9_-]{1,64}(?:\.[A-Za-z0-9_-]{1,64}){0,7})$/.exec(address);
+  if (found === null) throw badAddress(address, 'nats://host:port/subject.prefix');
+  const { host, port } = parseHostPort(found[1], 'nats');
+  return { server: formatHostPort('nats', host, port).slice('nats://'.length), prefix: found[2] };
+}
+
 /** Whether an address of a scheme that means files is of a file that this process would see; one without a realm is taken at its word. */
 export function isLocalSocket(address: string): boolean {
   const found = /^(?:uds|shm):\/\/([0-9a-f]*)\//.exec(address);

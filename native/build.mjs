@@ -81,6 +81,11 @@ function digest(parts) {
   return hash.digest('hex').slice(0, 24);
 }
 
+/** Files that speak Node-API: part of the addon, not of the programs. */
+function isBinding(name) {
+  return name.startsWith('napi');
+}
+
 function instructionSetOf(name) {
   return Object.keys(instructionSets).find((suffix) => name.endsWith(suffix)) ?? null;
 }
@@ -96,7 +101,7 @@ function units(compiler) {
     .filter((name) => process.arch === 'x64' || instructionSetOf(name) === null)
     .map((name) => {
       const set = instructionSetOf(name);
-      const flags = [...common, ...(set ? instructionSets[set] : []), ...(name === 'napi' ? [`-I${headers}`, '-DNAPI_VERSION=8'] : [])];
+      const flags = [...common, ...(set ? instructionSets[set] : []), ...(isBinding(name) ? [`-I${headers}`, '-DNAPI_VERSION=8'] : [])];
       const file = path.join(sources, `${name}.cpp`);
       const key = digest([compiler.version, ...flags, ...[...closure(file)].map(([at, text]) => path.basename(at) + text)]);
       return { name, file, flags, object: path.join(objects, `${name}-${key}.o`) };
@@ -163,9 +168,9 @@ const compiler = findCompiler();
 const all = units(compiler);
 const programs = ['conformance', 'bench', 'row-bench'];
 const isProgram = (unit, program) => unit.name === program || unit.name.startsWith(`${program}-`);
-const library = all.filter((unit) => unit.name !== 'napi' && !programs.some((program) => isProgram(unit, program)));
+const library = all.filter((unit) => !isBinding(unit.name) && !programs.some((program) => isProgram(unit, program)));
 const targets = [
-  { path: path.join(build, 'switchyard.node'), flags: shared, units: [...library, ...all.filter((unit) => unit.name === 'napi')] },
+  { path: path.join(build, 'switchyard.node'), flags: shared, units: [...library, ...all.filter((unit) => isBinding(unit.name))] },
   ...programs.map((program) => ({
     path: path.join(build, program),
     flags: [],

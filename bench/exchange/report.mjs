@@ -37,6 +37,7 @@ export function report({ command, machine, cells, subjects }) {
     ),
     '',
   );
+  if (stream[0].samples.grpc === undefined || stream[0].samples['gRPC as it comes'] === undefined) return lines.join('\n');
   const tuned = stream.map((c) => `${(most(c.samples.grpc) / most(c.samples['gRPC as it comes'])).toFixed(1)}× at ${size(c.bytes)}`);
   lines.push(`The grpc transport is faster than gRPC as it comes by ${tuned.join(', ')}.`, '');
   return lines.join('\n');

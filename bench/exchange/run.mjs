@@ -1,7 +1,7 @@
 // What a link costs: round trips and one-way throughput of every transport between two processes of one machine, against blocking C with the same framing, in
-// alternating rounds. `node bench/exchange/run.mjs [--rounds 15] [--seconds 0.12] [--out bench/results/exchange]`; needs a C compiler.
+// alternating rounds. `node bench/exchange/run.mjs [--rounds 15] [--seconds 0.12] [--only uds,shm] [--out bench/results/exchange]`; needs a C compiler.
 import { execFileSync, spawn } from 'node:child_process';
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -15,6 +15,7 @@ const { values: flags } = parseArgs({
   options: {
     rounds: { type: 'string', default: '15' },
     seconds: { type: 'string', default: '0.12' },
+    only: { type: 'string' },
     out: { type: 'string', default: path.join(here, '..', 'results', 'exchange') },
   },
 });
@@ -38,6 +39,7 @@ execFileSync('cc', ['-O2', '-o', binary, path.join(here, 'baseline.c')], { stdio
 const children = [];
 process.on('exit', () => {
   for (const child of children) child.kill();
+  rmSync(ringFile, { force: true });
 });
 
 /** Starts a process and waits for its first line. */
@@ -53,8 +55,10 @@ function start(command, args) {
 /** name → run(mode, bytes, frames) → { seconds, processorSeconds } */
 const runners = {};
 
-for (const kind of ['uds', 'tcp']) {
-  const where = kind === 'uds' ? path.join(folder, 'c.sock') : String(20_000 + (process.pid % 20_000));
+// A mapped file where shared memory is one: the temporary folder's disk would be written to.
+const ringFile = path.join(existsSync('/dev/shm') ? '/dev/shm' : folder, `switchyard-exchange-${process.pid}`);
+const baselines = { shm: ringFile, uds: path.join(folder, 'c.sock'), tcp: String(20_000 + (process.pid % 20_000)) };
+for (const [kind, where] of Object.entries(baselines)) {
   await start(binary, ['serve', kind, where]);
   runners[`C ${kind}`] = async (mode, bytes, frames) => {
     const printed = execFileSync(binary, ['measure', kind, where, mode, String(bytes), String(frames)], { encoding: 'utf8' });
@@ -63,7 +67,8 @@ for (const kind of ['uds', 'tcp']) {
   };
 }
 
-for (const [name, subject] of Object.entries(subjects)) {
+const chosen = Object.entries(subjects).filter(([name]) => flags.only === undefined || flags.only.split(',').includes(name));
+for (const [name, subject] of chosen) {
   const transport = subject.transport();
   const address = subject.sameProcess
     ? (await transport.listen(subject.address(folder), linkOptions, serveCommands)).address

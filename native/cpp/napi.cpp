@@ -17,6 +17,8 @@
 
 #include "../include/switchyard.h"
 
+void export_shared_memory(napi_env env, napi_value exports); /* napi-shared-memory.cpp */
+
 namespace {
 
 /* A failure on its way to becoming a NativeError. */
@@ -734,5 +736,6 @@ NAPI_MODULE_INIT() {
     if (napi_create_function(env, each.name, NAPI_AUTO_LENGTH, each.callback, nullptr, &function) != napi_ok) return nullptr;
     napi_set_named_property(env, exports, each.name, function);
   }
+  export_shared_memory(env, exports);
   return exports;
 }

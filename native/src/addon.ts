@@ -16,12 +16,20 @@ export type Addon = Omit<Native, 'deviceDescribe' | 'batchCreate' | 'programCrea
   programTimes(program: Program): number[];
 };
 
-function load(): Addon {
+/** What `native/cpp/napi-shared-memory.cpp` exports. */
+export interface SharedMemoryCalls {
+  /** A descriptor of memory that other processes may map; whoever closes it takes its name away, not the memory. */
+  sharedMemoryCreate(bytes: number): number;
+  sharedMemoryMap(descriptor: number, bytes: number): ArrayBuffer;
+  sharedMemoryUnmap(memory: ArrayBuffer): void;
+}
+
+function load(): Addon & SharedMemoryCalls {
   const file = fileURLToPath(new URL('../build/switchyard.node', import.meta.url));
   if (!existsSync(file)) throw new NativeError('unsupported', `the kernels are not built: ${file} is missing; run \`npm run build\``);
-  const { setErrorClass, ...calls } = createRequire(import.meta.url)(file) as Addon & { setErrorClass(of: typeof NativeError): void };
+  const { setErrorClass, ...calls } = createRequire(import.meta.url)(file) as Addon & SharedMemoryCalls & { setErrorClass(of: typeof NativeError): void };
   setErrorClass(NativeError);
   return calls;
 }
 
-export const addon: Addon = load();
+export const addon: Addon & SharedMemoryCalls = load();

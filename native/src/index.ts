@@ -9,6 +9,7 @@ export type { NativeStatus } from './native-error.ts';
 export { NativeError } from './native-error.ts';
 export { opKind } from './op-kind.ts';
 export * as ops from './ops.ts';
+export { sharedMemory } from './shared-memory.ts';
 
 /** The kernels. Calls are synchronous; calls on one device must come from one thread at a time. */
 export const native: Native = {

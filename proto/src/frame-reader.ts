@@ -25,7 +25,7 @@ export class FrameReader {
   /** Frames longer than this are refused; may change between two frames. */
   frameBytesMax: number;
   readonly #receiver: FrameReceiver;
-  readonly #scratch = Buffer.allocUnsafeSlow(SCRATCH_BYTES);
+  #allocated: Buffer | null = null;
   readonly #prefix = Buffer.alloc(PREFIX_BYTES);
   #prefixBytes = 0; // of the prefix being read
   #frame: Uint8Array | null = null; // being filled
@@ -41,6 +41,12 @@ export class FrameReader {
   /** True between frames: the only place where a stream may end. */
   get atBoundary(): boolean {
     return this.#frame === null && this.#prefixBytes === 0;
+  }
+
+  /** Only for streams that receive in place. */
+  get #scratch(): Buffer {
+    this.#allocated ??= Buffer.allocUnsafeSlow(SCRATCH_BYTES);
+    return this.#allocated;
   }
 
   /** Where to receive into next. Then call `received`. */

@@ -1,4 +1,5 @@
-import type { Socket } from 'node:net';
+import { writeSync } from 'node:fs';
+import type { Duplex } from 'node:stream';
 import { SwitchyardError } from './errors.ts';
 import { FrameInbox } from './frame-inbox.ts';
 import { checkFrameLength } from './frame-length.ts';
@@ -33,7 +34,7 @@ export class FramedLink implements Link {
   readonly #reader: FrameReader;
   readonly #window: SendWindow;
   readonly #inbox = new FrameInbox(limits.linkEarlyBytesMax);
-  #socket!: Socket;
+  #socket!: Duplex;
   #settle!: (error: SwitchyardError | null) => void;
   #open!: () => void;
   #refuse!: (error: SwitchyardError) => void;
@@ -61,8 +62,8 @@ export class FramedLink implements Link {
     this.opened.catch(ignore); // Whoever awaits it hears of it.
   }
 
-  /** Begins the handshake on a connected (or connecting) socket. */
-  attach(socket: Socket): void {
+  /** Begins the handshake on a connected (or connecting) socket, or what behaves like one. */
+  attach(socket: Duplex): void {
     this.#socket = socket;
     let cause: Error | undefined;
     socket.on('error', (error) => {
@@ -102,6 +103,24 @@ export class FramedLink implements Link {
 
   onFrame(receive: (frame: Uint8Array) => void): void {
     this.#inbox.onFrame(receive);
+  }
+
+  /**
+   * Sends one byte as a frame, at once and for one system call: a wake-up. Where the peer has so many unread that the socket is full, this one is left out.
+   * For links that send nothing else: it goes past what the stream has queued.
+   */
+  nudge(): void {
+    if (this.#state !== 'open') return;
+    const descriptor = (this.#socket as unknown as { _handle?: { fd?: number } | null })._handle?.fd;
+    if (descriptor === undefined || descriptor < 0) {
+      this.#write(NUDGE.subarray(PREFIX_BYTES), ignore);
+      return;
+    }
+    try {
+      if (writeSync(descriptor, NUDGE) !== NUDGE.length) this.#fail(this.#broken(undefined));
+    } catch {
+      // Full: it reads the earlier ones. Gone: its socket's end says so.
+    }
   }
 
   async close(reason?: SwitchyardError): Promise<void> {
@@ -202,7 +221,8 @@ export class FramedLink implements Link {
       return;
     }
     // The peer closes next; until then its end of stream has to be read.
-    this.#socket.setTimeout(limits.closeTimeoutMs, () => this.#socket.destroy());
+    const timer = setTimeout(() => this.#socket.destroy(), limits.closeTimeoutMs);
+    this.#socket.once('close', () => clearTimeout(timer));
     this.#socket.end();
     this.#ended(null);
   }
@@ -213,6 +233,7 @@ export class FramedLink implements Link {
   }
 
   #broken(cause: Error | undefined): SwitchyardError {
+    if (cause instanceof SwitchyardError) return cause;
     const where = this.#reader.atBoundary ? 'without a goodbye' : 'inside a frame';
     const message = `${this.peer} went away ${where}${cause === undefined ? '' : `: ${cause.message}`}`;
     return new SwitchyardError('link_closed', message, { cause });
@@ -227,5 +248,7 @@ export class FramedLink implements Link {
     this.#settle(error);
   }
 }
+
+const NUDGE = Buffer.concat([writePrefix(1), Uint8Array.of(0)]);
 
 function ignore(): void {}

@@ -19,6 +19,15 @@ export const limits = {
    * (16 MiB costs a third more processor time per byte than 4 MiB).
    */
   grpcWindowBytes: 4 * 1024 * 1024,
+  /** Shared memory of a link, per direction. Small enough to stay in a core's cache, which is what makes it fast; larger frames pass through in pieces. */
+  sharedRingBytes: 1024 * 1024,
+  /** A NATS message of a link, where the server's max_payload (1 MiB unless configured) allows it: larger ones only make others wait longer. */
+  natsMessageBytes: 256 * 1024,
+  /** Bytes of a NATS link on their way unread, per direction. A server cuts off who lets 64 MiB pile up; several links share it. */
+  natsWindowBytes: 2 * 1024 * 1024,
+  /** A NATS link says that it lives this often, and takes a peer for dead that missed so many. */
+  natsHeartbeatMs: 2_000,
+  natsHeartbeatsMissedMax: 7,
   /** A handshake frame: magic, version, scheme, nonce, proof, or a refusal with its message. */
   handshakeBytesMax: 512,
   /** From dial to an accepted link, and how long an accepted socket may stay silent. */

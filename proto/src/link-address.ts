@@ -20,16 +20,24 @@ export function formatHostPort(scheme: string, host: string, port: number): stri
 }
 
 /** "uds:///run/x.sock" or "uds://<realm>/run/x.sock" → "/run/x.sock". */
-export function parseSocketPath(address: string): string {
-  const found = /^uds:\/\/[0-9a-f]*(\/.*)$/.exec(address);
-  if (found === null) throw badAddress(address, 'uds:///absolute/path');
-  checkSocketPath(found[1]);
-  return found[1];
+export function parseSocketPath(address: string, scheme: string): string {
+  const found = /^([a-z]+):\/\/[0-9a-f]*(\/.*)$/.exec(address);
+  if (found === null || found[1] !== scheme) throw badAddress(address, `${scheme}:///absolute/path`);
+  checkSocketPath(found[2]);
+  return found[2];
 }
 
-/** Whether a `uds://` address means a file that this process would see; one without a realm is taken at its word. */
+/** "nats://broker:4222/switchyard.n0w1" → { server: 'broker:4222', prefix: 'switchyard.n0w1' } */
+export function parseNatsAddress(address: string): { server: string; prefix: string } {
+  const found = /^(nats:\/\/[^/]+)\/([A-Za-z0-9_-]{1,64}(?:\.[A-Za-z0-9_-]{1,64}){0,7})$/.exec(address);
+  if (found === null) throw badAddress(address, 'nats://host:port/subject.prefix');
+  const { host, port } = parseHostPort(found[1], 'nats');
+  return { server: formatHostPort('nats', host, port).slice('nats://'.length), prefix: found[2] };
+}
+
+/** Whether an address of a scheme that means files is of a file that this process would see; one without a realm is taken at its word. */
 export function isLocalSocket(address: string): boolean {
-  const found = /^uds:\/\/([0-9a-f]*)\//.exec(address);
+  const found = /^(?:uds|shm):\/\/([0-9a-f]*)\//.exec(address);
   return found !== null && (found[1] === '' || found[1] === socketRealm());
 }
 

@@ -55,6 +55,18 @@ export function refusalFrame(error: SwitchyardError): Uint8Array {
   return handshakeFrame('refusal', code, Buffer.from(error.message.slice(0, (limits.handshakeBytesMax - HEAD_BYTES - 4) / 4)));
 }
 
+/** What a refusal says. */
+export function refusalOf(received: Uint8Array): SwitchyardError {
+  const frame = Buffer.from(received.buffer, received.byteOffset, received.length);
+  if (frame.length < HEAD_BYTES + 4 || frame.readUInt32LE(0) !== HANDSHAKE_MAGIC || frame[6] !== Step.refusal)
+    return badHandshake(`${frame.length} bytes where a refusal was due`);
+  return refused(frame.subarray(HEAD_BYTES));
+}
+
+function refused(rest: Buffer): SwitchyardError {
+  return new SwitchyardError(codes[rest.readUInt32LE(0)] ?? 'internal', rest.subarray(4).toString());
+}
+
 function handshakeFrame(step: Step, ...parts: Uint8Array[]): Uint8Array {
   const head = Buffer.alloc(HEAD_BYTES);
   head.writeUInt32LE(HANDSHAKE_MAGIC, 0);
@@ -69,8 +81,7 @@ function body(received: Uint8Array, step: Step): Buffer {
   if (frame.length < HEAD_BYTES || frame.readUInt32LE(0) !== HANDSHAKE_MAGIC) throw badHandshake('no magic number');
   const version = frame.readUInt16LE(4);
   const rest = frame.subarray(HEAD_BYTES);
-  if (frame[6] === Step.refusal && rest.length >= 4)
-    throw new SwitchyardError(codes[rest.readUInt32LE(0)] ?? 'internal', rest.subarray(4).toString());
+  if (frame[6] === Step.refusal && rest.length >= 4) throw refused(rest);
   if (version !== PROTOCOL_VERSION) throw new SwitchyardError('version_mismatch', `protocol version ${version} is not ${PROTOCOL_VERSION}`);
   if (frame[6] !== Step[step]) throw badHandshake(`step ${frame[6]} where ${Step[step]} (${step}) was due`);
   return rest;

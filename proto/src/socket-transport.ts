@@ -1,11 +1,11 @@
-/** The `tcp` and `uds` transports: framed links over sockets. With `tls`, `tcp` is TLS (mTLS where the listener has a `ca`); a Unix socket is guarded by its file mode. */
+/** The `tcp` and `uds` transports, and how `shm` links meet: framed links over sockets. With `tls`, `tcp` is TLS (mTLS where the listener has a `ca`); a Unix socket is guarded by its file mode. */
 import { chmodSync } from 'node:fs';
 import net from 'node:net';
 import tls from 'node:tls';
 import { SwitchyardError } from './errors.ts';
 import { FramedLink } from './framed-link.ts';
 import { limits } from './limits.ts';
-import type { Link, LinkOptions, LinkTls, Listener, Transport } from './link.ts';
+import type { LinkOptions, LinkTls, Listener, Transport } from './link.ts';
 import { formatHostPort, parseHostPort, parseSocketPath } from './link-address.ts';
 import { diallerHandshake, listenerHandshake } from './link-handshake.ts';
 import { removeStaleSocket, socketRealm } from './unix-socket.ts';
@@ -15,21 +15,24 @@ export interface SocketTransportOptions {
   pendingBytesMax: number;
 }
 
+/** `shm` links are introduced to each other over a Unix socket. */
+type Scheme = 'tcp' | 'uds' | 'shm';
+
 export function socketTransport(scheme: 'tcp' | 'uds', options: Partial<SocketTransportOptions> = {}): Transport {
   const bounds = { frameBytesMax: limits.frameBytesMax, pendingBytesMax: limits.linkPendingBytesMax, ...options };
   return {
     scheme,
-    listen: (address, linkOptions, accept) => listen(scheme, address, bounds, linkOptions, accept),
-    dial: (address, linkOptions) => dial(scheme, address, bounds, linkOptions),
+    listen: (address, linkOptions, accept) => listenOnSocket(scheme, address, bounds, linkOptions, accept),
+    dial: (address, linkOptions) => dialSocket(scheme, address, bounds, linkOptions),
   };
 }
 
-async function listen(
-  scheme: 'tcp' | 'uds',
+export async function listenOnSocket(
+  scheme: Scheme,
   address: string,
   bounds: SocketTransportOptions,
   options: LinkOptions,
-  accept: (link: Link) => void,
+  accept: (link: FramedLink) => void,
 ): Promise<Listener> {
   const links = new Set<FramedLink>();
   const incoming = (accepted: net.Socket) => {
@@ -37,7 +40,7 @@ async function listen(
       accepted.destroy();
       return;
     }
-    const peer = scheme === 'uds' ? address : formatHostPort('tcp', accepted.remoteAddress ?? 'unknown', accepted.remotePort ?? 0);
+    const peer = scheme === 'tcp' ? formatHostPort('tcp', accepted.remoteAddress ?? 'unknown', accepted.remotePort ?? 0) : address;
     const link = new FramedLink({ transport: scheme, peer, ...bounds, handshake: listenerHandshake(scheme, options.token), refuses: true });
     links.add(link);
     void link.closed.then(() => links.delete(link));
@@ -63,7 +66,7 @@ async function listen(
     };
     if (scheme === 'tcp') server.listen(parseHostPort(address, 'tcp'), listening);
     else {
-      const path = parseSocketPath(address);
+      const path = parseSocketPath(address, scheme);
       removeStaleSocket(path).then(() => server.listen(path, listening), reject);
     }
   });
@@ -76,19 +79,19 @@ async function listen(
   };
 }
 
-function listenedAddress(scheme: 'tcp' | 'uds', address: string, server: net.Server): string {
+function listenedAddress(scheme: Scheme, address: string, server: net.Server): string {
   if (scheme === 'tcp') return formatHostPort('tcp', parseHostPort(address, 'tcp').host, (server.address() as net.AddressInfo).port);
-  const path = parseSocketPath(address);
+  const path = parseSocketPath(address, scheme);
   chmodSync(path, 0o600);
-  return `uds://${socketRealm()}${path}`;
+  return `${scheme}://${socketRealm()}${path}`;
 }
 
-async function dial(
-  scheme: 'tcp' | 'uds',
+export async function dialSocket(
+  scheme: Scheme,
   address: string,
   bounds: SocketTransportOptions,
   options: LinkOptions & { signal?: AbortSignal },
-): Promise<Link> {
+): Promise<FramedLink> {
   const link = new FramedLink({
     transport: scheme,
     peer: address,
@@ -109,10 +112,10 @@ async function dial(
   }
 }
 
-function connect(scheme: 'tcp' | 'uds', address: string, secured: LinkTls | null, link: FramedLink): void {
+function connect(scheme: Scheme, address: string, secured: LinkTls | null, link: FramedLink): void {
   const onread = { buffer: () => link.target(), callback: (bytes: number) => link.received(bytes) };
-  if (scheme === 'uds') {
-    link.attach(net.connect({ path: parseSocketPath(address), onread }));
+  if (scheme !== 'tcp') {
+    link.attach(net.connect({ path: parseSocketPath(address, scheme), onread }));
     return;
   }
   const { host, port } = parseHostPort(address, 'tcp');

@@ -4,12 +4,23 @@ import { limits } from './limits.ts';
 import type { Link, LinkOptions, Listener, Transport } from './link.ts';
 import { isLocalSocket, schemeOf } from './link-address.ts';
 import { MemoryNetwork } from './memory-transport.ts';
+import { natsTransport } from './nats-transport.ts';
+import { sharedMemoryTransport } from './shared-memory-transport.ts';
+import type { SharedMemory } from './shared-region.ts';
 import { socketTransport } from './socket-transport.ts';
 
-/** Every transport by its scheme. `memory` reaches listeners of this process only. */
-export const transports: ReadonlyMap<string, Transport> = new Map(
-  [new MemoryNetwork(), socketTransport('uds'), socketTransport('tcp'), grpcTransport()].map((t) => [t.scheme, t]),
+const table = new Map<string, Transport>(
+  [new MemoryNetwork(), socketTransport('uds'), socketTransport('tcp'), grpcTransport(), natsTransport()].map((t) => [t.scheme, t]),
 );
+
+/** Every transport by its scheme. `memory` reaches listeners of this process only; `shm` is here once the program has called `useSharedMemory`. */
+export const transports: ReadonlyMap<string, Transport> = table;
+
+/** Adds `shm`: mapping memory needs native code, which this package does not import. */
+export function useSharedMemory(memory: SharedMemory): void {
+  const transport = sharedMemoryTransport(memory);
+  table.set(transport.scheme, transport);
+}
 
 export interface Listeners {
   /** Best first, as given, with the real ports. */
@@ -60,11 +71,22 @@ export async function dialBest(addresses: readonly string[], options: LinkOption
   );
 }
 
-/** Memory and this machine's Unix sockets first, then the rest as the peer ranked them; sockets of other machines and unknown schemes are left out. */
+/**
+ * Memory, shared memory and this machine's Unix sockets first; then what reaches other machines as the peer ranked it; a broker last, for it carries every byte
+ * twice. Sockets of other machines and schemes that nobody implements here are left out.
+ */
 export function dialOrder(addresses: readonly string[]): string[] {
-  const near = addresses.filter((a) => schemeOf(a) === 'memory' || isLocalSocket(a));
-  const far = addresses.filter((a) => !near.includes(a) && schemeOf(a) !== 'uds' && transports.has(schemeOf(a)));
-  return [...near, ...far];
+  const ranked = addresses.map((address) => ({ address, rank: rankOf(address) })).filter(({ rank }) => rank !== null);
+  return ranked.sort((a, b) => a.rank! - b.rank!).map(({ address }) => address); // sort keeps the order of equals
+}
+
+/** null: not to be dialled from here. */
+function rankOf(address: string): number | null {
+  const scheme = schemeOf(address);
+  if (!transports.has(scheme)) return null;
+  if (scheme === 'memory') return 0;
+  if (scheme === 'shm' || scheme === 'uds') return isLocalSocket(address) ? (scheme === 'shm' ? 1 : 2) : null;
+  return scheme === 'nats' ? 4 : 3;
 }
 
 function transportOf(address: string): Transport {

@@ -11,6 +11,8 @@ export interface ConformanceSubject {
   /** A fresh address to listen on. */
   address: () => string;
   options?: LinkOptions;
+  /** Why nothing of it can run here; null or absent: it can. */
+  unavailable?: string | null;
   /** Cases the subject cannot take part in, and why. */
   skip?: { reason: string; cases: ('another process' | 'oversize at the receiver')[] };
 }
@@ -81,7 +83,8 @@ export function linkConformance(subject: ConformanceSubject): void {
   };
   const skipped = (name: 'another process' | 'oversize at the receiver') => subject.skip?.cases.includes(name) ?? false;
 
-  describe(`link over ${subject.name}`, () => {
+  const unavailable = subject.unavailable ?? null;
+  describe.skipIf(unavailable !== null)(`link over ${subject.name}${unavailable === null ? '' : ` (${unavailable})`}`, () => {
     it('delivers frames of all sizes whole and in order, both ways at once', async () => {
       const { dialled, accepted } = await pair();
       const up = mixedFrames(1);

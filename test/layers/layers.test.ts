@@ -13,7 +13,7 @@ const root = fileURLToPath(new URL('../..', import.meta.url));
  *   cli ──▶ coordinator ──▶ placement ──▶ proto ◀── worker ──▶ native
  */
 const layers: Record<string, { ours: string[]; npm: string[]; never: { what: RegExp; why: string }[] }> = {
-  proto: { ours: [], npm: ['@grpc/grpc-js', 'protobufjs'], never: [] },
+  proto: { ours: [], npm: ['@grpc/grpc-js', '@nats-io/transport-node', 'protobufjs'], never: [] },
   native: {
     ours: [],
     npm: ['node-api-headers'],

@@ -1,0 +1,56 @@
+#include "shared-memory.h"
+
+#include <cerrno>
+#include <cstring>
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "kernels.h"
+
+namespace sy {
+
+#if defined(__linux__) && defined(F_ADD_SEALS)
+
+namespace {
+constexpr int size_seals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
+} // namespace
+
+int shared_create(size_t bytes) {
+  const int descriptor = memfd_create("switchyard", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+  if (descriptor < 0) fail(SY_UNSUPPORTED, "memfd_create: %s", strerror(errno));
+  /* Reserved now: memory that runs out later would be a SIGBUS in whoever touches it. */
+  const int full = posix_fallocate(descriptor, 0, (off_t)bytes);
+  if (full != 0 || fcntl(descriptor, F_ADD_SEALS, size_seals) != 0) {
+    const int error = full != 0 ? full : errno;
+    close(descriptor);
+    fail(SY_OUT_OF_MEMORY, "cannot reserve %zu bytes of shared memory: %s", bytes, strerror(error));
+  }
+  return descriptor;
+}
+
+void *shared_map(int descriptor, size_t bytes) {
+  struct stat found;
+  if (fstat(descriptor, &found) != 0) fail(SY_INVALID_ARGUMENT, "shared memory: %s", strerror(errno));
+  const int seals = fcntl(descriptor, F_GET_SEALS);
+  if (seals < 0 || (seals & size_seals) != size_seals || (seals & F_SEAL_WRITE) != 0)
+    fail(SY_INVALID_ARGUMENT, "shared memory: the file's size is not sealed");
+  if ((size_t)found.st_size != bytes)
+    fail(SY_INVALID_ARGUMENT, "shared memory has %lld bytes: must be %zu", (long long)found.st_size, bytes);
+  void *memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, descriptor, 0);
+  if (memory == MAP_FAILED) fail(SY_OUT_OF_MEMORY, "cannot map %zu bytes of shared memory: %s", bytes, strerror(errno));
+  return memory;
+}
+
+void shared_unmap(void *memory, size_t bytes) { munmap(memory, bytes); }
+
+#else
+
+int shared_create(size_t) { fail(SY_UNSUPPORTED, "shared memory between processes needs Linux"); }
+void *shared_map(int, size_t) { fail(SY_UNSUPPORTED, "shared memory between processes needs Linux"); }
+void shared_unmap(void *, size_t) {}
+
+#endif
+
+} // namespace sy

@@ -307,11 +307,8 @@ void experts_set(Experts &e, Pool &pool, int32_t slot, const sy_source *gate, co
     expert = PlainExpert{matrix(*gate), matrix(*up), matrix(*down), bias(gate_bias), bias(up_bias), bias(down_bias)};
   } else {
     const Panels gate_at = gate_panels(e, slot), up_at = up_panels(e, slot), down_at = down_panels(e, slot);
-    if (quantised(d.format))
-      for (const Panels *panels : {&gate_at, &up_at, &down_at}) panels_clear(*panels);
-    panels_set(gate_at, pool, 0, *gate);
-    panels_set(up_at, pool, 0, *up);
-    panels_set(down_at, pool, 0, *down);
+    const PackJob jobs[] = {{gate_at, 0, gate}, {up_at, 0, up}, {down_at, 0, down}};
+    panels_set(pool, jobs, 3);
     if (d.has_bias) {
       load_f32(*gate_bias, 0, 0, d.inter, reinterpret_cast<float *>(e.slot(slot) + e.layout.gate_bias_at));
       load_f32(*up_bias, 0, 0, d.inter, reinterpret_cast<float *>(e.slot(slot) + e.layout.up_bias_at));

@@ -4,6 +4,8 @@
 #include <cstring>
 
 #include "numeric.h"
+#include "square.h"
+#include "team.h"
 
 namespace sy {
 namespace {
@@ -63,13 +65,10 @@ void put_f16(const Square &s, uint16_t *panel) {
     for (int c = 0; c < s.columns; c++) panel[(size_t)(s.k0 + i) * panel_columns + s.column + c] = to_f16(s.values[c][i]);
 }
 
-/* Rounded row by row, which vectorises, then turned pair by pair. */
-SY_AVX2_CLONES void put_bf16(const Square &s, uint32_t *panel) {
-  uint32_t pairs[panel_columns][group_k / 2];
-  for (int c = 0; c < s.columns; c++)
-    for (int i = 0; i < group_k / 2; i++) pairs[c][i] = (uint32_t)to_bf16(s.values[c][2 * i]) | (uint32_t)to_bf16(s.values[c][2 * i + 1]) << 16;
+void put_bf16(const Square &s, uint32_t *panel) {
   for (int i = 0; i < pairs_of(s.count); i++)
-    for (int c = 0; c < s.columns; c++) panel[(size_t)(s.k0 / 2 + i) * panel_columns + s.column + c] = pairs[c][i];
+    for (int c = 0; c < s.columns; c++)
+      panel[(size_t)(s.k0 / 2 + i) * panel_columns + s.column + c] = (uint32_t)to_bf16(s.values[c][2 * i]) | (uint32_t)to_bf16(s.values[c][2 * i + 1]) << 16;
 }
 
 void put(const Square &s, int format, uint8_t *panel) {
@@ -87,35 +86,49 @@ void put(const Square &s, int format, uint8_t *panel) {
   }
 }
 
+/* A whole square in a format of words, by the processor's own means. */
+void put_fast(const SquareOps &ops, const sy_source &source, int row, int k0, int format, uint8_t *panel) {
+  uint32_t words[panel_columns][square_words];
+  float values[group_k], scales[panel_columns];
+  const bool as_stored = format <= SY_W_BF16_X16 && source.dtype == SY_BF16 && source.stride_k == 1;
+  for (int c = 0; c < panel_columns; c++) {
+    if (as_stored) {
+      ops.pairs_of_bf16(source.file->data + source.offset + ((int64_t)(row + c) * source.stride_n + k0) * 2, words[c]);
+      continue;
+    }
+    load_f32(source, row + c, k0, group_k, values);
+    if (format == SY_W_I8) scales[c] = ops.quantise_i8(values, words[c]);
+    else if (format == SY_W_I4) scales[c] = ops.quantise_i4(values, words[c]);
+    else ops.pairs_of_f32(values, words[c]);
+  }
+  const int count = format == SY_W_I8 ? group_k / 4 : format == SY_W_I4 ? group_k / 8 : group_k / 2;
+  uint8_t *at = panel + (size_t)(k0 / group_k) * ((size_t)count * panel_columns * 4 + (quantised(format) ? sizeof scales : 0));
+  ops.turn(words, count, reinterpret_cast<uint32_t *>(at));
+  if (quantised(format)) memcpy(at + (size_t)count * panel_columns * 4, scales, sizeof scales);
+}
+
 /* Rows first .. last of the matrix, all in one panel. A square is read before the next, because in a transposed source neighbouring rows share cache lines. */
 void set_panel(const Panels &p, int first, int last, int first_row, const sy_source &source) {
+  uint8_t *panel = p.data + (size_t)(first / panel_columns) * p.stride;
+  const bool of_words = p.format != SY_W_F32 && p.format != SY_W_F16, whole = last - first == panel_columns;
+  const SquareOps *ops = of_words && whole ? square_ops() : nullptr;
   Square square{};
   square.column = first % panel_columns;
   square.columns = last - first;
   for (int k0 = 0; k0 < p.k; k0 += group_k) {
     square.k0 = k0;
     square.count = std::min(group_k, p.k - k0);
+    if (ops && square.count == group_k) {
+      put_fast(*ops, source, first - first_row, k0, p.format, panel);
+      continue;
+    }
     for (int c = 0; c < square.columns; c++) {
       load_f32(source, first - first_row + c, k0, square.count, square.values[c]);
       std::fill(square.values[c] + square.count, square.values[c] + group_k, 0.0f);
     }
-    put(square, p.format, p.data + (size_t)(first / panel_columns) * p.stride);
+    put(square, p.format, panel);
   }
-}
-
-struct SetTask {
-  const Panels *panels;
-  const sy_source *source;
-  int first_row, threads;
-};
-
-void set_share(void *context, int thread) {
-  const SetTask &task = *static_cast<const SetTask *>(context);
-  const int end = task.first_row + task.source->n;
-  const int first_panel = task.first_row / panel_columns, count = panels_of(end) - first_panel;
-  const int from = first_panel + (int)((int64_t)count * thread / task.threads), to = first_panel + (int)((int64_t)count * (thread + 1) / task.threads);
-  for (int panel = from; panel < to; panel++)
-    set_panel(*task.panels, std::max(task.first_row, panel * panel_columns), std::min(end, (panel + 1) * panel_columns), task.first_row, *task.source);
+  if (ops) ops->done();
 }
 
 } // namespace
@@ -135,22 +148,34 @@ size_t panel_bytes(int format, int k) {
 
 size_t panels_bytes(int format, int n, int k) { return (size_t)panels_of(n) * panel_bytes(format, k); }
 
-void panels_clear(const Panels &p) {
-  const size_t bytes = panel_bytes(p.format, p.k);
-  const QuantGroup zero{};
-  for (int panel = 0; panel < panels_of(p.n); panel++) {
-    uint8_t *at = p.data + (size_t)panel * p.stride;
-    memset(at, 0, bytes);
-    if (quantised(p.format))
-      for (int group = 0; group < groups_of(p.k); group++)
-        for (int column = 0; column < panel_columns; column++)
-          p.format == SY_W_I8 ? put_i8(at + (size_t)group * i8_group_bytes, column, zero) : put_i4(at + (size_t)group * i4_group_bytes, column, zero);
+void panels_set(Pool &pool, const PackJob *jobs, int count) {
+  int64_t all = 0, bytes = 0;
+  for (int i = 0; i < count; i++) {
+    all += panels_of(jobs[i].first_row + jobs[i].source->n) - jobs[i].first_row / panel_columns;
+    bytes += (int64_t)jobs[i].source->n * jobs[i].source->k * 2;
   }
+  share(pool, bytes < pack_alone_below, [&](const Team &team) {
+    team.divide(0, all, bytes, [&](int64_t begin, int64_t end) {
+      int64_t at = 0;
+      for (int i = 0; i < count; i++) {
+        const PackJob &job = jobs[i];
+        const int first_panel = job.first_row / panel_columns, end_row = job.first_row + job.source->n, panels = panels_of(end_row) - first_panel;
+        for (int64_t p = std::max<int64_t>(begin - at, 0); p < std::min<int64_t>(end - at, panels); p++) {
+          const int panel = first_panel + (int)p;
+          set_panel(job.panels, std::max(job.first_row, panel * panel_columns), std::min(end_row, (panel + 1) * panel_columns), job.first_row, *job.source);
+        }
+        at += panels;
+      }
+    });
+  });
 }
 
-void panels_set(const Panels &panels, Pool &pool, int first_row, const sy_source &source) {
-  SetTask task{&panels, &source, first_row, pool.threads()};
-  pool.run(set_share, &task);
+const SquareOps *square_ops() {
+#if defined(__x86_64__)
+  return isa_supported(Isa::avx2) ? square_ops_avx2() : nullptr;
+#else
+  return nullptr;
+#endif
 }
 
 PlainMatrix plain_create(int format, int n, int k) {
@@ -192,7 +217,6 @@ WeightPtr weight_create(Isa isa, int32_t format, int32_t n, int32_t k) {
   }
   weight->memory = Region(panels_bytes(format, n, k));
   weight->panels = {weight->memory.data(), panel_bytes(format, k), format, n, k};
-  if (quantised(format)) panels_clear(weight->panels);
   return weight;
 }
 
@@ -204,7 +228,10 @@ void weight_set(Weight &weight, Pool &pool, int32_t first_row, const sy_source &
   if (first_row < 0 || first_row > weight.n - source.n)
     fail(SY_INVALID_ARGUMENT, "rows %d..%lld do not fit a weight of %d rows", first_row, (long long)first_row + source.n - 1, weight.n);
   if (weight.isa == Isa::ref) plain_set(weight.plain, first_row, source);
-  else panels_set(weight.panels, pool, first_row, source);
+  else {
+    const PackJob job{weight.panels, first_row, &source};
+    panels_set(pool, &job, 1);
+  }
 }
 
 int weight_n(const Weight &weight) { return weight.n; }

@@ -7,6 +7,7 @@
  *   bf16       [k/2][32][2]                           the pairs that VDPBF16PS takes
  *   int8       per group of 64: [16][32][4] bytes, each w+128 (unsigned, as VPDPBUSD wants it), then 32 scales f32
  *   int4       per group of 64: [8][32][4] bytes, each w+8 of k (low nibble) and of k+4 (high nibble), then 32 scales f32
+ * Memory that is all zeros is a zero matrix in every format: in the quantised ones the scales make it so, whatever the bytes mean.
  * The oracle (Isa::ref) keeps [n][k] of plain f32 or int8, and [n][groups] scales.
  */
 #ifndef SWITCHYARD_PACK_H
@@ -39,10 +40,14 @@ struct Panels {
   int format, n, k;
 };
 size_t panels_bytes(int format, int n, int k);
-/* Makes every weight and scale zero (a zero byte is not a zero weight in the quantised layouts). */
-void panels_clear(const Panels &panels);
-/* Packs rows of the source over rows first_row.. of the matrix; shared out over the pool by panels. The source was validated and fits. */
-void panels_set(const Panels &panels, Pool &pool, int first_row, const sy_source &source);
+/* Rows of a source to be packed over rows first_row.. of a matrix. The source was validated and fits. */
+struct PackJob {
+  Panels panels;
+  int first_row;
+  const sy_source *source;
+};
+/* Packs all of them, shared out over the pool by panels. */
+void panels_set(Pool &pool, const PackJob *jobs, int count);
 
 /* The oracle's matrix. */
 struct PlainMatrix {

@@ -19,6 +19,7 @@ struct Range {
 constexpr int64_t combine_alone_below = 32 * 1024;      /* elements */
 constexpr int64_t weights_alone_below = 640 * 1024;     /* bytes of weights read */
 constexpr int64_t products_alone_below = 1024 * 1024;   /* multiply-adds */
+constexpr int64_t pack_alone_below = 128 * 1024;        /* bytes of weights packed */
 
 /* Weights up to this size are taken to live in a cache, where several panels at once are faster; larger ones are read as one linear stream. */
 constexpr int64_t cached_below = 1024 * 1024;

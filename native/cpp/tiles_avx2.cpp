@@ -23,15 +23,16 @@ constexpr int most_rows = 6;
 constexpr int lanes8 = 8;
 constexpr int chunks_of_panel = panel_columns / lanes8;
 
-/* Widening bf16 takes a register for its mask. */
-int max_rows(int format) { return format == SY_W_BF16 || format == SY_W_BF16_X16 ? 5 : most_rows; }
+int max_rows(int) { return most_rows; }
 
 /* ---- tiles ---- */
 
-/* Steps of one row and group: each quad x0..x3 as int16 (x0, x2), (x1, x3), because masking and shifting give a weight's even and odd bytes. */
-constexpr size_t group_bytes = group_k * 2 + 8;
+/* Steps of one row and group. For int8 weights each quad x0..x3 is int16 (x0, x2), (x1, x3), because masking and shifting give a weight's even and odd
+ * bytes; for int4 it is four int8. */
+constexpr size_t steps_bytes(int format) { return format == SY_W_I8 ? group_k * 2 : group_k; }
+constexpr size_t group_bytes(int format) { return steps_bytes(format) + 8; }
 
-size_t row_bytes(int format, int k) { return quantised(format) ? (size_t)groups_of(k) * group_bytes : (size_t)pairs_of(k) * 8; }
+size_t row_bytes(int format, int k) { return quantised(format) ? (size_t)groups_of(k) * group_bytes(format) : (size_t)pairs_of(k) * 8; }
 
 void pack_f32_row(const float *x, int count, int rows, float *tile) {
   if (rows == 1) memcpy(tile, x, (size_t)count * 4);
@@ -70,7 +71,7 @@ int32_t largest_lane(__m256i v) {
   return largest;
 }
 
-void pack_group(const float *x, int count, int offset, int rows, uint8_t *tile, int row) {
+void pack_group(int format, const float *x, int count, int rows, uint8_t *tile, int row) {
   __m256 v[group_k / lanes8];
   __m256i largest = _mm256_setzero_si256();
   for (int i = 0; i < group_k / lanes8; i++) {
@@ -96,11 +97,19 @@ void pack_group(const float *x, int count, int offset, int rows, uint8_t *tile, 
     _mm256_store_si256(reinterpret_cast<__m256i *>(sums), _mm256_madd_epi16(words, _mm256_set1_epi16(1)));
     for (const int32_t s : sums) sum += s;
   }
-  uint64_t *at = reinterpret_cast<uint64_t *>(tile);
-  for (int quad = 0; quad < group_k / 4; quad++) memcpy(at + (size_t)quad * rows + row, &quads[quad], 8);
-  uint32_t *after = reinterpret_cast<uint32_t *>(tile) + (size_t)32 * rows + row;
+  for (int quad = 0; quad < group_k / 4; quad++) {
+    if (format == SY_W_I8) {
+      memcpy(tile + ((size_t)quad * rows + row) * 8, &quads[quad], 8);
+      continue;
+    }
+    const uint64_t words = quads[quad]; // x0 x2 x1 x3 as int16
+    const uint32_t bytes = (uint32_t)((words & 0xff) | (words >> 32 & 0xff) << 8 | (words >> 16 & 0xff) << 16 | (words >> 48 & 0xff) << 24);
+    memcpy(tile + ((size_t)quad * rows + row) * 4, &bytes, 4);
+  }
+  const int32_t correction = -(format == SY_W_I8 ? 128 : 8) * sum; // Weights are stored with this added.
+  uint8_t *after = tile + steps_bytes(format) * (size_t)rows + (size_t)row * 4;
   memcpy(after, &scale.scale, 4);
-  after[rows] = (uint32_t)(-offset * sum);
+  memcpy(after + (size_t)rows * 4, &correction, 4);
 }
 
 void pack(int format, const float *x, int64_t ldx, const int32_t *index, int rows, int k0, int count, uint8_t *tile) {
@@ -108,7 +117,7 @@ void pack(int format, const float *x, int64_t ldx, const int32_t *index, int row
     const float *from = x + (index ? index[row] : row) * ldx;
     if (quantised(format))
       for (int i = 0; i < count; i += group_k)
-        pack_group(from + i, count - i, format == SY_W_I8 ? 128 : 8, rows, tile + (size_t)((k0 + i) / group_k) * group_bytes * rows, row);
+        pack_group(format, from + i, count - i, rows, tile + (size_t)((k0 + i) / group_k) * group_bytes(format) * rows, row);
     else {
       float *at = reinterpret_cast<float *>(tile) + (size_t)k0 * rows + row;
       if (format == SY_W_BF16_X16) pack_rounded_row(from, count, rows, at);
@@ -119,11 +128,27 @@ void pack(int format, const float *x, int64_t ldx, const int32_t *index, int row
 
 /* ---- dot products ---- */
 
+/* Masks stay in memory: the compiler would rather spill an accumulator than a constant. */
+alignas(32) constexpr uint32_t high_halves[8] = {0xffff0000u, 0xffff0000u, 0xffff0000u, 0xffff0000u, 0xffff0000u, 0xffff0000u, 0xffff0000u, 0xffff0000u};
+alignas(32) constexpr uint32_t low_bytes[8] = {0x00ff00ffu, 0x00ff00ffu, 0x00ff00ffu, 0x00ff00ffu, 0x00ff00ffu, 0x00ff00ffu, 0x00ff00ffu, 0x00ff00ffu};
+alignas(32) constexpr uint32_t low_nibbles[8] = {0x0f0f0f0fu, 0x0f0f0f0fu, 0x0f0f0f0fu, 0x0f0f0f0fu, 0x0f0f0f0fu, 0x0f0f0f0fu, 0x0f0f0f0fu, 0x0f0f0f0fu};
+inline __m256i masked(__m256i bits, const uint32_t (&mask)[8]) {
+  __m256i result;
+  __asm__("vpand %2, %1, %0" : "=x"(result) : "x"(bits), "m"(mask));
+  return result;
+}
+/* Keeps an accumulator in its register and its sum in order: reassociated, integer sums take more registers than there are. */
+inline void keep(__m256i &accumulator) { __asm__("" : "+x"(accumulator)); }
+
 /* weights<odd>(w, chunk): 8 columns of the odd or even element of a pair. */
 struct F32 {
   static constexpr int pair_bytes = panel_columns * 8, chunk_bytes = 32;
   template <int Odd> static __m256 weights(const uint8_t *w, int chunk) {
     return _mm256_load_ps(reinterpret_cast<const float *>(w + Odd * panel_columns * 4 + chunk * 32));
+  }
+  static void both(const uint8_t *w, int chunk, __m256 &odd, __m256 &even) {
+    odd = weights<1>(w, chunk);
+    even = weights<0>(w, chunk);
   }
 };
 struct F16 {
@@ -131,12 +156,21 @@ struct F16 {
   template <int Odd> static __m256 weights(const uint8_t *w, int chunk) {
     return _mm256_cvtph_ps(_mm_load_si128(reinterpret_cast<const __m128i *>(w + Odd * panel_columns * 2 + chunk * 16)));
   }
+  static void both(const uint8_t *w, int chunk, __m256 &odd, __m256 &even) {
+    odd = weights<1>(w, chunk);
+    even = weights<0>(w, chunk);
+  }
 };
 struct Bf16 {
   static constexpr int pair_bytes = panel_columns * 4, chunk_bytes = 32;
   template <int Odd> static __m256 weights(const uint8_t *w, int chunk) {
     const __m256i pairs = _mm256_load_si256(reinterpret_cast<const __m256i *>(w + chunk * 32));
-    return _mm256_castsi256_ps(Odd ? _mm256_and_si256(pairs, _mm256_set1_epi32((int)0xffff0000u)) : _mm256_slli_epi32(pairs, 16));
+    return _mm256_castsi256_ps(Odd ? masked(pairs, high_halves) : _mm256_slli_epi32(pairs, 16));
+  }
+  static void both(const uint8_t *w, int chunk, __m256 &odd, __m256 &even) {
+    const __m256i pairs = _mm256_load_si256(reinterpret_cast<const __m256i *>(w + chunk * 32));
+    odd = _mm256_castsi256_ps(_mm256_and_si256(pairs, _mm256_set1_epi32((int)0xffff0000u)));
+    even = _mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16));
   }
 };
 
@@ -165,6 +199,23 @@ template <class Format, int Odd, int R, int C> void multiply(const float *x, con
   }
 }
 
+/* Both elements of a pair for one or two rows, whose inputs stay in registers: weights are loaded once. */
+template <class Format, int R, int C> void multiply_pair(const float *x, const uint8_t *w, __m256 (&acc)[R][C]) {
+  __m256 odd_input[R], even_input[R];
+#pragma GCC unroll 2
+  for (int r = 0; r < R; r++) {
+    odd_input[r] = _mm256_broadcast_ss(x + R + r);
+    even_input[r] = _mm256_broadcast_ss(x + r);
+  }
+#pragma GCC unroll 4
+  for (int c = 0; c < C; c++) {
+    __m256 odd, even;
+    Format::both(w, c, odd, even);
+#pragma GCC unroll 2
+    for (int r = 0; r < R; r++) acc[r][c] = _mm256_fmadd_ps(even_input[r], even, _mm256_fmadd_ps(odd_input[r], odd, acc[r][c]));
+  }
+}
+
 /* Adds `pairs` pairs to chunks first .. first+C of dots. The first of two passes keeps TileOps::dot's promise about `ahead`. */
 template <class Format, int R, int C> void add_pairs(const float *x, const uint8_t *w, int first, int pairs, const uint8_t *ahead, float *dots) {
   __m256 acc[R][C];
@@ -174,8 +225,11 @@ template <class Format, int R, int C> void add_pairs(const float *x, const uint8
     for (int c = 0; c < C; c++) acc[r][c] = _mm256_load_ps(dots + r * panel_columns + (first + c) * lanes8);
   w += first * Format::chunk_bytes;
   for (; pairs > 0; pairs--, x += 2 * R, w += Format::pair_bytes) {
-    multiply<Format, 1, R, C>(x, w, acc);
-    multiply<Format, 0, R, C>(x, w, acc);
+    if constexpr (R <= 2) multiply_pair<Format, R, C>(x, w, acc);
+    else {
+      multiply<Format, 1, R, C>(x, w, acc);
+      multiply<Format, 0, R, C>(x, w, acc);
+    }
     if (R > 3 && first == 0) {
 #pragma GCC unroll 4
       for (int i = 0; i < Format::pair_bytes; i += 64) _mm_prefetch(reinterpret_cast<const char *>(ahead + i), _MM_HINT_T1);
@@ -201,67 +255,85 @@ template <class Format, int R> void dot_pairs(const uint8_t *tile, const uint8_t
   }
 }
 
-/* Adds one quad: even and odd hold bytes (0, 2) and (1, 3) of the weights' quads as int16. */
-template <int R, int C> void multiply_quad(const int32_t *x, const __m256i *even, const __m256i *odd, __m256i (&acc)[R][C]) {
+/* Adds the bytes (0, 2) or (1, 3) of one quad, as int16. x points at the first row's. */
+template <int R, int C> void multiply_words(const int32_t *x, const __m256i (&words)[C], __m256i (&acc)[R][C]) {
 #pragma GCC unroll 6
   for (int r = 0; r < R; r++) {
-    const __m256i x02 = _mm256_set1_epi32(x[2 * r]), x13 = _mm256_set1_epi32(x[2 * r + 1]);
-#pragma GCC unroll 2
-    for (int c = 0; c < C; c++)
-      acc[r][c] = _mm256_add_epi32(acc[r][c], _mm256_add_epi32(_mm256_madd_epi16(even[c], x02), _mm256_madd_epi16(odd[c], x13)));
+    const __m256i input = _mm256_set1_epi32(x[2 * r]);
+#pragma GCC unroll 4
+    for (int c = 0; c < C; c++) {
+      acc[r][c] = _mm256_add_epi32(acc[r][c], _mm256_madd_epi16(words[c], input));
+      keep(acc[r][c]);
+    }
   }
 }
 
 struct I8 {
-  static constexpr int weight_bytes = group_k * panel_columns;
+  static constexpr int format = SY_W_I8, weight_bytes = group_k * panel_columns;
   template <int R, int C> static void group(const int32_t *x, const uint8_t *w, __m256i (&acc)[R][C]) {
-    const __m256i low = _mm256_set1_epi16(255);
     for (int quad = 0; quad < group_k / 4; quad++, x += 2 * R, w += panel_columns * 4) {
-      __m256i even[C], odd[C];
-#pragma GCC unroll 2
-      for (int c = 0; c < C; c++) {
-        const __m256i bytes = _mm256_load_si256(reinterpret_cast<const __m256i *>(w) + c);
-        even[c] = _mm256_and_si256(bytes, low);
-        odd[c] = _mm256_srli_epi16(bytes, 8);
-      }
-      multiply_quad(x, even, odd, acc);
+      __m256i words[C];
+#pragma GCC unroll 4
+      for (int c = 0; c < C; c++) words[c] = masked(_mm256_load_si256(reinterpret_cast<const __m256i *>(w) + c), low_bytes);
+      multiply_words(x, words, acc);
+#pragma GCC unroll 4
+      for (int c = 0; c < C; c++) words[c] = _mm256_srli_epi16(_mm256_load_si256(reinterpret_cast<const __m256i *>(w) + c), 8);
+      multiply_words(x + 1, words, acc);
     }
   }
 };
 
+/* Unsigned nibbles times int8, in pairs: at most 15*127*2, so that eight of them fit the int16 that they are added in. */
 struct I4 {
-  static constexpr int weight_bytes = group_k / 2 * panel_columns;
-  template <int R, int C> static void group(const int32_t *x, const uint8_t *w, __m256i (&acc)[R][C]) {
-    const __m256i low = _mm256_set1_epi16(15);
-    for (int octet = 0; octet < group_k / 8; octet++, x += 4 * R, w += panel_columns * 4) {
-      __m256i even[2][C], odd[2][C]; // [quad of the octet]
-#pragma GCC unroll 2
+  static constexpr int format = SY_W_I4, weight_bytes = group_k / 2 * panel_columns, most_quads = 8;
+  template <int R, int C> static void multiply_bytes(const int32_t *x, const __m256i (&bytes)[C], __m256i (&acc)[R][C]) {
+#pragma GCC unroll 6
+    for (int r = 0; r < R; r++) {
+      const __m256i input = _mm256_set1_epi32(x[r]);
+#pragma GCC unroll 4
       for (int c = 0; c < C; c++) {
-        const __m256i bytes = _mm256_load_si256(reinterpret_cast<const __m256i *>(w) + c);
-        even[0][c] = _mm256_and_si256(bytes, low);
-        even[1][c] = _mm256_and_si256(_mm256_srli_epi16(bytes, 4), low);
-        odd[0][c] = _mm256_and_si256(_mm256_srli_epi16(bytes, 8), low);
-        odd[1][c] = _mm256_srli_epi16(bytes, 12);
+        acc[r][c] = _mm256_add_epi16(acc[r][c], _mm256_maddubs_epi16(bytes[c], input));
+        keep(acc[r][c]);
       }
-      multiply_quad(x, even[0], odd[0], acc);
-      multiply_quad(x + 2 * R, even[1], odd[1], acc);
+    }
+  }
+  template <int R, int C> static void group(const int32_t *x, const uint8_t *w, __m256i (&acc)[R][C]) {
+    for (int quads = 0; quads < group_k / 4; quads += most_quads) {
+      __m256i narrow[R][C];
+#pragma GCC unroll 6
+      for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+        for (int c = 0; c < C; c++) narrow[r][c] = _mm256_setzero_si256();
+      for (int octet = 0; octet < most_quads / 2; octet++, x += 2 * R, w += panel_columns * 4) {
+        __m256i bytes[C];
+#pragma GCC unroll 4
+        for (int c = 0; c < C; c++) bytes[c] = masked(_mm256_load_si256(reinterpret_cast<const __m256i *>(w) + c), low_nibbles);
+        multiply_bytes(x, bytes, narrow);
+#pragma GCC unroll 4
+        for (int c = 0; c < C; c++) bytes[c] = masked(_mm256_srli_epi16(_mm256_load_si256(reinterpret_cast<const __m256i *>(w) + c), 4), low_nibbles);
+        multiply_bytes(x + R, bytes, narrow);
+      }
+#pragma GCC unroll 6
+      for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+        for (int c = 0; c < C; c++) acc[r][c] = _mm256_add_epi32(acc[r][c], _mm256_madd_epi16(narrow[r][c], _mm256_set1_epi16(1)));
     }
   }
 };
 
 /* Adds one group to chunks first .. first+C of dots. `w` is the group's weights, its scales follow. */
 template <class Format, int R, int C> void add_group(const int32_t *steps, const uint8_t *w, int first, float *dots) {
-  const float *x_scale = reinterpret_cast<const float *>(steps + 32 * R);
-  const int32_t *correction = steps + 33 * R;
+  const float *x_scale = reinterpret_cast<const float *>(steps + steps_bytes(Format::format) / 4 * R);
+  const int32_t *correction = steps + (steps_bytes(Format::format) / 4 + 1) * R;
   __m256i acc[R][C];
 #pragma GCC unroll 6
   for (int r = 0; r < R; r++)
-#pragma GCC unroll 2
+#pragma GCC unroll 4
     for (int c = 0; c < C; c++) acc[r][c] = _mm256_set1_epi32(correction[r]);
   Format::group(steps, w + first * 32, acc);
 #pragma GCC unroll 6
   for (int r = 0; r < R; r++)
-#pragma GCC unroll 2
+#pragma GCC unroll 4
     for (int c = 0; c < C; c++) {
       float *at = dots + r * panel_columns + (first + c) * lanes8;
       const __m256 w_scale = _mm256_load_ps(reinterpret_cast<const float *>(w + Format::weight_bytes) + (first + c) * lanes8);
@@ -271,9 +343,35 @@ template <class Format, int R, int C> void add_group(const int32_t *steps, const
 }
 
 template <class Format, int R> void dot_groups(const uint8_t *x, const uint8_t *w, int k, float *dots) {
+  constexpr int chunks = R <= 2 ? chunks_of_panel : 2;
   memset(dots, 0, sizeof(float) * R * panel_columns);
-  for (int groups = groups_of(k); groups > 0; groups--, x += group_bytes * R, w += Format::weight_bytes + panel_columns * 4)
-    for (int first = 0; first < chunks_of_panel; first += 2) add_group<Format, R, 2>(reinterpret_cast<const int32_t *>(x), w, first, dots);
+  for (int groups = groups_of(k); groups > 0; groups--, x += group_bytes(Format::format) * R, w += Format::weight_bytes + panel_columns * 4)
+    for (int first = 0; first < chunks_of_panel; first += chunks) add_group<Format, R, chunks>(reinterpret_cast<const int32_t *>(x), w, first, dots);
+}
+
+/* One row, two panels: with one, the chains of its four accumulators leave the multipliers half idle. For weights in a cache; memory is slower anyway. */
+template <class Format> void dot_two(const uint8_t *tile, const uint8_t *w, size_t stride, int k, float *dots) {
+  __m256 acc[2][chunks_of_panel];
+#pragma GCC unroll 2
+  for (int p = 0; p < 2; p++)
+#pragma GCC unroll 4
+    for (int c = 0; c < chunks_of_panel; c++) acc[p][c] = _mm256_setzero_ps();
+  const float *x = reinterpret_cast<const float *>(tile);
+  for (int pairs = pairs_of(k); pairs > 0; pairs--, x += 2, w += Format::pair_bytes) {
+    const __m256 odd = _mm256_broadcast_ss(x + 1), even = _mm256_broadcast_ss(x);
+#pragma GCC unroll 2
+    for (int p = 0; p < 2; p++)
+#pragma GCC unroll 4
+      for (int c = 0; c < chunks_of_panel; c++) {
+        __m256 odd_weights, even_weights;
+        Format::both(w + p * stride, c, odd_weights, even_weights);
+        acc[p][c] = _mm256_fmadd_ps(even, even_weights, _mm256_fmadd_ps(odd, odd_weights, acc[p][c]));
+      }
+  }
+#pragma GCC unroll 2
+  for (int p = 0; p < 2; p++)
+#pragma GCC unroll 4
+    for (int c = 0; c < chunks_of_panel; c++) _mm256_store_ps(dots + p * panel_columns + c * lanes8, acc[p][c]);
 }
 
 template <class Format, int R> void dot_panel(const uint8_t *tile, const uint8_t *w, int k, const uint8_t *ahead, float *dots) {
@@ -298,7 +396,10 @@ Dot kernel(int format, int rows) {
 
 void dot(int format, const uint8_t *tile, int rows, const uint8_t *panel, size_t stride, int panels, int k, const uint8_t *ahead, float *dots) {
   const Dot one = kernel(format, rows);
-  for (int p = 0; p < panels; p++) one(tile, panel + p * stride, k, ahead, dots + p * rows * panel_columns);
+  int p = 0;
+  if (rows == 1 && (format == SY_W_BF16 || format == SY_W_BF16_X16))
+    for (; p + 2 <= panels; p += 2) dot_two<Bf16>(tile, panel + p * stride, stride, k, dots + p * panel_columns);
+  for (; p < panels; p++) one(tile, panel + p * stride, k, ahead, dots + p * rows * panel_columns);
 }
 
 /* ---- what is done with dot products: 8 columns at a time, the end by masks ---- */

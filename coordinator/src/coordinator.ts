@@ -115,10 +115,10 @@ class Coordinator implements RunningCoordinator {
     const homes = { policy: homePolicy(config), statistics: new HomeStatistics(nodeCount(this.#plan), planHomes) };
     this.#dispatcher = new Dispatcher(this.#membership, queue, this.#metrics.requests, homes);
     this.#metrics.watch(this.#membership, this.#dispatcher);
-    const { type: _, ...shape } = this.#plan.model;
+    const { type: modelType, ...shape } = this.#plan.model;
     this.#trace = new TraceRecorder(
       config.traceDir,
-      { format: 'switchyard-trace', version: 1, model: modelId, ...shape, topK: this.#folder.topK, ...this.#folder.grouping },
+      { format: 'switchyard-trace', version: 1, model: modelId, modelType, ...shape, topK: this.#folder.topK, ...this.#folder.grouping },
       (request) => this.#dispatcher.answerOf(request)?.spec ?? null,
     );
     this.#health = new Health(() => this.#healthReading(), { stallMs: config.stallMs, liveMs: config.liveMs });

@@ -181,7 +181,7 @@ export function placeLoads(
 }
 
 export function planOf(
-  model: { model: string; moeLayers: number[]; experts: number },
+  model: { model: string; modelType?: string; moeLayers: number[]; experts: number },
   cluster: Cluster,
   replicas: number[][][],
   provenance: Record<string, unknown>,
@@ -189,7 +189,7 @@ export function planOf(
   return {
     format: 'switchyard-plan',
     version: 1,
-    model: { type: model.model, moeLayers: model.moeLayers, experts: model.experts },
+    model: { type: model.modelType ?? model.model, moeLayers: model.moeLayers, experts: model.experts },
     workers: cluster.workers.map(({ name, node }) => ({ name, node })),
     replicas,
     provenance,

@@ -14,6 +14,8 @@ export interface TraceHeader {
   format: 'switchyard-trace';
   version: 1;
   model: string;
+  /** `model_type` of its checkpoint, by which plans name the models that they fit; absent in traces of other origin. */
+  modelType?: string;
   moeLayers: number[];
   experts: number;
   topK: number;

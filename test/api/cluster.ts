@@ -119,6 +119,7 @@ export async function status(cluster: Cluster): Promise<{
   requests: { running: number; waiting: number };
   fingerprint: string;
   numericClass: string;
+  plan: { prediction: { remoteNodes: number; homeShare: number } | null };
   workers: {
     name: string;
     node: string;

@@ -4,7 +4,7 @@ import path from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { TrafficReport } from '../../cli/src/traffic/traffic-report.ts';
 import { switchyard } from '../cli/program.ts';
-import { adminToken, type Cluster, modelDir, post, startCluster, until } from './cluster.ts';
+import { adminToken, type Cluster, modelDir, post, startCluster, status, until } from './cluster.ts';
 
 // Two nodes of two workers. The first node holds every expert, the second half of them too: by what it learns, the coordinator prefers the first.
 const config = JSON.parse(readFileSync(path.join(modelDir, 'config.json'), 'utf8'));
@@ -156,5 +156,61 @@ describe('a home', () => {
       [1, 'string'],
     ]);
     for (const { switchyard } of told) expect(switchyard.home).toMatch(/^n\dw\d$/);
+  });
+});
+
+describe('a plan made from what requests chose', () => {
+  it('is served as it is, and its domains live where it says', async () => {
+    const domains = ['code', 'scripture'];
+    const texts = domains.map((domain) => readFileSync(path.join(modelDir, 'held-out', `${domain}.txt`), 'utf8'));
+    const operate = (body: Record<string, unknown>) => post(alone, '/v1/switchyard/trace', body, { authorization: `Bearer ${adminToken}` });
+    expect((await operate({ on: true, file: 'kinds' })).status).toBe(200);
+    for (let part = 0; part < 6; part++)
+      await Promise.all(
+        domains.map((domain, d) =>
+          post(
+            alone,
+            '/v1/completions',
+            { prompt: texts[d].slice(900 * part, 900 * part + 600), max_tokens: 8 },
+            { 'x-switchyard-domain': domain },
+          ),
+        ),
+      );
+    const { files } = (await operate({ on: false })).json() as { files: string[] };
+    const topology = path.join(folder, 'topology.json');
+    const nodes = ['n0', 'n1'].map((name) => ({
+      name,
+      workers: [0, 1].map((w) => ({ name: `${name}w${w}`, expertMemoryBytes: 1e9, relativeSpeed: 1 })),
+    }));
+    const speeds = { intraNode: { bandwidth: 5e10, latency: 5e-6 }, interNode: { bandwidth: 1.25e9, latency: 3e-5 }, links: null };
+    const sizes = { expertBytes: 150_000, dispatchRowBytes: 512, combineRowBytes: 1024 };
+    writeFileSync(topology, JSON.stringify({ format: 'switchyard-topology', version: 1, nodes, ...sizes, ...speeds }));
+    const made = path.join(folder, 'made.json');
+    const flags = ['--replicas', '10%', '--starts', '1', '--sample-tokens', '1500', '--held-out', '0', '--out', made];
+    const placed = await switchyard(['place', '--trace', files[0], '--topology', topology, ...flags]);
+    expect(placed.status, placed.stderr).toBe(0);
+    const { provenance } = JSON.parse(readFileSync(made, 'utf8'));
+    const served = await startCluster({ nodes: 2, workersPerNode: 2, flags: ['--plan', made] });
+    try {
+      for (const [d, domain] of domains.entries()) {
+        const body = { ...sampled, prompt: texts[d].slice(20_000, 20_400) };
+        const [{ switchyard: bill, ...choice }] = (
+          await post(served, '/v1/completions', { ...body, return_traffic: true }, { 'x-switchyard-domain': domain })
+        ).json().choices;
+        const { homeShare } = provenance.homes.domains[domain];
+        expect([bill.node, bill.reason, bill.expected_home_share]).toEqual([
+          homeShare.indexOf(Math.max(...homeShare)),
+          'domain',
+          Math.max(...homeShare),
+        ]);
+        expect(bill.home_share).toBeGreaterThan(0.5);
+        expect(bill.r).toBeLessThan(1);
+        expect(bill.inter_node_bytes).toBeGreaterThan(0);
+        expect([choice]).toEqual(await expected(body));
+      }
+      expect((await status(served)).plan.prediction).toEqual({ remoteNodes: provenance.remoteNodes, homeShare: provenance.homeShare });
+    } finally {
+      await served.stop();
+    }
   });
 });

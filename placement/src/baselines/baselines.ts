@@ -42,7 +42,7 @@ export async function baselinePlan(
     Array.from({ length: layers }, (_, l) => Array.from({ length: trace.experts }, (_, e) => [workerOf(l, e)]));
   const plan = (replicas: number[][][]) => planOf(trace, cluster, replicas, { method: name, seed: o.seed });
   if (name === 'contiguous') {
-    const model = { type: trace.model, moeLayers: trace.moeLayers, experts: trace.experts };
+    const model = { type: trace.modelType ?? trace.model, moeLayers: trace.moeLayers, experts: trace.experts };
     return contiguousPlan(model, cluster.workers);
   }
   if (name === 'round-robin') return plan(single((_, e) => e % workers));

@@ -8,6 +8,8 @@ export const NO_EXPERT = 0xffff;
 /** A routing trace in memory. Tokens of one sequence are consecutive and in the order of their positions. */
 export interface RoutingTrace {
   model: string;
+  /** As checkpoints and plans name the kind of model; absent: by `model`. */
+  modelType?: string;
   /** Index in the model of each MoE layer, (layers). */
   moeLayers: number[];
   experts: number;
@@ -27,6 +29,7 @@ export interface RoutingTrace {
 /** Shape of a trace, as far as its format knows it before the first record. */
 export interface TraceShape {
   model: string;
+  modelType?: string;
   moeLayers: number[];
   experts: number;
   topK: number;

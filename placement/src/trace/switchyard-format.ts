@@ -11,8 +11,13 @@ export async function readSwitchyardTrace(
 ): Promise<RoutingTrace> {
   const stream = new ByteStream(bytes, source);
   const header = parseHeader(await stream.line(), source);
-  const { model, moeLayers, experts, topK, groups } = header;
-  const builder = new TraceBuilder({ model, moeLayers, experts, topK, ...(groups === undefined ? {} : { groups }) }, source, bounds);
+  const { model, modelType, moeLayers, experts, topK, groups } = header;
+  const shape = {
+    ...{ model, moeLayers, experts, topK },
+    ...(typeof modelType === 'string' ? { modelType } : {}),
+    ...(groups === undefined ? {} : { groups }),
+  };
+  const builder = new TraceBuilder(shape, source, bounds);
   const choices = header.moeLayers.length * header.topK;
   const wide = header.experts > 256;
   const recordBytes = 9 + choices * (wide ? 2 : 1);
@@ -74,6 +79,7 @@ export function writeSwitchyardTrace(trace: RoutingTrace, createdAt: string): { 
     moeLayers: trace.moeLayers,
     experts: trace.experts,
     topK: trace.topK,
+    ...(trace.modelType === undefined ? {} : { modelType: trace.modelType }),
     ...(trace.groups === undefined ? {} : { groups: trace.groups }),
     createdAt,
   };

@@ -49,7 +49,6 @@ async function createEngine(dir, sum, threads) {
     counters,
     times,
     visits: null,
-    replay: null,
     maxBatchRows: MAX_ROWS,
     maxSequences: 64,
     maxLogitRows: 64,

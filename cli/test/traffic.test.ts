@@ -34,8 +34,7 @@ function statusOf(
       moeLayers: [0],
       experts: 4,
       topK: 2,
-      hidden: 1000,
-      rowValueBytes: 2,
+      rowBytes: 2000,
       prediction: { remoteNodes: 0.4, homeShare: 0.7 },
       ...changes,
     },
@@ -109,7 +108,7 @@ describe('traffic report', () => {
     const doubled = trafficReport(null, statusOf({ a: [link('c', 200_640, 100_640, 10)] }), null);
     expect(doubled.formula).toMatchObject({ within: false });
     expect(doubled.formula!.deviation).toBeCloseTo(0.5064, 6);
-    const silent = trafficReport(null, statusOf({}, { hidden: null, prediction: null }, 0, 0), null);
+    const silent = trafficReport(null, statusOf({}, { rowBytes: null, prediction: null }, 0, 0), null);
     expect(silent).toMatchObject({ r: null, formula: null, plan: null });
   });
 

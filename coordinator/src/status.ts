@@ -1,6 +1,7 @@
 import type { Plan } from '@switchyard/proto';
-import { planChecksum, type Stats } from '@switchyard/proto';
+import { parseLossy, planChecksum, type RowDType, rowBytes, type Stats } from '@switchyard/proto';
 import type { Service } from './api/service.ts';
+import type { Config } from './config.ts';
 import type { Membership, Place } from './membership/membership.ts';
 import { activities } from './metrics/worker-metrics.ts';
 import { homeReasons } from './requests/home-choice.ts';
@@ -28,9 +29,8 @@ export function statusDocument(service: Service, plan: Plan, numericClass: strin
       moeLayers: plan.model.moeLayers,
       experts: plan.model.experts,
       topK: service.topK,
-      /** Values of a row, and bytes of one on its way to experts; null where the checkpoint does not say. */
-      hidden: service.hidden,
-      rowValueBytes: numericClass.startsWith('f32') ? 4 : 2,
+      /** Bytes of a row on its way to experts; null where the checkpoint does not say how wide it is. */
+      rowBytes: service.hidden === null ? null : rowBytes(rowDType(config, numericClass), service.hidden),
       /** What the plan promises on the trace that it was made from. */
       prediction: readPrediction(plan),
     },
@@ -49,6 +49,11 @@ export function statusDocument(service: Service, plan: Plan, numericClass: strin
     trace: service.trace.summary ?? { on: false },
     workers: membership.places.map((place) => workerStatus(place, membership, dispatcher.loadOf(place.worker))),
   };
+}
+
+/** As workers send rows (worker/src/model/numeric-class.ts). */
+function rowDType({ lossy, expertDtype }: Config, numericClass: string): RowDType {
+  return parseLossy(lossy).wire ?? (numericClass.startsWith('f32') && expertDtype === 'stored' ? 'f32' : 'bf16');
 }
 
 function workerStatus(place: Place, { places }: Membership, load: number): Record<string, unknown> {

@@ -13,10 +13,8 @@ export interface ClusterStatus {
     moeLayers: number[];
     experts: number;
     topK: number;
-    /** Values of a row; null where the checkpoint does not say. */
-    hidden: number | null;
-    /** Bytes of one of them on its way to experts. */
-    rowValueBytes: number;
+    /** Of a row on its way to experts; null where the checkpoint does not say how wide it is. */
+    rowBytes: number | null;
     /** What the plan promises on its trace; null: nothing. */
     prediction: { remoteNodes: number; homeShare: number } | null;
   };

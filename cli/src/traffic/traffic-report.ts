@@ -108,16 +108,15 @@ export function trafficReport(before: ClusterStatus | null, after: ClusterStatus
 }
 
 function checkFormula(
-  { plan: { hidden, rowValueBytes }, requests: { traffic } }: ClusterStatus,
+  { plan: { rowBytes }, requests: { traffic } }: ClusterStatus,
   flows: readonly LinkFlow[],
   rows: number,
   remoteNodes: number,
   measured: number,
 ): FormulaCheck | null {
-  if (hidden === null || rows === 0 || remoteNodes === 0) return null;
+  if (rowBytes === null || rows === 0 || remoteNodes === 0) return null;
   const crossing = flows.filter(({ crossNode }) => crossNode);
   const sums = crossing.reduce((sum, flow) => sum + flow.sumBytes - HEADER_BYTES * flow.sumFrames, 0);
-  const rowBytes = hidden * rowValueBytes;
   const sumBytes = Math.max(0, sums) / remoteNodes;
   const predicted = (remoteNodes / rows) * (rowBytes + sumBytes);
   const deviation = measured / predicted - 1;

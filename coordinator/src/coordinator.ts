@@ -111,10 +111,11 @@ class Coordinator implements RunningCoordinator {
     const queue = { runningMax: config.requestsRunningMax, waitingMax: config.requestsWaitingMax };
     this.#dispatcher = new Dispatcher(this.#membership, queue, this.#metrics.requests);
     this.#metrics.watch(this.#membership, this.#dispatcher);
-    const { type: _, ...shape } = this.#plan.model;
+    // A plan that is made from the trace is of the model type, whatever this server calls the model.
+    const { type, ...shape } = this.#plan.model;
     this.#trace = new TraceRecorder(
       config.traceDir,
-      { format: 'switchyard-trace', version: 1, model: modelId, ...shape, topK: this.#folder.topK, ...this.#folder.grouping },
+      { format: 'switchyard-trace', version: 1, model: type, ...shape, topK: this.#folder.topK, ...this.#folder.grouping },
       (request) => this.#dispatcher.answerOf(request)?.spec ?? null,
     );
     this.#health = new Health(() => this.#healthReading(), { stallMs: config.stallMs, liveMs: config.liveMs });

@@ -13,6 +13,7 @@
 export interface TraceHeader {
   format: 'switchyard-trace';
   version: 1;
+  /** The `model_type` of the checkpoint: plans made from the trace are of it. */
   model: string;
   moeLayers: number[];
   experts: number;

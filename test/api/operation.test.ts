@@ -196,7 +196,7 @@ describe('a cluster with keys', () => {
     const bytes = readFileSync(file);
     const headerEnd = bytes.indexOf(10);
     const header = JSON.parse(bytes.subarray(0, headerEnd).toString());
-    expect(header).toMatchObject({ format: 'switchyard-trace', model, experts: 32, topK: 4, moeLayers: [0, 1, 2, 3, 4, 5] });
+    expect(header).toMatchObject({ format: 'switchyard-trace', model: 'qwen3_moe', experts: 32, topK: 4, moeLayers: [0, 1, 2, 3, 4, 5] });
     const recordBytes = 9 + 6 * 4;
     expect(bytes.length - headerEnd - 1).toBe((tokens[0] + tokens[1]) * recordBytes);
     const lines = readFileSync(`${file}.sequences.jsonl`, 'utf8').trim().split('\n');

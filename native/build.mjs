@@ -1,6 +1,7 @@
 // Compiles the kernels: build/switchyard.node (the addon) and the programs conformance, bench and row-bench beside it.
 // Plain compiler calls, no build system. A file is compiled again when its text, a header it includes, the flags or the compiler changed; objects are
 // named by that content, so two builds at once cannot mix. Nothing is tuned to the machine that compiles: instruction sets are chosen when a device opens.
+// `--sanitize`: only build/sanitized/conformance, which stops at the first access outside memory and the first thing that C++ leaves undefined.
 import { spawn, spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
@@ -11,12 +12,13 @@ import { fileURLToPath } from 'node:url';
 
 const root = path.dirname(fileURLToPath(import.meta.url));
 const sources = path.join(root, 'cpp');
-const build = path.join(root, 'build');
+const sanitize = process.argv.includes('--sanitize');
+const build = path.join(root, sanitize ? 'build/sanitized' : 'build');
 const objects = path.join(build, 'objects');
 const started = Date.now();
 
 const common = [
-  '-O3',
+  ...(sanitize ? ['-O1', '-g', '-fsanitize=address,undefined', '-fno-sanitize-recover=all', '-fno-omit-frame-pointer'] : ['-O3']),
   '-std=c++17',
   '-fPIC',
   '-ffp-contract=off',
@@ -170,10 +172,12 @@ const programs = ['conformance', 'bench', 'row-bench'];
 const isProgram = (unit, program) => unit.name === program || unit.name.startsWith(`${program}-`);
 const library = all.filter((unit) => !isBinding(unit.name) && !programs.some((program) => isProgram(unit, program)));
 const targets = [
-  { path: path.join(build, 'switchyard.node'), flags: shared, units: [...library, ...all.filter((unit) => isBinding(unit.name))] },
-  ...programs.map((program) => ({
+  ...(sanitize
+    ? []
+    : [{ path: path.join(build, 'switchyard.node'), flags: shared, units: [...library, ...all.filter((unit) => isBinding(unit.name))] }]),
+  ...(sanitize ? ['conformance'] : programs).map((program) => ({
     path: path.join(build, program),
-    flags: [],
+    flags: sanitize ? ['-fsanitize=address,undefined'] : [],
     units: [...library, ...all.filter((unit) => isProgram(unit, program))],
   })),
 ]

@@ -3,7 +3,9 @@
 #define SWITCHYARD_LANES_AVX512_H
 
 /* gcc 12 takes the deliberately undefined pass-through operands inside its own AVX-512 intrinsics for mistakes. */
+#if !defined(__clang__)
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #include <immintrin.h>
 

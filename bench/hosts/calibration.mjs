@@ -1,6 +1,6 @@
 // What the cost model must know of a host, measured on one host alone; and what a frame costs its two ends, on two hosts with a network that does not matter.
-import { startBed } from './bed/bed.mjs';
-import { startCluster } from './cluster.mjs';
+import { startBed } from '../../test/hosts/bed/bed.mjs';
+import { startCluster } from '../../test/hosts/bed/cluster.mjs';
 import { measureCell } from './measure.mjs';
 import { onHosts } from './workloads.mjs';
 

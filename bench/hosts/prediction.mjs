@@ -207,6 +207,8 @@ export async function predictCell(part, cell, workload, host, cores) {
     seconds: cell.phase === 'decode' ? mean((p) => p.secondsPerStep) : mean((p) => p.seconds),
     r: mean((p) => p.remoteNodes),
     bytesPerToken: mean((p) => p.bytesPerRow),
+    /** Of one dispatched and one returned row, tables and headers left out. */
+    topologyRowBytes: 2 * workload.hidden + combineRowBytesOf(cell, workload),
   };
 }
 

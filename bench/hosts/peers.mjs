@@ -61,7 +61,7 @@ const systems = {
   async switchyard(bed) {
     const plan = flags.plan ? JSON.parse(readFileSync(flags.plan, 'utf8')) : onHosts(model, hosts);
     const cluster = await startCluster(bed, { model, plan, transport: flags.transport });
-    return { ready: '/health/ready', stop: cluster.stop };
+    return { ready: '/health/ready', children: [], stop: cluster.stop };
   },
   async 'llama.cpp'(bed, log) {
     const servers = bed.hosts.map(({ address }, host) =>
@@ -77,7 +77,7 @@ const systems = {
       ],
       { stdio: ['ignore', log, log] },
     );
-    return { ready: '/health', stop: () => endAll([api, ...servers]) };
+    return { ready: '/health', children: [api, ...servers], stop: () => endAll([api, ...servers]) };
   },
   async vllm(bed, log) {
     const [{ address }] = bed.hosts;
@@ -117,7 +117,7 @@ const systems = {
         },
       ),
     );
-    return { ready: '/v1/models', stop: () => endAll(ranks) };
+    return { ready: '/v1/models', children: ranks, stop: () => endAll(ranks) };
   },
 };
 
@@ -132,11 +132,15 @@ async function endAll(children) {
 }
 
 /** Asks until it serves, from the host on which it does: nothing else reaches it. */
-async function untilServing(bed, ready) {
+async function untilServing(bed, { ready, children }) {
   const url = `http://${bed.hosts[0].address}:${port}${ready}`;
   const probe = `const end = Date.now() + 1000 * ${Number(flags['start-timeout'])};
     (async () => { while (Date.now() < end) { const a = await fetch('${url}').catch(() => null); if (a?.ok) process.exit(0); await new Promise((r) => setTimeout(r, 250)); } process.exit(1); })();`;
-  await bed.run(0, process.execPath, ['-e', probe]);
+  const ended = Promise.race(children.map((child) => once(child, 'exit')));
+  await Promise.race([
+    bed.run(0, process.execPath, ['-e', probe]),
+    ended.then(([status, signal]) => Promise.reject(new Error(`a server ended (${signal ?? status}) before it served`))),
+  ]);
 }
 
 /** The client every system is measured with, on the first host. */
@@ -196,7 +200,7 @@ for (let round = 0; round < Number(flags.rounds); round++)
     let server = null;
     try {
       server = await systems[name](bed, openSync(logFile, 'w'));
-      await untilServing(bed, server.ready);
+      await untilServing(bed, server);
       const before = await bed.counters();
       const result = await measureServer(bed);
       const after = await bed.counters();

@@ -11,7 +11,6 @@ const kinds = Object.keys(planKinds);
 const within = 0.15;
 
 export async function writeReport({ parts, out, openWorkload }) {
-  const cores = os.cpus().length;
   const read = (name) => JSON.parse(readFileSync(path.join(parts, name), 'utf8'));
   const names = readdirSync(parts).filter((name) => name.endsWith('.json'));
   const groups = [];
@@ -19,8 +18,8 @@ export async function writeReport({ parts, out, openWorkload }) {
   for (const name of Object.keys(openWorkload)) {
     if (!names.includes(`calibration-${name}.json`)) continue;
     const workload = await openWorkload[name]();
-    const { host, points } = await hostModelOf(read(`calibration-${name}.json`), workload);
-    workloads[name] = { title: workload.title, host, points };
+    const { host, points, cores } = await hostModelOf(read(`calibration-${name}.json`), workload);
+    workloads[name] = { title: workload.title, host, cores, points };
     for (const part of names.filter((n) => n.startsWith(`${name}_`)).map(read)) {
       const cells = [];
       for (const cell of part.cells) {
@@ -33,7 +32,13 @@ export async function writeReport({ parts, out, openWorkload }) {
       groups.push({ ...rest, cells });
     }
   }
-  const machine = { cpu: os.cpus()[0].model, cores, memoryBytes: os.totalmem(), node: process.version, kernel: os.release() };
+  const machine = {
+    cpu: os.cpus()[0].model,
+    cores: os.cpus().length,
+    memoryBytes: os.totalmem(),
+    node: process.version,
+    kernel: os.release(),
+  };
   const commit = execFileSync('git', ['rev-parse', '--short', 'HEAD'], { cwd: root, encoding: 'utf8' }).trim();
   const date = new Date().toISOString().slice(0, 10);
   writeFileSync(`${out}.json`, `${JSON.stringify({ date, commit, machine, workloads, parts: groups }, null, 1)}\n`);

@@ -1,6 +1,7 @@
 // What the cost model must know of a host, measured on one host alone; and what a frame costs its two ends, on two hosts with a network that does not matter.
-import { startBed } from './bed/bed.mjs';
-import { startCluster } from './cluster.mjs';
+import os from 'node:os';
+import { startBed } from '../../test/hosts/bed/bed.mjs';
+import { startCluster } from '../../test/hosts/bed/cluster.mjs';
 import { measureCell } from './measure.mjs';
 import { onHosts } from './workloads.mjs';
 
@@ -16,20 +17,35 @@ const between = [
   { phase: 'prefill', batch: 2 },
 ];
 
+/** As many hosts as there are cores, each with every expert: what cores that work at the same time take from one another. */
+const together = [
+  { phase: 'decode', batch: 4 * os.cpus().length },
+  { phase: 'prefill', batch: os.cpus().length },
+];
+
 export async function calibrate(workload) {
+  const fast = { network: 'veth', rateMbit: 10_000, delayMicros: 0 };
+  const cores = os.cpus().length;
   return {
     workload: workload.name,
-    cells: await measureOn(workload, 1, { network: 'switch' }, alone),
-    between: await measureOn(workload, 2, { network: 'veth', rateMbit: 10_000, delayMicros: 0 }, between),
+    cells: await measureOn(workload, onHosts(workload.model, 1), { network: 'switch' }, alone),
+    between: await measureOn(workload, onHosts(workload.model, 2), fast, between),
+    cores,
+    together: await measureOn(workload, everywhere(onHosts(workload.model, cores)), fast, together),
   };
 }
 
-async function measureOn(workload, hosts, network, cells) {
+function everywhere(plan) {
+  const all = plan.workers.map((_, w) => w);
+  return { ...plan, replicas: plan.replicas.map((layer) => layer.map(() => all)) };
+}
+
+async function measureOn(workload, plan, network, cells) {
+  const hosts = plan.workers.length;
   const bed = await startBed({ hosts, ...network });
   try {
     // Routing is replayed even where the workload's own is used: a step then runs layer by layer, as it does when rows leave, and it is known what it computed.
     const replay = workload.replay ?? workload.planningTrace;
-    const plan = onHosts(workload.model, hosts);
     const cluster = await startCluster(bed, { model: workload.model, plan, replay, coordinatorFlags: ['--no-prefix-cache'] });
     try {
       const request = (n, promptTokens, maxTokens) => ({

@@ -93,7 +93,27 @@ export async function hostModelOf(calibration, workload) {
     frame: { fixed: 0, perByte: 0 },
     outsidePerToken: decoding.reduce((sum, c) => sum + c.outside, 0) / decoding.length,
   };
-  return { host: { ...host, frame: frameCost(calibration.between, host, workload, trace) }, points: one };
+  const cores = effectiveCores(calibration, host, workload, trace);
+  return { cores, host: { ...host, frame: frameCost(calibration.between, host, workload, trace) }, points: one };
+}
+
+/** Cores that would do, without getting in one another's way, what these do together: they share memory and caches. */
+function effectiveCores({ together, cores }, host, workload, trace) {
+  const layers = trace.moeLayers.length;
+  const plan = onHosts(workload.model, cores);
+  const slowdowns = together.map((cell) => {
+    const indexOf = new Map(plan.workers.map(({ name }, w) => [name, w]));
+    const rounds = roundsOf(cell, workload, trace, (round, i) => indexOf.get(cell.homes[round][i]), cores);
+    let predicted = 0;
+    for (const rows of rounds.flat(2)) {
+      const { segment, experts } = host;
+      predicted += (layers + 1) * (segment.fixed + segment.perRow * rows.length);
+      predicted += layers * (experts.fixed + experts.perRow * rows.length * trace.topK + experts.perExpert * distinctExperts(trace, rows));
+    }
+    const measured = cell.workers.reduce((sum, { seconds }) => sum + seconds.attention + seconds.experts_own, 0);
+    return measured / predicted;
+  });
+  return cores / Math.max(1, slowdowns.reduce((a, b) => a + b, 0) / slowdowns.length);
 }
 
 /** What is left of the workers' processor time between two hosts when all but the frames is taken away, over the ends of frames and their bytes. */
@@ -207,6 +227,8 @@ export async function predictCell(part, cell, workload, host, cores) {
     seconds: cell.phase === 'decode' ? mean((p) => p.secondsPerStep) : mean((p) => p.seconds),
     r: mean((p) => p.remoteNodes),
     bytesPerToken: mean((p) => p.bytesPerRow),
+    /** Of one dispatched and one returned row, tables and headers left out. */
+    topologyRowBytes: 2 * workload.hidden + combineRowBytesOf(cell, workload),
   };
 }
 

@@ -4,9 +4,9 @@ import { closeSync, existsSync, mkdirSync, openSync, readdirSync, readFileSync, 
 import path from 'node:path';
 import { holdOut, openTrace, writeSwitchyardTrace } from '../../placement/dist/index.js';
 import { contiguousPlan } from '../../proto/dist/index.js';
+import { startCluster } from '../../test/hosts/bed/cluster.mjs';
 import { inspectModel } from '../../worker/dist/index.js';
 import { writeRandomModel } from '../peers/random-model.mjs';
-import { startCluster } from './cluster.mjs';
 
 const root = path.resolve(path.dirname(new URL(import.meta.url).pathname), '../..');
 export const bundledModel = path.join(root, 'models/shunter-16m');

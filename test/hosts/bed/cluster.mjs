@@ -6,9 +6,9 @@ import os from 'node:os';
 import path from 'node:path';
 import { createInterface } from 'node:readline';
 
-const root = path.resolve(path.dirname(new URL(import.meta.url).pathname), '../..');
+const root = path.resolve(path.dirname(new URL(import.meta.url).pathname), '../../..');
 const cli = path.join(root, 'cli/dist/main.js');
-const client = path.join(root, 'bench/hosts/client.mjs');
+const client = path.join(root, 'test/hosts/bed/client.mjs');
 const apiPort = 8000;
 const controlPort = 8001;
 const startTimeoutMs = 120_000;
@@ -68,13 +68,23 @@ export async function startCluster(bed, { model, plan, replay = null, transport 
   const status = () => admin(adminSocket, 'GET', '/v1/switchyard/status');
   const name = (await status()).model;
   const load = start(0, [client, `http://${address}:${apiPort}`, name], ['pipe', 'pipe', 'inherit']);
-  const lines = createInterface({ input: load.stdout })[Symbol.asyncIterator]();
-  const ask = async (job) => {
-    load.stdin.write(`${JSON.stringify(job)}\n`);
-    const { value, done } = await lines.next();
-    if (done) throw new Error(`the load client ended: see ${log}`);
-    return JSON.parse(value);
-  };
+  const asked = new Map();
+  createInterface({ input: load.stdout })
+    .on('line', (line) => {
+      const { id, ...answer } = JSON.parse(line);
+      asked.get(id).resolve(answer);
+      asked.delete(id);
+    })
+    .on('close', () => {
+      for (const { reject } of asked.values()) reject(new Error('the load client ended'));
+    });
+  let jobs = 0;
+  const ask = (job) =>
+    new Promise((resolve, reject) => {
+      const id = jobs++;
+      asked.set(id, { resolve, reject });
+      load.stdin.write(`${JSON.stringify({ id, ...job })}\n`);
+    });
   return {
     plan,
     url: `http://${address}:${apiPort}`,
@@ -91,6 +101,7 @@ export async function startCluster(bed, { model, plan, replay = null, transport 
       await sleep(freshMs);
       return status();
     },
+    status,
     /** Records the routing of what `use` asks for into `file`, and its sequences beside it. */
     async record(file, use) {
       await admin(adminSocket, 'POST', '/v1/switchyard/trace', { on: true, file: 'bench.trace' });

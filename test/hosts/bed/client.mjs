@@ -1,9 +1,10 @@
-// The load client, a program of its own so that it can run on a host of the bed: a line of JSON in, a line of JSON out.
+// The load client, a program of its own so that it can run on a host of the bed: a line of JSON in, a line of JSON out,
+// with the same `id`; several may be under way.
 //
-//   {"batch": [request, …]}   sends all requests at once, streamed; answers {"completions": [what each saw, …]} when all have ended
-//   {"tokenize": TEXT}        answers {"tokens": [...]} by the server's own tokenizer
+//   {"id", "batch": [request, …]}   sends all requests at once, streamed; answers {"completions": [what each saw, …]} when all have ended
+//   {"id", "tokenize": TEXT}        answers {"tokens": [...]} by the server's own tokenizer
 //
-// A request is {prompt, maxTokens, domain, replaySequence}; null for what is not wanted. Times are milliseconds of one clock.
+// A request is {prompt, maxTokens, domain, replaySequence, wantIds}; null or absent for what is not wanted. Times are milliseconds of one clock.
 import http from 'node:http';
 import { createInterface } from 'node:readline';
 
@@ -23,12 +24,23 @@ function post(path, body, headers, onResponse) {
 }
 
 /** Streams one completion. A chunk may carry several tokens: `tokensBy[i]` were there at `chunkMs[i]`. Failures are part of what was seen. */
-function complete({ prompt, maxTokens, domain, replaySequence }) {
-  const seen = { startMs: performance.now(), chunkMs: [], tokensBy: [], endMs: 0, promptTokens: 0, home: null, usage: null, error: null };
+function complete({ prompt, maxTokens, domain = null, replaySequence = null, wantIds = false }) {
+  const seen = {
+    startMs: performance.now(),
+    chunkMs: [],
+    tokensBy: [],
+    endMs: 0,
+    promptTokens: 0,
+    home: null,
+    ids: [],
+    usage: null,
+    error: null,
+  };
   const body = {
     ...{ model, prompt, max_tokens: maxTokens, temperature: 0, ignore_eos: true, stream: true },
     stream_options: { include_usage: true, continuous_usage_stats: true },
     ...(replaySequence === null ? {} : { replay_sequence: replaySequence }),
+    ...(wantIds ? { return_token_ids: true } : {}),
   };
   return new Promise((resolve) => {
     const end = (error) => {
@@ -58,6 +70,7 @@ function complete({ prompt, maxTokens, domain, replaySequence }) {
 
 function note(seen, chunk, atMs) {
   if (chunk.error) seen.error ??= chunk.error.message;
+  seen.ids.push(...(chunk.choices?.[0]?.token_ids ?? []));
   const { usage } = chunk;
   if (!usage) return;
   seen.promptTokens = usage.prompt_tokens;
@@ -78,9 +91,11 @@ function tokenize(text) {
   });
 }
 
-for await (const line of createInterface({ input: process.stdin })) {
-  const job = JSON.parse(line);
-  const answer = job.batch ? { completions: await Promise.all(job.batch.map(complete)) } : { tokens: await tokenize(job.tokenize) };
-  process.stdout.write(`${JSON.stringify(answer)}\n`);
+async function answer(job) {
+  const answered = job.batch ? { completions: await Promise.all(job.batch.map(complete)) } : { tokens: await tokenize(job.tokenize) };
+  process.stdout.write(`${JSON.stringify({ id: job.id, ...answered })}\n`);
 }
-process.exit(0);
+
+createInterface({ input: process.stdin })
+  .on('line', (line) => void answer(JSON.parse(line)))
+  .on('close', () => process.exit(0));

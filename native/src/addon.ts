@@ -27,7 +27,8 @@ export interface SharedMemoryCalls {
 function load(): Addon & SharedMemoryCalls {
   const file = fileURLToPath(new URL('../build/switchyard.node', import.meta.url));
   if (!existsSync(file)) throw new NativeError('unsupported', `the kernels are not built: ${file} is missing; run \`npm run build\``);
-  const { setErrorClass, ...calls } = createRequire(import.meta.url)(file) as Addon & SharedMemoryCalls & { setErrorClass(of: typeof NativeError): void };
+  const { setErrorClass, ...calls } = createRequire(import.meta.url)(file) as Addon &
+    SharedMemoryCalls & { setErrorClass(of: typeof NativeError): void };
   setErrorClass(NativeError);
   return calls;
 }

@@ -7,7 +7,7 @@ import { limits } from './limits.ts';
 import type { Link } from './link.ts';
 import { SendWindow } from './send-window.ts';
 import type { SharedRegion } from './shared-region.ts';
-import { RingReader, type RingNumber, RingWriter } from './shared-ring.ts';
+import { type RingNumber, RingReader, RingWriter } from './shared-ring.ts';
 
 /** Bytes copied before the other side hears of them: while one copies the next piece of a large frame, the other copies this one. */
 const PIECE_BYTES = 128 * 1024;

@@ -2,7 +2,18 @@ import { mkdtempSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { afterEach, describe, expect, it } from 'vitest';
-import { dialBest, dialChoices, dialOrder, type Link, type Listeners, limits, listenAny, MemoryNetwork, transports, useSharedMemory } from '../src/index.ts';
+import {
+  dialBest,
+  dialChoices,
+  dialOrder,
+  type Link,
+  type Listeners,
+  limits,
+  listenAny,
+  MemoryNetwork,
+  transports,
+  useSharedMemory,
+} from '../src/index.ts';
 import { socketRealm } from '../src/unix-socket.ts';
 
 const open = { token: '', tls: null };
@@ -115,7 +126,11 @@ describe('listenAny and dialBest', () => {
       'tcp://10.0.0.2:1',
       'nats://broker:4222/w0',
     ]);
-    expect(dialChoices(announced).at(-1)).toMatchObject({ address: 'uds://000000000000/b.sock', rank: null, why: expect.stringMatching(/another machine/) });
+    expect(dialChoices(announced).at(-1)).toMatchObject({
+      address: 'uds://000000000000/b.sock',
+      rank: null,
+      why: expect.stringMatching(/another machine/),
+    });
     for (const choice of dialChoices(announced)) expect(choice.why).not.toBe('');
   });
 

@@ -8,7 +8,15 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { native, sharedMemory } from '@switchyard/native';
-import { grpcTransport, MemoryNetwork, type Plan, type Submit, sharedMemoryTransport, socketTransport, type Transport } from '@switchyard/proto';
+import {
+  grpcTransport,
+  MemoryNetwork,
+  type Plan,
+  type Submit,
+  sharedMemoryTransport,
+  socketTransport,
+  type Transport,
+} from '@switchyard/proto';
 import fc from 'fast-check';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { LoadOptions, Model } from '../../worker/src/model/contract.ts';

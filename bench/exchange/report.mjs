@@ -7,7 +7,7 @@ export function report({ command, machine, cells, subjects }) {
     '',
     `\`${command}\`, ${machine.date}, ${machine.cores} × ${machine.cpu}, ${(machine.memoryBytes / 2 ** 30).toFixed(0)} GiB, ${machine.kernel}, Node ${machine.node},`,
     `load average ${machine.load.toFixed(1)}. Two processes on one machine (memory: one process). Subjects take turns in short rounds; shown is the best of them, in`,
-    'brackets its ratio to the best of the baseline: blocking C with the same framing and no handshake, over the same kind of socket (gRPC: TCP).',
+    'brackets its ratio to the best of the baseline: blocking C with the same framing and no handshake, over the same kind of socket or memory (gRPC, NATS: TCP).',
     '',
   ];
   const echo = cells.filter((c) => c.mode === 'echo');
@@ -25,7 +25,7 @@ export function report({ command, machine, cells, subjects }) {
     '',
   );
   lines.push(
-    '## Processor seconds per GB, both sides (× the baseline; less is better)',
+    '## Processor seconds per GB, both sides and the broker (× the baseline; less is better)',
     '',
     'Less changed by what else runs than the clock is, so this is the steadier comparison.',
     '',

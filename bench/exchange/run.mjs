@@ -1,7 +1,7 @@
 // What a link costs: round trips and one-way throughput of every transport between two processes of one machine, against blocking C with the same framing, in
 // alternating rounds. `node bench/exchange/run.mjs [--rounds 15] [--seconds 0.12] [--only uds,shm] [--out bench/results/exchange]`; needs a C compiler.
-import { execFileSync, spawn } from 'node:child_process';
-import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { execFileSync, spawn, spawnSync } from 'node:child_process';
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -52,6 +52,31 @@ function start(command, args) {
   });
 }
 
+/** A NATS server of this run's own, or null where none is installed. */
+function startBroker() {
+  const program = ['nats-server', '/usr/sbin/nats-server'].find((name) => spawnSync(name, ['--version']).status === 0);
+  if (program === undefined) return null;
+  const child = spawn(program, ['-a', '127.0.0.1', '-p', '-1'], { stdio: ['ignore', 'ignore', 'pipe'] });
+  children.push(child);
+  return new Promise((resolve, reject) => {
+    let said = '';
+    child.stderr.setEncoding('utf8').on('data', (text) => {
+      said += text;
+      const found = /client connections on \S*:(\d+)/.exec(said);
+      if (found !== null && said.includes('Server is ready')) resolve({ port: found[1], pid: child.pid });
+    });
+    child.once('exit', () => reject(new Error(`nats-server ended: ${said}`)));
+  });
+}
+
+/** What the kernel has counted for another process, in clock ticks of 10 ms. */
+function processorSecondsOf(pid) {
+  const fields = readFileSync(`/proc/${pid}/stat`, 'utf8')
+    .replace(/^.*\) /, '')
+    .split(' ');
+  return (Number(fields[11]) + Number(fields[12])) / 100;
+}
+
 /** name → run(mode, bytes, frames) → { seconds, processorSeconds } */
 const runners = {};
 
@@ -67,16 +92,24 @@ for (const [kind, where] of Object.entries(baselines)) {
   };
 }
 
-const chosen = Object.entries(subjects).filter(([name]) => flags.only === undefined || flags.only.split(',').includes(name));
+const broker = await startBroker();
+const chosen = Object.entries(subjects).filter(
+  ([name, { needsBroker }]) => (flags.only === undefined || flags.only.split(',').includes(name)) && (!needsBroker || broker !== null),
+);
 for (const [name, subject] of chosen) {
   const transport = subject.transport();
   const address = subject.sameProcess
-    ? (await transport.listen(subject.address(folder), linkOptions, serveCommands)).address
-    : await start(process.execPath, [path.join(here, 'peer.mjs'), name, folder]);
+    ? (await transport.listen(subject.address(folder, broker?.port), linkOptions, serveCommands)).address
+    : await start(process.execPath, [path.join(here, 'peer.mjs'), name, folder, broker?.port ?? '']);
   const link = await transport.dial(address, linkOptions);
   const reception = { receive: () => {} };
   link.onFrame((frame) => reception.receive(frame));
-  runners[name] = (mode, bytes, frames) => measure(link, reception, mode, bytes, frames, subject.sameProcess);
+  runners[name] = async (mode, bytes, frames) => {
+    const before = subject.needsBroker ? processorSecondsOf(broker.pid) : 0;
+    const measured = await measure(link, reception, mode, bytes, frames, subject.sameProcess);
+    if (subject.needsBroker) measured.processorSeconds += processorSecondsOf(broker.pid) - before;
+    return measured;
+  };
 }
 
 const emptySamples = () => Object.fromEntries(Object.keys(runners).map((name) => [name, []]));

@@ -1,6 +1,6 @@
-// What is measured: every transport, and gRPC also as it comes.
+// What is measured: every transport, and gRPC also as it comes. NATS where a server is installed: on one machine it is a third process that shares the cores.
 import { sharedMemory } from '@switchyard/native';
-import { grpcTransport, MemoryNetwork, sharedMemoryTransport, socketTransport } from '@switchyard/proto';
+import { grpcTransport, MemoryNetwork, natsTransport, sharedMemoryTransport, socketTransport } from '@switchyard/proto';
 import { stockGrpc } from './stock-grpc.mjs';
 
 /** Bytes unsent before a sender waits: a few of the largest frames. */
@@ -16,6 +16,12 @@ export const subjects = {
   uds: { transport: () => socketTransport('uds', { pendingBytesMax }), address: (folder) => `uds://${folder}/node.sock`, baseline: 'uds' },
   tcp: { transport: () => socketTransport('tcp', { pendingBytesMax }), address: () => 'tcp://127.0.0.1:0', baseline: 'tcp' },
   grpc: { transport: () => grpcTransport({ pendingBytesMax }), address: () => 'grpc://127.0.0.1:0', baseline: 'tcp' },
+  nats: {
+    transport: () => natsTransport({ pendingBytesMax }),
+    address: (_folder, broker) => `nats://127.0.0.1:${broker}/bench`,
+    baseline: 'tcp',
+    needsBroker: true,
+  },
   'gRPC as it comes': { transport: () => stockGrpc, address: () => 'any', baseline: 'tcp' },
 };
 

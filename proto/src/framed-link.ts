@@ -68,6 +68,7 @@ export class FramedLink implements Link {
     let cause: Error | undefined;
     socket.on('error', (error) => {
       cause = error;
+      socket.destroy(); // A TLS socket that was sent nonsense says so and would stay open.
     });
     socket.on('end', () => {
       // A process that is killed also ends its streams: only a goodbye makes an end orderly.

@@ -27,6 +27,8 @@ export interface StreamKind {
    * its own is unfinished, Node's HTTP/2 does not read, so two ends that both fill the socket buffers wait for each other for ever. 64 KiB fits those buffers.
    */
   windowBytes: number | null;
+  /** When a silent connection is probed and given up, where not as usual. */
+  keepalive?: { timeMs: number; timeoutMs: number };
 }
 
 const VERSION_KEY = 'switchyard-protocol-version';
@@ -302,8 +304,8 @@ function errorOf(status: grpc.StatusObject, peer: string): SwitchyardError {
 
 function channelOptions(kind: StreamKind): grpc.ChannelOptions {
   return {
-    'grpc.keepalive_time_ms': limits.keepaliveTimeMs,
-    'grpc.keepalive_timeout_ms': limits.keepaliveTimeoutMs,
+    'grpc.keepalive_time_ms': kind.keepalive?.timeMs ?? limits.keepaliveTimeMs,
+    'grpc.keepalive_timeout_ms': kind.keepalive?.timeoutMs ?? limits.keepaliveTimeoutMs,
     'grpc.keepalive_permit_without_calls': 1,
     // Our own check comes first, with our own error; gRPC's closes what is far beyond it before it is held in memory.
     'grpc.max_receive_message_length': kind.messageBytesMax + 1024 * 1024,

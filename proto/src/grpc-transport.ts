@@ -14,6 +14,8 @@ export interface GrpcTransportOptions {
   pendingBytesMax: number;
   /** null leaves HTTP/2's default of 64 KiB: for comparison. */
   windowBytes: number | null;
+  /** When a silent connection is probed and given up. */
+  keepalive: { timeMs: number; timeoutMs: number };
 }
 
 export function grpcTransport(options: Partial<GrpcTransportOptions> = {}): Transport {
@@ -23,6 +25,7 @@ export function grpcTransport(options: Partial<GrpcTransportOptions> = {}): Tran
     messageBytesMax: options.frameBytesMax ?? limits.frameBytesMax,
     pendingBytesMax: options.pendingBytesMax ?? limits.linkPendingBytesMax,
     windowBytes: options.windowBytes === undefined ? limits.grpcWindowBytes : options.windowBytes,
+    ...(options.keepalive === undefined ? {} : { keepalive: options.keepalive }),
   };
   return {
     scheme: 'grpc',

@@ -12,7 +12,7 @@ import type { SwitchyardError } from './errors.ts';
  * then closes; `close(reason)` drops it and cuts the link: here `closed` gives the reason, at the peer a `link_closed` error.
  */
 export interface Link {
-  /** What connects: 'memory' | 'uds' | 'tcp' | 'grpc'. */
+  /** What connects: 'memory' | 'shm' | 'uds' | 'tcp' | 'grpc' | 'nats'. */
   readonly transport: string;
   /** For people: the other end's address or name. */
   readonly peer: string;
@@ -28,7 +28,7 @@ export interface Link {
 }
 
 export interface Listener {
-  /** Where others dial, e.g. "uds:///run/x.sock", "tcp://127.0.0.1:4101", "grpc://10.0.0.1:4101", "memory://w0". Port 0 is replaced by the real one. */
+  /** Where others dial, e.g. "uds:///run/x.sock", "tcp://127.0.0.1:4101", "grpc://10.0.0.1:4101", "shm:///run/x.shm", "nats://broker:4222/w0", "memory://w0". Port 0 is replaced by the real one. */
   readonly address: string;
   close(): Promise<void>;
 }

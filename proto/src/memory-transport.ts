@@ -17,6 +17,8 @@ export interface MemoryNetworkOptions {
   seed: number;
   /** Every frame takes a random time between these. */
   delayMs: readonly [number, number];
+  /** Share of frames that get lost. A link whose frame was lost closes, as every transport's does. */
+  loss: number;
   /** The clock: runs `task` after `delayMs`. A test may bring its own. */
   schedule: (delayMs: number, task: () => void) => void;
   frameBytesMax: number;
@@ -33,6 +35,7 @@ export class MemoryNetwork implements Transport {
     this.#options = {
       seed: 0,
       delayMs: [0, 0],
+      loss: 0,
       schedule: realClock,
       frameBytesMax: limits.frameBytesMax,
       pendingBytesMax: limits.linkPendingBytesMax,
@@ -93,6 +96,7 @@ interface MemoryListener {
 /** A frame or a goodbye (null) on its way; it is delivered when it and all before it have arrived. */
 interface Flight {
   frame: Uint8Array | null;
+  lost: boolean;
   arrived: boolean;
 }
 
@@ -175,7 +179,8 @@ class MemoryLink implements Link {
   }
 
   #launch(frame: Uint8Array | null): void {
-    const flight = { frame, arrived: false };
+    const lost = frame !== null && this.#options.loss > 0 && this.#random() < this.#options.loss;
+    const flight = { frame, lost, arrived: false };
     this.#flights.push(flight);
     const [min, max] = this.#options.delayMs;
     this.#options.schedule(min + (max - min) * this.#random(), () => {
@@ -186,7 +191,11 @@ class MemoryLink implements Link {
 
   #land(): void {
     while (!this.#stalled && !this.#inboxFull && this.#flights[0]?.arrived && this.#other.#state !== 'closed') {
-      const { frame } = this.#flights.shift()!;
+      const { frame, lost } = this.#flights.shift()!;
+      if (lost) {
+        this.cut(new SwitchyardError('link_closed', `a frame to ${this.peer} was lost`));
+        return;
+      }
       if (frame === null) {
         this.#other.#ended(null);
         this.#ended(null);

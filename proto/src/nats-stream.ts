@@ -157,7 +157,11 @@ export class NatsStream extends Duplex {
     try {
       this.#take(Buffer.from(message.data.buffer, message.data.byteOffset, message.data.length));
     } catch (failure) {
-      this.destroy(failure as SwitchyardError);
+      this.destroy(failure as Error);
+      if (!(failure instanceof SwitchyardError))
+        process.nextTick(() => {
+          throw failure; // A receiver's own failure, which the client library must not swallow.
+        });
     }
   }
 

@@ -71,22 +71,45 @@ export async function dialBest(addresses: readonly string[], options: LinkOption
   );
 }
 
-/**
- * Memory, shared memory and this machine's Unix sockets first; then what reaches other machines as the peer ranked it; a broker last, for it carries every byte
- * twice. Sockets of other machines and schemes that nobody implements here are left out.
- */
-export function dialOrder(addresses: readonly string[]): string[] {
-  const ranked = addresses.map((address) => ({ address, rank: rankOf(address) })).filter(({ rank }) => rank !== null);
-  return ranked.sort((a, b) => a.rank! - b.rank!).map(({ address }) => address); // sort keeps the order of equals
+/** What is done with one address of a peer, and why. */
+export interface DialChoice {
+  address: string;
+  /** Lower is dialled sooner; equal ones as the peer ranked them. null: not dialled from here. */
+  rank: number | null;
+  why: string;
 }
 
-/** null: not to be dialled from here. */
-function rankOf(address: string): number | null {
+/**
+ * Memory, shared memory and this machine's Unix sockets first; then what reaches other machines as the peer ranked it; a broker last, for it carries every byte
+ * twice. Sockets of other machines and schemes that nobody implements here are left out: they stand at the end.
+ */
+export function dialChoices(addresses: readonly string[]): DialChoice[] {
+  return addresses.map(choiceOf).sort((a, b) => (a.rank ?? Number.POSITIVE_INFINITY) - (b.rank ?? Number.POSITIVE_INFINITY) || 0); // sort keeps the order of equals
+}
+
+export function dialOrder(addresses: readonly string[]): string[] {
+  return dialChoices(addresses)
+    .filter(({ rank }) => rank !== null)
+    .map(({ address }) => address);
+}
+
+function choiceOf(address: string): DialChoice {
   const scheme = schemeOf(address);
-  if (!transports.has(scheme)) return null;
-  if (scheme === 'memory') return 0;
-  if (scheme === 'shm' || scheme === 'uds') return isLocalSocket(address) ? (scheme === 'shm' ? 1 : 2) : null;
-  return scheme === 'nats' ? 4 : 3;
+  if (!transports.has(scheme)) return { address, rank: null, why: `there is no transport ${scheme} here` };
+  switch (scheme) {
+    case 'memory':
+      return { address, rank: 0, why: 'inside one process' };
+    case 'shm':
+    case 'uds':
+      if (!isLocalSocket(address)) return { address, rank: null, why: 'it belongs to another machine or another view of the file system' };
+      return scheme === 'shm'
+        ? { address, rank: 1, why: 'shared memory is the fastest between processes of one machine' }
+        : { address, rank: 2, why: 'a Unix socket of this machine, where shared memory is not to be had' };
+    case 'nats':
+      return { address, rank: 4, why: 'a broker carries every byte twice: only where nothing else answers' };
+    default:
+      return { address, rank: 3, why: 'reaches other machines; among such the peer ranks' };
+  }
 }
 
 function transportOf(address: string): Transport {

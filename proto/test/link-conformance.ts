@@ -3,6 +3,7 @@ import { createHash } from 'node:crypto';
 import { fileURLToPath } from 'node:url';
 import { afterEach, describe, expect, it } from 'vitest';
 import { type Link, type LinkOptions, type Listener, SwitchyardError, type Transport } from '../src/index.ts';
+import type { Relay } from './relay.ts';
 
 export interface ConformanceSubject {
   name: string;
@@ -11,23 +12,35 @@ export interface ConformanceSubject {
   /** A fresh address to listen on. */
   address: () => string;
   options?: LinkOptions;
+  /** Of who dials, where not the same. */
+  dialOptions?: LinkOptions;
+  /** Puts a relay before a listener. Absent: what it sends passes nobody. */
+  relay?: (address: string) => Promise<{ relay: Relay; address: string }>;
+  /** A transport that takes a silent peer for dead within a second. Absent: it leaves that to others. */
+  impatient?: () => Transport;
   /** Why nothing of it can run here; null or absent: it can. */
   unavailable?: string | null;
   /** Cases the subject cannot take part in, and why. */
-  skip?: { reason: string; cases: ('another process' | 'oversize at the receiver')[] };
+  skip?: { reason: string; cases: SkippedCase[] };
 }
+
+type SkippedCase = 'another process' | 'oversize at the receiver' | 'broken connection';
 
 const MIB = 1024 * 1024;
 const peerScript = fileURLToPath(new URL('fixtures/peer.mjs', import.meta.url));
+const otherVersion = new URL('fixtures/other-version.mjs', import.meta.url).href;
 
 /** Everything `Link` promises, for one transport. An implementation joins by describing itself. */
 export function linkConformance(subject: ConformanceSubject): void {
   const options = subject.options ?? { token: '', tls: null };
+  const dialOptions = subject.dialOptions ?? options;
+  const relays: Relay[] = [];
   const listeners: Listener[] = [];
   const links: Link[] = [];
   const children: ChildProcess[] = [];
   afterEach(async () => {
     for (const child of children.splice(0)) child.kill('SIGKILL');
+    await Promise.all(relays.splice(0).map((r) => r.close()));
     await Promise.all(links.splice(0).map((l) => l.close()));
     await Promise.all(listeners.splice(0).map((l) => l.close()));
   });
@@ -41,7 +54,7 @@ export function linkConformance(subject: ConformanceSubject): void {
     return listener.address;
   }
 
-  async function dial(transport: Transport, address: string, using: LinkOptions & { signal?: AbortSignal } = options): Promise<Link> {
+  async function dial(transport: Transport, address: string, using: LinkOptions & { signal?: AbortSignal } = dialOptions): Promise<Link> {
     const link = await transport.dial(address, using);
     links.push(link);
     return link;
@@ -63,8 +76,15 @@ export function linkConformance(subject: ConformanceSubject): void {
     return { dialled: await dial(transport, address), accepted: await arrival };
   }
 
-  const startPeer = (role: 'listen' | 'dial', address: string): { child: ChildProcess; line: () => Promise<string> } => {
-    const child = spawn(process.execPath, [peerScript, role, address], { stdio: ['ignore', 'pipe', 'inherit'] });
+  const startPeer = (
+    role: 'listen' | 'dial',
+    address: string,
+    flags: string[] = [],
+  ): { child: ChildProcess; line: () => Promise<string> } => {
+    const child = spawn(process.execPath, [...flags, peerScript, role, address], {
+      stdio: ['ignore', 'pipe', 'inherit'],
+      env: { ...process.env, PEER_OPTIONS: asJson(role === 'dial' ? dialOptions : options) },
+    });
     children.push(child);
     let text = '';
     const waiting: ((line: string) => void)[] = [];
@@ -81,7 +101,7 @@ export function linkConformance(subject: ConformanceSubject): void {
     });
     return { child, line: () => (lines.length > 0 ? Promise.resolve(lines.shift()!) : new Promise((resolve) => waiting.push(resolve))) };
   };
-  const skipped = (name: 'another process' | 'oversize at the receiver') => subject.skip?.cases.includes(name) ?? false;
+  const skipped = (name: SkippedCase) => subject.skip?.cases.includes(name) ?? false;
 
   const unavailable = subject.unavailable ?? null;
   describe.skipIf(unavailable !== null)(`link over ${subject.name}${unavailable === null ? '' : ` (${unavailable})`}`, () => {
@@ -253,8 +273,8 @@ export function linkConformance(subject: ConformanceSubject): void {
       const accepted: Link[] = [];
       const address = await listen(transport, (link) => accepted.push(link), guarded);
       for (const token of ['', 'let me', 'let me in ', 'LET ME IN'])
-        await expect(transport.dial(address, { ...options, token })).rejects.toMatchObject({ code: 'unauthorized' });
-      const link = await dial(transport, address, guarded);
+        await expect(transport.dial(address, { ...dialOptions, token })).rejects.toMatchObject({ code: 'unauthorized' });
+      const link = await dial(transport, address, { ...dialOptions, token: guarded.token });
       const echoed = collect(link, 1);
       accepted[0].send(Uint8Array.of(7));
       expect((await echoed)[0][0]).toBe(7);
@@ -265,8 +285,8 @@ export function linkConformance(subject: ConformanceSubject): void {
       const transport = subject.create({});
       const listener = await transport.listen(subject.address(), options, () => {});
       await listener.close();
-      await expect(transport.dial(listener.address, options)).rejects.toMatchObject({ code: 'link_closed' });
-      await expect(transport.dial(listener.address, { ...options, signal: AbortSignal.abort() })).rejects.toMatchObject({
+      await expect(transport.dial(listener.address, dialOptions)).rejects.toMatchObject({ code: 'link_closed' });
+      await expect(transport.dial(listener.address, { ...dialOptions, signal: AbortSignal.abort() })).rejects.toMatchObject({
         code: 'cancelled',
       });
     });
@@ -281,7 +301,7 @@ export function linkConformance(subject: ConformanceSubject): void {
 
     it.skipIf(skipped('another process'))('notices that the process which dialled was killed', async () => {
       const closed = new Promise<SwitchyardError | null>((resolve) => {
-        void listen(subject.create({}), (link) => void link.closed.then(resolve), { token: 'fixture', tls: null }).then(async (address) => {
+        void listen(subject.create({}), (link) => void link.closed.then(resolve)).then(async (address) => {
           const { child, line } = startPeer('dial', address);
           expect(await line()).toBe('open');
           child.kill('SIGKILL');
@@ -292,7 +312,7 @@ export function linkConformance(subject: ConformanceSubject): void {
 
     it.skipIf(skipped('another process'))('notices that the process which listened was killed, with frames on their way', async () => {
       const { child, line } = startPeer('listen', subject.address());
-      const link = await dial(subject.create({}), await line(), { token: 'fixture', tls: null });
+      const link = await dial(subject.create({}), await line());
       const echoed = collect(link, 1);
       link.send(new Uint8Array(100));
       expect((await echoed)[0].length).toBe(100);
@@ -300,7 +320,90 @@ export function linkConformance(subject: ConformanceSubject): void {
       child.kill('SIGKILL');
       expect(await link.closed).toMatchObject({ code: 'link_closed' });
     });
+
+    it.skipIf(skipped('another process'))('loses nothing while the other process is stopped', async () => {
+      const { child, line } = startPeer('listen', subject.address());
+      const link = await dial(subject.create({}), await line());
+      expect(await line()).toBe('open');
+      const frames = Array.from({ length: 30 }, (_, i) => new Uint8Array(100_000).fill(i));
+      const echoed: number[] = [];
+      const all = new Promise<void>((resolve) => {
+        link.onFrame((frame) => {
+          if (echoed.push(frame[0]) === frames.length) resolve();
+        });
+      });
+      child.kill('SIGSTOP');
+      for (const frame of frames) link.send(frame);
+      await new Promise((resolve) => setTimeout(resolve, 200));
+      expect(echoed).toEqual([]);
+      child.kill('SIGCONT');
+      await all;
+      expect(echoed).toEqual(frames.map((f) => f[0]));
+    });
+
+    it.skipIf(skipped('another process'))('refuses a process that speaks another version, whoever dials', async () => {
+      const accepted: Link[] = [];
+      const address = await listen(subject.create({}), (link) => accepted.push(link));
+      const dialler = startPeer('dial', address, ['--import', otherVersion]);
+      expect(await dialler.line()).toBe('refused version_mismatch');
+      expect(accepted).toEqual([]);
+      const listener = startPeer('listen', subject.address(), ['--import', otherVersion]);
+      await expect(subject.create({}).dial(await listener.line(), dialOptions)).rejects.toMatchObject({ code: 'version_mismatch' });
+    });
+
+    const { relay: relayed, impatient } = subject;
+    /** Both ends of a link through a relay, after one frame each way. */
+    async function through(transport: Transport): Promise<{ dialled: Link; accepted: Link; relay: Relay; got: number[] }> {
+      const got: number[] = [];
+      let arrived!: (link: Link) => void;
+      const accepted = new Promise<Link>((resolve) => {
+        arrived = resolve;
+      });
+      const address = await listen(transport, (link) => {
+        link.onFrame((frame) => {
+          got.push(frame[0]);
+          if (frame[0] === 1) link.send(frame);
+        });
+        arrived(link);
+      });
+      const between = await relayed!(address);
+      relays.push(between.relay);
+      const dialled = await dial(transport, between.address);
+      const echoed = collect(dialled, 1);
+      dialled.send(new Uint8Array(1000).fill(1));
+      await echoed;
+      return { dialled, accepted: await accepted, relay: between.relay, got };
+    }
+
+    it.skipIf(relayed === undefined)('closes, and delivers nothing wrong, when bytes arrive that were not sent', async () => {
+      const { dialled, accepted, relay, got } = await through((impatient ?? (() => subject.create({})))());
+      relay.corrupt();
+      dialled.send(new Uint8Array(1000).fill(2));
+      accepted.send(new Uint8Array(1000).fill(2));
+      for (const end of [accepted, dialled])
+        expect(await end.closed).toMatchObject({ code: expect.stringMatching(/bad_frame|link_closed/) });
+      expect(got).toEqual([1]);
+    });
+
+    it.skipIf(relayed === undefined || skipped('broken connection'))('closes both ends when the connection breaks', async () => {
+      const { dialled, accepted, relay } = await through(subject.create({}));
+      relay.cut();
+      for (const end of [accepted, dialled]) expect(await end.closed).toMatchObject({ code: 'link_closed' });
+    });
+
+    it.skipIf(impatient === undefined)('closes when the peer falls silent, as a machine that lost its power does', async () => {
+      const { dialled, accepted, relay } = await through(impatient!());
+      relay.vanish();
+      dialled.send(new Uint8Array(1000).fill(2));
+      for (const end of [accepted, dialled]) expect(await end.closed).toMatchObject({ code: 'link_closed' });
+    });
   });
+}
+
+/** Certificates as text: another process reads it. */
+function asJson({ token, tls }: LinkOptions): string {
+  const pem = (bytes: Uint8Array | null) => (bytes === null ? null : Buffer.from(bytes).toString());
+  return JSON.stringify({ token, tls: tls === null ? null : { ...tls, ca: pem(tls.ca), cert: pem(tls.cert), key: pem(tls.key) } });
 }
 
 /** 200 frames between 1 byte and 600 KiB, small ones more often; the same for the same seed. */

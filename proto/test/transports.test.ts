@@ -2,7 +2,18 @@ import { mkdtempSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { afterEach, describe, expect, it } from 'vitest';
-import { dialBest, dialOrder, type Link, type Listeners, limits, listenAny, MemoryNetwork, transports } from '../src/index.ts';
+import {
+  dialBest,
+  dialChoices,
+  dialOrder,
+  type Link,
+  type Listeners,
+  limits,
+  listenAny,
+  MemoryNetwork,
+  transports,
+  useSharedMemory,
+} from '../src/index.ts';
 import { socketRealm } from '../src/unix-socket.ts';
 
 const open = { token: '', tls: null };
@@ -21,7 +32,7 @@ async function listen(addresses: string[], options = open): Promise<Listeners & 
 
 describe('transports', () => {
   it('are registered by the scheme they name', () => {
-    expect([...transports.keys()]).toEqual(['memory', 'uds', 'tcp', 'grpc']);
+    expect([...transports.keys()]).toEqual(['memory', 'uds', 'tcp', 'grpc', 'nats']);
     for (const [scheme, transport] of transports) expect(transport.scheme).toBe(scheme);
   });
 });
@@ -86,6 +97,50 @@ describe('listenAny and dialBest', () => {
     expect(dialOrder(['future://x', 'tcp://127.0.0.1:1', 'memory://w'])).toEqual(['memory://w', 'tcp://127.0.0.1:1']);
   });
 
+  it('dial near before far and a broker last, each for a reason', () => {
+    const realm = socketRealm();
+    const announced = [
+      'nats://broker:4222/w0',
+      'grpc://10.0.0.2:1',
+      `uds://${realm}/a.sock`,
+      'uds://000000000000/b.sock',
+      'tcp://10.0.0.2:1',
+      `shm://${realm}/a.shm`,
+      'memory://w0',
+    ];
+    const unable = dialChoices(announced);
+    expect(unable.find((c) => c.address.startsWith('shm:'))).toMatchObject({ rank: null, why: 'there is no transport shm here' });
+    useSharedMemory({
+      create: () => {
+        throw new Error('not here');
+      },
+      open: () => {
+        throw new Error('not here');
+      },
+    });
+    expect(dialOrder(announced)).toEqual([
+      'memory://w0',
+      `shm://${realm}/a.shm`,
+      `uds://${realm}/a.sock`,
+      'grpc://10.0.0.2:1',
+      'tcp://10.0.0.2:1',
+      'nats://broker:4222/w0',
+    ]);
+    expect(dialChoices(announced).at(-1)).toMatchObject({
+      address: 'uds://000000000000/b.sock',
+      rank: null,
+      why: expect.stringMatching(/another machine/),
+    });
+    for (const choice of dialChoices(announced)) expect(choice.why).not.toBe('');
+  });
+
+  it('go on to the socket where shared memory cannot be made', async () => {
+    const { addresses } = await listen([`shm://${folder}/e.shm`, `uds://${folder}/e.sock`]);
+    const link = await dialBest(addresses, open);
+    expect(link.transport).toBe('uds');
+    await link.close();
+  });
+
   it('listen on all or on none', async () => {
     const { addresses } = await listen(['tcp://127.0.0.1:0']);
     const socket = `uds://${folder}/c.sock`;
@@ -138,6 +193,26 @@ describe('MemoryNetwork', () => {
     for (const l of [0, 1, 2])
       expect(first.filter((n) => Math.floor(n / 10) === l)).toEqual(Array.from({ length: 10 }, (_, i) => 10 * l + i));
     expect(first).not.toEqual([...first].sort((a, b) => a - b));
+  });
+
+  it('closes a link that lost a frame, after what was sent before it', async () => {
+    for (const seed of [1, 2, 3, 4]) {
+      const clock = handClock();
+      const network = new MemoryNetwork({ seed, delayMs: [1, 10], loss: 0.05, schedule: clock.schedule });
+      const delivered: number[] = [];
+      let accepted!: Link;
+      await network.listen('memory://w', open, (link) => {
+        accepted = link;
+        link.onFrame((frame) => delivered.push(frame[0]));
+      });
+      const link = await network.dial('memory://w', open);
+      for (let i = 0; i < 200; i++) link.send(Uint8Array.of(i));
+      clock.runAll();
+      expect(delivered).toEqual(Array.from({ length: delivered.length }, (_, i) => i));
+      expect(delivered.length).toBeLessThan(200);
+      expect(await link.closed).toMatchObject({ code: 'link_closed', message: expect.stringMatching(/lost/) });
+      expect(await accepted.closed).toMatchObject({ code: 'link_closed' });
+    }
   });
 
   it('cuts off a listener, and stalls one without closing anything', async () => {

@@ -1,4 +1,6 @@
+import { once } from 'node:events';
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import net from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -158,5 +160,34 @@ describe('doctor', () => {
       expect.arrayContaining(['node', 'native kernels', 'cpus', 'memory', 'memory bandwidth', 'port 1']),
     );
     for (const check of checks) if (check.status === 'warning' || check.status === 'failed') expect(check.fix).toBeTruthy();
+    const works = checks.filter((check) => check.status === 'ok').map((check) => check.name);
+    expect(works).toEqual(expect.arrayContaining(['link memory', 'link uds', 'link tcp', 'link grpc']));
+  });
+
+  it('says which address of a peer would be dialled, and why no other', async () => {
+    const listening = net.createServer().listen(0, '127.0.0.1');
+    await once(listening, 'listening');
+    const { port } = listening.address() as net.AddressInfo;
+    const { stdout } = await switchyard([
+      ...['doctor', '--json', '--link'],
+      ...['nats://127.0.0.1:1/w0', `tcp://127.0.0.1:${port}`, 'uds:///nowhere/w0.sock', 'shm://000000000000/run/w0.shm', 'pigeon://roof'],
+    ]);
+    listening.close();
+    const { checks } = JSON.parse(stdout) as { checks: { name: string; status: string; found: string }[] };
+    const links = checks.filter((check) => check.name === 'link');
+    expect(links.map((check) => [check.status, check.found.replace(/ .*/, '')])).toEqual([
+      ['warning', 'uds:///nowhere/w0.sock:'],
+      ['ok', `tcp://127.0.0.1:${port}:`],
+      ['warning', 'nats://127.0.0.1:1/w0:'],
+      ['absent', 'shm://000000000000/run/w0.shm:'],
+      ['absent', 'pigeon://roof:'],
+    ]);
+    expect(links.map((check) => check.found)).toEqual([
+      expect.stringMatching(/ENOENT/),
+      expect.stringMatching(/chosen/),
+      expect.stringMatching(/no NATS server/),
+      expect.stringMatching(/another machine/),
+      expect.stringMatching(/no transport pigeon/),
+    ]);
   });
 });

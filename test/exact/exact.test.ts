@@ -7,8 +7,16 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { native } from '@switchyard/native';
-import { grpcTransport, MemoryNetwork, type Plan, type Submit, socketTransport, type Transport } from '@switchyard/proto';
+import { native, sharedMemory } from '@switchyard/native';
+import {
+  grpcTransport,
+  MemoryNetwork,
+  type Plan,
+  type Submit,
+  sharedMemoryTransport,
+  socketTransport,
+  type Transport,
+} from '@switchyard/proto';
 import fc from 'fast-check';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { laneRows } from '../../worker/src/engine/lanes.ts';
@@ -56,7 +64,7 @@ interface Layout {
   replicas: number[][][];
   nodes: number[];
   machines: Machine[];
-  transport: 'memory' | 'uds' | 'tcp' | 'grpc';
+  transport: 'memory' | 'shm' | 'uds' | 'tcp' | 'grpc';
   delayMs: number;
   seed: number;
   maxBatchRows: number;
@@ -78,6 +86,8 @@ function transportOf({ transport, seed, delayMs }: Layout): { transport: Transpo
   switch (transport) {
     case 'memory':
       return { transport: new MemoryNetwork({ seed, delayMs: [0, delayMs] }), addressOf: (w) => `memory://w${w}` };
+    case 'shm':
+      return { transport: sharedMemoryTransport(sharedMemory), addressOf: (w) => `shm://${sockets}/${cluster}-${w}.shm` };
     case 'uds':
       return { transport: socketTransport('uds'), addressOf: (w) => `uds://${sockets}/${cluster}-${w}.sock` };
     case 'tcp':
@@ -133,7 +143,7 @@ function layoutArbitrary({ moeLayers, experts }: Model['shape'], longestBlocks: 
         minLength: workers,
         maxLength: workers,
       }),
-      transport: fc.constantFrom('memory' as const, 'memory' as const, 'uds' as const, 'tcp' as const, 'grpc' as const),
+      transport: fc.constantFrom('memory' as const, 'shm' as const, 'uds' as const, 'tcp' as const, 'grpc' as const),
       delayMs: fc.constantFrom(0, 0.5),
       seed: fc.nat(),
       maxBatchRows: fc.integer({ min: 3, max: 128 }),

@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs';
-import { native } from '@switchyard/native';
-import { SwitchyardError } from '@switchyard/proto';
+import { native, sharedMemory } from '@switchyard/native';
+import { SwitchyardError, useSharedMemory } from '@switchyard/proto';
 import { loadModel } from './model/load.ts';
 import { flagsHelp, parseFlags } from './process/flags.ts';
 import { stderrLog } from './process/log.ts';
@@ -21,6 +21,7 @@ async function main(): Promise<number> {
     process.stdout.write(flagsHelp());
     return 0;
   }
+  useSharedMemory(sharedMemory);
   const log = stderrLog(flags.name);
   const { version } = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8')) as { version: string };
   const worker = new WorkerProcess({ flags, native, load: loadModel, version, log });

@@ -76,8 +76,8 @@ export function formatUpReport(report: UpReport): string {
     worker.cpus === null ? 'any' : worker.cpus.join(','),
     worker.experts,
     formatBytes(worker.residentBytes),
-    // The host of a socket is this one.
-    worker.addresses.map((address) => address.replace(/^uds:\/\/[^/]*/, 'uds://')).join(' '),
+    // The best one; the host of a socket is this one.
+    worker.addresses[0]?.replace(/^(uds|shm):\/\/[^/]*/, '$1://') ?? '',
   ]);
   return [
     `${pc.bold(report.model)} is served on ${pc.bold(report.url)} (ready after ${report.readySeconds.toFixed(1)} s, plan ${report.plan}, class ${report.numericClass})`,

@@ -2,7 +2,7 @@ import path from 'node:path';
 import { builtProgram } from './programs.ts';
 import type { WorkerSpec } from './worker-fleet.ts';
 
-export type LocalTransport = 'uds' | 'tcp' | 'grpc';
+export type LocalTransport = 'shm' | 'uds' | 'tcp' | 'grpc';
 
 export interface WorkerSurroundings {
   runFolder: string;
@@ -20,7 +20,7 @@ export function workerArgs(worker: WorkerSpec, around: WorkerSurroundings): stri
     builtProgram('worker'),
     ...['--coordinator', around.controlAddress],
     ...['--name', worker.name, '--node', worker.node],
-    ...['--data', dataAddress(worker, around)],
+    ...dataAddresses(worker, around).flatMap((address) => ['--data', address]),
     ...['--threads', String(threads)],
     ...(cpus === null ? [] : ['--cpus', cpus.join(',')]),
     ...['--token-file', around.tokenFile],
@@ -29,6 +29,9 @@ export function workerArgs(worker: WorkerSpec, around: WorkerSurroundings): stri
   ];
 }
 
-function dataAddress(worker: WorkerSpec, { transport, runFolder }: WorkerSurroundings): string {
-  return transport === 'uds' ? `uds://${path.join(runFolder, `${worker.name}.sock`)}` : `${transport}://127.0.0.1:0`;
+/** A system without shared memory between processes has sockets all the same. */
+function dataAddresses(worker: WorkerSpec, { transport, runFolder }: WorkerSurroundings): string[] {
+  const socket = `uds://${path.join(runFolder, `${worker.name}.sock`)}`;
+  if (transport === 'shm') return [`shm://${path.join(runFolder, `${worker.name}.shm`)}`, socket];
+  return [transport === 'uds' ? socket : `${transport}://127.0.0.1:0`];
 }

@@ -2,6 +2,7 @@ import { Command } from 'commander';
 import pc from 'picocolors';
 import { availableCpus } from '../cluster/cpu-share.ts';
 import type { Check } from '../doctor/check.ts';
+import { checkLocalLinks, checkPeerAddresses } from '../doctor/links.ts';
 import { checkCpus, checkMemory, checkOpenFiles, describeBandwidth } from '../doctor/machine.ts';
 import { checkNativeKernels } from '../doctor/native-kernels.ts';
 import { measureReadBandwidth } from '../doctor/read-bandwidth.ts';
@@ -15,12 +16,13 @@ export function doctorCommand(): Command {
   return new Command('doctor')
     .description('Check what this machine has and say how to fix what it lacks')
     .option('--port <port>', 'the port that `switchyard up` would use', integerIn(1, 65_535), 8000)
+    .option('--link <address...>', 'addresses that a worker announces: say which would be dialled from here, and why')
     .option('--json', 'print the checks as JSON')
     .addHelpText(
       'after',
-      '\nExits with 1 when something has to be fixed before `switchyard up` can work.\n\nExample:\n  $ switchyard doctor --port 9000',
+      '\nExits with 1 when something has to be fixed before `switchyard up` can work.\n\nExample:\n  $ switchyard doctor --port 9000\n  $ switchyard doctor --link uds:///run/n1w0.sock grpc://10.0.0.2:4101 nats://broker:4222/switchyard.n1w0',
     )
-    .action(async (options: { port: number; json?: boolean }) => {
+    .action(async (options: { port: number; link?: string[]; json?: boolean }) => {
       const threads = availableCpus().length;
       const readBandwidthBytesPerSecond = await measureReadBandwidth(threads);
       const checks = [
@@ -34,6 +36,8 @@ export function doctorCommand(): Command {
         await checkPort(options.port),
         checkTemporaryFolder(),
         checkModel(),
+        ...(await checkLocalLinks()),
+        ...(await checkPeerAddresses(options.link ?? [])),
         ...checkOptionalTools(),
       ];
       if (options.json)

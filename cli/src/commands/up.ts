@@ -82,7 +82,7 @@ export function upCommand(): Command {
       lossyList,
       '',
     )
-    .addOption(new Option('--transport <name>', 'how workers reach one another').choices(['uds', 'tcp', 'grpc']).default('uds'))
+    .addOption(new Option('--transport <name>', 'how workers reach one another').choices(['shm', 'uds', 'tcp', 'grpc']).default('shm'))
     .option('--max-context <tokens>', 'longest sequence; 0: what the checkpoint was made for', integerIn(0, 2 ** 31), 0)
     .option('--kv-bytes <size>', 'KV cache of each worker, like 512M or 2GiB', byteCount)
     .option('--max-batch-rows <rows>', 'rows of one step: prefill chunk and decodes', integerIn(1, limits.frameRowsMax))

@@ -65,7 +65,7 @@ export function checkTemporaryFolder(): Check {
 /** Tools that some features use and none needs. */
 const optionalTools = [
   { program: 'nvidia-smi', args: ['--query-gpu=name,driver_version', '--format=csv,noheader'], use: 'a CUDA device' },
-  { program: 'nats-server', args: ['--version'], use: 'several coordinators' },
+  { program: 'nats-server', args: ['--version'], use: 'links through a broker, and their tests' },
   { program: 'helm', args: ['version', '--short'], use: 'deploying to Kubernetes' },
 ];
 

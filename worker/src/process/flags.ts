@@ -44,7 +44,7 @@ const table: Table = {
     'data',
     'ADDRESS',
     [],
-    'where peers dial, best first, may be repeated: uds:///path, tcp://host:port, grpc://host:port (port 0: any). Default: a socket in the temporary folder',
+    'where peers dial, best first, may be repeated: shm:///path, uds:///path, tcp://host:port, grpc://host:port (port 0: any), nats://host:port/subject. Default: shared memory and a socket of this machine',
     (value) => [value],
   ),
   threads: row('threads', 'N', 1, 'compute threads', positive),
@@ -76,7 +76,10 @@ export function parseFlags(args: readonly string[]): WorkerFlags | null {
   }
   if (values.help !== undefined) return null;
   const flags = Object.fromEntries(rows.map(([key, flagRow]) => [key, readFlag(flagRow, values[flagRow.flag])])) as unknown as WorkerFlags;
-  if (flags.data.length === 0) flags.data = [`uds://${path.join(tmpdir(), `switchyard-${flags.name}-${process.pid}.sock`)}`];
+  if (flags.data.length === 0) {
+    const socket = path.join(tmpdir(), `switchyard-${flags.name}-${process.pid}`);
+    flags.data = [`shm://${socket}.shm`, `uds://${socket}.sock`];
+  }
   if (flags.cpus !== null && flags.cpus.length !== flags.threads) {
     throw bad('cpus', `${flags.cpus.length} CPUs`, `as many as --threads, ${flags.threads}`);
   }

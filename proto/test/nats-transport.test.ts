@@ -1,0 +1,196 @@
+import { randomBytes } from 'node:crypto';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import os from 'node:os';
+import path from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { connect, type NatsConnection } from '@nats-io/transport-node';
+import { afterEach, describe, expect, it } from 'vitest';
+import { type Link, type LinkTls, type Listener, natsTransport, SwitchyardError } from '../src/index.ts';
+import { makeCertificates } from './certificates.ts';
+import { type NatsServer, noNatsServer, startNatsServer } from './nats-server.ts';
+
+const options = { token: 'broker', tls: null };
+const closing: (() => Promise<unknown>)[] = [];
+afterEach(async () => {
+  for (const close of closing.splice(0).reverse()) await close();
+});
+
+async function server(config = '', port = -1): Promise<NatsServer> {
+  const started = await startNatsServer(config, port);
+  closing.push(() => started.stop());
+  return started;
+}
+
+/** Both ends of a link; the listener's echoes. */
+async function echoing(port: number, using = options): Promise<{ dialled: Link; accepted: Link; listener: Listener }> {
+  let arrived!: (link: Link) => void;
+  const accepted = new Promise<Link>((resolve) => {
+    arrived = resolve;
+  });
+  const listener = await natsTransport().listen(`nats://127.0.0.1:${port}/w0`, using, (link) => {
+    link.onFrame((frame) => link.send(frame));
+    arrived(link);
+  });
+  closing.push(() => listener.close());
+  const dialled = await natsTransport().dial(listener.address, using);
+  closing.push(() => dialled.close());
+  return { dialled, accepted: await accepted, listener };
+}
+
+function next(link: Link): Promise<Uint8Array> {
+  return new Promise((resolve) => link.onFrame(resolve));
+}
+
+async function outsider(port: number): Promise<NatsConnection> {
+  const connection = await connect({ servers: `127.0.0.1:${port}` });
+  closing.push(() => connection.close());
+  return connection;
+}
+
+describe.skipIf(noNatsServer !== null)(`nats${noNatsServer === null ? '' : ` (${noNatsServer})`}`, () => {
+  it('cuts frames into what the server takes', async () => {
+    const { port } = await server('max_payload: 1024');
+    const { dialled } = await echoing(port);
+    const frame = randomBytes(300_001);
+    const echoed = next(dialled);
+    dialled.send(frame);
+    expect(Buffer.compare(await echoed, frame)).toBe(0);
+  });
+
+  it.each([
+    ['repeated', (message: Uint8Array) => message],
+    ['lost before it', (message: Uint8Array) => raise(message, 5)],
+  ])('closes a link whose message was %s', async (_, edit) => {
+    const { port } = await server();
+    const spy = await outsider(port);
+    let seen: { subject: string; data: Uint8Array } | null = null;
+    spy.subscribe('w0.*.up', {
+      callback: (_error, message) => {
+        seen = { subject: message.subject, data: Uint8Array.from(message.data) };
+      },
+    });
+    await spy.flush();
+    const { dialled, accepted } = await echoing(port);
+    const echoed = next(dialled);
+    dialled.send(Uint8Array.of(1));
+    await echoed;
+    await spy.flush();
+    spy.publish(seen!.subject, edit(seen!.data));
+    expect(await accepted.closed).toMatchObject({ code: 'link_closed', message: expect.stringMatching(/lost or repeated/) });
+    expect(await dialled.closed).toMatchObject({ code: 'link_closed' });
+  });
+
+  it.each([
+    ['shorter than its header', () => Uint8Array.of(1, 2, 3)],
+    ['of an unknown kind', (due: number) => message(due, 9)],
+    ['crediting more than was sent', (due: number) => message(due, 2, Uint8Array.of(0xff, 0xff, 0xff, 0x7f))],
+    ['of more bytes than were allowed', (due: number) => message(due, 1, new Uint8Array(900_000)), 3],
+  ])('closes a link with bad_frame for a message %s', async (_, make, times = 1) => {
+    const { port } = await server();
+    const spy = await outsider(port);
+    let subject = '';
+    let due = 0;
+    spy.subscribe('w0.*.up', {
+      callback: (_error, { subject: seen, data }) => {
+        subject = seen;
+        if (data.length < 8) return; // our own
+        due = Buffer.from(data).readUInt32LE(0) + 1;
+      },
+    });
+    await spy.flush();
+    let arrived!: (link: Link) => void;
+    const accepting = new Promise<Link>((resolve) => {
+      arrived = resolve;
+    });
+    // Nobody receives: what comes in piles up.
+    const listener = await natsTransport().listen(`nats://127.0.0.1:${port}/w0`, options, arrived);
+    closing.push(() => listener.close());
+    const dialled = await natsTransport().dial(listener.address, options);
+    const accepted = await accepting;
+    await spy.flush();
+    for (let i = 0; i < times; i++) spy.publish(subject, make(due + i));
+    expect(await accepted.closed).toMatchObject({ code: 'bad_frame' });
+    expect(await dialled.closed).toMatchObject({ code: 'link_closed' });
+  });
+
+  it('has one listener on a subject', async () => {
+    const { port } = await server();
+    const { listener } = await echoing(port);
+    await expect(natsTransport().listen(listener.address, options, () => {})).rejects.toMatchObject({
+      code: 'link_closed',
+      message: expect.stringMatching(/in use/),
+    });
+  });
+
+  it('ends links with a server that dies, and listens again when there is one', async () => {
+    const first = await server();
+    const { dialled, accepted, listener } = await echoing(first.port);
+    await first.stop();
+    dialled.send(new Uint8Array(1_000_000)); // lost with the server
+    await server('', first.port);
+    // What was lost is noticed by the first message that comes through again.
+    for (const end of [accepted, dialled]) expect(await end.closed).toMatchObject({ code: 'link_closed' });
+    let again: Link | null = null;
+    while (again === null)
+      again = await natsTransport()
+        .dial(listener.address, options)
+        .catch(() => sleep(50, null));
+    closing.push(() => again!.close());
+    const echoed = next(again);
+    again.send(Uint8Array.of(9));
+    expect((await echoed)[0]).toBe(9);
+  });
+
+  it('says that there is no server', async () => {
+    const { port, stop } = await server();
+    await stop();
+    const message = expect.stringMatching(/no NATS server on 127\.0\.0\.1:\d+/);
+    await expect(natsTransport().dial(`nats://127.0.0.1:${port}/w0`, options)).rejects.toMatchObject({ code: 'link_closed', message });
+    await expect(natsTransport().listen(`nats://127.0.0.1:${port}/w0`, options, () => {})).rejects.toMatchObject({ message });
+  });
+
+  it.each(['nats://h:1', 'nats://h:1/', 'nats://h/w0', 'nats://h:1/w 0', 'nats://h:1/w0.*', 'nats://h:1/>', 'tcp://h:1/w0'])(
+    'refuses the address %s',
+    async (address) => {
+      await expect(natsTransport().dial(address, options)).rejects.toMatchObject({ code: 'invalid_request' });
+    },
+  );
+
+  const certificates = makeCertificates();
+  it.skipIf(certificates === null)('speaks mutual TLS to a server that asks for it', async () => {
+    const { node, stranger } = certificates!;
+    const { port } = await server(tlsConfig(node));
+    const secured = { token: 'broker', tls: node };
+    const { dialled } = await echoing(port, secured);
+    const echoed = next(dialled);
+    dialled.send(Uint8Array.of(3));
+    expect((await echoed)[0]).toBe(3);
+    for (const tls of [stranger, { ...node, cert: null, key: null }])
+      await expect(natsTransport().dial(`nats://127.0.0.1:${port}/w0`, { token: 'broker', tls })).rejects.toBeInstanceOf(SwitchyardError);
+  });
+});
+
+/** The server's own part of the certificates, as files that it reads. */
+function tlsConfig({ ca, cert, key }: LinkTls): string {
+  const folder = mkdtempSync(path.join(os.tmpdir(), 'sy-nats-tls-'));
+  closing.unshift(async () => rmSync(folder, { recursive: true }));
+  const file = (name: string, bytes: Uint8Array | null) => {
+    writeFileSync(path.join(folder, name), bytes!);
+    return JSON.stringify(path.join(folder, name));
+  };
+  return `tls { cert_file: ${file('cert', cert)}, key_file: ${file('key', key)}, ca_file: ${file('ca', ca)}, verify: true }`;
+}
+
+function message(sequence: number, kind: number, body = new Uint8Array(0)): Uint8Array {
+  const made = Buffer.alloc(8 + body.length);
+  made.writeUInt32LE(sequence, 0);
+  made[4] = kind;
+  made.set(body, 8);
+  return made;
+}
+
+function raise(sent: Uint8Array, by: number): Uint8Array {
+  const raised = Buffer.from(sent);
+  raised.writeUInt32LE(raised.readUInt32LE(0) + by, 0);
+  return raised;
+}

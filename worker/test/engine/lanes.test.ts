@@ -1,0 +1,115 @@
+import { MemoryNetwork, type Plan, parseFrame, type Transport } from '@switchyard/proto';
+import { expect, test } from 'vitest';
+import { InProcessCluster, submitOf } from '../in-process-cluster.ts';
+import { toyModel, toyNative } from './toy-model.ts';
+
+const shape = { experts: 4, topK: 2, moeLayers: 2, kvBlocks: 200, maxRows: 256, maxSequences: 8, maxLogitRows: 8, maxContext: 512 };
+/** Experts 0 and 1 at the home, the others on another node: rows of every chunk leave. */
+const plan: Plan = {
+  format: 'switchyard-plan',
+  version: 1,
+  model: { type: 'toy', moeLayers: [1, 2], experts: shape.experts },
+  workers: [0, 1].map((node) => ({ name: `w${node}`, node })),
+  replicas: Array.from({ length: shape.moeLayers }, () => [[0], [0], [1], [1]]),
+  provenance: null,
+};
+
+/** Frames of more rows than a decode step has do not leave while the gate is shut. */
+class Gate {
+  shut = false;
+  private held: (() => void)[] = [];
+
+  through(transport: Transport): Transport {
+    return {
+      scheme: transport.scheme,
+      listen: (address, options, accept) => transport.listen(address, options, accept),
+      dial: async (address, options) => {
+        const link = await transport.dial(address, options);
+        const send = link.send.bind(link);
+        link.send = (bytes) => {
+          if (!this.shut || parseFrame(bytes).rows <= shape.maxSequences) return send(bytes);
+          this.held.push(() => send(bytes));
+          return true;
+        };
+        return link;
+      },
+    };
+  }
+
+  open(): void {
+    this.shut = false;
+    for (const send of this.held.splice(0)) send();
+  }
+}
+
+async function start(gate: Gate) {
+  const models = [0, 1].map((w) =>
+    toyModel(
+      shape,
+      plan.replicas.map((layer) => layer.flatMap((holders, e) => (holders[0] === w ? [e] : []))),
+    ),
+  );
+  /** Segments of the home's lanes in the order in which they ran. */
+  const ran: { lane: number; segment: number }[] = [];
+  models[0].lanes.forEach((lane, index) => {
+    const run = lane.runSegment.bind(lane);
+    lane.runSegment = (segment, batch) => {
+      ran.push({ lane: index, segment });
+      run(segment, batch);
+    };
+  });
+  const cluster = await InProcessCluster.start({
+    native: toyNative,
+    models,
+    plan,
+    transport: gate.through(new MemoryNetwork()),
+    addressOf: (w) => `memory://w${w}`,
+    maxBatchRows: shape.maxRows,
+    maxSequences: shape.maxSequences,
+    maxLogitRows: shape.maxLogitRows,
+    prefixCache: false,
+    rowDeadlineMs: 20_000,
+  });
+  return { cluster, ran };
+}
+
+const long = submitOf(
+  Array.from({ length: 250 }, (_, i) => (i * 7) % 97),
+  { maxTokens: 3, wantLogprob: true },
+);
+
+test('a stream goes on while the rows of a prompt are away', async () => {
+  const gate = new Gate();
+  const { cluster } = await start(gate);
+  const stream = cluster.run(0, submitOf([5], { maxTokens: 200 }));
+  while (cluster.workers[0].counters.generatedTokens === 0) await new Promise((resolve) => setImmediate(resolve));
+  gate.shut = true;
+  const prompt = cluster.run(0, long);
+  expect((await stream).tokens).toHaveLength(200);
+  gate.open();
+  expect((await prompt).error).toBeNull();
+  await cluster.close();
+});
+
+test("the next chunk's attention runs while the rows of a chunk are away, and each chunk keeps behind the one before", async () => {
+  const gate = new Gate();
+  const { cluster, ran } = await start(gate);
+  await cluster.run(0, submitOf([1], { maxTokens: 1 }));
+  const straight = await cluster.run(0, long);
+  ran.length = 0;
+  gate.shut = true;
+  const prompt = cluster.run(0, { ...long, request: long.request + 100_000 });
+  const chunks = () => ran.filter(({ lane }) => lane > 0);
+  while (chunks().length < 2) await new Promise((resolve) => setImmediate(resolve));
+  expect(chunks()).toEqual([
+    { lane: 1, segment: 0 },
+    { lane: 2, segment: 0 },
+  ]);
+  gate.open();
+  expect(await prompt).toEqual(straight);
+  for (let segment = 0; segment <= shape.moeLayers; segment++) {
+    const order = chunks().filter((run) => run.segment === segment);
+    expect(order.map(({ lane }) => lane)).toEqual([1, 2]);
+  }
+  await cluster.close();
+});

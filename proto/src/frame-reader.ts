@@ -6,6 +6,7 @@
  */
 import { SwitchyardError } from './errors.ts';
 import { badFrameLength } from './frame-length.ts';
+import { frameMemory } from './frame-memory.ts';
 
 export const PREFIX_BYTES = 8;
 export const LENGTH_CHECK = 0x4b4c5953; // "SYLK"
@@ -13,8 +14,6 @@ export const GOODBYE = 0xffffffff;
 
 /** Two reads of a large frame's worth of socket buffer; larger frames bypass it after their first bytes. */
 const SCRATCH_BYTES = 256 * 1024;
-/** From here a frame gets memory of its own; smaller ones share pages with their neighbours in time. */
-const OWN_MEMORY_BYTES = 4096;
 
 export interface FrameReceiver {
   frame(frame: Uint8Array): void;
@@ -102,7 +101,7 @@ export class FrameReader {
     if (length < 1 || length > this.frameBytesMax) throw badFrameLength(length, this.frameBytesMax);
     this.#lastLength = length;
     this.#filled = 0;
-    this.#frame = length < OWN_MEMORY_BYTES ? Buffer.allocUnsafe(length) : Buffer.allocUnsafeSlow(length);
+    this.#frame = frameMemory(length);
   }
 
   #finishFrame(): void {

@@ -36,6 +36,8 @@ const TOKEN_KEY = 'authorization';
 const LABEL_KEY = 'switchyard-stream-label';
 /** gRPC's length prefix: u8 compressed, u32 length. */
 const PREFIX_BYTES = 5;
+/** How long a connection may outlive its stream when the server closes: one that broke is never reported as closed by @grpc/grpc-js. */
+const IDLE_CONNECTION_MS = 1_000;
 /** No frame is empty. */
 const GOODBYE = Buffer.alloc(0);
 
@@ -85,7 +87,7 @@ export async function serveStreams(
       // Diallers close their connections once their streams have ended; whoever does not is cut off.
       let timer: NodeJS.Timeout | undefined;
       const late = new Promise<void>((resolve) => {
-        timer = setTimeout(resolve, limits.closeTimeoutMs);
+        timer = setTimeout(resolve, IDLE_CONNECTION_MS);
       });
       await Promise.race([down, late]);
       clearTimeout(timer);

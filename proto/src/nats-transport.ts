@@ -17,6 +17,8 @@ import { NatsStream, type NatsStreamBounds } from './nats-stream.ts';
 export interface NatsTransportOptions extends NatsStreamBounds {
   frameBytesMax: number;
   pendingBytesMax: number;
+  /** How long the server, and then the listener, may take to answer. The client library notices a certificate that was turned down only by this. */
+  dialTimeoutMs: number;
 }
 
 const SCHEME = 'nats';
@@ -30,6 +32,7 @@ export function natsTransport(options: Partial<NatsTransportOptions> = {}): Tran
     windowBytes: limits.natsWindowBytes,
     heartbeatMs: limits.natsHeartbeatMs,
     heartbeatsMissedMax: limits.natsHeartbeatsMissedMax,
+    dialTimeoutMs: limits.dialTimeoutMs,
     ...options,
   };
   return {
@@ -47,7 +50,8 @@ async function listen(
 ): Promise<Listener> {
   const { server, prefix } = parseNatsAddress(address);
   const links = new Set<FramedLink>();
-  let connection = await connect(server, options.tls);
+  const open = () => connect(server, options.tls, bounds.dialTimeoutMs);
+  let connection = await open();
   const ending = new AbortController();
 
   const serve = () =>
@@ -84,7 +88,7 @@ async function listen(
       while (!ending.signal.aborted && connection.isClosed()) {
         await sleep(RECONNECT_MS, undefined, { signal: ending.signal }).catch(() => {});
         if (ending.signal.aborted) return;
-        const next = await connect(server, options.tls).catch(() => null);
+        const next = await open().catch(() => null);
         if (next === null) continue;
         connection = next;
         serve();
@@ -106,7 +110,7 @@ async function dial(address: string, bounds: NatsTransportOptions, options: Link
   const { server, prefix } = parseNatsAddress(address);
   const cancelled = () => new SwitchyardError('cancelled', `dialling ${address} was aborted`, { cause: options.signal?.reason });
   if (options.signal?.aborted) throw cancelled();
-  const connection = await connect(server, options.tls);
+  const connection = await connect(server, options.tls, bounds.dialTimeoutMs);
   let link: FramedLink | null = null;
   const aborted = () => {
     if (link !== null) void link.close(cancelled());
@@ -118,7 +122,7 @@ async function dial(address: string, bounds: NatsTransportOptions, options: Link
     const id = randomBytes(16).toString('hex');
     const stream = new NatsStream(connection, `${prefix}.${id}.up`, `${prefix}.${id}.down`, bounds);
     stream.on('error', ignore);
-    const answer = await connection.request(`${prefix}.dial`, id, { timeout: limits.dialTimeoutMs });
+    const answer = await connection.request(`${prefix}.dial`, id, { timeout: bounds.dialTimeoutMs });
     if (answer.data.length > 0) throw refusalOf(answer.data);
     link = framed(stream, address, bounds, diallerHandshake(SCHEME, options.token), false);
     stream.once('close', () => void hangUp(connection));
@@ -167,11 +171,11 @@ function refusalFor(open: number, id: string): SwitchyardError {
 }
 
 /** @throws SwitchyardError `link_closed` when the server cannot be reached now; once it was, the client goes on trying for ever */
-async function connect(server: string, secured: LinkTls | null): Promise<NatsConnection> {
+async function connect(server: string, secured: LinkTls | null, timeout: number): Promise<NatsConnection> {
   const nats = await import('@nats-io/transport-node');
   const options: ConnectionOptions = {
     servers: server,
-    timeout: limits.dialTimeoutMs,
+    timeout,
     maxReconnectAttempts: -1,
     reconnectTimeWait: RECONNECT_MS,
     pingInterval: limits.keepaliveTimeMs,

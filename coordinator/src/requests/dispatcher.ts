@@ -387,7 +387,7 @@ export class Dispatcher {
       this.#metrics.onTraffic(traffic);
     }
     const routing = checkedRouting(bill?.routing, this.#nodes);
-    if (routing !== null && !moved) this.#statistics.learn(kindOf(answer), routing);
+    if (routing !== null && !moved && this.#policy.choice === 'routing') this.#statistics.learn(kindOf(answer), routing);
   }
 
   #release(request: number): void {

@@ -152,7 +152,7 @@ struct Run {
       float *up = dots + rows * panel_columns;
       for (int panel = first_panel; panel < last_panel; panel++) {
         const uint8_t *weights = e.slot(group.slot) + (size_t)panel * 2 * stride;
-        const uint8_t *ahead = weights + (tiling.hides_next(tile) ? 2 * stride : 0);
+        const uint8_t *ahead = weights + tiling.ahead(tile, 2 * stride, ops.near_ahead);
         if (together(rows)) ops.dot(e.desc.format, input(pair), rows, weights, stride, 2, e.desc.hidden, ahead, dots);
         else {
           ops.dot(e.desc.format, input(pair), rows, weights, stride, 1, e.desc.hidden, ahead, dots);
@@ -193,7 +193,7 @@ struct Run {
       const int count = tiling.tiles > 1 ? 1 : std::min(at_once, panels.end - panel);
       for (int tile = 0; tile < tiling.tiles; tile++) {
         const int pair = group.first + tiling.first(tile), rows = tiling.height(tile);
-        const uint8_t *here = weights + (size_t)panel * stride, *ahead = here + (tiling.hides_next(tile) ? stride : 0);
+        const uint8_t *here = weights + (size_t)panel * stride, *ahead = here + tiling.ahead(tile, stride, ops.near_ahead);
         ops.dot(e.desc.format, hidden(pair), rows, here, stride, count, e.desc.inter, ahead, dots);
         for (int i = 0; i < count; i++) finish(group, pair, rows, panel + i, dots + (size_t)i * rows * panel_columns);
       }

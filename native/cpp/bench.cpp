@@ -1,6 +1,7 @@
 /*
  * Micro benchmarks of the matrix kernels against what this machine can do, measured in the same run: the rate at which memory can be read, and the rate
- * of fused multiply-adds. Usage: bench [threads] [isa ...]
+ * of fused multiply-adds. Usage: bench [threads] [word ...]: only subjects that match are measured. Words of a kind exclude the others of it: ref, avx2,
+ * avx512; linear, experts; a format (f32, bf16-x16, int8, ...); tiny, middle.
  */
 #include <algorithm>
 #include <chrono>
@@ -125,35 +126,33 @@ struct Ceilings {
   double stream, fma;
 };
 
-void bench_linear(Pool &pool, Isa isa, const Ceilings &ceilings) {
+void bench_linear(Pool &pool, Isa isa, const Ceilings &ceilings, int format) {
   const int n = 2048, k = 1024;
   const Values values((size_t)n * k);
   const int most_rows = isa == Isa::ref ? 1 : 512;
-  for (int format = SY_W_F32; format <= SY_W_I4; format++) {
-    const double bytes = (double)panels_bytes(format, n, k);
-    const int copies = isa == Isa::ref ? 1 : std::max(2, (int)(200e6 / bytes)); // More than the caches hold.
-    std::vector<WeightPtr> weights;
-    for (int i = 0; i < copies; i++) {
-      weights.push_back(weight_create(isa, format, n, k));
-      weight_set(*weights.back(), pool, 0, values.dense(n, k));
-    }
-    const Region x((size_t)most_rows * k * 4), out((size_t)most_rows * n * 4), workspace(linear_workspace_bytes(*weights[0], most_rows, pool.threads()));
-    for (int i = 0; i < most_rows * k; i++) reinterpret_cast<float *>(x.data())[i] = (float)(i % 255) * 0.01f - 1.0f;
-    printf("%-7s %-9s [%d, %d]", isa == Isa::ref ? "ref" : isa == Isa::avx2 ? "avx2" : "avx512", format_names[format], n, k);
-    for (const int rows : {1, 4, 16, 64, 512}) {
-      if (rows > most_rows) continue;
-      size_t next = 0;
-      const double time = call_seconds([&] {
-        linear(pool, *weights[next++ % weights.size()],
-               {reinterpret_cast<float *>(x.data()), k, reinterpret_cast<float *>(out.data()), n, rows, nullptr, false, 1.0f}, workspace.data());
-      });
-      const double rate = bytes / time, flops = 2.0 * n * k * rows / time;
-      if (rows <= 4) printf(" | M=%d %.0f us %.1f GB/s (%.0f%%)", rows, time * 1e6, rate * 1e-9, 100 * rate / ceilings.stream);
-      else printf(" | M=%d %.0f GFLOP/s (%.0f%%)", rows, flops * 1e-9, 100 * flops / (ceilings.fma * speedup_of(isa, format)));
-    }
-    printf("\n");
-    fflush(stdout);
+  const double bytes = (double)panels_bytes(format, n, k);
+  const int copies = isa == Isa::ref ? 1 : std::max(2, (int)(200e6 / bytes)); // More than the caches hold.
+  std::vector<WeightPtr> weights;
+  for (int i = 0; i < copies; i++) {
+    weights.push_back(weight_create(isa, format, n, k));
+    weight_set(*weights.back(), pool, 0, values.dense(n, k));
   }
+  const Region x((size_t)most_rows * k * 4), out((size_t)most_rows * n * 4), workspace(linear_workspace_bytes(*weights[0], most_rows, pool.threads()));
+  for (int i = 0; i < most_rows * k; i++) reinterpret_cast<float *>(x.data())[i] = (float)(i % 255) * 0.01f - 1.0f;
+  printf("%-7s %-9s [%d, %d]", isa == Isa::ref ? "ref" : isa == Isa::avx2 ? "avx2" : "avx512", format_names[format], n, k);
+  for (const int rows : {1, 4, 16, 64, 512}) {
+    if (rows > most_rows) continue;
+    size_t next = 0;
+    const double time = call_seconds([&] {
+      linear(pool, *weights[next++ % weights.size()],
+             {reinterpret_cast<float *>(x.data()), k, reinterpret_cast<float *>(out.data()), n, rows, nullptr, false, 1.0f}, workspace.data());
+    });
+    const double rate = bytes / time, flops = 2.0 * n * k * rows / time;
+    if (rows <= 4) printf(" | M=%d %.0f us %.1f GB/s (%.0f%%)", rows, time * 1e6, rate * 1e-9, 100 * rate / ceilings.stream);
+    else printf(" | M=%d %.0f GFLOP/s (%.0f%%)", rows, flops * 1e-9, 100 * flops / (ceilings.fma * speedup_of(isa, format)));
+  }
+  printf("\n");
+  fflush(stdout);
 }
 
 struct Model {
@@ -214,22 +213,35 @@ int main(int count, char **words) {
   const FlushDenormals scope;
   const int threads = count > 1 ? std::max(1, atoi(words[1])) : 1;
   Pool pool(threads, nullptr);
-  const auto wanted = [&](const char *name) {
-    for (int i = 2; i < count; i++)
+  // Among words of one kind a subject must be named, unless none is.
+  const auto wanted = [&](const char *name, const std::vector<const char *> &kind) {
+    bool any = false;
+    for (int i = 2; i < count; i++) {
       if (strcmp(words[i], name) == 0) return true;
-    return count <= 2;
+      for (const char *other : kind) any = any || strcmp(words[i], other) == 0;
+    }
+    return !any;
   };
+  const std::vector<const char *> isas{"ref", "avx2", "avx512"}, parts{"linear", "experts"}, formats(format_names, format_names + 6), models{"tiny", "middle"};
   printf("%d thread(s), memory read %.1f GB/s\n", threads, stream_rate(pool) * 1e-9);
-  if (wanted("ref")) bench_linear(pool, Isa::ref, {stream_rate(pool), fma_rate(pool, Isa::avx2)});
+  const auto every_format = [&](const auto &measure) {
+    for (int format = SY_W_F32; format <= SY_W_I4; format++)
+      if (wanted(format_names[format], formats)) measure(format);
+  };
+  if (wanted("ref", isas) && wanted("linear", parts)) {
+    const Ceilings ceilings{stream_rate(pool), fma_rate(pool, Isa::avx2)};
+    every_format([&](int format) { bench_linear(pool, Isa::ref, ceilings, format); });
+  }
   for (const Isa isa : {Isa::avx2, Isa::avx512}) {
-    if (!isa_supported(isa) || !wanted(isa == Isa::avx2 ? "avx2" : "avx512")) continue;
+    if (!isa_supported(isa) || !wanted(isa == Isa::avx2 ? "avx2" : "avx512", isas)) continue;
     const Ceilings ceilings{stream_rate(pool), fma_rate(pool, isa)};
     printf("%s: memory read %.1f GB/s, fma %.0f GFLOP/s\n", isa == Isa::avx2 ? "avx2" : "avx512", ceilings.stream * 1e-9, ceilings.fma * 1e-9);
-    bench_linear(pool, isa, ceilings);
-    for (const int format : {SY_W_BF16, SY_W_BF16_X16, SY_W_I8, SY_W_I4}) {
-      bench_experts(pool, isa, ceilings, {"tiny 256/96 4 of 32", 6, 32, 4, 256, 96}, format);
-      bench_experts(pool, isa, ceilings, {"middle 1024/384 8 of 64", 2, 64, 8, 1024, 384}, format);
-    }
+    if (wanted("linear", parts)) every_format([&](int format) { bench_linear(pool, isa, ceilings, format); });
+    if (!wanted("experts", parts)) continue;
+    every_format([&](int format) {
+      if (wanted("tiny", models)) bench_experts(pool, isa, ceilings, {"tiny 256/96 4 of 32", 6, 32, 4, 256, 96}, format);
+      if (wanted("middle", models)) bench_experts(pool, isa, ceilings, {"middle 1024/384 8 of 64", 2, 64, 8, 1024, 384}, format);
+    });
   }
   return 0;
 }

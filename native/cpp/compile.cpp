@@ -343,7 +343,7 @@ ExpertsStep experts(const Reader &op) {
   const Columns ids = op.columns(1, "ids", 0, k), weights = op.columns(2, "weights", 0, k);
   const Buffer &slots = op.object<Buffer>(5, "slots");
   if ((int64_t)op.compilation_.limits.max_rows * k > INT32_MAX) op.refuse("k = %d: too many pairs", k);
-  experts_reserve(experts, op.compilation_.limits.max_rows * k);
+  experts_reserve(experts, op.compilation_.limits.max_rows * k, op.compilation_.limits.max_rows, op.compilation_.threads);
   return {&experts,
           &sum,
           {x.at(), x.ld(), 0, k, ids.buffer->i32(), ids.ld(), weights.at(), weights.ld(), slots.i32(), slots.width, op.integer(1, "grid", -120, 120)}};

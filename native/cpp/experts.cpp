@@ -47,13 +47,24 @@ void require_shape(const sy_source *source, int n, int k, const char *name) {
   if (source->n != n || source->k != k) fail(SY_INVALID_ARGUMENT, "%s is [%d, %d], must be [%d, %d]", name, source->n, source->k, n, k);
 }
 
-/* Where the rows for down begin in the workspace of a call with so many pairs. */
-size_t hidden_at(const Experts &e, const TileOps &ops, int64_t pairs) { return aligned((size_t)pairs * ops.row_bytes(e.desc.format, e.desc.hidden), 64); }
+/* Workspace of a call: [pairs] rows of tiles for gate and up, [pairs] rows of tiles for down, then a sum for every thread but the first. */
+struct Scratch {
+  size_t hidden_at, sums_at, sum_bytes, bytes;
+  Scratch(const sy_experts_desc &d, const TileOps &ops, int64_t pairs, int64_t rows, int threads) {
+    hidden_at = aligned((size_t)pairs * ops.row_bytes(d.format, d.hidden), 64);
+    sums_at = aligned(hidden_at + (size_t)pairs * ops.row_bytes(d.format, d.inter), 64);
+    sum_bytes = (size_t)rows * (size_t)sum_stride(d.hidden) * sizeof(int64_t);
+    bytes = sums_at + (size_t)(threads - 1) * sum_bytes;
+  }
+};
 
 /* ---- planning: which pairs belong to which expert ---- */
 
 void begin_plan(Experts &e, int pairs) {
-  experts_reserve(e, pairs);
+  if ((size_t)pairs > e.plan.row.size()) {
+    e.plan.row.resize((size_t)pairs);
+    e.plan.weight.resize((size_t)pairs);
+  }
   e.plan.groups.clear();
   std::fill(e.plan.ends.begin(), e.plan.ends.end(), 0);
 }
@@ -112,6 +123,9 @@ void plan_routed(Experts &e, const RoutedCall &call) {
 /* Gate and up are computed for this many panels of columns at a time: one group of a quantised format must be rounded as a whole. */
 int unit_panels(int format) { return quantised(format) ? group_k / panel_columns : 1; }
 
+/* From so many experts on for each thread, they are handed out whole. */
+constexpr int experts_of_thread = 4;
+
 /* Time of one unit of a group's gate and up, in steps: few rows cost what their weights cost to read, many rows what they cost to multiply. */
 int64_t unit_cost(int rows) { return std::max(16, rows); }
 
@@ -121,7 +135,8 @@ struct Run {
   int64_t ldx;
   const ExpertSink &sink;
   const TileOps &ops;
-  uint8_t *inputs, *hiddens;        /* the workspace: [pairs] rows of tiles for gate and up, and for down */
+  const Scratch scratch;
+  uint8_t *const inputs, *const hiddens; /* [pairs] rows of tiles for gate and up, and for down */
   int max_rows;                     /* of a tile */
   size_t input_bytes, hidden_bytes; /* a row of a tile */
   bool cached;                      /* team.h: cached_below */
@@ -152,7 +167,7 @@ struct Run {
       float *up = dots + rows * panel_columns;
       for (int panel = first_panel; panel < last_panel; panel++) {
         const uint8_t *weights = e.slot(group.slot) + (size_t)panel * 2 * stride;
-        const uint8_t *ahead = weights + (tiling.hides_next(tile) ? 2 * stride : 0);
+        const uint8_t *ahead = weights + tiling.ahead(tile, 2 * stride, ops.near_ahead);
         if (together(rows)) ops.dot(e.desc.format, input(pair), rows, weights, stride, 2, e.desc.hidden, ahead, dots);
         else {
           ops.dot(e.desc.format, input(pair), rows, weights, stride, 1, e.desc.hidden, ahead, dots);
@@ -169,7 +184,8 @@ struct Run {
     }
   }
 
-  void finish(const PairPlan::Group &group, int pair, int rows, int panel, const float *dots) const {
+  /* `sums`: where an exact row 0 lies. */
+  void finish(const PairPlan::Group &group, int pair, int rows, int panel, const float *dots, int64_t *sums) const {
     const int column = panel * panel_columns, count = std::min(panel_columns, e.desc.hidden - column);
     const float *all_bias = e.bias(group.slot, e.layout.down_bias_at), *bias = all_bias ? all_bias + column : nullptr;
     if (sink.out) return ops.store(dots, rows, 0, count, bias, 1.0f, false, sink.out + (size_t)pair * e.desc.hidden + column, e.desc.hidden);
@@ -178,12 +194,12 @@ struct Run {
       const int row = e.plan.row[(size_t)(pair + r)];
       const float weight = e.plan.weight[(size_t)(pair + r)];
       if (sum.mode == SY_SUM_FAST) ops.contribute_fast(dots, bias, weight, count, sum.fast(row) + column);
-      else if (!ops.contribute_exact(dots, bias, weight, sink.steps_per_unit, count, sum.exact(row) + column)) sum.poison(row);
+      else if (!ops.contribute_exact(dots, bias, weight, sink.steps_per_unit, count, sums + row * sum.stride + column)) sum.poison(row);
     }
   }
 
-  /* Panels begin .. end of down for one group. No other thread touches these columns of the sum. */
-  void down(const PairPlan::Group &group, const Range &panels) const {
+  /* Panels begin .. end of down for one group. No other thread touches these columns of the sums. */
+  void down(const PairPlan::Group &group, const Range &panels, int64_t *sums) const {
     const Tiling tiling(group.count, max_rows);
     const int at_once = cached ? std::max(1, std::min(most_panels, max_rows / tiling.height(0))) : 1;
     const uint8_t *weights = e.slot(group.slot) + e.layout.down_at;
@@ -193,9 +209,9 @@ struct Run {
       const int count = tiling.tiles > 1 ? 1 : std::min(at_once, panels.end - panel);
       for (int tile = 0; tile < tiling.tiles; tile++) {
         const int pair = group.first + tiling.first(tile), rows = tiling.height(tile);
-        const uint8_t *here = weights + (size_t)panel * stride, *ahead = here + (tiling.hides_next(tile) ? stride : 0);
+        const uint8_t *here = weights + (size_t)panel * stride, *ahead = here + tiling.ahead(tile, stride, ops.near_ahead);
         ops.dot(e.desc.format, hidden(pair), rows, here, stride, count, e.desc.inter, ahead, dots);
-        for (int i = 0; i < count; i++) finish(group, pair, rows, panel + i, dots + (size_t)i * rows * panel_columns);
+        for (int i = 0; i < count; i++) finish(group, pair, rows, panel + i, dots + (size_t)i * rows * panel_columns, sums);
       }
       panel += count;
     }
@@ -222,25 +238,53 @@ struct Run {
     }
   }
 
-  void share_of(const Team &team) const {
+  int units() const { return (panels_of(e.desc.inter) + unit_panels(e.desc.format) - 1) / unit_panels(e.desc.format); }
+
+  /* Enough experts that nobody waits long for the last one: each is one thread's work from beginning to end, read as one stream, and what passes between its
+   * matrices stays in that thread's cache. Threads add to sums of their own, which are added in the end: integers, so in whatever order. */
+  bool by_experts(int threads) const {
+    return threads > 1 && sink.sum && sink.sum->mode == SY_SUM_EXACT && (int)e.plan.groups.size() >= threads * experts_of_thread;
+  }
+
+  void run_by_experts(const Team &team) const {
+    const std::vector<PairPlan::Group> &groups = e.plan.groups;
+    RowSum &sum = *sink.sum;
+    const auto sums_of = [&](int thread) {
+      return thread == 0 ? sum.exact(0) : reinterpret_cast<int64_t *>(inputs + scratch.sums_at + (size_t)(thread - 1) * scratch.sum_bytes);
+    };
+    int64_t *const sums = sums_of(team.thread);
+    const int cleared = team.thread == 0 ? sink.cleared_rows : sink.rows;
+    memset(sums, 0, (size_t)cleared * (size_t)sum.stride * sizeof(int64_t));
+    const Range all_panels{0, panels_of(e.desc.hidden)};
+    for (size_t next; (next = (size_t)team.cursors[0].fetch_add(1, std::memory_order_relaxed)) < groups.size();) {
+      pack(groups[next]);
+      for (int unit = 0; unit < units(); unit++) gate_up(groups[next], unit);
+      down(groups[next], all_panels, sums);
+    }
+    team.barrier();
+    const Range rows = team.part(sink.rows);
+    for (int thread = 1; thread < team.threads; thread++)
+      for (int64_t i = rows.begin * sum.stride; i < rows.end * sum.stride; i++) sum.exact(0)[i] += sums_of(thread)[i];
+  }
+
+  void run_by_columns(const Team &team) const {
     const std::vector<PairPlan::Group> &groups = e.plan.groups;
     const Range packed = team.part((int)groups.size());
     for (int g = packed.begin; g < packed.end; g++) pack(groups[(size_t)g]);
     team.barrier();
 
-    const int units = (panels_of(e.desc.inter) + unit_panels(e.desc.format) - 1) / unit_panels(e.desc.format);
     int64_t cost = 0, tiles = 0;
     for (const PairPlan::Group &group : groups) {
-      cost += units * unit_cost(group.count);
+      cost += units() * unit_cost(group.count);
       tiles += Tiling(group.count, max_rows).tiles;
     }
-    team.divide(0, cost, tiles * (int64_t)e.layout.down_at, [&](int64_t begin, int64_t end) { gate_up(units, begin, end); });
+    team.divide(0, cost, tiles * (int64_t)e.layout.down_at, [&](int64_t begin, int64_t end) { gate_up(units(), begin, end); });
     team.barrier();
 
     team.divide(1, panels_of(e.desc.hidden), tiles * (int64_t)(e.layout.gate_bias_at - e.layout.down_at), [&](int64_t begin, int64_t end) {
       const Range panels{(int)begin, (int)end};
       if (sink.sum) clear_columns(panels);
-      for (const PairPlan::Group &group : groups) down(group, panels);
+      for (const PairPlan::Group &group : groups) down(group, panels, sink.sum ? sink.sum->exact(0) : nullptr);
     });
   }
 };
@@ -318,12 +362,9 @@ void experts_set(Experts &e, Pool &pool, int32_t slot, const sy_source *gate, co
   e.set[(size_t)slot] = 1;
 }
 
-void experts_reserve(Experts &e, int pairs) {
-  if (pairs <= e.reserved) return;
-  e.plan.row.resize((size_t)pairs);
-  e.plan.weight.resize((size_t)pairs);
-  if (const TileOps *ops = tile_ops(e.isa)) e.workspace->reserve(hidden_at(e, *ops, pairs) + (size_t)pairs * ops->row_bytes(e.desc.format, e.desc.inter));
-  e.reserved = pairs;
+void experts_reserve(Experts &e, int pairs, int rows, int threads) {
+  begin_plan(e, pairs);
+  if (const TileOps *ops = tile_ops(e.isa)) e.workspace->reserve(Scratch(e.desc, *ops, pairs, rows, threads).bytes);
 }
 
 void run_plan(Experts &e, Pool &pool, const float *x, int64_t ldx, const ExpertSink &sink) {
@@ -334,9 +375,14 @@ void run_plan(Experts &e, Pool &pool, const float *x, int64_t ldx, const ExpertS
   const int64_t bytes = (int64_t)e.plan.groups.size() * (int64_t)e.layout.slot_bytes;
   const bool alone = bytes < weights_alone_below && pairs * 3 * e.desc.hidden * e.desc.inter < products_alone_below;
   if (sink.sum) memset(sink.sum->poisoned.data(), 0, (size_t)sink.cleared_rows);
-  uint8_t *inputs = e.workspace->data(), *hiddens = inputs + hidden_at(e, *ops, pairs);
-  const Run run{e, x, ldx, sink, *ops, inputs, hiddens, ops->max_rows(e.desc.format), ops->row_bytes(e.desc.format, e.desc.hidden), ops->row_bytes(e.desc.format, e.desc.inter), (int64_t)e.layout.slot_bytes <= cached_below};
-  share(pool, alone, [&](const Team &team) { run.share_of(team); });
+  const Scratch scratch(e.desc, *ops, pairs, sink.rows, pool.threads());
+  e.workspace->reserve(scratch.bytes);
+  uint8_t *inputs = e.workspace->data();
+  const Run run{e, x, ldx, sink, *ops, scratch, inputs, inputs + scratch.hidden_at, ops->max_rows(e.desc.format), ops->row_bytes(e.desc.format, e.desc.hidden), ops->row_bytes(e.desc.format, e.desc.inter), (int64_t)e.layout.slot_bytes <= cached_below};
+  share(pool, alone, [&](const Team &team) {
+    if (run.by_experts(team.threads)) run.run_by_experts(team);
+    else run.run_by_columns(team);
+  });
 }
 
 void experts_probe(Experts &e, Pool &pool, int32_t slot, const float *x, int32_t rows, float *out) {
@@ -347,7 +393,7 @@ void experts_probe(Experts &e, Pool &pool, int32_t slot, const float *x, int32_t
   e.plan.ends[(size_t)slot] = rows;
   open_groups(e.plan);
   for (int row = 0; row < rows; row++) place(e.plan, slot, row, 1.0f);
-  run_plan(e, pool, x, e.desc.hidden, ExpertSink{nullptr, 0, 0.0f, out});
+  run_plan(e, pool, x, e.desc.hidden, ExpertSink{nullptr, 0, 0, 0.0f, out});
 }
 
 void experts_run_pairs(Experts &e, Pool &pool, const PairsCall &call, RowSum &sum) {
@@ -355,8 +401,11 @@ void experts_run_pairs(Experts &e, Pool &pool, const PairsCall &call, RowSum &su
   if (call.pairs < 0) fail(SY_INVALID_ARGUMENT, "pairs %d is negative", call.pairs);
   if (sum.hidden != e.desc.hidden) fail(SY_INVALID_ARGUMENT, "sum is %d wide, experts %d", sum.hidden, e.desc.hidden);
   const int rows = std::min(call.x_rows, sum.max_rows);
-  for (int p = 0; p < call.pairs; p++)
+  int last_row = -1;
+  for (int p = 0; p < call.pairs; p++) {
     if (call.row[p] < 0 || call.row[p] >= rows) fail(SY_INVALID_ARGUMENT, "row[%d] %d is not below %d", p, call.row[p], rows);
+    last_row = std::max(last_row, call.row[p]);
+  }
   plan_pairs(e, call);
   constexpr double bytes_per_us = 15'000, products_per_us = 25'000; // Of one core, roughly.
   const double bytes = (double)e.plan.groups.size() * (double)e.layout.slot_bytes, products = 3.0 * call.pairs * e.desc.hidden * e.desc.inter;
@@ -365,7 +414,7 @@ void experts_run_pairs(Experts &e, Pool &pool, const PairsCall &call, RowSum &su
   ThreadChoice &choice = e.choices[row_class(call.pairs)];
   const Pool::Session session(pool, learns && choice.together(estimate >= together_expected_from_us));
   const uint64_t start = ticks();
-  run_plan(e, pool, call.x, call.ldx, ExpertSink{&sum, 0, power_of_two(-call.grid), nullptr});
+  run_plan(e, pool, call.x, call.ldx, ExpertSink{&sum, 0, last_row + 1, power_of_two(-call.grid), nullptr});
   if (learns) choice.note(ticks() - start);
 }
 
@@ -374,7 +423,7 @@ void experts_run_routed(Experts &e, Pool &pool, const RoutedCall &call, RowSum &
   if (sum.hidden != e.desc.hidden) fail(SY_INVALID_ARGUMENT, "sum is %d wide, experts %d", sum.hidden, e.desc.hidden);
   if (call.rows > sum.max_rows) fail(SY_INVALID_ARGUMENT, "rows %d is above the sum's %d", call.rows, sum.max_rows);
   plan_routed(e, call);
-  run_plan(e, pool, call.x, call.ldx, ExpertSink{&sum, call.rows, power_of_two(-call.grid), nullptr});
+  run_plan(e, pool, call.x, call.ldx, ExpertSink{&sum, call.rows, call.rows, power_of_two(-call.grid), nullptr});
 }
 
 } // namespace sy

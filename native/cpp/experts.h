@@ -46,8 +46,7 @@ struct Experts {
   std::vector<PlainExpert> plain; /* Isa::ref */
 
   PairPlan plan;
-  Workspace own, *workspace; /* [pairs] rows of tiles, rounded for gate and up; then [pairs] rows, rounded for down */
-  int reserved = 0;
+  Workspace own, *workspace; /* see Scratch in experts.cpp */
   ThreadChoice choices[row_classes]; /* by pairs, for calls outside a program */
 
   uint8_t *slot(int index) const { return memory.data() + (size_t)index * layout.slot_bytes; }
@@ -58,6 +57,7 @@ struct Experts {
 struct ExpertSink {
   RowSum *sum;
   int cleared_rows; /* rows of the sum to zero first */
+  int rows;         /* of the sum that pairs add to */
   float steps_per_unit;
   float *out;
 };

@@ -136,8 +136,8 @@ const sy_experts_desc &experts_desc(const Experts &experts);
 void experts_set(Experts &experts, Pool &pool, int32_t slot, const sy_source *gate, const sy_source *up, const sy_source *down,
                  const sy_source *gate_bias, const sy_source *up_bias, const sy_source *down_bias); /* throws; on failure the slot is clear */
 void experts_clear(Experts &experts, int32_t slot);                                                 /* throws */
-/* Grows the workspace to `pairs` pairs, so that no later call with at most that many allocates. Program creation calls it with max_rows*k. */
-void experts_reserve(Experts &experts, int pairs);
+/* Grows the workspace, so that no later call with at most that many pairs and rows on that many threads allocates. */
+void experts_reserve(Experts &experts, int pairs, int rows, int threads);
 void experts_probe(Experts &experts, Pool &pool, int32_t slot, const float *x, int32_t rows, float *out); /* dense rows; throws */
 
 struct PairsCall {

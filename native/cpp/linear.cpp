@@ -71,7 +71,7 @@ struct Band {
     alignas(64) float dots[most_panels * most_tile_rows * panel_columns];
     const int height = tiling.height(tile);
     const size_t stride = weight->panels.stride;
-    const uint8_t *here = weight->panels.data + (size_t)panel * stride, *ahead = here + (tiling.hides_next(tile) ? stride : 0);
+    const uint8_t *here = weight->panels.data + (size_t)panel * stride, *ahead = here + tiling.ahead(tile, stride, ops->near_ahead);
     ops->dot(weight->format, tiles + (size_t)tiling.first(tile) * row_bytes, height, here, stride, count, weight->k, ahead, dots);
     for (int i = 0; i < count; i++) store(panel + i, tile, dots + (size_t)i * height * panel_columns);
   }
@@ -88,11 +88,26 @@ struct Band {
 
 } // namespace
 
+/* Many rows are divided by rows: what a thread packs it alone reads, so that no cache asks another for it, and weights are shared unchanged. A group of
+ * tiles fits the second-level cache beside a panel. */
+constexpr size_t group_bytes = 192 * 1024;
+constexpr int groups_of_thread = 4; /* fewer for weights that every group would read from memory again */
+constexpr int64_t shared_cache = 16 * 1024 * 1024;
+struct RowGroups {
+  int tiles, groups; /* tiles of one group at most */
+  RowGroups(const Tiling &tiling, size_t tile_bytes, int64_t weight_bytes, int threads) {
+    const size_t most = (size_t)((tiling.tiles + threads - 1) / threads), some = (size_t)(tiling.tiles / (threads * groups_of_thread));
+    tiles = weight_bytes > shared_cache ? (int)most : std::max(1, (int)std::min(group_bytes / tile_bytes, some));
+    groups = (tiling.tiles + tiles - 1) / tiles;
+  }
+};
+
 size_t linear_workspace_bytes(const Weight &weight, int rows, int threads) {
   const TileOps *ops = tile_ops(weight.isa);
   if (!ops) return 0;
   const size_t own = (size_t)std::min(rows, ops->max_rows(weight.format)) * (size_t)threads;
-  return std::max(own, (size_t)rows) * ops->row_bytes(weight.format, weight.k) + 64 * (size_t)threads;
+  const size_t divided = (size_t)rows + (size_t)rows / groups_of_thread + (size_t)threads; // Groups of whole tiles do not divide evenly.
+  return std::max(own, divided) * ops->row_bytes(weight.format, weight.k) + 64 * (size_t)threads;
 }
 
 void linear(Pool &pool, const Weight &weight, const LinearCall &call, void *workspace) {
@@ -100,7 +115,28 @@ void linear(Pool &pool, const Weight &weight, const LinearCall &call, void *work
   if (!ops) return linear_ref(weight, call);
   if (call.rows == 0) return;
   const size_t row_bytes = ops->row_bytes(weight.format, weight.k);
-  const Tiling tiling(call.rows, ops->max_rows(weight.format));
+  const int max_rows = ops->max_rows(weight.format);
+  const Tiling tiling(call.rows, max_rows);
+  const int threads = pool.threads();
+  if (threads > 1 && tiling.tiles >= threads * groups_of_thread) {
+    const RowGroups groups(tiling, (size_t)tiling.height(0) * row_bytes, reading(weight, 1), threads);
+    share(pool, false, [&](const Team &team) {
+      const size_t own_rows = (size_t)((int64_t)call.rows * groups.tiles / tiling.tiles + 1);
+      const size_t own = (own_rows * row_bytes + 63) & ~size_t{63};
+      uint8_t *tiles = static_cast<uint8_t *>(workspace) + (size_t)team.thread * own;
+      for (int group; (group = team.cursors[0].fetch_add(1, std::memory_order_relaxed)) < groups.groups;) {
+        const int first = (int)((int64_t)tiling.tiles * group / groups.groups), end = (int)((int64_t)tiling.tiles * (group + 1) / groups.groups);
+        const int row = tiling.first(first), rows = tiling.first(end) - row;
+        const Tiling part(rows, max_rows);
+        for (int tile = 0; tile < part.tiles; tile++)
+          ops->pack(weight.format, call.x + (row + part.first(tile)) * call.ldx, call.ldx, nullptr, part.height(tile), 0, weight.k,
+                    tiles + (size_t)part.first(tile) * row_bytes);
+        const Band band{ops, &weight, tiles, row_bytes, part, 0, weight.n, call.bias, call.add, call.scale, call.out + row * call.ldo, call.ldo};
+        band.run(Range{0, band.panels() * part.tiles}, 1);
+      }
+    });
+    return;
+  }
   share(pool, too_small_to_share(weight, call.rows), [&](const Team &team) {
     uint8_t *tiles = static_cast<uint8_t *>(workspace);
     const auto pack = [&](int tile) {

@@ -93,7 +93,7 @@ void validate_grid(int grid) {
 RowSumPtr sum_create(Isa isa, int32_t mode, int32_t max_rows, int32_t hidden) {
   if (mode != SY_SUM_EXACT && mode != SY_SUM_FAST) fail(SY_INVALID_ARGUMENT, "sum mode %d is not one of 0..%d", mode, SY_SUM_FAST);
   if (max_rows < 1 || hidden < 1) fail(SY_INVALID_ARGUMENT, "sum shape [%d, %d] must be at least [1, 1]", max_rows, hidden);
-  RowSumPtr sum(new RowSum{isa, mode, max_rows, hidden, (hidden + 15) / 16 * (int64_t)16, {}, {}});
+  RowSumPtr sum(new RowSum{isa, mode, max_rows, hidden, sum_stride(hidden), {}, {}});
   sum->memory = Region((size_t)max_rows * (size_t)sum->stride * (mode == SY_SUM_EXACT ? 8 : 4));
   sum->poisoned = Region((size_t)max_rows);
   return sum;

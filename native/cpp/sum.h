@@ -22,6 +22,9 @@ struct RowSum {
   void poison(int row) const { __atomic_store_n(poisoned.data() + row, 1, __ATOMIC_RELAXED); }
 };
 
+/* Elements from one row of a sum to the next. */
+static inline int64_t sum_stride(int hidden) { return (hidden + 15) / 16 * (int64_t)16; }
+
 /* Contributions and sums stay inside these, so that integer addition is exact. */
 constexpr float contribution_limit = 4503599627370496.0f; /* 2^52 */
 constexpr int64_t wire_limit = int64_t{1} << 62;

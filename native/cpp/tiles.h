@@ -23,6 +23,8 @@ constexpr int most_tile_rows = 12;
 constexpr int most_panels = 4; /* that one dot() call takes */
 
 struct TileOps {
+  /* How far ahead in the stream of weights a tile should fetch that reads them alone. (Zen 3: 2 KB is worth a third with four rows; Zen 4: nothing.) */
+  size_t near_ahead;
   /* Most rows of a tile, at most most_tile_rows. */
   int (*max_rows)(int format);
   /* Bytes of one row of a tile; a multiple of 4. */
@@ -31,7 +33,7 @@ struct TileOps {
    * k0 is a multiple of 32 (of 64 in the quantised formats); an odd or partial end is padded with zeros. */
   void (*pack)(int format, const float *x, int64_t ldx, const int32_t *index, int rows, int k0, int count, uint8_t *tile);
   /* dots[panel][row][32] = products of the tile with `panels` panels (1..most_panels) that lie `stride` bytes apart.
-   * A tile of many rows takes longer to multiply than its weights take to arrive: meanwhile it brings the panel at `ahead` into the second-level cache.
+   * A tile of many rows takes longer to multiply than its weights take to arrive: meanwhile it brings what lies at `ahead` into the second-level cache.
    * With nothing to bring, `ahead` is `panel`. (Into the first level, or for few rows, fetching ahead only loses: measured.) */
   void (*dot)(int format, const uint8_t *tile, int rows, const uint8_t *panel, size_t stride, int panels, int k, const uint8_t *ahead, float *dots);
   /* Columns first .. first+count of dots[row][32] go to out[row*ldo], as in LINEAR. bias and out belong to column `first`. */
@@ -67,8 +69,9 @@ struct Tiling {
   Tiling(int rows_, int max_rows) : rows(rows_), tiles((rows_ + max_rows - 1) / max_rows) {}
   int first(int tile) const { return (int)((int64_t)rows * tile / tiles); }
   int height(int tile) const { return first(tile + 1) - first(tile); }
-  /* The last tile of several works on weights that are in a cache by then, so memory is free to bring the next. */
-  bool hides_next(int tile) const { return tiles > 1 && tile == tiles - 1; }
+  /* Bytes from a panel to `ahead`. The last tile of several works on weights that are in a cache by then, so memory is free to bring the next panel; one
+   * alone looks ahead in the stream. */
+  size_t ahead(int tile, size_t stride, size_t near_ahead) const { return tiles == 1 ? near_ahead : tile == tiles - 1 ? stride : 0; }
 };
 
 } // namespace sy

@@ -230,7 +230,7 @@ template <class Format, int R, int C> void add_pairs(const float *x, const uint8
       multiply<Format, 1, R, C>(x, w, acc);
       multiply<Format, 0, R, C>(x, w, acc);
     }
-    if (R > 3 && first == 0) {
+    if (R > 2 && first == 0) {
 #pragma GCC unroll 4
       for (int i = 0; i < Format::pair_bytes; i += 64) _mm_prefetch(reinterpret_cast<const char *>(ahead + i), _MM_HINT_T1);
       ahead += Format::pair_bytes;
@@ -268,10 +268,17 @@ template <int R, int C> void multiply_words(const int32_t *x, const __m256i (&wo
   }
 }
 
+/* What add_pairs does with `ahead`, for one quad or octet of a quantised panel. */
+inline void bring(const uint8_t *ahead) {
+  _mm_prefetch(reinterpret_cast<const char *>(ahead), _MM_HINT_T1);
+  _mm_prefetch(reinterpret_cast<const char *>(ahead + 64), _MM_HINT_T1);
+}
+
 struct I8 {
   static constexpr int format = SY_W_I8, weight_bytes = group_k * panel_columns;
-  template <int R, int C> static void group(const int32_t *x, const uint8_t *w, __m256i (&acc)[R][C]) {
+  template <int R, int C> static void group(const int32_t *x, const uint8_t *w, const uint8_t *ahead, __m256i (&acc)[R][C]) {
     for (int quad = 0; quad < group_k / 4; quad++, x += 2 * R, w += panel_columns * 4) {
+      if (ahead) bring(ahead + quad * panel_columns * 4);
       __m256i words[C];
 #pragma GCC unroll 4
       for (int c = 0; c < C; c++) words[c] = masked(_mm256_load_si256(reinterpret_cast<const __m256i *>(w) + c), low_bytes);
@@ -297,7 +304,7 @@ struct I4 {
       }
     }
   }
-  template <int R, int C> static void group(const int32_t *x, const uint8_t *w, __m256i (&acc)[R][C]) {
+  template <int R, int C> static void group(const int32_t *x, const uint8_t *w, const uint8_t *ahead, __m256i (&acc)[R][C]) {
     for (int quads = 0; quads < group_k / 4; quads += most_quads) {
       __m256i narrow[R][C];
 #pragma GCC unroll 6
@@ -306,6 +313,7 @@ struct I4 {
         for (int c = 0; c < C; c++) narrow[r][c] = _mm256_setzero_si256();
       for (int octet = 0; octet < most_quads / 2; octet++, x += 2 * R, w += panel_columns * 4) {
         __m256i bytes[C];
+        if (ahead) bring(ahead + (quads / 2 + octet) * panel_columns * 4);
 #pragma GCC unroll 4
         for (int c = 0; c < C; c++) bytes[c] = masked(_mm256_load_si256(reinterpret_cast<const __m256i *>(w) + c), low_nibbles);
         multiply_bytes(x, bytes, narrow);
@@ -322,7 +330,7 @@ struct I4 {
 };
 
 /* Adds one group to chunks first .. first+C of dots. `w` is the group's weights, its scales follow. */
-template <class Format, int R, int C> void add_group(const int32_t *steps, const uint8_t *w, int first, float *dots) {
+template <class Format, int R, int C> void add_group(const int32_t *steps, const uint8_t *w, int first, const uint8_t *ahead, float *dots) {
   const float *x_scale = reinterpret_cast<const float *>(steps + steps_bytes(Format::format) / 4 * R);
   const int32_t *correction = steps + (steps_bytes(Format::format) / 4 + 1) * R;
   __m256i acc[R][C];
@@ -330,7 +338,7 @@ template <class Format, int R, int C> void add_group(const int32_t *steps, const
   for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
     for (int c = 0; c < C; c++) acc[r][c] = _mm256_set1_epi32(correction[r]);
-  Format::group(steps, w + first * 32, acc);
+  Format::group(steps, w + first * 32, R > 2 && first == 0 ? ahead : nullptr, acc);
 #pragma GCC unroll 6
   for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
@@ -342,11 +350,12 @@ template <class Format, int R, int C> void add_group(const int32_t *steps, const
     }
 }
 
-template <class Format, int R> void dot_groups(const uint8_t *x, const uint8_t *w, int k, float *dots) {
+template <class Format, int R> void dot_groups(const uint8_t *x, const uint8_t *w, int k, const uint8_t *ahead, float *dots) {
   constexpr int chunks = R <= 2 ? chunks_of_panel : 2;
   memset(dots, 0, sizeof(float) * R * panel_columns);
-  for (int groups = groups_of(k); groups > 0; groups--, x += group_bytes(Format::format) * R, w += Format::weight_bytes + panel_columns * 4)
-    for (int first = 0; first < chunks_of_panel; first += chunks) add_group<Format, R, chunks>(reinterpret_cast<const int32_t *>(x), w, first, dots);
+  constexpr int bytes = Format::weight_bytes + panel_columns * 4;
+  for (int groups = groups_of(k); groups > 0; groups--, x += group_bytes(Format::format) * R, w += bytes, ahead += bytes)
+    for (int first = 0; first < chunks_of_panel; first += chunks) add_group<Format, R, chunks>(reinterpret_cast<const int32_t *>(x), w, first, ahead, dots);
 }
 
 /* One row, two panels: with one, the chains of its four accumulators leave the multipliers half idle. For weights in a cache; memory is slower anyway. */
@@ -375,7 +384,7 @@ template <class Format> void dot_two(const uint8_t *tile, const uint8_t *w, size
 }
 
 template <class Format, int R> void dot_panel(const uint8_t *tile, const uint8_t *w, int k, const uint8_t *ahead, float *dots) {
-  if constexpr (std::is_same_v<Format, I8> || std::is_same_v<Format, I4>) dot_groups<Format, R>(tile, w, k, dots);
+  if constexpr (std::is_same_v<Format, I8> || std::is_same_v<Format, I4>) dot_groups<Format, R>(tile, w, k, ahead, dots);
   else dot_pairs<Format, R>(tile, w, k, ahead, dots);
 }
 
@@ -399,7 +408,7 @@ void dot(int format, const uint8_t *tile, int rows, const uint8_t *panel, size_t
   int p = 0;
   if (rows == 1 && (format == SY_W_BF16 || format == SY_W_BF16_X16))
     for (; p + 2 <= panels; p += 2) dot_two<Bf16>(tile, panel + p * stride, stride, k, dots + p * panel_columns);
-  for (; p < panels; p++) one(tile, panel + p * stride, k, ahead, dots + p * rows * panel_columns);
+  for (; p < panels; p++) one(tile, panel + p * stride, k, ahead + p * stride, dots + p * rows * panel_columns);
 }
 
 /* ---- what is done with dot products: 8 columns at a time, the end by masks ---- */
@@ -494,7 +503,7 @@ void combine_fast(const float *sum, int count, float multiplier, const float *sh
   }
 }
 
-constexpr TileOps ops{max_rows, row_bytes, pack, dot, store, gate, contribute_exact, contribute_fast, combine_exact, combine_fast};
+constexpr TileOps ops{2048, max_rows, row_bytes, pack, dot, store, gate, contribute_exact, contribute_fast, combine_exact, combine_fast};
 
 } // namespace
 

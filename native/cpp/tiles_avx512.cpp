@@ -426,7 +426,7 @@ void combine_fast(const float *sum, int count, float multiplier, const float *sh
   }
 }
 
-constexpr TileOps ops{max_rows, row_bytes, pack, dot, store, gate, contribute_exact, contribute_fast, combine_exact, combine_fast};
+constexpr TileOps ops{0, max_rows, row_bytes, pack, dot, store, gate, contribute_exact, contribute_fast, combine_exact, combine_fast};
 
 } // namespace
 

@@ -5,15 +5,15 @@ import { maskNodesMax } from './cluster/node-set.ts';
 import { type Random, seededRandom } from './random.ts';
 import { type FanOutScore, scoreFanOut } from './score/fan-out-score.ts';
 import { scoreChain, transitionsOf } from './score/transitions.ts';
-import { type Affinity, balanceHomes, learnAffinity, sequenceHomeCosts } from './solve/affinity.ts';
-import { FanOutSearch, type FanOutSearchOptions, type NodePlacement } from './solve/fan-out-search.ts';
+import { type Affinity, balanceHomes, homePrices, learnAffinity, sequenceHomeCosts } from './solve/affinity.ts';
+import { FanOutSearch, type FanOutSearchOptions, histogramsOf, type NodePlacement } from './solve/fan-out-search.ts';
 import { placeInsideNodes } from './solve/inside-nodes.ts';
 import { type Robustness, reweight, robustValue } from './solve/robust.ts';
 import { clusterSequences, sequenceUsage } from './solve/sequence-clusters.ts';
 import { placeChain } from './solve/two-level-chain.ts';
 import type { LoadMatrix } from './trace/load-matrix.ts';
 import type { RoutingTrace } from './trace/routing-trace.ts';
-import { thinTokens } from './trace/sample.ts';
+import { thinPatterns } from './trace/sample.ts';
 
 /** The traffic that a plan is made for. */
 export type TrafficModel = 'fan-out' | 'home-rank' | 'chain';
@@ -24,13 +24,13 @@ export interface PlaceOptions {
   replicas: number;
   /** Same seed, same plan. */
   seed: number;
-  /** Peak over mean rows per node and layer that the search aims to stay below. */
+  /** Peak over mean rows of the nodes, mean over layers, that the search aims to stay below. */
   peakMeanMax: number;
   /** Each home node's tokens stay within this of its share. */
   homeTolerance: number;
   /** What one row that leaves its home costs beside the visit itself, in visits (fan-out model). */
   remoteRowPrice: number;
-  /** Tokens that the search looks at; scores always use all tokens given. */
+  /** Different choices per layer that the search looks at: tokens that chose the same experts count as one. Scores always use all tokens given. */
   sampleTokens: number;
   /** Independent starts; the best is refined. */
   starts: number;
@@ -113,7 +113,7 @@ export async function place(trace: RoutingTrace, topology: Topology, options: Pa
     );
   const stop = () => o.signal?.aborted === true || (o.now !== null && o.now() >= o.deadlineMs);
   const random = seededRandom(o.seed);
-  const sample = thinTokens(trace, o.sampleTokens);
+  const sample = thinPatterns(trace, o.sampleTokens);
   const found = o.model === 'chain' ? placeChain(sample, cluster, o, stop) : await placeForHomes(sample, cluster, o, random, stop);
   const plan = planOf(trace, cluster, found.replicas, {
     method: o.model,
@@ -131,8 +131,8 @@ export async function place(trace: RoutingTrace, topology: Topology, options: Pa
 export function describe(plan: Plan, cluster: Cluster, trace: RoutingTrace, homeTolerance: number, stopped = false): Placement {
   const masks = nodeMasks(plan, cluster);
   const cost = sequenceHomeCosts(trace, masks, cluster.nodes);
-  const affinity = learnAffinity(trace, cost, cluster.nodes);
-  const homes = balanceHomes(trace, cost, cluster, homeTolerance);
+  const affinity = learnAffinity(trace, cost.visits, cluster.nodes);
+  const homes = balanceHomes(trace, homePrices(cost), cluster, homeTolerance);
   const score = scoreFanOut(trace, plan.replicas, cluster, homes);
   const partOf = Int32Array.from(plan.replicas.flat(), (workers) => workers[0]);
   const chainLocal = trace.moeLayers.length < 2 ? 1 : scoreChain(transitionsOf(trace, 'top1'), partOf, cluster.workers.length).local;
@@ -209,12 +209,13 @@ async function placeForHomes(
     slots,
     balance,
     prices: {
-      peakMax: o.peakMeanMax,
-      price: 2,
+      peakPrice: 1,
       share,
       visitPrice: o.model === 'fan-out' ? 1 : 0,
       remoteRowPrice: o.model === 'fan-out' ? o.remoteRowPrice : 1,
     },
+    peakMeanMax: o.peakMeanMax,
+    histograms: histogramsOf(sample),
     sequenceWeight: null,
     stop,
     pause: nextTurn,
@@ -240,15 +241,15 @@ async function placeForHomes(
       next.placeSingles();
       next.addReplicas();
       await next.converge(4, 1e-3);
-      if (best === null || next.objective() < best.objective()) best = next;
+      if (best === null || next.merit() < best.merit()) best = next;
       o.onProgress({ stage: `start ${start + 1} of ${o.starts}`, incumbent: best.remoteNodes() / scale });
     }
     search = best!;
     for (let round = 0; round < 12 && !stop(); round++) {
-      const before = search.objective();
+      const before = search.merit();
       await search.converge(4, 1e-4);
       o.onProgress({ stage: 'refine', incumbent: search.remoteNodes() / scale });
-      if (before - search.objective() <= 1e-4 * before) break;
+      if (before - search.merit() <= 1e-4 * before) break;
     }
   }
   if (o.robust.kind !== 'mean' && cluster.nodes > 1) search = await robustly(sample, search, base, o, stop);
@@ -285,7 +286,7 @@ async function robustly(
   const domainOf = sample.sequences.map((s) => names.indexOf(s.domain ?? ''));
   const tokens = names.map((_, d) => sample.sequences.reduce((sum, s, i) => sum + (domainOf[i] === d ? s.tokens : 0), 0));
   const valuesOf = ({ masks, homeOf }: NodePlacement) => {
-    const cost = sequenceHomeCosts(sample, masks, base.slots.length);
+    const { visits: cost } = sequenceHomeCosts(sample, masks, base.slots.length);
     const sums = names.map(() => 0);
     sample.sequences.forEach((s, i) => {
       sums[domainOf[i]] += cost[i * base.slots.length + homeOf[i]] * s.tokens;

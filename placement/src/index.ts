@@ -6,6 +6,7 @@ export * from './certificate/prove.ts';
 export * from './certificate/verify.ts';
 export * from './certificate/window-proof.ts';
 export * from './cluster/cluster.ts';
+export * from './cost/calibration.ts';
 export * from './cost/step-time.ts';
 export * from './export/engine-maps.ts';
 export * from './ilp/chain-programs.ts';

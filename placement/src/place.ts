@@ -4,8 +4,7 @@ import { type Cluster, clusterOf, limitSlots, nodeSlots, nodeSpeedShares } from 
 import { maskNodesMax } from './cluster/node-set.ts';
 import { type Random, seededRandom } from './random.ts';
 import { type FanOutScore, scoreFanOut } from './score/fan-out-score.ts';
-import { scoreChain, transitionsOf } from './score/transitions.ts';
-import { type Affinity, balanceHomes, homePrices, learnAffinity, sequenceHomeCosts } from './solve/affinity.ts';
+import { type Affinity, balanceHomes, homePrices, learnAffinity, sequenceHomeCosts, spreadOverWorkers } from './solve/affinity.ts';
 import { FanOutSearch, type FanOutSearchOptions, histogramsOf, type NodePlacement } from './solve/fan-out-search.ts';
 import { placeInsideNodes } from './solve/inside-nodes.ts';
 import { type Robustness, reweight, robustValue } from './solve/robust.ts';
@@ -80,8 +79,6 @@ export interface Placement {
   homes: Int32Array;
   /** On the trace it was given. */
   score: FanOutScore;
-  /** Share of adjacent-layer transitions (top-1) that stay on their worker. */
-  chainLocal: number;
   /** True if the deadline or the signal ended the search. */
   stopped: boolean;
 }
@@ -114,7 +111,10 @@ export async function place(trace: RoutingTrace, topology: Topology, options: Pa
   const stop = () => o.signal?.aborted === true || (o.now !== null && o.now() >= o.deadlineMs);
   const random = seededRandom(o.seed);
   const sample = thinPatterns(trace, o.sampleTokens);
-  const found = o.model === 'chain' ? placeChain(sample, cluster, o, stop) : await placeForHomes(sample, cluster, o, random, stop);
+  const found =
+    o.model === 'chain'
+      ? { ...placeChain(sample, cluster, o, stop), homes: null }
+      : await placeForHomes(trace, sample, cluster, o, random, stop);
   const plan = planOf(trace, cluster, found.replicas, {
     method: o.model,
     seed: o.seed,
@@ -124,18 +124,26 @@ export async function place(trace: RoutingTrace, topology: Topology, options: Pa
     remoteRowPrice: o.remoteRowPrice,
     sampleTokens: sample.tokens,
   });
-  return describe(plan, cluster, trace, o.homeTolerance, stop());
+  return describe(plan, cluster, trace, o.homeTolerance, { homes: found.homes, stopped: stop() });
 }
 
-/** Scores a finished plan on a trace, and learns the affinity by which homes are chosen. */
-export function describe(plan: Plan, cluster: Cluster, trace: RoutingTrace, homeTolerance: number, stopped = false): Placement {
+/**
+ * Scores a finished plan on a trace, and learns the affinity by which homes are chosen.
+ *
+ * @param known.homes home worker of each sequence, (sequences); null: chosen here
+ */
+export function describe(
+  plan: Plan,
+  cluster: Cluster,
+  trace: RoutingTrace,
+  homeTolerance: number,
+  known: { homes: Int32Array | null; stopped: boolean } = { homes: null, stopped: false },
+): Placement {
   const masks = nodeMasks(plan, cluster);
   const cost = sequenceHomeCosts(trace, masks, cluster.nodes);
   const affinity = learnAffinity(trace, cost.visits, cluster.nodes);
-  const homes = balanceHomes(trace, homePrices(cost), cluster, homeTolerance);
+  const homes = known.homes ?? balanceHomes(trace, homePrices(cost), cluster, homeTolerance);
   const score = scoreFanOut(trace, plan.replicas, cluster, homes);
-  const partOf = Int32Array.from(plan.replicas.flat(), (workers) => workers[0]);
-  const chainLocal = trace.moeLayers.length < 2 ? 1 : scoreChain(transitionsOf(trace, 'top1'), partOf, cluster.workers.length).local;
   const provenance = {
     ...plan.provenance,
     homeCostPerTokenLayer: affinity,
@@ -143,7 +151,7 @@ export function describe(plan: Plan, cluster: Cluster, trace: RoutingTrace, home
     homeShare: score.homeShare,
     peakMean: score.peakMean,
   };
-  return { plan: { ...plan, provenance }, cluster, masks, affinity, homes, score, chainLocal, stopped };
+  return { plan: { ...plan, provenance }, cluster, masks, affinity, homes, score, stopped: known.stopped };
 }
 
 /** Plans from loads alone: what EPLB does, better packed. One node level; every worker counts alike but for its speed and memory. */
@@ -190,12 +198,13 @@ export function nodeMasks(plan: Plan, cluster: Cluster): Int32Array[] {
 }
 
 async function placeForHomes(
+  trace: RoutingTrace,
   sample: RoutingTrace,
   cluster: Cluster,
   o: PlaceOptions,
   random: Random,
   stop: () => boolean,
-): Promise<{ replicas: number[][][] }> {
+): Promise<{ replicas: number[][][]; homes: Int32Array }> {
   const share = nodeSpeedShares(cluster);
   // The fit keeps a little inside the limits, so that sequences it has not seen stay within them too.
   const balance = { share, tolerance: 0.9 * o.homeTolerance };
@@ -231,6 +240,8 @@ async function placeForHomes(
     // The plan is near a local optimum already: look at the most promising changes of each layer only.
     search = new FanOutSearch(sample, new Int32Array(sample.sequences.length), { ...base, candidatesMax: 40 });
     search.load(warmMasks(o.warmStart, cluster, sample));
+    search.reassignHomes();
+    search.relieve(o.peakMeanMax, reliefPrice);
     await search.converge(o.warmRounds, 1e-3);
   } else {
     const tokens = sample.sequences.map((s) => s.tokens);
@@ -253,10 +264,30 @@ async function placeForHomes(
     }
   }
   if (o.robust.kind !== 'mean' && cluster.nodes > 1) search = await robustly(sample, search, base, o, stop);
-  const { masks } = search.result();
   o.onProgress({ stage: 'inside the nodes', incumbent: search.remoteNodes() / scale });
+  if (sample.tokens < trace.tokens) search = onAllTokens(trace, search.result(), base);
+  else if (o.warmStart !== null || stop()) search.relieve(o.peakMeanMax, reliefPrice);
+  const { masks, homeOf } = search.result();
   const effort = workersPerNode === 1 ? 0 : Math.min(400, Math.ceil(200_000 / (sample.moeLayers.length * sample.experts)));
-  return { replicas: placeInsideNodes(masks, search.served(), cluster, random, effort, stop) };
+  const replicas = placeInsideNodes(masks, search.served(), cluster, random, effort, stop);
+  const tokens = trace.sequences.map((s) => s.tokens);
+  return { replicas, homes: spreadOverWorkers(homeOf, tokens, cluster) };
+}
+
+/** What a row less on a node that stands out is worth, in visits, once the search is over. */
+const reliefPrice = 8;
+
+/** The placement as all tokens see it: homes for all sequences, and nodes relieved that stand out only now. A sample's loads are noisy, and peaks are made of noise. */
+function onAllTokens(trace: RoutingTrace, { masks }: NodePlacement, base: FanOutSearchOptions): FanOutSearch {
+  const full = new FanOutSearch(trace, new Int32Array(trace.sequences.length), {
+    ...base,
+    histograms: histogramsOf(trace),
+    sequenceWeight: null,
+  });
+  full.load(masks);
+  full.reassignHomes();
+  full.relieve(base.peakMeanMax, reliefPrice);
+  return full;
 }
 
 /** A plan's masks on this cluster; refuses a plan of another shape. */

@@ -27,3 +27,10 @@ export function robustness(text: string): Robustness {
   if (!(part > 0 && part <= 1)) throw new InvalidArgumentError('It must be mean, worst or cvar:20%.');
   return { kind: 'cvar', share: part };
 }
+
+/** "windows=5" -> layers per window of the chain proof. */
+export function windowWidth(text: string): number {
+  const width = Number(/^windows=(\d+)$/.exec(text.trim())?.[1]);
+  if (!(width >= 2 && width <= 16)) throw new InvalidArgumentError('It must be windows=N, N layers from 2 to 16.');
+  return width;
+}

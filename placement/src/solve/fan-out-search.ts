@@ -151,6 +151,20 @@ export class FanOutSearch {
     this.options.onImproved(this.objective());
   }
 
+  /** Takes load from nodes that stand out in a layer, at least cost in visits: for a plan that was found on fewer tokens, or on other ones. */
+  relieve(limit: number, price: number): void {
+    for (const layer of this.layers)
+      layer.relieve(
+        limit,
+        price,
+        (n) => this.free[n] > 0,
+        (from, to) => {
+          this.free[from]++;
+          this.free[to]--;
+        },
+      );
+  }
+
   /** Fills free memory with the replicas worth most, by the exact gain at the time of choice (lazy greedy over all layers at once). */
   addReplicas(budget = Infinity): number {
     const { nodes } = this;

@@ -44,6 +44,8 @@ export class LayerSearch {
   remoteNodes = 0;
   private readonly cover = new NodeCover();
   private seen: Int32Array = new Int32Array(0);
+  /** Remote nodes of each entry as last counted, (entries). */
+  private chosenOf: Int32Array = new Int32Array(0);
   private stamp = 0;
   /** Largest load over share of all nodes but two: the three fullest are enough to know. */
   private readonly fullest = new Int32Array(3);
@@ -79,6 +81,7 @@ export class LayerSearch {
       for (let k = 0; k < countOf[p]; k++) this.postings[at[ids[p * topK + k]]++] = i;
     }
     this.seen = new Int32Array(entries.count);
+    this.chosenOf = new Int32Array(entries.count);
     this.stamp = 0;
   }
 
@@ -148,7 +151,9 @@ export class LayerSearch {
       }
     }
     if (uncovered === 0) return 0;
-    const chosen = cover.solveFirst(uncovered);
+    // What is taken back was chosen before, by holders that are still the same.
+    const chosen = sign < 0 ? this.chosenOf[i] : cover.solveFirst(uncovered);
+    if (counted) this.chosenOf[i] = chosen;
     for (let k = 0; k < count; k++) {
       const e = ids[base + k];
       const mask = maskOf[e];
@@ -255,13 +260,12 @@ export class LayerSearch {
     }
   }
 
-  /** One pass of swaps and, where a node has room, moves: candidates by their single gains, each verified exactly. Returns what it gained. */
-  improve(hasRoom: (node: number) => boolean, onMove: (from: number, to: number) => void, candidatesMax: number): number {
+  /** Every replica, with the exact gain in visits and rows of moving it alone to each node; -Infinity where the expert is held already. */
+  private replicaMoves(): { replicaExpert: number[]; replicaNode: number[]; rows: Float64Array[] } {
     const { experts, nodes, maskOf } = this;
     const add = new Float64Array(nodes);
     const drop = new Float64Array(nodes);
     const keep = new Float64Array(nodes * nodes);
-    // moveGain[(e, from, to)] would be large for many nodes: keep per (replica, to).
     const replicaExpert: number[] = [];
     const replicaNode: number[] = [];
     const rows: Float64Array[] = [];
@@ -276,6 +280,54 @@ export class LayerSearch {
         rows.push(row);
       }
     }
+    return { replicaExpert, replicaNode, rows };
+  }
+
+  /**
+   * Takes load from the fullest node until it is within `limit` of the mean or nothing helps: of all moves and swaps with it, the one that costs least for what it
+   * brings, where a row less on the fullest node is worth `price` visits. Costs are those at the start; experts that moved stay.
+   */
+  relieve(limit: number, price: number, hasRoom: (node: number) => boolean, onMove: (from: number, to: number) => void): void {
+    if (this.peakMean() <= limit) return;
+    const { nodes, maskOf } = this;
+    const { replicaExpert, replicaNode, rows } = this.replicaMoves();
+    const touched = new Uint8Array(this.experts);
+    while (this.peakMean() > limit) {
+      this.findFullest();
+      const a = this.fullest[0];
+      const now = this.pressure(a, 0);
+      let best = { score: 0, i: -1, j: -1, to: -1 };
+      const consider = (i: number, j: number, b: number, cost: number, change: number) => {
+        // Only what leaves the node itself counts: which node is fullest next is seen next.
+        const after = Math.max(this.pressure(a, -change), this.pressure(b, change));
+        const score = ((now - after) * price) / nodes - cost;
+        if (after < now && score > best.score) best = { score, i, j, to: b };
+      };
+      for (let i = 0; i < rows.length; i++) {
+        if (replicaNode[i] !== a || touched[replicaExpert[i]] === 1) continue;
+        const own = this.served[replicaExpert[i] * nodes + a];
+        for (let b = 0; b < nodes; b++) if (rows[i][b] > -Infinity && hasRoom(b)) consider(i, -1, b, -rows[i][b], own);
+        for (let j = 0; j < rows.length; j++) {
+          const b = replicaNode[j];
+          if (b === a || touched[replicaExpert[j]] === 1 || rows[i][b] === -Infinity || rows[j][a] === -Infinity) continue;
+          const other = this.served[replicaExpert[j] * nodes + b];
+          if (other < own) consider(i, j, b, -rows[i][b] - rows[j][a], own - other);
+        }
+      }
+      if (best.i < 0) break;
+      const e = replicaExpert[best.i];
+      const f = best.j < 0 ? -1 : replicaExpert[best.j];
+      this.apply(e, (maskOf[e] & ~(1 << a)) | (1 << best.to), f, f < 0 ? 0 : (maskOf[f] & ~(1 << best.to)) | (1 << a));
+      touched[e] = 1;
+      if (f >= 0) touched[f] = 1;
+      else onMove(a, best.to);
+    }
+  }
+
+  /** One pass of swaps and, where a node has room, moves: candidates by their single gains, each verified exactly. Returns what it gained. */
+  improve(hasRoom: (node: number) => boolean, onMove: (from: number, to: number) => void, candidatesMax: number): number {
+    const { experts, nodes, maskOf } = this;
+    const { replicaExpert, replicaNode, rows } = this.replicaMoves();
     const found: { score: number; i: number; j: number; to: number }[] = [];
     this.findFullest();
     for (let i = 0; i < rows.length; i++) {

@@ -1,7 +1,6 @@
 import { setImmediate as nextTurn } from 'node:timers/promises';
-import { limits, type Plan, SwitchyardError, type Topology } from '@switchyard/proto';
-import { type Cluster, clusterOf, limitSlots, nodeSlots, nodeSpeedShares } from './cluster/cluster.ts';
-import { maskNodesMax } from './cluster/node-set.ts';
+import { type Plan, SwitchyardError, type Topology } from '@switchyard/proto';
+import { type Cluster, clusterOf, inNodeGroups, limitSlots, nodeSlots, nodeSpeedShares } from './cluster/cluster.ts';
 import { type Random, seededRandom } from './random.ts';
 import { type FanOutScore, scoreFanOut } from './score/fan-out-score.ts';
 import { type Affinity, balanceHomes, homePrices, learnAffinity, sequenceHomeCosts, spreadOverWorkers } from './solve/affinity.ts';
@@ -102,19 +101,12 @@ export async function place(trace: RoutingTrace, topology: Topology, options: Pa
       `the workers' memory holds ${room} experts, the model has ${copies} (${layers} layers x ${trace.experts})`,
       { param: 'expertMemoryBytes' },
     );
-  if (cluster.nodes > maskNodesMax)
-    throw new SwitchyardError(
-      'bad_plan',
-      `${cluster.nodes} nodes: the solver takes at most ${maskNodesMax} (plans may have up to ${limits.nodesMax})`,
-      { param: 'nodes' },
-    );
+  const view = inNodeGroups(cluster);
   const stop = () => o.signal?.aborted === true || (o.now !== null && o.now() >= o.deadlineMs);
   const random = seededRandom(o.seed);
   const sample = thinPatterns(trace, o.sampleTokens);
   const found =
-    o.model === 'chain'
-      ? { ...placeChain(sample, cluster, o, stop), homes: null }
-      : await placeForHomes(trace, sample, cluster, o, random, stop);
+    o.model === 'chain' ? { ...placeChain(sample, view, o, stop), homes: null } : await placeForHomes(trace, sample, view, o, random, stop);
   const plan = planOf(trace, cluster, found.replicas, {
     method: o.model,
     seed: o.seed,
@@ -140,9 +132,10 @@ export function describe(
   known: { homes: Int32Array | null; stopped: boolean } = { homes: null, stopped: false },
 ): Placement {
   const masks = nodeMasks(plan, cluster);
-  const cost = sequenceHomeCosts(trace, masks, cluster.nodes);
-  const affinity = learnAffinity(trace, cost.visits, cluster.nodes);
-  const homes = known.homes ?? balanceHomes(trace, homePrices(cost), cluster, homeTolerance);
+  const view = inNodeGroups(cluster);
+  const cost = sequenceHomeCosts(trace, masks, view);
+  const affinity = learnAffinity(trace, cost.visits, view.nodes);
+  const homes = known.homes ?? balanceHomes(trace, homePrices(cost), view, homeTolerance);
   const score = scoreFanOut(trace, plan.replicas, cluster, homes);
   const provenance = {
     ...plan.provenance,
@@ -167,6 +160,7 @@ export function placeLoads(
     nodes: 1,
     nodeNames: ['all'],
     nodeOf: new Int32Array(cluster.workers.length),
+    linkPrice: null,
     workers: cluster.workers.map((w) => ({ ...w, node: 0 })),
   };
   const masks = Array.from({ length: loads.layers }, () => new Int32Array(loads.experts).fill(1));
@@ -192,9 +186,10 @@ export function planOf(
   };
 }
 
-/** Nodes of every expert as bits, (layers) of (experts). */
+/** Nodes of every expert as bits, (layers) of (experts); of a cluster of more nodes than that, its groups of nodes (`inNodeGroups`). */
 export function nodeMasks(plan: Plan, cluster: Cluster): Int32Array[] {
-  return plan.replicas.map((layer) => Int32Array.from(layer, (workers) => workers.reduce((mask, w) => mask | (1 << cluster.nodeOf[w]), 0)));
+  const { nodeOf } = inNodeGroups(cluster);
+  return plan.replicas.map((layer) => Int32Array.from(layer, (workers) => workers.reduce((mask, w) => mask | (1 << nodeOf[w]), 0)));
 }
 
 async function placeForHomes(
@@ -220,6 +215,7 @@ async function placeForHomes(
     prices: {
       peakPrice: 1,
       share,
+      linkPrice: cluster.linkPrice,
       visitPrice: o.model === 'fan-out' ? 1 : 0,
       remoteRowPrice: o.model === 'fan-out' ? o.remoteRowPrice : 1,
     },
@@ -263,7 +259,7 @@ async function placeForHomes(
       if (before - search.merit() <= 1e-4 * before) break;
     }
   }
-  if (o.robust.kind !== 'mean' && cluster.nodes > 1) search = await robustly(sample, search, base, o, stop);
+  if (o.robust.kind !== 'mean' && cluster.nodes > 1) search = await robustly(sample, cluster, search, base, o, stop);
   o.onProgress({ stage: 'inside the nodes', incumbent: search.remoteNodes() / scale });
   if (sample.tokens < trace.tokens) search = onAllTokens(trace, search.result(), base);
   else if (o.warmStart !== null || stop()) search.relieve(o.peakMeanMax, reliefPrice);
@@ -308,6 +304,7 @@ function warmMasks(plan: Plan, cluster: Cluster, trace: RoutingTrace): Int32Arra
 /** A few rounds of multiplicative weights over the domains; the best by the robust value wins. */
 async function robustly(
   sample: RoutingTrace,
+  cluster: Cluster,
   from: FanOutSearch,
   base: FanOutSearchOptions,
   o: PlaceOptions,
@@ -317,7 +314,7 @@ async function robustly(
   const domainOf = sample.sequences.map((s) => names.indexOf(s.domain ?? ''));
   const tokens = names.map((_, d) => sample.sequences.reduce((sum, s, i) => sum + (domainOf[i] === d ? s.tokens : 0), 0));
   const valuesOf = ({ masks, homeOf }: NodePlacement) => {
-    const { visits: cost } = sequenceHomeCosts(sample, masks, base.slots.length);
+    const { visits: cost } = sequenceHomeCosts(sample, masks, cluster);
     const sums = names.map(() => 0);
     sample.sequences.forEach((s, i) => {
       sums[domainOf[i]] += cost[i * base.slots.length + homeOf[i]] * s.tokens;

@@ -1,5 +1,5 @@
-import { type Cluster, nodeSpeedShares } from '../cluster/cluster.ts';
-import { maskNodesMax, NodeCover, popcount } from '../cluster/node-set.ts';
+import { type Cluster, inNodeGroups, nodeSpeedShares } from '../cluster/cluster.ts';
+import { maskNodesMax, NodeCover, visitsPrice } from '../cluster/node-set.ts';
 import { NO_EXPERT, type RoutingTrace } from '../trace/routing-trace.ts';
 import { assignHomes } from './balanced-homes.ts';
 
@@ -16,7 +16,7 @@ const domainsMax = 4096;
 
 /** What each sequence would cost from each home node, per token and layer, (sequences, nodes) both. */
 export interface HomeCosts {
-  /** Remote nodes visited, by the router's rule. */
+  /** Remote nodes visited, by the router's rule; each by the price of its link where links are not alike. */
   visits: Float64Array;
   /** Rows that the home does not serve. */
   rows: Float64Array;
@@ -26,7 +26,7 @@ export interface HomeCosts {
 export function sequenceHomeCosts(
   trace: RoutingTrace,
   masks: readonly ArrayLike<number>[],
-  nodes: number,
+  { nodes, linkPrice }: Cluster,
   firstTokens = Infinity,
 ): HomeCosts {
   if (nodes > maskNodesMax) throw new RangeError(`sequenceHomeCosts: ${nodes} nodes, at most ${maskNodesMax}`);
@@ -48,7 +48,7 @@ export function sequenceHomeCosts(
           if (e !== NO_EXPERT && ((masks[l][e] >>> h) & 1) === 0) cover.masks[uncovered++] = masks[l][e];
         }
         if (uncovered === 0) continue;
-        visits[s * nodes + h] += popcount(cover.solveFirst(uncovered));
+        visits[s * nodes + h] += visitsPrice(cover.solveFirst(uncovered), h, nodes, linkPrice);
         rows[s * nodes + h] += uncovered;
       }
     }
@@ -115,7 +115,8 @@ export function chooseHomes(
   predictor: HomePredictor,
   tolerance: number,
 ): Int32Array {
-  return balanceHomes(trace, predictedCosts(trace, masks, cluster.nodes, predictor), cluster, tolerance);
+  const view = inNodeGroups(cluster);
+  return balanceHomes(trace, predictedCosts(trace, masks, view, predictor), view, tolerance);
 }
 
 /** The cheapest homes within the balance. @param perToken predicted cost of a token of each sequence on each node, (sequences, nodes) */
@@ -130,8 +131,14 @@ export function balanceHomes(trace: RoutingTrace, perToken: Float64Array, cluste
 /** Tokens that a domain's average is worth beside the first tokens of a sequence. */
 const priorTokens = 16;
 
-function predictedCosts(trace: RoutingTrace, masks: readonly ArrayLike<number>[], nodes: number, predictor: HomePredictor): Float64Array {
-  if (predictor.kind === 'whole-sequence') return homePrices(sequenceHomeCosts(trace, masks, nodes));
+function predictedCosts(
+  trace: RoutingTrace,
+  masks: readonly ArrayLike<number>[],
+  cluster: Cluster,
+  predictor: HomePredictor,
+): Float64Array {
+  const { nodes } = cluster;
+  if (predictor.kind === 'whole-sequence') return homePrices(sequenceHomeCosts(trace, masks, cluster));
   const ofDomain = (s: number) => predictor.affinity.domains[trace.sequences[s].domain ?? ''] ?? predictor.affinity.otherwise;
   const cost = new Float64Array(trace.sequences.length * nodes);
   if (predictor.kind === 'domain') {
@@ -140,7 +147,7 @@ function predictedCosts(trace: RoutingTrace, masks: readonly ArrayLike<number>[]
     });
     return cost;
   }
-  const { visits: seen } = sequenceHomeCosts(trace, masks, nodes, predictor.tokens);
+  const { visits: seen } = sequenceHomeCosts(trace, masks, cluster, predictor.tokens);
   trace.sequences.forEach(({ tokens }, s) => {
     const looked = Math.min(tokens, predictor.tokens);
     const prior = ofDomain(s);

@@ -414,11 +414,54 @@ export class FanOutSearch {
     this.prices.peakPrice = Math.min(20, Math.max(0.02, this.prices.peakPrice * Math.min(1.6, Math.max(0.6, excess))));
   }
 
+  /**
+   * Where links are not alike: lets nodes of equal memory and speed trade places, sequences and experts together, until no exchange of two makes the visits between
+   * them cheaper. Which node a cluster was found on is chance, and no single move gets it elsewhere.
+   */
+  tradePlaces(): void {
+    const { nodes, prices } = this;
+    const { linkPrice, share } = prices;
+    if (linkPrice === null) return;
+    const visits = new Float64Array(nodes * nodes);
+    for (const layer of this.layers) layer.addVisits(visits);
+    const at = Array.from({ length: nodes }, (_, n) => n);
+    const cost = () => {
+      let sum = 0;
+      for (let a = 0; a < nodes; a++) for (let b = 0; b < nodes; b++) sum += visits[a * nodes + b] * linkPrice[at[a] * nodes + at[b]];
+      return sum;
+    };
+    for (let best = cost(), improved = true; improved; ) {
+      improved = false;
+      for (let a = 0; a < nodes; a++)
+        for (let b = a + 1; b < nodes; b++) {
+          if (this.options.slots[at[a]] !== this.options.slots[at[b]] || Math.abs(share[at[a]] - share[at[b]]) > 1e-12) continue;
+          [at[a], at[b]] = [at[b], at[a]];
+          const now = cost();
+          if (now < best * (1 - 1e-9)) {
+            best = now;
+            improved = true;
+          } else [at[a], at[b]] = [at[b], at[a]];
+        }
+    }
+    if (at.every((to, n) => to === n)) return;
+    const before = { ...this.result(), objective: this.objective() };
+    const moved = (mask: number) => at.reduce((set, to, n) => set | (((mask >>> n) & 1) << to), 0);
+    this.homeOf = before.homeOf.map((n) => at[n]);
+    this.spreadHomes();
+    this.load(before.masks.map((layer) => layer.map(moved)));
+    if (this.objective() < before.objective) return;
+    // The rule prefers low node numbers, so another numbering may serve otherwise.
+    this.homeOf = before.homeOf;
+    this.spreadHomes();
+    this.load(before.masks);
+  }
+
   /** Alternates all steps until a round gains less than `share` of the objective. */
   async converge(roundsMax: number, share: number): Promise<void> {
     for (let round = 0; round < roundsMax && !this.options.stop(); round++) {
       this.tunePeakPrice();
       const before = this.objective();
+      this.tradePlaces();
       this.reassignHomes();
       await this.improveLayers(3, share);
       this.addReplicas();

@@ -1,4 +1,4 @@
-import { NodeCover, popcount } from '../cluster/node-set.ts';
+import { NodeCover, popcount, visitsPrice } from '../cluster/node-set.ts';
 import type { PatternEntries, PatternHistogram } from '../trace/pattern-histogram.ts';
 
 /** What all layers of one search share. */
@@ -7,6 +7,8 @@ export interface LayerPrices {
   peakPrice: number;
   /** Fair share of each node, (nodes), summing to 1. */
   share: Float64Array;
+  /** Of visits from each home to each node, (nodes, nodes); null: all 1. */
+  linkPrice: Float64Array | null;
   /** Price of one remote node visit: 1 in the fan-out model, 0 in the home-rank model, where only rows count. */
   visitPrice: number;
   /** Price of one row that its home does not serve: in the fan-out model, what the row costs besides the visit. */
@@ -83,6 +85,21 @@ export class LayerSearch {
     this.seen = new Int32Array(entries.count);
     this.chosenOf = new Int32Array(entries.count);
     this.stamp = 0;
+  }
+
+  /** Adds the weighted visits from each home to each node, (nodes, nodes). */
+  addVisits(into: Float64Array): void {
+    const { nodes, maskOf } = this;
+    const { ids, countOf } = this.histogram;
+    for (let i = 0; i < this.entries.count; i++) {
+      const home = this.entries.homeOf[i];
+      const pattern = this.entries.patternOf[i];
+      let away = false;
+      for (let k = 0; k < countOf[pattern] && !away; k++) away = ((maskOf[ids[pattern * this.topK + k]] >>> home) & 1) === 0;
+      if (!away) continue;
+      for (let bits = this.chosenOf[i]; bits !== 0; bits &= bits - 1)
+        into[home * nodes + 31 - Math.clz32(bits & -bits)] += this.entries.weightOf[i];
+    }
   }
 
   /** Weighted rows that each expert has from each home, (experts, nodes). */
@@ -163,9 +180,9 @@ export class LayerSearch {
       if (counted) this.served[e * nodes + node] += weight;
       this.load[node] += weight;
     }
-    const nodesVisited = popcount(chosen);
-    this.remoteNodes += weight * nodesVisited;
-    return weight * (this.prices.visitPrice * nodesVisited + this.prices.remoteRowPrice * uncovered);
+    this.remoteNodes += weight * popcount(chosen);
+    const { visitPrice, remoteRowPrice, linkPrice } = this.prices;
+    return weight * (visitPrice * visitsPrice(chosen, home, nodes, linkPrice) + remoteRowPrice * uncovered);
   }
 
   /** Changes the holders of one or two experts (`f` < 0 for one) if that lowers the objective by more than `gainMin`; returns the gain, or 0 and changes nothing. */
@@ -224,7 +241,7 @@ export class LayerSearch {
     const { nodes, cover, maskOf } = this;
     const { ids, countOf } = this.histogram;
     const { patternOf, homeOf, weightOf } = this.entries;
-    const { remoteRowPrice, visitPrice } = this.prices;
+    const { remoteRowPrice, visitPrice, linkPrice } = this.prices;
     add.fill(0, 0, nodes);
     drop.fill(0, 0, nodes);
     keep.fill(0, 0, nodes * nodes);
@@ -245,7 +262,10 @@ export class LayerSearch {
       }
       const hit = own & free;
       const weight = weightOf[t];
-      const visits = visitPrice * weight;
+      // Exact where links are alike; else the visit that a change saves or costs is taken to be the one to e's first holder away from home.
+      const away = own & ~homeBit;
+      const link = linkPrice === null || away === 0 ? 1 : linkPrice[homeOf[t] * nodes + 31 - Math.clz32(away & -away)];
+      const visits = visitPrice * weight * link;
       if (remoteRowPrice > 0) {
         if ((own & homeBit) === 0) add[homeOf[t]] += remoteRowPrice * weight;
         else drop[homeOf[t]] += remoteRowPrice * weight;
@@ -444,7 +464,9 @@ export class LayerSearch {
           if ((mask & homeBit) === 0) cover.masks[uncovered++] = mask;
         }
         if (uncovered > 0)
-          cost[p * nodes + h] = this.prices.visitPrice * popcount(cover.solveFirst(uncovered)) + this.prices.remoteRowPrice * uncovered;
+          cost[p * nodes + h] =
+            this.prices.visitPrice * visitsPrice(cover.solveFirst(uncovered), h, nodes, this.prices.linkPrice) +
+            this.prices.remoteRowPrice * uncovered;
       }
     }
     return cost;

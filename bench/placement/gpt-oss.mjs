@@ -1,20 +1,19 @@
 // The published trace of gpt-oss-20b, 4 nodes: what placement reaches on held-out sequences, with 0, 25 and 100% replica memory, over several splits.
-//   node bench/placement/gpt-oss.mjs [splits] [sampleTokens] [starts]   -> bench/results/placement-gpt-oss.{json,md}
+//   node bench/placement/gpt-oss.mjs [splits] [choices per layer] [starts]   -> bench/results/placement-gpt-oss.{json,md}
 import { writeFileSync } from 'node:fs';
 import { baselinePlan, chooseHomes, holdOut, openTrace, place, scoreFanOut, spreadOverWorkers } from '@switchyard/placement';
 import { evenTopology } from './topologies.mjs';
 
-const [splits, sampleTokens, starts] = [process.argv[2] ?? 4, process.argv[3] ?? 24_000, process.argv[4] ?? 3].map(Number);
+const [splits, sampleTokens, starts] = [process.argv[2] ?? 4, process.argv[3] ?? 12_000, process.argv[4] ?? 1].map(Number);
 const input = await openTrace(new URL('./data/gpt-oss-20b.experts.u8.gz', import.meta.url).pathname);
 const { trace } = input;
 const topology = evenTopology({ nodes: 4, workersPerNode: 1, expertsPerWorker: 24 * 32 });
+// The limit of the fit is a little below what is asked for: sequences that it has not seen have peaks of their own.
 const cases = [
-  { name: 'no replicas', replicas: 0, peakMeanMax: 1.14, remoteRowPrice: 0.2 },
-  { name: 'no replicas, looser balance', replicas: 0, peakMeanMax: 1.22, remoteRowPrice: 0.2 },
-  { name: '+25%, traffic first', replicas: 0.25, peakMeanMax: 1.15, remoteRowPrice: 1 },
-  { name: '+25%, home share first', replicas: 0.25, peakMeanMax: 1.15, remoteRowPrice: 3 },
-  { name: '+100%', replicas: 1, peakMeanMax: 1.14, remoteRowPrice: 0.6 },
-  { name: '+100%, looser balance', replicas: 1, peakMeanMax: 1.3, remoteRowPrice: 0.6 },
+  { name: 'no replicas', replicas: 0, peakMeanMax: 1.125, remoteRowPrice: 0.2 },
+  { name: '+25%', replicas: 0.25, peakMeanMax: 1.12, remoteRowPrice: 2 },
+  { name: '+25%, home share first', replicas: 0.25, peakMeanMax: 1.12, remoteRowPrice: 8 },
+  { name: '+100%', replicas: 1, peakMeanMax: 1.11, remoteRowPrice: 0.6 },
 ];
 const rows = [];
 for (let seed = 1; seed <= splits; seed++) {

@@ -6,6 +6,7 @@ export * from './certificate/prove.ts';
 export * from './certificate/verify.ts';
 export * from './certificate/window-proof.ts';
 export * from './cluster/cluster.ts';
+export * from './cost/calibration.ts';
 export * from './cost/host-model.ts';
 export * from './cost/step-simulation.ts';
 export * from './cost/step-time.ts';

@@ -1,13 +1,12 @@
 import { setImmediate as nextTurn } from 'node:timers/promises';
-import { limits, type Plan, SwitchyardError, type Topology } from '@switchyard/proto';
-import { type Cluster, clusterOf, limitSlots, nodeSlots, nodeSpeedShares } from './cluster/cluster.ts';
+import { type Plan, SwitchyardError, type Topology } from '@switchyard/proto';
+import { type Cluster, clusterOf, inNodeGroups, limitSlots, nodeSlots, nodeSpeedShares } from './cluster/cluster.ts';
 import { maskNodesMax } from './cluster/node-set.ts';
 import { type Random, seededRandom } from './random.ts';
 import { homesOf } from './report/homes-of.ts';
 import { type FanOutScore, scoreFanOut } from './score/fan-out-score.ts';
-import { scoreChain, transitionsOf } from './score/transitions.ts';
-import { type Affinity, balanceHomes, learnAffinity, sequenceHomeCosts } from './solve/affinity.ts';
-import { FanOutSearch, type FanOutSearchOptions, type NodePlacement } from './solve/fan-out-search.ts';
+import { type Affinity, balanceHomes, homePrices, learnAffinity, sequenceHomeCosts, spreadOverWorkers } from './solve/affinity.ts';
+import { FanOutSearch, type FanOutSearchOptions, histogramsOf, type NodePlacement } from './solve/fan-out-search.ts';
 import { placeInsideNodes } from './solve/inside-nodes.ts';
 import { type Robustness, reweight, robustValue } from './solve/robust.ts';
 import { clusterSequences, sequenceUsage } from './solve/sequence-clusters.ts';
@@ -15,7 +14,7 @@ import { placeChain } from './solve/two-level-chain.ts';
 import { placeWholeGroups } from './solve/whole-groups.ts';
 import type { LoadMatrix } from './trace/load-matrix.ts';
 import type { RoutingTrace } from './trace/routing-trace.ts';
-import { thinTokens } from './trace/sample.ts';
+import { thinPatterns } from './trace/sample.ts';
 
 /** The traffic that a plan is made for. */
 export type TrafficModel = 'fan-out' | 'home-rank' | 'chain';
@@ -26,13 +25,13 @@ export interface PlaceOptions {
   replicas: number;
   /** Same seed, same plan. */
   seed: number;
-  /** Peak over mean rows per node and layer that the search aims to stay below. */
+  /** Peak over mean rows of the nodes, mean over layers, that the search aims to stay below. */
   peakMeanMax: number;
   /** Each home node's tokens stay within this of its share. */
   homeTolerance: number;
   /** What one row that leaves its home costs beside the visit itself, in visits (fan-out model). */
   remoteRowPrice: number;
-  /** Tokens that the search looks at; scores always use all tokens given. */
+  /** Different choices per layer that the search looks at: tokens that chose the same experts count as one. Scores always use all tokens given. */
   sampleTokens: number;
   /** Independent starts; the best is refined. */
   starts: number;
@@ -85,8 +84,6 @@ export interface Placement {
   homes: Int32Array;
   /** On the trace it was given. */
   score: FanOutScore;
-  /** Share of adjacent-layer transitions (top-1) that stay on their worker. */
-  chainLocal: number;
   /** True if the deadline or the signal ended the search. */
   stopped: boolean;
 }
@@ -110,22 +107,17 @@ export async function place(trace: RoutingTrace, topology: Topology, options: Pa
       `the workers' memory holds ${room} experts, the model has ${copies} (${layers} layers x ${trace.experts})`,
       { param: 'expertMemoryBytes' },
     );
-  if (cluster.nodes > maskNodesMax)
-    throw new SwitchyardError(
-      'bad_plan',
-      `${cluster.nodes} nodes: the solver takes at most ${maskNodesMax} (plans may have up to ${limits.nodesMax})`,
-      { param: 'nodes' },
-    );
+  const view = inNodeGroups(cluster);
   const stop = () => o.signal?.aborted === true || (o.now !== null && o.now() >= o.deadlineMs);
   const random = seededRandom(o.seed);
-  const sample = thinTokens(trace, o.sampleTokens);
-  const replicas =
+  const sample = thinPatterns(trace, o.sampleTokens);
+  const found =
     o.wholeGroups !== null && whole.nodes > 1
-      ? await placeGroups(sample, whole, o, o.wholeGroups, random, stop)
+      ? { replicas: await placeGroups(sample, whole, o, o.wholeGroups, random, stop), homes: null }
       : o.model === 'chain'
-        ? placeChain(sample, cluster, o, stop).replicas
-        : await placeForHomes(sample, cluster, o, random, stop);
-  const plan = planOf(trace, cluster, replicas, {
+        ? { ...placeChain(sample, view, o, stop), homes: null }
+        : await placeForHomes(trace, sample, view, o, random, stop);
+  const plan = planOf(trace, cluster, found.replicas, {
     method: o.model,
     seed: o.seed,
     replicas: o.replicas,
@@ -135,18 +127,27 @@ export async function place(trace: RoutingTrace, topology: Topology, options: Pa
     sampleTokens: sample.tokens,
     ...(o.wholeGroups === null ? {} : { wholeGroups: o.wholeGroups }),
   });
-  return describe(plan, cluster, trace, o.homeTolerance, stop());
+  return describe(plan, cluster, trace, o.homeTolerance, { homes: found.homes, stopped: stop() });
 }
 
-/** Scores a finished plan on a trace, and learns the affinity by which homes are chosen. */
-export function describe(plan: Plan, cluster: Cluster, trace: RoutingTrace, homeTolerance: number, stopped = false): Placement {
+/**
+ * Scores a finished plan on a trace, and learns the affinity by which homes are chosen.
+ *
+ * @param known.homes home worker of each sequence, (sequences); null: chosen here
+ */
+export function describe(
+  plan: Plan,
+  cluster: Cluster,
+  trace: RoutingTrace,
+  homeTolerance: number,
+  known: { homes: Int32Array | null; stopped: boolean } = { homes: null, stopped: false },
+): Placement {
   const masks = nodeMasks(plan, cluster);
-  const cost = sequenceHomeCosts(trace, masks, cluster.nodes);
-  const affinity = learnAffinity(trace, cost, cluster.nodes);
-  const homes = balanceHomes(trace, cost, cluster, homeTolerance);
+  const view = inNodeGroups(cluster);
+  const cost = sequenceHomeCosts(trace, masks, view);
+  const affinity = learnAffinity(trace, cost.visits, view.nodes);
+  const homes = known.homes ?? balanceHomes(trace, homePrices(cost), view, homeTolerance);
   const score = scoreFanOut(trace, plan.replicas, cluster, homes);
-  const partOf = Int32Array.from(plan.replicas.flat(), (workers) => workers[0]);
-  const chainLocal = trace.moeLayers.length < 2 ? 1 : scoreChain(transitionsOf(trace, 'top1'), partOf, cluster.workers.length).local;
   const provenance = {
     ...plan.provenance,
     homeCostPerTokenLayer: affinity,
@@ -155,7 +156,7 @@ export function describe(plan: Plan, cluster: Cluster, trace: RoutingTrace, home
     homeShare: score.homeShare,
     peakMean: score.peakMean,
   };
-  return { plan: { ...plan, provenance }, cluster, masks, affinity, homes, score, chainLocal, stopped };
+  return { plan: { ...plan, provenance }, cluster, masks, affinity, homes, score, stopped: known.stopped };
 }
 
 /** Plans from loads alone: what EPLB does, better packed. One node level; every worker counts alike but for its speed and memory. */
@@ -171,6 +172,7 @@ export function placeLoads(
     nodes: 1,
     nodeNames: ['all'],
     nodeOf: new Int32Array(cluster.workers.length),
+    linkPrice: null,
     workers: cluster.workers.map((w) => ({ ...w, node: 0 })),
   };
   const masks = Array.from({ length: loads.layers }, () => new Int32Array(loads.experts).fill(1));
@@ -196,18 +198,20 @@ export function planOf(
   };
 }
 
-/** Nodes of every expert as bits, (layers) of (experts). */
+/** Nodes of every expert as bits, (layers) of (experts); of a cluster of more nodes than that, its groups of nodes (`inNodeGroups`). */
 export function nodeMasks(plan: Plan, cluster: Cluster): Int32Array[] {
-  return plan.replicas.map((layer) => Int32Array.from(layer, (workers) => workers.reduce((mask, w) => mask | (1 << cluster.nodeOf[w]), 0)));
+  const { nodeOf } = inNodeGroups(cluster);
+  return plan.replicas.map((layer) => Int32Array.from(layer, (workers) => workers.reduce((mask, w) => mask | (1 << nodeOf[w]), 0)));
 }
 
 async function placeForHomes(
+  trace: RoutingTrace,
   sample: RoutingTrace,
   cluster: Cluster,
   o: PlaceOptions,
   random: Random,
   stop: () => boolean,
-): Promise<number[][][]> {
+): Promise<{ replicas: number[][][]; homes: Int32Array }> {
   const copies = sample.moeLayers.length * sample.experts;
   const room = cluster.slotsOf.reduce((a, b) => a + b, 0);
   const workersPerNode = cluster.workers.length / cluster.nodes;
@@ -216,7 +220,7 @@ async function placeForHomes(
   const slots = nodeSlots(limitSlots(cluster, Math.max(copies, Math.ceil(room - kept * (room - copies)))));
   const common = searchOptions(cluster, o, stop);
   const { balance } = common;
-  const base: FanOutSearchOptions = { ...common, slots };
+  const base: FanOutSearchOptions = { ...common, slots, histograms: histogramsOf(sample) };
   const scale = sample.tokens * sample.moeLayers.length;
   let search: FanOutSearch;
   if (cluster.nodes === 1) {
@@ -226,6 +230,8 @@ async function placeForHomes(
     // The plan is near a local optimum already: look at the most promising changes of each layer only.
     search = new FanOutSearch(sample, new Int32Array(sample.sequences.length), { ...base, candidatesMax: 40 });
     search.load(warmMasks(o.warmStart, cluster, sample));
+    search.reassignHomes();
+    search.relieve(o.peakMeanMax, reliefPrice);
     await search.converge(o.warmRounds, 1e-3);
   } else {
     const tokens = sample.sequences.map((s) => s.tokens);
@@ -236,22 +242,26 @@ async function placeForHomes(
       next.placeSingles();
       next.addReplicas();
       await next.converge(4, 1e-3);
-      if (best === null || next.objective() < best.objective()) best = next;
+      if (best === null || next.merit() < best.merit()) best = next;
       o.onProgress({ stage: `start ${start + 1} of ${o.starts}`, incumbent: best.remoteNodes() / scale });
     }
     search = best!;
     for (let round = 0; round < 12 && !stop(); round++) {
-      const before = search.objective();
+      const before = search.merit();
       await search.converge(4, 1e-4);
       o.onProgress({ stage: 'refine', incumbent: search.remoteNodes() / scale });
-      if (before - search.objective() <= 1e-4 * before) break;
+      if (before - search.merit() <= 1e-4 * before) break;
     }
   }
-  if (o.robust.kind !== 'mean' && cluster.nodes > 1) search = await robustly(sample, search, base, o, stop);
-  const { masks } = search.result();
+  if (o.robust.kind !== 'mean' && cluster.nodes > 1) search = await robustly(sample, cluster, search, base, o, stop);
   o.onProgress({ stage: 'inside the nodes', incumbent: search.remoteNodes() / scale });
+  if (sample.tokens < trace.tokens) search = onAllTokens(trace, search.result(), base);
+  else if (o.warmStart !== null || stop()) search.relieve(o.peakMeanMax, reliefPrice);
+  const { masks, homeOf } = search.result();
   const effort = workersPerNode === 1 ? 0 : Math.min(400, Math.ceil(200_000 / (sample.moeLayers.length * sample.experts)));
-  return placeInsideNodes(masks, search.served(), cluster, random, effort, stop);
+  const replicas = placeInsideNodes(masks, search.served(), cluster, random, effort, stop);
+  const tokens = trace.sequences.map((s) => s.tokens);
+  return { replicas, homes: spreadOverWorkers(homeOf, tokens, cluster) };
 }
 
 /** Everything of a search over nodes but its memory. */
@@ -261,12 +271,13 @@ function searchOptions(cluster: Cluster, o: PlaceOptions, stop: () => boolean): 
     // The fit keeps a little inside the limits, so that sequences it has not seen stay within them too.
     balance: { share, tolerance: 0.9 * o.homeTolerance },
     prices: {
-      peakMax: o.peakMeanMax,
-      price: 2,
+      peakPrice: 1,
       share,
+      linkPrice: cluster.linkPrice,
       visitPrice: o.model === 'fan-out' ? 1 : 0,
       remoteRowPrice: o.model === 'fan-out' ? o.remoteRowPrice : 1,
     },
+    peakMeanMax: o.peakMeanMax,
     sequenceWeight: null,
     stop,
     pause: nextTurn,
@@ -284,7 +295,8 @@ function placeGroups(
   random: Random,
   stop: () => boolean,
 ): Promise<number[][][]> {
-  const refuse = (option: string) => new SwitchyardError('bad_plan', `groups are kept whole only without ${option}`, { param: 'groups' });
+  const refuse = (what: string) => new SwitchyardError('bad_plan', `groups are kept whole only without ${what}`, { param: 'groups' });
+  if (cluster.nodes > maskNodesMax) throw refuse(`more than ${maskNodesMax} nodes`);
   if (o.model === 'chain') throw refuse('the traffic model chain');
   if (o.warmStart !== null) throw refuse('a warm start');
   if (o.robust.kind !== 'mean') throw refuse(`robust ${o.robust.kind}`);
@@ -298,6 +310,22 @@ function placeGroups(
     random,
     onProgress: (stage, incumbent) => o.onProgress({ stage, incumbent }),
   });
+}
+
+/** What a row less on a node that stands out is worth, in visits, once the search is over. */
+const reliefPrice = 8;
+
+/** The placement as all tokens see it: homes for all sequences, and nodes relieved that stand out only now. A sample's loads are noisy, and peaks are made of noise. */
+function onAllTokens(trace: RoutingTrace, { masks }: NodePlacement, base: FanOutSearchOptions): FanOutSearch {
+  const full = new FanOutSearch(trace, new Int32Array(trace.sequences.length), {
+    ...base,
+    histograms: histogramsOf(trace),
+    sequenceWeight: null,
+  });
+  full.load(masks);
+  full.reassignHomes();
+  full.relieve(base.peakMeanMax, reliefPrice);
+  return full;
 }
 
 /** A plan's masks on this cluster; refuses a plan of another shape. */
@@ -318,6 +346,7 @@ function warmMasks(plan: Plan, cluster: Cluster, trace: RoutingTrace): Int32Arra
 /** A few rounds of multiplicative weights over the domains; the best by the robust value wins. */
 async function robustly(
   sample: RoutingTrace,
+  cluster: Cluster,
   from: FanOutSearch,
   base: FanOutSearchOptions,
   o: PlaceOptions,
@@ -327,7 +356,7 @@ async function robustly(
   const domainOf = sample.sequences.map((s) => names.indexOf(s.domain ?? ''));
   const tokens = names.map((_, d) => sample.sequences.reduce((sum, s, i) => sum + (domainOf[i] === d ? s.tokens : 0), 0));
   const valuesOf = ({ masks, homeOf }: NodePlacement) => {
-    const cost = sequenceHomeCosts(sample, masks, base.slots.length);
+    const { visits: cost } = sequenceHomeCosts(sample, masks, cluster);
     const sums = names.map(() => 0);
     sample.sequences.forEach((s, i) => {
       sums[domainOf[i]] += cost[i * base.slots.length + homeOf[i]] * s.tokens;

@@ -133,7 +133,8 @@ describe('the fan-out model on toy instances', () => {
       {
         slots: Int32Array.from(layer.slots),
         balance: { share, tolerance: 1 },
-        prices: { peakMax: Infinity, price: 0, share, visitPrice: 1, remoteRowPrice: 0 },
+        prices: { peakPrice: 0, share, linkPrice: null, visitPrice: 1, remoteRowPrice: 0 },
+        peakMeanMax: Infinity,
         sequenceWeight: Float64Array.from(tokens, (t) => t.weight),
         stop: () => false,
         pause: () => Promise.resolve(),

@@ -25,6 +25,7 @@ import {
   scoreFanOut,
   slotMap,
   stageMove,
+  thinTokens,
   transitionsOf,
   uncalibratedDevice,
   verifyCertificate,
@@ -86,6 +87,49 @@ describe('place', () => {
     const late = await place(trace, topology, { ...quick, now: () => calls++, deadlineMs: 40 });
     expect(late.stopped).toBe(true);
     expectValid(late.plan, late.cluster.slotsOf);
+  });
+
+  it('keeps rows on fast links where links are not alike', async () => {
+    const trace = await gptOssSlice();
+    const topology = testTopology(4, 1, 300);
+    // Two racks of two nodes; between racks a row takes ten times as long.
+    const links = [0, 1, 2, 3].flatMap((from) =>
+      [0, 1, 2, 3]
+        .filter((to) => to !== from)
+        .map((to) => ({ from, to, latency: 1e-5, bandwidth: from >> 1 === to >> 1 ? 1.25e9 : 1.25e8 })),
+    );
+    const secondsOf = (rows: Float64Array) => rows.reduce((sum, r, i) => sum + r * (Math.floor(i / 4) >> 1 === (i % 4) >> 1 ? 1 : 10), 0);
+    const [alike, racks] = [await place(trace, topology, quick), await place(trace, { ...topology, links }, quick)];
+    expectValid(racks.plan, racks.cluster.slotsOf);
+    expect(secondsOf(racks.score.linkRows)).toBeLessThan(0.95 * secondsOf(alike.score.linkRows));
+  });
+
+  it('plans for as many nodes as a plan may name, by groups where they are more than 32', async () => {
+    const trace = thinTokens(await gptOssSlice(), 250);
+    let calls = 0;
+    const topology = testTopology(50, 1, 24);
+    const { plan, cluster, homes, score, masks } = await place(trace, topology, {
+      ...quick,
+      replicas: 0.5,
+      now: () => calls++,
+      deadlineMs: 200,
+    });
+    expectValid(plan, cluster.slotsOf);
+    expect(new Set(plan.replicas.flat(2)).size).toBe(50);
+    const contiguous = await baselinePlan('contiguous', trace, topology);
+    expect(score.remoteNodes).toBeLessThan(0.9 * scoreFanOut(trace, contiguous.replicas, cluster, homes).remoteNodes);
+    const certificate = prove(plan, cluster, trace, { homes, claims: ['fan-out', 'load'], rounds: 1 });
+    expect(verifyCertificate(plan, trace, certificate).checks.filter((check) => !check.ok)).toEqual([]);
+    const again = chooseHomes(trace, masks, cluster, { kind: 'whole-sequence' }, 0.1);
+    expect(Math.max(...again)).toBeLessThan(50);
+    const placement = { plan, cluster, homes, score, masks, affinity: { otherwise: [], domains: {} }, stopped: false };
+    expect(explain(placement, trace).nodes.map((n) => n.name)[24]).toBe('n48+n49');
+    const { plan: moved } = relabelToMatch(plan, contiguous, cluster);
+    const staged = stageMove(contiguous, moved, cluster, trace, homes, {
+      expertBytes: topology.expertBytes,
+      bytesMax: 40 * topology.expertBytes,
+    });
+    expect(staged.remoteNodesAfter).toBeLessThanOrEqual(staged.remoteNodesBefore);
   });
 
   it('says what does not fit', async () => {

@@ -30,8 +30,9 @@ export function figuresOf(
   cluster: Cluster,
   topology: Topology,
   loads: LoadMatrix,
-  device: DeviceModel = uncalibratedDevice,
+  measured: DeviceModel | null,
 ): PlanFigures {
+  const device = measured ?? uncalibratedDevice;
   const decode = predictStep(score, plan, cluster, topology, loads, device, 64);
   const prefill = predictStep(score, plan, cluster, topology, loads, device, 2048);
   return {
@@ -69,4 +70,10 @@ export function comparisonTable(columns: { name: string; figures: PlanFigures }[
 /** What the figures were measured on, in words. */
 export function measuredOn(trace: RoutingTrace, heldOut: boolean): string {
   return `measured on ${trace.tokens} tokens of ${trace.sequences.length} ${heldOut ? 'held-out ' : ''}sequences`;
+}
+
+export function stepTimesBy(measured: DeviceModel | null): string {
+  return measured === null
+    ? 'step times by an uncalibrated device model (switchyard bench calibrate)'
+    : 'step times by the calibrated device';
 }

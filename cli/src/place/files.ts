@@ -1,6 +1,6 @@
 import { readFileSync, statSync, writeFileSync } from 'node:fs';
-import type { Certificate, LoadMatrix, RoutingTrace } from '@switchyard/placement';
-import { openTrace } from '@switchyard/placement';
+import type { Certificate, DeviceModel, LoadMatrix, RoutingTrace } from '@switchyard/placement';
+import { calibratedTopology, openTrace, parseCalibration } from '@switchyard/placement';
 import { limits, type Plan, type Topology } from '@switchyard/proto';
 import { CommandFailure, exitStatus } from '../failure.ts';
 
@@ -33,6 +33,14 @@ function expectFormat<T>(path: string, what: string, format: string): T {
 export const readPlan = (path: string): Plan => expectFormat<Plan>(path, 'plan', 'switchyard-plan');
 export const readTopology = (path: string): Topology => expectFormat<Topology>(path, 'topology', 'switchyard-topology');
 export const readCertificate = (path: string): Certificate => expectFormat<Certificate>(path, 'certificate', 'switchyard-certificate');
+
+/** The cluster, and its devices as measured; device null: not calibrated. */
+export function readCluster(flags: { topology: string; calibration?: string }): { topology: Topology; device: DeviceModel | null } {
+  const topology = readTopology(flags.topology);
+  if (flags.calibration === undefined) return { topology, device: null };
+  const calibration = parseCalibration(readJson(flags.calibration, 'calibration'));
+  return { topology: calibratedTopology(topology, calibration), device: calibration.device };
+}
 
 export async function readTrace(
   path: string,

@@ -37,3 +37,10 @@ export function groupRule(text: string): GroupRule {
   if (!Number.isInteger(count) || count < 2) throw new InvalidArgumentError('It must be free, whole, or the number of groups of a layer.');
   return count;
 }
+
+/** "windows=5" -> layers per window of the chain proof. */
+export function windowWidth(text: string): number {
+  const width = Number(/^windows=(\d+)$/.exec(text.trim())?.[1]);
+  if (!(width >= 2 && width <= 16)) throw new InvalidArgumentError('It must be windows=N, N layers from 2 to 16.');
+  return width;
+}

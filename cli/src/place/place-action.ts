@@ -1,9 +1,11 @@
 import { writeFileSync } from 'node:fs';
 import {
   baselinePlan,
+  type Certificate,
   type Cluster,
   chooseHomes,
   clusterOf,
+  type DeviceModel,
   describe,
   diffPlans,
   type Explanation,
@@ -27,14 +29,15 @@ import {
   spreadOverWorkers,
   stageMove,
   thinTokens,
+  tightenChain,
 } from '@switchyard/placement';
 import type { Plan, Topology } from '@switchyard/proto';
 import { interruptSignal } from '../commands/interrupt.ts';
 import { CommandFailure, exitStatus } from '../failure.ts';
 import { formatBytes } from '../terminal/quantity.ts';
 import { textTable } from '../terminal/table.ts';
-import { comparisonTable, figuresOf, measuredOn } from './comparison.ts';
-import { readPlan, readTopology, readTrace, writeJson } from './files.ts';
+import { comparisonTable, figuresOf, measuredOn, stepTimesBy } from './comparison.ts';
+import { readCluster, readPlan, readTrace, writeJson } from './files.ts';
 import type { GroupRule } from './option-values.ts';
 import { ProgressLine } from './progress-line.ts';
 import { placeOptions, type SearchFlags } from './search-options.ts';
@@ -47,6 +50,9 @@ export interface PlaceFlags extends SearchFlags {
   current?: string;
   out: string;
   certificate?: string;
+  /** Layers per window of the chain proof. */
+  prove?: number;
+  calibration?: string;
   pareto?: string;
   budgetBytes?: number;
   heldOut: number;
@@ -58,19 +64,27 @@ export interface PlaceFlags extends SearchFlags {
 const scoreTokensMax = 40_000;
 
 export async function placeAction(flags: PlaceFlags): Promise<void> {
-  const topology = readTopology(flags.topology);
+  const { topology, device } = readCluster(flags);
+  if (flags.prove !== undefined && flags.model !== 'chain')
+    throw new CommandFailure('--prove windows=N proves the chain model: it needs --model chain', { status: exitStatus.usage });
   const input = await readTrace(flags.trace, flags.tokensMax);
   if (input.kind === 'loads') return placeByLoads(input.loads, topology, flags);
   const { signal, release } = interruptSignal();
   try {
-    await placeByRouting(input.trace, topology, flags, signal);
+    await placeByRouting(input.trace, topology, device, flags, signal);
     if (signal.aborted) process.exitCode = exitStatus.interrupted;
   } finally {
     release();
   }
 }
 
-async function placeByRouting(trace: RoutingTrace, topology: Topology, flags: PlaceFlags, signal: AbortSignal): Promise<void> {
+async function placeByRouting(
+  trace: RoutingTrace,
+  topology: Topology,
+  device: DeviceModel | null,
+  flags: PlaceFlags,
+  signal: AbortSignal,
+): Promise<void> {
   const enough = trace.sequences.length >= 8 && flags.heldOut > 0;
   const { train, test } = enough ? holdOut(trace, flags.heldOut, flags.seed) : { train: trace, test: trace };
   const judged = thinTokens(test, scoreTokensMax);
@@ -100,14 +114,15 @@ async function placeByRouting(trace: RoutingTrace, topology: Topology, flags: Pl
     claims: flags.model === 'chain' ? ['fan-out', 'load', 'chain'] : ['fan-out', 'load'],
     rounds: proofRounds(judged),
   });
+  if (flags.prove !== undefined) await proveByWindows(certificate, judged, flags.prove, signal);
   const diff = diffPlans(now, placed.plan, topology.expertBytes);
   const claims = certificate.claims.map((c) => ({ kind: c.kind, score: c.score, bound: c.bound }));
   const described = { ...placed, homes, score };
   const why = explain(described, judged);
   const points = flags.pareto === undefined ? null : await paretoPoints(train, judged, topology, now, flags, signal);
   const figures = {
-    now: figuresOf(nowScore, now, cluster, topology, loads),
-    proposed: figuresOf(score, placed.plan, cluster, topology, loads),
+    now: figuresOf(nowScore, now, cluster, topology, loads, device),
+    proposed: figuresOf(score, placed.plan, cluster, topology, loads, device),
   };
   if (flags.dryRun !== true) {
     writeJson(flags.out, placed.plan);
@@ -139,7 +154,7 @@ async function placeByRouting(trace: RoutingTrace, topology: Topology, flags: Pl
       diff,
       gap,
     ),
-    `${measuredOn(judged, enough)}; step times by an uncalibrated device model`,
+    `${measuredOn(judged, enough)}; ${stepTimesBy(device)}`,
     '',
     ...explanationText(why),
     ...(points === null ? [] : ['', paretoText(points)]),
@@ -167,6 +182,26 @@ function groupsToKeep({ groups: rule, model, robust, budgetBytes }: PlaceFlags, 
       status: exitStatus.usage,
     });
   return trace.groups;
+}
+
+/** Seconds of highs that one solve of a window may take. */
+const windowSolveMs = 200_000;
+
+/** Replaces the chain claim's proof by the stronger one, window by window. */
+async function proveByWindows(certificate: Certificate, trace: RoutingTrace, width: number, signal: AbortSignal): Promise<void> {
+  const pairs = trace.moeLayers.length - 1;
+  const line = new ProgressLine(null);
+  for (const [i, claim] of certificate.claims.entries()) {
+    if (claim.kind !== 'chain') continue;
+    certificate.claims[i] = await tightenChain(claim, trace, {
+      width,
+      rounds: 14,
+      timeLimitMs: windowSolveMs,
+      signal,
+      onWindow: (_, to, staying) => line.update(`proving windows of ${width} layers: ${to} of ${pairs} layer pairs`, staying),
+    });
+  }
+  line.finish();
 }
 
 /** Tokens that the bound of the progress line looks at. */
@@ -206,7 +241,7 @@ async function nearCurrent(
 ): Promise<Placement> {
   const { plan } = relabelToMatch(placed.plan, current, placed.cluster);
   const sample = thinTokens(trace, 4000);
-  const before = describe(plan, placed.cluster, trace, flags.homeTolerance, placed.stopped);
+  const before = describe(plan, placed.cluster, trace, flags.homeTolerance, { homes: null, stopped: placed.stopped });
   if (flags.budgetBytes === undefined) return before;
   const masks = nodeMasks(plan, placed.cluster);
   const homes = chooseHomes(sample, masks, placed.cluster, { kind: 'whole-sequence' }, flags.homeTolerance);
@@ -214,7 +249,10 @@ async function nearCurrent(
     expertBytes: topology.expertBytes,
     bytesMax: flags.budgetBytes,
   });
-  return describe({ ...staged.reached, provenance: plan.provenance }, placed.cluster, trace, flags.homeTolerance, placed.stopped);
+  return describe({ ...staged.reached, provenance: plan.provenance }, placed.cluster, trace, flags.homeTolerance, {
+    homes: null,
+    stopped: placed.stopped,
+  });
 }
 
 async function paretoPoints(

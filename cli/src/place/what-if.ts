@@ -9,12 +9,13 @@ import {
   scoreFanOut,
   thinTokens,
 } from '@switchyard/placement';
+import type { Topology } from '@switchyard/proto';
 import { Command } from 'commander';
 import { interruptSignal } from '../commands/interrupt.ts';
 import { CommandFailure, exitStatus } from '../failure.ts';
 import { numberIn } from '../terminal/option-values.ts';
-import { comparisonTable, figuresOf, measuredOn } from './comparison.ts';
-import { readRouting, readTopology } from './files.ts';
+import { comparisonTable, figuresOf, measuredOn, stepTimesBy } from './comparison.ts';
+import { readCluster, readRouting } from './files.ts';
 import { share } from './option-values.ts';
 import { ProgressLine } from './progress-line.ts';
 import { addSearchOptions, placeOptions, type SearchFlags } from './search-options.ts';
@@ -26,6 +27,7 @@ interface Flags extends SearchFlags {
   loseNode?: string;
   addNode?: boolean;
   linkSpeed?: number;
+  calibration?: string;
   json?: boolean;
 }
 
@@ -38,6 +40,7 @@ export function whatIfCommand(): Command {
     .option('--lose-node <name>', 'without this node')
     .option('--add-node', 'with one more node like the last')
     .option('--link-speed <factor>', 'with links between nodes this many times as fast', numberIn(0.001, 1000))
+    .option('--calibration <file>', 'what `switchyard bench calibrate` measured')
     .option('--json', 'print as JSON');
   return addSearchOptions(command).action(async (flags: Flags) => {
     const changes: Change[] = [
@@ -50,9 +53,10 @@ export function whatIfCommand(): Command {
     const trace = await readRouting(flags.trace, flags.tokensMax);
     const { train, test } = holdOut(trace, trace.sequences.length >= 8 ? 0.25 : 0, flags.seed);
     const judged = thinTokens(test.tokens > 0 ? test : train, 40_000);
+    const { topology: before, device } = readCluster(flags);
     const { signal, release } = interruptSignal();
     const line = new ProgressLine(null);
-    const ask = async (name: string, topology: ReturnType<typeof readTopology>) => {
+    const ask = async (name: string, topology: Topology) => {
       const placed = await place(train, topology, {
         ...placeOptions(flags, signal),
         replicas: flags.replicas,
@@ -61,9 +65,8 @@ export function whatIfCommand(): Command {
       const cluster = clusterOf(topology);
       const homes = chooseHomes(judged, placed.masks, cluster, { kind: 'whole-sequence' }, flags.homeTolerance);
       const score = scoreFanOut(judged, placed.plan.replicas, cluster, homes);
-      return { name, figures: figuresOf(score, placed.plan, cluster, topology, expertLoads(judged)) };
+      return { name, figures: figuresOf(score, placed.plan, cluster, topology, expertLoads(judged), device) };
     };
-    const before = readTopology(flags.topology);
     const columns = [
       await ask('as it is', before),
       await ask(changes.map((c) => c.kind).join(', '), changes.reduce(changedTopology, before)),
@@ -73,7 +76,7 @@ export function whatIfCommand(): Command {
     if (flags.json) process.stdout.write(`${JSON.stringify(columns)}\n`);
     else
       process.stdout.write(
-        `${comparisonTable(columns, null, 'not proven')}\n${measuredOn(judged, test.tokens > 0)}; step times by an uncalibrated device model\n`,
+        `${comparisonTable(columns, null, 'not proven')}\n${measuredOn(judged, test.tokens > 0)}; ${stepTimesBy(device)}\n`,
       );
   });
 }

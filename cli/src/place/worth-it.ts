@@ -1,4 +1,5 @@
 import { worthIt } from '@switchyard/placement';
+import { limits } from '@switchyard/proto';
 import { Command } from 'commander';
 import { interruptSignal } from '../commands/interrupt.ts';
 import { integerIn } from '../terminal/option-values.ts';
@@ -22,7 +23,7 @@ export function worthItCommand(): Command {
     .description('Say from a short trace what placement and replicas could bring, before anything is changed')
     .requiredOption('--trace <file>', 'a routing trace; a thousand tokens of a few dozen sequences suffice')
     .option('--topology <file>', 'the cluster; by default --nodes equal ones')
-    .option('--nodes <count>', 'equal nodes, where no topology is given', integerIn(2, 32), 4)
+    .option('--nodes <count>', 'equal nodes, where no topology is given', integerIn(2, limits.nodesMax), 4)
     .option('--levels <shares>', 'replica memory to try', shares, [0, 0.125, 0.25, 0.5, 1])
     .option('--json', 'print as JSON');
   return addSearchOptions(command).action(async (flags: Flags) => {

@@ -1,4 +1,5 @@
 import { limits, SwitchyardError, type Topology } from '@switchyard/proto';
+import { maskNodesMax } from './node-set.ts';
 
 /** A topology as the solvers see it: workers in one list, memory counted in experts. */
 export interface Cluster {
@@ -11,6 +12,30 @@ export interface Cluster {
   slotsOf: Int32Array;
   /** Relative device speed, (workers); its share of the load is proportional. */
   speedOf: Float64Array;
+  /** What a row costs from each home node to each other node and back, beside the mean of all pairs, (nodes, nodes); null where all links are alike. */
+  linkPrice: Float64Array | null;
+}
+
+/** Rows that share a frame's latency, in the price of a link: a decode step of a few dozen sequences sends about as many to a node. */
+const rowsPerFrame = 16;
+
+/** Seconds of a row's way there and back, over the mean of all pairs. Links that the topology does not name are `interNode`. */
+function linkPrices(topology: Topology): Float64Array | null {
+  if (topology.links === null || topology.links.length === 0) return null;
+  const nodes = topology.nodes.length;
+  const seconds = new Float64Array(nodes * nodes);
+  const wayOf = (link: Topology['interNode'], bytes: number) => bytes / link.bandwidth + link.latency / rowsPerFrame;
+  const { interNode, dispatchRowBytes, combineRowBytes } = topology;
+  for (let from = 0; from < nodes; from++)
+    for (let to = 0; to < nodes; to++)
+      if (from !== to) seconds[from * nodes + to] = wayOf(interNode, dispatchRowBytes) + wayOf(interNode, combineRowBytes);
+  for (const { from, to, ...link } of topology.links) {
+    if (from === to) continue;
+    seconds[from * nodes + to] += wayOf(link, dispatchRowBytes) - wayOf(interNode, dispatchRowBytes);
+    seconds[to * nodes + from] += wayOf(link, combineRowBytes) - wayOf(interNode, combineRowBytes);
+  }
+  const mean = seconds.reduce((a, b) => a + b, 0) / Math.max(1, nodes * (nodes - 1));
+  return seconds.map((s) => s / mean);
 }
 
 /** Experts of one worker: 4,096 of each of 4,096 layers. */
@@ -48,6 +73,7 @@ export function clusterOf(topology: Topology): Cluster {
     nodeOf: Int32Array.from(workers, (w) => w.node),
     slotsOf: Int32Array.from(flat, (w) => Math.min(slotsMax, Math.floor(w.expertMemoryBytes / topology.expertBytes))),
     speedOf: Float64Array.from(flat, (w) => w.relativeSpeed),
+    linkPrice: linkPrices(topology),
   };
 }
 
@@ -65,6 +91,38 @@ export function evenCluster(nodes: number, workersPerNode: number, slots: number
     nodeOf: Int32Array.from(workers, (w) => w.node),
     slotsOf: Int32Array.from(workers, (_, w) => Math.floor(((w + 1) * slots) / count) - Math.floor((w * slots) / count)),
     speedOf: new Float64Array(count).fill(1),
+    linkPrice: null,
+  };
+}
+
+/**
+ * The cluster as searches see it, who name sets of nodes by 32 bits: where there are more nodes, neighbours are taken together, as few as it takes. The workers stay
+ * what they are, so a plan for the groups is one for the cluster, and is scored as one. Clusters of few nodes are returned as they are.
+ */
+export function inNodeGroups(cluster: Cluster): Cluster {
+  const { nodes, linkPrice } = cluster;
+  if (nodes <= maskNodesMax) return cluster;
+  const size = Math.ceil(nodes / maskNodesMax);
+  const groups = Math.ceil(nodes / size);
+  const groupOf = (node: number) => Math.floor(node / size);
+  let price: Float64Array | null = null;
+  if (linkPrice !== null) {
+    const sums = new Float64Array(groups * groups);
+    const pairs = new Float64Array(groups * groups);
+    for (let a = 0; a < nodes; a++)
+      for (let b = 0; b < nodes; b++) {
+        sums[groupOf(a) * groups + groupOf(b)] += linkPrice[a * nodes + b];
+        pairs[groupOf(a) * groups + groupOf(b)]++;
+      }
+    price = sums.map((sum, i) => sum / pairs[i]);
+  }
+  return {
+    ...cluster,
+    nodes: groups,
+    nodeNames: Array.from({ length: groups }, (_, g) => cluster.nodeNames.slice(g * size, (g + 1) * size).join('+')),
+    workers: cluster.workers.map(({ name, node }) => ({ name, node: groupOf(node) })),
+    nodeOf: cluster.nodeOf.map(groupOf),
+    linkPrice: price,
   };
 }
 

@@ -12,6 +12,14 @@ export function popcount(x: number): number {
   return Math.imul((v + (v >>> 4)) & 0x0f0f0f0f, 0x01010101) >>> 24;
 }
 
+/** What visiting a set of nodes costs from a home: their number, or the sum of their links' prices. @param linkPrice (nodes, nodes) */
+export function visitsPrice(set: number, home: number, nodes: number, linkPrice: Float64Array | null): number {
+  if (linkPrice === null) return popcount(set);
+  let price = 0;
+  for (let bits = set; bits !== 0; bits &= bits - 1) price += linkPrice[home * nodes + 31 - Math.clz32(bits & -bits)];
+  return price;
+}
+
 /**
  * Answers for one list of masks at a time, without allocating. Put the masks in `masks[0..count)`, none zero.
  */

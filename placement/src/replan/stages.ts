@@ -1,6 +1,6 @@
-import type { Plan } from '@switchyard/proto';
+import { chooseReplicas, type Plan } from '@switchyard/proto';
 import type { Cluster } from '../cluster/cluster.ts';
-import { NodeCover, popcount } from '../cluster/node-set.ts';
+import { maskNodesMax, NodeCover, popcount } from '../cluster/node-set.ts';
 import { NO_EXPERT, type RoutingTrace } from '../trace/routing-trace.ts';
 import { checkSameShape } from './moves.ts';
 
@@ -196,6 +196,7 @@ function layerPricer(
 ): (layer: number, replicas: readonly (readonly number[])[]) => number {
   const layers = trace.moeLayers.length;
   const cover = new NodeCover();
+  if (cluster.nodes > maskNodesMax) return (l, replicas) => visitsByRule(trace, l, replicas, cluster, homes);
   return (l, replicas) => {
     const masks = Int32Array.from(replicas, (own) => own.reduce((mask, w) => mask | (1 << cluster.nodeOf[w]), 0));
     let visits = 0;
@@ -211,4 +212,29 @@ function layerPricer(
     }
     return visits;
   };
+}
+
+/** The same where nodes are too many for a mask: by the router's rule, whose choice of nodes knows no loads. */
+function visitsByRule(
+  trace: RoutingTrace,
+  layer: number,
+  replicas: readonly (readonly number[])[],
+  { nodeOf, workers }: Cluster,
+  homes: Int32Array,
+): number {
+  const experts = new Int32Array(trace.topK);
+  const chosen = new Int32Array(trace.topK);
+  const load = new Float64Array(workers.length);
+  let visits = 0;
+  for (let t = 0; t < trace.tokens; t++) {
+    const base = (t * trace.moeLayers.length + layer) * trace.topK;
+    let count = 0;
+    for (let k = 0; k < trace.topK; k++) if (trace.ids[base + k] !== NO_EXPERT) experts[count++] = trace.ids[base + k];
+    const home = homes[trace.sequenceOf[t]];
+    chooseReplicas(experts, count, replicas, nodeOf, home, load, chosen);
+    const visited = new Set<number>();
+    for (let k = 0; k < count; k++) if (nodeOf[chosen[k]] !== nodeOf[home]) visited.add(nodeOf[chosen[k]]);
+    visits += visited.size;
+  }
+  return visits;
 }

@@ -1,3 +1,4 @@
+import { type Cluster, inNodeGroups } from '../cluster/cluster.ts';
 import { NodeCover, popcount } from '../cluster/node-set.ts';
 import type { Placement } from '../place.ts';
 import { NO_EXPERT, type RoutingTrace } from '../trace/routing-trace.ts';
@@ -29,8 +30,10 @@ export interface Explanation {
 
 /** @param trace the trace that the placement's homes are for */
 export function explain(placement: Placement, trace: RoutingTrace): Explanation {
-  const { cluster, masks, homes, score, plan } = placement;
+  const { masks, homes, score, plan } = placement;
+  const cluster = inNodeGroups(placement.cluster);
   const { nodes } = cluster;
+  const linkRows = groupedLinks(score.linkRows, placement.cluster, cluster);
   const layers = masks.length;
   const workers = cluster.workers.length;
   const homeOf = Uint8Array.from(trace.sequenceOf, (s) => cluster.nodeOf[homes[s]]);
@@ -75,8 +78,7 @@ export function explain(placement: Placement, trace: RoutingTrace): Explanation 
     let rows = 0;
     for (let i = 0; i < score.rows.length; i++) if (cluster.nodeOf[i % workers] === n) rows += score.rows[i];
     let busiest = -1;
-    for (let m = 0; m < nodes; m++)
-      if (m !== n && (busiest < 0 || score.linkRows[n * nodes + m] > score.linkRows[n * nodes + busiest])) busiest = m;
+    for (let m = 0; m < nodes; m++) if (m !== n && (busiest < 0 || linkRows[n * nodes + m] > linkRows[n * nodes + busiest])) busiest = m;
     let next = -1;
     for (let i = n * layers * trace.experts; i < (n + 1) * layers * trace.experts; i++)
       if (saves[i] > 0 && (next < 0 || saves[i] > saves[next])) next = i;
@@ -91,7 +93,7 @@ export function explain(placement: Placement, trace: RoutingTrace): Explanation 
         .sort((a, b) => b[1] - a[1] || (a[0] < b[0] ? -1 : 1))
         .slice(0, 3)
         .map(([domain, tokens]) => ({ domain, tokens })),
-      busiestLink: busiest < 0 ? null : { to: cluster.nodeNames[busiest], rowsPerToken: score.linkRows[n * nodes + busiest] },
+      busiestLink: busiest < 0 ? null : { to: cluster.nodeNames[busiest], rowsPerToken: linkRows[n * nodes + busiest] },
       nextReplica:
         next < 0
           ? null
@@ -118,4 +120,18 @@ export function explain(placement: Placement, trace: RoutingTrace): Explanation 
     };
   });
   return { nodes: nodeReport, layers: layerReport };
+}
+
+/** Rows between groups of nodes, from those between nodes. */
+function groupedLinks(linkRows: Float64Array, of: Cluster, groups: Cluster): Float64Array {
+  if (of.nodes === groups.nodes) return linkRows;
+  const groupOf = new Int32Array(of.nodes);
+  of.nodeOf.forEach((n, w) => {
+    groupOf[n] = groups.nodeOf[w];
+  });
+  const sums = new Float64Array(groups.nodes ** 2);
+  linkRows.forEach((rows, i) => {
+    sums[groupOf[Math.floor(i / of.nodes)] * groups.nodes + groupOf[i % of.nodes]] += rows;
+  });
+  return sums;
 }

@@ -1,5 +1,5 @@
-import { type Cluster, nodeSpeedShares } from '../cluster/cluster.ts';
-import { maskNodesMax, NodeCover, popcount } from '../cluster/node-set.ts';
+import { type Cluster, inNodeGroups, nodeSpeedShares } from '../cluster/cluster.ts';
+import { maskNodesMax, NodeCover, visitsPrice } from '../cluster/node-set.ts';
 import { NO_EXPERT, type RoutingTrace } from '../trace/routing-trace.ts';
 import { assignHomes } from './balanced-homes.ts';
 
@@ -14,20 +14,25 @@ export interface Affinity {
 /** Domains kept in a plan's affinity table, the ones with most tokens first. */
 const domainsMax = 4096;
 
-/**
- * Remote nodes per layer that each sequence would visit from each home node, (sequences, nodes), by the router's rule.
- *
- * @param firstTokens look at this many tokens of each sequence only: what is known of a running request
- */
+/** What each sequence would cost from each home node, per token and layer, (sequences, nodes) both. */
+export interface HomeCosts {
+  /** Remote nodes visited, by the router's rule; each by the price of its link where links are not alike. */
+  visits: Float64Array;
+  /** Rows that the home does not serve. */
+  rows: Float64Array;
+}
+
+/** @param firstTokens look at this many tokens of each sequence only: what is known of a running request */
 export function sequenceHomeCosts(
   trace: RoutingTrace,
   masks: readonly ArrayLike<number>[],
-  nodes: number,
+  { nodes, linkPrice }: Cluster,
   firstTokens = Infinity,
-): Float64Array {
+): HomeCosts {
   if (nodes > maskNodesMax) throw new RangeError(`sequenceHomeCosts: ${nodes} nodes, at most ${maskNodesMax}`);
   const layers = trace.moeLayers.length;
-  const cost = new Float64Array(trace.sequences.length * nodes);
+  const visits = new Float64Array(trace.sequences.length * nodes);
+  const rows = new Float64Array(trace.sequences.length * nodes);
   const looked = new Int32Array(trace.sequences.length);
   const cover = new NodeCover();
   for (let t = 0; t < trace.tokens; t++) {
@@ -42,15 +47,28 @@ export function sequenceHomeCosts(
           const e = trace.ids[base + k];
           if (e !== NO_EXPERT && ((masks[l][e] >>> h) & 1) === 0) cover.masks[uncovered++] = masks[l][e];
         }
-        if (uncovered > 0) cost[s * nodes + h] += popcount(cover.solveFirst(uncovered));
+        if (uncovered === 0) continue;
+        visits[s * nodes + h] += visitsPrice(cover.solveFirst(uncovered), h, nodes, linkPrice);
+        rows[s * nodes + h] += uncovered;
       }
     }
   }
-  for (let s = 0; s < looked.length; s++) for (let h = 0; h < nodes; h++) cost[s * nodes + h] /= Math.max(1, looked[s]) * layers;
-  return cost;
+  for (let s = 0; s < looked.length; s++)
+    for (let h = 0; h < nodes; h++) {
+      visits[s * nodes + h] /= Math.max(1, looked[s]) * layers;
+      rows[s * nodes + h] /= Math.max(1, looked[s]) * layers;
+    }
+  return { visits, rows };
 }
 
-/** Averages sequences' costs by domain. @param cost of `sequenceHomeCosts` */
+/** A row that leaves home weighs this much of a visit when homes are chosen: among homes of equal traffic, the one that serves more of its own. */
+const homeRowPrice = 0.25;
+
+export function homePrices({ visits, rows }: HomeCosts): Float64Array {
+  return visits.map((v, i) => v + homeRowPrice * rows[i]);
+}
+
+/** Averages sequences' costs by domain. @param cost visits of `sequenceHomeCosts` */
 export function learnAffinity(trace: RoutingTrace, cost: Float64Array, nodes: number): Affinity {
   const sums = new Map<string | null, { tokens: number; cost: Float64Array }>();
   const add = (key: string | null, s: number) => {
@@ -97,7 +115,8 @@ export function chooseHomes(
   predictor: HomePredictor,
   tolerance: number,
 ): Int32Array {
-  return balanceHomes(trace, predictedCosts(trace, masks, cluster.nodes, predictor), cluster, tolerance);
+  const view = inNodeGroups(cluster);
+  return balanceHomes(trace, predictedCosts(trace, masks, view, predictor), view, tolerance);
 }
 
 /** The cheapest homes within the balance. @param perToken predicted cost of a token of each sequence on each node, (sequences, nodes) */
@@ -112,8 +131,14 @@ export function balanceHomes(trace: RoutingTrace, perToken: Float64Array, cluste
 /** Tokens that a domain's average is worth beside the first tokens of a sequence. */
 const priorTokens = 16;
 
-function predictedCosts(trace: RoutingTrace, masks: readonly ArrayLike<number>[], nodes: number, predictor: HomePredictor): Float64Array {
-  if (predictor.kind === 'whole-sequence') return sequenceHomeCosts(trace, masks, nodes);
+function predictedCosts(
+  trace: RoutingTrace,
+  masks: readonly ArrayLike<number>[],
+  cluster: Cluster,
+  predictor: HomePredictor,
+): Float64Array {
+  const { nodes } = cluster;
+  if (predictor.kind === 'whole-sequence') return homePrices(sequenceHomeCosts(trace, masks, cluster));
   const ofDomain = (s: number) => predictor.affinity.domains[trace.sequences[s].domain ?? ''] ?? predictor.affinity.otherwise;
   const cost = new Float64Array(trace.sequences.length * nodes);
   if (predictor.kind === 'domain') {
@@ -122,7 +147,7 @@ function predictedCosts(trace: RoutingTrace, masks: readonly ArrayLike<number>[]
     });
     return cost;
   }
-  const seen = sequenceHomeCosts(trace, masks, nodes, predictor.tokens);
+  const { visits: seen } = sequenceHomeCosts(trace, masks, cluster, predictor.tokens);
   trace.sequences.forEach(({ tokens }, s) => {
     const looked = Math.min(tokens, predictor.tokens);
     const prior = ofDomain(s);

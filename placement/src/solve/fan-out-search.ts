@@ -1,8 +1,9 @@
 import { popcount } from '../cluster/node-set.ts';
 import type { Random } from '../random.ts';
-import { NO_EXPERT, type RoutingTrace } from '../trace/routing-trace.ts';
+import { entriesOf, type PatternHistogram, patternsOf } from '../trace/pattern-histogram.ts';
+import type { RoutingTrace } from '../trace/routing-trace.ts';
 import { assignHomes, type HomeBalance } from './balanced-homes.ts';
-import { type LayerPrices, LayerSearch, type TokenHomes } from './layer-search.ts';
+import { type LayerPrices, LayerSearch } from './layer-search.ts';
 import { assignToBins } from './transportation.ts';
 
 /** A node-level placement: which nodes hold each expert, and where each sequence lives. */
@@ -20,6 +21,8 @@ export interface FanOutSearchOptions {
   slots: Int32Array;
   balance: HomeBalance;
   prices: LayerPrices;
+  /** Peak over mean rows of the nodes, mean over layers, to end at: the price of peaks is moved until it is so. Infinity: the price stays as given. */
+  peakMeanMax: number;
   /** Weight of each sequence's tokens, (sequences); null: 1. */
   sequenceWeight: Float64Array | null;
   /** Asked between steps: true ends the search with what it has. */
@@ -28,6 +31,8 @@ export interface FanOutSearchOptions {
   pause: () => Promise<void>;
   /** Candidates verified per pass and layer. */
   candidatesMax: number;
+  /** Of the trace, if known already. */
+  histograms?: PatternHistogram[];
   onImproved: (objective: number) => void;
 }
 
@@ -38,7 +43,7 @@ export interface FanOutSearchOptions {
 export class FanOutSearch {
   private readonly trace: RoutingTrace;
   private readonly options: FanOutSearchOptions;
-  private readonly shared: TokenHomes;
+  private readonly prices: LayerPrices;
   private readonly layers: LayerSearch[];
   private readonly nodes: number;
   private readonly free: Int32Array;
@@ -51,25 +56,19 @@ export class FanOutSearch {
     this.homeOf = homeOf.slice();
     this.nodes = options.slots.length;
     this.free = options.slots.slice();
-    this.shared = { tokens: trace.tokens, homeOf: new Uint8Array(trace.tokens), weightOf: new Float64Array(trace.tokens) };
+    this.prices = { ...options.prices };
+    const histograms = options.histograms ?? histogramsOf(trace);
+    this.layers = histograms.map((histogram) => new LayerSearch(histogram, trace.topK, trace.experts, this.nodes, this.prices));
     this.spreadHomes();
-    const { topK, experts } = trace;
-    const count = trace.moeLayers.length;
-    const ids = new Uint16Array(trace.tokens * topK);
-    this.layers = Array.from({ length: count }, (_, l) => {
-      for (let t = 0; t < trace.tokens; t++) for (let k = 0; k < topK; k++) ids[t * topK + k] = trace.ids[(t * count + l) * topK + k];
-      return new LayerSearch(this.shared, ids, topK, NO_EXPERT, experts, this.nodes, options.prices);
-    });
   }
 
   private spreadHomes(): void {
-    const { trace, shared } = this;
+    const { trace } = this;
     const weight = this.options.sequenceWeight;
-    for (let t = 0; t < trace.tokens; t++) {
-      const s = trace.sequenceOf[t];
-      shared.homeOf[t] = this.homeOf[s];
-      shared.weightOf[t] = weight === null ? 1 : weight[s];
-    }
+    const homeOf = Uint8Array.from(trace.sequenceOf, (s) => this.homeOf[s]);
+    const weightOf = weight === null ? null : Float64Array.from(trace.sequenceOf, (s) => weight[s]);
+    const scratch = new Float64Array(this.layers.reduce((most, { histogram }) => Math.max(most, histogram.patterns), 0) * this.nodes);
+    for (const layer of this.layers) layer.setEntries(entriesOf(layer.histogram, homeOf, weightOf, this.nodes, scratch));
   }
 
   objective(): number {
@@ -102,17 +101,11 @@ export class FanOutSearch {
   /** One copy of every expert, on the node whose sequences use it most: the layers' best responses to the homes, an exact transportation problem each. */
   placeSingles(): void {
     const { trace, nodes } = this;
-    const { experts, topK } = trace;
-    const count = trace.moeLayers.length;
+    const { experts } = trace;
     const totalSlots = this.options.slots.reduce((a, b) => a + b, 0);
     const given = new Float64Array(nodes);
-    const masks = this.layers.map((_, l) => {
-      const cost = new Float64Array(experts * nodes);
-      for (let t = 0; t < trace.tokens; t++)
-        for (let k = 0; k < topK; k++) {
-          const e = trace.ids[(t * count + l) * topK + k];
-          if (e !== NO_EXPERT) cost[e * nodes + this.shared.homeOf[t]] -= this.shared.weightOf[t];
-        }
+    const masks = this.layers.map((layer, l) => {
+      const cost = layer.demand().map((rows) => -rows);
       // Node n has room for this many by now if all layers take alike; the fractions carry over to later layers.
       const capacity = new Int32Array(nodes);
       let placed = 0;
@@ -156,6 +149,20 @@ export class FanOutSearch {
       }
     }
     this.options.onImproved(this.objective());
+  }
+
+  /** Takes load from nodes that stand out in a layer, at least cost in visits: for a plan that was found on fewer tokens, or on other ones. */
+  relieve(limit: number, price: number): void {
+    for (const layer of this.layers)
+      layer.relieve(
+        limit,
+        price,
+        (n) => this.free[n] > 0,
+        (from, to) => {
+          this.free[from]++;
+          this.free[to]--;
+        },
+      );
   }
 
   /** Fills free memory with the replicas worth most, by the exact gain at the time of choice (lazy greedy over all layers at once). */
@@ -322,13 +329,17 @@ export class FanOutSearch {
   /** What each sequence would cost on each home node, (sequences, nodes), weighted. */
   homeCosts(): Float64Array {
     const { trace, nodes } = this;
-    const perToken = new Float32Array(trace.tokens * nodes);
-    for (const layer of this.layers) layer.addHomeCosts(perToken);
     const cost = new Float64Array(trace.sequences.length * nodes);
     const weight = this.options.sequenceWeight;
-    for (let t = 0; t < trace.tokens; t++) {
-      const s = trace.sequenceOf[t];
-      for (let h = 0; h < nodes; h++) cost[s * nodes + h] += (weight === null ? 1 : weight[s]) * perToken[t * nodes + h];
+    for (const layer of this.layers) {
+      const perPattern = layer.homeCosts();
+      const { patternOf } = layer.histogram;
+      for (let t = 0; t < trace.tokens; t++) {
+        const s = trace.sequenceOf[t];
+        const w = weight === null ? 1 : weight[s];
+        const from = patternOf[t] * nodes;
+        for (let h = 0; h < nodes; h++) cost[s * nodes + h] += w * perPattern[from + h];
+      }
     }
     return cost;
   }
@@ -384,10 +395,73 @@ export class FanOutSearch {
     return this.objective();
   }
 
+  /** What a plan is judged by whatever the price of peaks is now: visits and rows, and a price that no plan pays willingly for peaks above the limit. Lower is better. */
+  merit(): number {
+    const visits = this.layers.reduce((sum, layer) => sum + layer.visits, 0);
+    return visits * (1 + (this.options.peakMeanMax === Infinity ? 0 : 2 * Math.max(0, this.peakMean() - this.options.peakMeanMax)));
+  }
+
+  /** Peak over mean rows of the nodes, mean over layers. */
+  peakMean(): number {
+    return this.layers.reduce((sum, layer) => sum + layer.peakMean(), 0) / this.layers.length;
+  }
+
+  /** Moves the price of peaks towards the one at which the plan just keeps its limit. */
+  private tunePeakPrice(): void {
+    const { peakMeanMax } = this.options;
+    if (peakMeanMax === Infinity || this.nodes === 1) return;
+    const excess = (this.peakMean() - 1) / Math.max(peakMeanMax - 1, 0.01);
+    this.prices.peakPrice = Math.min(20, Math.max(0.02, this.prices.peakPrice * Math.min(1.6, Math.max(0.6, excess))));
+  }
+
+  /**
+   * Where links are not alike: lets nodes of equal memory and speed trade places, sequences and experts together, until no exchange of two makes the visits between
+   * them cheaper. Which node a cluster was found on is chance, and no single move gets it elsewhere.
+   */
+  tradePlaces(): void {
+    const { nodes, prices } = this;
+    const { linkPrice, share } = prices;
+    if (linkPrice === null) return;
+    const visits = new Float64Array(nodes * nodes);
+    for (const layer of this.layers) layer.addVisits(visits);
+    const at = Array.from({ length: nodes }, (_, n) => n);
+    const cost = () => {
+      let sum = 0;
+      for (let a = 0; a < nodes; a++) for (let b = 0; b < nodes; b++) sum += visits[a * nodes + b] * linkPrice[at[a] * nodes + at[b]];
+      return sum;
+    };
+    for (let best = cost(), improved = true; improved; ) {
+      improved = false;
+      for (let a = 0; a < nodes; a++)
+        for (let b = a + 1; b < nodes; b++) {
+          if (this.options.slots[at[a]] !== this.options.slots[at[b]] || Math.abs(share[at[a]] - share[at[b]]) > 1e-12) continue;
+          [at[a], at[b]] = [at[b], at[a]];
+          const now = cost();
+          if (now < best * (1 - 1e-9)) {
+            best = now;
+            improved = true;
+          } else [at[a], at[b]] = [at[b], at[a]];
+        }
+    }
+    if (at.every((to, n) => to === n)) return;
+    const before = { ...this.result(), objective: this.objective() };
+    const moved = (mask: number) => at.reduce((set, to, n) => set | (((mask >>> n) & 1) << to), 0);
+    this.homeOf = before.homeOf.map((n) => at[n]);
+    this.spreadHomes();
+    this.load(before.masks.map((layer) => layer.map(moved)));
+    if (this.objective() < before.objective) return;
+    // The rule prefers low node numbers, so another numbering may serve otherwise.
+    this.homeOf = before.homeOf;
+    this.spreadHomes();
+    this.load(before.masks);
+  }
+
   /** Alternates all steps until a round gains less than `share` of the objective. */
   async converge(roundsMax: number, share: number): Promise<void> {
     for (let round = 0; round < roundsMax && !this.options.stop(); round++) {
+      this.tunePeakPrice();
       const before = this.objective();
+      this.tradePlaces();
       this.reassignHomes();
       await this.improveLayers(3, share);
       this.addReplicas();
@@ -490,4 +564,9 @@ class GainHeap {
       i = best;
     }
   }
+}
+
+/** The patterns of every layer: once for all searches of a trace. */
+export function histogramsOf(trace: RoutingTrace): PatternHistogram[] {
+  return trace.moeLayers.map((_, l) => patternsOf(trace, l));
 }

@@ -1,21 +1,14 @@
-import { NodeCover, popcount } from '../cluster/node-set.ts';
+import { NodeCover, popcount, visitsPrice } from '../cluster/node-set.ts';
+import type { PatternEntries, PatternHistogram } from '../trace/pattern-histogram.ts';
 
 /** What all layers of one search share. */
-export interface TokenHomes {
-  tokens: number;
-  /** Home node of each token, (tokens). */
-  homeOf: Uint8Array;
-  /** How much each token counts, (tokens): 1, or more for a domain whose worst case matters. */
-  weightOf: Float64Array;
-}
-
 export interface LayerPrices {
-  /** Rows a node may serve in this layer before it is penalised, as a factor of its fair share. */
-  peakMax: number;
-  /** Price of one row above that, in remote node visits. */
-  price: number;
+  /** Price of one row that the fullest node of a layer serves above its fair share, in remote node visits. The search moves it until the peaks are as they should be. */
+  peakPrice: number;
   /** Fair share of each node, (nodes), summing to 1. */
   share: Float64Array;
+  /** Of visits from each home to each node, (nodes, nodes); null: all 1. */
+  linkPrice: Float64Array | null;
   /** Price of one remote node visit: 1 in the fan-out model, 0 in the home-rank model, where only rows count. */
   visitPrice: number;
   /** Price of one row that its home does not serve: in the fan-out model, what the row costs besides the visit. */
@@ -32,14 +25,12 @@ export class LayerSearch {
   readonly experts: number;
   readonly nodes: number;
   private readonly topK: number;
-  private readonly shared: TokenHomes;
   private readonly prices: LayerPrices;
-  /** Expert ids, (tokens, topK), and how many each token has. */
-  private readonly ids: Uint16Array;
-  private readonly countOf: Uint8Array;
-  /** Tokens that chose each expert: postings[start[e]..start[e+1]). */
+  readonly histogram: PatternHistogram;
+  private entries: PatternEntries = { count: 0, patternOf: new Int32Array(0), homeOf: new Uint8Array(0), weightOf: new Float64Array(0) };
+  /** Entries that chose each expert: postings[start[e]..start[e+1]). */
   private readonly start: Int32Array;
-  private readonly postings: Int32Array;
+  private postings: Int32Array = new Int32Array(0);
   /** Nodes that hold each expert, as bits, (experts). Never zero. */
   readonly maskOf: Int32Array;
   /** Weighted rows each expert has served on each node, (experts, nodes). */
@@ -47,45 +38,79 @@ export class LayerSearch {
   /** Weighted rows per node, (nodes). */
   readonly load: Float64Array;
   private readonly oldLoad: Float64Array;
-  private readonly fairRows: Float64Array;
+  /** Of all rows; no change of holders changes it. */
+  private totalRows = 0;
   /** Weighted remote visits of all tokens, with the price of remote rows. */
   visits = 0;
   /** Weighted remote nodes of all tokens: `visits` without prices. */
   remoteNodes = 0;
   private readonly cover = new NodeCover();
-  private readonly seen: Int32Array;
+  private seen: Int32Array = new Int32Array(0);
+  /** Remote nodes of each entry as last counted, (entries). */
+  private chosenOf: Int32Array = new Int32Array(0);
   private stamp = 0;
+  /** Largest load over share of all nodes but two: the three fullest are enough to know. */
+  private readonly fullest = new Int32Array(3);
 
-  /** @param ids (tokens, topK), `none` where a token made fewer choices */
-  constructor(shared: TokenHomes, ids: Uint16Array, topK: number, none: number, experts: number, nodes: number, prices: LayerPrices) {
-    this.shared = shared;
+  constructor(histogram: PatternHistogram, topK: number, experts: number, nodes: number, prices: LayerPrices) {
+    this.histogram = histogram;
     this.prices = prices;
     this.topK = topK;
     this.experts = experts;
     this.nodes = nodes;
-    this.ids = new Uint16Array(ids.length);
-    this.countOf = new Uint8Array(shared.tokens);
     this.start = new Int32Array(experts + 1);
-    for (let t = 0; t < shared.tokens; t++) {
-      let count = 0;
-      for (let k = 0; k < topK; k++) {
-        const e = ids[t * topK + k];
-        if (e === none) continue;
-        this.ids[t * topK + count++] = e;
-        this.start[e + 1]++;
-      }
-      this.countOf[t] = count;
-    }
-    for (let e = 0; e < experts; e++) this.start[e + 1] += this.start[e];
-    this.postings = new Int32Array(this.start[experts]);
-    const at = this.start.slice();
-    for (let t = 0; t < shared.tokens; t++) for (let k = 0; k < this.countOf[t]; k++) this.postings[at[this.ids[t * topK + k]]++] = t;
     this.maskOf = new Int32Array(experts);
     this.served = new Float64Array(experts * nodes);
     this.load = new Float64Array(nodes);
     this.oldLoad = new Float64Array(nodes);
-    this.fairRows = new Float64Array(nodes);
-    this.seen = new Int32Array(shared.tokens);
+  }
+
+  /** What is looked at from now on: other homes or weights. Without `reset` or `reprice` nothing is right after it. */
+  setEntries(entries: PatternEntries): void {
+    const { ids, countOf } = this.histogram;
+    const { topK, start } = this;
+    this.entries = entries;
+    start.fill(0);
+    for (let i = 0; i < entries.count; i++) {
+      const p = entries.patternOf[i];
+      for (let k = 0; k < countOf[p]; k++) start[ids[p * topK + k] + 1]++;
+    }
+    for (let e = 0; e < this.experts; e++) start[e + 1] += start[e];
+    this.postings = new Int32Array(start[this.experts]);
+    const at = start.slice();
+    for (let i = 0; i < entries.count; i++) {
+      const p = entries.patternOf[i];
+      for (let k = 0; k < countOf[p]; k++) this.postings[at[ids[p * topK + k]]++] = i;
+    }
+    this.seen = new Int32Array(entries.count);
+    this.chosenOf = new Int32Array(entries.count);
+    this.stamp = 0;
+  }
+
+  /** Adds the weighted visits from each home to each node, (nodes, nodes). */
+  addVisits(into: Float64Array): void {
+    const { nodes, maskOf } = this;
+    const { ids, countOf } = this.histogram;
+    for (let i = 0; i < this.entries.count; i++) {
+      const home = this.entries.homeOf[i];
+      const pattern = this.entries.patternOf[i];
+      let away = false;
+      for (let k = 0; k < countOf[pattern] && !away; k++) away = ((maskOf[ids[pattern * this.topK + k]] >>> home) & 1) === 0;
+      if (!away) continue;
+      for (let bits = this.chosenOf[i]; bits !== 0; bits &= bits - 1)
+        into[home * nodes + 31 - Math.clz32(bits & -bits)] += this.entries.weightOf[i];
+    }
+  }
+
+  /** Weighted rows that each expert has from each home, (experts, nodes). */
+  demand(): Float64Array {
+    const { ids, countOf } = this.histogram;
+    const rows = new Float64Array(this.experts * this.nodes);
+    for (let i = 0; i < this.entries.count; i++) {
+      const p = this.entries.patternOf[i];
+      for (let k = 0; k < countOf[p]; k++) rows[ids[p * this.topK + k] * this.nodes + this.entries.homeOf[i]] += this.entries.weightOf[i];
+    }
+    return rows;
   }
 
   /** Sets all holders and prices every token anew (also after homes or weights changed). */
@@ -99,16 +124,20 @@ export class LayerSearch {
     this.load.fill(0);
     this.visits = 0;
     this.remoteNodes = 0;
-    for (let t = 0; t < this.shared.tokens; t++) this.visits += this.serve(t, 1, true);
-    const total = this.load.reduce((a, b) => a + b, 0);
-    for (let n = 0; n < this.nodes; n++) this.fairRows[n] = total * this.prices.share[n];
+    for (let i = 0; i < this.entries.count; i++) this.visits += this.serve(i, 1, true);
+    this.totalRows = this.load.reduce((a, b) => a + b, 0);
   }
 
-  /** Price of rows above the limit, in visits. */
+  /** Rows of the fullest node over its fair share: 1 is even. */
+  peakMean(): number {
+    let peak = 0;
+    for (let n = 0; n < this.nodes; n++) peak = Math.max(peak, this.load[n] / this.prices.share[n]);
+    return this.totalRows === 0 ? 1 : peak / this.totalRows;
+  }
+
+  /** Price of the fullest node's rows above its fair share, in visits. */
   penalty(): number {
-    let over = 0;
-    for (let n = 0; n < this.nodes; n++) over += Math.max(0, this.load[n] - this.prices.peakMax * this.fairRows[n]);
-    return over * this.prices.price;
+    return (this.prices.peakPrice * this.totalRows * (this.peakMean() - 1)) / this.nodes;
   }
 
   objective(): number {
@@ -116,19 +145,21 @@ export class LayerSearch {
   }
 
   /**
-   * Adds (sign 1) or takes back (sign -1) what token t is served by the current holders; returns what its remote visits and rows cost. Trials leave `served` alone
+   * Adds (sign 1) or takes back (sign -1) what entry i is served by the current holders; returns what its remote visits and rows cost. Trials leave `served` alone
    * (`counted` false): only what they are judged by is kept up to date.
    */
-  private serve(t: number, sign: number, counted: boolean): number {
+  private serve(i: number, sign: number, counted: boolean): number {
     const { maskOf, cover, nodes } = this;
-    const base = t * this.topK;
-    const count = this.countOf[t];
-    const home = this.shared.homeOf[t];
+    const { ids, countOf } = this.histogram;
+    const pattern = this.entries.patternOf[i];
+    const base = pattern * this.topK;
+    const count = countOf[pattern];
+    const home = this.entries.homeOf[i];
     const homeBit = 1 << home;
-    const weight = sign * this.shared.weightOf[t];
+    const weight = sign * this.entries.weightOf[i];
     let uncovered = 0;
     for (let k = 0; k < count; k++) {
-      const e = this.ids[base + k];
+      const e = ids[base + k];
       const mask = maskOf[e];
       if ((mask & homeBit) === 0) cover.masks[uncovered++] = mask;
       else {
@@ -137,9 +168,11 @@ export class LayerSearch {
       }
     }
     if (uncovered === 0) return 0;
-    const chosen = cover.solveFirst(uncovered);
+    // What is taken back was chosen before, by holders that are still the same.
+    const chosen = sign < 0 ? this.chosenOf[i] : cover.solveFirst(uncovered);
+    if (counted) this.chosenOf[i] = chosen;
     for (let k = 0; k < count; k++) {
-      const e = this.ids[base + k];
+      const e = ids[base + k];
       const mask = maskOf[e];
       if ((mask & homeBit) !== 0) continue;
       const holding = mask & chosen;
@@ -147,9 +180,9 @@ export class LayerSearch {
       if (counted) this.served[e * nodes + node] += weight;
       this.load[node] += weight;
     }
-    const nodesVisited = popcount(chosen);
-    this.remoteNodes += weight * nodesVisited;
-    return weight * (this.prices.visitPrice * nodesVisited + this.prices.remoteRowPrice * uncovered);
+    this.remoteNodes += weight * popcount(chosen);
+    const { visitPrice, remoteRowPrice, linkPrice } = this.prices;
+    return weight * (visitPrice * visitsPrice(chosen, home, nodes, linkPrice) + remoteRowPrice * uncovered);
   }
 
   /** Changes the holders of one or two experts (`f` < 0 for one) if that lowers the objective by more than `gainMin`; returns the gain, or 0 and changes nothing. */
@@ -160,9 +193,9 @@ export class LayerSearch {
     const oldVisits = this.visits;
     const oldRemoteNodes = this.remoteNodes;
     this.oldLoad.set(this.load);
-    this.serveTokensOf(e, f, -1, false);
+    this.serveEntriesOf(e, f, -1, false);
     this.hold(e, maskE, f, maskF);
-    this.serveTokensOf(e, f, 1, false);
+    this.serveEntriesOf(e, f, 1, false);
     const gain = before - this.objective();
     this.hold(e, oldE, f, oldF);
     this.visits = oldVisits;
@@ -173,11 +206,11 @@ export class LayerSearch {
     return gain;
   }
 
-  /** Sets the holders of one or two experts and re-serves only their tokens. */
+  /** Sets the holders of one or two experts and re-serves only their entries. */
   apply(e: number, maskE: number, f: number, maskF: number): void {
-    this.serveTokensOf(e, f, -1, true);
+    this.serveEntriesOf(e, f, -1, true);
     this.hold(e, maskE, f, maskF);
-    this.serveTokensOf(e, f, 1, true);
+    this.serveEntriesOf(e, f, 1, true);
   }
 
   private hold(e: number, maskE: number, f: number, maskF: number): void {
@@ -185,7 +218,7 @@ export class LayerSearch {
     if (f >= 0) this.maskOf[f] = maskF;
   }
 
-  private serveTokensOf(e: number, f: number, sign: number, counted: boolean): void {
+  private serveEntriesOf(e: number, f: number, sign: number, counted: boolean): void {
     const stamp = ++this.stamp;
     const { seen, postings, start } = this;
     for (let i = start[e]; i < start[e + 1]; i++) {
@@ -197,8 +230,8 @@ export class LayerSearch {
   }
 
   /**
-   * For expert e, all else fixed: what each single change of its holders is worth in visits. The price of a token is (price without e) + 1 unless e is held on a
-   * node that the token visits anyway, so one pass over e's tokens gives the exact gain of every addition, removal and move.
+   * For expert e, all else fixed: what each single change of its holders is worth in visits. The price of an entry is (price without e) + 1 unless e is held on a
+   * node that the entry visits anyway, so one pass over e's entries gives the exact gain of every addition, removal and move.
    *
    * @param add    (nodes): visits saved by one more replica on the node
    * @param drop   (nodes): visits added by removing the replica on the node (where another remains)
@@ -206,8 +239,9 @@ export class LayerSearch {
    */
   gains(e: number, add: Float64Array, drop: Float64Array, keep: Float64Array): void {
     const { nodes, cover, maskOf } = this;
-    const { homeOf, weightOf } = this.shared;
-    const { remoteRowPrice, visitPrice } = this.prices;
+    const { ids, countOf } = this.histogram;
+    const { patternOf, homeOf, weightOf } = this.entries;
+    const { remoteRowPrice, visitPrice, linkPrice } = this.prices;
     add.fill(0, 0, nodes);
     drop.fill(0, 0, nodes);
     keep.fill(0, 0, nodes * nodes);
@@ -215,10 +249,10 @@ export class LayerSearch {
     for (let i = this.start[e]; i < this.start[e + 1]; i++) {
       const t = this.postings[i];
       const homeBit = 1 << homeOf[t];
-      const base = t * this.topK;
+      const base = patternOf[t] * this.topK;
       let uncovered = 0;
-      for (let k = 0; k < this.countOf[t]; k++) {
-        const other = this.ids[base + k];
+      for (let k = 0; k < countOf[patternOf[t]]; k++) {
+        const other = ids[base + k];
         if (other !== e && (maskOf[other] & homeBit) === 0) cover.masks[uncovered++] = maskOf[other];
       }
       let free = homeBit;
@@ -228,7 +262,10 @@ export class LayerSearch {
       }
       const hit = own & free;
       const weight = weightOf[t];
-      const visits = visitPrice * weight;
+      // Exact where links are alike; else the visit that a change saves or costs is taken to be the one to e's first holder away from home.
+      const away = own & ~homeBit;
+      const link = linkPrice === null || away === 0 ? 1 : linkPrice[homeOf[t] * nodes + 31 - Math.clz32(away & -away)];
+      const visits = visitPrice * weight * link;
       if (remoteRowPrice > 0) {
         if ((own & homeBit) === 0) add[homeOf[t]] += remoteRowPrice * weight;
         else drop[homeOf[t]] += remoteRowPrice * weight;
@@ -243,13 +280,12 @@ export class LayerSearch {
     }
   }
 
-  /** One pass of swaps and, where a node has room, moves: candidates by their single gains, each verified exactly. Returns what it gained. */
-  improve(hasRoom: (node: number) => boolean, onMove: (from: number, to: number) => void, candidatesMax: number): number {
+  /** Every replica, with the exact gain in visits and rows of moving it alone to each node; -Infinity where the expert is held already. */
+  private replicaMoves(): { replicaExpert: number[]; replicaNode: number[]; rows: Float64Array[] } {
     const { experts, nodes, maskOf } = this;
     const add = new Float64Array(nodes);
     const drop = new Float64Array(nodes);
     const keep = new Float64Array(nodes * nodes);
-    // moveGain[(e, from, to)] would be large for many nodes: keep per (replica, to).
     const replicaExpert: number[] = [];
     const replicaNode: number[] = [];
     const rows: Float64Array[] = [];
@@ -264,7 +300,56 @@ export class LayerSearch {
         rows.push(row);
       }
     }
+    return { replicaExpert, replicaNode, rows };
+  }
+
+  /**
+   * Takes load from the fullest node until it is within `limit` of the mean or nothing helps: of all moves and swaps with it, the one that costs least for what it
+   * brings, where a row less on the fullest node is worth `price` visits. Costs are those at the start; experts that moved stay.
+   */
+  relieve(limit: number, price: number, hasRoom: (node: number) => boolean, onMove: (from: number, to: number) => void): void {
+    if (this.peakMean() <= limit) return;
+    const { nodes, maskOf } = this;
+    const { replicaExpert, replicaNode, rows } = this.replicaMoves();
+    const touched = new Uint8Array(this.experts);
+    while (this.peakMean() > limit) {
+      this.findFullest();
+      const a = this.fullest[0];
+      const now = this.pressure(a, 0);
+      let best = { score: 0, i: -1, j: -1, to: -1 };
+      const consider = (i: number, j: number, b: number, cost: number, change: number) => {
+        // Only what leaves the node itself counts: which node is fullest next is seen next.
+        const after = Math.max(this.pressure(a, -change), this.pressure(b, change));
+        const score = ((now - after) * price) / nodes - cost;
+        if (after < now && score > best.score) best = { score, i, j, to: b };
+      };
+      for (let i = 0; i < rows.length; i++) {
+        if (replicaNode[i] !== a || touched[replicaExpert[i]] === 1) continue;
+        const own = this.served[replicaExpert[i] * nodes + a];
+        for (let b = 0; b < nodes; b++) if (rows[i][b] > -Infinity && hasRoom(b)) consider(i, -1, b, -rows[i][b], own);
+        for (let j = 0; j < rows.length; j++) {
+          const b = replicaNode[j];
+          if (b === a || touched[replicaExpert[j]] === 1 || rows[i][b] === -Infinity || rows[j][a] === -Infinity) continue;
+          const other = this.served[replicaExpert[j] * nodes + b];
+          if (other < own) consider(i, j, b, -rows[i][b] - rows[j][a], own - other);
+        }
+      }
+      if (best.i < 0) break;
+      const e = replicaExpert[best.i];
+      const f = best.j < 0 ? -1 : replicaExpert[best.j];
+      this.apply(e, (maskOf[e] & ~(1 << a)) | (1 << best.to), f, f < 0 ? 0 : (maskOf[f] & ~(1 << best.to)) | (1 << a));
+      touched[e] = 1;
+      if (f >= 0) touched[f] = 1;
+      else onMove(a, best.to);
+    }
+  }
+
+  /** One pass of swaps and, where a node has room, moves: candidates by their single gains, each verified exactly. Returns what it gained. */
+  improve(hasRoom: (node: number) => boolean, onMove: (from: number, to: number) => void, candidatesMax: number): number {
+    const { experts, nodes, maskOf } = this;
+    const { replicaExpert, replicaNode, rows } = this.replicaMoves();
     const found: { score: number; i: number; j: number; to: number }[] = [];
+    this.findFullest();
     for (let i = 0; i < rows.length; i++) {
       const a = replicaNode[i];
       const servedI = this.served[replicaExpert[i] * nodes + a];
@@ -314,6 +399,7 @@ export class LayerSearch {
     const drop = new Float64Array(nodes);
     const keep = new Float64Array(nodes * nodes);
     const found: { e: number; from: number; to: number; gain: number }[] = [];
+    this.findFullest();
     for (let e = 0; e < experts; e++) {
       this.gains(e, add, drop, keep);
       for (let from = 0; from < nodes; from++) {
@@ -328,30 +414,61 @@ export class LayerSearch {
     return found;
   }
 
-  /** Saved penalty if `fromA` rows went from node a to b and `fromB` rows from b to a. */
+  private findFullest(): void {
+    const { fullest, nodes } = this;
+    fullest.fill(-1);
+    for (let n = 0; n < nodes; n++) {
+      let m = n;
+      for (let i = 0; i < 3; i++) {
+        const held = fullest[i];
+        if (held < 0 || this.pressure(m, 0) > this.pressure(held, 0)) {
+          fullest[i] = m;
+          if (held < 0) break;
+          m = held;
+        }
+      }
+    }
+  }
+
+  /** Saved penalty if `fromA` rows went from node a to b and `fromB` rows from b to a, by the loads at the last `findFullest`. */
   private loadGain(a: number, b: number, fromA: number, fromB: number): number {
-    return this.prices.price * (this.over(a, 0) + this.over(b, 0) - this.over(a, fromB - fromA) - this.over(b, fromA - fromB));
+    if (this.prices.peakPrice === 0) return 0;
+    const { fullest } = this;
+    let others = 0;
+    for (let i = 0; i < 3; i++) {
+      if (fullest[i] < 0 || fullest[i] === a || fullest[i] === b) continue;
+      others = this.pressure(fullest[i], 0);
+      break;
+    }
+    const after = Math.max(others, this.pressure(a, fromB - fromA), this.pressure(b, fromA - fromB));
+    return (this.prices.peakPrice * (this.pressure(fullest[0], 0) - after)) / this.nodes;
   }
 
-  private over(n: number, change: number): number {
-    return Math.max(0, this.load[n] + change - this.prices.peakMax * this.fairRows[n]);
+  /** Load of a node over its share, with some rows more. */
+  private pressure(n: number, change: number): number {
+    return (this.load[n] + change) / this.prices.share[n];
   }
 
-  /** What each of the sample's tokens would cost if its home were each node: adds to `cost`, (tokens, nodes). */
-  addHomeCosts(cost: Float32Array): void {
+  /** What a token of each pattern would cost if its home were each node, (patterns, nodes). */
+  homeCosts(): Float32Array {
     const { nodes, cover, maskOf } = this;
-    for (let t = 0; t < this.shared.tokens; t++) {
-      const base = t * this.topK;
+    const { ids, countOf, patterns } = this.histogram;
+    const cost = new Float32Array(patterns * nodes);
+    for (let p = 0; p < patterns; p++) {
+      const base = p * this.topK;
       for (let h = 0; h < nodes; h++) {
         const homeBit = 1 << h;
         let uncovered = 0;
-        for (let k = 0; k < this.countOf[t]; k++) {
-          const mask = maskOf[this.ids[base + k]];
+        for (let k = 0; k < countOf[p]; k++) {
+          const mask = maskOf[ids[base + k]];
           if ((mask & homeBit) === 0) cover.masks[uncovered++] = mask;
         }
         if (uncovered > 0)
-          cost[t * nodes + h] += this.prices.visitPrice * popcount(cover.solveFirst(uncovered)) + this.prices.remoteRowPrice * uncovered;
+          cost[p * nodes + h] =
+            this.prices.visitPrice * visitsPrice(cover.solveFirst(uncovered), h, nodes, this.prices.linkPrice) +
+            this.prices.remoteRowPrice * uncovered;
       }
     }
+    return cost;
   }
 }

@@ -1,4 +1,5 @@
 import { seededRandom, shuffle } from '../random.ts';
+import { patternsOf } from './pattern-histogram.ts';
 import { NO_EXPERT, type RoutingTrace } from './routing-trace.ts';
 
 /** The tokens of the given sequences, in the trace's order. */
@@ -52,6 +53,29 @@ export function thinTokens(trace: RoutingTrace, tokensMax: number): RoutingTrace
     next++;
     return true;
   });
+}
+
+/** Layers that are looked at to learn how often choices repeat. */
+const probedLayers = 4;
+
+/**
+ * As many tokens, spread evenly, as show at most `patternsMax` different choices in a layer: a search looks at equal choices once, so where choices repeat it can
+ * afford many more tokens than where they do not.
+ */
+export function thinPatterns(trace: RoutingTrace, patternsMax: number): RoutingTrace {
+  const layers = trace.moeLayers.length;
+  const probed = Array.from({ length: Math.min(probedLayers, layers) }, (_, i) =>
+    Math.floor(((i + 0.5) * layers) / Math.min(probedLayers, layers)),
+  );
+  let tokens = Math.min(trace.tokens, patternsMax);
+  while (tokens < trace.tokens) {
+    const next = Math.min(trace.tokens, 2 * tokens);
+    const thinned = thinTokens(trace, next);
+    const seen = probed.reduce((sum, l) => sum + patternsOf(thinned, l).patterns, 0) / probed.length;
+    if (seen > patternsMax) break;
+    tokens = next;
+  }
+  return thinTokens(trace, tokens);
 }
 
 /** Keeps only the first `topK` choices of every token and layer: the trace of ExFlow is top-1. */

@@ -1,0 +1,174 @@
+import { writeFileSync } from 'node:fs';
+import type { Calibration } from '@switchyard/placement';
+import { dialBest, type LinkOptions, listenAny } from '@switchyard/proto';
+import { inspectModel } from '@switchyard/worker';
+import { Command } from 'commander';
+import { fitDevice, type MeasuredLoad } from '../calibration/device-fit.ts';
+import { answerProbes, probeLink } from '../calibration/link-probe.ts';
+import { CommandFailure, exitStatus } from '../failure.ts';
+import { describeMachine } from '../load/machine.ts';
+import { randomIdPrompts } from '../load/prompts.ts';
+import { serveBench } from '../load/serve-bench.ts';
+import { startProgress } from '../terminal/progress.ts';
+import { type BenchTarget, withTargetServer } from './bench-target.ts';
+import { interruptSignal } from './interrupt.ts';
+
+interface Flags {
+  listen?: string;
+  dial?: string;
+  out: string;
+  json?: boolean;
+}
+
+/** No cluster secret guards a probe: it moves no data but its own zeros. */
+const probeOptions: LinkOptions = { token: '', tls: null };
+const requestMsMax = 600_000;
+const decodeTokens = 96;
+const promptTokens = 384;
+const requests = 6;
+const vocab = 4096;
+const bytesPerStoredParameter: Record<string, number> = { f32: 4, bf16: 2, f16: 2 };
+
+export function benchCalibrateCommand(): Command {
+  return new Command('calibrate')
+    .description("Measure what the planner's cost model must know: device and links. For `switchyard place --calibration`")
+    .argument('[up-flags...]', 'after --: flags for the `switchyard up` that is measured (default: 1 node of 2 workers)')
+    .option(
+      '--listen <address>',
+      'answer the probes of another machine until interrupted, e.g. tcp://0.0.0.0:4790; measures nothing itself',
+    )
+    .option('--dial <address>', 'probe the machine that listens there: the link between nodes')
+    .option('--out <file>', 'where the constants go', 'calibration.json')
+    .option('--json', 'print them as JSON too')
+    .addHelpText(
+      'after',
+      `
+Examples:
+  $ switchyard bench calibrate
+  $ switchyard bench calibrate --listen tcp://0.0.0.0:4790              # on one machine
+  $ switchyard bench calibrate --dial tcp://10.0.0.2:4790 -- --model DIR   # on another`,
+    )
+    .action(async (upFlags: string[], flags: Flags) => {
+      const { signal, release } = interruptSignal();
+      try {
+        if (flags.listen !== undefined) return await answerUntil(flags.listen, signal);
+        const calibration = await calibrate(upFlags, flags.dial, signal);
+        writeFileSync(flags.out, `${JSON.stringify(calibration, null, 1)}\n`);
+        process.stdout.write(flags.json ? `${JSON.stringify(calibration)}\n` : calibrationText(calibration, flags.out));
+      } finally {
+        release();
+      }
+    });
+}
+
+async function answerUntil(address: string, signal: AbortSignal): Promise<void> {
+  const listeners = await listenAny([address], probeOptions, answerProbes);
+  process.stdout.write(`answering probes on ${listeners.addresses.join(', ')}\n`);
+  await new Promise<void>((resolve) => {
+    if (signal.aborted) resolve();
+    signal.addEventListener('abort', () => resolve(), { once: true });
+  });
+  await listeners.close();
+}
+
+async function calibrate(upFlags: string[], dial: string | undefined, signal: AbortSignal): Promise<Calibration> {
+  const intraNode = await overLoopback();
+  const interNode = dial === undefined ? null : await overLink(dial);
+  const own = upFlags.length > 0 ? upFlags : ['--nodes', '1', '--workers-per-node', '2'];
+  return withTargetServer({ upFlags: own, timeoutMs: requestMsMax, signal }, async (target) => {
+    const { started } = target;
+    if (started === null || started.workers.length < 2)
+      throw new CommandFailure('calibrate needs two workers at least: one alone does not tell experts from the rest of a layer', {
+        status: exitStatus.usage,
+      });
+    const model = inspectModel(started.modelDir);
+    const layers = model.moeLayers.length;
+    if (layers === 0) throw new CommandFailure(`${started.modelDir} has no experts: there is nothing to place`);
+    const stored = bytesPerStoredParameter[model.expertDType ?? ''];
+    if (stored === undefined) throw new CommandFailure(`experts stored as ${model.expertDType}: their arithmetic is not known`);
+    const flopsPerRow = (2 * model.storedBytes.experts) / (layers * model.experts * stored);
+    const shape = { moeLayers: layers, topK: model.topK, expertBytes: model.residentBytes.expert, flopsPerRow };
+    const decode = await measureLoad(target, 16, decodeTokens, signal);
+    const prefill = await measureLoad(target, Math.min(promptTokens, model.maxContext - 8), 1, signal);
+    return {
+      format: 'switchyard-calibration',
+      version: 1,
+      provenance: {
+        machine: describeMachine(),
+        model: model.modelType,
+        numericClass: started.numericClass,
+        workers: started.workers.length,
+      },
+      device: fitDevice(shape, decode, prefill),
+      interNode,
+      intraNode,
+    };
+  });
+}
+
+/** One client, so that a decode step is one row. */
+async function measureLoad(target: BenchTarget, prompt: number, output: number, signal: AbortSignal): Promise<MeasuredLoad> {
+  const progress = startProgress(`calibrate, prompts of ${prompt}`);
+  let load: MeasuredLoad | null = null;
+  try {
+    await serveBench({
+      client: target.client,
+      model: (await target.client.get<{ data: { id: string }[] }>('/v1/models', signal)).body.data[0].id,
+      concurrencies: [1],
+      requestsAt: () => requests,
+      warmupAt: () => 2,
+      maxTokens: output,
+      temperature: 0,
+      ignoreEos: true,
+      extra: {},
+      promptsFor: (_, count) => randomIdPrompts(count, prompt, 0, vocab, prompt),
+      onProgress: progress.update,
+      aroundLevel: {
+        before: () => target.cluster.begin(),
+        after: async (level) => {
+          if (level.errors > 0) throw new CommandFailure(`a request failed: ${level.errorMessages[0]?.message}`);
+          const tokens = level.promptTokens + level.outputTokens;
+          const { time } = await target.cluster.end(tokens);
+          if (time === null) throw new CommandFailure('the workers do not report their time');
+          const { attention = 0, experts_own = 0, experts_others = 0 } = time.seconds;
+          load = { tokens, steps: time.steps, attention, experts: experts_own + experts_others };
+        },
+      },
+      signal,
+    });
+  } finally {
+    progress.finish();
+  }
+  if (load === null) throw new CommandFailure('', { status: exitStatus.interrupted });
+  return load;
+}
+
+async function overLoopback(): Promise<{ latency: number; bandwidth: number }> {
+  const listeners = await listenAny(['tcp://127.0.0.1:0'], probeOptions, answerProbes);
+  try {
+    return await overLink(listeners.addresses[0]);
+  } finally {
+    await listeners.close();
+  }
+}
+
+async function overLink(address: string): Promise<{ latency: number; bandwidth: number }> {
+  const link = await dialBest([address], probeOptions);
+  try {
+    return await probeLink(link);
+  } finally {
+    await link.close();
+  }
+}
+
+function calibrationText({ device, interNode, intraNode }: Calibration, out: string): string {
+  const link = (of: Calibration['interNode']) =>
+    of === null ? 'not measured (--dial)' : `${(1e6 * of.latency).toFixed(0)} us, ${(of.bandwidth / 1e9).toFixed(2)} GB/s`;
+  const lines = [
+    `experts: ${(device.flopsPerSecond / 1e9).toFixed(1)} GFLOP/s, weights read at ${(device.memoryBytesPerSecond / 1e9).toFixed(1)} GB/s`,
+    `rest of a layer: ${(1e6 * device.layerOverheadSeconds).toFixed(1)} us and ${(1e6 * device.densePerTokenSeconds).toFixed(1)} us a token`,
+    `between nodes: ${link(interNode)}; inside a node: ${link(intraNode)}`,
+    `wrote ${out}`,
+  ];
+  return `${lines.join('\n')}\n`;
+}

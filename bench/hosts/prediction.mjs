@@ -4,8 +4,9 @@ import { clusterOf, simulateSteps } from '../../placement/dist/index.js';
 import { topologyOf } from './plans.mjs';
 import { onHosts } from './workloads.mjs';
 
-/** Rows of one step that the workers run with, and steps of prompts on the way at a time. */
-const engine = { rows: 512, promptSteps: 1 };
+/** Rows of one step that the workers run with: of one chunk, or of the two chunks that a worker has on the way where rows leave it. */
+const stepRows = 512;
+const lanesOf = (plan) => (plan.replicas.flat().every((holders) => holders.length === plan.workers.length) ? 1 : 2);
 const headerBytes = 64;
 const pairBytes = 8;
 
@@ -58,7 +59,7 @@ export async function hostModelOf(calibration, workload) {
   const layers = trace.moeLayers.length;
   const one = calibration.cells.map((cell) => {
     const [{ steps, seconds }] = cell.workers;
-    const played = roundsOf(cell, workload, trace, () => 0, 1).flatMap((homes) => homes[0]);
+    const played = roundsOf(cell, workload, trace, () => 0, 1, 1).flatMap((homes) => homes[0]);
     const mean = (pick) => played.reduce((sum, rows) => sum + pick(rows), 0) / played.length;
     return {
       rows: mean((rows) => rows.length),
@@ -103,7 +104,7 @@ function effectiveCores({ together, cores }, host, workload, trace) {
   const plan = onHosts(workload.model, cores);
   const slowdowns = together.map((cell) => {
     const indexOf = new Map(plan.workers.map(({ name }, w) => [name, w]));
-    const rounds = roundsOf(cell, workload, trace, (round, i) => indexOf.get(cell.homes[round][i]), cores);
+    const rounds = roundsOf(cell, workload, trace, (round, i) => indexOf.get(cell.homes[round][i]), cores, 1);
     let predicted = 0;
     for (const rows of rounds.flat(2)) {
       const { segment, experts } = host;
@@ -147,7 +148,7 @@ function distinctExperts(trace, rows) {
 }
 
 /** Steps of every home, for each round of a cell: [round][home][step] -> tokens of the trace. */
-export function roundsOf(cell, workload, trace, homeOf, homes) {
+export function roundsOf(cell, workload, trace, homeOf, homes, lanes) {
   const starts = startsOf(trace);
   return cell.sequences.map((requests, round) => {
     const streams = requests.map((request, i) => ({
@@ -156,7 +157,7 @@ export function roundsOf(cell, workload, trace, homeOf, homes) {
     }));
     return Array.from({ length: homes }, (_, home) => {
       const own = streams.filter((stream) => stream.home === home);
-      return cell.phase === 'decode' ? decodeSteps(own, cell, trace, starts) : promptSteps(own, cell, trace, starts);
+      return cell.phase === 'decode' ? decodeSteps(own, cell, trace, starts) : promptSteps(own, cell, trace, starts, lanes);
     });
   });
 }
@@ -177,11 +178,11 @@ function decodeSteps(streams, cell, trace, starts) {
 }
 
 /** The first request of a home is there before the others, and is a step of its own; then steps are filled. */
-function promptSteps(streams, cell, trace, starts) {
+function promptSteps(streams, cell, trace, starts, lanes) {
   const prompts = streams.map(({ sequence }) =>
     Array.from({ length: cell.promptTokens }, (_, p) => starts[sequence] + (p % trace.sequences[sequence].tokens)),
   );
-  const rows = Math.ceil(engine.rows / engine.promptSteps);
+  const rows = Math.ceil(stepRows / lanes);
   const chunks = (tokens) => Array.from({ length: Math.ceil(tokens.length / rows) }, (_, i) => tokens.slice(i * rows, (i + 1) * rows));
   return prompts.length === 0 ? [] : [...chunks(prompts[0]), ...chunks(prompts.slice(1).flat())];
 }
@@ -190,7 +191,7 @@ function promptSteps(streams, cell, trace, starts) {
 function playCell({ plan, hosts }, cell, workload, trace, host, link, coreGroups) {
   const topology = topologyOf(workload, hosts, link);
   const indexOf = new Map(plan.workers.map(({ name }, w) => [name, w]));
-  return roundsOf(cell, workload, trace, (round, i) => indexOf.get(cell.homes[round][i]), hosts).map((steps) =>
+  return roundsOf(cell, workload, trace, (round, i) => indexOf.get(cell.homes[round][i]), hosts, lanesOf(plan)).map((steps) =>
     simulateSteps({
       trace,
       replicas: plan.replicas,
@@ -200,7 +201,7 @@ function playCell({ plan, hosts }, cell, workload, trace, host, link, coreGroups
       frames: { headerBytes, dispatchRowBytes: topology.dispatchRowBytes, pairBytes, combineRowBytes: combineRowBytesOf(cell, workload) },
       coreGroups,
       steps,
-      stepsInFlight: cell.phase === 'decode' ? 1 : engine.promptSteps,
+      stepsInFlight: cell.phase === 'decode' ? 1 : lanesOf(plan),
     }),
   );
 }

@@ -155,23 +155,29 @@ struct Run {
   /* Two matrices at once where the accumulators of both fit the registers. */
   bool together(int rows) const { return cached && 2 * rows <= max_rows; }
 
+  /* dots = tiles `first` .. `end` of a group with one panel. */
+  void multiply(const uint8_t *tiles, size_t row_bytes, const Tiling &tiling, int first, int end, const uint8_t *panel, size_t stride, int k, float *dots) const {
+    const uint8_t *ahead = panel + tiling.ahead(end - 1, stride, ops.near_ahead);
+    if (end - first == 1) ops.dot(e.desc.format, tiles + (size_t)tiling.first(first) * row_bytes, tiling.height(first), panel, 0, 1, k, ahead, dots);
+    else ops.dot_tiles(e.desc.format, tiles, row_bytes, tiling, first, end, panel, k, ahead, dots);
+  }
+
   /* Columns of `unit`: hidden = act(gate x, up x), rounded into the down tile. */
   void gate_up(const PairPlan::Group &group, int unit) const {
     const int width = unit_panels(e.desc.format), first_panel = unit * width, last_panel = std::min(first_panel + width, panels_of(e.desc.inter));
     const Tiling tiling(group.count, max_rows);
     const size_t stride = e.layout.gate_panel_bytes;
-    alignas(64) float dots[2 * most_tile_rows * panel_columns];
-    alignas(64) float unit_values[most_tile_rows * group_k];
-    for (int tile = 0; tile < tiling.tiles; tile++) {
-      const int pair = group.first + tiling.first(tile), rows = tiling.height(tile);
+    alignas(64) float dots[2 * most_tiles * most_tile_rows * panel_columns];
+    alignas(64) float unit_values[most_tiles * most_tile_rows * group_k];
+    for (int first = 0; first < tiling.tiles; first += most_tiles) {
+      const int end = std::min(tiling.tiles, first + most_tiles), first_row = tiling.first(first), rows = tiling.first(end) - first_row;
       float *up = dots + rows * panel_columns;
       for (int panel = first_panel; panel < last_panel; panel++) {
         const uint8_t *weights = e.slot(group.slot) + (size_t)panel * 2 * stride;
-        const uint8_t *ahead = weights + tiling.ahead(tile, 2 * stride, ops.near_ahead);
-        if (together(rows)) ops.dot(e.desc.format, input(pair), rows, weights, stride, 2, e.desc.hidden, ahead, dots);
+        if (tiling.tiles == 1 && together(rows)) ops.dot(e.desc.format, input(group.first), rows, weights, stride, 2, e.desc.hidden, weights, dots);
         else {
-          ops.dot(e.desc.format, input(pair), rows, weights, stride, 1, e.desc.hidden, ahead, dots);
-          ops.dot(e.desc.format, input(pair), rows, weights + stride, stride, 1, e.desc.hidden, ahead + stride, up);
+          multiply(input(group.first), input_bytes, tiling, first, end, weights, 2 * stride, e.desc.hidden, dots);
+          multiply(input(group.first), input_bytes, tiling, first, end, weights + stride, 2 * stride, e.desc.hidden, up);
         }
         const int column = panel * panel_columns;
         const float *gate_bias = e.bias(group.slot, e.layout.gate_bias_at), *up_bias = e.bias(group.slot, e.layout.up_bias_at);
@@ -179,8 +185,11 @@ struct Run {
                  up_bias ? up_bias + column : nullptr, unit_values + (panel - first_panel) * panel_columns, width * panel_columns);
       }
       const int column = first_panel * panel_columns;
-      ops.pack(e.desc.format, unit_values, width * panel_columns, nullptr, rows, column, std::min(width * panel_columns, e.desc.inter - column),
-               hidden(pair));
+      for (int tile = first; tile < end; tile++) {
+        const int row = tiling.first(tile);
+        ops.pack(e.desc.format, unit_values + (size_t)(row - first_row) * (size_t)(width * panel_columns), width * panel_columns, nullptr, tiling.height(tile), column,
+                 std::min(width * panel_columns, e.desc.inter - column), hidden(group.first + row));
+      }
     }
   }
 
@@ -201,18 +210,24 @@ struct Run {
   /* Panels begin .. end of down for one group. No other thread touches these columns of the sums. */
   void down(const PairPlan::Group &group, const Range &panels, int64_t *sums) const {
     const Tiling tiling(group.count, max_rows);
-    const int at_once = cached ? std::max(1, std::min(most_panels, max_rows / tiling.height(0))) : 1;
     const uint8_t *weights = e.slot(group.slot) + e.layout.down_at;
     const size_t stride = e.layout.down_panel_bytes;
-    alignas(64) float dots[most_panels * most_tile_rows * panel_columns];
+    alignas(64) float dots[most_tiles * most_tile_rows * panel_columns];
+    if (tiling.tiles > 1) {
+      for (int panel = panels.begin; panel < panels.end; panel++)
+        for (int first = 0; first < tiling.tiles; first += most_tiles) {
+          const int end = std::min(tiling.tiles, first + most_tiles), row = tiling.first(first);
+          multiply(hidden(group.first), hidden_bytes, tiling, first, end, weights + (size_t)panel * stride, stride, e.desc.inter, dots);
+          finish(group, group.first + row, tiling.first(end) - row, panel, dots, sums);
+        }
+      return;
+    }
+    const int at_once = cached ? std::max(1, std::min(most_panels, max_rows / group.count)) : 1;
     for (int panel = panels.begin; panel < panels.end;) {
-      const int count = tiling.tiles > 1 ? 1 : std::min(at_once, panels.end - panel);
-      for (int tile = 0; tile < tiling.tiles; tile++) {
-        const int pair = group.first + tiling.first(tile), rows = tiling.height(tile);
-        const uint8_t *here = weights + (size_t)panel * stride, *ahead = here + tiling.ahead(tile, stride, ops.near_ahead);
-        ops.dot(e.desc.format, hidden(pair), rows, here, stride, count, e.desc.inter, ahead, dots);
-        for (int i = 0; i < count; i++) finish(group, pair, rows, panel + i, dots + (size_t)i * rows * panel_columns, sums);
-      }
+      const int count = std::min(at_once, panels.end - panel);
+      const uint8_t *here = weights + (size_t)panel * stride;
+      ops.dot(e.desc.format, hidden(group.first), group.count, here, stride, count, e.desc.inter, here + tiling.ahead(0, stride, ops.near_ahead), dots);
+      for (int i = 0; i < count; i++) finish(group, group.first, group.count, panel + i, dots + (size_t)i * group.count * panel_columns, sums);
       panel += count;
     }
   }

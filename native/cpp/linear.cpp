@@ -61,10 +61,11 @@ struct Band {
   int first_panel() const { return first_column / panel_columns; }
   int panels() const { return panels_of(first_column + columns) - first_panel(); }
 
-  void store(int panel, int tile, const float *dots) const {
+  void store(int panel, int tile, const float *dots) const { store(panel, tiling.first(tile), tiling.height(tile), dots); }
+  void store(int panel, int row, int rows, const float *dots) const {
     const int begin = std::max(first_column, panel * panel_columns), end = std::min(first_column + columns, (panel + 1) * panel_columns);
-    const int offset = begin - first_column, row = tiling.first(tile);
-    ops->store(dots, tiling.height(tile), begin % panel_columns, end - begin, bias ? bias + offset : nullptr, scale, add, out + row * ldo + offset, ldo);
+    const int offset = begin - first_column;
+    ops->store(dots, rows, begin % panel_columns, end - begin, bias ? bias + offset : nullptr, scale, add, out + row * ldo + offset, ldo);
   }
 
   void run(int panel, int count, int tile) const {
@@ -76,10 +77,25 @@ struct Band {
     for (int i = 0; i < count; i++) store(panel + i, tile, dots + (size_t)i * height * panel_columns);
   }
 
+  /* Tiles tile .. end with one panel. */
+  void run_tiles(int panel, int tile, int end) const {
+    alignas(64) float dots[most_tiles * most_tile_rows * panel_columns];
+    const int row = tiling.first(tile);
+    const uint8_t *here = weight->panels.data + (size_t)panel * weight->panels.stride;
+    ops->dot_tiles(weight->format, tiles, row_bytes, tiling, tile, end, here, weight->k, here + tiling.ahead(end - 1, weight->panels.stride, 0), dots);
+    store(panel, row, tiling.first(end) - row, dots);
+  }
+
   void run(const Range &items, int at_once) const {
     for (int item = items.begin; item < items.end;) {
       const int panel = first_panel() + item / tiling.tiles, tile = item % tiling.tiles;
-      const int count = tiling.tiles > 1 ? 1 : std::min(at_once, items.end - item);
+      if (tiling.tiles > 1) {
+        const int end = std::min({tiling.tiles, tile + most_tiles, tile + items.end - item});
+        run_tiles(panel, tile, end);
+        item += end - tile;
+        continue;
+      }
+      const int count = std::min(at_once, items.end - item);
       run(panel, count, tile);
       item += count;
     }

@@ -172,7 +172,8 @@ void panels_set(Pool &pool, const PackJob *jobs, int count) {
 
 const SquareOps *square_ops() {
 #if defined(__x86_64__)
-  return isa_supported(Isa::avx2) ? square_ops_avx2() : nullptr;
+  static const SquareOps *const ops = isa_supported(Isa::avx2) ? square_ops_avx2() : nullptr; // Asking the processor takes a microsecond in a guest.
+  return ops;
 #else
   return nullptr;
 #endif

@@ -21,6 +21,18 @@ namespace sy {
 
 constexpr int most_tile_rows = 12;
 constexpr int most_panels = 4; /* that one dot() call takes */
+constexpr int most_tiles = 16; /* that one dot_tiles() call takes */
+
+/* `rows` rows cut into as few tiles as possible, of nearly equal height: a kernel with few rows wastes the weights it reads. */
+struct Tiling {
+  int rows, tiles;
+  Tiling(int rows_, int max_rows) : rows(rows_), tiles((rows_ + max_rows - 1) / max_rows) {}
+  int first(int tile) const { return (int)((int64_t)rows * tile / tiles); }
+  int height(int tile) const { return first(tile + 1) - first(tile); }
+  /* Bytes from a panel to `ahead`. The last tile of several works on weights that are in a cache by then, so memory is free to bring the next panel; one
+   * alone looks ahead in the stream. */
+  size_t ahead(int tile, size_t stride, size_t near_ahead) const { return tiles == 1 ? near_ahead : tile == tiles - 1 ? stride : 0; }
+};
 
 struct TileOps {
   /* How far ahead in the stream of weights a tile should fetch that reads them alone. (Zen 3: 2 KB is worth a third with four rows; Zen 4: nothing.) */
@@ -36,6 +48,10 @@ struct TileOps {
    * A tile of many rows takes longer to multiply than its weights take to arrive: meanwhile it brings what lies at `ahead` into the second-level cache.
    * With nothing to bring, `ahead` is `panel`. (Into the first level, or for few rows, fetching ahead only loses: measured.) */
   void (*dot)(int format, const uint8_t *tile, int rows, const uint8_t *panel, size_t stride, int panels, int k, const uint8_t *ahead, float *dots);
+  /* dots[row][32] = products of tiles first .. end of a batch (at most most_tiles) with one panel; row r of the batch starts at tiles + r*row_bytes, dots
+   * begin with the first tile's. What dot() does for each, with a stretch of weights kept in the nearest cache while all tiles pass. */
+  void (*dot_tiles)(int format, const uint8_t *tiles, size_t row_bytes, const Tiling &tiling, int first, int end, const uint8_t *panel, int k,
+                    const uint8_t *ahead, float *dots);
   /* Columns first .. first+count of dots[row][32] go to out[row*ldo], as in LINEAR. bias and out belong to column `first`. */
   void (*store)(const float *dots, int rows, int first, int count, const float *bias, float scale, bool add, float *out, int64_t ldo);
   /* out[row*ldo + i] = act(gate[row][i] + gate_bias[i], up[row][i] + up_bias[i]) for i < count; gate and up are [row][32]. */
@@ -62,17 +78,6 @@ static inline const TileOps *tile_ops(Isa isa) {
   return nullptr;
 #endif
 }
-
-/* `rows` rows cut into as few tiles as possible, of nearly equal height: a kernel with few rows wastes the weights it reads. */
-struct Tiling {
-  int rows, tiles;
-  Tiling(int rows_, int max_rows) : rows(rows_), tiles((rows_ + max_rows - 1) / max_rows) {}
-  int first(int tile) const { return (int)((int64_t)rows * tile / tiles); }
-  int height(int tile) const { return first(tile + 1) - first(tile); }
-  /* Bytes from a panel to `ahead`. The last tile of several works on weights that are in a cache by then, so memory is free to bring the next panel; one
-   * alone looks ahead in the stream. */
-  size_t ahead(int tile, size_t stride, size_t near_ahead) const { return tiles == 1 ? near_ahead : tile == tiles - 1 ? stride : 0; }
-};
 
 } // namespace sy
 #endif

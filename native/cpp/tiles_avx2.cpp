@@ -411,6 +411,49 @@ void dot(int format, const uint8_t *tile, int rows, const uint8_t *panel, size_t
   for (; p < panels; p++) one(tile, panel + p * stride, k, ahead + p * stride, dots + p * rows * panel_columns);
 }
 
+/* `steps` pairs or groups from number `done` on, added to dots. */
+using Stretch = void (*)(const uint8_t *tile, const uint8_t *w, int done, int steps, const uint8_t *ahead, float *dots);
+template <class Format, int R> void add_stretch(const uint8_t *tile, const uint8_t *w, int done, int steps, const uint8_t *ahead, float *dots) {
+  if constexpr (std::is_same_v<Format, I8> || std::is_same_v<Format, I4>) {
+    constexpr int bytes = Format::weight_bytes + panel_columns * 4;
+    for (int group = done; group < done + steps; group++)
+      for (int first = 0; first < chunks_of_panel; first += 2)
+        add_group<Format, R, 2>(reinterpret_cast<const int32_t *>(tile + (size_t)group * group_bytes(Format::format) * R), w + (size_t)group * bytes, first,
+                                ahead ? ahead + (size_t)group * bytes : nullptr, dots);
+  } else {
+    const uint8_t *here = w + (size_t)done * Format::pair_bytes, *next = ahead ? ahead + (size_t)done * Format::pair_bytes : here;
+    for (int first = 0; first < chunks_of_panel; first += 2)
+      add_pairs<Format, R, 2>(reinterpret_cast<const float *>(tile) + (size_t)done * 2 * R, here, first, steps, next, dots);
+  }
+}
+template <class Format, size_t... R> constexpr std::array<Stretch, most_rows> stretches(std::index_sequence<R...>) { return {add_stretch<Format, (int)R + 1>...}; }
+template <class Format> constexpr auto stretch_of = stretches<Format>(std::make_index_sequence<most_rows>()); /* [rows-1] */
+
+const Stretch *stretch(int format) {
+  switch (format) {
+  case SY_W_F32: return stretch_of<F32>.data();
+  case SY_W_F16: return stretch_of<F16>.data();
+  case SY_W_BF16:
+  case SY_W_BF16_X16: return stretch_of<Bf16>.data();
+  case SY_W_I8: return stretch_of<I8>.data();
+  default: return stretch_of<I4>.data();
+  }
+}
+
+void dot_tiles(int format, const uint8_t *tiles, size_t row_bytes, const Tiling &tiling, int first, int end, const uint8_t *panel, int k, const uint8_t *ahead,
+               float *dots) {
+  const int first_row = tiling.first(first), steps = quantised(format) ? groups_of(k) : pairs_of(k), most_steps = quantised(format) ? 4 : 64;
+  const Stretch *add = stretch(format);
+  memset(dots, 0, sizeof(float) * (size_t)(tiling.first(end) - first_row) * panel_columns);
+  for (int done = 0; done < steps; done += most_steps)
+    for (int tile = first; tile < end; tile++) {
+      const int row = tiling.first(tile);
+      const uint8_t *bring_now = tile == end - 1 && ahead != panel ? ahead : nullptr;
+      add[tiling.height(tile) - 1](tiles + (size_t)row * row_bytes, panel, done, most_steps < steps - done ? most_steps : steps - done, bring_now,
+                                   dots + (size_t)(row - first_row) * panel_columns);
+    }
+}
+
 /* ---- what is done with dot products: 8 columns at a time, the end by masks ---- */
 
 void store(const float *dots, int rows, int first, int count, const float *bias, float scale, bool add, float *out, int64_t ldo) {
@@ -503,7 +546,7 @@ void combine_fast(const float *sum, int count, float multiplier, const float *sh
   }
 }
 
-constexpr TileOps ops{2048, max_rows, row_bytes, pack, dot, store, gate, contribute_exact, contribute_fast, combine_exact, combine_fast};
+constexpr TileOps ops{2048, max_rows, row_bytes, pack, dot, dot_tiles, store, gate, contribute_exact, contribute_fast, combine_exact, combine_fast};
 
 } // namespace
 

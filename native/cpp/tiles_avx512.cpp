@@ -426,7 +426,17 @@ void combine_fast(const float *sum, int count, float multiplier, const float *sh
   }
 }
 
-constexpr TileOps ops{0, max_rows, row_bytes, pack, dot, store, gate, contribute_exact, contribute_fast, combine_exact, combine_fast};
+/* The second-level cache feeds these kernels well enough: tile by tile. */
+void dot_tiles(int format, const uint8_t *tiles, size_t row_bytes, const Tiling &tiling, int first, int end, const uint8_t *panel, int k, const uint8_t *ahead,
+               float *dots) {
+  for (int tile = first; tile < end; tile++) {
+    const int row = tiling.first(tile), rows = tiling.height(tile);
+    dot(format, tiles + (size_t)row * row_bytes, rows, panel, 0, 1, k, tile == end - 1 ? ahead : panel, dots);
+    dots += (size_t)rows * panel_columns;
+  }
+}
+
+constexpr TileOps ops{0, max_rows, row_bytes, pack, dot, dot_tiles, store, gate, contribute_exact, contribute_fast, combine_exact, combine_fast};
 
 } // namespace
 

@@ -94,6 +94,47 @@ describe('switchyard place', () => {
     expect(after.figures.remoteNodes).toBeLessThan(before.figures.remoteNodes);
   });
 
+  it('proves the chain model by windows when asked to, which verify accepts', async () => {
+    // 12 requests of 30 tokens through 4 layers of 8 experts; a token's experts follow one another, most of the time.
+    const lines = Array.from({ length: 12 * 30 * 4 }, (_, i) => {
+      const [layer, token, request] = [i % 4, Math.floor(i / 4) % 30, Math.floor(i / 120)];
+      const start = (7 * request + 5 * token) % 8;
+      return JSON.stringify({
+        req_id: `r${request}`,
+        token_idx: token,
+        layer,
+        topk_ids: [(start * (layer + 1) + ((token + layer) % 3)) % 8],
+      });
+    });
+    const [small, pair] = [join(dir, 'small.jsonl'), join(dir, 'pair.json')];
+    writeFileSync(small, `${lines.join('\n')}\n`);
+    const cluster = JSON.parse(readFileSync(topology, 'utf8'));
+    writeFileSync(pair, JSON.stringify({ ...cluster, nodes: cluster.nodes.slice(0, 2) }));
+    const [plan, loose, tight] = [join(dir, 'chain.json'), join(dir, 'stars.json'), join(dir, 'windows.json')];
+    const common = ['--trace', small, '--topology', pair, '--model', 'chain', '--peak', '4', '--out', plan, ...quick];
+    await run(...common, '--certificate', loose);
+    await run(...common, '--certificate', tight, '--prove', 'windows=4');
+    const chainOf = (path: string) => JSON.parse(readFileSync(path, 'utf8')).claims.find((c: { kind: string }) => c.kind === 'chain');
+    expect(chainOf(tight).proofs.map((p: { kind: string }) => p.kind)).toContain('window');
+    expect(chainOf(tight).bound).toBeLessThan(chainOf(loose).bound);
+    expect(chainOf(tight).bound).toBeGreaterThanOrEqual(chainOf(tight).score);
+    expect(await run('verify', plan, small, tight)).not.toContain('FAIL');
+    await expect(run('--trace', small, '--topology', pair, '--prove', 'windows=4')).rejects.toThrow(/needs --model chain/);
+  });
+
+  it('prices steps by a calibration', async () => {
+    const calibration = join(dir, 'calibration.json');
+    const device = { flopsPerRow: 5e7, flopsPerSecond: 1e9, memoryBytesPerSecond: 1e9, densePerTokenSeconds: 0, layerOverheadSeconds: 1 };
+    const file = { format: 'switchyard-calibration', version: 1, device, interNode: null, intraNode: null };
+    writeFileSync(calibration, JSON.stringify(file));
+    const ask = ['--trace', trace, '--topology', topology, '--dry-run', '--json', '--deadline', '10ms', ...quick];
+    const report = JSON.parse(await run(...ask, '--calibration', calibration));
+    // A second of overhead in each of 24 layers.
+    expect(report.proposed.decodeSeconds).toBeGreaterThan(24);
+    writeFileSync(calibration, JSON.stringify({ ...file, device: { ...device, flopsPerSecond: -1 } }));
+    await expect(run(...ask, '--calibration', calibration)).rejects.toThrow(/device.flopsPerSecond is -1/);
+  });
+
   it('says what is missing or wrong', async () => {
     await expect(run('--topology', topology)).rejects.toThrow('place needs --trace <file>');
     await expect(run('--trace', trace, '--topology', trace)).rejects.toThrow(/is not JSON/);

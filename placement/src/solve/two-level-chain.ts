@@ -10,6 +10,9 @@ export interface TwoLevelChainOptions {
   onProgress: (progress: { stage: string; incumbent: number }) => void;
 }
 
+/** Small instances are solved long before. */
+const kicksMax = 1000;
+
 /** The chain model on nodes, then on the workers of each node: transitions that stay inside a node matter most, then those that stay on a worker. One copy each. */
 export function placeChain(
   trace: RoutingTrace,
@@ -26,7 +29,7 @@ export function placeChain(
       sizes,
       peakMeanMax: options.peakMeanMax,
       starts: options.starts,
-      kicks: Math.ceil(4_000_000 / (layers * experts * experts)),
+      kicks: Math.min(kicksMax, Math.ceil(4_000_000 / (layers * experts * experts))),
       stop,
       onImproved: (local) => options.onProgress({ stage: w === transitions ? 'nodes' : 'workers', incumbent: 1 - local }),
     }).partOf;

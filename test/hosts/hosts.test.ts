@@ -97,9 +97,10 @@ describe.skipIf(refusal !== null)(`several hosts${refusal === null ? '' : `, ski
       const [unharmed, failed] = ['n0w0', 'n1w0'].map((name) => completions.filter(({ home }) => home === name));
       expect([unharmed.length, failed.length]).toEqual([3, 3]);
       for (const { error, ids } of unharmed) expect([error, ids.length]).toEqual([null, 900]);
-      // Its rows were late; or, on a machine so slow that the probes of the control stream gave up meanwhile, the worker was.
-      for (const { error } of failed)
-        expect(error).toMatch(/^worker n0w0, layer \d+: no answer for \d+ ms; the limit is 1000|^worker n1w0 was lost/);
+      // A row was late, or found its link cut for that; or, on a slow machine, the probes of the control stream gave up before the network healed.
+      const reasons =
+        /^(worker n0w0, layer \d+: no answer for \d+ ms; the limit is 1000|expert .* n0w0, which cannot be reached|worker n1w0 was lost)/;
+      for (const { error } of failed) expect(error).toMatch(reasons);
       // The links come back by themselves.
       let healed = await cluster.batch(requests(6, 16));
       for (let tries = 0; healed.some(({ error }) => error !== null) && tries < 100; tries++) {

@@ -4,12 +4,13 @@ import { type Cluster, clusterOf, inNodeGroups, limitSlots, nodeSlots, nodeSpeed
 import { type Random, seededRandom } from './random.ts';
 import { type FanOutScore, scoreFanOut } from './score/fan-out-score.ts';
 import { type Affinity, balanceHomes, homePrices, learnAffinity, sequenceHomeCosts, spreadOverWorkers } from './solve/affinity.ts';
-import { FanOutSearch, type FanOutSearchOptions, histogramsOf, type NodePlacement } from './solve/fan-out-search.ts';
+import { FanOutSearch, type FanOutSearchOptions, type NodePlacement } from './solve/fan-out-search.ts';
 import { placeInsideNodes } from './solve/inside-nodes.ts';
 import { type Robustness, reweight, robustValue } from './solve/robust.ts';
 import { clusterSequences, sequenceUsage } from './solve/sequence-clusters.ts';
 import { placeChain } from './solve/two-level-chain.ts';
 import type { LoadMatrix } from './trace/load-matrix.ts';
+import { histogramsOf } from './trace/pattern-histogram.ts';
 import type { RoutingTrace } from './trace/routing-trace.ts';
 import { thinPatterns } from './trace/sample.ts';
 
@@ -237,6 +238,7 @@ async function placeForHomes(
     search = new FanOutSearch(sample, new Int32Array(sample.sequences.length), { ...base, candidatesMax: 40 });
     search.load(warmMasks(o.warmStart, cluster, sample));
     search.reassignHomes();
+    search.fitMemory();
     search.relieve(o.peakMeanMax, reliefPrice);
     await search.converge(o.warmRounds, 1e-3);
   } else {

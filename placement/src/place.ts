@@ -237,9 +237,7 @@ async function placeForHomes(
     // The plan is near a local optimum already: look at the most promising changes of each layer only.
     search = new FanOutSearch(sample, new Int32Array(sample.sequences.length), { ...base, candidatesMax: 40 });
     search.load(warmMasks(o.warmStart, cluster, sample));
-    search.reassignHomes();
     search.fitMemory();
-    search.relieve(o.peakMeanMax, reliefPrice);
     await search.converge(o.warmRounds, 1e-3);
   } else {
     const tokens = sample.sequences.map((s) => s.tokens);

@@ -209,6 +209,7 @@ export class FanOutSearch {
   /** Fills free memory with the replicas worth most, by the exact gain at the time of choice (lazy greedy over all layers at once). */
   addReplicas(budget = Infinity): number {
     const { nodes } = this;
+    if (this.options.stop() || this.free.every((f) => f <= 0)) return 0;
     const { experts } = this.trace;
     const count = this.layers.length;
     const gain = new Float64Array(count * experts * nodes);
@@ -248,12 +249,12 @@ export class FanOutSearch {
   /** On each node, trades the replicas that save least for the additions that save most, across layers: one budget for all. Returns what it gained. */
   exchangeReplicas(): number {
     const { nodes } = this;
+    if (this.options.stop()) return 0;
     const { experts } = this.trace;
-    const count = this.layers.length;
     const scratch = { add: new Float64Array(nodes), drop: new Float64Array(nodes), keep: new Float64Array(nodes * nodes) };
     const adds: { gain: number; l: number; e: number; n: number }[] = [];
     const drops: { loss: number; l: number; e: number; n: number }[] = [];
-    for (let l = 0; l < count; l++)
+    for (let l = 0; l < this.layers.length; l++)
       for (let e = 0; e < experts; e++) {
         this.layers[l].gains(e, scratch.add, scratch.drop, scratch.keep);
         const mask = this.layers[l].maskOf[e];
@@ -314,6 +315,7 @@ export class FanOutSearch {
    */
   exchangeMoves(): number {
     const { nodes } = this;
+    if (this.options.stop()) return 0;
     // A move that loses may still pay with its counterpart; below this it hardly can.
     const least = (-this.objective() / (this.layers.length * this.trace.experts)) * 2;
     const byWay: { l: number; e: number; gain: number }[][] = Array.from({ length: nodes * nodes }, () => []);
@@ -387,13 +389,12 @@ export class FanOutSearch {
 
   /** Chooses homes anew at least cost within the balance; keeps the old ones if that is no better. Returns what it gained. */
   reassignHomes(): number {
-    const { trace } = this;
     const cost = this.homeCosts();
     const before = this.objective();
     const held = this.homeOf;
     this.homeOf = assignHomes(
       cost,
-      trace.sequences.map((s) => s.tokens),
+      this.trace.sequences.map((s) => s.tokens),
       this.options.balance,
     );
     this.spreadHomes();

@@ -59,5 +59,5 @@ for (const c of certificate.claims)
 report(`proof ${((performance.now() - start) / 1000).toFixed(2)} s`);
 writeFileSync(
   new URL('../results/placement-scale.md', import.meta.url),
-  `# Scale: 58 layers x 256 experts (top-8) on 64 workers of 8 nodes, 64 replicas per layer\n\nSynthetic trace (bench/placement/synthetic.mjs), search limited to 6 s cold and 0.15 s incremental of processor time, on one of two cores that others used too: elapsed times say little, processor times do not depend on it.\nCommand: \`node bench/placement/scale.mjs ${tokens}\`\n\n${lines.map((l) => `- ${l}`).join('\n')}\n`,
+  `# Scale: 58 layers x 256 experts (top-8) on 64 workers of 8 nodes, 64 replicas per layer\n\nSynthetic trace (bench/placement/synthetic.mjs), search limited to 6 s cold and 0.15 s incremental of processor time, on one of two cores that others used too: which lengthens both times.\nCommand: \`node bench/placement/scale.mjs ${tokens}\`\n\n${lines.map((l) => `- ${l}`).join('\n')}\n`,
 );

@@ -6,13 +6,14 @@ import { type Random, seededRandom } from './random.ts';
 import { homesOf } from './report/homes-of.ts';
 import { type FanOutScore, scoreFanOut } from './score/fan-out-score.ts';
 import { type Affinity, balanceHomes, homePrices, learnAffinity, sequenceHomeCosts, spreadOverWorkers } from './solve/affinity.ts';
-import { FanOutSearch, type FanOutSearchOptions, histogramsOf, type NodePlacement } from './solve/fan-out-search.ts';
+import { FanOutSearch, type FanOutSearchOptions, type NodePlacement } from './solve/fan-out-search.ts';
 import { placeInsideNodes } from './solve/inside-nodes.ts';
 import { type Robustness, reweight, robustValue } from './solve/robust.ts';
 import { clusterSequences, sequenceUsage } from './solve/sequence-clusters.ts';
 import { placeChain } from './solve/two-level-chain.ts';
 import { placeWholeGroups } from './solve/whole-groups.ts';
 import type { LoadMatrix } from './trace/load-matrix.ts';
+import { histogramsOf } from './trace/pattern-histogram.ts';
 import type { RoutingTrace } from './trace/routing-trace.ts';
 import { thinPatterns } from './trace/sample.ts';
 
@@ -151,7 +152,7 @@ export function describe(
   const provenance = {
     ...plan.provenance,
     homeCostPerTokenLayer: affinity,
-    homes: homesOf(trace, masks, cluster.nodes),
+    homes: homesOf(trace, plan, cluster),
     remoteNodes: score.remoteNodes,
     homeShare: score.homeShare,
     peakMean: score.peakMean,
@@ -230,8 +231,7 @@ async function placeForHomes(
     // The plan is near a local optimum already: look at the most promising changes of each layer only.
     search = new FanOutSearch(sample, new Int32Array(sample.sequences.length), { ...base, candidatesMax: 40 });
     search.load(warmMasks(o.warmStart, cluster, sample));
-    search.reassignHomes();
-    search.relieve(o.peakMeanMax, reliefPrice);
+    search.fitMemory();
     await search.converge(o.warmRounds, 1e-3);
   } else {
     const tokens = sample.sequences.map((s) => s.tokens);

@@ -19,6 +19,7 @@ import {
   subsetFlow,
   type Transitions,
 } from '../src/index.ts';
+import { nearestPlaces } from '../src/solve/node-places.ts';
 import { assignToBins } from '../src/solve/transportation.ts';
 
 function toyTransitions(seed: number, layers: number, experts: number): Transitions {
@@ -178,6 +179,15 @@ describe('the fan-out model on toy instances', () => {
     abort.abort();
     expect((await solving).status).toBe('aborted');
   });
+});
+
+it('clusters that visit one another take neighbouring places', () => {
+  // Two racks: 0 and 1, 2 and 3. Clusters 0 and 2 visit one another, as do 1 and 3.
+  const price = Float64Array.from({ length: 16 }, (_, i) => (Math.floor(i / 4) >> 1 === (i % 4) >> 1 ? 1 : 10));
+  const visits = Float64Array.from({ length: 16 }, (_, i) => (Math.abs(Math.floor(i / 4) - (i % 4)) === 2 ? 5 : 1));
+  const at = nearestPlaces(visits, price, 4, () => true);
+  expect([at[0] >> 1, at[1] >> 1]).toEqual([at[2] >> 1, at[3] >> 1]);
+  expect(nearestPlaces(visits, price, 4, () => false)).toEqual([0, 1, 2, 3]);
 });
 
 it('transportation is exact', () => {

@@ -132,6 +132,15 @@ describe('place', () => {
     expect(staged.remoteNodesAfter).toBeLessThanOrEqual(staged.remoteNodesBefore);
   });
 
+  it('starts from a plan that no longer fits', async () => {
+    const trace = thinTokens(await gptOssSlice(), 600);
+    const { plan } = await place(trace, testTopology(3, 1, 400), { ...quick, replicas: 0.5 });
+    const smaller = testTopology(3, 1, 400);
+    smaller.nodes[1].workers[0].expertMemoryBytes = 150_000;
+    const { plan: next, cluster } = await place(trace, smaller, { ...quick, replicas: 0.2, warmStart: plan, warmRounds: 1 });
+    expectValid(next, cluster.slotsOf);
+  });
+
   it('says what does not fit', async () => {
     const trace = await gptOssSlice();
     await expect(place(trace, testTopology(2, 1, 300), quick)).rejects.toThrow(
@@ -340,7 +349,7 @@ describe('homes of a plan', () => {
     const trace = await gptOssSlice();
     const topology = testTopology(3, 1, 400);
     const { plan, cluster } = await place(trace, topology, { ...quick, replicas: 0.2 });
-    const { domains } = homesOf(trace, nodeMasks(plan, cluster), cluster.nodes);
+    const { domains } = homesOf(trace, plan, cluster);
     expect(plan.provenance?.homes).toEqual({ domains });
     expect(Object.keys(domains).sort()).toEqual([...new Set(trace.sequences.flatMap(({ domain }) => domain ?? []))].sort());
     const layers = trace.moeLayers.length;

@@ -1,3 +1,5 @@
+import type { Plan } from '@switchyard/proto';
+import type { Cluster } from '../cluster/cluster.ts';
 import { NO_EXPERT, type RoutingTrace } from '../trace/routing-trace.ts';
 
 /** Where requests of each domain find their experts: what a coordinator chooses homes by before it has seen any. In a plan as `provenance.homes`. */
@@ -9,8 +11,13 @@ export interface DomainHomes {
 /** Domains kept, the ones with most tokens first: as many as a coordinator remembers. */
 const domainsMax = 4096;
 
-/** @param masks nodes of every expert as bits, (layers) of (experts) */
-export function homesOf(trace: RoutingTrace, masks: readonly ArrayLike<number>[], nodes: number): DomainHomes {
+/** @param cluster the plan's, node by node */
+export function homesOf(
+  trace: RoutingTrace,
+  { replicas }: Pick<Plan, 'replicas'>,
+  { nodeOf, nodes }: Pick<Cluster, 'nodeOf' | 'nodes'>,
+): DomainHomes {
+  const holders = replicas.map((layer) => layer.map((workers) => [...new Set(workers.map((w) => nodeOf[w]))]));
   const layers = trace.moeLayers.length;
   const sums = new Map<string, { tokens: number; visits: number; held: Float64Array }>();
   for (let t = 0; t < trace.tokens; t++) {
@@ -28,7 +35,7 @@ export function homesOf(trace: RoutingTrace, masks: readonly ArrayLike<number>[]
         const expert = trace.ids[base + k];
         if (expert === NO_EXPERT) continue;
         sum.visits++;
-        for (let node = 0; node < nodes; node++) sum.held[node] += (masks[l][expert] >>> node) & 1;
+        for (const node of holders[l][expert]) sum.held[node]++;
       }
     }
   }

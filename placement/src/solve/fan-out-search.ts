@@ -1,9 +1,12 @@
 import { popcount } from '../cluster/node-set.ts';
 import type { Random } from '../random.ts';
-import { entriesOf, type PatternHistogram, patternsOf } from '../trace/pattern-histogram.ts';
+import { entriesOf, histogramsOf, type PatternHistogram } from '../trace/pattern-histogram.ts';
 import type { RoutingTrace } from '../trace/routing-trace.ts';
 import { assignHomes, type HomeBalance } from './balanced-homes.ts';
+import { GainHeap } from './gain-heap.ts';
+import { kicked } from './kick.ts';
 import { type LayerPrices, LayerSearch } from './layer-search.ts';
+import { nearestPlaces } from './node-places.ts';
 import { assignToBins } from './transportation.ts';
 
 /** A node-level placement: which nodes hold each expert, and where each sequence lives. */
@@ -151,6 +154,44 @@ export class FanOutSearch {
     this.options.onImproved(this.objective());
   }
 
+  /** Where the holders that were loaded need more memory than there is: drops the replicas with fewest rows, then moves such experts to where more replicas make room. */
+  fitMemory(): void {
+    const { nodes } = this;
+    for (let n = 0; n < nodes; n++) while (this.free[n] < 0 && this.dropReplica(n)) this.free[n]++;
+    for (let n = 0; n < nodes; n++)
+      while (this.free[n] < 0) {
+        let to = this.free.findIndex((f) => f > 0);
+        for (let m = 0; to < 0 && m < nodes; m++) {
+          if (this.free[m] < 0 || !this.dropReplica(m)) continue;
+          this.free[m]++;
+          to = m;
+        }
+        if (to < 0) return;
+        const { l, e } = this.fewestRows(n, 1);
+        this.layers[l].apply(e, 1 << to, -1, 0);
+        this.free[to]--;
+        this.free[n]++;
+      }
+  }
+
+  private dropReplica(n: number): boolean {
+    const { l, e } = this.fewestRows(n, 2);
+    if (l >= 0) this.layers[l].apply(e, this.layers[l].maskOf[e] & ~(1 << n), -1, 0);
+    return l >= 0;
+  }
+
+  /** Of the experts on a node with at least so many copies, the one that serves fewest rows there; layer -1: there is none. */
+  private fewestRows(n: number, copies: number): { l: number; e: number } {
+    let best = { l: -1, e: -1, rows: Infinity };
+    this.layers.forEach(({ maskOf, served }, l) => {
+      maskOf.forEach((mask, e) => {
+        const rows = served[e * this.nodes + n];
+        if ((mask >>> n) & 1 && popcount(mask) >= copies && rows < best.rows) best = { l, e, rows };
+      });
+    });
+    return best;
+  }
+
   /** Takes load from nodes that stand out in a layer, at least cost in visits: for a plan that was found on fewer tokens, or on other ones. */
   relieve(limit: number, price: number): void {
     for (const layer of this.layers)
@@ -168,6 +209,7 @@ export class FanOutSearch {
   /** Fills free memory with the replicas worth most, by the exact gain at the time of choice (lazy greedy over all layers at once). */
   addReplicas(budget = Infinity): number {
     const { nodes } = this;
+    if (this.options.stop() || this.free.every((f) => f <= 0)) return 0;
     const { experts } = this.trace;
     const count = this.layers.length;
     const gain = new Float64Array(count * experts * nodes);
@@ -207,12 +249,12 @@ export class FanOutSearch {
   /** On each node, trades the replicas that save least for the additions that save most, across layers: one budget for all. Returns what it gained. */
   exchangeReplicas(): number {
     const { nodes } = this;
+    if (this.options.stop()) return 0;
     const { experts } = this.trace;
-    const count = this.layers.length;
     const scratch = { add: new Float64Array(nodes), drop: new Float64Array(nodes), keep: new Float64Array(nodes * nodes) };
     const adds: { gain: number; l: number; e: number; n: number }[] = [];
     const drops: { loss: number; l: number; e: number; n: number }[] = [];
-    for (let l = 0; l < count; l++)
+    for (let l = 0; l < this.layers.length; l++)
       for (let e = 0; e < experts; e++) {
         this.layers[l].gains(e, scratch.add, scratch.drop, scratch.keep);
         const mask = this.layers[l].maskOf[e];
@@ -273,6 +315,7 @@ export class FanOutSearch {
    */
   exchangeMoves(): number {
     const { nodes } = this;
+    if (this.options.stop()) return 0;
     // A move that loses may still pay with its counterpart; below this it hardly can.
     const least = (-this.objective() / (this.layers.length * this.trace.experts)) * 2;
     const byWay: { l: number; e: number; gain: number }[][] = Array.from({ length: nodes * nodes }, () => []);
@@ -346,13 +389,12 @@ export class FanOutSearch {
 
   /** Chooses homes anew at least cost within the balance; keeps the old ones if that is no better. Returns what it gained. */
   reassignHomes(): number {
-    const { trace } = this;
     const cost = this.homeCosts();
     const before = this.objective();
     const held = this.homeOf;
     this.homeOf = assignHomes(
       cost,
-      trace.sequences.map((s) => s.tokens),
+      this.trace.sequences.map((s) => s.tokens),
       this.options.balance,
     );
     this.spreadHomes();
@@ -424,25 +466,8 @@ export class FanOutSearch {
     if (linkPrice === null) return;
     const visits = new Float64Array(nodes * nodes);
     for (const layer of this.layers) layer.addVisits(visits);
-    const at = Array.from({ length: nodes }, (_, n) => n);
-    const cost = () => {
-      let sum = 0;
-      for (let a = 0; a < nodes; a++) for (let b = 0; b < nodes; b++) sum += visits[a * nodes + b] * linkPrice[at[a] * nodes + at[b]];
-      return sum;
-    };
-    for (let best = cost(), improved = true; improved; ) {
-      improved = false;
-      for (let a = 0; a < nodes; a++)
-        for (let b = a + 1; b < nodes; b++) {
-          if (this.options.slots[at[a]] !== this.options.slots[at[b]] || Math.abs(share[at[a]] - share[at[b]]) > 1e-12) continue;
-          [at[a], at[b]] = [at[b], at[a]];
-          const now = cost();
-          if (now < best * (1 - 1e-9)) {
-            best = now;
-            improved = true;
-          } else [at[a], at[b]] = [at[b], at[a]];
-        }
-    }
+    const alike = (a: number, b: number) => this.options.slots[a] === this.options.slots[b] && Math.abs(share[a] - share[b]) < 1e-12;
+    const at = nearestPlaces(visits, linkPrice, nodes, alike);
     if (at.every((to, n) => to === n)) return;
     const before = { ...this.result(), objective: this.objective() };
     const moved = (mask: number) => at.reduce((set, to, n) => set | (((mask >>> n) & 1) << to), 0);
@@ -471,102 +496,4 @@ export class FanOutSearch {
       if (before - this.objective() <= share * before) break;
     }
   }
-}
-
-/** The same holders with some replicas dropped, a few experts exchanged or moved, and part of the free room filled at random: the next descent makes sense of it. */
-function kicked(masks: Int32Array, free: Int32Array, random: Random): Int32Array {
-  const next = masks.slice();
-  const experts = masks.length;
-  for (let e = 0; e < experts; e++) {
-    for (let bits = next[e]; (bits & (bits - 1)) !== 0; bits &= bits - 1) {
-      if (random.next() < 0.5) continue;
-      const lowest = bits & -bits;
-      next[e] ^= lowest;
-      free[31 - Math.clz32(lowest)]++;
-    }
-  }
-  for (let i = random.below(3); i >= 0; i--) {
-    const e = random.below(experts);
-    const f = random.below(experts);
-    [next[e], next[f]] = [next[f], next[e]];
-  }
-  for (let n = 0; n < free.length; n++)
-    for (let tries = free[n]; tries > 0; tries--) {
-      const e = random.below(experts);
-      if (random.next() < 0.3 || (next[e] >>> n) & 1) continue;
-      if (random.next() < 0.3 && (next[e] & (next[e] - 1)) === 0) {
-        free[31 - Math.clz32(next[e])]++;
-        next[e] = 0;
-      }
-      next[e] |= 1 << n;
-      free[n]--;
-    }
-  return next;
-}
-
-/** A binary heap of entry numbers, largest gain first, ties by lower number. Entries may be stale; the caller looks again. */
-class GainHeap {
-  private readonly gain: Float64Array;
-  private readonly heap: number[] = [];
-
-  constructor(gain: Float64Array) {
-    this.gain = gain;
-    for (let i = 0; i < gain.length; i++) if (gain[i] > 0) this.heap.push(i);
-    for (let i = (this.heap.length >> 1) - 1; i >= 0; i--) this.sink(i);
-  }
-
-  peek(): number {
-    return this.heap.length === 0 ? -Infinity : this.gain[this.heap[0]];
-  }
-
-  pop(): number {
-    if (this.heap.length === 0) return -1;
-    const top = this.heap[0];
-    const last = this.heap.pop()!;
-    if (this.heap.length > 0) {
-      this.heap[0] = last;
-      this.sink(0);
-    }
-    return top;
-  }
-
-  push(entry: number): void {
-    let i = this.heap.length;
-    this.heap.push(entry);
-    while (i > 0) {
-      const parent = (i - 1) >> 1;
-      if (!this.before(i, parent)) break;
-      this.swap(i, parent);
-      i = parent;
-    }
-  }
-
-  private before(i: number, j: number): boolean {
-    const a = this.heap[i];
-    const b = this.heap[j];
-    return this.gain[a] > this.gain[b] || (this.gain[a] === this.gain[b] && a < b);
-  }
-
-  private swap(i: number, j: number): void {
-    const held = this.heap[i];
-    this.heap[i] = this.heap[j];
-    this.heap[j] = held;
-  }
-
-  private sink(from: number): void {
-    for (let i = from; ; ) {
-      const left = 2 * i + 1;
-      let best = i;
-      if (left < this.heap.length && this.before(left, best)) best = left;
-      if (left + 1 < this.heap.length && this.before(left + 1, best)) best = left + 1;
-      if (best === i) return;
-      this.swap(i, best);
-      i = best;
-    }
-  }
-}
-
-/** The patterns of every layer: once for all searches of a trace. */
-export function histogramsOf(trace: RoutingTrace): PatternHistogram[] {
-  return trace.moeLayers.map((_, l) => patternsOf(trace, l));
 }

@@ -77,6 +77,11 @@ function grown<A extends Uint16Array | Uint8Array>(from: A, to: A): A {
   return to;
 }
 
+/** The patterns of every layer: once for all searches of a trace. */
+export function histogramsOf(trace: RoutingTrace): PatternHistogram[] {
+  return trace.moeLayers.map((_, l) => patternsOf(trace, l));
+}
+
 /** What a layer's search looks at: each pattern once for every home that it is seen at. */
 export interface PatternEntries {
   count: number;

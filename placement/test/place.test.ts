@@ -11,7 +11,6 @@ import {
   explain,
   exportPlan,
   homesOf,
-  nodeMasks,
   paretoFront,
   paretoPage,
   place,

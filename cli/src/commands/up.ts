@@ -43,6 +43,9 @@ interface UpOptions {
   maxSequences?: number;
   prefixCache: boolean;
   metricsCompat?: 'none' | 'vllm';
+  homeChoice?: 'routing' | 'load';
+  homeSlackSequences?: number;
+  homeMovePercent?: number;
   threads?: number;
   pin: boolean;
   grace: number;
@@ -89,6 +92,22 @@ export function upCommand(): Command {
     .option('--max-sequences <count>', 'sequences that one worker runs at a time', integerIn(1, 4096))
     .option('--no-prefix-cache', 'compute every prompt from its beginning')
     .addOption(new Option('--metrics-compat <names>', 'vllm: expose the vllm:* metrics too').choices(['none', 'vllm']))
+    .addOption(
+      new Option(
+        '--home-choice <rule>',
+        'routing: requests live where their experts are, within the slack; load: on the least busy worker',
+      ).choices(['routing', 'load']),
+    )
+    .option(
+      '--home-slack-sequences <count>',
+      'sequences more than the least busy worker that a preferred home may have',
+      integerIn(0, 4096),
+    )
+    .option(
+      '--home-move-percent <percent>',
+      'a long prompt moves after its first chunk where so much more of its experts are; 100: never',
+      integerIn(1, 100),
+    )
     .option('--threads <count>', 'threads of each worker (default: the CPUs divided)', integerIn(1, 1024))
     .option('--no-pin', 'do not pin threads to CPUs')
     .option('--grace <seconds>', 'how long running requests may take to end after Ctrl-C', integerIn(0, 86_400), 5)
@@ -157,6 +176,9 @@ async function runUp(options: UpOptions): Promise<void> {
       ...(options.maxBatchRows === undefined ? {} : { maxBatchRows: options.maxBatchRows }),
       ...(options.maxSequences === undefined ? {} : { maxSequences: options.maxSequences }),
       ...(options.metricsCompat === undefined ? {} : { metricsCompat: options.metricsCompat }),
+      ...(options.homeChoice === undefined ? {} : { homeChoice: options.homeChoice }),
+      ...(options.homeSlackSequences === undefined ? {} : { homeSlackSequences: options.homeSlackSequences }),
+      ...(options.homeMovePercent === undefined ? {} : { homeMovePercent: options.homeMovePercent }),
       ...(options.replayRouting === undefined ? {} : { replayRouting: options.replayRouting }),
     },
     onLine: (worker, line) => {

@@ -92,8 +92,12 @@ function measureServer(url) {
 }
 
 const bandwidths = [];
+/** What our kernels found here: it says more about the processor than its name. */
+let instructionSet = 'unknown';
 const readBandwidth = () => {
   const doctor = JSON.parse(execFileSync(process.execPath, [cli, 'doctor', '--json'], { encoding: 'utf8', maxBuffer: 1 << 26 }));
+  const kernels = doctor.checks.find(({ name }) => name === 'native kernels')?.found ?? '';
+  instructionSet = /avx512|avx2|scalar/.exec(kernels)?.[0] ?? instructionSet;
   return doctor.readBandwidthBytesPerSecond ?? null;
 };
 
@@ -146,6 +150,7 @@ if (flags.out) {
   const machine = {
     cpu: os.cpus()[0].model,
     cores: os.cpus().length,
+    instructionSet,
     memoryBytes: os.totalmem(),
     node: process.version,
     readBandwidth: bandwidth,
@@ -157,6 +162,6 @@ if (flags.out) {
   );
   writeFileSync(
     `${flags.out}.md`,
-    `# ${path.basename(flags.model)}, ${flags.format}, ${threads} threads, over HTTP\n\n${lines.join('\n')}\n\nBest of ${flags.rounds} alternating rounds. ${machine.cpu}, ${machine.cores} cores; read bandwidth ${bandwidth ? `${(bandwidth / 1e9).toFixed(1)} GB/s` : 'not measured'}.\n\n\`${run}\`\n`,
+    `# ${path.basename(flags.model)}, ${flags.format}, ${threads} threads, over HTTP\n\n${lines.join('\n')}\n\nBest of ${flags.rounds} alternating rounds. ${machine.cpu}, ${machine.cores} cores, ${instructionSet} at most; read bandwidth ${bandwidth ? `${(bandwidth / 1e9).toFixed(1)} GB/s` : 'not measured'}.\n\n\`${run}\`\n`,
   );
 }

@@ -425,12 +425,12 @@ void experts_run_pairs(Experts &e, Pool &pool, const PairsCall &call, RowSum &su
   constexpr double bytes_per_us = 15'000, products_per_us = 25'000; // Of one core, roughly.
   const double bytes = (double)e.plan.groups.size() * (double)e.layout.slot_bytes, products = 3.0 * call.pairs * e.desc.hidden * e.desc.inter;
   const double estimate = std::max(bytes / bytes_per_us, products / products_per_us);
-  const bool learns = pool.threads() > 1 && estimate >= together_never_below_us;
+  const bool learns = pool.threads() > 1 && together_to_learn(estimate);
   ThreadChoice &choice = e.choices[row_class(call.pairs)];
-  const Pool::Session session(pool, learns && choice.together(estimate >= together_expected_from_us));
+  const Pool::Session session(pool, learns ? choice.together(estimate >= together_expected_from_us) : estimate >= together_always_from_us);
   const uint64_t start = ticks();
   run_plan(e, pool, call.x, call.ldx, ExpertSink{&sum, 0, last_row + 1, power_of_two(-call.grid), nullptr});
-  if (learns) choice.note(ticks() - start);
+  if (learns) choice.note((ticks() - start) / (uint64_t)call.pairs);
 }
 
 void experts_run_routed(Experts &e, Pool &pool, const RoutedCall &call, RowSum &sum) {

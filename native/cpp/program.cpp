@@ -185,9 +185,9 @@ void sy_program::run(const sy_batch &batch) {
   if (batch.rows == 0) return;
   memset(batch.row_status, 0, (size_t)batch.rows * sizeof(int32_t));
   const double estimate = estimated_us(batch.rows);
-  const bool learns = device.pool.threads() > 1 && estimate >= together_never_below_us;
+  const bool learns = device.pool.threads() > 1 && together_to_learn(estimate);
   ThreadChoice &choice = choices_[row_class(batch.rows)];
-  const Pool::Session session(device.pool, learns && choice.together(estimate >= together_expected_from_us));
+  const Pool::Session session(device.pool, learns ? choice.together(estimate >= together_expected_from_us) : estimate >= together_always_from_us);
   for (int s = 0; s < batch.seqs; s++)
     for (int t = batch.seq_row[s]; t < batch.seq_row[s + 1]; t++) {
       position_[(size_t)t] = batch.seq_pos[s] + (t - batch.seq_row[s]);
@@ -201,7 +201,7 @@ void sy_program::run(const sy_batch &batch) {
     ticks_[step.kind] += now - before;
     before = now;
   }
-  if (learns) choice.note(before - start);
+  if (learns) choice.note((before - start) / (uint64_t)batch.rows);
 }
 
 void sy_program::run_step(const sy::Step &step, const sy_batch &batch) {

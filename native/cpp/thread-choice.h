@@ -21,7 +21,7 @@ public:
     return noted_ % 2 == 0 ? chosen_ : !chosen_;
   }
 
-  /* How long it took, in any unit. */
+  /* How long it took, in any unit; per row, where the runs of a kind differ in rows. */
   void note(uint64_t time) {
     if (waiting_ > 0) {
       waiting_--;
@@ -64,8 +64,10 @@ private:
   uint64_t times_[2][pairs]; /* [as chosen, the other way] of the trial that is on */
 };
 
-/* A helper that sleeps takes 25 to 50 us to wake: a run estimated below the first bound cannot gain, one below the second is not expected to. */
-constexpr double together_never_below_us = 100, together_expected_from_us = 400;
+/* A helper that sleeps takes 25 to 50 us to wake: a run estimated below the first bound cannot gain, one below the second is not expected to. From the
+ * third on all threads take part without asking: a displaced one comes back long before the end, and a wrong answer would cost most. */
+constexpr double together_never_below_us = 100, together_expected_from_us = 400, together_always_from_us = 20'000;
+inline bool together_to_learn(double estimate_us) { return estimate_us >= together_never_below_us && estimate_us < together_always_from_us; }
 
 /* Runs of up to 1, 2, 4, 8, .. rows are kinds of their own. */
 constexpr int row_classes = 17;

@@ -456,6 +456,12 @@ void dot_tiles(int format, const uint8_t *tiles, size_t row_bytes, const Tiling 
 
 /* ---- what is done with dot products: 8 columns at a time, the end by masks ---- */
 
+/* A masked store takes these processors dozens of steps: only the last columns pay for it. */
+inline void store_first(float *at, __m256i lanes, int count, __m256 v) {
+  if (count >= lanes8) _mm256_storeu_ps(at, v);
+  else _mm256_maskstore_ps(at, lanes, v);
+}
+
 void store(const float *dots, int rows, int first, int count, const float *bias, float scale, bool add, float *out, int64_t ldo) {
   const __m256 s = _mm256_set1_ps(scale);
   for (int row = 0; row < rows; row++)
@@ -465,7 +471,7 @@ void store(const float *dots, int rows, int first, int count, const float *bias,
       if (bias) v = _mm256_add_ps(v, _mm256_maskload_ps(bias + i, lanes));
       float *at = out + row * ldo + i;
       v = add ? _mm256_fmadd_ps(s, v, _mm256_maskload_ps(at, lanes)) : _mm256_mul_ps(s, v);
-      _mm256_maskstore_ps(at, lanes, v);
+      store_first(at, lanes, count - i, v);
     }
 }
 
@@ -479,7 +485,7 @@ void gate(const sy_experts_desc &desc, const float *gate, const float *up, int r
         g = _mm256_add_ps(g, _mm256_maskload_ps(gate_bias + i, lanes));
         u = _mm256_add_ps(u, _mm256_maskload_ps(up_bias + i, lanes));
       }
-      _mm256_maskstore_ps(out + row * ldo + i, lanes, gated8(desc.activation, desc.alpha, desc.limit, g, u));
+      store_first(out + row * ldo + i, lanes, count - i, gated8(desc.activation, desc.alpha, desc.limit, g, u));
     }
 }
 
@@ -526,7 +532,7 @@ void contribute_fast(const float *dots, const float *bias, float weight, int cou
   for (int i = 0; i < count; i += 8) {
     const __m256i lanes = first_lanes(count - i);
     const __m256 c = contribution(dots + i, bias ? bias + i : nullptr, w, lanes);
-    _mm256_maskstore_ps(sum + i, lanes, _mm256_add_ps(_mm256_maskload_ps(sum + i, lanes), c));
+    store_first(sum + i, lanes, count - i, _mm256_add_ps(_mm256_maskload_ps(sum + i, lanes), c));
   }
 }
 

@@ -1,8 +1,7 @@
 // One cell of the table: a phase and a batch, on a running cluster, by its clients and by the counters of its workers and of the bed.
 
-/** Prompt tokens of a decode cell, and tokens that each of its streams generates. */
+/** Prompt tokens of a decode cell; how many tokens each of its streams generates is the workload's: all must be under way for a while. */
 const decodePrompt = 16;
-const decodeTokens = 32;
 /** Streams of one client are too few tokens to time, so they follow one another; each is another sequence of the workload. */
 const decodeRounds = { 1: 4 };
 /** Prompt tokens of each request of a prefill cell: about 2,000 in all, but for one client, whose prompt is one step. */
@@ -15,8 +14,8 @@ const prefillRounds = { 1: 2 };
  */
 export async function measureCell(bed, cluster, workload, { phase, batch, first }) {
   const decoding = phase === 'decode';
-  const promptTokens = decoding ? decodePrompt : (prefillPrompt[batch] ?? Math.ceil(2048 / batch));
-  const maxTokens = decoding ? decodeTokens : 1;
+  const promptTokens = decoding ? decodePrompt : (prefillPrompt[batch] ?? Math.min(512, Math.ceil(2048 / batch)));
+  const maxTokens = decoding ? workload.decodeTokens : 1;
   const rounds = (decoding ? decodeRounds : prefillRounds)[batch] ?? 1;
   const wireBefore = await bed.counters();
   const before = await cluster.counters();

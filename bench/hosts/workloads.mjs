@@ -48,6 +48,7 @@ export async function textWorkload(bed, cacheFolder) {
   return {
     name: 'text',
     title: 'bundled model, text of five domains',
+    decodeTokens: 160,
     model: bundledModel,
     ...shapeOf(bundledModel),
     replay: null,
@@ -116,6 +117,7 @@ export async function replayWorkload(cacheFolder) {
   return {
     name: 'replay',
     title: 'random weights of 2 GB, routing of gpt-oss-20b replayed',
+    decodeTokens: 32,
     model,
     ...shapeOf(model),
     replay,

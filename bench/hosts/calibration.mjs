@@ -55,7 +55,9 @@ async function measureOn(workload, plan, network, cells) {
       await cluster.batch(Array.from({ length: 16 }, (_, i) => request(2_000_000 + i, 64, 16)));
       const results = [];
       for (const [i, { phase, batch }] of cells.entries())
-        results.push(await measureCell(bed, cluster, { request, decodeTokens: workload.decodeTokens }, { phase, batch, first: 3_000_000 + i * 100 }));
+        results.push(
+          await measureCell(bed, cluster, { request, decodeTokens: workload.decodeTokens }, { phase, batch, first: 3_000_000 + i * 100 }),
+        );
       for (const { phase, batch, workers } of results) {
         const [{ steps, seconds }] = workers;
         const shown = Object.entries(seconds).map(([k, v]) => `${k} ${((1e6 * v) / steps).toFixed(0)}`);

@@ -20,6 +20,9 @@ export interface WholeGroupsOptions {
   onProgress: (stage: string, remoteNodesPerTokenLayer: number) => void;
 }
 
+/** Groups are few and large, so that balance lost at the start is not won back by moves: a node with two of a layer's groups is dear from the beginning. */
+const groupPeakPrice = 20;
+
 /** Rounds of homes and extra copies in turn, after the groups have their nodes. */
 const replicaRounds = 3;
 
@@ -56,10 +59,14 @@ export async function placeWholeGroups(trace: RoutingTrace, cluster: Cluster, op
   const usage = sequenceUsage(coarse);
   let best: FanOutSearch | null = null;
   for (let start = 0; start < options.starts && (best === null || !base.stop()); start++) {
-    const next = new FanOutSearch(coarse, clusterSequences(usage, tokens, base.balance, random), { ...base, slots: groupSlots });
+    const next = new FanOutSearch(coarse, clusterSequences(usage, tokens, base.balance, random), {
+      ...base,
+      slots: groupSlots,
+      prices: { ...base.prices, peakPrice: groupPeakPrice },
+    });
     next.placeSingles();
     await next.converge(8, 1e-4);
-    if (best === null || next.objective() < best.objective()) best = next;
+    if (best === null || next.merit() < best.merit()) best = next;
     onProgress(`groups, start ${start + 1} of ${options.starts}`, best.remoteNodes() / scale);
   }
   const { masks: groupMasks, homeOf } = best!.result();

@@ -106,6 +106,8 @@ describe('a cluster of four workers', () => {
       'exact',
       '--url',
       up.report.url,
+      '--also',
+      up.report.url,
       '--questions',
       '2',
       '--tokens',
@@ -117,6 +119,8 @@ describe('a cluster of four workers', () => {
     const report = JSON.parse(stdout);
     expect(report.results.filter((r: { unsupported: string | null }) => r.unsupported !== null)).toEqual([]);
     expect(report.results.every((r: { sameLogprobs: number }) => r.sameLogprobs === 2)).toBe(true);
+    const asked = report.results.map((r: { scenario: string }) => r.scenario);
+    expect(asked.slice(-2)).toEqual([`${up.report.url}, alone`, `${up.report.url}, among others`]);
     expect(report.exact).toBe(true);
     expect(status).toBe(0);
   });

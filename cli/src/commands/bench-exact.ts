@@ -14,7 +14,7 @@ import type { ExactBench, ScenarioResult } from '../exact/scenarios.ts';
 import { observeAlone, runElsewhere, runScenario, scenarios } from '../exact/scenarios.ts';
 import { exitStatus } from '../failure.ts';
 import { describeMachine } from '../load/machine.ts';
-import { integerIn, numberIn } from '../terminal/option-values.ts';
+import { collect, integerIn, numberIn } from '../terminal/option-values.ts';
 import { startProgress } from '../terminal/progress.ts';
 import type { TargetOptions } from './bench-target.ts';
 import { withTargetServer } from './bench-target.ts';
@@ -23,6 +23,7 @@ import { withServerOptions } from './server-options.ts';
 
 interface ExactOptions {
   url?: string;
+  also?: string[];
   apiKeyFile?: string;
   model?: string;
   questions: number;
@@ -47,6 +48,7 @@ export function benchExactCommand(): Command {
   withServerOptions(command, null)
     .argument('[up-flags...]', 'after --: flags for the `switchyard up` that is started when no --url is given')
     .option('--model <id>', 'model to ask for (default: the one served)')
+    .option('--also <url>', 'compare with the answers of this server too, which should be the same model (repeatable)', collect)
     .option('--questions <count>', 'prompts to compare', integerIn(1, 1000), 8)
     .option('--tokens <count>', 'tokens to generate for each', integerIn(2, 100_000), 32)
     .option('--others <count>', 'clients that keep the server busy where a row says so', integerIn(1, 1000), 16)
@@ -66,12 +68,14 @@ a scattered plan with replicas, and other transports.
 Examples:
   $ switchyard bench exact
   $ switchyard bench exact --temperature 0.8 -- --numeric f32
-  $ switchyard bench exact --url http://127.0.0.1:8080 --json`,
+  $ switchyard bench exact --url http://127.0.0.1:8080 --json
+  $ switchyard bench exact --url http://old:8080 --also http://new:8080`,
     )
     .action(async (upFlags: string[], options: ExactOptions) => {
       const interrupt = interruptSignal();
       const target: TargetOptions = { ...options, upFlags, timeoutMs: options.timeout * 1000, signal: interrupt.signal };
       const { report, reference, questions, others, started } = await compareHere(target, options);
+      for (const url of options.also ?? []) report.results.push(...(await compareAlso(url, target, { questions, others, reference })));
       if (started && options.elsewhere) report.results.push(...(await compareElsewhere(target, started, { questions, others, reference })));
       interrupt.release();
       report.exact = isExact(report.results);
@@ -136,6 +140,16 @@ async function compareHere(
       exact: false,
     };
     return { report, reference, questions, others, started };
+  });
+}
+
+/** The same questions to a server that runs already, perhaps under another name for the model. */
+async function compareAlso(url: string, target: TargetOptions, asked: Asked): Promise<ScenarioResult[]> {
+  return await withTargetServer({ ...target, url, upFlags: [] }, async ({ client }) => {
+    const { id } = await selectModel(client, null, target.signal);
+    const named = (questions: Question[]) => questions.map((question) => ({ ...question, model: id }));
+    const bench: ExactBench = { client, questions: named(asked.questions), others: named(asked.others), signal: target.signal };
+    return await runElsewhere(client.baseUrl, bench, asked.reference);
   });
 }
 

@@ -427,10 +427,9 @@ void experts_run_pairs(Experts &e, Pool &pool, const PairsCall &call, RowSum &su
   const double estimate = std::max(bytes / bytes_per_us, products / products_per_us);
   const bool learns = pool.threads() > 1 && together_to_learn(estimate);
   ThreadChoice &choice = e.choices[row_class(call.pairs)];
-  const Pool::Session session(pool, learns ? choice.together(estimate >= together_expected_from_us) : estimate >= together_always_from_us);
-  const uint64_t start = ticks();
+  const Pool::Session session(pool, learns ? choice.begin(ticks(), estimate >= together_expected_from_us) : estimate >= together_always_from_us);
   run_plan(e, pool, call.x, call.ldx, ExpertSink{&sum, 0, last_row + 1, power_of_two(-call.grid), nullptr});
-  if (learns) choice.note((ticks() - start) / (uint64_t)call.pairs);
+  if (learns) choice.end(ticks(), call.pairs);
 }
 
 void experts_run_routed(Experts &e, Pool &pool, const RoutedCall &call, RowSum &sum) {

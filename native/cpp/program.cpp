@@ -187,21 +187,21 @@ void sy_program::run(const sy_batch &batch) {
   const double estimate = estimated_us(batch.rows);
   const bool learns = device.pool.threads() > 1 && together_to_learn(estimate);
   ThreadChoice &choice = choices_[row_class(batch.rows)];
-  const Pool::Session session(device.pool, learns ? choice.together(estimate >= together_expected_from_us) : estimate >= together_always_from_us);
+  const uint64_t start = ticks();
+  const Pool::Session session(device.pool, learns ? choice.begin(start, estimate >= together_expected_from_us) : estimate >= together_always_from_us);
   for (int s = 0; s < batch.seqs; s++)
     for (int t = batch.seq_row[s]; t < batch.seq_row[s + 1]; t++) {
       position_[(size_t)t] = batch.seq_pos[s] + (t - batch.seq_row[s]);
       variant_[(size_t)t] = batch.seq_variant[s];
     }
-  const uint64_t start = ticks();
-  uint64_t before = start;
+  uint64_t before = ticks();
   for (const Step &step : steps_) {
     run_step(step, batch);
     const uint64_t now = ticks();
     ticks_[step.kind] += now - before;
     before = now;
   }
-  if (learns) choice.note((before - start) / (uint64_t)batch.rows);
+  if (learns) choice.end(before, batch.rows);
 }
 
 void sy_program::run_step(const sy::Step &step, const sy_batch &batch) {

@@ -224,15 +224,16 @@ template <class Format, int R, int C> void add_pairs(const float *x, const uint8
 #pragma GCC unroll 4
     for (int c = 0; c < C; c++) acc[r][c] = _mm256_load_ps(dots + r * panel_columns + (first + c) * lanes8);
   w += first * Format::chunk_bytes;
+  ahead += Format::pair_bytes * first / chunks_of_panel;
   for (; pairs > 0; pairs--, x += 2 * R, w += Format::pair_bytes) {
     if constexpr (R <= 2) multiply_pair<Format, R, C>(x, w, acc);
     else {
       multiply<Format, 1, R, C>(x, w, acc);
       multiply<Format, 0, R, C>(x, w, acc);
     }
-    if (R > 2 && first == 0) {
+    if (R > 2) {
 #pragma GCC unroll 4
-      for (int i = 0; i < Format::pair_bytes; i += 64) _mm_prefetch(reinterpret_cast<const char *>(ahead + i), _MM_HINT_T1);
+      for (int i = 0; i < Format::pair_bytes * C / chunks_of_panel; i += 64) _mm_prefetch(reinterpret_cast<const char *>(ahead + i), _MM_HINT_T1);
       ahead += Format::pair_bytes;
     }
   }
@@ -268,17 +269,17 @@ template <int R, int C> void multiply_words(const int32_t *x, const __m256i (&wo
   }
 }
 
-/* What add_pairs does with `ahead`, for one quad or octet of a quantised panel. */
-inline void bring(const uint8_t *ahead) {
-  _mm_prefetch(reinterpret_cast<const char *>(ahead), _MM_HINT_T1);
-  _mm_prefetch(reinterpret_cast<const char *>(ahead + 64), _MM_HINT_T1);
+/* What add_pairs does with `ahead`, for C chunks of one quad or octet of a quantised panel. */
+template <int C> inline void bring(const uint8_t *ahead) {
+#pragma GCC unroll 2
+  for (int i = 0; i < C * 32; i += 64) _mm_prefetch(reinterpret_cast<const char *>(ahead + i), _MM_HINT_T1);
 }
 
 struct I8 {
   static constexpr int format = SY_W_I8, weight_bytes = group_k * panel_columns;
   template <int R, int C> static void group(const int32_t *x, const uint8_t *w, const uint8_t *ahead, __m256i (&acc)[R][C]) {
     for (int quad = 0; quad < group_k / 4; quad++, x += 2 * R, w += panel_columns * 4) {
-      if (ahead) bring(ahead + quad * panel_columns * 4);
+      if (ahead) bring<C>(ahead + quad * panel_columns * 4);
       __m256i words[C];
 #pragma GCC unroll 4
       for (int c = 0; c < C; c++) words[c] = masked(_mm256_load_si256(reinterpret_cast<const __m256i *>(w) + c), low_bytes);
@@ -313,7 +314,7 @@ struct I4 {
         for (int c = 0; c < C; c++) narrow[r][c] = _mm256_setzero_si256();
       for (int octet = 0; octet < most_quads / 2; octet++, x += 2 * R, w += panel_columns * 4) {
         __m256i bytes[C];
-        if (ahead) bring(ahead + (quads / 2 + octet) * panel_columns * 4);
+        if (ahead) bring<C>(ahead + (quads / 2 + octet) * panel_columns * 4);
 #pragma GCC unroll 4
         for (int c = 0; c < C; c++) bytes[c] = masked(_mm256_load_si256(reinterpret_cast<const __m256i *>(w) + c), low_nibbles);
         multiply_bytes(x, bytes, narrow);
@@ -338,7 +339,7 @@ template <class Format, int R, int C> void add_group(const int32_t *steps, const
   for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
     for (int c = 0; c < C; c++) acc[r][c] = _mm256_set1_epi32(correction[r]);
-  Format::group(steps, w + first * 32, R > 2 && first == 0 ? ahead : nullptr, acc);
+  Format::group(steps, w + first * 32, R > 2 && ahead ? ahead + first * 32 : nullptr, acc);
 #pragma GCC unroll 6
   for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
@@ -552,7 +553,7 @@ void combine_fast(const float *sum, int count, float multiplier, const float *sh
   }
 }
 
-constexpr TileOps ops{2048, max_rows, row_bytes, pack, dot, dot_tiles, store, gate, contribute_exact, contribute_fast, combine_exact, combine_fast};
+constexpr TileOps ops{8192, max_rows, row_bytes, pack, dot, dot_tiles, store, gate, contribute_exact, contribute_fast, combine_exact, combine_fast};
 
 } // namespace
 

@@ -10,26 +10,29 @@ const alone = [
   ...[1, 2, 4, 8, 16, 32].map((batch) => ({ phase: 'decode', batch })),
   ...[1, 8, 32].map((batch) => ({ phase: 'prefill', batch })),
 ];
-/** One stream, or one prompt, of each home. */
+/** Streams and prompts of two homes: frames of few rows and of many. */
 const between = [
-  { phase: 'decode', batch: 2 },
-  { phase: 'decode', batch: 8 },
-  { phase: 'prefill', batch: 2 },
+  ...[2, 8, 32].map((batch) => ({ phase: 'decode', batch })),
+  ...[2, 8, 32].map((batch) => ({ phase: 'prefill', batch })),
 ];
 
 /** As many hosts as there are cores, each with every expert: what cores that work at the same time take from one another. */
 const together = [
   { phase: 'decode', batch: 4 * os.cpus().length },
-  { phase: 'prefill', batch: os.cpus().length },
+  { phase: 'prefill', batch: 4 * os.cpus().length },
 ];
 
-export async function calibrate(workload) {
-  const fast = { network: 'veth', rateMbit: 10_000, delayMicros: 0 };
+/** @param rates of links: what a frame costs depends on the pieces that it is sent in */
+export async function calibrate(workload, { network, rates, delayMicros }) {
   const cores = os.cpus().length;
+  const linked = [];
+  for (const rateMbit of rates)
+    linked.push({ rateMbit, cells: await measureOn(workload, onHosts(workload.model, 2), { network, rateMbit, delayMicros }, between) });
+  const fast = { network: 'veth', rateMbit: 10_000, delayMicros: 0 };
   return {
     workload: workload.name,
-    cells: await measureOn(workload, onHosts(workload.model, 1), { network: 'switch' }, alone),
-    between: await measureOn(workload, onHosts(workload.model, 2), fast, between),
+    cells: await measureOn(workload, onHosts(workload.model, 1), { network }, alone),
+    between: linked,
     cores,
     together: await measureOn(workload, everywhere(onHosts(workload.model, cores)), fast, together),
   };
@@ -56,7 +59,7 @@ async function measureOn(workload, plan, network, cells) {
       const results = [];
       for (const [i, { phase, batch }] of cells.entries())
         results.push(
-          await measureCell(bed, cluster, { request, decodeTokens: workload.decodeTokens }, { phase, batch, first: 3_000_000 + i * 100 }),
+          await measureCell(bed, cluster, { ...workload, request }, { phase, batch, first: 3_000_000 + i * 100 }),
         );
       for (const { phase, batch, workers } of results) {
         const [{ steps, seconds }] = workers;

@@ -57,7 +57,7 @@ const openWorkload = {
 
 for (const name of flags.workloads.split(',')) {
   const workload = await openWorkload[name]();
-  if (!has(`calibration-${name}`)) keep(`calibration-${name}`, await calibrate(workload));
+  if (!has(`calibration-${name}`)) keep(`calibration-${name}`, await calibrate(workload, { network: flags.network, rates: numbers(flags.rates), delayMicros: delaysOf()[0] }));
   for (const hosts of numbers(flags.hosts))
     for (const kind of flags.plans.split(','))
       for (const rateMbit of numbers(flags.rates)) {
@@ -67,11 +67,15 @@ for (const name of flags.workloads.split(',')) {
 }
 if (flags.report) await writeReport({ parts: flags.parts, cache: flags.cache, out: flags.out, openWorkload });
 
+function delaysOf() {
+  return flags.network === 'veth' ? [0] : numbers(flags.delays);
+}
+
 /** All cells of one plan at one bit rate. */
 async function measurePart(workload, hosts, kind, rateMbit) {
   const startedMs = performance.now();
   const plan = planOf(workload, hosts, kind, flags.cache);
-  const delays = flags.network === 'veth' ? [0] : numbers(flags.delays);
+  const delays = delaysOf();
   const bed = await startBed({ hosts, network: flags.network, rateMbit, delayMicros: delays[0] });
   const part = {
     workload: workload.name,

@@ -3,7 +3,6 @@ import {
   changedTopology,
   chooseHomes,
   clusterOf,
-  expertLoads,
   holdOut,
   place,
   scoreFanOut,
@@ -53,7 +52,7 @@ export function whatIfCommand(): Command {
     const trace = await readRouting(flags.trace, flags.tokensMax);
     const { train, test } = holdOut(trace, trace.sequences.length >= 8 ? 0.25 : 0, flags.seed);
     const judged = thinTokens(test.tokens > 0 ? test : train, 40_000);
-    const { topology: before, device } = readCluster(flags);
+    const { topology: before, host } = readCluster(flags);
     const { signal, release } = interruptSignal();
     const line = new ProgressLine(null);
     const ask = async (name: string, topology: Topology) => {
@@ -65,7 +64,7 @@ export function whatIfCommand(): Command {
       const cluster = clusterOf(topology);
       const homes = chooseHomes(judged, placed.masks, cluster, { kind: 'whole-sequence' }, flags.homeTolerance);
       const score = scoreFanOut(judged, placed.plan.replicas, cluster, homes);
-      return { name, figures: figuresOf(score, placed.plan, cluster, topology, expertLoads(judged), device) };
+      return { name, figures: figuresOf(score, { trace: judged, replicas: placed.plan.replicas, homes, cluster, topology, seed: flags.seed }, host) };
     };
     const columns = [
       await ask('as it is', before),
@@ -76,7 +75,7 @@ export function whatIfCommand(): Command {
     if (flags.json) process.stdout.write(`${JSON.stringify(columns)}\n`);
     else
       process.stdout.write(
-        `${comparisonTable(columns, null, 'not proven')}\n${measuredOn(judged, test.tokens > 0)}; ${stepTimesBy(device)}\n`,
+        `${comparisonTable(columns, null, 'not proven')}\n${measuredOn(judged, test.tokens > 0)}; ${stepTimesBy(host)}\n`,
       );
   });
 }

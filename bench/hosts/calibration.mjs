@@ -16,25 +16,37 @@ const between = [
   ...[2, 8, 32].map((batch) => ({ phase: 'prefill', batch })),
 ];
 
-/** As many hosts as there are cores, each with every expert: what cores that work at the same time take from one another. */
-const together = [
-  { phase: 'decode', batch: 4 * os.cpus().length },
-  { phase: 'prefill', batch: 4 * os.cpus().length },
+/** Hosts with every expert each, as many as there are cores and twice as many: what those that work at the same time take from one another, without a frame. */
+const togetherOf = (hosts) => [
+  { phase: 'decode', batch: 4 * hosts },
+  { phase: 'prefill', batch: 4 * hosts },
 ];
 
-/** @param rates of links: what a frame costs depends on the pieces that it is sent in */
-export async function calibrate(workload, { network, rates, delayMicros }) {
+/**
+ * The pieces of a calibration, each a function that measures it, under half a minute or, of the larger model, two.
+ *
+ * @param rates of links: what a frame costs depends on the pieces that it is sent in
+ */
+export function calibrationPieces(workload, { network, rates, delayMicros }) {
   const cores = os.cpus().length;
-  const linked = [];
-  for (const rateMbit of rates)
-    linked.push({ rateMbit, cells: await measureOn(workload, onHosts(workload.model, 2), { network, rateMbit, delayMicros }, between) });
   const fast = { network: 'veth', rateMbit: 10_000, delayMicros: 0 };
+  const pieces = { alone: () => measureOn(workload, onHosts(workload.model, 1), { network }, alone) };
+  for (const rateMbit of rates)
+    pieces[`between-${rateMbit}`] = () => measureOn(workload, onHosts(workload.model, 2), { network, rateMbit, delayMicros }, between);
+  for (const hosts of [cores, 2 * cores])
+    pieces[`together-${hosts}`] = () => measureOn(workload, everywhere(onHosts(workload.model, hosts)), fast, togetherOf(hosts));
+  return pieces;
+}
+
+/** @param cellsOf name of a piece -> its cells */
+export function calibrationOf(workload, rates, cellsOf) {
+  const cores = os.cpus().length;
   return {
     workload: workload.name,
-    cells: await measureOn(workload, onHosts(workload.model, 1), { network }, alone),
-    between: linked,
     cores,
-    together: await measureOn(workload, everywhere(onHosts(workload.model, cores)), fast, together),
+    cells: cellsOf('alone'),
+    between: rates.map((rateMbit) => ({ rateMbit, cells: cellsOf(`between-${rateMbit}`) })),
+    together: [cores, 2 * cores].map((hosts) => ({ hosts, cells: cellsOf(`together-${hosts}`) })),
   };
 }
 

@@ -34,14 +34,16 @@ export async function hostModelOf(calibration, workload) {
       distinct: sum(({ rows }) => distinctExperts(trace, rows)),
       attention: seconds.attention,
       experts: seconds.experts_own,
-      rest: Math.max(1e-6, cell.processorSeconds.workers[0] - seconds.attention - seconds.experts_own),
+      rest: cell.processorSeconds.workers[0] - seconds.attention - seconds.experts_own,
+      taken: cell.processorSeconds.workers[0],
       outside: cell.processorSeconds.outside,
     };
   });
-  const fit = (columns, of) =>
+  const fit = (columns, of, scale = of) =>
     fitCosts(
       columns.map((column) => points.map(column)),
       points.map(of),
+      points.map(scale),
     );
   const [segmentFixed, segmentPerRow, perContext, readout] = fit(
     [(p) => layers * p.steps, (p) => layers * p.rows, (p) => layers * p.context, (p) => p.tokens],
@@ -51,7 +53,7 @@ export async function hostModelOf(calibration, workload) {
     [(p) => layers * p.steps, (p) => layers * p.rows * trace.topK, (p) => layers * p.distinct],
     (p) => p.experts,
   );
-  const [stepFixed, stepPerRow, stepPerToken] = fit([(p) => p.steps, (p) => p.rows, (p) => p.tokens], (p) => p.rest);
+  const [stepFixed, stepPerRow, stepPerToken] = fit([(p) => p.steps, (p) => p.rows, (p) => p.tokens], (p) => p.rest, (p) => p.taken);
   const [perRequest, perStep, perToken] = fit([(p) => p.requests, (p) => p.steps, (p) => p.tokens], (p) => p.outside);
   const host = {
     step: { fixed: stepFixed, perRow: stepPerRow, perToken: stepPerToken + readout },
@@ -62,9 +64,10 @@ export async function hostModelOf(calibration, workload) {
     outside: { perRequest, perStep, perToken },
   };
   const { cores } = calibration;
-  const crowdedSpeed = crowdedSpeedOf(calibration, host, workload, trace);
+  const [beside, sharing] = calibration.together.map((some) => crowdedSpeedOf(some, host, workload, trace));
+  const crowdedSpeed = { beside, sharing };
   const machine = { cores, crowdedSpeed };
-  const links = new Map(calibration.between.map(({ rateMbit, cells }) => [rateMbit, frameCosts(cells, rateMbit, host, machine, workload, trace)]));
+  const links = frameCosts(calibration.between, host, machine, workload, trace);
   return { host, ...machine, links, points };
 }
 
@@ -73,64 +76,78 @@ function playedSteps(cell, workload, trace) {
   return roundsOf(cell, workload, trace, () => 0, 1, 1, true).flatMap((homes) => homes[0]);
 }
 
-/** What a core does while all work, beside what one does alone: from the processor time of hosts that need nothing of one another. */
-function crowdedSpeedOf({ together, cores }, host, workload, trace) {
+/** What a core does while others work, beside what it does for one alone: from the processor time of hosts that need nothing of one another. */
+function crowdedSpeedOf({ hosts, cells }, host, workload, trace) {
   const layers = trace.moeLayers.length;
-  const plan = onHosts(workload.model, cores);
+  const plan = onHosts(workload.model, hosts);
   const indexOf = new Map(plan.workers.map(({ name }, w) => [name, w]));
   const { segment, experts, step } = host;
-  let predicted = 0;
-  let measured = 0;
-  for (const cell of together) {
-    const rounds = roundsOf(cell, workload, trace, (round, i) => indexOf.get(cell.homes[round][i]), cores, 1, true);
+  const speeds = cells.map((cell) => {
+    const rounds = roundsOf(cell, workload, trace, (round, i) => indexOf.get(cell.homes[round][i]), hosts, 1, true);
     let own = 0;
     for (const { rows, contextTokens, tokens } of rounds.flat(2)) {
       own += step.fixed + step.perRow * rows.length + step.perToken * tokens;
       own += layers * (segment.fixed + segment.perRow * rows.length + segment.perContext * contextTokens);
       own += layers * (experts.fixed + experts.perRow * rows.length * trace.topK + experts.perExpert * distinctExperts(trace, rows));
     }
-    const taken = cell.processorSeconds.workers.reduce((a, b) => a + b, 0);
-    // Each cell counts as much as the others.
-    predicted += own / taken / together.length;
-    measured += 1 / together.length;
-  }
-  return Math.min(1, predicted / measured);
+    return own / sumOf(cell.processorSeconds.workers);
+  });
+  return Math.min(1, sumOf(speeds) / speeds.length);
 }
 
 /**
- * What is left of the workers' processor time between two hosts when all that one does alone is taken away, over the ends of frames, their bytes, and how often a
- * worker slept; and what the network took.
+ * What is left of the workers' processor time between two hosts when all that one does alone is taken away: over the ends of frames, their bytes, and how often a
+ * worker begins after a wait. A byte's cost depends on the pieces that a link takes it in, so on its rate; the others do not. What the network took is counted apart.
  */
-function frameCosts(cells, rateMbit, host, machine, workload, trace) {
-  const plan = onHosts(workload.model, 2);
-  const sumOf = (values) => values.reduce((a, b) => a + b, 0);
-  const bytes = cells.map((cell) => sumOf(cell.workers.flatMap(({ links }) => links.map(({ sent, received }) => sent + received))));
-  const frames = cells.map((cell) => 2 * cell.roundTrips);
-  const carried = cells.map(({ processorSeconds }) => processorSeconds.network);
-  let carrier = null;
-  if (carried.some((seconds) => seconds > 0)) {
-    const [fixed, perByte] = fitCosts([frames, bytes], carried);
-    carrier = { fixed, perByte };
-  }
-  const part = { plan, hosts: 2 };
-  const link = { bandwidth: (rateMbit * 1e6) / 8, latency: linkLatency };
-  const groups = [{ ...machine, workers: [0, 1], outside: true, carrier }];
-  const taken = cells.map(({ processorSeconds }) => sumOf(processorSeconds.workers));
-  const sleeps = cells.map((cell) => sumOf(cell.sleeps));
-  let costs = { frame: { fixed: 0, perByte: 0 }, wake: 0 };
-  // Frames make workers meet on the cores that would not have met without them: what the others take then is found again.
-  for (let round = 0; round < 3; round++) {
-    const left = cells.map((cell, i) => {
-      const { frame, wake } = costs;
-      const played = playCell(part, cell, workload, trace, { ...host, ...costs }, link, groups, true);
-      const known = 2 * (frames[i] * frame.fixed + bytes[i] * frame.perByte) + wake * sumOf(played.flatMap(({ wakes }) => wakes));
-      return Math.max(1e-6, taken[i] - sumOf(played.flatMap(({ busySeconds }) => busySeconds)) + known);
+function frameCosts(between, host, machine, workload, trace) {
+  const part = { plan: onHosts(workload.model, 2), hosts: 2 };
+  const measured = between.flatMap(({ rateMbit, cells }, link) =>
+    cells.map((cell) => ({
+      ...{ cell, rateMbit, link, frames: 2 * cell.roundTrips },
+      bytes: sumOf(cell.workers.flatMap(({ links }) => links.map(({ sent, received }) => sent + received))),
+      taken: sumOf(cell.processorSeconds.workers),
+      carried: cell.processorSeconds.network,
+    })),
+  );
+  const carriers = between.map((_, link) => {
+    const own = measured.filter((m) => m.link === link);
+    if (own.every(({ carried }) => carried === 0)) return null;
+    const [fixed, perByte] = fitCosts([own.map(({ frames }) => frames), own.map(({ bytes }) => bytes)], own.map(({ carried }) => carried));
+    return { fixed, perByte };
+  });
+  let costs = { fixed: 0, wake: 0, perByte: between.map(() => 0) };
+  // Frames make workers meet on the cores, and wait, where they would not have without them: what the others take then is found again.
+  for (let round = 0; round < 4; round++) {
+    const { fixed, wake, perByte } = costs;
+    const left = measured.map(({ cell, rateMbit, link, frames, bytes, taken }) => {
+      const played = playCell(
+        ...[part, cell, workload, trace, { ...host, frame: { fixed, perByte: perByte[link] }, wake }],
+        ...[{ bandwidth: (rateMbit * 1e6) / 8, latency: linkLatency }, [{ ...machine, workers: [0, 1], outside: true, carrier: carriers[link] }], true],
+      );
+      const wakes = sumOf(played.flatMap((p) => p.wakes));
+      const known = 2 * (frames * fixed + bytes * perByte[link]) + wake * wakes;
+      return { wakes, seconds: taken - sumOf(played.flatMap(({ busySeconds }) => busySeconds)) + known };
     });
-    const [fixed, perByte, wake] = fitCosts([frames.map((n) => 2 * n), bytes.map((n) => 2 * n), sleeps], left);
-    costs = { frame: { fixed, perByte }, wake };
+    const [ownFixed, ownWake, ...ownPerByte] = fitCosts(
+      [
+        measured.map(({ frames }) => 2 * frames),
+        left.map(({ wakes }) => wakes),
+        ...between.map((_, link) => measured.map((m) => (m.link === link ? 2 * m.bytes : 0))),
+      ],
+      left.map(({ seconds }) => seconds),
+      measured.map(({ taken }) => taken),
+    );
+    costs = { fixed: ownFixed, wake: ownWake, perByte: ownPerByte };
   }
-  return { ...costs, carrier };
+  return new Map(
+    between.map(({ rateMbit }, link) => [
+      rateMbit,
+      { frame: { fixed: costs.fixed, perByte: costs.perByte[link] }, wake: costs.wake, carrier: carriers[link] },
+    ]),
+  );
 }
+
+const sumOf = (values) => values.reduce((a, b) => a + b, 0);
 
 /** Distinct experts that rows touch in a layer, on average. */
 function distinctExperts(trace, rows) {

@@ -114,14 +114,15 @@ describe('simulated steps', () => {
     ]);
     const steps = [[[0]], [[1]]];
     const alone = host.wake + step(1) + 2 * segment(1) + 2 * experts(2, 2);
-    const on = (cores: number, crowdedSpeed = 1) =>
+    const on = (cores: number, crowdedSpeed = { beside: 1, sharing: 1 }) =>
       simulateSteps(workload(trace, steps, { coreGroups: [{ cores, crowdedSpeed, workers: [0, 1], outside: false, carrier: null }] }));
     expect(on(2).secondsPerStep).toBeCloseTo(alone, 12);
     expect(on(1).secondsPerStep).toBeCloseTo(2 * alone, 12);
     expect(on(1.5).secondsPerStep).toBeCloseTo(alone / 0.75, 12);
-    expect(on(2, 0.8).secondsPerStep).toBeCloseTo(alone / 0.8, 12);
+    expect(on(2, { beside: 0.8, sharing: 0.1 }).secondsPerStep).toBeCloseTo(alone / 0.8, 12);
+    expect(on(1, { beside: 0.1, sharing: 0.8 }).secondsPerStep).toBeCloseTo((2 * alone) / 0.8, 12);
     // What a system counts is the time on a core, however slow the core is.
-    expect(on(2, 0.8).busySeconds[0]).toBeCloseTo(alone / 0.8, 12);
+    expect(on(2, { beside: 0.8, sharing: 0.1 }).busySeconds[0]).toBeCloseTo(alone / 0.8, 12);
     expect(on(1).busySeconds[0]).toBeCloseTo(alone, 12);
   });
 
@@ -146,7 +147,7 @@ describe('simulated steps', () => {
       simulateSteps(
         workload(trace, [[[0]], []], {
           host: free,
-          coreGroups: [{ cores: 2, crowdedSpeed: 1, workers: [0, 1], outside: false, carrier: { fixed: cost, perByte: 0 } }],
+          coreGroups: [{ cores: 2, crowdedSpeed: { beside: 1, sharing: 1 }, workers: [0, 1], outside: false, carrier: { fixed: cost, perByte: 0 } }],
         }),
       ).seconds;
     expect(carried(1e-3) - carried(0)).toBeCloseTo(2e-3, 12);

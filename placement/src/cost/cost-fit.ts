@@ -1,22 +1,24 @@
 /**
- * What each unit of several kinds of work costs, by measurements: costs[c] so that y[i] is about the sum of columns[c][i] x costs[c]. Each measurement is weighed by
- * itself, so that short ones count as much as long ones; no cost is below 0.
+ * What each unit of several kinds of work costs, by measurements: costs[c] so that y[i] is about the sum of columns[c][i] x costs[c]. What is off is weighed by the
+ * measurement's scale, so that short ones count as much as long ones; no cost is below 0.
  *
  * @param columns amounts of each kind of work, (kinds, measurements); few kinds: every subset is tried
- * @param y seconds, above 0, (measurements)
+ * @param y seconds, (measurements)
+ * @param scale above 0; what a part was read from may be large beside it, and is as uncertain as that, (measurements)
  */
-export function fitCosts(columns: readonly (readonly number[])[], y: readonly number[]): number[] {
-  const relative = columns.map((column) => column.map((amount, i) => amount / y[i]));
+export function fitCosts(columns: readonly (readonly number[])[], y: readonly number[], scale: readonly number[] = y): number[] {
+  const relative = columns.map((column) => column.map((amount, i) => amount / scale[i]));
+  const target = y.map((seconds, i) => seconds / scale[i]);
   let best = { error: Infinity, costs: columns.map(() => 0) };
   for (let mask = 1; mask < 1 << columns.length; mask++) {
     const used = columns.map((_, c) => c).filter((c) => mask & (1 << c));
     const solved = solve(
       used.map((a) => used.map((b) => dot(relative[a], relative[b]))),
-      used.map((a) => relative[a].reduce((sum, v) => sum + v, 0)),
+      used.map((a) => dot(relative[a], target)),
     );
     if (solved === null || solved.some((cost) => cost < 0)) continue;
     const costs = columns.map((_, c) => (used.includes(c) ? solved[used.indexOf(c)] : 0));
-    const error = y.reduce((sum, _, i) => sum + (1 - relative.reduce((s, column, c) => s + column[i] * costs[c], 0)) ** 2, 0);
+    const error = target.reduce((sum, t, i) => sum + (t - relative.reduce((s, column, c) => s + column[i] * costs[c], 0)) ** 2, 0);
     if (error < best.error) best = { error, costs };
   }
   return best.costs;

@@ -24,8 +24,8 @@ export interface FrameCost {
 /** Cores that some workers share: those of one host, or of several hosts that are really one machine. */
 export interface CoreGroup {
   cores: number;
-  /** Relative speed of a core while others work beside it: they share caches and memory. */
-  crowdedSpeed: number;
+  /** Relative speed of a core while others work beside it, for they share caches and memory; and while more programs are at work than there are cores, which take turns. */
+  crowdedSpeed: { beside: number; sharing: number };
   workers: readonly number[];
   /** The API and its clients run here too. */
   outside: boolean;

@@ -1,3 +1,5 @@
+import type { CoreGroup } from './host-model.ts';
+
 /** Work that one worker does without a break: parts in order, each with what follows from it. */
 export interface Job {
   parts: { seconds: number; done: () => void }[];
@@ -37,8 +39,7 @@ const leastLeft = 0.05;
 /** Servers that share cores: with more of them at work than there are cores, each gets an equal part of what the first ones leave. */
 export class SharedCores {
   private readonly cores: number;
-  /** Speed of a core while others work beside it. */
-  private readonly crowdedSpeed: number;
+  private readonly crowdedSpeed: CoreGroup['crowdedSpeed'];
   private readonly servers: readonly Server[];
   private busy: Server[] = [];
   private speed = 1;
@@ -46,7 +47,7 @@ export class SharedCores {
   private firstPart = 1;
   private part = 1;
 
-  constructor(cores: number, crowdedSpeed: number, servers: readonly Server[]) {
+  constructor(cores: number, crowdedSpeed: CoreGroup['crowdedSpeed'], servers: readonly Server[]) {
     this.cores = cores;
     this.crowdedSpeed = crowdedSpeed;
     this.servers = servers;
@@ -92,7 +93,8 @@ export class SharedCores {
     }
     this.busy = this.servers.filter(({ running }) => running !== null);
     const first = this.busy.filter((one) => one.first).length;
-    this.speed = this.busy.length > 1 ? this.crowdedSpeed : 1;
+    const { beside, sharing } = this.crowdedSpeed;
+    this.speed = this.busy.length <= 1 ? 1 : this.busy.length <= this.cores ? beside : sharing;
     this.firstPart = Math.min(1, this.cores / Math.max(1, first));
     // Whoever comes first leaves the others something, as schedulers see to.
     this.part = Math.min(1, Math.max(this.cores - first, this.cores * leastLeft) / Math.max(1, this.busy.length - first));

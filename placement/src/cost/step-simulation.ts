@@ -76,6 +76,8 @@ interface Serving extends Part {
   answer: () => void;
 }
 
+const uncrowded = { beside: 1, sharing: 1 };
+
 class Simulation {
   private readonly w: StepWorkload;
   private readonly layers: number;
@@ -108,7 +110,7 @@ class Simulation {
     this.rules = replicas.map((layer) => layerRule(layer, cluster));
     this.servers = Array.from(cluster.speedOf, (speed) => server({ speed, wake: workload.host.wake }));
     for (const one of this.servers) one.onBegin = (job) => this.merge(one, job);
-    const alone = (worker: number): CoreGroup => ({ cores: 1, crowdedSpeed: 1, workers: [worker], outside: false, carrier: null });
+    const alone = (worker: number): CoreGroup => ({ cores: 1, crowdedSpeed: uncrowded, workers: [worker], outside: false, carrier: null });
     const groups = workload.coreGroups ?? [...cluster.workers.keys()].map(alone);
     this.carriers = new Array(cluster.nodes).fill(null);
     this.groups = groups.map(({ cores, crowdedSpeed, workers, outside, carrier }) => {
@@ -120,7 +122,7 @@ class Simulation {
         ...(carrying === null ? [] : [carrying.server]),
       ]);
     });
-    if (!groups.some(({ outside }) => outside)) this.groups.push(new SharedCores(1, 1, [this.outside]));
+    if (!groups.some(({ outside }) => outside)) this.groups.push(new SharedCores(1, uncrowded, [this.outside]));
     this.sendsUntil = new Float64Array(cluster.nodes);
     this.receivesUntil = new Float64Array(cluster.nodes);
     this.sendingSeconds = new Float64Array(cluster.nodes);

@@ -7,6 +7,8 @@ export interface Job {
 
 /** A single-threaded program: its jobs wait in two queues, and the first is emptied before the second. */
 export interface Server {
+  /** Where it runs; it is on one group of cores all the time. */
+  cores: SharedCores | null;
   queue: Job[];
   /** Jobs for others: one when nothing of the own waits. */
   serving: Job[];
@@ -30,18 +32,28 @@ export interface Server {
 }
 
 export function server({ speed = 1, wake = 0, first = false } = {}): Server {
-  return { queue: [], serving: [], running: null, left: 0, onCore: 0, wake, asleep: true, wakes: 0, speed, first, onBegin: null };
+  return {
+    ...{ cores: null, queue: [], serving: [], running: null, left: 0, onCore: 0, asleep: true, wakes: 0, onBegin: null },
+    ...{ wake, speed, first },
+  };
 }
 
 /** Share of the cores that programs with precedence leave at least. */
 const leastLeft = 0.05;
 
+/** Times closer than this are the same. Seconds. */
+export const instant = 1e-12;
+
 /** Servers that share cores: with more of them at work than there are cores, each gets an equal part of what the first ones leave. */
 export class SharedCores {
+  /** When some part will be done, or Infinity; as of the last call to `settle`. */
+  due = Infinity;
   private readonly cores: number;
   private readonly crowdedSpeed: CoreGroup['crowdedSpeed'];
   private readonly servers: readonly Server[];
   private busy: Server[] = [];
+  private at = 0;
+  private changed = true;
   private speed = 1;
   /** Part of a core that each of those at work has: of the ones that come first, and of the others. */
   private firstPart = 1;
@@ -51,26 +63,40 @@ export class SharedCores {
     this.cores = cores;
     this.crowdedSpeed = crowdedSpeed;
     this.servers = servers;
+    for (const one of servers) one.cores = this;
   }
 
-  /** Seconds until some part is done, or Infinity. */
-  next(): number {
+  give(to: Server, job: Job, queue: 'queue' | 'serving' = 'queue'): void {
+    to[queue].push(job);
+    this.changed = true;
+  }
+
+  /** After jobs were given or parts done, all at time `now`: those that have nothing to do begin what waits. */
+  settle(now: number): void {
+    if (!this.changed) return;
+    this.changed = false;
+    this.progress(now);
     this.begin();
     let least = Infinity;
     for (const one of this.busy) least = Math.min(least, one.left / (this.partOf(one) * this.speed));
-    return least;
+    this.due = now + least;
   }
 
-  /** Lets `seconds` pass; finished parts do what follows from them. No part may be due earlier. */
-  advance(seconds: number): void {
-    const finished: Server[] = [];
+  /** Time is `now`, at which parts are due: what is finished does what follows from it. */
+  finish(now: number): void {
+    this.progress(now);
+    this.changed = true;
+    for (const one of this.busy.filter(({ left }) => left <= instant)) finishPart(one);
+  }
+
+  private progress(now: number): void {
+    const seconds = now - this.at;
+    this.at = now;
     for (const one of this.busy) {
       const onCore = seconds * this.partOf(one);
       one.left -= onCore * this.speed;
       one.onCore += onCore;
-      if (one.left <= 1e-12) finished.push(one);
     }
-    for (const one of finished) this.finishPart(one);
   }
 
   private partOf({ first }: Server): number {
@@ -99,12 +125,12 @@ export class SharedCores {
     // Whoever comes first leaves the others something, as schedulers see to.
     this.part = Math.min(1, Math.max(this.cores - first, this.cores * leastLeft) / Math.max(1, this.busy.length - first));
   }
+}
 
-  private finishPart(one: Server): void {
-    const job = one.running!;
-    const part = job.parts.shift()!;
-    if (job.parts.length === 0) one.running = null;
-    else one.left = job.parts[0].seconds / one.speed;
-    part.done();
-  }
+function finishPart(one: Server): void {
+  const job = one.running!;
+  const part = job.parts.shift()!;
+  if (job.parts.length === 0) one.running = null;
+  else one.left = job.parts[0].seconds / one.speed;
+  part.done();
 }

@@ -3,7 +3,7 @@ import type { Cluster } from '../cluster/cluster.ts';
 import { layerRule } from '../score/fan-out-score.ts';
 import { NO_EXPERT, type RoutingTrace } from '../trace/routing-trace.ts';
 import type { CoreGroup, FrameCost, FrameSizes, HostModel, PlannedStep } from './host-model.ts';
-import { type Job, type Server, SharedCores, server } from './shared-cores.ts';
+import { instant, type Job, type Server, SharedCores, server } from './shared-cores.ts';
 
 /** What is to be predicted. */
 export interface StepWorkload {
@@ -133,19 +133,20 @@ class Simulation {
   run(): PredictedSteps {
     const { steps, host } = this.w;
     const requests = Math.max(0, ...steps.flat().map(({ afterRequests }) => afterRequests));
-    for (let i = 0; i < requests; i++) this.outside.queue.push({ parts: [{ seconds: host.outside.perRequest, done: () => this.requestCame() }] });
+    for (let i = 0; i < requests; i++) give(this.outside, [{ seconds: host.outside.perRequest, done: () => this.requestCame() }]);
     steps.forEach((own, home) => {
       for (let i = 0; i < Math.min(own.length, this.w.stepsInFlight); i++) this.beginStep(home);
     });
     for (;;) {
-      const waits = this.groups.map((group) => group.next());
-      const work = Math.min(...waits);
-      const arrival = this.arrivals.length > 0 ? this.arrivals[0].at - this.now : Infinity;
-      const wait = Math.min(work, arrival);
-      if (wait === Infinity) break;
-      this.now += Math.max(0, wait);
-      for (const group of this.groups) group.advance(Math.max(0, wait));
-      while (this.arrivals.length > 0 && this.arrivals[0].at <= this.now + 1e-12) this.arrivals.shift()!.deliver();
+      let next = this.arrivals.length > 0 ? this.arrivals[0].at : Infinity;
+      for (const group of this.groups) {
+        group.settle(this.now);
+        next = Math.min(next, group.due);
+      }
+      if (next === Infinity) break;
+      this.now = Math.max(this.now, next);
+      for (const group of this.groups) if (group.due <= this.now + instant) group.finish(this.now);
+      while (this.arrivals.length > 0 && this.arrivals[0].at <= this.now + instant) this.arrivals.shift()!.deliver();
     }
     const perStep = steps.flatMap((own, home) => (own.length > 0 ? [this.homes[home].endedAt / own.length] : []));
     const rows = this.rowLayers / this.layers;
@@ -194,7 +195,7 @@ class Simulation {
       const told = () => {
         this.lastToken = Math.max(this.lastToken, this.now);
       };
-      this.outside.queue.push({ parts: [{ seconds: perStep + perToken * tokens, done: told }] });
+      give(this.outside, [{ seconds: perStep + perToken * tokens, done: told }]);
     }
     this.beginStep(step.home);
   }
@@ -307,7 +308,8 @@ class Simulation {
         };
         this.serving.set(job, serving);
         job.parts.push({ seconds: 0, done: () => {} });
-        this.servers[worker].serving.push(job);
+        const to = this.servers[worker];
+        to.cores!.give(to, job, 'serving');
       });
     }
   }
@@ -350,7 +352,7 @@ class Simulation {
     const carrier = this.carriers[from];
     if (carrier === null) return this.overLinks(from, to, bytes, deliver);
     const { fixed, perByte } = carrier.cost;
-    carrier.server.queue.push({ parts: [{ seconds: fixed + perByte * bytes, done: () => this.overLinks(from, to, bytes, deliver) }] });
+    give(carrier.server, [{ seconds: fixed + perByte * bytes, done: () => this.overLinks(from, to, bytes, deliver) }]);
   }
 
   /** Each node's link is busy with one frame at a time, each way. */
@@ -376,7 +378,7 @@ class Simulation {
   }
 
   private enqueue(worker: number, parts: Job['parts']): void {
-    this.servers[worker].queue.push({ parts });
+    give(this.servers[worker], parts);
   }
 
   private after(seconds: number, deliver: () => void): void {
@@ -389,4 +391,8 @@ class Simulation {
       i--;
     this.arrivals.splice(i, 0, event);
   }
+}
+
+function give(to: Server, parts: Job['parts']): void {
+  to.cores!.give(to, { parts });
 }

@@ -31,8 +31,12 @@ export interface StepTimeWorkload {
   seed: number;
 }
 
-/** Steps of each home that are played through: what one step's tokens are differs by a tenth. */
-const decodeStepsPlayed = 4;
+/**
+ * Decode steps of each home that are played through, for what one step's tokens are differs by a tenth; fewer where one step is as much work as many: of 64 workers
+ * and 58 layers one, in a second or two.
+ */
+const decodeStepsMax = 4;
+const layersPlayedMax = 4096;
 
 /** A frame's header, and what it says of one (row, expert) pair. */
 const headerBytes = 64;
@@ -41,7 +45,9 @@ const pairBytes = 8;
 /** A decode step of so many streams of the trace on their homes; in `secondsPerStep`. */
 export function predictDecode(workload: StepTimeWorkload, streams: number): PredictedSteps {
   const { trace, homes, cluster, seed } = workload;
-  return play(workload, decodeSteps(trace, homes, cluster, streams, decodeStepsPlayed, seed), 1);
+  const most = Math.floor(layersPlayedMax / (trace.moeLayers.length * cluster.workers.length));
+  const steps = Math.max(1, Math.min(decodeStepsMax, most));
+  return play(workload, decodeSteps(trace, homes, cluster, streams, steps, seed), 1);
 }
 
 /** Prompts of so many tokens in all, spread over the homes, until the last is through; in `seconds`. */

@@ -11,10 +11,7 @@ const alone = [
   ...[1, 8, 32].map((batch) => ({ phase: 'prefill', batch })),
 ];
 /** Streams and prompts of two homes: frames of few rows and of many. */
-const between = [
-  ...[2, 8, 32].map((batch) => ({ phase: 'decode', batch })),
-  ...[2, 8, 32].map((batch) => ({ phase: 'prefill', batch })),
-];
+const between = [...[2, 8, 32].map((batch) => ({ phase: 'decode', batch })), ...[2, 8, 32].map((batch) => ({ phase: 'prefill', batch }))];
 
 /** Hosts with every expert each, as many as there are cores and twice as many: what those that work at the same time take from one another, without a frame. */
 const togetherOf = (hosts) => [
@@ -70,9 +67,7 @@ async function measureOn(workload, plan, network, cells) {
       await cluster.batch(Array.from({ length: 16 }, (_, i) => request(2_000_000 + i, 64, 16)));
       const results = [];
       for (const [i, { phase, batch }] of cells.entries())
-        results.push(
-          await measureCell(bed, cluster, { ...workload, request }, { phase, batch, first: 3_000_000 + i * 100 }),
-        );
+        results.push(await measureCell(bed, cluster, { ...workload, request }, { phase, batch, first: 3_000_000 + i * 100 }));
       for (const { phase, batch, workers } of results) {
         const [{ steps, seconds }] = workers;
         const shown = Object.entries(seconds).map(([k, v]) => `${k} ${((1e6 * v) / steps).toFixed(0)}`);

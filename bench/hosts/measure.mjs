@@ -19,13 +19,11 @@ export async function measureCell(bed, cluster, workload, { phase, batch, first 
   const wireBefore = await bed.counters();
   const before = await cluster.counters();
   const processorBefore = cluster.processorSeconds();
-  const sleepsBefore = cluster.sleeps();
   const seen = [];
   for (let round = 0; round < rounds; round++) {
     const requests = Array.from({ length: batch }, (_, i) => workload.request(first + round * batch + i, promptTokens, maxTokens));
     seen.push({ requests, completions: await cluster.batch(requests) });
   }
-  const sleepsAfter = cluster.sleeps();
   const processorAfter = cluster.processorSeconds();
   const after = await cluster.counters();
   const wireAfter = await bed.counters();
@@ -51,8 +49,6 @@ export async function measureCell(bed, cluster, workload, { phase, batch, first 
       outside: processorAfter.outside - processorBefore.outside,
       network: processorAfter.network - processorBefore.network,
     },
-    /** Of each worker. */
-    sleeps: sleepsAfter.map((sleeps, w) => sleeps - sleepsBefore[w]),
     wireBytes: wireDifference(wireBefore, wireAfter),
   };
 }

@@ -39,22 +39,26 @@ export async function hostModelOf(calibration, workload) {
       outside: cell.processorSeconds.outside,
     };
   });
-  const fit = (columns, of, scale = of) =>
+  const costsOf = (columns, of, scale = of) =>
     fitCosts(
       columns.map((column) => points.map(column)),
       points.map(of),
       points.map(scale),
     );
-  const [segmentFixed, segmentPerRow, perContext, readout] = fit(
+  const [segmentFixed, segmentPerRow, perContext, readout] = costsOf(
     [(p) => layers * p.steps, (p) => layers * p.rows, (p) => layers * p.context, (p) => p.tokens],
     (p) => p.attention,
   );
-  const [expertsFixed, perPair, perExpert] = fit(
+  const [expertsFixed, perPair, perExpert] = costsOf(
     [(p) => layers * p.steps, (p) => layers * p.rows * trace.topK, (p) => layers * p.distinct],
     (p) => p.experts,
   );
-  const [stepFixed, stepPerRow, stepPerToken] = fit([(p) => p.steps, (p) => p.rows, (p) => p.tokens], (p) => p.rest, (p) => p.taken);
-  const [perRequest, perStep, perToken] = fit([(p) => p.requests, (p) => p.steps, (p) => p.tokens], (p) => p.outside);
+  const [stepFixed, stepPerRow, stepPerToken] = costsOf(
+    [(p) => p.steps, (p) => p.rows, (p) => p.tokens],
+    (p) => p.rest,
+    (p) => p.taken,
+  );
+  const [perRequest, perStep, perToken] = costsOf([(p) => p.requests, (p) => p.steps, (p) => p.tokens], (p) => p.outside);
   const host = {
     step: { fixed: stepFixed, perRow: stepPerRow, perToken: stepPerToken + readout },
     segment: { fixed: segmentFixed, perRow: segmentPerRow, perContext },
@@ -112,7 +116,10 @@ function frameCosts(between, host, machine, workload, trace) {
   const carriers = between.map((_, link) => {
     const own = measured.filter((m) => m.link === link);
     if (own.every(({ carried }) => carried === 0)) return null;
-    const [fixed, perByte] = fitCosts([own.map(({ frames }) => frames), own.map(({ bytes }) => bytes)], own.map(({ carried }) => carried));
+    const [fixed, perByte] = fitCosts(
+      [own.map(({ frames }) => frames), own.map(({ bytes }) => bytes)],
+      own.map(({ carried }) => carried),
+    );
     return { fixed, perByte };
   });
   let costs = { fixed: 0, wake: 0, perByte: between.map(() => 0) };
@@ -122,7 +129,11 @@ function frameCosts(between, host, machine, workload, trace) {
     const left = measured.map(({ cell, rateMbit, link, frames, bytes, taken }) => {
       const played = playCell(
         ...[part, cell, workload, trace, { ...host, frame: { fixed, perByte: perByte[link] }, wake }],
-        ...[{ bandwidth: (rateMbit * 1e6) / 8, latency: linkLatency }, [{ ...machine, workers: [0, 1], outside: true, carrier: carriers[link] }], true],
+        ...[
+          { bandwidth: (rateMbit * 1e6) / 8, latency: linkLatency },
+          [{ ...machine, workers: [0, 1], outside: true, carrier: carriers[link] }],
+          true,
+        ],
       );
       const wakes = sumOf(played.flatMap((p) => p.wakes));
       const known = 2 * (frames * fixed + bytes * perByte[link]) + wake * wakes;

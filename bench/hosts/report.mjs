@@ -120,7 +120,7 @@ function predictionSummary(cells) {
     '## The cost model',
     '',
     `Predicted step time within ${100 * within} % of the measured one in ${good} of ${cells.length} cells; median error ${(100 * sorted[sorted.length >> 1]).toFixed(0)} %, largest ${(100 * sorted.at(-1)).toFixed(0)} %.`,
-    'It is calibrated on one host alone (kernels, steps, requests), between two (frames, waking up, what the bed itself takes of the cores) and on hosts that exchange nothing but share the cores, and knows the bed\'s delay and the bit rate that a TCP connection gets.',
+    "It is calibrated on one host alone (kernels, steps, requests), between two (frames, waking up, what the bed itself takes of the cores) and on hosts that exchange nothing but share the cores, and knows the bed's delay and the bit rate that a TCP connection gets.",
     '',
   ];
 }

@@ -147,7 +147,9 @@ describe('simulated steps', () => {
       simulateSteps(
         workload(trace, [[[0]], []], {
           host: free,
-          coreGroups: [{ cores: 2, crowdedSpeed: { beside: 1, sharing: 1 }, workers: [0, 1], outside: false, carrier: { fixed: cost, perByte: 0 } }],
+          coreGroups: [
+            { cores: 2, crowdedSpeed: { beside: 1, sharing: 1 }, workers: [0, 1], outside: false, carrier: { fixed: cost, perByte: 0 } },
+          ],
         }),
       ).seconds;
     expect(carried(1e-3) - carried(0)).toBeCloseTo(2e-3, 12);

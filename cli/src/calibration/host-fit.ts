@@ -26,25 +26,25 @@ export interface MeasuredLoad {
  * alone, and prompts short and long. Frames cost nothing here: a probe of a link has the work of both ends in its latency. Pure.
  */
 export function fitHost({ moeLayers, experts, topK }: ModelShape, loads: readonly MeasuredLoad[]): HostModel {
-  const fit = (of: (load: MeasuredLoad) => number, ...columns: ((load: MeasuredLoad) => number)[]) =>
+  const costsOf = (of: (load: MeasuredLoad) => number, ...columns: ((load: MeasuredLoad) => number)[]) =>
     fitCosts(
       columns.map((column) => loads.map(column)),
       loads.map(of),
     );
   // Routing of random prompts: what an expert's chance is to be chosen by none of a step's rows.
   const distinct = ({ tokens, steps }: MeasuredLoad) => steps * experts * (1 - (1 - topK / experts) ** (tokens / steps));
-  const [fixed, perRow, perContext] = fit(
+  const [fixed, perRow, perContext] = costsOf(
     ({ attention }) => attention,
     ({ steps }) => moeLayers * steps,
     ({ tokens }) => moeLayers * tokens,
     ({ contextTokens }) => moeLayers * contextTokens,
   );
-  const [perPair, perExpert] = fit(
+  const [perPair, perExpert] = costsOf(
     (load) => load.experts,
     ({ tokens }) => moeLayers * tokens * topK,
     (load) => moeLayers * distinct(load),
   );
-  const [perStep, perStepRow, perToken] = fit(
+  const [perStep, perStepRow, perToken] = costsOf(
     ({ rest }) => rest,
     ({ steps }) => steps,
     ({ tokens }) => tokens,

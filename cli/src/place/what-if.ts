@@ -1,13 +1,4 @@
-import {
-  type Change,
-  changedTopology,
-  chooseHomes,
-  clusterOf,
-  holdOut,
-  place,
-  scoreFanOut,
-  thinTokens,
-} from '@switchyard/placement';
+import { type Change, changedTopology, chooseHomes, clusterOf, holdOut, place, scoreFanOut, thinTokens } from '@switchyard/placement';
 import type { Topology } from '@switchyard/proto';
 import { Command } from 'commander';
 import { interruptSignal } from '../commands/interrupt.ts';
@@ -64,7 +55,10 @@ export function whatIfCommand(): Command {
       const cluster = clusterOf(topology);
       const homes = chooseHomes(judged, placed.masks, cluster, { kind: 'whole-sequence' }, flags.homeTolerance);
       const score = scoreFanOut(judged, placed.plan.replicas, cluster, homes);
-      return { name, figures: figuresOf(score, { trace: judged, replicas: placed.plan.replicas, homes, cluster, topology, seed: flags.seed }, host) };
+      return {
+        name,
+        figures: figuresOf(score, { trace: judged, replicas: placed.plan.replicas, homes, cluster, topology, seed: flags.seed }, host),
+      };
     };
     const columns = [
       await ask('as it is', before),

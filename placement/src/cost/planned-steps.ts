@@ -52,7 +52,9 @@ export function promptSteps(trace: RoutingTrace, homes: Int32Array, cluster: Clu
   const workers = cluster.workers.length;
   return sequencesByHome(trace, homes, cluster, seed).map((sequences, home) => {
     const most = Math.floor(((home + 1) * tokens) / workers) - Math.floor((home * tokens) / workers);
-    const all = sequences.flatMap((sequence) => Array.from({ length: trace.sequences[sequence].tokens }, (_, position) => ({ sequence, position })));
+    const all = sequences.flatMap((sequence) =>
+      Array.from({ length: trace.sequences[sequence].tokens }, (_, position) => ({ sequence, position })),
+    );
     if (all.length === 0) return [];
     const rows = Array.from({ length: most }, (_, i) => all[i % all.length]);
     return Array.from({ length: Math.ceil(rows.length / promptStepRows) }, (_, step) => {

@@ -350,9 +350,9 @@ class Simulation {
     }
     this.bytes += bytes;
     const carrier = this.carriers[from];
-    if (carrier === null) return this.overLinks(from, to, bytes, deliver);
-    const { fixed, perByte } = carrier.cost;
-    give(carrier.server, [{ seconds: fixed + perByte * bytes, done: () => this.overLinks(from, to, bytes, deliver) }]);
+    const onTheWay = () => this.overLinks(from, to, bytes, deliver);
+    if (carrier === null) onTheWay();
+    else give(carrier.server, [{ seconds: carrier.cost.fixed + carrier.cost.perByte * bytes, done: onTheWay }]);
   }
 
   /** Each node's link is busy with one frame at a time, each way. */

@@ -56,7 +56,11 @@ export function predictPrefill(workload: StepTimeWorkload, tokens: number): Pred
   return play(workload, promptSteps(trace, homes, cluster, tokens, seed), 2);
 }
 
-function play({ trace, replicas, cluster, topology, host }: StepTimeWorkload, steps: ReturnType<typeof decodeSteps>, stepsInFlight: number) {
+function play(
+  { trace, replicas, cluster, topology, host }: StepTimeWorkload,
+  steps: ReturnType<typeof decodeSteps>,
+  stepsInFlight: number,
+) {
   const { dispatchRowBytes, combineRowBytes } = topology;
   const frames = { headerBytes, dispatchRowBytes, pairBytes, combineRowBytes };
   return simulateSteps({ trace, replicas, cluster, links: topology, host, frames, coreGroups: null, steps, stepsInFlight });

@@ -5,7 +5,7 @@ import http from 'node:http';
 import os from 'node:os';
 import path from 'node:path';
 import { createInterface } from 'node:readline';
-import { processorSecondsOf, sleepsOf } from './processor-time.mjs';
+import { processorSecondsOf } from './processor-time.mjs';
 
 const root = path.resolve(path.dirname(new URL(import.meta.url).pathname), '../../..');
 const cli = path.join(root, 'cli/dist/main.js');
@@ -101,8 +101,6 @@ export async function startCluster(bed, { model, plan, replay = null, transport 
         network: bed.processorSeconds(),
       };
     },
-    /** How often each worker has gone to sleep so far. */
-    sleeps: () => plan.workers.map((_, w) => sleepsOf(children[1 + w].pid)),
     /** The cluster's status with statistics no older than this call. */
     async counters() {
       await sleep(freshMs);

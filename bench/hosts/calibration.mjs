@@ -10,28 +10,40 @@ const alone = [
   ...[1, 2, 4, 8, 16, 32].map((batch) => ({ phase: 'decode', batch })),
   ...[1, 8, 32].map((batch) => ({ phase: 'prefill', batch })),
 ];
-/** One stream, or one prompt, of each home. */
-const between = [
-  { phase: 'decode', batch: 2 },
-  { phase: 'decode', batch: 8 },
-  { phase: 'prefill', batch: 2 },
+/** Streams and prompts of two homes: frames of few rows and of many. */
+const between = [...[2, 8, 32].map((batch) => ({ phase: 'decode', batch })), ...[2, 8, 32].map((batch) => ({ phase: 'prefill', batch }))];
+
+/** Hosts with every expert each, as many as there are cores and twice as many: what those that work at the same time take from one another, without a frame. */
+const togetherOf = (hosts) => [
+  { phase: 'decode', batch: 4 * hosts },
+  { phase: 'prefill', batch: 4 * hosts },
 ];
 
-/** As many hosts as there are cores, each with every expert: what cores that work at the same time take from one another. */
-const together = [
-  { phase: 'decode', batch: 4 * os.cpus().length },
-  { phase: 'prefill', batch: os.cpus().length },
-];
-
-export async function calibrate(workload) {
+/**
+ * The pieces of a calibration, each a function that measures it, under half a minute or, of the larger model, two.
+ *
+ * @param rates of links: what a frame costs depends on the pieces that it is sent in
+ */
+export function calibrationPieces(workload, { network, rates, delayMicros }) {
+  const cores = os.cpus().length;
   const fast = { network: 'veth', rateMbit: 10_000, delayMicros: 0 };
+  const pieces = { alone: () => measureOn(workload, onHosts(workload.model, 1), { network }, alone) };
+  for (const rateMbit of rates)
+    pieces[`between-${rateMbit}`] = () => measureOn(workload, onHosts(workload.model, 2), { network, rateMbit, delayMicros }, between);
+  for (const hosts of [cores, 2 * cores])
+    pieces[`together-${hosts}`] = () => measureOn(workload, everywhere(onHosts(workload.model, hosts)), fast, togetherOf(hosts));
+  return pieces;
+}
+
+/** @param cellsOf name of a piece -> its cells */
+export function calibrationOf(workload, rates, cellsOf) {
   const cores = os.cpus().length;
   return {
     workload: workload.name,
-    cells: await measureOn(workload, onHosts(workload.model, 1), { network: 'switch' }, alone),
-    between: await measureOn(workload, onHosts(workload.model, 2), fast, between),
     cores,
-    together: await measureOn(workload, everywhere(onHosts(workload.model, cores)), fast, together),
+    cells: cellsOf('alone'),
+    between: rates.map((rateMbit) => ({ rateMbit, cells: cellsOf(`between-${rateMbit}`) })),
+    together: [cores, 2 * cores].map((hosts) => ({ hosts, cells: cellsOf(`together-${hosts}`) })),
   };
 }
 
@@ -55,9 +67,7 @@ async function measureOn(workload, plan, network, cells) {
       await cluster.batch(Array.from({ length: 16 }, (_, i) => request(2_000_000 + i, 64, 16)));
       const results = [];
       for (const [i, { phase, batch }] of cells.entries())
-        results.push(
-          await measureCell(bed, cluster, { request, decodeTokens: workload.decodeTokens }, { phase, batch, first: 3_000_000 + i * 100 }),
-        );
+        results.push(await measureCell(bed, cluster, { ...workload, request }, { phase, batch, first: 3_000_000 + i * 100 }));
       for (const { phase, batch, workers } of results) {
         const [{ steps, seconds }] = workers;
         const shown = Object.entries(seconds).map(([k, v]) => `${k} ${((1e6 * v) / steps).toFixed(0)}`);

@@ -4,9 +4,8 @@
 const decodePrompt = 16;
 /** Streams of one client are too few tokens to time, so they follow one another; each is another sequence of the workload. */
 const decodeRounds = { 1: 4 };
-/** Prompt tokens of each request of a prefill cell: about 2,000 in all, but for one client, whose prompt is one step. */
+/** Prompt tokens of each request of a prefill cell: about 2,000 in all, but for one client, whose prompt is one step. How often is the workload's. */
 const prefillPrompt = { 1: 512, 8: 256, 32: 64 };
-const prefillRounds = { 1: 2 };
 
 /**
  * @param first number of the first request: cells of different plans that have the same number ask for the same
@@ -16,7 +15,7 @@ export async function measureCell(bed, cluster, workload, { phase, batch, first 
   const decoding = phase === 'decode';
   const promptTokens = decoding ? decodePrompt : (prefillPrompt[batch] ?? Math.min(512, Math.ceil(2048 / batch)));
   const maxTokens = decoding ? workload.decodeTokens : 1;
-  const rounds = (decoding ? decodeRounds : prefillRounds)[batch] ?? 1;
+  const rounds = decoding ? (decodeRounds[batch] ?? 1) : batch === 1 ? 2 * workload.prefillRounds : workload.prefillRounds;
   const wireBefore = await bed.counters();
   const before = await cluster.counters();
   const processorBefore = cluster.processorSeconds();
@@ -48,6 +47,7 @@ export async function measureCell(bed, cluster, workload, { phase, batch, first 
     processorSeconds: {
       workers: processorAfter.workers.map((seconds, w) => seconds - processorBefore.workers[w]),
       outside: processorAfter.outside - processorBefore.outside,
+      network: processorAfter.network - processorBefore.network,
     },
     wireBytes: wireDifference(wireBefore, wireAfter),
   };

@@ -1,139 +1,164 @@
 // What the cost model says of a measured cell: the host model is fitted to measurements on one host (and of frames between two), the links to the bed's, and then
 // the cell's own requests are played through on the homes that the coordinator chose for them.
-import { clusterOf, simulateSteps } from '../../placement/dist/index.js';
+import { clusterOf, fitCosts, simulateSteps } from '../../placement/dist/index.js';
 import { topologyOf } from './plans.mjs';
 import { onHosts } from './workloads.mjs';
 
 /** Rows of one step that the workers run with: of one chunk, or of the two chunks that a worker has on the way where rows leave it. */
 const stepRows = 512;
 const lanesOf = (plan) => (plan.replicas.flat().every((holders) => holders.length === plan.workers.length) ? 1 : 2);
+/** Of the bed that frames are calibrated on. */
+const linkLatency = 250e-6;
 const headerBytes = 64;
 const pairBytes = 8;
 
-/** Least squares of y over columns, none of them negative: with so few columns, every subset is tried. */
-function leastSquares(columns, y) {
-  let best = null;
-  for (let mask = 1; mask < 1 << columns.length; mask++) {
-    const used = columns.map((_, i) => i).filter((i) => mask & (1 << i));
-    const solved = solve(
-      used.map((i) => used.map((j) => dot(columns[i], columns[j]))),
-      used.map((i) => dot(columns[i], y)),
-    );
-    if (solved === null || solved.some((v) => v < 0)) continue;
-    const values = columns.map((_, i) => (used.includes(i) ? solved[used.indexOf(i)] : 0));
-    const error = y.reduce((sum, v, row) => sum + (v - columns.reduce((s, c, i) => s + c[row] * values[i], 0)) ** 2, 0);
-    if (best === null || error < best.error) best = { error, values };
-  }
-  return best.values;
-}
-
-const dot = (a, b) => a.reduce((sum, v, i) => sum + v * b[i], 0);
-
-/** Gaussian elimination; null where there is no single solution. */
-function solve(matrix, right) {
-  const rows = matrix.map((row, i) => [...row, right[i]]);
-  for (let i = 0; i < rows.length; i++) {
-    const pivot = rows.findIndex((row, r) => r >= i && Math.abs(row[i]) > 1e-18);
-    if (pivot < 0) return null;
-    [rows[i], rows[pivot]] = [rows[pivot], rows[i]];
-    for (let r = 0; r < rows.length; r++) {
-      if (r === i) continue;
-      const factor = rows[r][i] / rows[i][i];
-      for (let c = i; c <= rows.length; c++) rows[r][c] -= factor * rows[i][c];
-    }
-  }
-  return rows.map((row, i) => row[rows.length] / row[i]);
-}
-
-/** Weighs each measurement by itself, so that small steps count as much as large ones. */
-function relativeLeastSquares(columns, y) {
-  return leastSquares(
-    columns.map((column) => column.map((v, i) => v / y[i])),
-    y.map(() => 1),
-  );
-}
-
-/** A host model from the cells of `calibrate`. */
+/**
+ * A host model from the cells of `calibrate`. What a host does alone is read from its own sections of time and its processor time; frames are what is left of the
+ * processor time between two hosts when all else is taken away, and what carries them is counted by itself.
+ *
+ * @returns {host, cores, crowdedSpeed, links: Map of a link's bit rate to {frame, wake, carrier}, points}
+ */
 export async function hostModelOf(calibration, workload) {
   const trace = await workload.routing();
   const layers = trace.moeLayers.length;
-  const one = calibration.cells.map((cell) => {
-    const [{ steps, seconds }] = cell.workers;
-    const played = roundsOf(cell, workload, trace, () => 0, 1, 1).flatMap((homes) => homes[0]);
-    const mean = (pick) => played.reduce((sum, rows) => sum + pick(rows), 0) / played.length;
+  const points = calibration.cells.map((cell) => {
+    const played = playedSteps(cell, workload, trace);
+    const sum = (pick) => played.reduce((total, step) => total + pick(step), 0);
+    const [{ seconds }] = cell.workers;
     return {
-      rows: mean((rows) => rows.length),
-      pairs: mean((rows) => rows.length * trace.topK),
-      distinct: mean((rows) => distinctExperts(trace, rows)),
-      segment: seconds.attention / steps / (layers + 1),
-      experts: seconds.experts_own / steps / layers,
-      step: (seconds.sampling + seconds.other) / steps,
-      outside: cell.processorSeconds.outside / (cell.batch * cell.rounds * cell.maxTokens),
-      decoding: cell.phase === 'decode',
+      steps: cell.workers[0].steps,
+      rows: sum(({ rows }) => rows.length),
+      context: sum(({ contextTokens }) => contextTokens),
+      tokens: sum(({ tokens }) => tokens),
+      requests: cell.batch * cell.rounds,
+      distinct: sum(({ rows }) => distinctExperts(trace, rows)),
+      attention: seconds.attention,
+      experts: seconds.experts_own,
+      rest: cell.processorSeconds.workers[0] - seconds.attention - seconds.experts_own,
+      taken: cell.processorSeconds.workers[0],
+      outside: cell.processorSeconds.outside,
     };
   });
-  const column = (pick) => one.map(pick);
-  const ones = column(() => 1);
-  const [segmentFixed, segmentPerRow] = relativeLeastSquares(
-    [ones, column((c) => c.rows)],
-    column((c) => c.segment),
+  const costsOf = (columns, of, scale = of) =>
+    fitCosts(
+      columns.map((column) => points.map(column)),
+      points.map(of),
+      points.map(scale),
+    );
+  const [segmentFixed, segmentPerRow, perContext, readout] = costsOf(
+    [(p) => layers * p.steps, (p) => layers * p.rows, (p) => layers * p.context, (p) => p.tokens],
+    (p) => p.attention,
   );
-  const [expertsFixed, perPair, perExpert] = relativeLeastSquares(
-    [ones, column((c) => c.pairs), column((c) => c.distinct)],
-    column((c) => c.experts),
+  const [expertsFixed, perPair, perExpert] = costsOf(
+    [(p) => layers * p.steps, (p) => layers * p.rows * trace.topK, (p) => layers * p.distinct],
+    (p) => p.experts,
   );
-  const [stepFixed, stepPerRow] = relativeLeastSquares(
-    [ones, column((c) => c.rows)],
-    column((c) => c.step),
+  const [stepFixed, stepPerRow, stepPerToken] = costsOf(
+    [(p) => p.steps, (p) => p.rows, (p) => p.tokens],
+    (p) => p.rest,
+    (p) => p.taken,
   );
-  const decoding = one.filter((c) => c.decoding && c.rows >= 4);
+  const [perRequest, perStep, perToken] = costsOf([(p) => p.requests, (p) => p.steps, (p) => p.tokens], (p) => p.outside);
   const host = {
-    step: { fixed: stepFixed, perRow: stepPerRow },
-    segment: { fixed: segmentFixed, perRow: segmentPerRow },
+    step: { fixed: stepFixed, perRow: stepPerRow, perToken: stepPerToken + readout },
+    segment: { fixed: segmentFixed, perRow: segmentPerRow, perContext },
     experts: { fixed: expertsFixed, perRow: perPair, perExpert },
     frame: { fixed: 0, perByte: 0 },
-    outsidePerToken: decoding.reduce((sum, c) => sum + c.outside, 0) / decoding.length,
+    wake: 0,
+    outside: { perRequest, perStep, perToken },
   };
-  const cores = effectiveCores(calibration, host, workload, trace);
-  return { cores, host: { ...host, frame: frameCost(calibration.between, host, workload, trace) }, points: one };
+  const { cores } = calibration;
+  const [beside, sharing] = calibration.together.map((some) => crowdedSpeedOf(some, host, workload, trace));
+  const crowdedSpeed = { beside, sharing };
+  const machine = { cores, crowdedSpeed };
+  const links = frameCosts(calibration.between, host, machine, workload, trace);
+  return { host, ...machine, links, points };
 }
 
-/** Cores that would do, without getting in one another's way, what these do together: they share memory and caches. */
-function effectiveCores({ together, cores }, host, workload, trace) {
+/** All steps of a cell on one host that has all requests. */
+function playedSteps(cell, workload, trace) {
+  return roundsOf(cell, workload, trace, () => 0, 1, 1, true).flatMap((homes) => homes[0]);
+}
+
+/** What a core does while others work, beside what it does for one alone: from the processor time of hosts that need nothing of one another. */
+function crowdedSpeedOf({ hosts, cells }, host, workload, trace) {
   const layers = trace.moeLayers.length;
-  const plan = onHosts(workload.model, cores);
-  const slowdowns = together.map((cell) => {
-    const indexOf = new Map(plan.workers.map(({ name }, w) => [name, w]));
-    const rounds = roundsOf(cell, workload, trace, (round, i) => indexOf.get(cell.homes[round][i]), cores, 1);
-    let predicted = 0;
-    for (const rows of rounds.flat(2)) {
-      const { segment, experts } = host;
-      predicted += (layers + 1) * (segment.fixed + segment.perRow * rows.length);
-      predicted += layers * (experts.fixed + experts.perRow * rows.length * trace.topK + experts.perExpert * distinctExperts(trace, rows));
+  const plan = onHosts(workload.model, hosts);
+  const indexOf = new Map(plan.workers.map(({ name }, w) => [name, w]));
+  const { segment, experts, step } = host;
+  const speeds = cells.map((cell) => {
+    const rounds = roundsOf(cell, workload, trace, (round, i) => indexOf.get(cell.homes[round][i]), hosts, 1, true);
+    let own = 0;
+    for (const { rows, contextTokens, tokens } of rounds.flat(2)) {
+      own += step.fixed + step.perRow * rows.length + step.perToken * tokens;
+      own += layers * (segment.fixed + segment.perRow * rows.length + segment.perContext * contextTokens);
+      own += layers * (experts.fixed + experts.perRow * rows.length * trace.topK + experts.perExpert * distinctExperts(trace, rows));
     }
-    const measured = cell.workers.reduce((sum, { seconds }) => sum + seconds.attention + seconds.experts_own, 0);
-    return measured / predicted;
+    return own / sumOf(cell.processorSeconds.workers);
   });
-  return cores / Math.max(1, slowdowns.reduce((a, b) => a + b, 0) / slowdowns.length);
+  return Math.min(1, sumOf(speeds) / speeds.length);
 }
 
-/** What is left of the workers' processor time between two hosts when all but the frames is taken away, over the ends of frames and their bytes. */
-function frameCost(cells, host, workload, trace) {
-  const plan = onHosts(workload.model, 2);
-  const measured = cells.map((cell) => {
-    const free = playCell({ plan, hosts: 2 }, cell, workload, trace, host, { bandwidth: 1e9, latency: 0 }, null);
-    const busy = free.reduce((sum, { busySeconds }) => sum + busySeconds.reduce((a, b) => a + b, 0), 0);
-    const total = cell.processorSeconds.workers.reduce((a, b) => a + b, 0);
-    const bytes = cell.workers.reduce((sum, { links }) => sum + links.reduce((s, link) => s + link.sent, 0), 0);
-    // Each frame has two ends; a round trip has two frames.
-    return { left: Math.max(0, total - busy), ends: 4 * cell.roundTrips, bytes: 2 * bytes };
-  });
-  const [fixed, perByte] = leastSquares(
-    [measured.map((m) => m.ends), measured.map((m) => m.bytes)],
-    measured.map((m) => m.left),
+/**
+ * What is left of the workers' processor time between two hosts when all that one does alone is taken away: over the ends of frames, their bytes, and how often a
+ * worker begins after a wait. A byte's cost depends on the pieces that a link takes it in, so on its rate; the others do not. What the network took is counted apart.
+ */
+function frameCosts(between, host, machine, workload, trace) {
+  const part = { plan: onHosts(workload.model, 2), hosts: 2 };
+  const measured = between.flatMap(({ rateMbit, cells }, link) =>
+    cells.map((cell) => ({
+      ...{ cell, rateMbit, link, frames: 2 * cell.roundTrips },
+      bytes: sumOf(cell.workers.flatMap(({ links }) => links.map(({ sent, received }) => sent + received))),
+      taken: sumOf(cell.processorSeconds.workers),
+      carried: cell.processorSeconds.network,
+    })),
   );
-  return { fixed, perByte };
+  const carriers = between.map((_, link) => {
+    const own = measured.filter((m) => m.link === link);
+    if (own.every(({ carried }) => carried === 0)) return null;
+    const [fixed, perByte] = fitCosts(
+      [own.map(({ frames }) => frames), own.map(({ bytes }) => bytes)],
+      own.map(({ carried }) => carried),
+    );
+    return { fixed, perByte };
+  });
+  let costs = { fixed: 0, wake: 0, perByte: between.map(() => 0) };
+  // Frames make workers meet on the cores, and wait, where they would not have without them: what the others take then is found again.
+  for (let round = 0; round < 4; round++) {
+    const { fixed, wake, perByte } = costs;
+    const left = measured.map(({ cell, rateMbit, link, frames, bytes, taken }) => {
+      const played = playCell(
+        ...[part, cell, workload, trace, { ...host, frame: { fixed, perByte: perByte[link] }, wake }],
+        ...[
+          { bandwidth: (rateMbit * 1e6) / 8, latency: linkLatency },
+          [{ ...machine, workers: [0, 1], outside: true, carrier: carriers[link] }],
+          true,
+        ],
+      );
+      const wakes = sumOf(played.flatMap((p) => p.wakes));
+      const known = 2 * (frames * fixed + bytes * perByte[link]) + wake * wakes;
+      return { wakes, seconds: taken - sumOf(played.flatMap(({ busySeconds }) => busySeconds)) + known };
+    });
+    const [ownFixed, ownWake, ...ownPerByte] = fitCosts(
+      [
+        measured.map(({ frames }) => 2 * frames),
+        left.map(({ wakes }) => wakes),
+        ...between.map((_, link) => measured.map((m) => (m.link === link ? 2 * m.bytes : 0))),
+      ],
+      left.map(({ seconds }) => seconds),
+      measured.map(({ taken }) => taken),
+    );
+    costs = { fixed: ownFixed, wake: ownWake, perByte: ownPerByte };
+  }
+  return new Map(
+    between.map(({ rateMbit }, link) => [
+      rateMbit,
+      { frame: { fixed: costs.fixed, perByte: costs.perByte[link] }, wake: costs.wake, carrier: carriers[link] },
+    ]),
+  );
 }
+
+const sumOf = (values) => values.reduce((a, b) => a + b, 0);
 
 /** Distinct experts that rows touch in a layer, on average. */
 function distinctExperts(trace, rows) {
@@ -147,17 +172,22 @@ function distinctExperts(trace, rows) {
   return total / layers;
 }
 
-/** Steps of every home, for each round of a cell: [round][home][step] -> tokens of the trace. */
-export function roundsOf(cell, workload, trace, homeOf, homes, lanes) {
+/**
+ * Steps of every home, for each round of a cell: [round][home][step].
+ * @param whole with the prompts of decodes, as counters see them; else from the first decode step on, as clients measure
+ */
+export function roundsOf(cell, workload, trace, homeOf, homes, lanes, whole = false) {
   const starts = startsOf(trace);
   return cell.sequences.map((requests, round) => {
     const streams = requests.map((request, i) => ({
       sequence: workload.tracedSequence(trace, request, round * cell.batch + i),
       home: homeOf(round, i),
+      request: i + 1,
     }));
     return Array.from({ length: homes }, (_, home) => {
       const own = streams.filter((stream) => stream.home === home);
-      return cell.phase === 'decode' ? decodeSteps(own, cell, trace, starts) : promptSteps(own, cell, trace, starts, lanes);
+      const prompts = cell.phase === 'decode' && !whole ? [] : promptSteps(own, cell, trace, starts, lanes);
+      return cell.phase === 'decode' ? [...prompts, ...decodeSteps(own, cell, trace, starts)] : prompts;
     });
   });
 }
@@ -170,28 +200,44 @@ function startsOf(trace) {
   });
 }
 
+/** Routing is that of the traced sequence, begun again where it ends. */
+const tokenAt = (trace, starts, sequence, position) => starts[sequence] + (position % trace.sequences[sequence].tokens);
+
 function decodeSteps(streams, cell, trace, starts) {
   if (streams.length === 0) return [];
-  return Array.from({ length: cell.maxTokens - 1 }, (_, step) =>
-    streams.map(({ sequence }) => starts[sequence] + ((cell.promptTokens + step) % trace.sequences[sequence].tokens)),
-  );
+  return Array.from({ length: cell.maxTokens - 1 }, (_, step) => ({
+    rows: streams.map(({ sequence }) => tokenAt(trace, starts, sequence, cell.promptTokens + step)),
+    contextTokens: streams.length * (cell.promptTokens + step + 1),
+    tokens: streams.length,
+    afterRequests: 0,
+  }));
 }
 
 /** The first request of a home is there before the others, and is a step of its own; then steps are filled. */
 function promptSteps(streams, cell, trace, starts, lanes) {
-  const prompts = streams.map(({ sequence }) =>
-    Array.from({ length: cell.promptTokens }, (_, p) => starts[sequence] + (p % trace.sequences[sequence].tokens)),
+  const prompts = streams.map(({ sequence, request }) =>
+    Array.from({ length: cell.promptTokens }, (_, position) => ({
+      token: tokenAt(trace, starts, sequence, position),
+      position,
+      request,
+    })),
   );
-  const rows = Math.ceil(stepRows / lanes);
-  const chunks = (tokens) => Array.from({ length: Math.ceil(tokens.length / rows) }, (_, i) => tokens.slice(i * rows, (i + 1) * rows));
-  return prompts.length === 0 ? [] : [...chunks(prompts[0]), ...chunks(prompts.slice(1).flat())];
+  const most = Math.ceil(stepRows / lanes);
+  const chunks = (rows) => Array.from({ length: Math.ceil(rows.length / most) }, (_, i) => rows.slice(i * most, (i + 1) * most));
+  if (prompts.length === 0) return [];
+  return [...chunks(prompts[0]), ...chunks(prompts.slice(1).flat())].map((rows) => ({
+    rows: rows.map(({ token }) => token),
+    contextTokens: rows.reduce((sum, { position }) => sum + position + 1, 0),
+    tokens: rows.filter(({ position }) => position === cell.promptTokens - 1).length,
+    afterRequests: Math.max(...rows.map(({ request }) => request)),
+  }));
 }
 
 /** The rounds of a cell, each played through. */
-function playCell({ plan, hosts }, cell, workload, trace, host, link, coreGroups) {
+function playCell({ plan, hosts }, cell, workload, trace, host, link, coreGroups, whole = false) {
   const topology = topologyOf(workload, hosts, link);
   const indexOf = new Map(plan.workers.map(({ name }, w) => [name, w]));
-  return roundsOf(cell, workload, trace, (round, i) => indexOf.get(cell.homes[round][i]), hosts, lanesOf(plan)).map((steps) =>
+  return roundsOf(cell, workload, trace, (round, i) => indexOf.get(cell.homes[round][i]), hosts, lanesOf(plan), whole).map((steps) =>
     simulateSteps({
       trace,
       replicas: plan.replicas,
@@ -215,19 +261,22 @@ function combineRowBytesOf(cell, workload) {
   return answers / rows;
 }
 
-/** @param cores that all hosts of the bed share */
-export async function predictCell(part, cell, workload, host, cores) {
+/** @param model of `hostModelOf`; all hosts of the bed share its cores */
+export async function predictCell(part, cell, workload, { host, cores, crowdedSpeed, links }) {
   const trace = await workload.routing();
   const measured = part.links.find(({ delayMicros }) => delayMicros === cell.delayMicros);
-  const link = { bandwidth: measured.bytesPerSecond, latency: measured.roundTripMicros.least / 2e6 };
-  const coreGroups = [{ cores, workers: part.plan.workers.map((_, w) => w), outside: true }];
-  const played = playCell(part, cell, workload, trace, host, link, coreGroups);
+  // The bed's own delay: what a probe's round trip takes beyond it is work of its ends and of the carrier, and is counted there.
+  const link = { bandwidth: measured.bytesPerSecond, latency: cell.delayMicros / 1e6 };
+  const { frame, wake, carrier } = links.get(part.rateMbit);
+  const coreGroups = [{ cores, crowdedSpeed, workers: part.plan.workers.map((_, w) => w), outside: true, carrier }];
+  const played = playCell(part, cell, workload, trace, { ...host, frame, wake }, link, coreGroups);
   const mean = (pick) => played.reduce((sum, p) => sum + pick(p), 0) / played.length;
-  // A decode step gives every stream of a home a token; a prefill is over when its last home is.
+  // A decode step gives every stream of a home a token; a prefill is over when its last token is there.
   return {
     seconds: cell.phase === 'decode' ? mean((p) => p.secondsPerStep) : mean((p) => p.seconds),
     r: mean((p) => p.remoteNodes),
     bytesPerToken: mean((p) => p.bytesPerRow),
+    processorSeconds: played.map(({ busySeconds }) => busySeconds.reduce((a, b) => a + b, 0)).reduce((a, b) => a + b, 0),
     /** Of one dispatched and one returned row, tables and headers left out. */
     topologyRowBytes: 2 * workload.hidden + combineRowBytesOf(cell, workload),
   };

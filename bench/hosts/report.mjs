@@ -18,12 +18,12 @@ export async function writeReport({ parts, out, openWorkload }) {
   for (const name of Object.keys(openWorkload)) {
     if (!names.includes(`calibration-${name}.json`)) continue;
     const workload = await openWorkload[name]();
-    const { host, points, cores } = await hostModelOf(read(`calibration-${name}.json`), workload);
-    workloads[name] = { title: workload.title, host, cores, points };
+    const model = await hostModelOf(read(`calibration-${name}.json`), workload);
+    workloads[name] = { title: workload.title, ...model, links: [...model.links].map(([rateMbit, costs]) => ({ rateMbit, ...costs })) };
     for (const part of names.filter((n) => n.startsWith(`${name}_`)).map(read)) {
       const cells = [];
       for (const cell of part.cells) {
-        const predicted = await predictCell(part, cell, workload, host, cores);
+        const predicted = await predictCell(part, cell, workload, model);
         const { topologyRowBytes } = predicted;
         const formula = cell.r * workload.moeLayers.length * topologyRowBytes;
         cells.push({ ...withoutWorkers(cell), predicted, measuredSeconds: measuredSeconds(cell), formulaBytesPerToken: formula });
@@ -120,7 +120,7 @@ function predictionSummary(cells) {
     '## The cost model',
     '',
     `Predicted step time within ${100 * within} % of the measured one in ${good} of ${cells.length} cells; median error ${(100 * sorted[sorted.length >> 1]).toFixed(0)} %, largest ${(100 * sorted.at(-1)).toFixed(0)} %.`,
-    'It is calibrated on one host alone (kernels, step overhead) and between two (frames), and knows the bit rate and round trip that a TCP connection gets from the bed.',
+    "It is calibrated on one host alone (kernels, steps, requests), between two (frames, waking up, what the bed itself takes of the cores) and on hosts that exchange nothing but share the cores, and knows the bed's delay and the bit rate that a TCP connection gets.",
     '',
   ];
 }

@@ -1,15 +1,15 @@
 // Switchyard over several hosts of the test bed: contiguous against optimised plans, with and without replicas, beside what the cost model predicts.
 //   node bench/hosts/run.mjs [--workloads text,replay] [--hosts 2,4] [--plans …] [--rates 250,1000] [--delays 250,1000] [--batches 1,8,32]
 //                            [--cache DIR] [--parts DIR] [--again] [--out bench/results/hosts | --no-report]
-// Every (workload, hosts, plan, rate) is measured on its own and kept in --parts; what is there already is not measured again without --again, so that a run may
+// Every (workload, hosts, plan, rate), and every piece of a calibration, is measured on its own and kept in --parts; what is there already is not measured again without --again, so that a run may
 // be cut into pieces. The report is made of all parts. Needs root, iproute2 and a C compiler.
-import { existsSync, mkdirSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { parseArgs } from 'node:util';
 import { bedRefusal, startBed } from '../../test/hosts/bed/bed.mjs';
 import { startCluster } from '../../test/hosts/bed/cluster.mjs';
-import { calibrate } from './calibration.mjs';
+import { calibrationOf, calibrationPieces } from './calibration.mjs';
 import { measureCell } from './measure.mjs';
 import { planKinds, planOf } from './plans.mjs';
 import { writeReport } from './report.mjs';
@@ -57,7 +57,7 @@ const openWorkload = {
 
 for (const name of flags.workloads.split(',')) {
   const workload = await openWorkload[name]();
-  if (!has(`calibration-${name}`)) keep(`calibration-${name}`, await calibrate(workload));
+  await calibrate(workload);
   for (const hosts of numbers(flags.hosts))
     for (const kind of flags.plans.split(','))
       for (const rateMbit of numbers(flags.rates)) {
@@ -67,11 +67,25 @@ for (const name of flags.workloads.split(',')) {
 }
 if (flags.report) await writeReport({ parts: flags.parts, cache: flags.cache, out: flags.out, openWorkload });
 
+function delaysOf() {
+  return flags.network === 'veth' ? [0] : numbers(flags.delays);
+}
+
+/** Each piece is kept by itself, and all together where the report looks for them. */
+async function calibrate(workload) {
+  const rates = numbers(flags.rates);
+  const pieces = calibrationPieces(workload, { network: flags.network, rates, delayMicros: delaysOf()[0] });
+  const fileOf = (piece) => `piece-${workload.name}-${piece}`;
+  for (const [piece, measure] of Object.entries(pieces)) if (!has(fileOf(piece))) keep(fileOf(piece), await measure());
+  const read = (piece) => JSON.parse(readFileSync(path.join(flags.parts, `${fileOf(piece)}.json`), 'utf8'));
+  keep(`calibration-${workload.name}`, calibrationOf(workload, rates, read));
+}
+
 /** All cells of one plan at one bit rate. */
 async function measurePart(workload, hosts, kind, rateMbit) {
   const startedMs = performance.now();
   const plan = planOf(workload, hosts, kind, flags.cache);
-  const delays = flags.network === 'veth' ? [0] : numbers(flags.delays);
+  const delays = delaysOf();
   const bed = await startBed({ hosts, network: flags.network, rateMbit, delayMicros: delays[0] });
   const part = {
     workload: workload.name,

@@ -1,36 +1,31 @@
 import { calibratedTopology, parseCalibration } from '@switchyard/placement';
 import { dialBest, listenAny, type Topology } from '@switchyard/proto';
 import { describe, expect, it } from 'vitest';
-import { fitDevice } from '../src/calibration/device-fit.ts';
+import { fitHost } from '../src/calibration/host-fit.ts';
 import { answerProbes, probeLink } from '../src/calibration/link-probe.ts';
 
-const device = {
-  flopsPerRow: 6e6,
-  flopsPerSecond: 3e11,
-  memoryBytesPerSecond: 2e10,
-  densePerTokenSeconds: 4e-6,
-  layerOverheadSeconds: 9e-6,
+const host = {
+  step: { fixed: 2e-4, perRow: 1e-6, perToken: 3e-5 },
+  segment: { fixed: 9e-6, perRow: 4e-6, perContext: 1e-8 },
+  experts: { fixed: 0, perRow: 2e-6, perExpert: 3e-4 },
+  frame: { fixed: 0, perByte: 0 },
+  wake: 0,
+  outside: { perRequest: 0, perStep: 0, perToken: 0 },
 };
 
 describe('calibration', () => {
-  it('finds the device that two loads were made by', () => {
-    const shape = { moeLayers: 24, topK: 4, expertBytes: 6e6, flopsPerRow: device.flopsPerRow };
-    const layerSeconds = (tokens: number, steps: number) =>
-      24 * (steps * device.layerOverheadSeconds + tokens * device.densePerTokenSeconds);
-    const decode = {
-      tokens: 100,
-      steps: 100,
-      attention: layerSeconds(100, 100),
-      experts: (100 * 24 * 4 * shape.expertBytes) / device.memoryBytesPerSecond,
-    };
-    const prefill = {
-      tokens: 1e6,
-      steps: 1,
-      attention: layerSeconds(1e6, 0),
-      experts: (1e6 * 24 * 4 * shape.flopsPerRow) / device.flopsPerSecond,
-    };
-    const fitted = fitDevice(shape, decode, prefill);
-    for (const [field, value] of Object.entries(device)) expect(fitted[field as keyof typeof fitted]).toBeCloseTo(value, 9);
+  it('finds the host that three loads were made by', () => {
+    const shape = { moeLayers: 24, experts: 32, topK: 4 };
+    const load = (tokens: number, steps: number, outputs: number, contextTokens: number) => ({
+      ...{ tokens, steps, outputs, contextTokens },
+      attention: 24 * (steps * host.segment.fixed + tokens * host.segment.perRow + contextTokens * host.segment.perContext),
+      experts: 24 * (4 * tokens * host.experts.perRow + steps * 32 * (1 - (1 - 4 / 32) ** (tokens / steps)) * host.experts.perExpert),
+      rest: steps * host.step.fixed + tokens * host.step.perRow + outputs * host.step.perToken,
+    });
+    const fitted = fitHost(shape, [load(666, 576, 576, 40_000), load(192, 6, 6, 3168), load(2304, 12, 6, 443_520)]);
+    for (const [part, costs] of Object.entries(host))
+      for (const [field, seconds] of Object.entries(costs))
+        expect((fitted[part as keyof typeof host] as Record<string, number>)[field], `${part}.${field}`).toBeCloseTo(seconds, 12);
   });
 
   it('reads what it wrote, puts measured links in the place of stated ones, and names what is wrong', () => {
@@ -38,7 +33,7 @@ describe('calibration', () => {
       format: 'switchyard-calibration',
       version: 1,
       provenance: {},
-      device,
+      host,
       interNode: { bandwidth: 1e9, latency: 5e-5 },
       intraNode: null,
     };
@@ -48,8 +43,9 @@ describe('calibration', () => {
     expect(calibratedTopology(links as Topology, calibration)).toEqual({ interNode: file.interNode, intraNode: links.intraNode });
     const broken = (change: object) => () => parseCalibration({ ...file, ...change });
     expect(broken({ version: 2 })).toThrow(/format is "switchyard-calibration", must be "switchyard-calibration" version 1/);
-    expect(broken({ device: { ...device, flopsPerSecond: 0 } })).toThrow(/device.flopsPerSecond is 0, must be a number above 0/);
-    expect(broken({ device: { ...device, layerOverheadSeconds: undefined } })).toThrow(/device.layerOverheadSeconds is absent/);
+    expect(broken({ host: { ...host, wake: -1 } })).toThrow(/host.wake is -1, must be a number of at least 0/);
+    expect(broken({ host: { ...host, step: { fixed: 1 } } })).toThrow(/host.step.perRow is absent, must be a number of at least 0/);
+    expect(broken({ device: {}, host: undefined })).toThrow(/host is absent, must be an object/);
     expect(broken({ interNode: { bandwidth: 1, latency: -1 } })).toThrow(/interNode.latency is -1, must be a number of at least 0/);
   });
 

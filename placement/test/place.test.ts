@@ -15,7 +15,8 @@ import {
   paretoPage,
   place,
   placeLoads,
-  predictStep,
+  predictDecode,
+  predictPrefill,
   prove,
   proveStars,
   proveWindows,
@@ -26,7 +27,7 @@ import {
   stageMove,
   thinTokens,
   transitionsOf,
-  uncalibratedDevice,
+  uncalibratedHost,
   verifyCertificate,
 } from '../src/index.ts';
 import { gptOssSlice, testTopology } from './slice.ts';
@@ -305,20 +306,15 @@ describe('around a plan', () => {
     const topology = testTopology(4, 1, 300);
     const placed = await place(trace, topology, quick);
     const { plan, cluster, score } = placed;
-    const loads = expertLoads(trace);
-    const slow = predictStep(score, plan, cluster, topology, loads, uncalibratedDevice, 64);
-    const fast = predictStep(
-      score,
-      plan,
-      cluster,
-      changedTopology(topology, { kind: 'link-speed', factor: 10 }),
-      loads,
-      uncalibratedDevice,
-      64,
-    );
-    expect(fast.networkSeconds).toBeLessThan(slow.networkSeconds);
-    expect(fast.expertSeconds).toBe(slow.expertSeconds);
-    expect(slow.bytesPerToken).toBeCloseTo(score.remoteNodes * 24 * 2 * 5760, 6);
+    const workload = { trace, replicas: plan.replicas, homes: placed.homes, cluster, topology, host: uncalibratedHost(topology), seed: 1 };
+    const faster = { ...workload, topology: changedTopology(topology, { kind: 'link-speed', factor: 10 }) };
+    for (const predict of [
+      (w: typeof workload) => predictDecode(w, 64).secondsPerStep,
+      (w: typeof workload) => predictPrefill(w, 512).seconds,
+    ]) {
+      expect(predict(faster)).toBeLessThan(predict(workload));
+      expect(predict(workload)).toBe(predict(workload));
+    }
     const why = explain(placed, trace);
     expect(why.layers.reduce((sum, l) => sum + l.remoteNodes, 0) / 24).toBeCloseTo(score.remoteNodes, 9);
     expect(why.nodes.reduce((sum, n) => sum + n.rowShare, 0)).toBeCloseTo(1, 9);

@@ -1,6 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { type Cluster, evenCluster } from '../src/cluster/cluster.ts';
-import type { HostModel } from '../src/cost/host-model.ts';
+import type { HostModel, PlannedStep } from '../src/cost/host-model.ts';
+import { decodeSteps, promptStepRows, promptSteps } from '../src/cost/planned-steps.ts';
 import { type StepWorkload, simulateSteps } from '../src/cost/step-simulation.ts';
 import { scoreFanOut } from '../src/score/fan-out-score.ts';
 import type { RoutingTrace } from '../src/trace/routing-trace.ts';
@@ -8,11 +9,20 @@ import { thinTokens } from '../src/trace/sample.ts';
 import { gptOssSlice } from './slice.ts';
 
 const host: HostModel = {
-  step: { fixed: 1e-3, perRow: 1e-4 },
-  segment: { fixed: 2e-3, perRow: 3e-4 },
+  step: { fixed: 1e-3, perRow: 1e-4, perToken: 6e-4 },
+  segment: { fixed: 2e-3, perRow: 3e-4, perContext: 1e-6 },
   experts: { fixed: 5e-4, perRow: 2e-4, perExpert: 7e-4 },
   frame: { fixed: 1e-4, perByte: 1e-9 },
-  outsidePerToken: 0,
+  wake: 3e-5,
+  outside: { perRequest: 4e-3, perStep: 0, perToken: 0 },
+};
+const free: HostModel = {
+  step: { fixed: 0, perRow: 0, perToken: 0 },
+  segment: { fixed: 0, perRow: 0, perContext: 0 },
+  experts: { fixed: 0, perRow: 0, perExpert: 0 },
+  frame: { fixed: 0, perByte: 0 },
+  wake: 0,
+  outside: { perRequest: 0, perStep: 0, perToken: 0 },
 };
 const frames = { headerBytes: 64, dispatchRowBytes: 2048, pairBytes: 8, combineRowBytes: 4096 };
 const links = { interNode: { bandwidth: 30e6, latency: 250e-6 }, intraNode: { bandwidth: 5e9, latency: 1e-5 }, links: null };
@@ -36,14 +46,28 @@ function traceOf(ids: number[][]): RoutingTrace {
 const halves = [0, 1].map(() => [[0], [0], [1], [1]]);
 const twoNodes = evenCluster(2, 1, 8);
 
+/** A step of rows that attend to 100 positions in all and give one token. */
+const planned = (rows: number[], change: Partial<PlannedStep> = {}): PlannedStep => ({
+  rows,
+  contextTokens: 100,
+  tokens: 1,
+  afterRequests: 0,
+  ...change,
+});
+
 function workload(trace: RoutingTrace, steps: number[][][], change: Partial<StepWorkload> = {}): StepWorkload {
-  return { trace, replicas: halves, cluster: twoNodes, links, host, frames, coreGroups: null, steps, stepsInFlight: 1, ...change };
+  return {
+    ...{ trace, replicas: halves, cluster: twoNodes, links, host, frames, coreGroups: null, stepsInFlight: 1 },
+    steps: steps.map((own) => own.map((rows) => planned(rows))),
+    ...change,
+  };
 }
 
-const segment = (rows: number) => host.segment.fixed + rows * host.segment.perRow;
+const segment = (rows: number) => host.segment.fixed + rows * host.segment.perRow + 100 * host.segment.perContext;
 const experts = (pairs: number, distinct: number) => host.experts.fixed + pairs * host.experts.perRow + distinct * host.experts.perExpert;
 const frame = (bytes: number) => host.frame.fixed + bytes * host.frame.perByte;
-const step = (rows: number) => host.step.fixed + rows * host.step.perRow;
+/** Beginning and end: with the logits of one token. */
+const step = (rows: number) => host.step.fixed + rows * host.step.perRow + host.step.perToken;
 
 describe('simulated steps', () => {
   it('are the sum of their parts when nothing leaves', () => {
@@ -51,7 +75,7 @@ describe('simulated steps', () => {
       [0, 1, 1, 0],
       [0, 1, 0, 1],
     ]);
-    const one = step(2) + 3 * segment(2) + 2 * experts(4, 2);
+    const one = step(2) + 2 * segment(2) + 2 * experts(4, 2);
     const { secondsPerStep, remoteNodes, bytesPerRow } = simulateSteps(
       workload(trace, [
         [
@@ -62,7 +86,7 @@ describe('simulated steps', () => {
         [],
       ]),
     );
-    expect(secondsPerStep).toBeCloseTo(one, 12);
+    expect(secondsPerStep).toBeCloseTo(one + host.wake / 3, 12);
     expect([remoteNodes, bytesPerRow]).toEqual([0, 0]);
   });
 
@@ -71,9 +95,13 @@ describe('simulated steps', () => {
     const trace = traceOf([[0, 2, 0, 1]]);
     const out = 64 + 2048 + 8;
     const back = 64 + 4096;
-    const away = (out + back) / links.interNode.bandwidth + 2 * links.interNode.latency + frame(out) + experts(1, 1) + 2 * frame(back);
-    const expected = step(1) + segment(1) + frame(out) + Math.max(away, experts(1, 1)) + segment(1) + experts(2, 2) + segment(1);
-    const { secondsPerStep, remoteNodes, bytesPerRow } = simulateSteps(workload(trace, [[[0]], []]));
+    const wire = (out + back) / links.interNode.bandwidth + 2 * links.interNode.latency;
+    // The far worker slept before, and so does this one when its own experts are done.
+    const away = wire + host.wake + frame(out) + experts(1, 1) + frame(back) + host.wake + frame(back);
+    expect(away).toBeGreaterThan(experts(1, 1));
+    const expected = host.wake + step(1) + segment(1) + frame(out) + away + segment(1) + experts(2, 2);
+    const { secondsPerStep, remoteNodes, bytesPerRow, wakes } = simulateSteps(workload(trace, [[[0]], []]));
+    expect(wakes).toEqual([2, 1]);
     expect(secondsPerStep).toBeCloseTo(expected, 12);
     expect(remoteNodes).toBe(0.5);
     expect(bytesPerRow).toBe(out + back);
@@ -85,23 +113,22 @@ describe('simulated steps', () => {
       [2, 3, 2, 3],
     ]);
     const steps = [[[0]], [[1]]];
-    const alone = step(1) + 3 * segment(1) + 2 * experts(2, 2);
-    const on = (cores: number) => simulateSteps(workload(trace, steps, { coreGroups: [{ cores, workers: [0, 1], outside: false }] }));
+    const alone = host.wake + step(1) + 2 * segment(1) + 2 * experts(2, 2);
+    const on = (cores: number, crowdedSpeed = { beside: 1, sharing: 1 }) =>
+      simulateSteps(workload(trace, steps, { coreGroups: [{ cores, crowdedSpeed, workers: [0, 1], outside: false, carrier: null }] }));
     expect(on(2).secondsPerStep).toBeCloseTo(alone, 12);
     expect(on(1).secondsPerStep).toBeCloseTo(2 * alone, 12);
     expect(on(1.5).secondsPerStep).toBeCloseTo(alone / 0.75, 12);
+    expect(on(2, { beside: 0.8, sharing: 0.1 }).secondsPerStep).toBeCloseTo(alone / 0.8, 12);
+    expect(on(1, { beside: 0.1, sharing: 0.8 }).secondsPerStep).toBeCloseTo((2 * alone) / 0.8, 12);
+    // What a system counts is the time on a core, however slow the core is.
+    expect(on(2, { beside: 0.8, sharing: 0.1 }).busySeconds[0]).toBeCloseTo(alone / 0.8, 12);
+    expect(on(1).busySeconds[0]).toBeCloseTo(alone, 12);
   });
 
   it('queue on a link that several use, and not on one that is used the other way', () => {
     const three = evenCluster(3, 1, 12);
     const away = [0, 1].map(() => [[2], [2], [2], [2]]);
-    const free: HostModel = {
-      step: { fixed: 0, perRow: 0 },
-      segment: { fixed: 0, perRow: 0 },
-      experts: { fixed: 0, perRow: 0, perExpert: 0 },
-      frame: { fixed: 0, perByte: 0 },
-      outsidePerToken: 0,
-    };
     const trace = traceOf([[0, 1, 0, 1]]);
     const run = (steps: number[][][], cluster: Cluster) =>
       simulateSteps(workload(trace, steps, { cluster, replicas: away, host: free })).seconds;
@@ -114,6 +141,50 @@ describe('simulated steps', () => {
     expect(run([[[0]], [[0]], []], three)).toBeLessThan(alone + 2 * (out + back));
   });
 
+  it('wait for the program that carries frames, which goes before the workers', () => {
+    const trace = traceOf([[0, 2, 0, 1]]);
+    const carried = (cost: number) =>
+      simulateSteps(
+        workload(trace, [[[0]], []], {
+          host: free,
+          coreGroups: [
+            { cores: 2, crowdedSpeed: { beside: 1, sharing: 1 }, workers: [0, 1], outside: false, carrier: { fixed: cost, perByte: 0 } },
+          ],
+        }),
+      ).seconds;
+    expect(carried(1e-3) - carried(0)).toBeCloseTo(2e-3, 12);
+  });
+
+  it('begin when their requests have come in, one after the other', () => {
+    const trace = traceOf([[0, 1, 0, 1]]);
+    const own = step(1) + 2 * segment(1) + 2 * experts(2, 2) + host.wake;
+    const steps = [[planned([0], { afterRequests: 1 })], [planned([0], { afterRequests: 3 })]];
+    const everywhere = halves.map((layer) => layer.map(() => [0, 1]));
+    expect(simulateSteps(workload(trace, [], { steps, replicas: everywhere })).seconds).toBeCloseTo(3 * host.outside.perRequest + own, 12);
+    const told = { ...host, outside: { perRequest: 0, perStep: 1e-3, perToken: 2e-3 } };
+    const one = [[planned([0])], []];
+    expect(simulateSteps(workload(trace, [], { steps: one, replicas: everywhere, host: told })).seconds).toBeCloseTo(own + 3e-3, 12);
+  });
+
+  it('never take longer with faster links, hosts and fewer rows away', async () => {
+    const trace = thinTokens(await gptOssSlice(), 600);
+    const cluster = evenCluster(4, 1, 24 * 32);
+    const contiguous = trace.moeLayers.map(() => Array.from({ length: 32 }, (_, e) => [Math.floor(e / 8)]));
+    const everywhere = trace.moeLayers.map(() => Array.from({ length: 32 }, () => [0, 1, 2, 3]));
+    const homes = Int32Array.from(trace.sequences, (_, s) => s % 4);
+    const steps = promptSteps(trace, homes, cluster, 256, 1);
+    const run = (change: Partial<StepWorkload>) =>
+      simulateSteps({ ...workload(trace, []), cluster, steps, replicas: contiguous, ...change }).seconds;
+    const base = run({});
+    expect(run({ links: { ...links, interNode: { bandwidth: 60e6, latency: 250e-6 } } })).toBeLessThan(base);
+    expect(run({ links: { ...links, interNode: { bandwidth: 30e6, latency: 2e-3 } } })).toBeGreaterThan(base);
+    expect(run({ host: { ...host, frame: { fixed: 1e-4, perByte: 9e-9 } } })).toBeGreaterThan(base);
+    expect(run({ replicas: everywhere })).toBeLessThan(base);
+    // With links that take no time and hosts that do, equal homes with nothing away are as one.
+    const alone = run({ replicas: everywhere, steps: [steps[0], [], [], []] });
+    expect(run({ replicas: everywhere, steps: steps.map(() => steps[0]) })).toBeCloseTo(alone, 9);
+  });
+
   it('hide rows that are away behind the next step, which keeps behind', () => {
     const trace = traceOf(Array.from({ length: 8 }, () => [0, 2, 1, 3]));
     const rows = Array.from({ length: 8 }, (_, i) => i);
@@ -121,7 +192,7 @@ describe('simulated steps', () => {
     const run = (stepsInFlight: number, steps: number[][]) =>
       simulateSteps(workload(trace, [steps, []], { stepsInFlight, links: slow })).seconds;
     const one = run(1, [rows]);
-    expect(run(1, [rows, rows])).toBeCloseTo(2 * one, 12);
+    expect(run(1, [rows, rows])).toBeCloseTo(2 * one - host.wake, 12);
     expect(run(2, [rows, rows])).toBeLessThan(1.6 * one);
     expect(run(2, [rows, rows])).toBeGreaterThan(one);
     expect(run(2, [rows])).toBe(one);
@@ -140,5 +211,33 @@ describe('simulated steps', () => {
     const simulated = simulateSteps({ ...workload(trace, steps), cluster, replicas });
     expect(simulated.remoteNodes).toBeCloseTo(scoreFanOut(trace, replicas, cluster, homes).remoteNodes, 12);
     expect(simulateSteps({ ...workload(trace, steps), cluster, replicas })).toEqual(simulated);
+  });
+});
+
+describe('planned steps', () => {
+  it('are of sequences at their homes, the same for the same seed', async () => {
+    const trace = thinTokens(await gptOssSlice(), 1000);
+    const cluster = evenCluster(4, 1, 24 * 32);
+    const homes = Int32Array.from(trace.sequences, (_, s) => s % 3);
+    const decode = decodeSteps(trace, homes, cluster, 10, 3, 7);
+    // A home without sequences runs no step; the others share the streams.
+    expect(decode.map((own) => own.map(({ rows }) => rows.length))).toEqual([[4, 4, 4], [3, 3, 3], [3, 3, 3], []]);
+    decode.forEach((own, home) => {
+      for (const { rows, tokens } of own) {
+        expect(tokens).toBe(rows.length);
+        for (const token of rows) expect(homes[trace.sequenceOf[token]]).toBe(home);
+      }
+    });
+    expect(decodeSteps(trace, homes, cluster, 10, 3, 7)).toEqual(decode);
+    expect(decodeSteps(trace, homes, cluster, 10, 3, 8)).not.toEqual(decode);
+    const prompts = promptSteps(trace, homes, cluster, 2048, 7);
+    expect(prompts.map((own) => own.map(({ rows }) => rows.length))).toEqual([[256, 256], [256, 256], [256, 256], []]);
+    expect(promptStepRows).toBe(256);
+    // The first prompt's rows attend to 1, 2, 3, … positions.
+    const [first] = prompts[0];
+    const length = trace.sequences[trace.sequenceOf[first.rows[0]]].tokens;
+    expect(first.rows.slice(0, length)).toEqual(Array.from({ length }, (_, i) => first.rows[0] + i));
+    const [short] = promptSteps(trace, homes, cluster, 40, 7)[0];
+    expect(short.contextTokens).toBe(55);
   });
 });

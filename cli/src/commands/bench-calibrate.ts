@@ -3,7 +3,7 @@ import type { Calibration } from '@switchyard/placement';
 import { dialBest, type LinkOptions, listenAny } from '@switchyard/proto';
 import { inspectModel } from '@switchyard/worker';
 import { Command } from 'commander';
-import { fitDevice, type MeasuredLoad } from '../calibration/device-fit.ts';
+import { fitHost, type MeasuredLoad } from '../calibration/host-fit.ts';
 import { answerProbes, probeLink } from '../calibration/link-probe.ts';
 import { CommandFailure, exitStatus } from '../failure.ts';
 import { describeMachine } from '../load/machine.ts';
@@ -24,14 +24,13 @@ interface Flags {
 const probeOptions: LinkOptions = { token: '', tls: null };
 const requestMsMax = 600_000;
 const decodeTokens = 96;
-const promptTokens = 384;
+const promptTokens = { short: 32, long: 384 };
 const requests = 6;
 const vocab = 4096;
-const bytesPerStoredParameter: Record<string, number> = { f32: 4, bf16: 2, f16: 2 };
 
 export function benchCalibrateCommand(): Command {
   return new Command('calibrate')
-    .description("Measure what the planner's cost model must know: device and links. For `switchyard place --calibration`")
+    .description("Measure what the planner's cost model must know: host and links. For `switchyard place --calibration`")
     .argument('[up-flags...]', 'after --: flags for the `switchyard up` that is measured (default: 1 node of 2 workers)')
     .option(
       '--listen <address>',
@@ -84,12 +83,11 @@ async function calibrate(upFlags: string[], dial: string | undefined, signal: Ab
     const model = inspectModel(started.modelDir);
     const layers = model.moeLayers.length;
     if (layers === 0) throw new CommandFailure(`${started.modelDir} has no experts: there is nothing to place`);
-    const stored = bytesPerStoredParameter[model.expertDType ?? ''];
-    if (stored === undefined) throw new CommandFailure(`experts stored as ${model.expertDType}: their arithmetic is not known`);
-    const flopsPerRow = (2 * model.storedBytes.experts) / (layers * model.experts * stored);
-    const shape = { moeLayers: layers, topK: model.topK, expertBytes: model.residentBytes.expert, flopsPerRow };
-    const decode = await measureLoad(target, 16, decodeTokens, signal);
-    const prefill = await measureLoad(target, Math.min(promptTokens, model.maxContext - 8), 1, signal);
+    const loads = [
+      await measureLoad(target, 16, decodeTokens, signal),
+      await measureLoad(target, promptTokens.short, 1, signal),
+      await measureLoad(target, Math.min(promptTokens.long, model.maxContext - 8), 1, signal),
+    ];
     return {
       format: 'switchyard-calibration',
       version: 1,
@@ -99,7 +97,7 @@ async function calibrate(upFlags: string[], dial: string | undefined, signal: Ab
         numericClass: started.numericClass,
         workers: started.workers.length,
       },
-      device: fitDevice(shape, decode, prefill),
+      host: fitHost({ moeLayers: layers, experts: model.experts, topK: model.topK }, loads),
       interNode,
       intraNode,
     };
@@ -127,11 +125,20 @@ async function measureLoad(target: BenchTarget, prompt: number, output: number, 
         before: () => target.cluster.begin(),
         after: async (level) => {
           if (level.errors > 0) throw new CommandFailure(`a request failed: ${level.errorMessages[0]?.message}`);
-          const tokens = level.promptTokens + level.outputTokens;
+          const tokens = level.promptTokens + level.outputTokens - level.requests;
           const { time } = await target.cluster.end(tokens);
           if (time === null) throw new CommandFailure('the workers do not report their time');
-          const { attention = 0, experts_own = 0, experts_others = 0 } = time.seconds;
-          load = { tokens, steps: time.steps, attention, experts: experts_own + experts_others };
+          const { attention = 0, experts_own = 0, experts_others = 0, sampling = 0, other = 0 } = time.seconds;
+          const length = tokens / level.requests;
+          load = {
+            tokens,
+            steps: time.steps,
+            contextTokens: (tokens * (length + 1)) / 2,
+            outputs: level.outputTokens,
+            attention,
+            experts: experts_own + experts_others,
+            rest: sampling + other,
+          };
         },
       },
       signal,
@@ -161,12 +168,14 @@ async function overLink(address: string): Promise<{ latency: number; bandwidth: 
   }
 }
 
-function calibrationText({ device, interNode, intraNode }: Calibration, out: string): string {
+function calibrationText({ host, interNode, intraNode }: Calibration, out: string): string {
   const link = (of: Calibration['interNode']) =>
     of === null ? 'not measured (--dial)' : `${(1e6 * of.latency).toFixed(0)} us, ${(of.bandwidth / 1e9).toFixed(2)} GB/s`;
+  const micros = (seconds: number) => `${(1e6 * seconds).toPrecision(3)} us`;
   const lines = [
-    `experts: ${(device.flopsPerSecond / 1e9).toFixed(1)} GFLOP/s, weights read at ${(device.memoryBytesPerSecond / 1e9).toFixed(1)} GB/s`,
-    `rest of a layer: ${(1e6 * device.layerOverheadSeconds).toFixed(1)} us and ${(1e6 * device.densePerTokenSeconds).toFixed(1)} us a token`,
+    `experts: ${micros(host.experts.perExpert)} to read one, ${micros(host.experts.perRow)} a row`,
+    `rest of a layer: ${micros(host.segment.fixed)}, ${micros(host.segment.perRow)} a row and ${micros(host.segment.perContext)} a position that it attends to`,
+    `rest of a step: ${micros(host.step.fixed)}, ${micros(host.step.perRow)} a row and ${micros(host.step.perToken)} a token`,
     `between nodes: ${link(interNode)}; inside a node: ${link(intraNode)}`,
     `wrote ${out}`,
   ];

@@ -1,14 +1,13 @@
 import {
-  type Cluster,
-  type DeviceModel,
   type FanOutScore,
-  type LoadMatrix,
+  type HostModel,
   type PlanDiff,
-  predictStep,
+  predictDecode,
+  predictPrefill,
   type RoutingTrace,
-  uncalibratedDevice,
+  type StepTimeWorkload,
+  uncalibratedHost,
 } from '@switchyard/placement';
-import type { Plan, Topology } from '@switchyard/proto';
 import { formatBytes } from '../terminal/quantity.ts';
 import { textTable } from '../terminal/table.ts';
 
@@ -19,30 +18,27 @@ export interface PlanFigures {
   peakMean: number;
   stepPeakMean: number;
   bytesPerToken: number;
-  /** Predicted, of a decode step of 64 tokens and of a prefill chunk of 2,048. */
+  /** Predicted by playing steps through: of a decode step of 64 tokens, and of 2,048 tokens of prompts. */
   decodeSeconds: number;
   prefillSeconds: number;
 }
 
-export function figuresOf(
-  score: FanOutScore,
-  plan: Plan,
-  cluster: Cluster,
-  topology: Topology,
-  loads: LoadMatrix,
-  measured: DeviceModel | null,
-): PlanFigures {
-  const device = measured ?? uncalibratedDevice;
-  const decode = predictStep(score, plan, cluster, topology, loads, device, 64);
-  const prefill = predictStep(score, plan, cluster, topology, loads, device, 2048);
+/** Streams of the decode step and tokens of the prefill whose times are predicted. */
+const decodeStreams = 64;
+const prefillTokens = 2048;
+
+/** @param measured null: not calibrated */
+export function figuresOf(score: FanOutScore, workload: Omit<StepTimeWorkload, 'host'>, measured: HostModel | null): PlanFigures {
+  const { trace, topology } = workload;
+  const host = measured ?? uncalibratedHost(topology);
   return {
     homeShare: score.homeShare,
     remoteNodes: score.remoteNodes,
     peakMean: score.peakMean,
     stepPeakMean: score.stepPeakMean,
-    bytesPerToken: decode.bytesPerToken,
-    decodeSeconds: decode.seconds,
-    prefillSeconds: prefill.seconds,
+    bytesPerToken: score.remoteNodes * trace.moeLayers.length * (topology.dispatchRowBytes + topology.combineRowBytes),
+    decodeSeconds: predictDecode({ ...workload, host }, decodeStreams).secondsPerStep,
+    prefillSeconds: predictPrefill({ ...workload, host }, prefillTokens).seconds,
   };
 }
 
@@ -58,8 +54,8 @@ export function comparisonTable(columns: { name: string; figures: PlanFigures }[
     row('peak/mean load', (f) => f.peakMean.toFixed(3)),
     row('peak/mean load per step of 64', (f) => f.stepPeakMean.toFixed(3)),
     row('bytes between nodes per token', (f) => formatBytes(Math.round(f.bytesPerToken))),
-    row('predicted decode step (64 tokens)', (f) => milliseconds(f.decodeSeconds)),
-    row('predicted prefill (2048 tokens)', (f) => milliseconds(f.prefillSeconds)),
+    row(`predicted decode step (${decodeStreams} tokens)`, (f) => milliseconds(f.decodeSeconds)),
+    row(`predicted prefill (${prefillTokens} tokens)`, (f) => milliseconds(f.prefillSeconds)),
   ];
   const last = (name: string, text: string) => [name, ...columns.map((_, i) => (i === columns.length - 1 ? text : '-'))];
   if (diff !== null) rows.push(last('bytes to move', `${formatBytes(diff.bytes)} (${formatBytes(diff.interNodeBytes)} between nodes)`));
@@ -72,8 +68,6 @@ export function measuredOn(trace: RoutingTrace, heldOut: boolean): string {
   return `measured on ${trace.tokens} tokens of ${trace.sequences.length} ${heldOut ? 'held-out ' : ''}sequences`;
 }
 
-export function stepTimesBy(measured: DeviceModel | null): string {
-  return measured === null
-    ? 'step times by an uncalibrated device model (switchyard bench calibrate)'
-    : 'step times by the calibrated device';
+export function stepTimesBy(measured: HostModel | null): string {
+  return measured === null ? 'step times of an uncalibrated host (switchyard bench calibrate)' : 'step times of the calibrated host';
 }

@@ -1,5 +1,5 @@
 import { readFileSync, statSync, writeFileSync } from 'node:fs';
-import type { Certificate, DeviceModel, LoadMatrix, RoutingTrace } from '@switchyard/placement';
+import type { Certificate, HostModel, LoadMatrix, RoutingTrace } from '@switchyard/placement';
 import { calibratedTopology, openTrace, parseCalibration } from '@switchyard/placement';
 import { limits, type Plan, type Topology } from '@switchyard/proto';
 import { CommandFailure, exitStatus } from '../failure.ts';
@@ -34,12 +34,12 @@ export const readPlan = (path: string): Plan => expectFormat<Plan>(path, 'plan',
 export const readTopology = (path: string): Topology => expectFormat<Topology>(path, 'topology', 'switchyard-topology');
 export const readCertificate = (path: string): Certificate => expectFormat<Certificate>(path, 'certificate', 'switchyard-certificate');
 
-/** The cluster, and its devices as measured; device null: not calibrated. */
-export function readCluster(flags: { topology: string; calibration?: string }): { topology: Topology; device: DeviceModel | null } {
+/** The cluster, and its hosts as measured; host null: not calibrated. */
+export function readCluster(flags: { topology: string; calibration?: string }): { topology: Topology; host: HostModel | null } {
   const topology = readTopology(flags.topology);
-  if (flags.calibration === undefined) return { topology, device: null };
+  if (flags.calibration === undefined) return { topology, host: null };
   const calibration = parseCalibration(readJson(flags.calibration, 'calibration'));
-  return { topology: calibratedTopology(topology, calibration), device: calibration.device };
+  return { topology: calibratedTopology(topology, calibration), host: calibration.host };
 }
 
 export async function readTrace(

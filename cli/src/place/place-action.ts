@@ -5,13 +5,12 @@ import {
   type Cluster,
   chooseHomes,
   clusterOf,
-  type DeviceModel,
   describe,
   diffPlans,
   type Explanation,
   evenSplitPeak,
-  expertLoads,
   explain,
+  type HostModel,
   holdOut,
   type LoadMatrix,
   nodeMasks,
@@ -64,14 +63,14 @@ export interface PlaceFlags extends SearchFlags {
 const scoreTokensMax = 40_000;
 
 export async function placeAction(flags: PlaceFlags): Promise<void> {
-  const { topology, device } = readCluster(flags);
+  const { topology, host } = readCluster(flags);
   if (flags.prove !== undefined && flags.model !== 'chain')
     throw new CommandFailure('--prove windows=N proves the chain model: it needs --model chain', { status: exitStatus.usage });
   const input = await readTrace(flags.trace, flags.tokensMax);
   if (input.kind === 'loads') return placeByLoads(input.loads, topology, flags);
   const { signal, release } = interruptSignal();
   try {
-    await placeByRouting(input.trace, topology, device, flags, signal);
+    await placeByRouting(input.trace, topology, host, flags, signal);
     if (signal.aborted) process.exitCode = exitStatus.interrupted;
   } finally {
     release();
@@ -81,7 +80,7 @@ export async function placeAction(flags: PlaceFlags): Promise<void> {
 async function placeByRouting(
   trace: RoutingTrace,
   topology: Topology,
-  device: DeviceModel | null,
+  host: HostModel | null,
   flags: PlaceFlags,
   signal: AbortSignal,
 ): Promise<void> {
@@ -108,7 +107,6 @@ async function placeByRouting(
       ? homesInTurn(judged, cluster)
       : chooseHomes(judged, nodeMasks(current, cluster), cluster, { kind: 'whole-sequence' }, flags.homeTolerance);
   const nowScore = scoreFanOut(judged, now.replicas, cluster, nowHomes);
-  const loads = expertLoads(judged);
   const certificate = prove(placed.plan, cluster, judged, {
     homes,
     claims: flags.model === 'chain' ? ['fan-out', 'load', 'chain'] : ['fan-out', 'load'],
@@ -120,9 +118,10 @@ async function placeByRouting(
   const described = { ...placed, homes, score };
   const why = explain(described, judged);
   const points = flags.pareto === undefined ? null : await paretoPoints(train, judged, topology, now, flags, signal);
+  const seen = { trace: judged, cluster, topology, seed: flags.seed };
   const figures = {
-    now: figuresOf(nowScore, now, cluster, topology, loads, device),
-    proposed: figuresOf(score, placed.plan, cluster, topology, loads, device),
+    now: figuresOf(nowScore, { ...seen, replicas: now.replicas, homes: nowHomes }, host),
+    proposed: figuresOf(score, { ...seen, replicas: placed.plan.replicas, homes }, host),
   };
   if (flags.dryRun !== true) {
     writeJson(flags.out, placed.plan);
@@ -154,7 +153,7 @@ async function placeByRouting(
       diff,
       gap,
     ),
-    `${measuredOn(judged, enough)}; ${stepTimesBy(device)}`,
+    `${measuredOn(judged, enough)}; ${stepTimesBy(host)}`,
     '',
     ...explanationText(why),
     ...(points === null ? [] : ['', paretoText(points)]),

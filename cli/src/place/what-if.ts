@@ -1,14 +1,4 @@
-import {
-  type Change,
-  changedTopology,
-  chooseHomes,
-  clusterOf,
-  expertLoads,
-  holdOut,
-  place,
-  scoreFanOut,
-  thinTokens,
-} from '@switchyard/placement';
+import { type Change, changedTopology, chooseHomes, clusterOf, holdOut, place, scoreFanOut, thinTokens } from '@switchyard/placement';
 import type { Topology } from '@switchyard/proto';
 import { Command } from 'commander';
 import { interruptSignal } from '../commands/interrupt.ts';
@@ -53,7 +43,7 @@ export function whatIfCommand(): Command {
     const trace = await readRouting(flags.trace, flags.tokensMax);
     const { train, test } = holdOut(trace, trace.sequences.length >= 8 ? 0.25 : 0, flags.seed);
     const judged = thinTokens(test.tokens > 0 ? test : train, 40_000);
-    const { topology: before, device } = readCluster(flags);
+    const { topology: before, host } = readCluster(flags);
     const { signal, release } = interruptSignal();
     const line = new ProgressLine(null);
     const ask = async (name: string, topology: Topology) => {
@@ -65,7 +55,10 @@ export function whatIfCommand(): Command {
       const cluster = clusterOf(topology);
       const homes = chooseHomes(judged, placed.masks, cluster, { kind: 'whole-sequence' }, flags.homeTolerance);
       const score = scoreFanOut(judged, placed.plan.replicas, cluster, homes);
-      return { name, figures: figuresOf(score, placed.plan, cluster, topology, expertLoads(judged), device) };
+      return {
+        name,
+        figures: figuresOf(score, { trace: judged, replicas: placed.plan.replicas, homes, cluster, topology, seed: flags.seed }, host),
+      };
     };
     const columns = [
       await ask('as it is', before),
@@ -76,7 +69,7 @@ export function whatIfCommand(): Command {
     if (flags.json) process.stdout.write(`${JSON.stringify(columns)}\n`);
     else
       process.stdout.write(
-        `${comparisonTable(columns, null, 'not proven')}\n${measuredOn(judged, test.tokens > 0)}; ${stepTimesBy(device)}\n`,
+        `${comparisonTable(columns, null, 'not proven')}\n${measuredOn(judged, test.tokens > 0)}; ${stepTimesBy(host)}\n`,
       );
   });
 }

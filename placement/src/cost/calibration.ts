@@ -1,19 +1,25 @@
 import { SwitchyardError, type Topology } from '@switchyard/proto';
-import type { DeviceModel } from './step-time.ts';
+import type { HostModel } from './host-model.ts';
 
-/** Measured constants of the cost model: `switchyard bench calibrate` writes them, `switchyard place --calibration` reads them. */
+/** Measured constants of the cost model, in seconds: `switchyard bench calibrate` writes them, `switchyard place --calibration` reads them. */
 export interface Calibration {
   format: 'switchyard-calibration';
   version: 1;
   /** Where and how it was measured; free of meaning. */
   provenance: Record<string, unknown>;
-  device: DeviceModel;
+  host: HostModel;
   /** In place of the topology's, where measured; bytes per second, seconds one way. */
   interNode: Topology['interNode'] | null;
   intraNode: Topology['intraNode'] | null;
 }
 
-const deviceFields = ['flopsPerRow', 'flopsPerSecond', 'memoryBytesPerSecond', 'densePerTokenSeconds', 'layerOverheadSeconds'] as const;
+const hostFields: { readonly [part in Exclude<keyof HostModel, 'wake'>]: readonly (keyof HostModel[part] & string)[] } = {
+  step: ['fixed', 'perRow', 'perToken'],
+  segment: ['fixed', 'perRow', 'perContext'],
+  experts: ['fixed', 'perRow', 'perExpert'],
+  frame: ['fixed', 'perByte'],
+  outside: ['perRequest', 'perStep', 'perToken'],
+};
 
 /** @throws bad_plan naming the field, its value and its limit */
 export function parseCalibration(value: unknown): Calibration {
@@ -26,12 +32,15 @@ export function parseCalibration(value: unknown): Calibration {
   const file = record('file', value);
   if (file.format !== 'switchyard-calibration' || file.version !== 1)
     throw refuse('format', file.format, '"switchyard-calibration" version 1');
-  const device = record('device', file.device);
-  for (const field of deviceFields) {
-    // A layer may cost nothing; a device of no speed computes nothing.
-    const least = field.endsWith('Seconds') ? 0 : Number.MIN_VALUE;
-    if (!(typeof device[field] === 'number' && Number.isFinite(device[field]) && (device[field] as number) >= least))
-      throw refuse(`device.${field}`, device[field], least === 0 ? 'a number of at least 0' : 'a number above 0');
+  const cost = (field: string, seconds: unknown): number => {
+    if (!(typeof seconds === 'number' && Number.isFinite(seconds) && seconds >= 0)) throw refuse(field, seconds, 'a number of at least 0');
+    return seconds;
+  };
+  const given = record('host', file.host);
+  const host: Record<string, unknown> = { wake: cost('host.wake', given.wake) };
+  for (const [part, fields] of Object.entries(hostFields)) {
+    const costs = record(`host.${part}`, given[part]);
+    host[part] = Object.fromEntries(fields.map((field) => [field, cost(`host.${part}.${field}`, costs[field])]));
   }
   const link = (field: 'interNode' | 'intraNode') => {
     if (file[field] == null) return null;
@@ -46,7 +55,7 @@ export function parseCalibration(value: unknown): Calibration {
     format: 'switchyard-calibration',
     version: 1,
     provenance: typeof file.provenance === 'object' && file.provenance !== null ? (file.provenance as Record<string, unknown>) : {},
-    device: Object.fromEntries(deviceFields.map((field) => [field, device[field]])) as unknown as DeviceModel,
+    host: host as unknown as HostModel,
     interNode: link('interNode'),
     intraNode: link('intraNode'),
   };

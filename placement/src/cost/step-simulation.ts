@@ -2,8 +2,8 @@ import type { Topology } from '@switchyard/proto';
 import type { Cluster } from '../cluster/cluster.ts';
 import { layerRule } from '../score/fan-out-score.ts';
 import { NO_EXPERT, type RoutingTrace } from '../trace/routing-trace.ts';
-import type { CoreGroup, FrameSizes, HostModel } from './host-model.ts';
-import { type Job, type Server, SharedCores, server } from './shared-cores.ts';
+import type { CoreGroup, FrameCost, FrameSizes, HostModel, PlannedStep } from './host-model.ts';
+import { instant, type Job, type Server, SharedCores, server } from './shared-cores.ts';
 
 /** What is to be predicted. */
 export interface StepWorkload {
@@ -15,16 +15,16 @@ export interface StepWorkload {
   frames: FrameSizes;
   /** Which workers share which cores; null: each has its own. */
   coreGroups: readonly CoreGroup[] | null;
-  /** Steps of each home worker, one after the other: rows of a step as tokens of the trace. A home without steps only serves others. */
-  steps: readonly (readonly (readonly number[])[])[];
+  /** Steps of each home worker, one after the other. A home without steps only serves others. */
+  steps: readonly (readonly PlannedStep[])[];
   /** Steps that a home has on the way at a time: of prompts two, so that one is computed while the other's rows are away; each keeps behind the one before it. */
   stepsInFlight: number;
 }
 
 export interface PredictedSteps {
-  /** Mean over homes of the time from its first step's beginning to its last one's end, over its steps. */
+  /** Mean over homes of the time until its last step's end, over its steps. */
   secondsPerStep: number;
-  /** Until the last home is done. */
+  /** Until the last token is with whoever asked for it. */
   seconds: number;
   /** Distinct remote nodes per row and layer. */
   remoteNodes: number;
@@ -34,6 +34,8 @@ export interface PredictedSteps {
   sending: number[];
   /** Processor time of each worker, (workers). */
   busySeconds: number[];
+  /** How often each worker began to work after it had had nothing to do, (workers). */
+  wakes: number[];
 }
 
 /**
@@ -41,9 +43,9 @@ export interface PredictedSteps {
  * come, and goes on when its own are back. There is no global step, so homes wait for one another only where one's rows wait behind another's. Deterministic: it
  * reads no clock and draws no random number.
  *
- * What it knows: a worker does one thing at a time, in the order in which it came, and frames of one layer that wait together are computed together; workers on the
- * same cores share them; a node's link sends and receives at the same time, each at its bit rate, one frame after another; a frame arrives a latency after it was
- * sent. What it leaves out: lost packets, garbage collection, and how long attention's context is.
+ * What it knows: a worker does one thing at a time, its own steps before rows of others, and frames of one layer that wait together are computed together; workers on
+ * the same cores share them; a node's link sends and receives at the same time, each at its bit rate, one frame after another; a frame arrives a latency after it was
+ * sent. What it leaves out: lost packets and garbage collection.
  */
 export function simulateSteps(workload: StepWorkload): PredictedSteps {
   return new Simulation(workload).run();
@@ -52,7 +54,7 @@ export function simulateSteps(workload: StepWorkload): PredictedSteps {
 /** A step on its way. */
 interface Step {
   home: number;
-  rows: readonly number[];
+  planned: PlannedStep;
   /** Segments that have run. */
   segments: number;
   ahead: Step | null;
@@ -74,12 +76,18 @@ interface Serving extends Part {
   answer: () => void;
 }
 
+const uncrowded = { beside: 1, sharing: 1 };
+
 class Simulation {
   private readonly w: StepWorkload;
   private readonly layers: number;
   private readonly rules: ReturnType<typeof layerRule>[];
   private readonly servers: Server[];
   private readonly outside = server();
+  /** The programs that carry frames, each with what a frame costs it, by node of the sender. */
+  private readonly carriers: ({ cost: FrameCost; server: Server } | null)[];
+  private requestsIn = 0;
+  private waitingForRequests: Step[] = [];
   private readonly groups: SharedCores[];
   private readonly serving = new Map<Job, Serving>();
   private readonly sendsUntil: Float64Array;
@@ -87,6 +95,7 @@ class Simulation {
   private readonly sendingSeconds: Float64Array;
   private readonly arrivals: { at: number; order: number; deliver: () => void }[] = [];
   private now = 0;
+  private lastToken = 0;
   private order = 0;
   private remoteNodes = 0;
   private rowLayers = 0;
@@ -99,13 +108,21 @@ class Simulation {
     const { trace, replicas, cluster } = workload;
     this.layers = trace.moeLayers.length;
     this.rules = replicas.map((layer) => layerRule(layer, cluster));
-    this.servers = Array.from(cluster.speedOf, (speed) => server(speed));
+    this.servers = Array.from(cluster.speedOf, (speed) => server({ speed, wake: workload.host.wake }));
     for (const one of this.servers) one.onBegin = (job) => this.merge(one, job);
-    const groups = workload.coreGroups ?? cluster.workers.map((_, worker) => ({ cores: 1, workers: [worker], outside: false }));
-    this.groups = groups.map(
-      ({ cores, workers, outside }) =>
-        new SharedCores(cores, [...workers.map((worker) => this.servers[worker]), ...(outside ? [this.outside] : [])]),
-    );
+    const alone = (worker: number): CoreGroup => ({ cores: 1, crowdedSpeed: uncrowded, workers: [worker], outside: false, carrier: null });
+    const groups = workload.coreGroups ?? [...cluster.workers.keys()].map(alone);
+    this.carriers = new Array(cluster.nodes).fill(null);
+    this.groups = groups.map(({ cores, crowdedSpeed, workers, outside, carrier }) => {
+      const carrying = carrier === null ? null : { cost: carrier, server: server({ first: true }) };
+      for (const worker of workers) this.carriers[cluster.nodeOf[worker]] = carrying;
+      return new SharedCores(cores, crowdedSpeed, [
+        ...workers.map((worker) => this.servers[worker]),
+        ...(outside ? [this.outside] : []),
+        ...(carrying === null ? [] : [carrying.server]),
+      ]);
+    });
+    if (!groups.some(({ outside }) => outside)) this.groups.push(new SharedCores(1, uncrowded, [this.outside]));
     this.sendsUntil = new Float64Array(cluster.nodes);
     this.receivesUntil = new Float64Array(cluster.nodes);
     this.sendingSeconds = new Float64Array(cluster.nodes);
@@ -114,50 +131,72 @@ class Simulation {
   }
 
   run(): PredictedSteps {
-    const { steps } = this.w;
+    const { steps, host } = this.w;
+    const requests = Math.max(0, ...steps.flat().map(({ afterRequests }) => afterRequests));
+    for (let i = 0; i < requests; i++) give(this.outside, [{ seconds: host.outside.perRequest, done: () => this.requestCame() }]);
     steps.forEach((own, home) => {
       for (let i = 0; i < Math.min(own.length, this.w.stepsInFlight); i++) this.beginStep(home);
     });
     for (;;) {
-      const waits = this.groups.map((group) => group.next());
-      const work = Math.min(...waits);
-      const arrival = this.arrivals.length > 0 ? this.arrivals[0].at - this.now : Infinity;
-      const wait = Math.min(work, arrival);
-      if (wait === Infinity) break;
-      this.now += Math.max(0, wait);
-      for (const group of this.groups) group.advance(Math.max(0, wait));
-      while (this.arrivals.length > 0 && this.arrivals[0].at <= this.now + 1e-12) this.arrivals.shift()!.deliver();
+      let next = this.arrivals.length > 0 ? this.arrivals[0].at : Infinity;
+      for (const group of this.groups) {
+        group.settle(this.now);
+        next = Math.min(next, group.due);
+      }
+      if (next === Infinity) break;
+      this.now = Math.max(this.now, next);
+      for (const group of this.groups) if (group.due <= this.now + instant) group.finish(this.now);
+      while (this.arrivals.length > 0 && this.arrivals[0].at <= this.now + instant) this.arrivals.shift()!.deliver();
     }
     const perStep = steps.flatMap((own, home) => (own.length > 0 ? [this.homes[home].endedAt / own.length] : []));
     const rows = this.rowLayers / this.layers;
     return {
       secondsPerStep: perStep.reduce((a, b) => a + b, 0) / Math.max(1, perStep.length),
-      seconds: Math.max(0, ...this.homes.map(({ endedAt }) => endedAt)),
+      seconds: this.lastToken,
       remoteNodes: this.rowLayers > 0 ? this.remoteNodes / this.rowLayers : 0,
       bytesPerRow: rows > 0 ? this.bytes / rows : 0,
-      busySeconds: this.servers.map(({ worked }) => worked),
+      busySeconds: this.servers.map(({ onCore }) => onCore),
+      wakes: this.servers.map(({ wakes }) => wakes),
       sending: Array.from(this.sendingSeconds, (s) => s / Math.max(this.now, 1e-12)),
     };
   }
 
   /** Begins the home's next step, if one is left. */
   private beginStep(home: number): void {
-    const { steps, host } = this.w;
+    const { steps } = this.w;
     const { begun } = this.homes[home];
     if (begun.length === steps[home].length) return;
-    const rows = steps[home][begun.length];
-    const step: Step = { home, rows, segments: 0, ahead: begun.at(-1) ?? null, behind: null };
+    const planned = steps[home][begun.length];
+    const step: Step = { home, planned, segments: 0, ahead: begun.at(-1) ?? null, behind: null };
     begun.push(step);
-    const overhead = host.step.fixed + host.step.perRow * rows.length;
-    this.enqueue(home, [{ seconds: overhead, done: () => this.runLayer(step, 0) }]);
+    if (planned.afterRequests > this.requestsIn) this.waitingForRequests.push(step);
+    else this.fillStep(step);
+  }
+
+  private requestCame(): void {
+    this.requestsIn++;
+    const due = this.waitingForRequests.filter(({ planned }) => planned.afterRequests <= this.requestsIn);
+    this.waitingForRequests = this.waitingForRequests.filter((step) => !due.includes(step));
+    for (const step of due) this.fillStep(step);
+  }
+
+  private fillStep(step: Step): void {
+    const { fixed, perRow } = this.w.host.step;
+    this.enqueue(step.home, [{ seconds: fixed + perRow * step.planned.rows.length, done: () => this.runLayer(step, 0) }]);
   }
 
   private endStep(step: Step): void {
-    const { host } = this.w;
+    const { perStep, perToken } = this.w.host.outside;
+    const { tokens } = step.planned;
     this.passed(step, Infinity);
     this.homes[step.home].endedAt = this.now;
-    if (host.outsidePerToken > 0)
-      this.outside.queue.push({ parts: [{ seconds: host.outsidePerToken * this.tokensOf(step.rows), done: () => {} }] });
+    this.lastToken = Math.max(this.lastToken, this.now);
+    if (tokens > 0) {
+      const told = () => {
+        this.lastToken = Math.max(this.lastToken, this.now);
+      };
+      give(this.outside, [{ seconds: perStep + perToken * tokens, done: told }]);
+    }
     this.beginStep(step.home);
   }
 
@@ -169,23 +208,19 @@ class Simulation {
     behind?.();
   }
 
-  /** Tokens of a step that clients see: one for each of its sequences. */
-  private tokensOf(rows: readonly number[]): number {
-    return new Set(rows.map((t) => this.w.trace.sequenceOf[t])).size;
-  }
-
   private runLayer(step: Step, layer: number): void {
     const { host, frames } = this.w;
-    const { home, rows, ahead } = step;
+    const { home, planned, ahead } = step;
+    const { rows } = planned;
     if (ahead !== null && ahead.segments <= layer) {
       ahead.behind = () => this.runLayer(step, layer);
       return;
     }
-    const segment = host.segment.fixed + host.segment.perRow * rows.length;
     if (layer === this.layers) {
-      this.enqueue(home, [{ seconds: segment, done: () => this.endStep(step) }]);
+      this.enqueue(home, [{ seconds: host.step.perToken * planned.tokens, done: () => this.endStep(step) }]);
       return;
     }
+    const segment = host.segment.fixed + host.segment.perRow * rows.length + host.segment.perContext * planned.contextTokens;
     const { local, remote } = this.partition(home, rows, layer);
     const job: Job['parts'] = [];
     let waiting = remote.size + 1;
@@ -273,7 +308,8 @@ class Simulation {
         };
         this.serving.set(job, serving);
         job.parts.push({ seconds: 0, done: () => {} });
-        this.servers[worker].queue.push(job);
+        const to = this.servers[worker];
+        to.cores!.give(to, job, 'serving');
       });
     }
   }
@@ -287,9 +323,9 @@ class Simulation {
     const first = this.serving.get(job);
     if (first === undefined) return;
     const group = [first];
-    one.queue = one.queue.filter((other) => {
-      const serving = this.serving.get(other);
-      if (serving === undefined || serving.layer !== first.layer) return true;
+    one.serving = one.serving.filter((other) => {
+      const serving = this.serving.get(other)!;
+      if (serving.layer !== first.layer) return true;
       group.push(serving);
       this.serving.delete(other);
       return false;
@@ -304,7 +340,7 @@ class Simulation {
     ];
   }
 
-  /** A frame from a worker to a node: over both nodes' links, each busy with one frame at a time; within a node only its latency counts. */
+  /** A frame from a worker to a node: by the program that carries it, if there is one, and over both nodes' links. Within a node only its latency counts. */
   private transfer(worker: number, to: number, bytes: number, deliver: () => void): void {
     const { cluster, links } = this.w;
     const from = cluster.nodeOf[worker];
@@ -312,6 +348,16 @@ class Simulation {
       this.after(links.intraNode.latency + bytes / links.intraNode.bandwidth, deliver);
       return;
     }
+    this.bytes += bytes;
+    const carrier = this.carriers[from];
+    const onTheWay = () => this.overLinks(from, to, bytes, deliver);
+    if (carrier === null) onTheWay();
+    else give(carrier.server, [{ seconds: carrier.cost.fixed + carrier.cost.perByte * bytes, done: onTheWay }]);
+  }
+
+  /** Each node's link is busy with one frame at a time, each way. */
+  private overLinks(from: number, to: number, bytes: number, deliver: () => void): void {
+    const { links } = this.w;
     const link = links.links?.find((l) => l.from === from && l.to === to) ?? links.interNode;
     const wire = bytes / link.bandwidth;
     const start = Math.max(this.now, this.sendsUntil[from]);
@@ -319,7 +365,6 @@ class Simulation {
     this.sendingSeconds[from] += wire;
     const received = Math.max(start, this.receivesUntil[to]);
     this.receivesUntil[to] = received + wire;
-    this.bytes += bytes;
     this.after(received + wire + link.latency - this.now, deliver);
   }
 
@@ -333,7 +378,7 @@ class Simulation {
   }
 
   private enqueue(worker: number, parts: Job['parts']): void {
-    this.servers[worker].queue.push({ parts });
+    give(this.servers[worker], parts);
   }
 
   private after(seconds: number, deliver: () => void): void {
@@ -346,4 +391,8 @@ class Simulation {
       i--;
     this.arrivals.splice(i, 0, event);
   }
+}
+
+function give(to: Server, parts: Job['parts']): void {
+  to.cores!.give(to, { parts });
 }

@@ -9,6 +9,7 @@ import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node
 import os from 'node:os';
 import path from 'node:path';
 import { createInterface } from 'node:readline';
+import { processorSecondsOf } from './processor-time.mjs';
 
 const here = path.dirname(new URL(import.meta.url).pathname);
 /** Namespaces are named by the process that made them, so that a later bed finds what a killed guard left behind. */
@@ -127,6 +128,11 @@ class Bed {
     return this.#fabric.counters();
   }
 
+  /** Processor seconds that the network has taken so far as a program; none with `veth`, which is the kernel's. */
+  processorSeconds() {
+    return this.#fabric.processorSeconds();
+  }
+
   /** Ends every program on the hosts, then the hosts. */
   async stop() {
     for (const child of this.#children) child.kill('SIGTERM');
@@ -174,6 +180,7 @@ async function startSwitch(names, initial) {
     },
     cut: (host, down) => command(`${down ? 'down' : 'up'} ${host + 1}`),
     counters: async () => JSON.parse(await command('report')),
+    processorSeconds: () => processorSecondsOf(child.pid),
     async stop() {
       child.stdin.end();
       if (child.exitCode === null) await once(child, 'exit');
@@ -222,6 +229,7 @@ function startVeth(bridge, names, initial) {
       const read = (i, name) => Number(readFileSync(`/sys/class/net/${outer[i]}/statistics/${name}`, 'utf8'));
       return { sent: names.map((_, i) => read(i, 'rx_bytes')), received: names.map((_, i) => read(i, 'tx_bytes')) };
     },
+    processorSeconds: () => 0,
     async stop() {},
   };
 }

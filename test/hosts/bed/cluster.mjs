@@ -5,6 +5,7 @@ import http from 'node:http';
 import os from 'node:os';
 import path from 'node:path';
 import { createInterface } from 'node:readline';
+import { processorSecondsOf } from './processor-time.mjs';
 
 const root = path.resolve(path.dirname(new URL(import.meta.url).pathname), '../../..');
 const cli = path.join(root, 'cli/dist/main.js');
@@ -91,10 +92,14 @@ export async function startCluster(bed, { model, plan, replay = null, transport 
     /** Sends the requests all at once; resolves with what each saw, in order. */
     batch: async (requests) => (await ask({ batch: requests })).completions,
     tokenize: async (text) => (await ask({ tokenize: text })).tokens,
-    /** Processor seconds so far: of each worker by name, and of what else serves requests. */
+    /** Processor seconds so far: of each worker, of what else serves requests, and of the network. */
     processorSeconds() {
-      const outside = [children[0], load].map(({ pid }) => secondsOf(pid));
-      return { workers: plan.workers.map((_, w) => secondsOf(children[1 + w].pid)), outside: outside.reduce((a, b) => a + b, 0) };
+      const outside = [children[0], load].map(({ pid }) => processorSecondsOf(pid));
+      return {
+        workers: plan.workers.map((_, w) => processorSecondsOf(children[1 + w].pid)),
+        outside: outside.reduce((a, b) => a + b, 0),
+        network: bed.processorSeconds(),
+      };
     },
     /** The cluster's status with statistics no older than this call. */
     async counters() {
@@ -111,14 +116,6 @@ export async function startCluster(bed, { model, plan, replay = null, transport 
     },
     stop,
   };
-}
-
-/** User and system time of a process; the kernel counts in hundredths of a second. */
-function secondsOf(pid) {
-  const fields = readFileSync(`/proc/${pid}/stat`, 'utf8')
-    .replace(/^.*\) /, '')
-    .split(' ');
-  return (Number(fields[11]) + Number(fields[12])) / 100;
 }
 
 async function untilReady(socket, children, log) {

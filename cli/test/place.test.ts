@@ -124,15 +124,22 @@ describe('switchyard place', () => {
 
   it('prices steps by a calibration', async () => {
     const calibration = join(dir, 'calibration.json');
-    const device = { flopsPerRow: 5e7, flopsPerSecond: 1e9, memoryBytesPerSecond: 1e9, densePerTokenSeconds: 0, layerOverheadSeconds: 1 };
-    const file = { format: 'switchyard-calibration', version: 1, device, interNode: null, intraNode: null };
+    const host = {
+      step: { fixed: 0, perRow: 0, perToken: 0 },
+      segment: { fixed: 1, perRow: 0, perContext: 0 },
+      experts: { fixed: 0, perRow: 0, perExpert: 0 },
+      frame: { fixed: 0, perByte: 0 },
+      outside: { perRequest: 0, perStep: 0, perToken: 0 },
+      wake: 0,
+    };
+    const file = { format: 'switchyard-calibration', version: 1, host, interNode: null, intraNode: null };
     writeFileSync(calibration, JSON.stringify(file));
     const ask = ['--trace', trace, '--topology', topology, '--dry-run', '--json', '--deadline', '10ms', ...quick];
     const report = JSON.parse(await run(...ask, '--calibration', calibration));
-    // A second of overhead in each of 24 layers.
-    expect(report.proposed.decodeSeconds).toBeGreaterThan(24);
-    writeFileSync(calibration, JSON.stringify({ ...file, device: { ...device, flopsPerSecond: -1 } }));
-    await expect(run(...ask, '--calibration', calibration)).rejects.toThrow(/device.flopsPerSecond is -1/);
+    // A second for each of 24 segments, and for the one behind the last layer.
+    expect(report.proposed.decodeSeconds).toBeGreaterThanOrEqual(24);
+    writeFileSync(calibration, JSON.stringify({ ...file, host: { ...host, wake: -1 } }));
+    await expect(run(...ask, '--calibration', calibration)).rejects.toThrow(/host.wake is -1/);
   });
 
   it('says what is missing or wrong', async () => {

@@ -6,6 +6,7 @@ import { type Random, seededRandom } from './random.ts';
 import { homesOf } from './report/homes-of.ts';
 import { type FanOutScore, scoreFanOut } from './score/fan-out-score.ts';
 import { type Affinity, balanceHomes, homePrices, learnAffinity, sequenceHomeCosts, spreadOverWorkers } from './solve/affinity.ts';
+import { anneal } from './solve/annealing.ts';
 import { FanOutSearch, type FanOutSearchOptions, type NodePlacement } from './solve/fan-out-search.ts';
 import { placeInsideNodes } from './solve/inside-nodes.ts';
 import { type Robustness, reweight, robustValue } from './solve/robust.ts';
@@ -36,6 +37,10 @@ export interface PlaceOptions {
   sampleTokens: number;
   /** Independent starts; the best is refined. */
   starts: number;
+  /** Changes that simulated annealing proposes after the starts, per expert that memory holds; 0: none. A hundred are quick, thousands find what descents do not. */
+  annealing: number;
+  /** Remote nodes per token and layer to end at when annealing: what may be spent on them is, and as much as can be is served at home. Infinity: prices as given. */
+  remoteNodesMax: number;
   robust: Robustness;
   /** Every group of this many (consecutive experts of a layer) on one node, single extra copies apart; null: experts go where they like. */
   wholeGroups: number | null;
@@ -65,6 +70,8 @@ export const defaultPlaceOptions: PlaceOptions = {
   remoteRowPrice: 1,
   sampleTokens: 12_000,
   starts: 2,
+  annealing: 0,
+  remoteNodesMax: Infinity,
   robust: { kind: 'mean' },
   wholeGroups: null,
   warmStart: null,
@@ -252,10 +259,27 @@ async function placeForHomes(
       o.onProgress({ stage: 'refine', incumbent: search.remoteNodes() / scale });
       if (before - search.merit() <= 1e-4 * before) break;
     }
+    if (o.annealing > 0 && !stop()) {
+      const before = search.result();
+      await anneal(search, {
+        proposals: o.annealing * slots.reduce((a, b) => a + b, 0),
+        remoteNodesMax: o.model === 'fan-out' ? o.remoteNodesMax : Infinity,
+        random,
+        onProgress: () => o.onProgress({ stage: 'anneal', incumbent: search.remoteNodes() / scale }),
+      });
+      if (stop()) {
+        // Half-annealed is worse than before: hot plans are loose, and over their memory.
+        search = new FanOutSearch(sample, before.homeOf, base);
+        search.load(before.masks);
+      } else {
+        search.fitMemory();
+        await search.converge(12, 1e-5);
+      }
+    }
   }
   if (o.robust.kind !== 'mean' && cluster.nodes > 1) search = await robustly(sample, cluster, search, base, o, stop);
   o.onProgress({ stage: 'inside the nodes', incumbent: search.remoteNodes() / scale });
-  if (sample.tokens < trace.tokens) search = onAllTokens(trace, search.result(), base);
+  if (sample.tokens < trace.tokens) search = onAllTokens(trace, search.result(), { ...base, prices: search.prices });
   else if (o.warmStart !== null || stop()) search.relieve(o.peakMeanMax, reliefPrice);
   const { masks, homeOf } = search.result();
   const effort = workersPerNode === 1 ? 0 : Math.min(400, Math.ceil(200_000 / (sample.moeLayers.length * sample.experts)));

@@ -7,6 +7,7 @@ import { GainHeap } from './gain-heap.ts';
 import { kicked } from './kick.ts';
 import { type LayerPrices, LayerSearch } from './layer-search.ts';
 import { nearestPlaces } from './node-places.ts';
+import { relieveLayer } from './relief.ts';
 import { assignToBins } from './transportation.ts';
 
 /** A node-level placement: which nodes hold each expert, and where each sequence lives. */
@@ -45,13 +46,20 @@ export interface FanOutSearchOptions {
  */
 export class FanOutSearch {
   private readonly trace: RoutingTrace;
-  private readonly options: FanOutSearchOptions;
-  private readonly prices: LayerPrices;
-  private readonly layers: LayerSearch[];
+  readonly options: FanOutSearchOptions;
+  readonly prices: LayerPrices;
+  readonly layers: LayerSearch[];
   private readonly nodes: number;
-  private readonly free: Int32Array;
+  /** Experts that each node could still hold, (nodes). */
+  readonly free: Int32Array;
   /** Home node of each sequence, (sequences). */
   homeOf: Int32Array;
+
+  private readonly hasRoom = (node: number): boolean => this.free[node] > 0;
+  private readonly onMove = (from: number, to: number): void => {
+    this.free[from]++;
+    this.free[to]--;
+  };
 
   constructor(trace: RoutingTrace, homeOf: Int32Array, options: FanOutSearchOptions) {
     this.trace = trace;
@@ -108,7 +116,7 @@ export class FanOutSearch {
     const totalSlots = this.options.slots.reduce((a, b) => a + b, 0);
     const given = new Float64Array(nodes);
     const masks = this.layers.map((layer, l) => {
-      const cost = layer.demand().map((rows) => -rows);
+      const cost = layer.demandOf.map((rows) => -rows);
       // Node n has room for this many by now if all layers take alike; the fractions carry over to later layers.
       const capacity = new Int32Array(nodes);
       let placed = 0;
@@ -140,14 +148,7 @@ export class FanOutSearch {
       await this.options.pause();
       for (let round = 0; round < roundsMax; round++) {
         if (this.options.stop()) return;
-        const gained = layer.improve(
-          (n) => this.free[n] > 0,
-          (from, to) => {
-            this.free[from]++;
-            this.free[to]--;
-          },
-          this.options.candidatesMax,
-        );
+        const gained = layer.improve(this.hasRoom, this.onMove, this.options.candidatesMax);
         if (gained <= share * layer.objective()) break;
       }
     }
@@ -194,16 +195,7 @@ export class FanOutSearch {
 
   /** Takes load from nodes that stand out in a layer, at least cost in visits: for a plan that was found on fewer tokens, or on other ones. */
   relieve(limit: number, price: number): void {
-    for (const layer of this.layers)
-      layer.relieve(
-        limit,
-        price,
-        (n) => this.free[n] > 0,
-        (from, to) => {
-          this.free[from]++;
-          this.free[to]--;
-        },
-      );
+    for (const layer of this.layers) relieveLayer(layer, limit, price, this.hasRoom, this.onMove);
   }
 
   /** Fills free memory with the replicas worth most, by the exact gain at the time of choice (lazy greedy over all layers at once). */

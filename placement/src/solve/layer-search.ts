@@ -1,5 +1,6 @@
 import { NodeCover, popcount, visitsPrice } from '../cluster/node-set.ts';
 import type { PatternEntries, PatternHistogram } from '../trace/pattern-histogram.ts';
+import { FewNodeTrials, fewNodesMax } from './few-node-trials.ts';
 
 /** What all layers of one search share. */
 export interface LayerPrices {
@@ -45,12 +46,16 @@ export class LayerSearch {
   /** Weighted remote nodes of all tokens: `visits` without prices. */
   remoteNodes = 0;
   private readonly cover = new NodeCover();
+  /** Answers trials where nodes are few and links alike; else entries are served again. */
+  private readonly few: FewNodeTrials | null;
+  /** Weighted rows that each expert has from each home, (experts, nodes). */
+  readonly demandOf: Float64Array;
   private seen: Int32Array = new Int32Array(0);
   /** Remote nodes of each entry as last counted, (entries). */
   private chosenOf: Int32Array = new Int32Array(0);
   private stamp = 0;
   /** Largest load over share of all nodes but two: the three fullest are enough to know. */
-  private readonly fullest = new Int32Array(3);
+  readonly fullest = new Int32Array(3);
 
   constructor(histogram: PatternHistogram, topK: number, experts: number, nodes: number, prices: LayerPrices) {
     this.histogram = histogram;
@@ -63,6 +68,8 @@ export class LayerSearch {
     this.served = new Float64Array(experts * nodes);
     this.load = new Float64Array(nodes);
     this.oldLoad = new Float64Array(nodes);
+    this.few = nodes <= fewNodesMax && prices.linkPrice === null ? new FewNodeTrials(histogram, topK, experts, nodes) : null;
+    this.demandOf = new Float64Array(experts * nodes);
   }
 
   /** What is looked at from now on: other homes or weights. Without `reset` or `reprice` nothing is right after it. */
@@ -85,6 +92,12 @@ export class LayerSearch {
     this.seen = new Int32Array(entries.count);
     this.chosenOf = new Int32Array(entries.count);
     this.stamp = 0;
+    this.few?.setEntries(entries);
+    this.demandOf.fill(0);
+    for (let i = 0; i < entries.count; i++) {
+      const p = entries.patternOf[i];
+      for (let k = 0; k < countOf[p]; k++) this.demandOf[ids[p * topK + k] * this.nodes + entries.homeOf[i]] += entries.weightOf[i];
+    }
   }
 
   /** Adds the weighted visits from each home to each node, (nodes, nodes). */
@@ -102,17 +115,6 @@ export class LayerSearch {
     }
   }
 
-  /** Weighted rows that each expert has from each home, (experts, nodes). */
-  demand(): Float64Array {
-    const { ids, countOf } = this.histogram;
-    const rows = new Float64Array(this.experts * this.nodes);
-    for (let i = 0; i < this.entries.count; i++) {
-      const p = this.entries.patternOf[i];
-      for (let k = 0; k < countOf[p]; k++) rows[ids[p * this.topK + k] * this.nodes + this.entries.homeOf[i]] += this.entries.weightOf[i];
-    }
-    return rows;
-  }
-
   /** Sets all holders and prices every token anew (also after homes or weights changed). */
   reset(masks: ArrayLike<number>): void {
     this.maskOf.set(masks);
@@ -126,6 +128,11 @@ export class LayerSearch {
     this.remoteNodes = 0;
     for (let i = 0; i < this.entries.count; i++) this.visits += this.serve(i, 1, true);
     this.totalRows = this.load.reduce((a, b) => a + b, 0);
+  }
+
+  /** Weighted tokens that are looked at. */
+  tokens(): number {
+    return this.entries.weightOf.reduce((a, b) => a + b, 0);
   }
 
   /** Rows of the fullest node over its fair share: 1 is even. */
@@ -187,6 +194,23 @@ export class LayerSearch {
 
   /** Changes the holders of one or two experts (`f` < 0 for one) if that lowers the objective by more than `gainMin`; returns the gain, or 0 and changes nothing. */
   tryChange(e: number, maskE: number, f: number, maskF: number, gainMin = improvementMin): number {
+    const gain = this.gainOf(e, maskE, f, maskF);
+    if (gain <= gainMin) return 0;
+    this.apply(e, maskE, f, maskF);
+    return gain;
+  }
+
+  /** What a change of the holders of one or two experts would gain, exactly; changes nothing. */
+  gainOf(e: number, maskE: number, f: number, maskF: number): number {
+    if (this.few !== null) {
+      const { visitPrice, remoteRowPrice } = this.prices;
+      const visits = visitPrice * this.few.trial(this.maskOf, e, maskE, f, maskF);
+      const rows = this.remoteRowsMore(e, maskE) + (f < 0 ? 0 : this.remoteRowsMore(f, maskF));
+      let peak = 0;
+      for (let n = 0; n < this.nodes; n++) peak = Math.max(peak, this.pressure(n, this.few.load[n]));
+      const penalty = (this.prices.peakPrice * (peak - this.totalRows)) / this.nodes;
+      return this.penalty() - penalty - visits - remoteRowPrice * rows;
+    }
     const before = this.objective();
     const oldE = this.maskOf[e];
     const oldF = f < 0 ? 0 : this.maskOf[f];
@@ -201,9 +225,30 @@ export class LayerSearch {
     this.visits = oldVisits;
     this.remoteNodes = oldRemoteNodes;
     this.load.set(this.oldLoad);
-    if (gain <= gainMin) return 0;
-    this.apply(e, maskE, f, maskF);
     return gain;
+  }
+
+  /** Rows of e that its homes would no longer serve with other holders, weighted; negative where more homes would. */
+  private remoteRowsMore(e: number, mask: number): number {
+    let rows = 0;
+    for (let bits = this.maskOf[e] ^ mask; bits !== 0; bits &= bits - 1) {
+      const n = 31 - Math.clz32(bits & -bits);
+      rows += (mask >>> n) & 1 ? -this.demandOf[e * this.nodes + n] : this.demandOf[e * this.nodes + n];
+    }
+    return rows;
+  }
+
+  /** More than a change of e's holders can gain: a visit for each row that a new holder may meet, and its own rows off the fullest node. Costs no look at tokens. */
+  gainCeiling(e: number, mask: number): number {
+    const { visitPrice, remoteRowPrice, peakPrice } = this.prices;
+    const added = (mask & ~this.maskOf[e]) !== 0;
+    let ceiling = -remoteRowPrice * this.remoteRowsMore(e, mask);
+    for (let n = 0; n < this.nodes; n++) {
+      const rows = this.demandOf[e * this.nodes + n];
+      ceiling += peakPrice * rows;
+      if (added && ((this.maskOf[e] >>> n) & 1) === 0) ceiling += visitPrice * rows;
+    }
+    return ceiling;
   }
 
   /** Sets the holders of one or two experts and re-serves only their entries. */
@@ -281,7 +326,7 @@ export class LayerSearch {
   }
 
   /** Every replica, with the exact gain in visits and rows of moving it alone to each node; -Infinity where the expert is held already. */
-  private replicaMoves(): { replicaExpert: number[]; replicaNode: number[]; rows: Float64Array[] } {
+  replicaMoves(): { replicaExpert: number[]; replicaNode: number[]; rows: Float64Array[] } {
     const { experts, nodes, maskOf } = this;
     const add = new Float64Array(nodes);
     const drop = new Float64Array(nodes);
@@ -301,47 +346,6 @@ export class LayerSearch {
       }
     }
     return { replicaExpert, replicaNode, rows };
-  }
-
-  /**
-   * Takes load from the fullest node until it is within `limit` of the mean or nothing helps: of all moves and swaps with it, the one that costs least for what it
-   * brings, where a row less on the fullest node is worth `price` visits. Costs are those at the start; experts that moved stay.
-   */
-  relieve(limit: number, price: number, hasRoom: (node: number) => boolean, onMove: (from: number, to: number) => void): void {
-    if (this.peakMean() <= limit) return;
-    const { nodes, maskOf } = this;
-    const { replicaExpert, replicaNode, rows } = this.replicaMoves();
-    const touched = new Uint8Array(this.experts);
-    while (this.peakMean() > limit) {
-      this.findFullest();
-      const a = this.fullest[0];
-      const now = this.pressure(a, 0);
-      let best = { score: 0, i: -1, j: -1, to: -1 };
-      const consider = (i: number, j: number, b: number, cost: number, change: number) => {
-        // Only what leaves the node itself counts: which node is fullest next is seen next.
-        const after = Math.max(this.pressure(a, -change), this.pressure(b, change));
-        const score = ((now - after) * price) / nodes - cost;
-        if (after < now && score > best.score) best = { score, i, j, to: b };
-      };
-      for (let i = 0; i < rows.length; i++) {
-        if (replicaNode[i] !== a || touched[replicaExpert[i]] === 1) continue;
-        const own = this.served[replicaExpert[i] * nodes + a];
-        for (let b = 0; b < nodes; b++) if (rows[i][b] > -Infinity && hasRoom(b)) consider(i, -1, b, -rows[i][b], own);
-        for (let j = 0; j < rows.length; j++) {
-          const b = replicaNode[j];
-          if (b === a || touched[replicaExpert[j]] === 1 || rows[i][b] === -Infinity || rows[j][a] === -Infinity) continue;
-          const other = this.served[replicaExpert[j] * nodes + b];
-          if (other < own) consider(i, j, b, -rows[i][b] - rows[j][a], own - other);
-        }
-      }
-      if (best.i < 0) break;
-      const e = replicaExpert[best.i];
-      const f = best.j < 0 ? -1 : replicaExpert[best.j];
-      this.apply(e, (maskOf[e] & ~(1 << a)) | (1 << best.to), f, f < 0 ? 0 : (maskOf[f] & ~(1 << best.to)) | (1 << a));
-      touched[e] = 1;
-      if (f >= 0) touched[f] = 1;
-      else onMove(a, best.to);
-    }
   }
 
   /** One pass of swaps and, where a node has room, moves: candidates by their single gains, each verified exactly. Returns what it gained. */
@@ -414,7 +418,7 @@ export class LayerSearch {
     return found;
   }
 
-  private findFullest(): void {
+  findFullest(): void {
     const { fullest, nodes } = this;
     fullest.fill(-1);
     for (let n = 0; n < nodes; n++) {
@@ -445,7 +449,7 @@ export class LayerSearch {
   }
 
   /** Load of a node over its share, with some rows more. */
-  private pressure(n: number, change: number): number {
+  pressure(n: number, change: number): number {
     return (this.load[n] + change) / this.prices.share[n];
   }
 

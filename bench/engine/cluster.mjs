@@ -52,6 +52,7 @@ async function startCluster(dir, model, { workers, nodes, transport }) {
     prefixCache: false,
     rowDeadlineMs: 30_000,
     replayRouting: '',
+    lossy: '',
   };
   const next = (stream, type) =>
     new Promise((resolve) => {

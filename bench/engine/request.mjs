@@ -28,6 +28,7 @@ export function request(vocab, tokens, maxTokens) {
     ignoreEos: true,
     minTokens: 0,
     traceId: '',
+    reportRouting: false,
     replaySequence: 0,
   };
 }

@@ -50,7 +50,13 @@ export async function measureCell(bed, cluster, workload, { phase, batch, first 
       network: processorAfter.network - processorBefore.network,
     },
     wireBytes: wireDifference(wireBefore, wireAfter),
+    /** From the first request's start to the last one's end, all rounds. */
+    elapsedSeconds: seen.reduce((total, { completions }) => total + secondsOf(completions), 0),
   };
+}
+
+function secondsOf(completions) {
+  return (Math.max(...completions.map(({ endMs }) => endMs)) - Math.min(...completions.map(({ startMs }) => startMs))) / 1000;
 }
 
 /** Steady state: from the moment at which every stream has begun to the first one's end. */
@@ -70,10 +76,8 @@ function decodeFigures(completions) {
 }
 
 function prefillFigures(completions) {
-  const fromMs = Math.min(...completions.map(({ startMs }) => startMs));
-  const untilMs = Math.max(...completions.map(({ endMs }) => endMs));
   const tokens = completions.reduce((sum, { promptTokens }) => sum + promptTokens, 0);
-  const seconds = (untilMs - fromMs) / 1000;
+  const seconds = secondsOf(completions);
   return { tokensPerSecond: tokens / seconds, secondsPerToken: seconds / tokens };
 }
 

@@ -70,7 +70,7 @@ function text(groups, workloads, machine, date, out) {
           `${title}: ${hosts} hosts`,
         ),
       );
-  lines.push(...predictionSummary(cells), ...goals(cells));
+  lines.push(...occupancy(cells, machine.cores), ...predictionSummary(cells), ...goals(cells));
   if (existsSync(`${out}-peers.md`))
     lines.push(`Peers over the same hosts: [${path.basename(out)}-peers.md](${path.basename(out)}-peers.md).`, '');
   return lines.join('\n');
@@ -107,6 +107,28 @@ function table(cells, title) {
     '',
     `| link | | ${shown.map((kind) => `${kind}: tokens/s | r | KiB/token | predicted`).join(' | ')} |`,
     `| --- | --- | ${shown.map(() => '--- | --- | --- | ---').join(' | ')} |`,
+    ...rows,
+    '',
+  ];
+}
+
+/** What was busy: the cores that all hosts share, and of the hosts' links the busiest. Neither full: latency, and turns that were waited for. */
+function occupancy(cells, cores) {
+  const rows = cells
+    .filter((c) => c.hosts === 4 && c.delayMicros <= 250 && ['contiguous', 'optimised + 25%'].includes(c.kind))
+    .map((c) => {
+      const { workers, outside, network } = c.processorSeconds;
+      const busy = (workers.reduce((a, b) => a + b, 0) + outside + network) / (cores * c.elapsedSeconds);
+      const link = (8 * Math.max(...c.wireBytes)) / (c.rateMbit * 1e6 * c.elapsedSeconds);
+      return `| ${c.workload} | ${c.kind} | ${c.rateMbit} Mb/s | ${c.phase} ${c.batch} | ${percent(busy)} | ${percent(link)} |`;
+    });
+  return [
+    '## What was busy, 4 hosts',
+    '',
+    'Where the cores are busier than the links, fewer bytes save little: they pay where links are.',
+    '',
+    '| workload | plan | link | | cores | busiest link |',
+    '| --- | --- | --- | --- | --- | --- |',
     ...rows,
     '',
   ];
@@ -151,5 +173,6 @@ function goals(cells) {
   ];
 }
 
+const percent = (share) => `${(100 * share).toFixed(0)} %`;
 const kib = (bytes) => (bytes / 1024).toFixed(1);
 const number = (value) => (value >= 100 ? Math.round(value).toLocaleString('en-US') : value.toFixed(1));

@@ -35,7 +35,7 @@ struct Tiling {
 };
 
 struct TileOps {
-  /* How far ahead in the stream of weights a tile should fetch that reads them alone. (Zen 3: 2 KB is worth a third with four rows; Zen 4: nothing.) */
+  /* How far ahead in the stream of weights a tile should fetch that reads them alone. (Zen 3: worth a third with four rows; Zen 4: nothing.) */
   size_t near_ahead;
   /* Most rows of a tile, at most most_tile_rows. */
   int (*max_rows)(int format);

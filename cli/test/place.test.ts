@@ -122,6 +122,16 @@ describe('switchyard place', () => {
     await expect(run('--trace', small, '--topology', pair, '--prove', 'windows=4')).rejects.toThrow(/needs --model chain/);
   });
 
+  it('spends remote nodes up to a limit on home share, with --max-r', async () => {
+    const ask = ['--trace', trace, '--topology', topology, '--replicas', '25%', '--dry-run', '--json', ...quick, '--anneal', '50'];
+    const of = async (...more: string[]) => JSON.parse(await run(...ask, ...more)).proposed;
+    const [strict, loose] = [await of('--max-r', '0.6'), await of('--max-r', '0.9')];
+    expect(strict.remoteNodes).toBeLessThan(loose.remoteNodes);
+    expect(loose.remoteNodes).toBeLessThan(0.95);
+    expect(loose.homeShare).toBeGreaterThan(strict.homeShare);
+    await expect(run('--trace', trace, '--topology', topology, '--max-r', '0')).rejects.toThrow(/0.01/);
+  });
+
   it('prices steps by a calibration', async () => {
     const calibration = join(dir, 'calibration.json');
     const host = {

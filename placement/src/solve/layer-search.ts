@@ -48,8 +48,9 @@ export class LayerSearch {
   private readonly cover = new NodeCover();
   /** Answers trials where nodes are few and links alike; else entries are served again. */
   private readonly few: FewNodeTrials | null;
-  /** Weighted rows that each expert has from each home, (experts, nodes). */
-  readonly demandOf: Float64Array;
+  /** As `demandOf`, once it was asked for since the entries changed. */
+  private readonly demand: Float64Array;
+  private demandKnown = false;
   private seen: Int32Array = new Int32Array(0);
   /** Remote nodes of each entry as last counted, (entries). */
   private chosenOf: Int32Array = new Int32Array(0);
@@ -69,7 +70,7 @@ export class LayerSearch {
     this.load = new Float64Array(nodes);
     this.oldLoad = new Float64Array(nodes);
     this.few = nodes <= fewNodesMax && prices.linkPrice === null ? new FewNodeTrials(histogram, topK, experts, nodes) : null;
-    this.demandOf = new Float64Array(experts * nodes);
+    this.demand = new Float64Array(experts * nodes);
   }
 
   /** What is looked at from now on: other homes or weights. Without `reset` or `reprice` nothing is right after it. */
@@ -93,11 +94,21 @@ export class LayerSearch {
     this.chosenOf = new Int32Array(entries.count);
     this.stamp = 0;
     this.few?.setEntries(entries);
-    this.demandOf.fill(0);
+    this.demandKnown = false;
+  }
+
+  /** Weighted rows that each expert has from each home, (experts, nodes). Counted when it is first asked for: most searches over all tokens never do. */
+  get demandOf(): Float64Array {
+    if (this.demandKnown) return this.demand;
+    const { demand, entries, nodes, topK } = this;
+    const { ids, countOf } = this.histogram;
+    demand.fill(0);
     for (let i = 0; i < entries.count; i++) {
       const p = entries.patternOf[i];
-      for (let k = 0; k < countOf[p]; k++) this.demandOf[ids[p * topK + k] * this.nodes + entries.homeOf[i]] += entries.weightOf[i];
+      for (let k = 0; k < countOf[p]; k++) demand[ids[p * topK + k] * nodes + entries.homeOf[i]] += entries.weightOf[i];
     }
+    this.demandKnown = true;
+    return demand;
   }
 
   /** Adds the weighted visits from each home to each node, (nodes, nodes). */

@@ -216,7 +216,7 @@ template <class Format, int R, int C> void multiply_pair(const float *x, const u
   }
 }
 
-/* Adds `pairs` pairs to chunks first .. first+C of dots. The first of two passes keeps TileOps::dot's promise about `ahead`. */
+/* Adds `pairs` pairs to chunks first .. first+C of dots. Of two passes, each brings its own half of what TileOps::dot promises about `ahead`. */
 template <class Format, int R, int C> void add_pairs(const float *x, const uint8_t *w, int first, int pairs, const uint8_t *ahead, float *dots) {
   __m256 acc[R][C];
 #pragma GCC unroll 6

@@ -241,10 +241,11 @@ export class LayerSearch {
 
   /** Rows of e that its homes would no longer serve with other holders, weighted; negative where more homes would. */
   private remoteRowsMore(e: number, mask: number): number {
+    const { demandOf, nodes } = this;
     let rows = 0;
     for (let bits = this.maskOf[e] ^ mask; bits !== 0; bits &= bits - 1) {
       const n = 31 - Math.clz32(bits & -bits);
-      rows += (mask >>> n) & 1 ? -this.demandOf[e * this.nodes + n] : this.demandOf[e * this.nodes + n];
+      rows += (mask >>> n) & 1 ? -demandOf[e * nodes + n] : demandOf[e * nodes + n];
     }
     return rows;
   }
@@ -252,10 +253,11 @@ export class LayerSearch {
   /** More than a change of e's holders can gain: a visit for each row that a new holder may meet, and its own rows off the fullest node. Costs no look at tokens. */
   gainCeiling(e: number, mask: number): number {
     const { visitPrice, remoteRowPrice, peakPrice } = this.prices;
+    const { demandOf } = this;
     const added = (mask & ~this.maskOf[e]) !== 0;
     let ceiling = -remoteRowPrice * this.remoteRowsMore(e, mask);
     for (let n = 0; n < this.nodes; n++) {
-      const rows = this.demandOf[e * this.nodes + n];
+      const rows = demandOf[e * this.nodes + n];
       ceiling += peakPrice * rows;
       if (added && ((this.maskOf[e] >>> n) & 1) === 0) ceiling += visitPrice * rows;
     }

@@ -29,13 +29,17 @@ struct Tiling {
   Tiling(int rows_, int max_rows) : rows(rows_), tiles((rows_ + max_rows - 1) / max_rows) {}
   int first(int tile) const { return (int)((int64_t)rows * tile / tiles); }
   int height(int tile) const { return first(tile + 1) - first(tile); }
-  /* Bytes from a panel to `ahead`. The last tile of several works on weights that are in a cache by then, so memory is free to bring the next panel; one
-   * alone looks ahead in the stream. */
-  size_t ahead(int tile, size_t stride, size_t near_ahead) const { return tiles == 1 ? near_ahead : tile == tiles - 1 ? stride : 0; }
+  /* Bytes from a panel to `ahead`: a little further in the stream, where the instruction set wants that (TileOps::near_ahead), twice as far when several
+   * tiles pass over each stretch. Else the last tile of several, whose weights are in a cache by then, brings the next panel. */
+  size_t ahead(int tile, size_t stride, size_t near_ahead) const {
+    if (near_ahead) return tiles == 1 ? near_ahead : 2 * near_ahead;
+    return tiles > 1 && tile == tiles - 1 ? stride : 0;
+  }
 };
 
 struct TileOps {
-  /* How far ahead in the stream of weights a tile should fetch that reads them alone. (Zen 3: worth a third with four rows; Zen 4: nothing.) */
+  /* How far ahead in the stream of weights to fetch, in bytes; 0 where the processor's own prefetching does better. (Zen 3: worth a third with four rows, and
+   * nearer is better down to 2 KB; Zen 4: nothing.) */
   size_t near_ahead;
   /* Most rows of a tile, at most most_tile_rows. */
   int (*max_rows)(int format);
@@ -45,8 +49,7 @@ struct TileOps {
    * k0 is a multiple of 32 (of 64 in the quantised formats); an odd or partial end is padded with zeros. */
   void (*pack)(int format, const float *x, int64_t ldx, const int32_t *index, int rows, int k0, int count, uint8_t *tile);
   /* dots[panel][row][32] = products of the tile with `panels` panels (1..most_panels) that lie `stride` bytes apart.
-   * A tile of many rows takes longer to multiply than its weights take to arrive: meanwhile it brings what lies at `ahead` into the second-level cache.
-   * With nothing to bring, `ahead` is `panel`. (Into the first level, or for few rows, fetching ahead only loses: measured.) */
+   * Meanwhile the stretch at `ahead` is brought into the second-level cache. With nothing to bring, `ahead` is `panel`. */
   void (*dot)(int format, const uint8_t *tile, int rows, const uint8_t *panel, size_t stride, int panels, int k, const uint8_t *ahead, float *dots);
   /* dots[row][32] = products of tiles first .. end of a batch (at most most_tiles) with one panel; row r of the batch starts at tiles + r*row_bytes, dots
    * begin with the first tile's. What dot() does for each, with a stretch of weights kept in the nearest cache while all tiles pass. */

@@ -134,15 +134,25 @@ const table = cells.map((cell) => {
   const row = Object.fromEntries(wanted.map((name) => [name, best(name, cell.pick)]));
   const peers = wanted.filter((name) => name !== 'switchyard').map((name) => row[name]);
   const bound = cell.batch && bandwidth ? decodeBound(config, cell.batch, bandwidth, flags.format) : null;
-  return { ...cell, row, ratio: row.switchyard && peers.length ? row.switchyard / Math.max(...peers) : null, bound };
+  // The bound is that of a decode step, which the throughput above is not: it also pays for the prompts of its requests.
+  const stepMs = cell.batch ? Math.min(...(results.switchyard ?? []).map((r) => r.timePerOutputTokenMs[cell.batch] ?? Infinity)) : Infinity;
+  const ofBound = bound && Number.isFinite(stepMs) ? (cell.batch * 1000) / stepMs / bound : null;
+  return {
+    ...cell,
+    row,
+    ratio: row.switchyard && peers.length ? row.switchyard / Math.max(...peers) : null,
+    bound,
+    stepMs: Number.isFinite(stepMs) ? stepMs : null,
+    ofBound,
+  };
 });
 const number = (v) => (v === null || v === undefined ? '' : v >= 100 ? Math.round(v).toLocaleString('en-US') : v.toFixed(1));
 const lines = [
-  `| tokens/s | ${wanted.join(' | ')} | Switchyard / better peer | bandwidth bound | of it |`,
-  `| --- | ${wanted.map(() => '---').join(' | ')} | --- | --- | --- |`,
+  `| tokens/s | ${wanted.join(' | ')} | Switchyard / better peer | bandwidth bound | a step, ms | of the bound |`,
+  `| --- | ${wanted.map(() => '---').join(' | ')} | --- | --- | --- | --- |`,
   ...table.map(
-    ({ title, row, ratio, bound }) =>
-      `| ${title} | ${wanted.map((name) => number(row[name])).join(' | ')} | ${ratio ? `${ratio.toFixed(2)}x` : ''} | ${number(bound)} | ${bound && row.switchyard ? `${((100 * row.switchyard) / bound).toFixed(0)} %` : ''} |`,
+    ({ title, row, ratio, bound, stepMs, ofBound }) =>
+      `| ${title} | ${wanted.map((name) => number(row[name])).join(' | ')} | ${ratio ? `${ratio.toFixed(2)}x` : ''} | ${number(bound)} | ${number(stepMs)} | ${ofBound ? `${(100 * ofBound).toFixed(0)} %` : ''} |`,
   ),
 ];
 process.stdout.write(`${lines.join('\n')}\n`);
@@ -162,6 +172,6 @@ if (flags.out) {
   );
   writeFileSync(
     `${flags.out}.md`,
-    `# ${path.basename(flags.model)}, ${flags.format}, ${threads} threads, over HTTP\n\n${lines.join('\n')}\n\nBest of ${flags.rounds} alternating rounds. ${machine.cpu}, ${machine.cores} cores, ${instructionSet} at most; read bandwidth ${bandwidth ? `${(bandwidth / 1e9).toFixed(1)} GB/s` : 'not measured'}.\n\n\`${run}\`\n`,
+    `# ${path.basename(flags.model)}, ${flags.format}, ${threads} threads, over HTTP\n\n${lines.join('\n')}\n\nBest of ${flags.rounds} alternating rounds. Throughput counts whole requests, prompts of 16 tokens included; a step is the median time per output token, and its rate is what the bound is compared with. ${machine.cpu}, ${machine.cores} cores, ${instructionSet} at most; read bandwidth ${bandwidth ? `${(bandwidth / 1e9).toFixed(1)} GB/s` : 'not measured'}.\n\n\`${run}\`\n`,
   );
 }

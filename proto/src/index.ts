@@ -6,6 +6,7 @@ export * from './frame-codec.ts';
 export * from './grpc-transport.ts';
 export * from './limits.ts';
 export * from './link.ts';
+export { FrameRhythm, lingerAfterFrames } from './lingering.ts';
 export * from './lossy.ts';
 export * from './memory-transport.ts';
 export * from './nats-transport.ts';

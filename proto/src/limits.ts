@@ -28,6 +28,11 @@ export const limits = {
   /** A NATS link says that it lives this often, and takes a peer for dead that missed so many. */
   natsHeartbeatMs: 2_000,
   natsHeartbeatsMissedMax: 7,
+  /**
+   * How long after a frame a worker's event loop waits awake for the next one: about what going to sleep and being woken cost both ends, so that waiting in vain
+   * never costs more than twice what sleeping at once would have.
+   */
+  lingerMs: 0.3,
   /** A handshake frame: magic, version, scheme, nonce, proof, or a refusal with its message. */
   handshakeBytesMax: 512,
   /** From dial to an accepted link, and how long an accepted socket may stay silent. */

@@ -5,6 +5,7 @@ import { FrameReader, GOODBYE, PREFIX_BYTES, writePrefix } from './frame-reader.
 import type { FramedLink } from './framed-link.ts';
 import { limits } from './limits.ts';
 import type { Link } from './link.ts';
+import { frameArrived, frameSent, isLingering } from './lingering.ts';
 import { SendWindow } from './send-window.ts';
 import type { SharedRegion } from './shared-region.ts';
 import { type RingNumber, RingReader, RingWriter } from './shared-ring.ts';
@@ -89,6 +90,7 @@ export class SharedMemoryLink implements Link {
     checkFrameLength(frame.length, this.#frameBytesMax);
     const bytes = frame.length + PREFIX_BYTES;
     this.bytes.sent += bytes;
+    frameSent();
     const room = this.#window.add(bytes);
     this.#queue.push({ parts: [writePrefix(frame.length), frame], at: 0, windowBytes: bytes });
     if (this.#queue.length === 1) this.#guarded(() => this.#pump());
@@ -157,7 +159,10 @@ export class SharedMemoryLink implements Link {
     return true;
   }
 
-  /** Reads what has arrived. When nothing has, it looks again after one turn of the event loop before it asks to be woken: on a busy link that saves most wake-ups. */
+  /**
+   * Reads what has arrived. When nothing has, it looks again after one turn of the event loop before it asks to be woken, and every turn while the loop stays
+   * awake: on a busy link that saves most wake-ups.
+   */
   #drain(): void {
     if (this.#draining) return;
     this.#draining = true;
@@ -166,7 +171,7 @@ export class SharedMemoryLink implements Link {
       while (this.#state !== 'closed' && !this.#paused) {
         const piece = this.#in.peek(PIECE_BYTES);
         if (piece.length === 0) {
-          if (!this.#lingered) {
+          if (!this.#lingered || isLingering()) {
             this.#lingered = true;
             this.#later();
             return;
@@ -202,6 +207,7 @@ export class SharedMemoryLink implements Link {
   #received(frame: Uint8Array): void {
     if (this.#state !== 'open') return;
     this.bytes.received += frame.length + PREFIX_BYTES;
+    frameArrived();
     if (!this.#inbox.deliver(frame, () => this.#resume())) this.#paused = true;
   }
 

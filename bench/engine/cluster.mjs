@@ -28,7 +28,7 @@ async function startCluster(dir, model, { workers, nodes, transport }) {
     });
   });
   const children = Array.from({ length: workers }, (_, w) => {
-    const data = transport === 'uds' ? `uds://${folder}/w${w}.sock` : `${transport}://127.0.0.1:0`;
+    const data = ['uds', 'shm'].includes(transport) ? `${transport}://${folder}/w${w}.${transport}` : `${transport}://127.0.0.1:0`;
     const node = `n${Math.floor((w * nodes) / workers)}`;
     const args = ['--coordinator', `unix:${folder}/control.sock`, '--name', `w${w}`, '--node', node, '--supervised', '--data', data];
     return spawn(process.execPath, [program, ...args], { stdio: ['pipe', 'ignore', 'ignore'] });

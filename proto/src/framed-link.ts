@@ -95,7 +95,7 @@ export class FramedLink implements Link {
     checkFrameLength(frame.length, this.#options.frameBytesMax);
     const bytes = frame.length + PREFIX_BYTES;
     this.bytes.sent += bytes;
-    if (this.#options.lingers) frameSent();
+    if (this.#options.lingers) frameSent(bytes);
     const prefix = writePrefix(frame.length);
     const written = this.#writeAtOnce(prefix, frame);
     if (written === bytes) return true;
@@ -183,7 +183,7 @@ export class FramedLink implements Link {
     }
     if (this.#state !== 'open') return;
     this.bytes.received += frame.length + PREFIX_BYTES;
-    if (this.#options.lingers) frameArrived();
+    if (this.#options.lingers) frameArrived(frame.length);
     if (!this.#inbox.deliver(frame, () => this.#resume())) this.#paused = true;
   }
 

@@ -29,10 +29,10 @@ export const limits = {
   natsHeartbeatMs: 2_000,
   natsHeartbeatsMissedMax: 7,
   /**
-   * How long after a frame a worker's event loop waits awake for the next one: about what going to sleep and being woken cost both ends, so that waiting in vain
-   * never costs more than twice what sleeping at once would have.
+   * How long after a small frame a worker's event loop waits awake for the next one: an exchange of one layer between machines close by. Longer ones are not
+   * worth a core's attention.
    */
-  lingerMs: 0.3,
+  lingerMs: 1,
   /** A handshake frame: magic, version, scheme, nonce, proof, or a refusal with its message. */
   handshakeBytesMax: 512,
   /** From dial to an accepted link, and how long an accepted socket may stay silent. */

@@ -1,10 +1,12 @@
 /**
- * Sleeping between two frames is dear where they come close together: ringing a processor that has gone idle and being rung cost both ends more processor time than
- * a small frame does, and delay it. So for a while after a frame the event loop goes on turning instead, as long as frames do come that soon. Every turn leaves the
- * core to whoever else wants it.
+ * Sleeping between two frames is dear where they come close together: ringing a processor that has gone idle, and being rung, cost both ends more processor time
+ * than a small frame does, and delay it. So for a while after a small frame the event loop goes on turning instead, as long as frames do come that soon. Every turn
+ * leaves the core to whoever else wants it.
  */
 import { limits } from './limits.ts';
 
+/** Behind a larger frame lies a computation beside which a wake-up is nothing. */
+const SMALL_BYTES_MAX = 64 * 1024;
 /** A frame that came to a sleeping process was sent about this much sooner than it was seen. */
 const WAKE_MS = 0.15;
 /** Weight of the latest frame in the smoothed share of those that came soon. */
@@ -53,15 +55,15 @@ export function isLingering(): boolean {
 }
 
 /** A link has sent a frame. */
-export function frameSent(): void {
-  if (yieldCore === null) return;
+export function frameSent(bytes: number): void {
+  if (yieldCore === null || bytes > SMALL_BYTES_MAX) return;
   rhythm.moved(performance.now());
   linger();
 }
 
 /** A link has received a frame. */
-export function frameArrived(): void {
-  if (yieldCore === null) return;
+export function frameArrived(bytes: number): void {
+  if (yieldCore === null || bytes > SMALL_BYTES_MAX) return;
   rhythm.arrived(performance.now(), !turning);
   linger();
 }

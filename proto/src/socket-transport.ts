@@ -41,7 +41,14 @@ export async function listenOnSocket(
       return;
     }
     const peer = scheme === 'tcp' ? formatHostPort('tcp', accepted.remoteAddress ?? 'unknown', accepted.remotePort ?? 0) : address;
-    const link = new FramedLink({ transport: scheme, peer, ...bounds, handshake: listenerHandshake(scheme, options.token), refuses: true, lingers: scheme !== 'shm' });
+    const link = new FramedLink({
+      transport: scheme,
+      peer,
+      ...bounds,
+      handshake: listenerHandshake(scheme, options.token),
+      refuses: true,
+      lingers: scheme !== 'shm',
+    });
     links.add(link);
     void link.closed.then(() => links.delete(link));
     link.opened.then(

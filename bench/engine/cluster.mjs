@@ -7,9 +7,10 @@ import { fileURLToPath } from 'node:url';
 import { contiguousPlan, serveControl } from '../../proto/dist/index.js';
 import { request } from './request.mjs';
 
-const program = fileURLToPath(new URL('../../worker/dist/main.js', import.meta.url));
+const ownProgram = fileURLToPath(new URL('../../worker/dist/main.js', import.meta.url));
 
-async function startCluster(dir, model, { workers, nodes, transport }) {
+/** @param program of a worker: of this checkout, or of another */
+export async function startCluster(dir, model, { workers, nodes, transport }, program = ownProgram) {
   const folder = mkdtempSync(path.join(os.tmpdir(), 'switchyard-engine-'));
   const streams = [];
   let allHere;
@@ -68,6 +69,7 @@ async function startCluster(dir, model, { workers, nodes, transport }) {
   const peers = streams.map(({ hello }, worker) => ({ worker, name: hello.name, node: hello.node, dataAddresses: hello.dataAddresses }));
   for (const stream of streams) stream.send({ type: 'peers', epoch: 1, peers });
   return {
+    children,
     /** Seconds until `batch` requests, spread over the homes, have produced `produce` tokens each. */
     async run(batch, prompt, produce) {
       const startedMs = performance.now();

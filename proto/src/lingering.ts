@@ -1,7 +1,7 @@
 /**
  * Sleeping between two frames is dear where they come close together: ringing a processor that has gone idle, and being rung, cost both ends more processor time
  * than a small frame does, and delay it. So for a while after a small frame the event loop goes on turning instead, as long as frames do come that soon. Every turn
- * leaves the core to whoever else wants it.
+ * without a frame leaves the core to whoever else wants it.
  */
 import { limits } from './limits.ts';
 
@@ -40,6 +40,8 @@ export class FrameRhythm {
 const rhythm = new FrameRhythm();
 let yieldCore: (() => void) | null = null;
 let turning = false;
+/** A frame was moved in this turn: what it brings to do comes before anybody else's work. */
+let busy = false;
 
 /**
  * From now on the event loop of this process lingers after frames of its links.
@@ -69,6 +71,7 @@ export function frameArrived(bytes: number): void {
 }
 
 function linger(): void {
+  busy = true;
   if (turning || rhythm.untilMs < 0) return;
   turning = true;
   setImmediate(turn);
@@ -77,6 +80,7 @@ function linger(): void {
 function turn(): void {
   turning = performance.now() < rhythm.untilMs;
   if (!turning) return;
-  yieldCore!();
+  if (!busy) yieldCore!();
+  busy = false;
   setImmediate(turn);
 }

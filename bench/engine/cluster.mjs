@@ -7,9 +7,10 @@ import { fileURLToPath } from 'node:url';
 import { contiguousPlan, serveControl } from '../../proto/dist/index.js';
 import { request } from './request.mjs';
 
-const program = fileURLToPath(new URL('../../worker/dist/main.js', import.meta.url));
+const ownProgram = fileURLToPath(new URL('../../worker/dist/main.js', import.meta.url));
 
-async function startCluster(dir, model, { workers, nodes, transport }) {
+/** @param program of a worker: of this checkout, or of another */
+export async function startCluster(dir, model, { workers, nodes, transport }, program = ownProgram) {
   const folder = mkdtempSync(path.join(os.tmpdir(), 'switchyard-engine-'));
   const streams = [];
   let allHere;
@@ -28,7 +29,7 @@ async function startCluster(dir, model, { workers, nodes, transport }) {
     });
   });
   const children = Array.from({ length: workers }, (_, w) => {
-    const data = transport === 'uds' ? `uds://${folder}/w${w}.sock` : `${transport}://127.0.0.1:0`;
+    const data = ['uds', 'shm'].includes(transport) ? `${transport}://${folder}/w${w}.${transport}` : `${transport}://127.0.0.1:0`;
     const node = `n${Math.floor((w * nodes) / workers)}`;
     const args = ['--coordinator', `unix:${folder}/control.sock`, '--name', `w${w}`, '--node', node, '--supervised', '--data', data];
     return spawn(process.execPath, [program, ...args], { stdio: ['pipe', 'ignore', 'ignore'] });
@@ -68,6 +69,7 @@ async function startCluster(dir, model, { workers, nodes, transport }) {
   const peers = streams.map(({ hello }, worker) => ({ worker, name: hello.name, node: hello.node, dataAddresses: hello.dataAddresses }));
   for (const stream of streams) stream.send({ type: 'peers', epoch: 1, peers });
   return {
+    children,
     /** Seconds until `batch` requests, spread over the homes, have produced `produce` tokens each. */
     async run(batch, prompt, produce) {
       const startedMs = performance.now();

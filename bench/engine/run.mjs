@@ -22,7 +22,9 @@ const rounds = Number(flags.rounds);
 const threads = Number(flags.threads);
 const layouts = [
   { workers: 1, nodes: 1, transport: 'uds' },
+  { workers: 2, nodes: 2, transport: 'shm' },
   { workers: 2, nodes: 2, transport: 'uds' },
+  { workers: 4, nodes: 2, transport: 'shm' },
   { workers: 4, nodes: 2, transport: 'uds' },
   { workers: 4, nodes: 2, transport: 'tcp' },
   { workers: 4, nodes: 2, transport: 'grpc' },

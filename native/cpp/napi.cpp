@@ -18,6 +18,7 @@
 #include "../include/switchyard.h"
 
 void export_shared_memory(napi_env env, napi_value exports); /* napi-shared-memory.cpp */
+void export_core(napi_env env, napi_value exports);          /* napi-core.cpp */
 
 namespace {
 
@@ -737,5 +738,6 @@ NAPI_MODULE_INIT() {
     napi_set_named_property(env, exports, each.name, function);
   }
   export_shared_memory(env, exports);
+  export_core(env, exports);
   return exports;
 }

@@ -24,13 +24,19 @@ export interface SharedMemoryCalls {
   sharedMemoryUnmap(memory: ArrayBuffer): void;
 }
 
-function load(): Addon & SharedMemoryCalls {
+/** What `native/cpp/napi-core.cpp` exports. */
+export interface CoreCalls {
+  yieldCore(): void;
+}
+
+function load(): Addon & SharedMemoryCalls & CoreCalls {
   const file = fileURLToPath(new URL('../build/switchyard.node', import.meta.url));
   if (!existsSync(file)) throw new NativeError('unsupported', `the kernels are not built: ${file} is missing; run \`npm run build\``);
   const { setErrorClass, ...calls } = createRequire(import.meta.url)(file) as Addon &
-    SharedMemoryCalls & { setErrorClass(of: typeof NativeError): void };
+    SharedMemoryCalls &
+    CoreCalls & { setErrorClass(of: typeof NativeError): void };
   setErrorClass(NativeError);
   return calls;
 }
 
-export const addon: Addon & SharedMemoryCalls = load();
+export const addon: Addon & SharedMemoryCalls & CoreCalls = load();

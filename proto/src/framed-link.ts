@@ -1,10 +1,12 @@
-import { writeSync } from 'node:fs';
+import { writeSync, writevSync } from 'node:fs';
 import type { Duplex } from 'node:stream';
+import { TLSSocket } from 'node:tls';
 import { SwitchyardError } from './errors.ts';
 import { FrameInbox } from './frame-inbox.ts';
 import { checkFrameLength } from './frame-length.ts';
 import { FrameReader, GOODBYE, PREFIX_BYTES, writePrefix } from './frame-reader.ts';
 import { limits } from './limits.ts';
+import { frameArrived, frameSent } from './lingering.ts';
 import type { Link } from './link.ts';
 import { type Handshake, refusalFrame } from './link-handshake.ts';
 import { SendWindow } from './send-window.ts';
@@ -17,6 +19,8 @@ export interface FramedLinkOptions {
   handshake: Handshake;
   /** Listeners tell a dialler why it was refused. */
   refuses: boolean;
+  /** After a frame the next is waited for awake (`lingering.ts`). */
+  lingers: boolean;
 }
 
 /**
@@ -91,10 +95,16 @@ export class FramedLink implements Link {
     checkFrameLength(frame.length, this.#options.frameBytesMax);
     const bytes = frame.length + PREFIX_BYTES;
     this.bytes.sent += bytes;
-    const room = this.#window.add(bytes);
-    this.#write(frame, () => {
-      if (this.#state !== 'closed') this.#window.remove(bytes);
-    });
+    if (this.#options.lingers) frameSent(bytes);
+    const prefix = writePrefix(frame.length);
+    const written = this.#writeAtOnce(prefix, frame);
+    if (written === bytes) return true;
+    const room = this.#window.add(bytes - written);
+    const done = () => {
+      if (this.#state !== 'closed') this.#window.remove(bytes - written);
+    };
+    if (written < PREFIX_BYTES) this.#write(prefix.subarray(written), frame, done);
+    else this.#write(null, frame.subarray(written - PREFIX_BYTES), done);
     return room;
   }
 
@@ -112,9 +122,9 @@ export class FramedLink implements Link {
    */
   nudge(): void {
     if (this.#state !== 'open') return;
-    const descriptor = (this.#socket as unknown as { _handle?: { fd?: number } | null })._handle?.fd;
-    if (descriptor === undefined || descriptor < 0) {
-      this.#write(NUDGE.subarray(PREFIX_BYTES), ignore);
+    const descriptor = this.#descriptor;
+    if (descriptor < 0) {
+      this.#writeFrame(NUDGE.subarray(PREFIX_BYTES), ignore);
       return;
     }
     try {
@@ -173,6 +183,7 @@ export class FramedLink implements Link {
     }
     if (this.#state !== 'open') return;
     this.bytes.received += frame.length + PREFIX_BYTES;
+    if (this.#options.lingers) frameArrived(frame.length);
     if (!this.#inbox.deliver(frame, () => this.#resume())) this.#paused = true;
   }
 
@@ -185,7 +196,7 @@ export class FramedLink implements Link {
   #negotiate(frame: Uint8Array | null): void {
     try {
       const said = frame === null ? this.#options.handshake.next() : this.#options.handshake.next(frame);
-      if (said.value !== null) this.#write(said.value, ignore);
+      if (said.value !== null) this.#writeFrame(said.value, ignore);
       if (!said.done) return;
       clearTimeout(this.#timer);
       this.#state = 'open';
@@ -196,14 +207,39 @@ export class FramedLink implements Link {
       if (this.#options.refuses) {
         this.#ended(reason);
         this.#socket.cork();
-        this.#write(refusalFrame(reason), ignore);
+        this.#writeFrame(refusalFrame(reason), ignore);
         this.#socket.end(() => this.#socket.destroy());
       } else this.#fail(reason);
     }
   }
 
-  /** Everything sent in one turn of the event loop leaves in one system call. */
-  #write(frame: Uint8Array, written: () => void): void {
+  /** The kernel's number of a socket whose bytes are the stream's own; -1 where there is none (TLS, a stream that is no socket). */
+  get #descriptor(): number {
+    if (this.#socket instanceof TLSSocket) return -1;
+    return (this.#socket as unknown as { _handle?: { fd?: number } | null })._handle?.fd ?? -1;
+  }
+
+  /**
+   * A small frame that nothing waits before is written at once: the stream would do it at the end of this turn, for several times the processor time.
+   * @returns bytes written; the rest is the stream's
+   */
+  #writeAtOnce(prefix: Uint8Array, frame: Uint8Array): number {
+    if (frame.length > AT_ONCE_BYTES_MAX || this.#window.pendingBytes > 0 || this.#socket.writableLength > 0) return 0;
+    const descriptor = this.#descriptor;
+    if (descriptor < 0) return 0;
+    try {
+      return writevSync(descriptor, [prefix, frame]);
+    } catch {
+      return 0; // Full, or gone: the stream waits for the one and tells of the other.
+    }
+  }
+
+  #writeFrame(frame: Uint8Array, written: () => void): void {
+    this.#write(writePrefix(frame.length), frame, written);
+  }
+
+  /** Everything given to the stream in one turn of the event loop leaves in one system call. */
+  #write(prefix: Uint8Array | null, frame: Uint8Array, written: () => void): void {
     if (!this.#corked) {
       this.#corked = true;
       this.#socket.cork();
@@ -212,7 +248,7 @@ export class FramedLink implements Link {
         this.#socket.uncork();
       });
     }
-    this.#socket.write(writePrefix(frame.length));
+    if (prefix !== null) this.#socket.write(prefix);
     this.#socket.write(frame, written);
   }
 
@@ -249,6 +285,9 @@ export class FramedLink implements Link {
     this.#settle(error);
   }
 }
+
+/** Larger frames may not fit a socket's buffer; those of a decode step do. */
+const AT_ONCE_BYTES_MAX = 64 * 1024;
 
 const NUDGE = Buffer.concat([writePrefix(1), Uint8Array.of(0)]);
 

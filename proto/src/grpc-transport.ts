@@ -6,6 +6,7 @@ import { randomUUID } from 'node:crypto';
 import { SwitchyardError } from './errors.ts';
 import { dialStream, type StreamKind, serveStreams } from './grpc-stream.ts';
 import { limits } from './limits.ts';
+import { frameArrived, frameSent } from './lingering.ts';
 import type { Link, Transport } from './link.ts';
 import { formatHostPort, parseHostPort } from './link-address.ts';
 
@@ -97,7 +98,9 @@ class PairedLink implements Link {
 
   send(frame: Uint8Array): boolean {
     if (this.#closing) throw new SwitchyardError('link_closed', `the link to ${this.peer} is closed`);
-    return this.#out.send(frame);
+    const room = this.#out.send(frame);
+    frameSent(frame.length);
+    return room;
   }
 
   drained(signal?: AbortSignal): Promise<void> {
@@ -105,7 +108,10 @@ class PairedLink implements Link {
   }
 
   onFrame(receive: (frame: Uint8Array) => void): void {
-    this.#in.onFrame(receive);
+    this.#in.onFrame((frame) => {
+      frameArrived(frame.length);
+      receive(frame);
+    });
   }
 
   async close(reason?: SwitchyardError): Promise<void> {

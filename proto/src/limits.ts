@@ -28,6 +28,11 @@ export const limits = {
   /** A NATS link says that it lives this often, and takes a peer for dead that missed so many. */
   natsHeartbeatMs: 2_000,
   natsHeartbeatsMissedMax: 7,
+  /**
+   * How long after a small frame a worker's event loop waits awake for the next one: an exchange of one layer between machines close by. Longer ones are not
+   * worth a core's attention.
+   */
+  lingerMs: 1,
   /** A handshake frame: magic, version, scheme, nonce, proof, or a refusal with its message. */
   handshakeBytesMax: 512,
   /** From dial to an accepted link, and how long an accepted socket may stay silent. */

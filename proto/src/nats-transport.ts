@@ -145,7 +145,7 @@ function framed(
   refuses: boolean,
 ): FramedLink {
   const { frameBytesMax, pendingBytesMax } = bounds;
-  const link = new FramedLink({ transport: SCHEME, peer, frameBytesMax, pendingBytesMax, handshake, refuses });
+  const link = new FramedLink({ transport: SCHEME, peer, frameBytesMax, pendingBytesMax, handshake, refuses, lingers: false });
   stream.on('data', (chunk: Buffer) => {
     if (!link.push(chunk)) stream.pause();
   });

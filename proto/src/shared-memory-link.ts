@@ -4,6 +4,7 @@ import { checkFrameLength } from './frame-length.ts';
 import { FrameReader, GOODBYE, PREFIX_BYTES, writePrefix } from './frame-reader.ts';
 import type { FramedLink } from './framed-link.ts';
 import { limits } from './limits.ts';
+import { frameArrived, frameSent, isLingering } from './lingering.ts';
 import type { Link } from './link.ts';
 import { SendWindow } from './send-window.ts';
 import type { SharedRegion } from './shared-region.ts';
@@ -89,6 +90,7 @@ export class SharedMemoryLink implements Link {
     checkFrameLength(frame.length, this.#frameBytesMax);
     const bytes = frame.length + PREFIX_BYTES;
     this.bytes.sent += bytes;
+    frameSent(bytes);
     const room = this.#window.add(bytes);
     this.#queue.push({ parts: [writePrefix(frame.length), frame], at: 0, windowBytes: bytes });
     if (this.#queue.length === 1) this.#guarded(() => this.#pump());
@@ -157,16 +159,18 @@ export class SharedMemoryLink implements Link {
     return true;
   }
 
-  /** Reads what has arrived. When nothing has, it looks again after one turn of the event loop before it asks to be woken: on a busy link that saves most wake-ups. */
+  /**
+   * Reads what has arrived. When nothing has, it looks again after one turn of the event loop before it asks to be woken, and every turn while the loop stays
+   * awake: on a busy link that saves most wake-ups.
+   */
   #drain(): void {
     if (this.#draining) return;
     this.#draining = true;
     try {
       let left = TURN_BYTES_MAX;
       while (this.#state !== 'closed' && !this.#paused) {
-        const piece = this.#in.peek(PIECE_BYTES);
-        if (piece.length === 0) {
-          if (!this.#lingered) {
+        if (this.#in.isEmpty) {
+          if (!this.#lingered || isLingering()) {
             this.#lingered = true;
             this.#later();
             return;
@@ -175,6 +179,7 @@ export class SharedMemoryLink implements Link {
           continue;
         }
         this.#lingered = false;
+        const piece = this.#in.peek(PIECE_BYTES);
         const { length } = piece;
         this.#reader.push(piece);
         if (this.#isClosed()) return;
@@ -202,6 +207,7 @@ export class SharedMemoryLink implements Link {
   #received(frame: Uint8Array): void {
     if (this.#state !== 'open') return;
     this.bytes.received += frame.length + PREFIX_BYTES;
+    frameArrived(frame.length);
     if (!this.#inbox.deliver(frame, () => this.#resume())) this.#paused = true;
   }
 

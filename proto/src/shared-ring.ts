@@ -100,6 +100,11 @@ export class RingWriter extends RingSide {
 export class RingReader extends RingSide {
   #tail = 0;
 
+  /** Nothing has arrived that was not consumed. */
+  get isEmpty(): boolean {
+    return Atomics.load(this.control, HEAD) === this.#tail;
+  }
+
   /** Up to `bytesMax` of the bytes that have arrived, in place: copy before believing, then `consume`. */
   peek(bytesMax: number): Uint8Array {
     const available = this.distance(Atomics.load(this.control, HEAD), this.#tail);

@@ -41,7 +41,14 @@ export async function listenOnSocket(
       return;
     }
     const peer = scheme === 'tcp' ? formatHostPort('tcp', accepted.remoteAddress ?? 'unknown', accepted.remotePort ?? 0) : address;
-    const link = new FramedLink({ transport: scheme, peer, ...bounds, handshake: listenerHandshake(scheme, options.token), refuses: true });
+    const link = new FramedLink({
+      transport: scheme,
+      peer,
+      ...bounds,
+      handshake: listenerHandshake(scheme, options.token),
+      refuses: true,
+      lingers: scheme !== 'shm',
+    });
     links.add(link);
     void link.closed.then(() => links.delete(link));
     link.opened.then(
@@ -98,6 +105,7 @@ export async function dialSocket(
     ...bounds,
     handshake: diallerHandshake(scheme, options.token),
     refuses: false,
+    lingers: scheme !== 'shm',
   });
   const aborted = () =>
     void link.close(new SwitchyardError('cancelled', `dialling ${address} was aborted`, { cause: options.signal!.reason }));

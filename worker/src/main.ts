@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs';
-import { native, sharedMemory } from '@switchyard/native';
-import { SwitchyardError, useSharedMemory } from '@switchyard/proto';
+import { native, sharedMemory, yieldCore } from '@switchyard/native';
+import { lingerAfterFrames, SwitchyardError, useSharedMemory } from '@switchyard/proto';
 import { loadModel } from './model/load.ts';
 import { flagsHelp, parseFlags } from './process/flags.ts';
 import { stderrLog } from './process/log.ts';
@@ -22,6 +22,7 @@ async function main(): Promise<number> {
     return 0;
   }
   useSharedMemory(sharedMemory);
+  lingerAfterFrames(yieldCore);
   const log = stderrLog(flags.name);
   const { version } = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8')) as { version: string };
   const worker = new WorkerProcess({ flags, native, load: loadModel, version, log });

@@ -1,6 +1,6 @@
 import { chooseReplicas } from '@switchyard/proto';
 import type { Cluster } from '../cluster/cluster.ts';
-import { maskNodesMax, NodeCover, popcount } from '../cluster/node-set.ts';
+import { maskNodesMax, NodeCover } from '../cluster/node-set.ts';
 import { NO_EXPERT, type RoutingTrace } from '../trace/routing-trace.ts';
 
 export interface FanOutScore {
@@ -56,11 +56,13 @@ export function scoreFanOut(
   const experts = new Int32Array(topK);
   const out = new Int32Array(topK);
   const stepRows = new Float64Array(workers);
+  const visitedBy = new Int32Array(nodes); // the last token that visited the node
   for (let l = 0; l < layers; l++) {
     const choose = layerRule(replicas[l], cluster);
     const load = rows.subarray(l * workers, (l + 1) * workers);
     let inStep = 0;
     stepRows.fill(0);
+    visitedBy.fill(-1);
     for (let i = 0; i < trace.tokens; i++) {
       const t = order[i];
       const base = (t * layers + l) * topK;
@@ -69,8 +71,7 @@ export function scoreFanOut(
       const home = homes[trace.sequenceOf[t]];
       choose(experts, count, home, load, out);
       const homeNode = nodeOf[home];
-      let seenLow = 0;
-      let seenHigh = 0;
+      let remote = 0;
       for (let k = 0; k < count; k++) {
         const worker = out[k];
         load[worker]++;
@@ -81,14 +82,11 @@ export function scoreFanOut(
           servedAtHome++;
           continue;
         }
-        const bit = 1 << (node & 31);
-        if (node < 32 ? (seenLow & bit) === 0 : (seenHigh & bit) === 0) {
-          linkRows[homeNode * nodes + node]++;
-          if (node < 32) seenLow |= bit;
-          else seenHigh |= bit;
-        }
+        if (visitedBy[node] === t) continue;
+        visitedBy[node] = t;
+        linkRows[homeNode * nodes + node]++;
+        remote++;
       }
-      const remote = popcount(seenLow) + popcount(seenHigh);
       visits += remote;
       if (remote > 0) remoteLayersOfToken[t]++;
       if (++inStep === stepTokens || i === trace.tokens - 1) {

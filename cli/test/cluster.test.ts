@@ -74,7 +74,7 @@ describe('cluster shape', () => {
         { name: 'n1w1', node: 'n1' },
       ],
     });
-    expect(() => clusterShape({ nodes: 64, workersPerNode: 9 })).toThrow(/576 workers; the limit is 512/);
+    expect(() => clusterShape({ nodes: 64, workersPerNode: 17 })).toThrow(/1088 workers; the limit is 1024/);
   });
 
   it('takes the workers of a plan, and refuses numbers that contradict it', () => {

@@ -122,6 +122,20 @@ describe('switchyard place', () => {
     await expect(run('--trace', small, '--topology', pair, '--prove', 'windows=4')).rejects.toThrow(/needs --model chain/);
   });
 
+  it('plans and proves for a hundred nodes', async () => {
+    const [wide, plan, certificate] = [join(dir, 'wide.json'), join(dir, 'wide-plan.json'), join(dir, 'wide-certificate.json')];
+    const cluster = JSON.parse(readFileSync(topology, 'utf8'));
+    const workers = (n: number) => [{ name: `n${n}w0`, expertMemoryBytes: 12_000, relativeSpeed: 1 }];
+    const nodes = Array.from({ length: 100 }, (_, n) => ({ name: `n${n}`, workers: workers(n) }));
+    writeFileSync(wide, JSON.stringify({ ...cluster, nodes }));
+    const ask = ['--trace', trace, '--topology', wide, '--replicas', '25%', '--deadline', '1s', ...quick];
+    expect(await run(...ask, '--out', plan, '--certificate', certificate)).toContain('n96…n99');
+    expect(new Set(JSON.parse(readFileSync(plan, 'utf8')).replicas.flat(2)).size).toBe(100);
+    const verdict = await run('verify', plan, trace, certificate);
+    expect(verdict).toContain('remote nodes per token and layer');
+    expect(verdict).not.toContain('FAIL');
+  });
+
   it('spends remote nodes up to a limit on home share, with --max-r', async () => {
     const ask = ['--trace', trace, '--topology', topology, '--replicas', '25%', '--dry-run', '--json', ...quick, '--anneal', '50'];
     const of = async (...more: string[]) => JSON.parse(await run(...ask, ...more)).proposed;

@@ -1,4 +1,4 @@
-import { limits, parseLossy } from '@switchyard/proto';
+import { batchRowsDefault, limits, parseLossy } from '@switchyard/proto';
 import { z } from 'zod';
 import { helpOf, option, readOptions, type Values, withDefaults } from './option-table.ts';
 
@@ -48,7 +48,7 @@ export const options = {
   maxContext: option(whole(0, 2 ** 31), 0, 'TOKENS', 'tokens of one sequence; 0: what the model was made for'),
   kvBlocks: option(whole(0, 2 ** 31), 0, 'N', "blocks of 16 tokens in each worker's cache; 0: from --kv-bytes"),
   kvBytes: option(whole(0, 2 ** 50), 512 * 1024 * 1024, 'BYTES', "size of each worker's cache"),
-  maxBatchRows: option(whole(1, limits.frameRowsMax), 512, 'ROWS', 'rows of one step: prefill chunk and decodes'),
+  maxBatchRows: option(whole(1, limits.frameRowsMax), batchRowsDefault, 'ROWS', 'rows of one step: prefill chunk and decodes'),
   maxSequences: option(whole(1, 4096), 64, 'N', 'sequences that one worker runs at a time'),
   prefixCache: option(onOff, true, null, 'share the cache of common prompt beginnings inside a tenant'),
   rowDeadlineMs: option(whole(1, 86_400_000), limits.rowDeadlineMs, 'MS', 'a row that has not come back by then fails its request'),

@@ -25,7 +25,7 @@ describe('configuration', () => {
     [[...model, 'fly'], /^fly is not an option/],
     [[], /^--model must be given/],
     [[...model, '--nodes'], /^--nodes needs a value \(N\)/],
-    [[...model, '--nodes', '0'], /^--nodes is "0": it must be a whole number from 1 to 64/],
+    [[...model, '--nodes', '0'], /^--nodes is "0": it must be a whole number from 1 to 1024/],
     [[...model, '--nodes', 'two'], /^--nodes is "two": it must be a number/],
     [[...model, '--numeric', 'fp8'], /^--numeric is "fp8": it must be one of auto, bf16, f32/],
     [[...model, '--listen', '8000'], /^--listen is "8000": it must be HOST:PORT/],

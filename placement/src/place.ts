@@ -1,7 +1,7 @@
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { type Plan, SwitchyardError, type Topology } from '@switchyard/proto';
 import { type Cluster, clusterOf, inNodeGroups, limitSlots, nodeSlots, nodeSpeedShares } from './cluster/cluster.ts';
-import { maskNodesMax } from './cluster/node-set.ts';
+import { holderMasks, maskNodesMax } from './cluster/node-set.ts';
 import { type Random, seededRandom } from './random.ts';
 import { homesOf } from './report/homes-of.ts';
 import { type FanOutScore, scoreFanOut } from './score/fan-out-score.ts';
@@ -209,7 +209,7 @@ export function planOf(
 /** Nodes of every expert as bits, (layers) of (experts); of a cluster of more nodes than that, its groups of nodes (`inNodeGroups`). */
 export function nodeMasks(plan: Plan, cluster: Cluster): Int32Array[] {
   const { nodeOf } = inNodeGroups(cluster);
-  return plan.replicas.map((layer) => Int32Array.from(layer, (workers) => workers.reduce((mask, w) => mask | (1 << nodeOf[w]), 0)));
+  return plan.replicas.map((layer) => holderMasks(layer, nodeOf));
 }
 
 async function placeForHomes(
@@ -395,7 +395,7 @@ async function robustly(
   for (let round = 0; round < 6 && !stop(); round++) {
     weights = reweight(weights, values, tokens, 1);
     const sequenceWeight = Float64Array.from(domainOf, (d) => weights[d]);
-    const next = new FanOutSearch(sample, last.homeOf, { ...base, sequenceWeight });
+    const next = new FanOutSearch(sample, last.homeOf, { ...base, prices: from.prices, sequenceWeight });
     next.load(last.masks);
     await next.converge(4, 1e-3);
     last = next.result();

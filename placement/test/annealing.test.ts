@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { place, seededRandom } from '../src/index.ts';
+import { place, seededRandom, thinTokens } from '../src/index.ts';
 import { LayerSearch } from '../src/solve/layer-search.ts';
 import { entriesOf, patternsOf } from '../src/trace/pattern-histogram.ts';
 import { gptOssSlice, testTopology } from './slice.ts';
@@ -67,5 +67,37 @@ describe('annealing', () => {
     const copies = (of: typeof annealed) => of.plan.replicas.flat().reduce((sum, holders) => sum + holders.length, 0);
     expect(Math.max(copies(annealed), copies(stopped))).toBeLessThanOrEqual(24 * 32 * 1.25);
     expect(value(annealed)).toBeLessThan(value(descended));
+  });
+
+  it('goes with robustness over domains, a sample of the tokens and more nodes than have trials of their own', async () => {
+    const trace = thinTokens(await gptOssSlice(), 300);
+    const options = { replicas: 0.25, starts: 1, seed: 3, annealing: 2, sampleTokens: 150, robust: { kind: 'worst' as const } };
+    // Six nodes; two workers each; and nodes that are searched in groups.
+    for (const [nodes, workersPerNode] of [
+      [6, 1],
+      [5, 2],
+      [40, 1],
+    ]) {
+      const { plan, cluster, score, stopped } = await place(trace, testTopology(nodes, workersPerNode, 24 * 32), options);
+      expect(stopped).toBe(false);
+      const held = new Int32Array(cluster.workers.length);
+      for (const holders of plan.replicas.flat()) {
+        expect(holders.length).toBeGreaterThan(0);
+        for (const w of holders) held[w]++;
+      }
+      held.forEach((own, w) => {
+        expect(own).toBeLessThanOrEqual(cluster.slotsOf[w]);
+      });
+      expect(score.remoteNodes).toBeLessThan(4);
+    }
+  });
+
+  it('keeps what it spent on home share when the worst domain is asked for too', async () => {
+    const trace = await gptOssSlice();
+    const options = { replicas: 0.25, starts: 1, seed: 3, annealing: 20, remoteNodesMax: 1.2 };
+    const mean = await place(trace, testTopology(4, 1, 24 * 32), options);
+    const worst = await place(trace, testTopology(4, 1, 24 * 32), { ...options, robust: { kind: 'worst' } });
+    // Rounds over the domains go on with the price of a visit that annealing found.
+    expect(Math.abs(worst.score.remoteNodes - mean.score.remoteNodes)).toBeLessThan(0.1);
   });
 });

@@ -104,7 +104,7 @@ describe('place', () => {
     expect(secondsOf(racks.score.linkRows)).toBeLessThan(0.95 * secondsOf(alike.score.linkRows));
   });
 
-  it('plans for as many nodes as a plan may name, by groups where they are more than 32', async () => {
+  it('plans for many nodes, by groups where they are more than 32', async () => {
     const trace = thinTokens(await gptOssSlice(), 250);
     let calls = 0;
     const topology = testTopology(34, 1, 34);

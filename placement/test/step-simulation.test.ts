@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { type Cluster, evenCluster } from '../src/cluster/cluster.ts';
 import type { HostModel, PlannedStep } from '../src/cost/host-model.ts';
-import { decodeSteps, promptStepRows, promptSteps } from '../src/cost/planned-steps.ts';
+import { decodeSteps, promptSteps } from '../src/cost/planned-steps.ts';
 import { type StepWorkload, simulateSteps } from '../src/cost/step-simulation.ts';
 import { scoreFanOut } from '../src/score/fan-out-score.ts';
 import type { RoutingTrace } from '../src/trace/routing-trace.ts';
@@ -232,7 +232,6 @@ describe('planned steps', () => {
     expect(decodeSteps(trace, homes, cluster, 10, 3, 8)).not.toEqual(decode);
     const prompts = promptSteps(trace, homes, cluster, 2048, 7);
     expect(prompts.map((own) => own.map(({ rows }) => rows.length))).toEqual([[256, 256], [256, 256], [256, 256], []]);
-    expect(promptStepRows).toBe(256);
     // The first prompt's rows attend to 1, 2, 3, … positions.
     const [first] = prompts[0];
     const length = trace.sequences[trace.sequenceOf[first.rows[0]]].tokens;

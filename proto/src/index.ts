@@ -15,6 +15,7 @@ export * from './replica-choice.ts';
 export * from './shared-memory-transport.ts';
 export type * from './shared-region.ts';
 export { type SocketTransportOptions, socketTransport } from './socket-transport.ts';
+export * from './step-rows.ts';
 export * from './topology.ts';
 export * from './trace.ts';
 export * from './trace-writer.ts';

@@ -43,7 +43,7 @@ export const limits = {
   keepaliveTimeMs: 10_000,
   keepaliveTimeoutMs: 5_000,
   /** Incoming links of one listener: every worker twice, while a peer reconnects. */
-  linksPerListenerMax: 1024,
+  linksPerListenerMax: 2048,
   /** Addresses one worker announces. */
   addressesMax: 16,
   /** A Unix socket path: sun_path is 108 bytes with its terminator. */
@@ -89,8 +89,9 @@ export const limits = {
   nameLengthMax: 256,
   /** MoE layers of one model: the deepest published one has fewer than 100. */
   moeLayersMax: 1024,
-  nodesMax: 64,
-  workersMax: 512,
+  /** Workers of one plan, each on a node of its own if need be; a worker has a link to every other. The widest published expert parallelism has 320. */
+  workersMax: 1024,
+  nodesMax: 1024,
   expertsMax: 4096,
   topKMax: 32,
 } as const;

@@ -31,12 +31,13 @@ export function chooseReplicas(
   }
   if (uncovered === 0) return;
   findCover(experts, topK, replicas, nodeOf, out, uncovered);
-  for (let i = 0; i < topK; i++) {
-    // Ascending, as the set is ordered.
-    for (let c = 0; out[i] < 0 && c < candidates; c++) {
-      const node = candidate[c];
-      if (inBest(node)) out[i] = leastLoadedOn(replicas[experts[i]], node, nodeOf, load, -1);
-    }
+  for (let i = 0, bit = 1; i < topK; i++) {
+    if (out[i] >= 0) continue;
+    // The first of the cover that holds it.
+    let c = 0;
+    while ((bitsOf[cover[c]] & bit) === 0) c++;
+    out[i] = leastLoadedOn(replicas[experts[i]], candidate[cover[c]], nodeOf, load, -1);
+    bit <<= 1;
   }
 }
 
@@ -51,19 +52,24 @@ function leastLoadedOn(holders: readonly number[], node: number, nodeOf: ArrayLi
 }
 
 /**
- * Working memory of one call, kept between calls because the planner makes millions of them. Sets of nodes are two words of bits (`limits.nodesMax` is 64), sets
- * of experts one (`limits.topKMax` is 32).
+ * Working memory of one call, kept between calls because the planner makes millions of them. Only nodes that hold an uncovered expert matter: they are numbered as
+ * candidates, so that nothing here is as long as the cluster is wide. Sets of experts are one word of bits (`limits.topKMax` is 32), covers are lists of candidates.
  */
-const candidate = new Int32Array(limits.nodesMax); // nodes that hold an uncovered expert, ascending
+const candidate = new Int32Array(limits.nodesMax); // nodes, ascending
+const bitsOf = new Int32Array(limits.nodesMax); // candidate -> bits of the uncovered experts it holds
 let candidates = 0;
-const maskOf = new Int32Array(limits.nodesMax); // node -> bits of the uncovered experts it holds
+const bitsOfNode = new Int32Array(limits.nodesMax); // the same by node; zero between calls
 let all = 0; // bits of all uncovered experts
-let bitsMax = 0; // most bits of one node
-let found = false;
-let bestLow = 0;
-let bestHigh = 0;
+let bitsMax = 0; // most bits of one candidate
+const path = new Int32Array(limits.topKMax); // the cover that is being tried
+const trial = new Int32Array(limits.topKMax); // the same, ascending
+const cover = new Int32Array(limits.topKMax); // the best cover so far, ascending
+let coverSize = 0; // 0: none
 
-/** Leaves the smallest cover in best*: exact, by iterative deepening on its size. */
+/** From here on candidates are compared with each other first: fewer are searched sooner than compared. */
+const candidatesCompared = 32;
+
+/** Leaves the smallest cover in `cover`: exact, by iterative deepening on its size. */
 function findCover(
   experts: ArrayLike<number>,
   topK: number,
@@ -73,14 +79,13 @@ function findCover(
   uncovered: number,
 ): void {
   candidates = 0;
-  maskOf.fill(0);
   let bit = 1;
   for (let i = 0; i < topK; i++) {
     if (chosen[i] >= 0) continue;
     for (const w of replicas[experts[i]]) {
       const node = nodeOf[w];
-      if (maskOf[node] === 0) insertCandidate(node);
-      maskOf[node] |= bit;
+      if (bitsOfNode[node] === 0) insertCandidate(node);
+      bitsOfNode[node] |= bit;
     }
     bit <<= 1;
   }
@@ -88,48 +93,69 @@ function findCover(
   bitsMax = 0;
   let reachable = 0;
   for (let c = 0; c < candidates; c++) {
-    bitsMax = Math.max(bitsMax, bitCount(maskOf[candidate[c]]));
-    reachable |= maskOf[candidate[c]];
+    const bits = bitsOfNode[candidate[c]];
+    bitsOfNode[candidate[c]] = 0;
+    bitsOf[c] = bits;
+    bitsMax = Math.max(bitsMax, bitCount(bits));
+    reachable |= bits;
   }
   if (reachable !== all) throw new Error('chooseReplicas: an expert has no replica in the plan');
-  found = false;
-  for (let size = Math.ceil(uncovered / bitsMax); !found; size++) extendCover(0, size, 0, 0);
+  if (candidates > candidatesCompared) dropNeedless();
+  coverSize = 0;
+  for (let size = Math.ceil(uncovered / bitsMax); coverSize === 0; size++) extendCover(0, 0, size);
+}
+
+/** A candidate whose experts a lower one holds too is in no cover that is smallest and first: the lower one would do in its place. */
+function dropNeedless(): void {
+  let kept = 0;
+  for (let c = 0; c < candidates; c++) {
+    let needed = true;
+    for (let lower = 0; lower < kept && needed; lower++) needed = (bitsOf[c] & ~bitsOf[lower]) !== 0;
+    if (!needed) continue;
+    candidate[kept] = candidate[c];
+    bitsOf[kept++] = bitsOf[c];
+  }
+  candidates = kept;
 }
 
 /**
- * Tries every cover of at most `left` more nodes. One of the holders of the first uncovered expert must be in it, so the branching is that expert's number of
- * nodes. Every smallest cover is reached; the lexicographically smallest of them is kept.
+ * Tries covers of `size` candidates, of which `path` has `taken`. One of the holders of the first uncovered expert must be in it, so the branching is that expert's
+ * number of nodes; of the last candidates that would complete a path the first is the best. So every smallest cover that may come first is reached, and it is kept.
  */
-function extendCover(covered: number, left: number, low: number, high: number): void {
-  if (covered === all) {
-    if (!found || precedes(low, high)) {
-      found = true;
-      bestLow = low;
-      bestHigh = high;
+function extendCover(covered: number, taken: number, size: number): void {
+  const missing = all & ~covered;
+  if (taken + 1 === size) {
+    for (let c = 0; c < candidates; c++) {
+      if ((missing & ~bitsOf[c]) !== 0) continue;
+      path[taken] = c;
+      keepIfFirst(size);
+      return;
     }
     return;
   }
-  const missing = all & ~covered;
-  if (bitCount(missing) > left * bitsMax) return;
+  if (bitCount(missing) > (size - taken) * bitsMax) return;
   const first = missing & -missing;
   for (let c = 0; c < candidates; c++) {
-    const node = candidate[c];
-    if ((maskOf[node] & first) === 0) continue;
-    if (node < 32) extendCover(covered | maskOf[node], left - 1, low | (1 << node), high);
-    else extendCover(covered | maskOf[node], left - 1, low, high | (1 << (node - 32)));
+    if ((bitsOf[c] & first) === 0) continue;
+    path[taken] = c;
+    extendCover(covered | bitsOf[c], taken + 1, size);
   }
 }
 
-/** Of two sets of equal size, the one with the lowest node that is not in both comes first. */
-function precedes(low: number, high: number): boolean {
-  const lowDiffers = low ^ bestLow;
-  if (lowDiffers !== 0) return (lowDiffers & -lowDiffers & low) !== 0;
-  const highDiffers = high ^ bestHigh;
-  return (highDiffers & -highDiffers & high) !== 0;
-}
-
-function inBest(node: number): boolean {
-  return node < 32 ? ((bestLow >>> node) & 1) === 1 : ((bestHigh >>> (node - 32)) & 1) === 1;
+/** Of covers of equal size, the one with the lowest node that is not in both comes first. */
+function keepIfFirst(size: number): void {
+  for (let i = 0; i < size; i++) {
+    let at = i;
+    for (; at > 0 && trial[at - 1] > path[i]; at--) trial[at] = trial[at - 1];
+    trial[at] = path[i];
+  }
+  if (coverSize > 0) {
+    let i = 0;
+    while (i < size && trial[i] === cover[i]) i++;
+    if (i === size || trial[i] > cover[i]) return;
+  }
+  for (let i = 0; i < size; i++) cover[i] = trial[i];
+  coverSize = size;
 }
 
 function insertCandidate(node: number): void {

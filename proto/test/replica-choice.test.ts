@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { chooseReplicas } from '../src/index.ts';
+import { chooseReplicas, limits } from '../src/index.ts';
 
 interface Case {
   nodeOf: number[];
@@ -32,25 +32,53 @@ function choose({ experts, replicas, nodeOf, home, load }: Case): number[] {
   return Array.from(out);
 }
 
-/** The rule as it is told, by trying every set of nodes: fewest first, then the lexicographically smallest. */
+/** Clusters of many nodes, of which few or many hold what a token needs. */
+const wideCases: fc.Arbitrary<Case> = fc
+  .record({
+    nodes: fc.constantFrom(65, 100, 200, limits.nodesMax),
+    holders: fc.integer({ min: 3, max: 50 }),
+    experts: fc.integer({ min: 2, max: 8 }),
+    home: fc.nat(limits.workersMax),
+  })
+  .chain(({ nodes, holders, experts, home }) => {
+    const all = Array.from({ length: nodes }, (_, n) => n);
+    // Up to a third of them hold an expert, so that there is much to choose from and the smallest set stays small.
+    const few = { minLength: 1, maxLength: Math.ceil(holders / 3) };
+    return fc.subarray(all, { minLength: holders, maxLength: holders }).chain((used) =>
+      fc.record({
+        nodeOf: fc.constant(all),
+        replicas: fc.array(fc.subarray(used, few), { minLength: experts, maxLength: experts }),
+        experts: fc.constant(all.slice(0, experts)),
+        home: fc.constant(home % nodes),
+        load: fc.constant(all.map(() => 0)),
+      }),
+    );
+  });
+
+/** The rule as it is told, by trying sets of nodes that hold what is missing: fewest first, then the lexicographically smallest. */
 function bruteForce({ experts, replicas, nodeOf, home, load }: Case): number[] {
   const on = (e: number, node: number) => replicas[e].filter((w) => nodeOf[w] === node);
   const leastLoaded = (holders: number[]) => holders.reduce((best, w) => (load[w] < load[best] ? w : best));
   const here = (e: number) => (replicas[e].includes(home) ? home : on(e, nodeOf[home]).length > 0 ? leastLoaded(on(e, nodeOf[home])) : -1);
   const missing = experts.filter((e) => here(e) < 0);
-  const nodes = [...new Set(nodeOf)].filter((n) => n !== nodeOf[home]).sort((a, b) => a - b);
-  const sets = Array.from({ length: 2 ** nodes.length }, (_, bits) => nodes.filter((_, i) => bits & (1 << i)));
-  sets.sort((a, b) => a.length - b.length || lexicographic(a, b));
-  const cover = sets.find((set) => missing.every((e) => set.some((n) => on(e, n).length > 0)))!;
+  const holding = missing.map((e) => new Set(replicas[e].map((w) => nodeOf[w])));
+  const nodes = [...new Set(holding.flatMap((set) => [...set]))].sort((a, b) => a - b);
+  const covers = (set: number[]) => holding.every((own) => set.some((n) => own.has(n)));
+  let cover: number[] | undefined;
+  for (let size = 0; cover === undefined; size++) cover = firstSet(nodes, size, covers);
   return experts.map((e) => {
     if (here(e) >= 0) return here(e);
     return leastLoaded(on(e, cover.find((n) => on(e, n).length > 0)!));
   });
 }
 
-function lexicographic(a: number[], b: number[]): number {
-  for (let i = 0; i < a.length; i++) if (a[i] !== b[i]) return a[i] - b[i];
-  return 0;
+/** Of the sets of so many nodes, in lexicographic order, the first that will do. */
+function firstSet(nodes: number[], size: number, good: (set: number[]) => boolean, from: number[] = []): number[] | undefined {
+  if (size === 0) return good(from) ? from : undefined;
+  for (let i = 0; i + size <= nodes.length; i++) {
+    const found = firstSet(nodes.slice(i + 1), size - 1, good, [...from, nodes[i]]);
+    if (found !== undefined) return found;
+  }
 }
 
 describe('chooseReplicas', () => {
@@ -60,6 +88,15 @@ describe('chooseReplicas', () => {
         expect(choose(given)).toEqual(bruteForce(given));
       }),
       { numRuns: 2000 },
+    );
+  });
+
+  it('does so on any number of nodes', () => {
+    fc.assert(
+      fc.property(wideCases, (given) => {
+        expect(choose(given)).toEqual(bruteForce(given));
+      }),
+      { numRuns: 500 },
     );
   });
 
@@ -87,8 +124,8 @@ describe('chooseReplicas', () => {
   });
 
   it('works with the highest node numbers', () => {
-    const nodeOf = [0, 31, 32, 62, 63];
-    // Nodes 31 and 62 come before 32 and 63, whatever the loads.
+    const nodeOf = [0, 31, 32, limits.nodesMax - 2, limits.nodesMax - 1];
+    // The lower of two nodes comes first, whatever the loads.
     const given = {
       experts: [0, 1, 2, 3],
       replicas: [

@@ -81,7 +81,7 @@ describe('the coordinator program', () => {
     [['--model', broken], /tokenizer\.json is not JSON/],
     [[...model, '--plan', '/nowhere.json'], /--plan \/nowhere\.json: ENOENT/],
     [[...model, '--plan', file('plan.json', JSON.stringify(plan))], /--plan .*plan\.json: .*model\.moeLayers/],
-    [[...model, '--nodes', '64', '--workers-per-node', '64'], /--nodes 64 with --workers-per-node 64 make 4096 workers; the limit is 512/],
+    [[...model, '--nodes', '64', '--workers-per-node', '64'], /--nodes 64 with --workers-per-node 64 make 4096 workers; the limit is 1024/],
     [[...model, '--token-file', '/nowhere'], /--token-file \/nowhere: ENOENT/],
     [[...model, '--api-key-file', file('none', '# no key\n')], /--api-key-file .*none: has no key/],
     [[...model, '--tls-cert', '/nowhere'], /--tls-cert and --tls-key are needed together/],

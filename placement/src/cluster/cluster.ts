@@ -119,11 +119,15 @@ export function inNodeGroups(cluster: Cluster): Cluster {
   return {
     ...cluster,
     nodes: groups,
-    nodeNames: Array.from({ length: groups }, (_, g) => cluster.nodeNames.slice(g * size, (g + 1) * size).join('+')),
+    nodeNames: Array.from({ length: groups }, (_, g) => groupName(cluster.nodeNames.slice(g * size, (g + 1) * size))),
     workers: cluster.workers.map(({ name, node }) => ({ name, node: groupOf(node) })),
     nodeOf: cluster.nodeOf.map(groupOf),
     linkPrice: price,
   };
+}
+
+function groupName(names: string[]): string {
+  return names.length < 3 ? names.join('+') : `${names[0]}…${names[names.length - 1]}`;
 }
 
 /** Experts that fit each node, (nodes). */

@@ -12,6 +12,13 @@ export function popcount(x: number): number {
   return Math.imul((v + (v >>> 4)) & 0x0f0f0f0f, 0x01010101) >>> 24;
 }
 
+/** Nodes of every expert as bits, (experts). @param replicas workers of each expert @param nodeOf node of each worker, below `maskNodesMax` */
+export function holderMasks(replicas: readonly (readonly number[])[], nodeOf: ArrayLike<number>): Int32Array {
+  const masks = new Int32Array(replicas.length);
+  for (let e = 0; e < masks.length; e++) for (const w of replicas[e]) masks[e] |= 1 << nodeOf[w];
+  return masks;
+}
+
 /** What visiting a set of nodes costs from a home: their number, or the sum of their links' prices. @param linkPrice (nodes, nodes) */
 export function visitsPrice(set: number, home: number, nodes: number, linkPrice: Float64Array | null): number {
   if (linkPrice === null) return popcount(set);
@@ -124,5 +131,42 @@ export class NodeCover {
       if (deeper !== 0) return node | deeper;
     }
     return 0;
+  }
+}
+
+/**
+ * The first smallest covers of one token from every home at once. An expert that one node alone holds forces that node wherever home is, unless home is it, so that
+ * little is left to solve for each home. Put the masks of the token's experts in `masks[0..count)`.
+ */
+export class HomeCovers {
+  readonly masks = new Int32Array(32);
+  /** Nodes that a token of each home visits, as bits, (nodes). */
+  readonly visited: Int32Array;
+  /** Experts that each home does not hold, (nodes). */
+  readonly rows: Int32Array;
+  private readonly cover = new NodeCover();
+
+  constructor(nodes: number) {
+    this.visited = new Int32Array(nodes);
+    this.rows = new Int32Array(nodes);
+  }
+
+  solve(count: number): void {
+    const { masks, visited, rows, cover } = this;
+    let forced = 0;
+    rows.fill(count);
+    for (let i = 0; i < count; i++) {
+      const m = masks[i];
+      if ((m & (m - 1)) === 0) forced |= m;
+      for (let bits = m; bits !== 0; bits &= bits - 1) rows[31 - Math.clz32(bits & -bits)]--;
+    }
+    let open = 0;
+    for (let i = 0; i < count; i++) if ((masks[i] & forced) === 0) masks[open++] = masks[i];
+    for (let h = 0; h < visited.length; h++) {
+      const home = 1 << h;
+      let left = 0;
+      for (let i = 0; i < open; i++) if ((masks[i] & home) === 0) cover.masks[left++] = masks[i];
+      visited[h] = (forced & ~home) | (left === 0 ? 0 : cover.solveFirst(left));
+    }
   }
 }

@@ -1,10 +1,11 @@
+import { batchRowsDefault, promptLaneRows } from '@switchyard/proto';
 import type { Cluster } from '../cluster/cluster.ts';
 import { seededRandom, shuffle } from '../random.ts';
 import type { RoutingTrace } from '../trace/routing-trace.ts';
 import type { PlannedStep } from './host-model.ts';
 
-/** Rows of one step over prompts where rows leave: half of what a worker takes at once, for two such steps are under way. */
-export const promptStepRows = 256;
+/** Rows of one step over prompts where rows leave, as workers make them. */
+const promptStepRows = promptLaneRows(batchRowsDefault);
 
 /**
  * Decode steps of streams from the trace, each on its sequence's home: the same streams for the same seed. Streams are given out as evenly as the homes of the trace
@@ -46,7 +47,7 @@ export function decodeSteps(
   });
 }
 
-/** Prompts of the trace on their homes, `tokens` in all, in steps of `promptStepRows`; a home whose sequences run out repeats them. */
+/** Prompts of the trace on their homes, `tokens` in all, in steps as workers make them; a home whose sequences run out repeats them. */
 export function promptSteps(trace: RoutingTrace, homes: Int32Array, cluster: Cluster, tokens: number, seed: number): PlannedStep[][] {
   const starts = sequenceStarts(trace);
   const workers = cluster.workers.length;

@@ -1,6 +1,6 @@
 import { chooseReplicas, type Plan } from '@switchyard/proto';
 import type { Cluster } from '../cluster/cluster.ts';
-import { maskNodesMax, NodeCover, popcount } from '../cluster/node-set.ts';
+import { holderMasks, maskNodesMax, NodeCover, popcount } from '../cluster/node-set.ts';
 import { NO_EXPERT, type RoutingTrace } from '../trace/routing-trace.ts';
 import { checkSameShape } from './moves.ts';
 
@@ -198,7 +198,7 @@ function layerPricer(
   const cover = new NodeCover();
   if (cluster.nodes > maskNodesMax) return (l, replicas) => visitsByRule(trace, l, replicas, cluster, homes);
   return (l, replicas) => {
-    const masks = Int32Array.from(replicas, (own) => own.reduce((mask, w) => mask | (1 << cluster.nodeOf[w]), 0));
+    const masks = holderMasks(replicas, cluster.nodeOf);
     let visits = 0;
     for (let t = 0; t < trace.tokens; t++) {
       const homeBit = 1 << cluster.nodeOf[homes[trace.sequenceOf[t]]];

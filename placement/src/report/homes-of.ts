@@ -17,7 +17,8 @@ export function homesOf(
   { replicas }: Pick<Plan, 'replicas'>,
   { nodeOf, nodes }: Pick<Cluster, 'nodeOf' | 'nodes'>,
 ): DomainHomes {
-  const holders = replicas.map((layer) => layer.map((workers) => [...new Set(workers.map((w) => nodeOf[w]))]));
+  const { start, holders } = holderNodes(replicas, nodeOf);
+  const experts = replicas[0].length;
   const layers = trace.moeLayers.length;
   const sums = new Map<string, { tokens: number; visits: number; held: Float64Array }>();
   for (let t = 0; t < trace.tokens; t++) {
@@ -35,7 +36,7 @@ export function homesOf(
         const expert = trace.ids[base + k];
         if (expert === NO_EXPERT) continue;
         sum.visits++;
-        for (const node of holders[l][expert]) sum.held[node]++;
+        for (let i = start[l * experts + expert]; i < start[l * experts + expert + 1]; i++) sum.held[holders[i]]++;
       }
     }
   }
@@ -44,4 +45,18 @@ export function homesOf(
   return {
     domains: Object.fromEntries(kept.map(([name, { tokens, visits, held }]) => [name, { tokens, homeShare: rounded(held, visits) }])),
   };
+}
+
+/** Nodes of each expert, none twice, one after another: holders[start[l * experts + e]..start[l * experts + e + 1]). */
+function holderNodes(replicas: Plan['replicas'], nodeOf: ArrayLike<number>): { start: Int32Array; holders: number[] } {
+  const start = new Int32Array(replicas.length * replicas[0].length + 1);
+  const holders: number[] = [];
+  let at = 0;
+  for (const layer of replicas)
+    for (const workers of layer) {
+      const from = holders.length;
+      for (const w of workers) if (!holders.includes(nodeOf[w], from)) holders.push(nodeOf[w]);
+      start[++at] = holders.length;
+    }
+  return { start, holders };
 }

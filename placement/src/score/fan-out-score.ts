@@ -1,6 +1,6 @@
 import { chooseReplicas } from '@switchyard/proto';
 import type { Cluster } from '../cluster/cluster.ts';
-import { maskNodesMax, NodeCover, popcount } from '../cluster/node-set.ts';
+import { holderMasks, maskNodesMax, NodeCover } from '../cluster/node-set.ts';
 import { NO_EXPERT, type RoutingTrace } from '../trace/routing-trace.ts';
 
 export interface FanOutScore {
@@ -56,11 +56,13 @@ export function scoreFanOut(
   const experts = new Int32Array(topK);
   const out = new Int32Array(topK);
   const stepRows = new Float64Array(workers);
+  const visitedBy = new Int32Array(nodes); // the last token that visited the node
   for (let l = 0; l < layers; l++) {
     const choose = layerRule(replicas[l], cluster);
     const load = rows.subarray(l * workers, (l + 1) * workers);
     let inStep = 0;
     stepRows.fill(0);
+    visitedBy.fill(-1);
     for (let i = 0; i < trace.tokens; i++) {
       const t = order[i];
       const base = (t * layers + l) * topK;
@@ -69,8 +71,7 @@ export function scoreFanOut(
       const home = homes[trace.sequenceOf[t]];
       choose(experts, count, home, load, out);
       const homeNode = nodeOf[home];
-      let seenLow = 0;
-      let seenHigh = 0;
+      let remote = 0;
       for (let k = 0; k < count; k++) {
         const worker = out[k];
         load[worker]++;
@@ -81,14 +82,11 @@ export function scoreFanOut(
           servedAtHome++;
           continue;
         }
-        const bit = 1 << (node & 31);
-        if (node < 32 ? (seenLow & bit) === 0 : (seenHigh & bit) === 0) {
-          linkRows[homeNode * nodes + node]++;
-          if (node < 32) seenLow |= bit;
-          else seenHigh |= bit;
-        }
+        if (visitedBy[node] === t) continue;
+        visitedBy[node] = t;
+        linkRows[homeNode * nodes + node]++;
+        remote++;
       }
-      const remote = popcount(seenLow) + popcount(seenHigh);
       visits += remote;
       if (remote > 0) remoteLayersOfToken[t]++;
       if (++inStep === stepTokens || i === trace.tokens - 1) {
@@ -152,13 +150,24 @@ type LayerRule = (experts: Int32Array, count: number, home: number, load: ArrayL
 export function layerRule(replicas: readonly (readonly number[])[], cluster: Cluster): LayerRule {
   const { nodes, nodeOf } = cluster;
   if (nodes > maskNodesMax) return (experts, count, home, load, out) => chooseReplicas(experts, count, replicas, nodeOf, home, load, out);
-  const maskOf = Int32Array.from(replicas, (holders) => holders.reduce((mask, w) => mask | (1 << nodeOf[w]), 0));
-  // Holders of each expert on each node, (experts, nodes).
-  const local = replicas.map((holders) => Array.from({ length: nodes }, (_, n) => holders.filter((w) => nodeOf[w] === n)));
+  const maskOf = holderMasks(replicas, nodeOf);
+  // Holders of each expert on each node, ascending: holders[start[e * nodes + n]..start[e * nodes + n + 1]).
+  const start = new Int32Array(replicas.length * nodes + 1);
+  replicas.forEach((own, e) => {
+    for (const w of own) start[e * nodes + nodeOf[w] + 1]++;
+  });
+  for (let i = 1; i < start.length; i++) start[i] += start[i - 1];
+  const holders = new Int32Array(start[start.length - 1]);
+  const at = start.slice();
+  replicas.forEach((own, e) => {
+    for (const w of own) holders[at[e * nodes + nodeOf[w]]++] = w;
+  });
   const cover = new NodeCover();
-  const leastLoaded = (holders: number[], home: number, load: ArrayLike<number>): number => {
-    let best = holders[0];
-    for (const w of holders) {
+  const leastLoaded = (e: number, node: number, home: number, load: ArrayLike<number>): number => {
+    const end = start[e * nodes + node + 1];
+    let best = holders[start[e * nodes + node]];
+    for (let i = start[e * nodes + node]; i < end; i++) {
+      const w = holders[i];
       if (w === home) return w;
       if (load[w] < load[best]) best = w;
     }
@@ -170,7 +179,7 @@ export function layerRule(replicas: readonly (readonly number[])[], cluster: Clu
     let uncovered = 0;
     for (let i = 0; i < count; i++) {
       const mask = maskOf[experts[i]];
-      if ((mask & homeBit) !== 0) out[i] = leastLoaded(local[experts[i]][homeNode], home, load);
+      if ((mask & homeBit) !== 0) out[i] = leastLoaded(experts[i], homeNode, home, load);
       else {
         out[i] = -1;
         cover.masks[uncovered++] = mask;
@@ -182,7 +191,7 @@ export function layerRule(replicas: readonly (readonly number[])[], cluster: Clu
       if (out[i] >= 0) continue;
       const holding = maskOf[experts[i]] & chosen;
       const node = 31 - Math.clz32(holding & -holding);
-      out[i] = leastLoaded(local[experts[i]][node], -1, load);
+      out[i] = leastLoaded(experts[i], node, -1, load);
     }
   };
 }

@@ -1,5 +1,5 @@
 import { type Cluster, inNodeGroups, nodeSpeedShares } from '../cluster/cluster.ts';
-import { maskNodesMax, NodeCover, visitsPrice } from '../cluster/node-set.ts';
+import { HomeCovers, maskNodesMax, visitsPrice } from '../cluster/node-set.ts';
 import { NO_EXPERT, type RoutingTrace } from '../trace/routing-trace.ts';
 import { assignHomes } from './balanced-homes.ts';
 
@@ -34,22 +34,23 @@ export function sequenceHomeCosts(
   const visits = new Float64Array(trace.sequences.length * nodes);
   const rows = new Float64Array(trace.sequences.length * nodes);
   const looked = new Int32Array(trace.sequences.length);
-  const cover = new NodeCover();
+  const covers = new HomeCovers(nodes);
   for (let t = 0; t < trace.tokens; t++) {
     const s = trace.sequenceOf[t];
     if (looked[s] >= firstTokens) continue;
     looked[s]++;
     for (let l = 0; l < layers; l++) {
       const base = (t * layers + l) * trace.topK;
+      const layer = masks[l];
+      let count = 0;
+      for (let k = 0; k < trace.topK; k++) {
+        const e = trace.ids[base + k];
+        if (e !== NO_EXPERT) covers.masks[count++] = layer[e];
+      }
+      covers.solve(count);
       for (let h = 0; h < nodes; h++) {
-        let uncovered = 0;
-        for (let k = 0; k < trace.topK; k++) {
-          const e = trace.ids[base + k];
-          if (e !== NO_EXPERT && ((masks[l][e] >>> h) & 1) === 0) cover.masks[uncovered++] = masks[l][e];
-        }
-        if (uncovered === 0) continue;
-        visits[s * nodes + h] += visitsPrice(cover.solveFirst(uncovered), h, nodes, linkPrice);
-        rows[s * nodes + h] += uncovered;
+        visits[s * nodes + h] += visitsPrice(covers.visited[h], h, nodes, linkPrice);
+        rows[s * nodes + h] += covers.rows[h];
       }
     }
   }

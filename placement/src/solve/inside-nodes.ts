@@ -25,7 +25,11 @@ export function placeInsideNodes(
   for (let n = 0; n < cluster.nodes; n++) {
     const workers = cluster.workers.map((_, w) => w).filter((w) => cluster.nodeOf[w] === n);
     const left = Int32Array.from(workers, (w) => cluster.slotsOf[w]);
-    const members = masks.map((layer) => Array.from({ length: experts }, (_, e) => e).filter((e) => (layer[e] >>> n) & 1));
+    const members = masks.map((layer) => {
+      const list: number[] = [];
+      for (let e = 0; e < experts; e++) if ((layer[e] >>> n) & 1) list.push(e);
+      return list;
+    });
     const needed = members.reduce((sum, list) => sum + list.length, 0);
     let spare = left.reduce((a, b) => a + b, 0) - needed;
     spare = Math.min(spare, Math.floor(replicasMax / cluster.nodes));

@@ -1,6 +1,7 @@
-import { NodeCover, popcount, visitsPrice } from '../cluster/node-set.ts';
+import { HomeCovers, NodeCover, popcount, visitsPrice } from '../cluster/node-set.ts';
 import type { PatternEntries, PatternHistogram } from '../trace/pattern-histogram.ts';
 import { FewNodeTrials, fewNodesMax } from './few-node-trials.ts';
+import { NodeLoads } from './node-loads.ts';
 
 /** What all layers of one search share. */
 export interface LayerPrices {
@@ -14,6 +15,16 @@ export interface LayerPrices {
   visitPrice: number;
   /** Price of one row that its home does not serve: in the fan-out model, what the row costs besides the visit. */
   remoteRowPrice: number;
+}
+
+/** The replicas of a layer, and what each would gain by moving alone. */
+export interface ReplicaMoves {
+  count: number;
+  /** (replicas) */
+  expertOf: Int32Array;
+  nodeOf: Int32Array;
+  /** In visits and rows, peaks aside, (replicas, nodes). */
+  gain: Float64Array;
 }
 
 const improvementMin = 1e-9;
@@ -36,9 +47,8 @@ export class LayerSearch {
   readonly maskOf: Int32Array;
   /** Weighted rows each expert has served on each node, (experts, nodes). */
   readonly served: Float64Array;
-  /** Weighted rows per node, (nodes). */
-  readonly load: Float64Array;
-  private readonly oldLoad: Float64Array;
+  readonly loads: NodeLoads;
+  private readonly oldRows: Float64Array;
   /** Of all rows; no change of holders changes it. */
   private totalRows = 0;
   /** Weighted remote visits of all tokens, with the price of remote rows. */
@@ -55,8 +65,6 @@ export class LayerSearch {
   /** Remote nodes of each entry as last counted, (entries). */
   private chosenOf: Int32Array = new Int32Array(0);
   private stamp = 0;
-  /** Largest load over share of all nodes but two: the three fullest are enough to know. */
-  readonly fullest = new Int32Array(3);
 
   constructor(histogram: PatternHistogram, topK: number, experts: number, nodes: number, prices: LayerPrices) {
     this.histogram = histogram;
@@ -67,8 +75,8 @@ export class LayerSearch {
     this.start = new Int32Array(experts + 1);
     this.maskOf = new Int32Array(experts);
     this.served = new Float64Array(experts * nodes);
-    this.load = new Float64Array(nodes);
-    this.oldLoad = new Float64Array(nodes);
+    this.loads = new NodeLoads(prices.share);
+    this.oldRows = new Float64Array(nodes);
     this.few = nodes <= fewNodesMax && prices.linkPrice === null ? new FewNodeTrials(histogram, topK, experts, nodes) : null;
     this.demand = new Float64Array(experts * nodes);
   }
@@ -134,11 +142,11 @@ export class LayerSearch {
 
   reprice(): void {
     this.served.fill(0);
-    this.load.fill(0);
+    this.loads.rows.fill(0);
     this.visits = 0;
     this.remoteNodes = 0;
     for (let i = 0; i < this.entries.count; i++) this.visits += this.serve(i, 1, true);
-    this.totalRows = this.load.reduce((a, b) => a + b, 0);
+    this.totalRows = this.loads.rows.reduce((a, b) => a + b, 0);
   }
 
   /** Weighted tokens that are looked at. */
@@ -148,9 +156,7 @@ export class LayerSearch {
 
   /** Rows of the fullest node over its fair share: 1 is even. */
   peakMean(): number {
-    let peak = 0;
-    for (let n = 0; n < this.nodes; n++) peak = Math.max(peak, this.load[n] / this.prices.share[n]);
-    return this.totalRows === 0 ? 1 : peak / this.totalRows;
+    return this.totalRows === 0 ? 1 : this.loads.peak() / this.totalRows;
   }
 
   /** Price of the fullest node's rows above its fair share, in visits. */
@@ -168,6 +174,7 @@ export class LayerSearch {
    */
   private serve(i: number, sign: number, counted: boolean): number {
     const { maskOf, cover, nodes } = this;
+    const { rows } = this.loads;
     const { ids, countOf } = this.histogram;
     const pattern = this.entries.patternOf[i];
     const base = pattern * this.topK;
@@ -182,7 +189,7 @@ export class LayerSearch {
       if ((mask & homeBit) === 0) cover.masks[uncovered++] = mask;
       else {
         if (counted) this.served[e * nodes + home] += weight;
-        this.load[home] += weight;
+        rows[home] += weight;
       }
     }
     if (uncovered === 0) return 0;
@@ -196,7 +203,7 @@ export class LayerSearch {
       const holding = mask & chosen;
       const node = 31 - Math.clz32(holding & -holding);
       if (counted) this.served[e * nodes + node] += weight;
-      this.load[node] += weight;
+      rows[node] += weight;
     }
     this.remoteNodes += weight * popcount(chosen);
     const { visitPrice, remoteRowPrice, linkPrice } = this.prices;
@@ -217,9 +224,7 @@ export class LayerSearch {
       const { visitPrice, remoteRowPrice } = this.prices;
       const visits = visitPrice * this.few.trial(this.maskOf, e, maskE, f, maskF);
       const rows = this.remoteRowsMore(e, maskE) + (f < 0 ? 0 : this.remoteRowsMore(f, maskF));
-      let peak = 0;
-      for (let n = 0; n < this.nodes; n++) peak = Math.max(peak, this.pressure(n, this.few.load[n]));
-      const penalty = (this.prices.peakPrice * (peak - this.totalRows)) / this.nodes;
+      const penalty = (this.prices.peakPrice * (this.loads.peak(this.few.load) - this.totalRows)) / this.nodes;
       return this.penalty() - penalty - visits - remoteRowPrice * rows;
     }
     const before = this.objective();
@@ -227,7 +232,7 @@ export class LayerSearch {
     const oldF = f < 0 ? 0 : this.maskOf[f];
     const oldVisits = this.visits;
     const oldRemoteNodes = this.remoteNodes;
-    this.oldLoad.set(this.load);
+    this.oldRows.set(this.loads.rows);
     this.serveEntriesOf(e, f, -1, false);
     this.hold(e, maskE, f, maskF);
     this.serveEntriesOf(e, f, 1, false);
@@ -235,7 +240,7 @@ export class LayerSearch {
     this.hold(e, oldE, f, oldF);
     this.visits = oldVisits;
     this.remoteNodes = oldRemoteNodes;
-    this.load.set(this.oldLoad);
+    this.loads.rows.set(this.oldRows);
     return gain;
   }
 
@@ -339,48 +344,49 @@ export class LayerSearch {
   }
 
   /** Every replica, with the exact gain in visits and rows of moving it alone to each node; -Infinity where the expert is held already. */
-  replicaMoves(): { replicaExpert: number[]; replicaNode: number[]; rows: Float64Array[] } {
+  replicaMoves(): ReplicaMoves {
     const { experts, nodes, maskOf } = this;
     const add = new Float64Array(nodes);
     const drop = new Float64Array(nodes);
     const keep = new Float64Array(nodes * nodes);
-    const replicaExpert: number[] = [];
-    const replicaNode: number[] = [];
-    const rows: Float64Array[] = [];
+    const count = maskOf.reduce((sum, mask) => sum + popcount(mask), 0);
+    const moves = { count, expertOf: new Int32Array(count), nodeOf: new Int32Array(count), gain: new Float64Array(count * nodes) };
+    let i = 0;
     for (let e = 0; e < experts; e++) {
       this.gains(e, add, drop, keep);
       for (let bits = maskOf[e]; bits !== 0; bits &= bits - 1) {
         const a = 31 - Math.clz32(bits & -bits);
-        const row = new Float64Array(nodes);
-        for (let b = 0; b < nodes; b++) row[b] = (maskOf[e] & (1 << b)) !== 0 ? -Infinity : add[b] - drop[a] + keep[a * nodes + b];
-        replicaExpert.push(e);
-        replicaNode.push(a);
-        rows.push(row);
+        for (let b = 0; b < nodes; b++)
+          moves.gain[i * nodes + b] = (maskOf[e] & (1 << b)) !== 0 ? -Infinity : add[b] - drop[a] + keep[a * nodes + b];
+        moves.expertOf[i] = e;
+        moves.nodeOf[i++] = a;
       }
     }
-    return { replicaExpert, replicaNode, rows };
+    return moves;
   }
 
   /** One pass of swaps and, where a node has room, moves: candidates by their single gains, each verified exactly. Returns what it gained. */
   improve(hasRoom: (node: number) => boolean, onMove: (from: number, to: number) => void, candidatesMax: number): number {
-    const { experts, nodes, maskOf } = this;
-    const { replicaExpert, replicaNode, rows } = this.replicaMoves();
+    const { experts, nodes, maskOf, served } = this;
+    const { count, expertOf, nodeOf, gain: gainOf } = this.replicaMoves();
     const found: { score: number; i: number; j: number; to: number }[] = [];
-    this.findFullest();
-    for (let i = 0; i < rows.length; i++) {
-      const a = replicaNode[i];
-      const servedI = this.served[replicaExpert[i] * nodes + a];
+    const fullest = this.loads.rank();
+    // Peaks fall only where the fullest node takes part, and no further than to the third: most pairs are out by their visits.
+    const peakGainMax = this.peakGain(this.loads.exchangedMax());
+    const servedOf = Float64Array.from(expertOf, (e, i) => served[e * nodes + nodeOf[i]]);
+    for (let i = 0; i < count; i++) {
+      const a = nodeOf[i];
       for (let b = 0; b < nodes; b++)
-        if (rows[i][b] > -Infinity && hasRoom(b)) {
-          const score = rows[i][b] + this.loadGain(a, b, servedI, 0);
+        if (gainOf[i * nodes + b] > -Infinity && hasRoom(b)) {
+          const score = gainOf[i * nodes + b] + this.peakGain(this.loads.exchanged(a, b, servedOf[i], 0));
           if (score > 0) found.push({ score, i, j: -1, to: b });
         }
-      for (let j = i + 1; j < rows.length; j++) {
-        const b = replicaNode[j];
-        if (a === b || replicaExpert[i] === replicaExpert[j]) continue;
-        const visitsGain = rows[i][b] + rows[j][a];
-        if (visitsGain === -Infinity) continue;
-        const score = visitsGain + this.loadGain(a, b, servedI, this.served[replicaExpert[j] * nodes + b]);
+      for (let j = i + 1; j < count; j++) {
+        const b = nodeOf[j];
+        const gain = gainOf[i * nodes + b] + gainOf[j * nodes + a];
+        if (gain <= 0 && (gain + peakGainMax <= 0 || (a !== fullest && b !== fullest))) continue;
+        if (a === b || expertOf[i] === expertOf[j]) continue;
+        const score = gain + this.peakGain(this.loads.exchanged(a, b, servedOf[i], servedOf[j]));
         if (score > 0) found.push({ score, i, j, to: b });
       }
     }
@@ -392,10 +398,10 @@ export class LayerSearch {
     for (const { i, j, to } of found) {
       // Candidates come best first: after many failures in a row the rest is noise.
       if (tried >= candidatesMax || failed > candidatesMax / 8) break;
-      const e = replicaExpert[i];
-      const f = j < 0 ? -1 : replicaExpert[j];
+      const e = expertOf[i];
+      const f = j < 0 ? -1 : expertOf[j];
       if (touched[e] || (f >= 0 && touched[f])) continue;
-      const from = replicaNode[i];
+      const from = nodeOf[i];
       if (f < 0 && !hasRoom(to)) continue;
       tried++;
       const gain = this.tryChange(e, (maskOf[e] & ~(1 << from)) | (1 << to), f, f < 0 ? 0 : (maskOf[f] & ~(1 << to)) | (1 << from));
@@ -416,14 +422,18 @@ export class LayerSearch {
     const drop = new Float64Array(nodes);
     const keep = new Float64Array(nodes * nodes);
     const found: { e: number; from: number; to: number; gain: number }[] = [];
-    this.findFullest();
+    this.loads.rank();
     for (let e = 0; e < experts; e++) {
       this.gains(e, add, drop, keep);
       for (let from = 0; from < nodes; from++) {
         if (((maskOf[e] >>> from) & 1) === 0) continue;
         for (let to = 0; to < nodes; to++) {
           if ((maskOf[e] >>> to) & 1) continue;
-          const gain = add[to] - drop[from] + keep[from * nodes + to] + this.loadGain(from, to, this.served[e * nodes + from], 0);
+          const gain =
+            add[to] -
+            drop[from] +
+            keep[from * nodes + to] +
+            this.peakGain(this.loads.exchanged(from, to, this.served[e * nodes + from], 0));
           if (gain > least) found.push({ e, from, to, gain });
         }
       }
@@ -431,60 +441,23 @@ export class LayerSearch {
     return found;
   }
 
-  findFullest(): void {
-    const { fullest, nodes } = this;
-    fullest.fill(-1);
-    for (let n = 0; n < nodes; n++) {
-      let m = n;
-      for (let i = 0; i < 3; i++) {
-        const held = fullest[i];
-        if (held < 0 || this.pressure(m, 0) > this.pressure(held, 0)) {
-          fullest[i] = m;
-          if (held < 0) break;
-          m = held;
-        }
-      }
-    }
-  }
-
-  /** Saved penalty if `fromA` rows went from node a to b and `fromB` rows from b to a, by the loads at the last `findFullest`. */
-  private loadGain(a: number, b: number, fromA: number, fromB: number): number {
-    if (this.prices.peakPrice === 0) return 0;
-    const { fullest } = this;
-    let others = 0;
-    for (let i = 0; i < 3; i++) {
-      if (fullest[i] < 0 || fullest[i] === a || fullest[i] === b) continue;
-      others = this.pressure(fullest[i], 0);
-      break;
-    }
-    const after = Math.max(others, this.pressure(a, fromB - fromA), this.pressure(b, fromA - fromB));
-    return (this.prices.peakPrice * (this.pressure(fullest[0], 0) - after)) / this.nodes;
-  }
-
-  /** Load of a node over its share, with some rows more. */
-  pressure(n: number, change: number): number {
-    return (this.load[n] + change) / this.prices.share[n];
+  /** What it is worth, in visits, that the largest pressure falls. */
+  private peakGain(fall: number): number {
+    return (this.prices.peakPrice * fall) / this.nodes;
   }
 
   /** What a token of each pattern would cost if its home were each node, (patterns, nodes). */
   homeCosts(): Float32Array {
-    const { nodes, cover, maskOf } = this;
+    const { nodes, maskOf } = this;
     const { ids, countOf, patterns } = this.histogram;
+    const { visitPrice, remoteRowPrice, linkPrice } = this.prices;
     const cost = new Float32Array(patterns * nodes);
+    const covers = new HomeCovers(nodes);
     for (let p = 0; p < patterns; p++) {
-      const base = p * this.topK;
-      for (let h = 0; h < nodes; h++) {
-        const homeBit = 1 << h;
-        let uncovered = 0;
-        for (let k = 0; k < countOf[p]; k++) {
-          const mask = maskOf[ids[base + k]];
-          if ((mask & homeBit) === 0) cover.masks[uncovered++] = mask;
-        }
-        if (uncovered > 0)
-          cost[p * nodes + h] =
-            this.prices.visitPrice * visitsPrice(cover.solveFirst(uncovered), h, nodes, this.prices.linkPrice) +
-            this.prices.remoteRowPrice * uncovered;
-      }
+      for (let k = 0; k < countOf[p]; k++) covers.masks[k] = maskOf[ids[p * this.topK + k]];
+      covers.solve(countOf[p]);
+      for (let h = 0; h < nodes; h++)
+        cost[p * nodes + h] = visitPrice * visitsPrice(covers.visited[h], h, nodes, linkPrice) + remoteRowPrice * covers.rows[h];
     }
     return cost;
   }

@@ -11,6 +11,9 @@ export interface LoadProblem {
   speed: Float64Array;
 }
 
+/** Count shifts that are tried however late it is: the first are worth most, and cost less than a millisecond. */
+const leastEffort = 2;
+
 /** Workers of every expert, ascending, no worker twice, (experts) of (replicas). */
 export type Replicas = number[][];
 
@@ -55,7 +58,7 @@ export function balanceLoads(
   }
   const bound = loadBound(problem);
   let current = best;
-  for (let tried = 0; tried < effort && best.peak > bound * (1 + 1e-12) && !stop(); tried++) {
+  for (let tried = 0; tried < effort && best.peak > bound * (1 + 1e-12) && (tried < leastEffort || !stop()); tried++) {
     // Annealing on the peak: early shifts may worsen it by a few percent, late ones hardly.
     const patience = 0.06 * (1 - tried / effort) ** 2;
     if (tried > 0 && tried % 256 === 0 && current.peak > best.peak * (1 + patience)) {
@@ -127,16 +130,21 @@ function pack(problem: LoadProblem, counts: Int32Array): Packed {
   counts.forEach((count, e) => {
     for (let i = 0; i < count; i++) items.push(e);
   });
-  items.sort((a, b) => loads[b] / counts[b] - loads[a] / counts[a] || a - b);
+  const shareOf = loads.map((load, e) => load / counts[e]);
+  items.sort((a, b) => shareOf[b] - shareOf[a] || a - b);
   const workersOf: Replicas = Array.from({ length: loads.length }, () => []);
   let left = items.length;
   let free = room.reduce((a, b) => a + b, 0);
   for (const e of items) {
-    const share = loads[e] / counts[e];
+    const share = shareOf[e];
     let best = -1;
-    for (let w = 0; w < workers; w++)
-      if (room[w] > 0 && !workersOf[e].includes(w) && (best < 0 || (load[w] + share) / speed[w] < (load[best] + share) / speed[best]))
-        best = w;
+    let least = Infinity;
+    for (let w = 0; w < workers; w++) {
+      const after = (load[w] + share) / speed[w];
+      if (room[w] <= 0 || after >= least || workersOf[e].includes(w)) continue;
+      best = w;
+      least = after;
+    }
     left--;
     if (best < 0) {
       // Every worker with room holds this expert already: do with fewer replicas, unless it has none at all.
@@ -158,51 +166,54 @@ function polish(problem: LoadProblem, workersOf: Replicas): Packed {
   const workers = slots.length;
   const load = new Float64Array(workers);
   const holds: number[][] = Array.from({ length: workers }, () => []);
+  const held = new Uint8Array(loads.length * workers); // 1: the worker holds the expert
+  const shareOf = loads.map((own, e) => own / workersOf[e].length);
   workersOf.forEach((list, e) => {
     for (const w of list) {
-      load[w] += loads[e] / list.length;
+      load[w] += shareOf[e];
       holds[w].push(e);
+      held[e * workers + w] = 1;
     }
   });
-  const share = (e: number) => loads[e] / workersOf[e].length;
   for (let round = 0; round < 20 * workers; round++) {
     let top = 0;
     for (let w = 1; w < workers; w++) if (load[w] / speed[w] > load[top] / speed[top]) top = w;
     const peak = load[top] / speed[top];
     let best = { peak: peak * (1 - 1e-12), e: -1, w: -1, f: -1 };
     for (const e of holds[top]) {
-      const own = share(e);
+      const own = shareOf[e];
       for (let w = 0; w < workers; w++) {
-        if (w === top || workersOf[e].includes(w)) continue;
+        if (held[e * workers + w] === 1) continue;
         if (holds[w].length < slots[w]) {
           const after = Math.max((load[top] - own) / speed[top], (load[w] + own) / speed[w]);
           if (after < best.peak) best = { peak: after, e, w, f: -1 };
         }
+        // What comes back must leave the fullest worker better off than the best so far, and the other one no worse.
+        let most = Math.min(own, best.peak * speed[top] - load[top] + own);
+        let least = load[w] + own - best.peak * speed[w];
+        if (least >= most) continue;
         for (const f of holds[w]) {
-          const other = share(f);
-          if (other >= own || workersOf[f].includes(top)) continue;
-          const after = Math.max((load[top] - own + other) / speed[top], (load[w] + own - other) / speed[w]);
-          if (after < best.peak) best = { peak: after, e, w, f };
+          const other = shareOf[f];
+          if (other <= least || other >= most || held[f * workers + top] === 1) continue;
+          best = { peak: Math.max((load[top] - own + other) / speed[top], (load[w] + own - other) / speed[w]), e, w, f };
+          most = Math.min(own, best.peak * speed[top] - load[top] + own);
+          least = load[w] + own - best.peak * speed[w];
         }
       }
     }
     if (best.e < 0) break;
     const { e, w, f } = best;
-    const replace = (list: number[], from: number, to: number) => {
-      list[list.indexOf(from)] = to;
+    const move = (moved: number, from: number, to: number) => {
+      load[from] -= shareOf[moved];
+      load[to] += shareOf[moved];
+      workersOf[moved][workersOf[moved].indexOf(from)] = to;
+      holds[from].splice(holds[from].indexOf(moved), 1);
+      holds[to].push(moved);
+      held[moved * workers + from] = 0;
+      held[moved * workers + to] = 1;
     };
-    load[top] -= share(e);
-    load[w] += share(e);
-    replace(workersOf[e], top, w);
-    holds[top].splice(holds[top].indexOf(e), 1);
-    if (f >= 0) {
-      load[top] += share(f);
-      load[w] -= share(f);
-      replace(workersOf[f], w, top);
-      holds[w].splice(holds[w].indexOf(f), 1);
-      holds[top].push(f);
-    }
-    holds[w].push(e);
+    move(e, top, w);
+    if (f >= 0) move(f, w, top);
   }
   for (const list of workersOf) list.sort((a, b) => a - b);
   return { workersOf, peak: peakOf(problem, workersOf) };

@@ -12,34 +12,41 @@ export function relieveLayer(
   onMove: (from: number, to: number) => void,
 ): void {
   if (layer.peakMean() <= limit) return;
-  const { nodes, maskOf } = layer;
-  const { replicaExpert, replicaNode, rows } = layer.replicaMoves();
+  const { nodes, maskOf, loads } = layer;
+  const { count, expertOf, nodeOf, gain } = layer.replicaMoves();
   const touched = new Uint8Array(layer.experts);
+  const servedOf = new Float64Array(count);
+  const mostOf = Float64Array.from(nodeOf, (_, i) => gain.subarray(i * nodes, (i + 1) * nodes).reduce((a, b) => Math.max(a, b), -Infinity));
   while (layer.peakMean() > limit) {
-    layer.findFullest();
-    const a = layer.fullest[0];
-    const now = layer.pressure(a, 0);
+    const a = loads.fullestNode();
+    const now = loads.pressure(a);
+    for (let i = 0; i < count; i++) servedOf[i] = touched[expertOf[i]] === 1 ? Infinity : layer.served[expertOf[i] * nodes + nodeOf[i]];
+    // What leaves the node is worth this at most, a row.
+    const rowWorth = (price * loads.pressurePerRow(a)) / nodes;
+    let backMost = 0;
+    for (let j = 0; j < count; j++) backMost = Math.max(backMost, gain[j * nodes + a]);
     let best = { score: 0, i: -1, j: -1, to: -1 };
-    const consider = (i: number, j: number, b: number, cost: number, change: number) => {
+    const consider = (i: number, j: number, b: number, visits: number, change: number) => {
       // Only what leaves the node itself counts: which node is fullest next is seen next.
-      const after = Math.max(layer.pressure(a, -change), layer.pressure(b, change));
-      const score = ((now - after) * price) / nodes - cost;
+      const after = Math.max(loads.pressure(a, -change), loads.pressure(b, change));
+      const score = ((now - after) * price) / nodes + visits;
       if (after < now && score > best.score) best = { score, i, j, to: b };
     };
-    for (let i = 0; i < rows.length; i++) {
-      if (replicaNode[i] !== a || touched[replicaExpert[i]] === 1) continue;
-      const own = layer.served[replicaExpert[i] * nodes + a];
-      for (let b = 0; b < nodes; b++) if (rows[i][b] > -Infinity && hasRoom(b)) consider(i, -1, b, -rows[i][b], own);
-      for (let j = 0; j < rows.length; j++) {
-        const b = replicaNode[j];
-        if (b === a || touched[replicaExpert[j]] === 1 || rows[i][b] === -Infinity || rows[j][a] === -Infinity) continue;
-        const other = layer.served[replicaExpert[j] * nodes + b];
-        if (other < own) consider(i, j, b, -rows[i][b] - rows[j][a], own - other);
+    for (let i = 0; i < count; i++) {
+      const own = servedOf[i];
+      if (nodeOf[i] !== a || own === Infinity || own * rowWorth + mostOf[i] + backMost <= best.score) continue;
+      for (let b = 0; b < nodes; b++) if (gain[i * nodes + b] > -Infinity && hasRoom(b)) consider(i, -1, b, gain[i * nodes + b], own);
+      for (let j = 0; j < count; j++) {
+        const change = own - servedOf[j];
+        const b = nodeOf[j];
+        if (change <= 0 || b === a) continue;
+        const visits = gain[i * nodes + b] + gain[j * nodes + a];
+        if (visits + change * rowWorth > best.score) consider(i, j, b, visits, change);
       }
     }
     if (best.i < 0) break;
-    const e = replicaExpert[best.i];
-    const f = best.j < 0 ? -1 : replicaExpert[best.j];
+    const e = expertOf[best.i];
+    const f = best.j < 0 ? -1 : expertOf[best.j];
     layer.apply(e, (maskOf[e] & ~(1 << a)) | (1 << best.to), f, f < 0 ? 0 : (maskOf[f] & ~(1 << best.to)) | (1 << a));
     touched[e] = 1;
     if (f >= 0) touched[f] = 1;

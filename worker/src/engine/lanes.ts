@@ -1,3 +1,5 @@
+import { promptLaneRows, promptLanes } from '@switchyard/proto';
+
 /** What a lane's steps are made of. `all`: whatever is due. */
 export type LaneWork = 'all' | 'decode' | 'prefill';
 
@@ -6,10 +8,10 @@ export type LaneWork = 'all' | 'decode' | 'prefill';
  * waits for a prompt beside it; prompts have two, so that one chunk's attention runs while the rows of the chunk before it are away. A worker that hosts every
  * expert never waits: there one lane does everything.
  */
-export const laneWork: readonly LaneWork[] = ['decode', 'prefill', 'prefill'];
+export const laneWork: readonly LaneWork[] = ['decode', ...Array.from({ length: promptLanes }, () => 'prefill' as const)];
 
 /** Rows of each lane: together the prompts' lanes hold one step's rows, as the single lane of a lone worker does. */
 export function laneRows({ maxBatchRows, maxSequences }: { maxBatchRows: number; maxSequences: number }): number[] {
-  const chunk = Math.ceil(maxBatchRows / 2);
+  const chunk = promptLaneRows(maxBatchRows);
   return laneWork.map((work) => (work === 'decode' ? Math.min(maxSequences, maxBatchRows) : chunk));
 }

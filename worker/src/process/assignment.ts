@@ -1,4 +1,13 @@
-import { type Assign, type EngineConfig, limits, type Plan, parseLossy, parsePlan, SwitchyardError } from '@switchyard/proto';
+import {
+  type Assign,
+  batchRowsDefault,
+  type EngineConfig,
+  limits,
+  type Plan,
+  parseLossy,
+  parsePlan,
+  SwitchyardError,
+} from '@switchyard/proto';
 import { laneRows } from '../engine/lanes.ts';
 import type { LoadOptions } from '../model/contract.ts';
 import { hostedBy } from '../model/hosted-experts.ts';
@@ -34,7 +43,7 @@ export function readAssignment(message: Assign): Assignment {
 function withDefaults(engine: EngineConfig): EngineConfig {
   return {
     ...engine,
-    maxBatchRows: atMost('max_batch_rows', engine.maxBatchRows || 512, limits.frameRowsMax),
+    maxBatchRows: atMost('max_batch_rows', engine.maxBatchRows || batchRowsDefault, limits.frameRowsMax),
     maxSequences: atMost('max_sequences', engine.maxSequences || 32, limits.requestsRunningMax),
     rowDeadlineMs: engine.rowDeadlineMs || limits.rowDeadlineMs,
   };

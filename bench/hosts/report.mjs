@@ -143,6 +143,7 @@ function predictionSummary(cells) {
     '',
     `Predicted step time within ${100 * within} % of the measured one in ${good} of ${cells.length} cells; median error ${(100 * sorted[sorted.length >> 1]).toFixed(0)} %, largest ${(100 * sorted.at(-1)).toFixed(0)} %.`,
     "It is calibrated on one host alone (kernels, steps, requests), between two (frames, waking up, what the bed itself takes of the cores) and on hosts that exchange nothing but share the cores, and knows the bed's delay and the bit rate that a TCP connection gets.",
+    'Workers wait awake for frames that come close together. The fit takes the processor time of that waiting for work, so decoding is predicted too slow where kernels are small.',
     '',
   ];
 }

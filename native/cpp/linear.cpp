@@ -81,8 +81,9 @@ struct Band {
   void run_tiles(int panel, int tile, int end) const {
     alignas(64) float dots[most_tiles * most_tile_rows * panel_columns];
     const int row = tiling.first(tile);
-    const uint8_t *here = weight->panels.data + (size_t)panel * weight->panels.stride;
-    ops->dot_tiles(weight->format, tiles, row_bytes, tiling, tile, end, here, weight->k, here + tiling.ahead(end - 1, weight->panels.stride, ops->near_ahead), dots);
+    const size_t stride = weight->panels.stride;
+    const uint8_t *here = weight->panels.data + (size_t)panel * stride, *ahead = here + tiling.ahead(end - 1, stride, ops->near_ahead);
+    ops->dot_tiles(weight->format, tiles, row_bytes, tiling, tile, end, here, weight->k, ahead, dots);
     store(panel, row, tiling.first(end) - row, dots);
   }
 

@@ -236,7 +236,7 @@ template <class Format, int R, int C> void add_pairs(const float *x, const uint8
       multiply<Format, 1, R, C>(x, w, acc);
       multiply<Format, 0, R, C>(x, w, acc);
     }
-    if constexpr (R > 2 || !std::is_same_v<Format, F32>) { // With two fma to a line, the processor's own prefetching is enough, and better.
+    if constexpr (R > 2 || !std::is_same_v<Format, F32>) { // With few fma to a line, the processor's own prefetching is enough, and better.
 #pragma GCC unroll 4
       for (int i = 0; i < Format::pair_bytes * C / chunks_of_panel; i += 64) _mm_prefetch(reinterpret_cast<const char *>(ahead + i), _MM_HINT_T1);
       ahead += Format::pair_bytes;

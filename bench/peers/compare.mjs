@@ -1,11 +1,13 @@
 // Switchyard beside llama.cpp and vLLM: same weights, same cores, same client, in turn within one run.
 //   node bench/peers/compare.mjs --model DIR --gguf FILE --llama BIN_DIR [--vllm VENV_DIR] [--format bf16|int8] [--rounds 2] [--out bench/results/peers-NAME]
-// Rounds alternate the systems, so that a machine that slows down slows all of them; the table takes each figure's best round.
+// Rounds alternate the systems, so that a machine that slows down slows all of them; the table takes each figure's best round. What the memory gives is measured
+// right before and after each level of our own, and a step is compared with the better of the two: a machine that others use changes within minutes.
 import { execFileSync, spawnSync } from 'node:child_process';
 import { mkdtempSync, readFileSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { parseArgs } from 'node:util';
+import { measureReadBandwidth } from '../../cli/dist/doctor/read-bandwidth.js';
 import { decodeBound, prefillBound } from './floor.mjs';
 import { startServer } from './servers.mjs';
 
@@ -58,56 +60,38 @@ function measure(url, args) {
   });
 }
 
-function measureServer(url) {
+/** @param bandwidth true: each decode level is between two measurements of what the memory gives */
+async function measureServer(url, bandwidth) {
   // Warm prefix caches must not help: prompts are random ids, new for every request.
-  const decode = measure(url, [
-    '--concurrency',
-    flags.batches,
-    '--prompt-tokens',
-    16,
-    '--output-tokens',
-    flags['output-tokens'],
-    '--vocab',
-    config.vocab_size,
-  ]);
+  const levels = [];
+  for (const batch of batches) {
+    const before = bandwidth ? await measureReadBandwidth(threads) : 0;
+    const lengths = ['--prompt-tokens', 16, '--output-tokens', flags['output-tokens'], '--vocab', config.vocab_size];
+    const [level] = measure(url, ['--concurrency', batch, ...lengths]);
+    const after = bandwidth ? await measureReadBandwidth(threads) : 0;
+    levels.push({ ...level, readBandwidth: Math.max(before, after) });
+  }
   const [prefill] = measure(url, [
-    ...[
-      '--concurrency',
-      1,
-      '--requests',
-      8,
-      '--prompt-tokens',
-      flags['prefill-tokens'],
-      '--output-tokens',
-      1,
-      '--vocab',
-      config.vocab_size,
-    ],
+    ...['--concurrency', 1, '--requests', 8, '--prompt-tokens', flags['prefill-tokens'], '--output-tokens', 1],
+    ...['--vocab', config.vocab_size],
   ]);
+  const byBatch = (pick) => Object.fromEntries(levels.map((level) => [level.concurrency, pick(level)]));
   return {
     prefill: prefill.errors > 0 ? null : Number(flags['prefill-tokens']) / (prefill.requestMs.p50 / 1000),
-    decode: Object.fromEntries(decode.map((level) => [level.concurrency, level.outputTokensPerSecond])),
-    timePerOutputTokenMs: Object.fromEntries(decode.map((level) => [level.concurrency, level.timePerOutputTokenMs?.p50 ?? null])),
+    decode: byBatch((level) => level.outputTokensPerSecond),
+    timePerOutputTokenMs: byBatch((level) => level.timePerOutputTokenMs?.p50 ?? null),
+    ...(bandwidth ? { readBandwidth: byBatch((level) => level.readBandwidth) } : {}),
   };
 }
 
-const bandwidths = [];
 /** What our kernels found here: it says more about the processor than its name. */
-let instructionSet = 'unknown';
-const readBandwidth = () => {
+function instructionSetOf() {
   const doctor = JSON.parse(execFileSync(process.execPath, [cli, 'doctor', '--json'], { encoding: 'utf8', maxBuffer: 1 << 26 }));
-  const kernels = doctor.checks.find(({ name }) => name === 'native kernels')?.found ?? '';
-  instructionSet = /avx512|avx2|scalar/.exec(kernels)?.[0] ?? instructionSet;
-  return doctor.readBandwidthBytesPerSecond ?? null;
-};
+  return /avx512|avx2|scalar/.exec(doctor.checks.find(({ name }) => name === 'native kernels')?.found ?? '')?.[0] ?? 'unknown';
+}
 
 const results = Object.fromEntries(wanted.map((name) => [name, []]));
 for (let round = 0; round < Number(flags.rounds); round++) {
-  try {
-    bandwidths.push(readBandwidth());
-  } catch (error) {
-    process.stderr.write(`compare: bandwidth not measured: ${error.message.split('\n')[0]}\n`);
-  }
   for (const [i, name] of wanted.entries()) {
     const options = {
       ...{ model: path.resolve(flags.model), gguf: path.resolve(flags.gguf), llama: flags.llama, vllm: flags.vllm },
@@ -115,7 +99,7 @@ for (let round = 0; round < Number(flags.rounds); round++) {
     };
     const server = await startServer(name, options, path.join(logs, `${name}-${round}.log`));
     try {
-      const result = measureServer(server.url);
+      const result = await measureServer(server.url, name === 'switchyard');
       results[name].push(result);
       process.stderr.write(`round ${round + 1} ${name}: prefill ${Math.round(result.prefill)}, decode ${JSON.stringify(result.decode)}\n`);
     } finally {
@@ -124,35 +108,46 @@ for (let round = 0; round < Number(flags.rounds); round++) {
   }
 }
 
+/** The step of all rounds that came nearest to what the memory gave at that moment: {stepMs, bandwidth, bound in tokens/s, ofBound}. */
+function nearestToBound(batch) {
+  const steps = (results.switchyard ?? [])
+    .filter((result) => result.timePerOutputTokenMs[batch] !== null)
+    .map((result) => {
+      const stepMs = result.timePerOutputTokenMs[batch];
+      const bandwidth = result.readBandwidth[batch];
+      const bound = decodeBound(config, batch, bandwidth, flags.format);
+      // The bound is that of a decode step, which the throughput is not: it also pays for the prompts of its requests.
+      return { stepMs, bandwidth, bound, ofBound: (batch * 1000) / stepMs / bound };
+    });
+  return steps.sort((a, b) => b.ofBound - a.ofBound)[0] ?? null;
+}
+
 const best = (name, pick) => Math.max(...results[name].map(pick)) || null;
 const cells = [
   { title: `prefill ${flags['prefill-tokens']}`, pick: (r) => r.prefill },
   ...batches.map((b) => ({ title: `decode, batch ${b}`, batch: b, pick: (r) => r.decode[b] })),
 ];
-const bandwidth = bandwidths.length > 0 ? Math.max(...bandwidths) : null;
 const table = cells.map((cell) => {
   const row = Object.fromEntries(wanted.map((name) => [name, best(name, cell.pick)]));
   const peers = wanted.filter((name) => name !== 'switchyard').map((name) => row[name]);
-  const bound = cell.batch && bandwidth ? decodeBound(config, cell.batch, bandwidth, flags.format) : null;
-  // The bound is that of a decode step, which the throughput above is not: it also pays for the prompts of its requests.
-  const stepMs = cell.batch ? Math.min(...(results.switchyard ?? []).map((r) => r.timePerOutputTokenMs[cell.batch] ?? Infinity)) : Infinity;
-  const ofBound = bound && Number.isFinite(stepMs) ? (cell.batch * 1000) / stepMs / bound : null;
   return {
     ...cell,
     row,
     ratio: row.switchyard && peers.length ? row.switchyard / Math.max(...peers) : null,
-    bound,
-    stepMs: Number.isFinite(stepMs) ? stepMs : null,
-    ofBound,
+    step: cell.batch ? nearestToBound(cell.batch) : null,
   };
 });
 const number = (v) => (v === null || v === undefined ? '' : v >= 100 ? Math.round(v).toLocaleString('en-US') : v.toFixed(1));
+const stepColumns = (step) =>
+  step === null
+    ? ['', '', '', '']
+    : [(step.bandwidth / 1e9).toFixed(1), number(step.bound), number(step.stepMs), `${(100 * step.ofBound).toFixed(0)} %`];
 const lines = [
-  `| tokens/s | ${wanted.join(' | ')} | Switchyard / better peer | bandwidth bound | a step, ms | of the bound |`,
-  `| --- | ${wanted.map(() => '---').join(' | ')} | --- | --- | --- | --- |`,
+  `| tokens/s | ${wanted.join(' | ')} | Switchyard / better peer | memory, GB/s | bandwidth bound | a step, ms | of the bound |`,
+  `| --- | ${wanted.map(() => '---').join(' | ')} | --- | --- | --- | --- | --- |`,
   ...table.map(
-    ({ title, row, ratio, bound, stepMs, ofBound }) =>
-      `| ${title} | ${wanted.map((name) => number(row[name])).join(' | ')} | ${ratio ? `${ratio.toFixed(2)}x` : ''} | ${number(bound)} | ${number(stepMs)} | ${ofBound ? `${(100 * ofBound).toFixed(0)} %` : ''} |`,
+    ({ title, row, ratio, step }) =>
+      `| ${[title, ...wanted.map((name) => number(row[name])), ratio ? `${ratio.toFixed(2)}x` : '', ...stepColumns(step)].join(' | ')} |`,
   ),
 ];
 process.stdout.write(`${lines.join('\n')}\n`);
@@ -160,10 +155,9 @@ if (flags.out) {
   const machine = {
     cpu: os.cpus()[0].model,
     cores: os.cpus().length,
-    instructionSet,
+    instructionSet: instructionSetOf(),
     memoryBytes: os.totalmem(),
     node: process.version,
-    readBandwidth: bandwidth,
   };
   const run = ['node', 'bench/peers/compare.mjs', ...process.argv.slice(2)].map((a) => a.replaceAll(os.tmpdir(), '$TMP')).join(' ');
   writeFileSync(
@@ -172,6 +166,6 @@ if (flags.out) {
   );
   writeFileSync(
     `${flags.out}.md`,
-    `# ${path.basename(flags.model)}, ${flags.format}, ${threads} threads, over HTTP\n\n${lines.join('\n')}\n\nBest of ${flags.rounds} alternating rounds. Throughput counts whole requests, prompts of 16 tokens included; a step is the median time per output token, and its rate is what the bound is compared with. ${machine.cpu}, ${machine.cores} cores, ${instructionSet} at most; read bandwidth ${bandwidth ? `${(bandwidth / 1e9).toFixed(1)} GB/s` : 'not measured'}.\n\n\`${run}\`\n`,
+    `# ${path.basename(flags.model)}, ${flags.format}, ${threads} threads, over HTTP\n\n${lines.join('\n')}\n\nThroughput: best of ${flags.rounds} alternating rounds, whole requests, prompts of 16 tokens included. A step is the median time per output token of the round that came nearest to its bound; the bound is what the memory gave to ${threads} threads right before or after that measurement, whichever was more. ${machine.cpu}, ${machine.cores} cores, ${machine.instructionSet} at most.\n\n\`${run}\`\n`,
   );
 }

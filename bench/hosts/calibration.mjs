@@ -64,7 +64,7 @@ async function measureOn(workload, plan, network, cells) {
         ...workload.request(n, promptTokens, maxTokens),
         replaySequence: workload.request(n, 1, 1).replaySequence ?? n % workload.tracedSequences,
       });
-      await cluster.batch(Array.from({ length: 16 }, (_, i) => request(2_000_000 + i, 64, 16)));
+      await cluster.batch(Array.from({ length: 16 }, (_, i) => request(2_000_000 + i, 64, workload.decodeTokens)));
       const results = [];
       for (const [i, { phase, batch }] of cells.entries())
         results.push(await measureCell(bed, cluster, { ...workload, request }, { phase, batch, first: 3_000_000 + i * 100 }));

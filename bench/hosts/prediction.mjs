@@ -34,8 +34,8 @@ export async function hostModelOf(calibration, workload) {
       distinct: sum(({ rows }) => distinctExperts(trace, rows)),
       attention: seconds.attention,
       experts: seconds.experts_own,
-      rest: cell.processorSeconds.workers[0] - seconds.attention - seconds.experts_own,
-      taken: cell.processorSeconds.workers[0],
+      rest: workedSeconds(cell) - seconds.attention - seconds.experts_own,
+      taken: workedSeconds(cell),
       outside: cell.processorSeconds.outside,
     };
   });
@@ -94,7 +94,7 @@ function crowdedSpeedOf({ hosts, cells }, host, workload, trace) {
       own += layers * (segment.fixed + segment.perRow * rows.length + segment.perContext * contextTokens);
       own += layers * (experts.fixed + experts.perRow * rows.length * trace.topK + experts.perExpert * distinctExperts(trace, rows));
     }
-    return own / sumOf(cell.processorSeconds.workers);
+    return own / workedSeconds(cell);
   });
   return Math.min(1, sumOf(speeds) / speeds.length);
 }
@@ -109,7 +109,7 @@ function frameCosts(between, host, machine, workload, trace) {
     cells.map((cell) => ({
       ...{ cell, rateMbit, link, frames: 2 * cell.roundTrips },
       bytes: sumOf(cell.workers.flatMap(({ links }) => links.map(({ sent, received }) => sent + received))),
-      taken: sumOf(cell.processorSeconds.workers),
+      taken: workedSeconds(cell),
       carried: cell.processorSeconds.network,
     })),
   );
@@ -158,6 +158,12 @@ function frameCosts(between, host, machine, workload, trace) {
   );
 }
 
+/** Processor time of a cell's workers without that in which they waited awake, which any other program could have had. */
+const workedSeconds = ({ processorSeconds, workers }) => {
+  const seconds = sumOf(processorSeconds.workers) - sumOf(workers.map(({ awakeSeconds }) => awakeSeconds));
+  if (!(seconds > 0)) throw new Error('this part was measured by workers that do not count the time of waiting awake: measure it again');
+  return seconds;
+};
 const sumOf = (values) => values.reduce((a, b) => a + b, 0);
 
 /** Distinct experts that rows touch in a layer, on average. */
@@ -276,6 +282,7 @@ export async function predictCell(part, cell, workload, { host, cores, crowdedSp
     seconds: cell.phase === 'decode' ? mean((p) => p.secondsPerStep) : mean((p) => p.seconds),
     r: mean((p) => p.remoteNodes),
     bytesPerToken: mean((p) => p.bytesPerRow),
+    roundTripSeconds: mean((p) => p.roundTripSeconds),
     processorSeconds: played.map(({ busySeconds }) => busySeconds.reduce((a, b) => a + b, 0)).reduce((a, b) => a + b, 0),
     /** Of one dispatched and one returned row, tables and headers left out. */
     topologyRowBytes: 2 * workload.hidden + combineRowBytesOf(cell, workload),

@@ -7,8 +7,6 @@ import { onHosts } from './workloads.mjs';
 /** Rows of one step that the workers run with: of one chunk, or of the two chunks that a worker has on the way where rows leave it. */
 const stepRows = 512;
 const lanesOf = (plan) => (plan.replicas.flat().every((holders) => holders.length === plan.workers.length) ? 1 : 2);
-/** Of the bed that frames are calibrated on. */
-const linkLatency = 250e-6;
 const headerBytes = 64;
 const pairBytes = 8;
 
@@ -16,7 +14,7 @@ const pairBytes = 8;
  * A host model from the cells of `calibrate`. What a host does alone is read from its own sections of time and its processor time; frames are what is left of the
  * processor time between two hosts when all else is taken away, and what carries them is counted by itself.
  *
- * @returns {host, cores, crowdedSpeed, links: Map of a link's bit rate to {frame, wake, carrier}, points}
+ * @returns {host, cores, crowdedSpeed, links: Map of a link's bit rate to {frame, wake, carrier: {fixed, perByte, lateSeconds}}, points}
  */
 export async function hostModelOf(calibration, workload) {
   const trace = await workload.routing();
@@ -100,38 +98,49 @@ function crowdedSpeedOf({ hosts, cells }, host, workload, trace) {
 }
 
 /**
- * What is left of the workers' processor time between two hosts when all that one does alone is taken away: over the ends of frames, their bytes, and how often a
- * worker begins after a wait. A byte's cost depends on the pieces that a link takes it in, so on its rate; the others do not. What the network took is counted apart.
+ * What is left of the workers' processor time between hosts when all that one does alone is taken away: over the ends of frames, their bytes, and how often a
+ * worker begins after it has slept. A byte's cost depends on the pieces that a link takes it in, so on its rate; the others do not. What the network took is
+ * counted apart.
+ *
+ * @param between cells by (rate, hosts)
  */
 function frameCosts(between, host, machine, workload, trace) {
-  const part = { plan: onHosts(workload.model, 2), hosts: 2 };
-  const measured = between.flatMap(({ rateMbit, cells }, link) =>
+  const rates = [...new Set(between.map(({ rateMbit }) => rateMbit))];
+  const measured = between.flatMap(({ rateMbit, hosts, cells }) =>
     cells.map((cell) => ({
-      ...{ cell, rateMbit, link, frames: 2 * cell.roundTrips },
+      ...{
+        cell,
+        rateMbit,
+        part: { plan: onHosts(workload.model, hosts), hosts },
+        link: rates.indexOf(rateMbit),
+        frames: 2 * cell.roundTrips,
+      },
       bytes: sumOf(cell.workers.flatMap(({ links }) => links.map(({ sent, received }) => sent + received))),
       taken: workedSeconds(cell),
       carried: cell.processorSeconds.network,
     })),
   );
-  const carriers = between.map((_, link) => {
+  const carriers = rates.map((_, link) => {
     const own = measured.filter((m) => m.link === link);
     if (own.every(({ carried }) => carried === 0)) return null;
+    const packets = sumOf(own.map(({ frames }) => frames));
+    const lateSeconds = sumOf(own.map(({ cell, frames }) => cell.lateSeconds * frames)) / packets;
     const [fixed, perByte] = fitCosts(
       [own.map(({ frames }) => frames), own.map(({ bytes }) => bytes)],
       own.map(({ carried }) => carried),
     );
-    return { fixed, perByte };
+    return { fixed, perByte, lateSeconds };
   });
-  let costs = { fixed: 0, wake: 0, perByte: between.map(() => 0) };
+  let costs = { fixed: 0, wake: 0, perByte: rates.map(() => 0) };
   // Frames make workers meet on the cores, and wait, where they would not have without them: what the others take then is found again.
   for (let round = 0; round < 4; round++) {
     const { fixed, wake, perByte } = costs;
-    const left = measured.map(({ cell, rateMbit, link, frames, bytes, taken }) => {
+    const left = measured.map(({ cell, rateMbit, part, link, frames, bytes, taken }) => {
       const played = playCell(
         ...[part, cell, workload, trace, { ...host, frame: { fixed, perByte: perByte[link] }, wake }],
         ...[
-          { bandwidth: (rateMbit * 1e6) / 8, latency: linkLatency },
-          [{ ...machine, workers: [0, 1], outside: true, carrier: carriers[link] }],
+          { bandwidth: (rateMbit * 1e6) / 8, latency: cell.delayMicros / 1e6 + (carriers[link]?.lateSeconds ?? 0) },
+          [{ ...machine, workers: part.plan.workers.map((_, w) => w), outside: true, carrier: carriers[link] }],
           true,
         ],
       );
@@ -143,7 +152,7 @@ function frameCosts(between, host, machine, workload, trace) {
       [
         measured.map(({ frames }) => 2 * frames),
         left.map(({ wakes }) => wakes),
-        ...between.map((_, link) => measured.map((m) => (m.link === link ? 2 * m.bytes : 0))),
+        ...rates.map((_, link) => measured.map((m) => (m.link === link ? 2 * m.bytes : 0))),
       ],
       left.map(({ seconds }) => seconds),
       measured.map(({ taken }) => taken),
@@ -151,7 +160,7 @@ function frameCosts(between, host, machine, workload, trace) {
     costs = { fixed: ownFixed, wake: ownWake, perByte: ownPerByte };
   }
   return new Map(
-    between.map(({ rateMbit }, link) => [
+    rates.map((rateMbit, link) => [
       rateMbit,
       { frame: { fixed: costs.fixed, perByte: costs.perByte[link] }, wake: costs.wake, carrier: carriers[link] },
     ]),
@@ -271,9 +280,9 @@ function combineRowBytesOf(cell, workload) {
 export async function predictCell(part, cell, workload, { host, cores, crowdedSpeed, links }) {
   const trace = await workload.routing();
   const measured = part.links.find(({ delayMicros }) => delayMicros === cell.delayMicros);
-  // The bed's own delay: what a probe's round trip takes beyond it is work of its ends and of the carrier, and is counted there.
-  const link = { bandwidth: measured.bytesPerSecond, latency: cell.delayMicros / 1e6 };
   const { frame, wake, carrier } = links.get(part.rateMbit);
+  // The bed's own delay, and how late it is. What a probe's round trip takes beyond them is work of its ends and of the carrier, and is counted there.
+  const link = { bandwidth: measured.bytesPerSecond, latency: cell.delayMicros / 1e6 + (carrier?.lateSeconds ?? 0) };
   const coreGroups = [{ cores, crowdedSpeed, workers: part.plan.workers.map((_, w) => w), outside: true, carrier }];
   const played = playCell(part, cell, workload, trace, { ...host, frame, wake }, link, coreGroups);
   const mean = (pick) => played.reduce((sum, p) => sum + pick(p), 0) / played.length;
@@ -287,6 +296,28 @@ export async function predictCell(part, cell, workload, { host, cores, crowdedSp
     /** Of one dispatched and one returned row, tables and headers left out. */
     topologyRowBytes: 2 * workload.hidden + combineRowBytesOf(cell, workload),
   };
+}
+
+const freeHost = {
+  step: { fixed: 0, perRow: 0, perToken: 0 },
+  segment: { fixed: 0, perRow: 0, perContext: 0 },
+  experts: { fixed: 0, perRow: 0, perExpert: 0 },
+  frame: { fixed: 0, perByte: 0 },
+  wake: 0,
+  outside: { perRequest: 0, perStep: 0, perToken: 0 },
+};
+
+/**
+ * What the cell could not be faster than: `cores`, if its processor time were spread over all cores without a pause; `network`, if no processor were needed and
+ * only the links' bit rate and delay counted. Seconds, like `measuredSeconds`.
+ */
+export async function floorsOf(part, cell, workload, { cores }) {
+  const { outside, network } = cell.processorSeconds;
+  const share = (workedSeconds(cell) + outside + network) / (cores * cell.elapsedSeconds);
+  const link = { bandwidth: (part.rateMbit * 1e6) / 8, latency: cell.delayMicros / 1e6 };
+  const played = playCell(part, cell, workload, await workload.routing(), freeHost, link, null);
+  const of = cell.phase === 'decode' ? (p) => p.secondsPerStep : (p) => p.seconds;
+  return { cores: share * measuredSeconds(cell), network: sumOf(played.map(of)) / played.length };
 }
 
 /** The measured counterpart of `seconds`. */

@@ -78,8 +78,9 @@ async function calibrate(workload) {
   const fileOf = (piece) => `piece-${workload.name}-${piece}`;
   for (const [piece, measure] of Object.entries(pieces)) if (!has(fileOf(piece))) keep(fileOf(piece), await measure());
   const read = (piece) => JSON.parse(readFileSync(path.join(flags.parts, `${fileOf(piece)}.json`), 'utf8'));
-  const between = new RegExp(`^piece-${workload.name}-between-(\\d+)\\.json$`);
-  const measured = readdirSync(flags.parts).flatMap((name) => between.exec(name)?.[1] ?? []);
+  const names = readdirSync(flags.parts);
+  const among = new RegExp(`^${fileOf('among')}-(\\d+)\\.json$`);
+  const measured = names.flatMap((name) => among.exec(name)?.[1] ?? []).filter((rate) => names.includes(`${fileOf(`between-${rate}`)}.json`));
   const ascending = measured.map(Number).sort((a, b) => a - b);
   keep(`calibration-${workload.name}`, calibrationOf(workload, ascending, read));
 }

@@ -42,7 +42,10 @@ export class WorkerMetrics {
       steps: counter('steps_total', 'Steps of the worker loop.'),
     };
     this.#seconds = counter('worker_seconds_total', 'What workers spent their time on.', [...labelled, 'activity']);
-    this.#awake = counter('worker_awake_seconds_total', 'Processor time in which workers waited awake for frames, for any other program to have.');
+    this.#awake = counter(
+      'worker_awake_seconds_total',
+      'Processor time in which workers waited awake for frames, for any other program to have.',
+    );
     this.#bytes = counter('dispatch_bytes_total', 'Bytes sent from worker to worker: rows and, back, their sums.', [
       'model_name',
       'src',

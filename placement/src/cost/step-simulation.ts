@@ -297,7 +297,15 @@ class Simulation {
   }
 
   /** A frame has come to a node: its workers compute their parts, the first of them answers when all have. */
-  private serveAt(home: number, layer: number, rows: number, workers: Map<number, Part>, bytes: number, returned: () => void, landed: () => void): void {
+  private serveAt(
+    home: number,
+    layer: number,
+    rows: number,
+    workers: Map<number, Part>,
+    bytes: number,
+    returned: () => void,
+    landed: () => void,
+  ): void {
     const { frames, cluster } = this.w;
     const answerBytes = frames.headerBytes + rows * frames.combineRowBytes;
     const back = () =>

@@ -80,7 +80,9 @@ async function calibrate(workload) {
   const read = (piece) => JSON.parse(readFileSync(path.join(flags.parts, `${fileOf(piece)}.json`), 'utf8'));
   const names = readdirSync(flags.parts);
   const among = new RegExp(`^${fileOf('among')}-(\\d+)\\.json$`);
-  const measured = names.flatMap((name) => among.exec(name)?.[1] ?? []).filter((rate) => names.includes(`${fileOf(`between-${rate}`)}.json`));
+  const measured = names
+    .flatMap((name) => among.exec(name)?.[1] ?? [])
+    .filter((rate) => names.includes(`${fileOf(`between-${rate}`)}.json`));
   const ascending = measured.map(Number).sort((a, b) => a - b);
   keep(`calibration-${workload.name}`, calibrationOf(workload, ascending, read));
 }

@@ -308,6 +308,7 @@ export async function predictCell(part, cell, workload, { host: hostThen, cores,
   const slower = cell.paceSeconds / paceSeconds;
   const trace = await workload.routing();
   const measured = part.links.find(({ delayMicros }) => delayMicros === cell.delayMicros);
+  if (!links.has(part.rateMbit)) throw new Error(`there is no calibration of ${part.workload} at ${part.rateMbit} Mb/s`);
   const { frame, wake, carrier: carrierThen } = links.get(part.rateMbit);
   const host = scaled({ ...hostThen, frame, wake }, slower);
   const carrier = carrierThen === null ? null : { ...scaled(carrierThen, slower), lateSeconds: carrierThen.lateSeconds };

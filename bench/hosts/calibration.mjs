@@ -1,4 +1,4 @@
-// What the cost model must know of a host, measured on one host alone; and what a frame costs its two ends, on two hosts with a network that does not matter.
+// What the cost model must know of a host, measured on one host alone; and what a frame costs its two ends, between two hosts and between more than there are cores.
 import os from 'node:os';
 import { startBed } from '../../test/hosts/bed/bed.mjs';
 import { startCluster } from '../../test/hosts/bed/cluster.mjs';
@@ -12,6 +12,10 @@ const alone = [
 ];
 /** Streams and prompts of two homes: frames of few rows and of many. */
 const between = [...[2, 8, 32].map((batch) => ({ phase: 'decode', batch })), ...[2, 8, 32].map((batch) => ({ phase: 'prefill', batch }))];
+
+/** The same of more hosts than cores: frames that come while a host is at work, or several at a time, cost less than those that it has waited for. */
+const among = [...[1, 4, 16].map((batch) => ({ phase: 'decode', batch })), ...[4, 16].map((batch) => ({ phase: 'prefill', batch }))];
+const manyHosts = 2 * os.cpus().length;
 
 /** Hosts with every expert each, as many as there are cores and twice as many: what those that work at the same time take from one another, without a frame. */
 const togetherOf = (hosts) => [
@@ -28,9 +32,11 @@ export function calibrationPieces(workload, { network, rates, delayMicros }) {
   const cores = os.cpus().length;
   const fast = { network: 'veth', rateMbit: 10_000, delayMicros: 0 };
   const pieces = { alone: () => measureOn(workload, onHosts(workload.model, 1), { network }, alone) };
-  for (const rateMbit of rates)
+  for (const rateMbit of rates) {
     pieces[`between-${rateMbit}`] = () => measureOn(workload, onHosts(workload.model, 2), { network, rateMbit, delayMicros }, between);
-  for (const hosts of [cores, 2 * cores])
+    pieces[`among-${rateMbit}`] = () => measureOn(workload, onHosts(workload.model, manyHosts), { network, rateMbit, delayMicros }, among);
+  }
+  for (const hosts of [cores, manyHosts])
     pieces[`together-${hosts}`] = () => measureOn(workload, everywhere(onHosts(workload.model, hosts)), fast, togetherOf(hosts));
   return pieces;
 }
@@ -42,8 +48,11 @@ export function calibrationOf(workload, rates, cellsOf) {
     workload: workload.name,
     cores,
     cells: cellsOf('alone'),
-    between: rates.map((rateMbit) => ({ rateMbit, cells: cellsOf(`between-${rateMbit}`) })),
-    together: [cores, 2 * cores].map((hosts) => ({ hosts, cells: cellsOf(`together-${hosts}`) })),
+    between: rates.flatMap((rateMbit) => [
+      { rateMbit, hosts: 2, cells: cellsOf(`between-${rateMbit}`) },
+      { rateMbit, hosts: manyHosts, cells: cellsOf(`among-${rateMbit}`) },
+    ]),
+    together: [cores, manyHosts].map((hosts) => ({ hosts, cells: cellsOf(`together-${hosts}`) })),
   };
 }
 
@@ -64,10 +73,13 @@ async function measureOn(workload, plan, network, cells) {
         ...workload.request(n, promptTokens, maxTokens),
         replaySequence: workload.request(n, 1, 1).replaySequence ?? n % workload.tracedSequences,
       });
-      await cluster.batch(Array.from({ length: 16 }, (_, i) => request(2_000_000 + i, 64, 16)));
+      await cluster.batch(Array.from({ length: 16 }, (_, i) => request(2_000_000 + i, 64, workload.decodeTokens)));
       const results = [];
       for (const [i, { phase, batch }] of cells.entries())
-        results.push(await measureCell(bed, cluster, { ...workload, request }, { phase, batch, first: 3_000_000 + i * 100 }));
+        results.push({
+          delayMicros: network.delayMicros ?? 0,
+          ...(await measureCell(bed, cluster, { ...workload, request }, { phase, batch, first: 3_000_000 + i * 100 })),
+        });
       for (const { phase, batch, workers } of results) {
         const [{ steps, seconds }] = workers;
         const shown = Object.entries(seconds).map(([k, v]) => `${k} ${((1e6 * v) / steps).toFixed(0)}`);

@@ -7,8 +7,6 @@ import { onHosts } from './workloads.mjs';
 /** Rows of one step that the workers run with: of one chunk, or of the two chunks that a worker has on the way where rows leave it. */
 const stepRows = 512;
 const lanesOf = (plan) => (plan.replicas.flat().every((holders) => holders.length === plan.workers.length) ? 1 : 2);
-/** Of the bed that frames are calibrated on. */
-const linkLatency = 250e-6;
 const headerBytes = 64;
 const pairBytes = 8;
 
@@ -16,9 +14,17 @@ const pairBytes = 8;
  * A host model from the cells of `calibrate`. What a host does alone is read from its own sections of time and its processor time; frames are what is left of the
  * processor time between two hosts when all else is taken away, and what carries them is counted by itself.
  *
- * @returns {host, cores, crowdedSpeed, links: Map of a link's bit rate to {frame, wake, carrier}, points}
+ * @returns {host, cores, crowdedSpeed, links: Map of a link's bit rate to {frame, wake, carrier: {fixed, perByte, lateSeconds}}, points, paceSeconds}
  */
-export async function hostModelOf(calibration, workload) {
+export async function hostModelOf(measured, workload) {
+  const pace = sumOf(measured.cells.map(({ paceSeconds }) => paceSeconds)) / measured.cells.length;
+  const paced = (cells) => cells.map((cell) => atPace(cell, pace));
+  const calibration = {
+    ...measured,
+    cells: paced(measured.cells),
+    between: measured.between.map((some) => ({ ...some, cells: paced(some.cells) })),
+    together: measured.together.map((some) => ({ ...some, cells: paced(some.cells) })),
+  };
   const trace = await workload.routing();
   const layers = trace.moeLayers.length;
   const points = calibration.cells.map((cell) => {
@@ -34,8 +40,8 @@ export async function hostModelOf(calibration, workload) {
       distinct: sum(({ rows }) => distinctExperts(trace, rows)),
       attention: seconds.attention,
       experts: seconds.experts_own,
-      rest: cell.processorSeconds.workers[0] - seconds.attention - seconds.experts_own,
-      taken: cell.processorSeconds.workers[0],
+      rest: workedSeconds(cell) - seconds.attention - seconds.experts_own,
+      taken: workedSeconds(cell),
       outside: cell.processorSeconds.outside,
     };
   });
@@ -72,7 +78,26 @@ export async function hostModelOf(calibration, workload) {
   const crowdedSpeed = { beside, sharing };
   const machine = { cores, crowdedSpeed };
   const links = frameCosts(calibration.between, host, machine, workload, trace);
-  return { host, ...machine, links, points };
+  return { host, ...machine, links, points, paceSeconds: pace };
+}
+
+/** The cell as it would have been on cores that take `pace` for the fixed piece of work: what it took of them is in proportion. */
+function atPace(cell, pace) {
+  const factor = pace / cell.paceSeconds;
+  if (!(factor > 0)) throw new Error('this part does not say how fast the cores were: measure it again');
+  const { processorSeconds, workers } = cell;
+  return {
+    ...cell,
+    processorSeconds: scaled(processorSeconds, factor),
+    workers: workers.map((worker) => ({ ...worker, seconds: scaled(worker.seconds, factor), awakeSeconds: worker.awakeSeconds * factor })),
+  };
+}
+
+/** Every number in it, times the factor. */
+function scaled(costs, factor) {
+  if (typeof costs === 'number') return costs * factor;
+  if (Array.isArray(costs)) return costs.map((cost) => scaled(cost, factor));
+  return Object.fromEntries(Object.entries(costs).map(([name, cost]) => [name, scaled(cost, factor)]));
 }
 
 /** All steps of a cell on one host that has all requests. */
@@ -94,44 +119,55 @@ function crowdedSpeedOf({ hosts, cells }, host, workload, trace) {
       own += layers * (segment.fixed + segment.perRow * rows.length + segment.perContext * contextTokens);
       own += layers * (experts.fixed + experts.perRow * rows.length * trace.topK + experts.perExpert * distinctExperts(trace, rows));
     }
-    return own / sumOf(cell.processorSeconds.workers);
+    return own / workedSeconds(cell);
   });
   return Math.min(1, sumOf(speeds) / speeds.length);
 }
 
 /**
- * What is left of the workers' processor time between two hosts when all that one does alone is taken away: over the ends of frames, their bytes, and how often a
- * worker begins after a wait. A byte's cost depends on the pieces that a link takes it in, so on its rate; the others do not. What the network took is counted apart.
+ * What is left of the workers' processor time between hosts when all that one does alone is taken away: over the ends of frames, their bytes, and how often a
+ * worker begins after it has slept. A byte's cost depends on the pieces that a link takes it in, so on its rate; the others do not. What the network took is
+ * counted apart.
+ *
+ * @param between cells by (rate, hosts)
  */
 function frameCosts(between, host, machine, workload, trace) {
-  const part = { plan: onHosts(workload.model, 2), hosts: 2 };
-  const measured = between.flatMap(({ rateMbit, cells }, link) =>
+  const rates = [...new Set(between.map(({ rateMbit }) => rateMbit))];
+  const measured = between.flatMap(({ rateMbit, hosts, cells }) =>
     cells.map((cell) => ({
-      ...{ cell, rateMbit, link, frames: 2 * cell.roundTrips },
+      ...{
+        cell,
+        rateMbit,
+        part: { plan: onHosts(workload.model, hosts), hosts },
+        link: rates.indexOf(rateMbit),
+        frames: 2 * cell.roundTrips,
+      },
       bytes: sumOf(cell.workers.flatMap(({ links }) => links.map(({ sent, received }) => sent + received))),
-      taken: sumOf(cell.processorSeconds.workers),
+      taken: workedSeconds(cell),
       carried: cell.processorSeconds.network,
     })),
   );
-  const carriers = between.map((_, link) => {
+  const carriers = rates.map((_, link) => {
     const own = measured.filter((m) => m.link === link);
     if (own.every(({ carried }) => carried === 0)) return null;
+    const packets = sumOf(own.map(({ frames }) => frames));
+    const lateSeconds = sumOf(own.map(({ cell, frames }) => cell.lateSeconds * frames)) / packets;
     const [fixed, perByte] = fitCosts(
       [own.map(({ frames }) => frames), own.map(({ bytes }) => bytes)],
       own.map(({ carried }) => carried),
     );
-    return { fixed, perByte };
+    return { fixed, perByte, lateSeconds };
   });
-  let costs = { fixed: 0, wake: 0, perByte: between.map(() => 0) };
+  let costs = { fixed: 0, wake: 0, perByte: rates.map(() => 0) };
   // Frames make workers meet on the cores, and wait, where they would not have without them: what the others take then is found again.
   for (let round = 0; round < 4; round++) {
     const { fixed, wake, perByte } = costs;
-    const left = measured.map(({ cell, rateMbit, link, frames, bytes, taken }) => {
+    const left = measured.map(({ cell, rateMbit, part, link, frames, bytes, taken }) => {
       const played = playCell(
         ...[part, cell, workload, trace, { ...host, frame: { fixed, perByte: perByte[link] }, wake }],
         ...[
-          { bandwidth: (rateMbit * 1e6) / 8, latency: linkLatency },
-          [{ ...machine, workers: [0, 1], outside: true, carrier: carriers[link] }],
+          { bandwidth: (rateMbit * 1e6) / 8, latency: cell.delayMicros / 1e6 + (carriers[link]?.lateSeconds ?? 0) },
+          [{ ...machine, workers: part.plan.workers.map((_, w) => w), outside: true, carrier: carriers[link] }],
           true,
         ],
       );
@@ -143,7 +179,7 @@ function frameCosts(between, host, machine, workload, trace) {
       [
         measured.map(({ frames }) => 2 * frames),
         left.map(({ wakes }) => wakes),
-        ...between.map((_, link) => measured.map((m) => (m.link === link ? 2 * m.bytes : 0))),
+        ...rates.map((_, link) => measured.map((m) => (m.link === link ? 2 * m.bytes : 0))),
       ],
       left.map(({ seconds }) => seconds),
       measured.map(({ taken }) => taken),
@@ -151,13 +187,19 @@ function frameCosts(between, host, machine, workload, trace) {
     costs = { fixed: ownFixed, wake: ownWake, perByte: ownPerByte };
   }
   return new Map(
-    between.map(({ rateMbit }, link) => [
+    rates.map((rateMbit, link) => [
       rateMbit,
       { frame: { fixed: costs.fixed, perByte: costs.perByte[link] }, wake: costs.wake, carrier: carriers[link] },
     ]),
   );
 }
 
+/** Processor time of a cell's workers without that in which they waited awake, which any other program could have had. */
+const workedSeconds = ({ processorSeconds, workers }) => {
+  const seconds = sumOf(processorSeconds.workers) - sumOf(workers.map(({ awakeSeconds }) => awakeSeconds));
+  if (!(seconds > 0)) throw new Error('this part was measured by workers that do not count the time of waiting awake: measure it again');
+  return seconds;
+};
 const sumOf = (values) => values.reduce((a, b) => a + b, 0);
 
 /** Distinct experts that rows touch in a layer, on average. */
@@ -262,24 +304,51 @@ function combineRowBytesOf(cell, workload) {
 }
 
 /** @param model of `hostModelOf`; all hosts of the bed share its cores */
-export async function predictCell(part, cell, workload, { host, cores, crowdedSpeed, links }) {
+export async function predictCell(part, cell, workload, { host: hostThen, cores, crowdedSpeed, links, paceSeconds }) {
+  const slower = cell.paceSeconds / paceSeconds;
   const trace = await workload.routing();
   const measured = part.links.find(({ delayMicros }) => delayMicros === cell.delayMicros);
-  // The bed's own delay: what a probe's round trip takes beyond it is work of its ends and of the carrier, and is counted there.
-  const link = { bandwidth: measured.bytesPerSecond, latency: cell.delayMicros / 1e6 };
-  const { frame, wake, carrier } = links.get(part.rateMbit);
+  if (!links.has(part.rateMbit)) throw new Error(`there is no calibration of ${part.workload} at ${part.rateMbit} Mb/s`);
+  const { frame, wake, carrier: carrierThen } = links.get(part.rateMbit);
+  const host = scaled({ ...hostThen, frame, wake }, slower);
+  const carrier = carrierThen === null ? null : { ...scaled(carrierThen, slower), lateSeconds: carrierThen.lateSeconds };
+  // The bed's own delay, and how late it is. What a probe's round trip takes beyond them is work of its ends and of the carrier, and is counted there.
+  const link = { bandwidth: measured.bytesPerSecond, latency: cell.delayMicros / 1e6 + (carrier?.lateSeconds ?? 0) };
   const coreGroups = [{ cores, crowdedSpeed, workers: part.plan.workers.map((_, w) => w), outside: true, carrier }];
-  const played = playCell(part, cell, workload, trace, { ...host, frame, wake }, link, coreGroups);
+  const played = playCell(part, cell, workload, trace, host, link, coreGroups);
   const mean = (pick) => played.reduce((sum, p) => sum + pick(p), 0) / played.length;
   // A decode step gives every stream of a home a token; a prefill is over when its last token is there.
   return {
     seconds: cell.phase === 'decode' ? mean((p) => p.secondsPerStep) : mean((p) => p.seconds),
     r: mean((p) => p.remoteNodes),
     bytesPerToken: mean((p) => p.bytesPerRow),
+    roundTripSeconds: mean((p) => p.roundTripSeconds),
     processorSeconds: played.map(({ busySeconds }) => busySeconds.reduce((a, b) => a + b, 0)).reduce((a, b) => a + b, 0),
     /** Of one dispatched and one returned row, tables and headers left out. */
     topologyRowBytes: 2 * workload.hidden + combineRowBytesOf(cell, workload),
   };
+}
+
+const freeHost = {
+  step: { fixed: 0, perRow: 0, perToken: 0 },
+  segment: { fixed: 0, perRow: 0, perContext: 0 },
+  experts: { fixed: 0, perRow: 0, perExpert: 0 },
+  frame: { fixed: 0, perByte: 0 },
+  wake: 0,
+  outside: { perRequest: 0, perStep: 0, perToken: 0 },
+};
+
+/**
+ * What the cell could not be faster than: `cores`, if its processor time were spread over all cores without a pause; `network`, if no processor were needed and
+ * only the links' bit rate and delay counted. Seconds, like `measuredSeconds`.
+ */
+export async function floorsOf(part, cell, workload, { cores }) {
+  const { outside, network } = cell.processorSeconds;
+  const share = (workedSeconds(cell) + outside + network) / (cores * cell.elapsedSeconds);
+  const link = { bandwidth: (part.rateMbit * 1e6) / 8, latency: cell.delayMicros / 1e6 };
+  const played = playCell(part, cell, workload, await workload.routing(), freeHost, link, null);
+  const of = cell.phase === 'decode' ? (p) => p.secondsPerStep : (p) => p.seconds;
+  return { cores: share * measuredSeconds(cell), network: sumOf(played.map(of)) / played.length };
 }
 
 /** The measured counterpart of `seconds`. */

@@ -3,8 +3,9 @@ import { execFileSync } from 'node:child_process';
 import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
+import { disturbedMax } from './measure.mjs';
 import { planKinds } from './plans.mjs';
-import { hostModelOf, measuredSeconds, predictCell } from './prediction.mjs';
+import { floorsOf, hostModelOf, measuredSeconds, predictCell } from './prediction.mjs';
 
 const root = path.resolve(path.dirname(new URL(import.meta.url).pathname), '../..');
 const kinds = Object.keys(planKinds);
@@ -26,7 +27,8 @@ export async function writeReport({ parts, out, openWorkload }) {
         const predicted = await predictCell(part, cell, workload, model);
         const { topologyRowBytes } = predicted;
         const formula = cell.r * workload.moeLayers.length * topologyRowBytes;
-        cells.push({ ...withoutWorkers(cell), predicted, measuredSeconds: measuredSeconds(cell), formulaBytesPerToken: formula });
+        const floors = await floorsOf(part, cell, workload, model);
+        cells.push({ ...withoutWorkers(cell), predicted, floors, measuredSeconds: measuredSeconds(cell), formulaBytesPerToken: formula });
       }
       const { plan: _plan, ...rest } = part;
       groups.push({ ...rest, cells });
@@ -70,7 +72,7 @@ function text(groups, workloads, machine, date, out) {
           `${title}: ${hosts} hosts`,
         ),
       );
-  lines.push(...occupancy(cells, machine.cores), ...predictionSummary(cells), ...goals(cells));
+  lines.push(...floors(cells), ...predictionSummary(cells), ...goals(cells));
   if (existsSync(`${out}-peers.md`))
     lines.push(`Peers over the same hosts: [${path.basename(out)}-peers.md](${path.basename(out)}-peers.md).`, '');
   return lines.join('\n');
@@ -100,7 +102,7 @@ function table(cells, title) {
       const ratio = c.predicted.seconds / c.measuredSeconds;
       return [`${number(c.tokensPerSecond)}${gain}`, c.r.toFixed(2), kib(c.frameBytesPerToken), ratio.toFixed(2)];
     });
-    return `| ${any.rateMbit >= 10_000 ? '10 Gb/s' : `${any.rateMbit} Mb/s, ${any.delayMicros / 1000} ms`} | ${any.phase} ${any.batch} | ${figures.join(' | ')} |`;
+    return `| ${linkName(any)} | ${any.phase} ${any.batch} | ${figures.join(' | ')} |`;
   });
   return [
     `## ${title}`,
@@ -112,58 +114,67 @@ function table(cells, title) {
   ];
 }
 
-/** What was busy: the cores that all hosts share, and of the hosts' links the busiest. Neither full: latency, and turns that were waited for. */
-function occupancy(cells, cores) {
-  const rows = cells
-    .filter((c) => c.hosts === 4 && c.delayMicros <= 250 && ['contiguous', 'optimised + 25%'].includes(c.kind))
-    .map((c) => {
-      const { workers, outside, network } = c.processorSeconds;
-      const busy = (workers.reduce((a, b) => a + b, 0) + outside + network) / (cores * c.elapsedSeconds);
-      const link = (8 * Math.max(...c.wireBytes)) / (c.rateMbit * 1e6 * c.elapsedSeconds);
-      return `| ${c.workload} | ${c.kind} | ${c.rateMbit} Mb/s | ${c.phase} ${c.batch} | ${percent(busy)} | ${percent(link)} |`;
-    });
+/** What the cores and the network need of a cell's time, each if the other were free: whichever needs more decides what a plan can gain. */
+function floors(cells) {
+  const rows = pairs(cells).map(([base, c]) => {
+    const needs = (one) => [one.measuredSeconds, one.floors.cores, one.floors.network].map((s) => (1000 * s).toPrecision(3)).join(' | ');
+    const deciding = base.floors.network > base.floors.cores ? 'network' : 'cores';
+    const gain = (base.measuredSeconds / c.measuredSeconds).toFixed(2);
+    const most = (base.floors.network / c.floors.network).toFixed(2);
+    return `| ${labels(c)} | ${needs(base)} | ${needs(c)} | ${deciding} | ${gain}x | ${most}x |`;
+  });
   return [
-    '## What was busy, 4 hosts',
+    '## What decides, 4 hosts',
     '',
-    'Where the cores are busier than the links, fewer bytes save little: they pay where links are.',
+    'Milliseconds of a decode step, or of a prefill. `cores`: what the measured processor time (waiting awake left out; with the API, the client and the program that carries the packets) takes of all',
+    'cores together if none of them ever waits. `network`: the same requests with processors that need no time, over links of the same bit rate and delay. No plan can be faster than either; where the',
+    'cores need more, fewer bytes save little, and `x without cores` is what the plan would gain if only the network counted.',
     '',
-    '| workload | plan | link | | cores | busiest link |',
-    '| --- | --- | --- | --- | --- | --- |',
+    '| workload | link | | contiguous | cores | network | optimised + 25% | cores | network | decides | x | x without cores |',
+    '| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |',
     ...rows,
     '',
   ];
 }
 
+/** Cells of the plan with replicas at 4 hosts, each after its contiguous counterpart. */
+function pairs(cells) {
+  const same = ['workload', 'hosts', 'network', 'rateMbit', 'delayMicros', 'phase', 'batch'];
+  return cells
+    .filter((one) => one.kind === 'optimised + 25%' && one.hosts === 4)
+    .map((c) => [cells.find((b) => b.kind === 'contiguous' && same.every((key) => b[key] === c[key])), c])
+    .filter(([base]) => base !== undefined);
+}
+
+const linkName = (c) => (c.rateMbit >= 10_000 ? '10 Gb/s' : `${c.rateMbit} Mb/s, ${c.delayMicros / 1000} ms`);
+const labels = (c) => `${c.workload} | ${linkName(c)} | ${c.phase} ${c.batch}`;
+
 function predictionSummary(cells) {
   const off = cells.map((c) => Math.abs(c.predicted.seconds / c.measuredSeconds - 1));
   const good = off.filter((e) => e <= within).length;
   const sorted = [...off].sort((a, b) => a - b);
+  const spreads = cells.map((c) => (c.tokensPerSecondRange[1] - c.tokensPerSecondRange[0]) / c.tokensPerSecond).sort((a, b) => a - b);
+  const spread = spreads[spreads.length >> 1];
+  const disturbed = cells.filter((c) => c.disturbed > disturbedMax).length;
   return [
     '## The cost model',
     '',
     `Predicted step time within ${100 * within} % of the measured one in ${good} of ${cells.length} cells; median error ${(100 * sorted[sorted.length >> 1]).toFixed(0)} %, largest ${(100 * sorted.at(-1)).toFixed(0)} %.`,
-    "It is calibrated on one host alone (kernels, steps, requests), between two (frames, waking up, what the bed itself takes of the cores) and on hosts that exchange nothing but share the cores, and knows the bed's delay and the bit rate that a TCP connection gets.",
-    'Workers wait awake for frames that come close together. The fit takes the processor time of that waiting for work, so decoding is predicted too slow where kernels are small.',
+    `Rounds of one cell differ by ${(100 * spread).toFixed(0)} % from slowest to fastest (median of cells); a cell is its median round. In ${disturbed} cells other programs, or other machines on the same hardware, had more than ${100 * disturbedMax} % of the cores' time each time that they were measured.`,
+    'The model is calibrated on one host alone (kernels, steps, requests), between two hosts and between more than there are cores, experts in contiguous ranges (frames, waking up, what the bed itself takes of the cores, how late it delivers), and on hosts that exchange nothing but share the cores.',
+    "Its requests are none of those that are measured. It knows the bed's delay and the bit rate that a TCP connection gets.",
+    'Workers wait awake for frames that come close together; they count that time, and it is no part of the fit: any other program can have it.',
     '',
   ];
 }
 
 /** What the plan with replicas is worth at 4 hosts, beside what the model says it should be. */
 function goals(cells) {
-  const rows = [];
-  for (const c of cells.filter((one) => one.kind === 'optimised + 25%' && one.hosts === 4)) {
-    const base = cells.find(
-      (b) =>
-        b.kind === 'contiguous' &&
-        ['workload', 'hosts', 'network', 'rateMbit', 'delayMicros', 'phase', 'batch'].every((key) => b[key] === c[key]),
-    );
-    if (base === undefined) continue;
+  const rows = pairs(cells).map(([base, c]) => {
     const gain = base.measuredSeconds / c.measuredSeconds;
     const predicted = base.predicted.seconds / c.predicted.seconds;
-    rows.push(
-      `| ${c.workload} | ${c.rateMbit} Mb/s, ${c.delayMicros / 1000} ms | ${c.phase} ${c.batch} | ${gain.toFixed(2)}x | ${predicted.toFixed(2)}x |`,
-    );
-  }
+    return `| ${labels(c)} | ${gain.toFixed(2)}x | ${predicted.toFixed(2)}x |`;
+  });
   return [
     '## Optimised + 25 % over contiguous, 4 hosts',
     '',
@@ -174,6 +185,5 @@ function goals(cells) {
   ];
 }
 
-const percent = (share) => `${(100 * share).toFixed(0)} %`;
 const kib = (bytes) => (bytes / 1024).toFixed(1);
 const number = (value) => (value >= 100 ? Math.round(value).toLocaleString('en-US') : value.toFixed(1));

@@ -3,7 +3,7 @@
 //                            [--cache DIR] [--parts DIR] [--again] [--out bench/results/hosts | --no-report]
 // Every (workload, hosts, plan, rate), and every piece of a calibration, is measured on its own and kept in --parts; what is there already is not measured again without --again, so that a run may
 // be cut into pieces. The report is made of all parts. Needs root, iproute2 and a C compiler.
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { parseArgs } from 'node:util';
@@ -71,14 +71,20 @@ function delaysOf() {
   return flags.network === 'veth' ? [0] : numbers(flags.delays);
 }
 
-/** Each piece is kept by itself, and all together where the report looks for them. */
+/** Each piece is kept by itself, and all together, also those of other rates, where the report looks for them. */
 async function calibrate(workload) {
   const rates = numbers(flags.rates);
   const pieces = calibrationPieces(workload, { network: flags.network, rates, delayMicros: delaysOf()[0] });
   const fileOf = (piece) => `piece-${workload.name}-${piece}`;
   for (const [piece, measure] of Object.entries(pieces)) if (!has(fileOf(piece))) keep(fileOf(piece), await measure());
   const read = (piece) => JSON.parse(readFileSync(path.join(flags.parts, `${fileOf(piece)}.json`), 'utf8'));
-  keep(`calibration-${workload.name}`, calibrationOf(workload, rates, read));
+  const names = readdirSync(flags.parts);
+  const among = new RegExp(`^${fileOf('among')}-(\\d+)\\.json$`);
+  const measured = names
+    .flatMap((name) => among.exec(name)?.[1] ?? [])
+    .filter((rate) => names.includes(`${fileOf(`between-${rate}`)}.json`));
+  const ascending = measured.map(Number).sort((a, b) => a - b);
+  keep(`calibration-${workload.name}`, calibrationOf(workload, ascending, read));
 }
 
 /** All cells of one plan at one bit rate. */
@@ -106,7 +112,7 @@ async function measurePart(workload, hosts, kind, rateMbit) {
     try {
       // Code is compiled, connections have opened their windows.
       let first = 1_000_000 + rateMbit;
-      await cluster.batch(Array.from({ length: 16 }, (_, i) => workload.request(first + i, 64, 16)));
+      await cluster.batch(Array.from({ length: 16 }, (_, i) => workload.request(first + i, 64, workload.decodeTokens)));
       for (const delayMicros of delays) {
         await bed.setLink({ rateMbit, delayMicros });
         part.links.push({ delayMicros, ...(await bed.measure(0, hosts - 1, Math.max(4, rateMbit / 50))) });

@@ -26,7 +26,8 @@ export interface SharedMemoryCalls {
 
 /** What `native/cpp/napi-core.cpp` exports. */
 export interface CoreCalls {
-  yieldCore(): void;
+  /** Returns the processor seconds of this thread so far. */
+  yieldCore(): number;
 }
 
 function load(): Addon & SharedMemoryCalls & CoreCalls {

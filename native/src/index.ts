@@ -12,7 +12,7 @@ export * as ops from './ops.ts';
 export { sharedMemory } from './shared-memory.ts';
 
 /** Lets another thread have this core, and returns at once where none wants it. */
-export const yieldCore: () => void = addon.yieldCore;
+export const yieldCore: () => number = addon.yieldCore;
 
 /** The kernels. Calls are synchronous; calls on one device must come from one thread at a time. */
 export const native: Native = {

@@ -1,3 +1,4 @@
+import { limits } from '@switchyard/proto';
 import { describe, expect, it } from 'vitest';
 import { type Cluster, evenCluster } from '../src/cluster/cluster.ts';
 import type { HostModel, PlannedStep } from '../src/cost/host-model.ts';
@@ -96,8 +97,9 @@ describe('simulated steps', () => {
     const out = 64 + 2048 + 8;
     const back = 64 + 4096;
     const wire = (out + back) / links.interNode.bandwidth + 2 * links.interNode.latency;
-    // The far worker slept before, and so does this one when its own experts are done.
+    // The far worker slept before, and so does this one: the answer comes later than it waits awake.
     const away = wire + host.wake + frame(out) + experts(1, 1) + frame(back) + host.wake + frame(back);
+    expect(wire + frame(out) + experts(1, 1)).toBeGreaterThan(limits.lingerMs / 1000);
     expect(away).toBeGreaterThan(experts(1, 1));
     const expected = host.wake + step(1) + segment(1) + frame(out) + away + segment(1) + experts(2, 2);
     const { secondsPerStep, remoteNodes, bytesPerRow, wakes } = simulateSteps(workload(trace, [[[0]], []]));
@@ -105,6 +107,21 @@ describe('simulated steps', () => {
     expect(secondsPerStep).toBeCloseTo(expected, 12);
     expect(remoteNodes).toBe(0.5);
     expect(bytesPerRow).toBe(out + back);
+  });
+
+  it('wait awake for an answer that comes soon after the frame', () => {
+    const trace = traceOf([[0, 2, 0, 1]]);
+    const quick: HostModel = { ...host, experts: { fixed: 0, perRow: 1e-5, perExpert: 0 } };
+    const out = 64 + 2048 + 8;
+    const back = 64 + 4096;
+    const near = { ...links, interNode: { bandwidth: 1e9, latency: 1e-4 } };
+    const wire = (out + back) / 1e9 + 2e-4;
+    const away = wire + host.wake + frame(out) + 1e-5 + frame(back) + frame(back);
+    expect(away).toBeLessThan(limits.lingerMs / 1000);
+    const { secondsPerStep, wakes, roundTripSeconds } = simulateSteps(workload(trace, [[[0]], []], { host: quick, links: near }));
+    expect(wakes).toEqual([1, 1]);
+    expect(secondsPerStep).toBeCloseTo(host.wake + step(1) + 2 * segment(1) + frame(out) + away + 2e-5, 12);
+    expect(roundTripSeconds).toBeCloseTo(away - frame(back), 12);
   });
 
   it('share cores that are said to be shared', () => {

@@ -216,6 +216,8 @@ export interface Stats {
   /** (moeLayers * experts) */
   expertTokens: Column;
   residentBytes: number;
+  /** Processor time in which the worker waited awake for frames; any other program could have had it. */
+  awakeSeconds: number;
 }
 
 export interface LinkStats {

@@ -175,6 +175,7 @@ const stats = message<Stats>('Stats', {
   remoteNodesVisited: [16, 'uint64'],
   expertTokens: [17, 'uint64[]'],
   residentBytes: [18, 'uint64'],
+  awakeSeconds: [19, 'double'],
 });
 
 const traceRows = message<TraceRows>('TraceRows', {

@@ -5,7 +5,7 @@ export * from './frame.ts';
 export * from './frame-codec.ts';
 export * from './grpc-transport.ts';
 export * from './limits.ts';
-export { FrameRhythm, lingerAfterFrames } from './lingering.ts';
+export { AwakeTime, awakeSeconds, FrameRhythm, lingerAfterFrames } from './lingering.ts';
 export * from './link.ts';
 export * from './lossy.ts';
 export * from './memory-transport.ts';

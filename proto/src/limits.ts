@@ -33,6 +33,8 @@ export const limits = {
    * worth a core's attention.
    */
   lingerMs: 1,
+  /** Frames after which it does: behind a larger one lies a computation beside which a wake-up is nothing. */
+  lingerFrameBytesMax: 64 * 1024,
   /** A handshake frame: magic, version, scheme, nonce, proof, or a refusal with its message. */
   handshakeBytesMax: 512,
   /** From dial to an accepted link, and how long an accepted socket may stay silent. */

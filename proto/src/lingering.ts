@@ -5,14 +5,14 @@
  */
 import { limits } from './limits.ts';
 
-/** Behind a larger frame lies a computation beside which a wake-up is nothing. */
-const SMALL_BYTES_MAX = 64 * 1024;
 /** A frame that came to a sleeping process was sent about this much sooner than it was seen. */
 const WAKE_MS = 0.15;
 /** Weight of the latest frame in the smoothed share of those that came soon. */
 const LATEST = 1 / 8;
 /** Of frames so many must come soon. */
 const SHARE_MIN = 0.5;
+/** A turn of the event loop that took more processor time than this has done something, whatever it was. */
+const EMPTY_TURN_SECONDS_MAX = 50e-6;
 
 /** Whether it pays to stay awake: a function of the times between frames alone. */
 export class FrameRhythm {
@@ -37,18 +37,43 @@ export class FrameRhythm {
   }
 }
 
+/** Adds up the processor time of turns in which nothing was to be done. */
+export class AwakeTime {
+  seconds = 0;
+  #since = Number.NaN;
+
+  /** A turn without a frame ends. @param usedSeconds processor time of the thread so far */
+  emptyTurn(usedSeconds: number): void {
+    const turn = usedSeconds - this.#since;
+    if (turn <= EMPTY_TURN_SECONDS_MAX) this.seconds += turn;
+    this.#since = usedSeconds;
+  }
+
+  /** What the thread does until the end of the next empty turn is work in part. */
+  busyTurn(): void {
+    this.#since = Number.NaN;
+  }
+}
+
 const rhythm = new FrameRhythm();
-let yieldCore: (() => void) | null = null;
+const awake = new AwakeTime();
+let yieldCore: (() => number) | null = null;
 let turning = false;
 /** A frame was moved in this turn: what it brings to do comes before anybody else's work. */
 let busy = false;
 
 /**
  * From now on the event loop of this process lingers after frames of its links.
- * @param leaveCore lets another process have the core, and returns at once where none wants it: native code, which this package does not import
+ * @param leaveCore lets another process have the core, and returns at once where none wants it: native code, which this package does not import. Returns the
+ * processor seconds of this thread so far
  */
-export function lingerAfterFrames(leaveCore: () => void): void {
+export function lingerAfterFrames(leaveCore: () => number): void {
   yieldCore = leaveCore;
+}
+
+/** Processor time that this process has waited awake for frames so far: any other program could have had it. */
+export function awakeSeconds(): number {
+  return awake.seconds;
 }
 
 /** The loop does not sleep now: who has something to look at may do so every turn. */
@@ -58,14 +83,14 @@ export function isLingering(): boolean {
 
 /** A link has sent a frame. */
 export function frameSent(bytes: number): void {
-  if (yieldCore === null || bytes > SMALL_BYTES_MAX) return;
+  if (yieldCore === null || bytes > limits.lingerFrameBytesMax) return;
   rhythm.moved(performance.now());
   linger();
 }
 
 /** A link has received a frame. */
 export function frameArrived(bytes: number): void {
-  if (yieldCore === null || bytes > SMALL_BYTES_MAX) return;
+  if (yieldCore === null || bytes > limits.lingerFrameBytesMax) return;
   rhythm.arrived(performance.now(), !turning);
   linger();
 }
@@ -79,8 +104,9 @@ function linger(): void {
 
 function turn(): void {
   turning = performance.now() < rhythm.untilMs;
+  if (busy || !turning) awake.busyTurn();
+  else awake.emptyTurn(yieldCore!());
   if (!turning) return;
-  if (!busy) yieldCore!();
   busy = false;
   setImmediate(turn);
 }

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { FrameRhythm, limits } from '../src/index.ts';
+import { AwakeTime, FrameRhythm, limits } from '../src/index.ts';
 
 /** A rhythm after frames that arrived at these times. */
 function after(times: readonly number[], slept = false): FrameRhythm {
@@ -53,5 +53,22 @@ describe('the rhythm of frames', () => {
       }
       expect(rhythm.untilMs).toBe(now + limits.lingerMs);
     }
+  });
+});
+
+describe('processor time of waiting awake', () => {
+  it('is that of turns without a frame that follow one another', () => {
+    const awake = new AwakeTime();
+    for (const used of [1, 1 + 4e-6, 1 + 10e-6]) awake.emptyTurn(used);
+    awake.busyTurn();
+    awake.emptyTurn(1 + 200e-6);
+    awake.emptyTurn(1 + 203e-6);
+    expect(awake.seconds).toBeCloseTo(13e-6, 9);
+  });
+
+  it('leaves out turns in which something else was done', () => {
+    const awake = new AwakeTime();
+    for (const used of [1, 1 + 5e-6, 1 + 0.02, 1 + 0.02 + 5e-6]) awake.emptyTurn(used);
+    expect(awake.seconds).toBeCloseTo(10e-6, 9);
   });
 });

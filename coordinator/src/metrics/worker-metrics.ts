@@ -18,6 +18,7 @@ export class WorkerMetrics {
   readonly #places: readonly Place[];
   readonly #counters: Record<'prompt' | 'generated' | 'preemptions' | 'queries' | 'hits' | 'rows' | 'nodes' | 'steps', Counter<string>>;
   readonly #seconds: Counter<string>;
+  readonly #awake: Counter<string>;
   readonly #bytes: Counter<string>;
   readonly #experts: Counter<string> | null;
   /** Rows computed by each worker, (workers) of (moeLayers * experts). */
@@ -41,6 +42,10 @@ export class WorkerMetrics {
       steps: counter('steps_total', 'Steps of the worker loop.'),
     };
     this.#seconds = counter('worker_seconds_total', 'What workers spent their time on.', [...labelled, 'activity']);
+    this.#awake = counter(
+      'worker_awake_seconds_total',
+      'Processor time in which workers waited awake for frames, for any other program to have.',
+    );
     this.#bytes = counter('dispatch_bytes_total', 'Bytes sent from worker to worker: rows and, back, their sums.', [
       'model_name',
       'src',
@@ -75,6 +80,7 @@ export class WorkerMetrics {
     activities.forEach((activity, i) => {
       add(this.#seconds, { ...worker, activity }, stats.seconds[i] ?? 0, previous?.seconds[i] ?? 0);
     });
+    add(this.#awake, worker, stats.awakeSeconds, previous?.awakeSeconds ?? 0);
     const before = linkBytes(previous?.links ?? []);
     for (const [worker, bytes] of linkBytes(stats.links)) {
       const peer = this.#places[worker];
@@ -117,7 +123,7 @@ export class WorkerMetrics {
   #createSeries(): void {
     for (const place of this.#places) {
       const worker = { model_name: this.#model, worker: place.name };
-      for (const metric of Object.values(this.#counters)) metric.inc(worker, 0);
+      for (const metric of [...Object.values(this.#counters), this.#awake]) metric.inc(worker, 0);
       for (const activity of activities) this.#seconds.inc({ ...worker, activity }, 0);
       for (const peer of this.#places) if (peer !== place) this.#bytes.inc(this.#linkLabels(place, peer), 0);
     }

@@ -17,11 +17,11 @@ export interface Server {
   left: number;
   /** Seconds that it has had a core so far, as its system counts them. */
   onCore: number;
-  /** Seconds that it takes longer to begin after it had nothing to do. */
+  /** Seconds that it takes longer to begin after it has slept. */
   wake: number;
-  /** It has had nothing to do since its last job. */
+  /** It has slept since its last job; who waits awake is told so when something comes. */
   asleep: boolean;
-  /** Times that it began after having had nothing to do. */
+  /** Times that it began after having slept. */
   wakes: number;
   /** Relative; a part takes seconds / speed. */
   speed: number;
@@ -36,6 +36,11 @@ export function server({ speed = 1, wake = 0, first = false } = {}): Server {
     ...{ cores: null, queue: [], serving: [], running: null, left: 0, onCore: 0, asleep: true, wakes: 0, onBegin: null },
     ...{ wake, speed, first },
   };
+}
+
+/** It does nothing, and nothing waits for it. */
+export function isIdle({ running, queue, serving }: Server): boolean {
+  return running === null && queue.length === 0 && serving.length === 0;
 }
 
 /** Share of the cores that programs with precedence leave at least. */

@@ -1,9 +1,9 @@
-import type { Topology } from '@switchyard/proto';
+import { FrameRhythm, limits, type Topology } from '@switchyard/proto';
 import type { Cluster } from '../cluster/cluster.ts';
 import { layerRule } from '../score/fan-out-score.ts';
 import { NO_EXPERT, type RoutingTrace } from '../trace/routing-trace.ts';
 import type { CoreGroup, FrameCost, FrameSizes, HostModel, PlannedStep } from './host-model.ts';
-import { instant, type Job, type Server, SharedCores, server } from './shared-cores.ts';
+import { instant, isIdle, type Job, type Server, SharedCores, server } from './shared-cores.ts';
 
 /** What is to be predicted. */
 export interface StepWorkload {
@@ -34,6 +34,8 @@ export interface PredictedSteps {
   sending: number[];
   /** Processor time of each worker, (workers). */
   busySeconds: number[];
+  /** From the moment at which a home has sent a frame until its answer is back, on average. */
+  roundTripSeconds: number;
   /** How often each worker began to work after it had had nothing to do, (workers). */
   wakes: number[];
 }
@@ -83,6 +85,8 @@ class Simulation {
   private readonly layers: number;
   private readonly rules: ReturnType<typeof layerRule>[];
   private readonly servers: Server[];
+  /** When each worker waits awake: by the rule that workers have. */
+  private readonly rhythms: FrameRhythm[];
   private readonly outside = server();
   /** The programs that carry frames, each with what a frame costs it, by node of the sender. */
   private readonly carriers: ({ cost: FrameCost; server: Server } | null)[];
@@ -100,6 +104,8 @@ class Simulation {
   private remoteNodes = 0;
   private rowLayers = 0;
   private bytes = 0;
+  private roundTrips = 0;
+  private roundTripSeconds = 0;
   private readonly load: Float64Array;
   private readonly homes: { begun: Step[]; endedAt: number }[];
 
@@ -109,6 +115,7 @@ class Simulation {
     this.layers = trace.moeLayers.length;
     this.rules = replicas.map((layer) => layerRule(layer, cluster));
     this.servers = Array.from(cluster.speedOf, (speed) => server({ speed, wake: workload.host.wake }));
+    this.rhythms = this.servers.map(() => new FrameRhythm());
     for (const one of this.servers) one.onBegin = (job) => this.merge(one, job);
     const alone = (worker: number): CoreGroup => ({ cores: 1, crowdedSpeed: uncrowded, workers: [worker], outside: false, carrier: null });
     const groups = workload.coreGroups ?? [...cluster.workers.keys()].map(alone);
@@ -156,6 +163,7 @@ class Simulation {
       remoteNodes: this.rowLayers > 0 ? this.remoteNodes / this.rowLayers : 0,
       bytesPerRow: rows > 0 ? this.bytes / rows : 0,
       busySeconds: this.servers.map(({ onCore }) => onCore),
+      roundTripSeconds: this.roundTrips > 0 ? this.roundTripSeconds / this.roundTrips : 0,
       wakes: this.servers.map(({ wakes }) => wakes),
       sending: Array.from(this.sendingSeconds, (s) => s / Math.max(this.now, 1e-12)),
     };
@@ -233,7 +241,15 @@ class Simulation {
       const bytes = frames.headerBytes + rowSet.size * frames.dispatchRowBytes + pairs * frames.pairBytes;
       job.push({
         seconds: this.frameSeconds(bytes),
-        done: () => this.transfer(home, node, bytes, () => this.serveAt(home, layer, rowSet.size, workers, bytes, landed)),
+        done: () => {
+          const sentAt = this.now;
+          this.sent(home, bytes);
+          const back = () => {
+            this.roundTrips++;
+            this.roundTripSeconds += this.now - sentAt;
+          };
+          this.transfer(home, node, bytes, () => this.serveAt(home, layer, rowSet.size, workers, bytes, back, landed));
+        },
       });
     }
     job.push({ seconds: local.pairs > 0 ? this.expertSeconds(local.pairs, local.experts.size) : 0, done: landed });
@@ -281,13 +297,25 @@ class Simulation {
   }
 
   /** A frame has come to a node: its workers compute their parts, the first of them answers when all have. */
-  private serveAt(home: number, layer: number, rows: number, workers: Map<number, Part>, bytes: number, landed: () => void): void {
+  private serveAt(
+    home: number,
+    layer: number,
+    rows: number,
+    workers: Map<number, Part>,
+    bytes: number,
+    returned: () => void,
+    landed: () => void,
+  ): void {
     const { frames, cluster } = this.w;
     const answerBytes = frames.headerBytes + rows * frames.combineRowBytes;
     const back = () =>
-      this.transfer(this.first(workers), cluster.nodeOf[home], answerBytes, () =>
-        this.enqueue(home, [{ seconds: this.frameSeconds(answerBytes), done: landed }]),
-      );
+      this.transfer(this.first(workers), cluster.nodeOf[home], answerBytes, () => {
+        this.arrived(home, answerBytes);
+        this.enqueue(home, [
+          { seconds: 0, done: returned },
+          { seconds: this.frameSeconds(answerBytes), done: landed },
+        ]);
+      });
     let left = workers.size;
     const intra = this.w.links.intraNode;
     for (const [worker, { pairs, experts }] of workers) {
@@ -304,14 +332,31 @@ class Simulation {
           experts,
           receiveSeconds: this.frameSeconds(bytes),
           sendSeconds: this.frameSeconds(answerBytes),
-          answer: () => this.after(delay, answered),
+          answer: () => {
+            this.sent(worker, answerBytes);
+            this.after(delay, answered);
+          },
         };
         this.serving.set(job, serving);
         job.parts.push({ seconds: 0, done: () => {} });
         const to = this.servers[worker];
+        this.arrived(worker, bytes);
         to.cores!.give(to, job, 'serving');
       });
     }
+  }
+
+  private sent(worker: number, bytes: number): void {
+    if (bytes <= limits.lingerFrameBytesMax) this.rhythms[worker].moved(1000 * this.now);
+  }
+
+  /** Whether the worker has slept until this frame came decides how soon it begins. */
+  private arrived(worker: number, bytes: number): void {
+    const one = this.servers[worker];
+    const rhythm = this.rhythms[worker];
+    const slept = isIdle(one) && 1000 * this.now > rhythm.untilMs;
+    one.asleep = slept;
+    if (bytes <= limits.lingerFrameBytesMax) rhythm.arrived(1000 * this.now, slept);
   }
 
   private first(workers: Map<number, unknown>): number {

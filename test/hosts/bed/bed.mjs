@@ -123,7 +123,7 @@ class Bed {
     return this.#fabric.cut(host, false);
   }
 
-  /** {bytes, wireBytes, packets}: [from][to] since the start, and {dropped}: [host]. With `veth`, totals by host only: {sent, received}: [host]. */
+  /** {bytes, wireBytes, packets}: [from][to] since the start, {dropped}: [host], and {lateSeconds}: [host], summed over what arrived. With `veth`, totals by host only: {sent, received}: [host]. */
   counters() {
     return this.#fabric.counters();
   }

@@ -58,6 +58,7 @@ typedef struct {
   queue leaving, arriving;               // in order of `when`
   nanoseconds sends_until, receives_until; // each direction of its link is busy until then
   uint64_t bytes[HOSTS_MAX], packets[HOSTS_MAX], wire_bytes[HOSTS_MAX], dropped; // sent, by receiver
+  nanoseconds late; // sum over the segments that arrived here
 } host;
 
 static host hosts[HOSTS_MAX];
@@ -180,6 +181,7 @@ static void deliver(nanoseconds t) {
   for (host *h = hosts; h < hosts + count; h++)
     while (h->arriving.head != NULL && h->arriving.head->when <= t) {
       segment *s = take(&h->arriving);
+      h->late += now() - s->when;
       if (h->down || write(h->tun, s->data, s->size) < 0) h->dropped++;
       free(s);
     }
@@ -213,6 +215,8 @@ static void print_report(void) {
   print_matrix("packets", offsetof(host, packets));
   printf(",\"dropped\":[");
   for (int i = 0; i < count; i++) printf("%s%llu", i > 0 ? "," : "", (unsigned long long)hosts[i].dropped);
+  printf("],\"lateSeconds\":[");
+  for (int i = 0; i < count; i++) printf("%s%.9f", i > 0 ? "," : "", 1e-9 * hosts[i].late);
   printf("]}\n");
 }
 

@@ -1,5 +1,5 @@
 import type { Native } from '@switchyard/native';
-import type { Peers, Stats, SwitchyardError, Tokens, TraceRows } from '@switchyard/proto';
+import { awakeSeconds, type Peers, type Stats, type SwitchyardError, type Tokens, type TraceRows } from '@switchyard/proto';
 import { Counters } from '../engine/counters.ts';
 import { Engine } from '../engine/engine.ts';
 import { NodeVisits } from '../engine/node-visits.ts';
@@ -95,6 +95,7 @@ export class Serving {
       remoteNodesVisited: counters.remoteNodesVisited,
       expertTokens: counters.expertTokens,
       residentBytes: model.residentBytes,
+      awakeSeconds: awakeSeconds(),
     };
   }
 

@@ -322,6 +322,7 @@ const nothingYet: Stats = {
   remoteNodesVisited: 0,
   expertTokens: [],
   residentBytes: 0,
+  awakeSeconds: 0,
 };
 
 function describeDevice(native: Native, { backend, isa, threads, cpus }: WorkerFlags): string {

@@ -37,7 +37,6 @@ const controlKind: StreamKind = {
   path: '/switchyard.v1.Control/Attach',
   messageBytesMax: limits.controlMessageBytesMax,
   pendingBytesMax: limits.controlPendingBytesMax,
-  windowBytes: null, // Both directions carry bulk at times: prompts and plans down, statistics up.
 };
 
 /**

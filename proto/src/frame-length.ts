@@ -1,6 +1,6 @@
 import { SwitchyardError } from './errors.ts';
 
-/** No frame is empty: gRPC links say goodbye with an empty message. @throws SwitchyardError `bad_frame` */
+/** No frame is empty: control streams say goodbye with an empty message. @throws SwitchyardError `bad_frame` */
 export function checkFrameLength(bytes: number, bytesMax: number): void {
   if (bytes < 1 || bytes > bytesMax) throw badFrameLength(bytes, bytesMax);
 }

@@ -1,6 +1,5 @@
-import { writeSync, writevSync } from 'node:fs';
+import { writeSync } from 'node:fs';
 import type { Duplex } from 'node:stream';
-import { TLSSocket } from 'node:tls';
 import { SwitchyardError } from './errors.ts';
 import { FrameInbox } from './frame-inbox.ts';
 import { checkFrameLength } from './frame-length.ts';
@@ -10,6 +9,7 @@ import { frameArrived, frameSent } from './lingering.ts';
 import type { Link } from './link.ts';
 import { type Handshake, refusalFrame } from './link-handshake.ts';
 import { SendWindow } from './send-window.ts';
+import { SocketWriter } from './socket-writer.ts';
 
 export interface FramedLinkOptions {
   transport: string;
@@ -39,12 +39,12 @@ export class FramedLink implements Link {
   readonly #window: SendWindow;
   readonly #inbox = new FrameInbox(limits.linkEarlyBytesMax);
   #socket!: Duplex;
+  #writer!: SocketWriter;
   #settle!: (error: SwitchyardError | null) => void;
   #open!: () => void;
   #refuse!: (error: SwitchyardError) => void;
   #state: 'handshake' | 'open' | 'closing' | 'closed' = 'handshake';
   #timer: NodeJS.Timeout | undefined;
-  #corked = false;
   #paused = false;
 
   constructor(options: FramedLinkOptions) {
@@ -69,6 +69,7 @@ export class FramedLink implements Link {
   /** Begins the handshake on a connected (or connecting) socket, or what behaves like one. */
   attach(socket: Duplex): void {
     this.#socket = socket;
+    this.#writer = new SocketWriter(socket);
     let cause: Error | undefined;
     socket.on('error', (error) => {
       cause = error;
@@ -96,15 +97,11 @@ export class FramedLink implements Link {
     const bytes = frame.length + PREFIX_BYTES;
     this.bytes.sent += bytes;
     if (this.#options.lingers) frameSent(bytes);
-    const prefix = writePrefix(frame.length);
-    const written = this.#writeAtOnce(prefix, frame);
+    const written = this.#writer.write(writePrefix(frame.length), frame, () => {
+      if (this.#state !== 'closed') this.#window.remove(bytes - written);
+    });
     if (written === bytes) return true;
     const room = this.#window.add(bytes - written);
-    const done = () => {
-      if (this.#state !== 'closed') this.#window.remove(bytes - written);
-    };
-    if (written < PREFIX_BYTES) this.#write(prefix.subarray(written), frame, done);
-    else this.#write(null, frame.subarray(written - PREFIX_BYTES), done);
     return room;
   }
 
@@ -122,9 +119,9 @@ export class FramedLink implements Link {
    */
   nudge(): void {
     if (this.#state !== 'open') return;
-    const descriptor = this.#descriptor;
+    const { descriptor } = this.#writer;
     if (descriptor < 0) {
-      this.#writeFrame(NUDGE.subarray(PREFIX_BYTES), ignore);
+      this.#writeFrame(NUDGE.subarray(PREFIX_BYTES));
       return;
     }
     try {
@@ -196,7 +193,7 @@ export class FramedLink implements Link {
   #negotiate(frame: Uint8Array | null): void {
     try {
       const said = frame === null ? this.#options.handshake.next() : this.#options.handshake.next(frame);
-      if (said.value !== null) this.#writeFrame(said.value, ignore);
+      if (said.value !== null) this.#writeFrame(said.value);
       if (!said.done) return;
       clearTimeout(this.#timer);
       this.#state = 'open';
@@ -207,49 +204,14 @@ export class FramedLink implements Link {
       if (this.#options.refuses) {
         this.#ended(reason);
         this.#socket.cork();
-        this.#writeFrame(refusalFrame(reason), ignore);
+        this.#writeFrame(refusalFrame(reason));
         this.#socket.end(() => this.#socket.destroy());
       } else this.#fail(reason);
     }
   }
 
-  /** The kernel's number of a socket whose bytes are the stream's own; -1 where there is none (TLS, a stream that is no socket). */
-  get #descriptor(): number {
-    if (this.#socket instanceof TLSSocket) return -1;
-    return (this.#socket as unknown as { _handle?: { fd?: number } | null })._handle?.fd ?? -1;
-  }
-
-  /**
-   * A small frame that nothing waits before is written at once: the stream would do it at the end of this turn, for several times the processor time.
-   * @returns bytes written; the rest is the stream's
-   */
-  #writeAtOnce(prefix: Uint8Array, frame: Uint8Array): number {
-    if (frame.length > AT_ONCE_BYTES_MAX || this.#window.pendingBytes > 0 || this.#socket.writableLength > 0) return 0;
-    const descriptor = this.#descriptor;
-    if (descriptor < 0) return 0;
-    try {
-      return writevSync(descriptor, [prefix, frame]);
-    } catch {
-      return 0; // Full, or gone: the stream waits for the one and tells of the other.
-    }
-  }
-
-  #writeFrame(frame: Uint8Array, written: () => void): void {
-    this.#write(writePrefix(frame.length), frame, written);
-  }
-
-  /** Everything given to the stream in one turn of the event loop leaves in one system call. */
-  #write(prefix: Uint8Array | null, frame: Uint8Array, written: () => void): void {
-    if (!this.#corked) {
-      this.#corked = true;
-      this.#socket.cork();
-      process.nextTick(() => {
-        this.#corked = false;
-        this.#socket.uncork();
-      });
-    }
-    if (prefix !== null) this.#socket.write(prefix);
-    this.#socket.write(frame, written);
+  #writeFrame(frame: Uint8Array): void {
+    this.#writer.write(writePrefix(frame.length), frame, ignore);
   }
 
   #farewell(): void {
@@ -285,9 +247,6 @@ export class FramedLink implements Link {
     this.#settle(error);
   }
 }
-
-/** Larger frames may not fit a socket's buffer; those of a decode step do. */
-const AT_ONCE_BYTES_MAX = 64 * 1024;
 
 const NUDGE = Buffer.concat([writePrefix(1), Uint8Array.of(0)]);
 

@@ -1,16 +1,16 @@
 /**
- * One bidirectional gRPC stream of byte messages as a Link: what the `grpc` transport and the control plane are both made of. The call's metadata carries the
- * protocol version and the cluster token; the server answers with its own metadata once it has accepted them.
+ * One bidirectional gRPC stream of byte messages as a Link: what the control plane is made of. The call's metadata carries the protocol version and the cluster
+ * token; the server answers with its own metadata once it has accepted them. Flow-control windows stay at HTTP/2's 64 KiB: while a write of its own is unfinished,
+ * Node's HTTP/2 does not read, so two ends that both fill the socket buffers wait for each other for ever. 64 KiB fits those buffers.
  */
 import * as grpc from '@grpc/grpc-js';
 import { SwitchyardError } from './errors.ts';
-import { PROTOCOL_VERSION } from './frame.ts';
 import { FrameInbox } from './frame-inbox.ts';
 import { badFrameLength, checkFrameLength } from './frame-length.ts';
-import { tuneServerWindows } from './grpc-window.ts';
+import { admissionMetadata, dialAborted, errorOf, refusalOf, statusOf } from './grpc-admission.ts';
+import { MESSAGE_PREFIX_BYTES } from './grpc-messages.ts';
 import { limits } from './limits.ts';
 import type { Link, LinkOptions, LinkTls, Listener } from './link.ts';
-import { sameSecret } from './secret.ts';
 import { SendWindow } from './send-window.ts';
 import { removeStaleSocket } from './unix-socket.ts';
 
@@ -22,42 +22,26 @@ export interface StreamKind {
   messageBytesMax: number;
   /** Unsent bytes at which `send` answers false. */
   pendingBytesMax: number;
-  /**
-   * Flow-control window of stream and connection, both directions; null leaves HTTP/2's 64 KiB. Larger only where one direction carries the bulk: while a write of
-   * its own is unfinished, Node's HTTP/2 does not read, so two ends that both fill the socket buffers wait for each other for ever. 64 KiB fits those buffers.
-   */
-  windowBytes: number | null;
-  /** When a silent connection is probed and given up, where not as usual. */
-  keepalive?: { timeMs: number; timeoutMs: number };
 }
 
-const VERSION_KEY = 'switchyard-protocol-version';
-const TOKEN_KEY = 'authorization';
-const LABEL_KEY = 'switchyard-stream-label';
-/** gRPC's length prefix: u8 compressed, u32 length. */
-const PREFIX_BYTES = 5;
 /** How long a connection may outlive its stream when the server closes: one that broke is never reported as closed by @grpc/grpc-js. */
 const IDLE_CONNECTION_MS = 1_000;
 /** No frame is empty. */
 const GOODBYE = Buffer.alloc(0);
 
-/**
- * @param target "host:port" or "unix:/path"
- * @param accept gets each accepted stream and the label its dialler gave it
- */
+/** @param target "host:port" or "unix:/path" */
 export async function serveStreams(
   target: string,
   kind: StreamKind,
   options: LinkOptions,
-  accept: (link: Link, label: string) => void,
+  accept: (link: Link) => void,
 ): Promise<Listener> {
   const server = new grpc.Server(channelOptions(kind));
-  if (kind.windowBytes !== null) tuneServerWindows(server, kind.windowBytes);
   const links = new Set<Link>();
   server.register(
     kind.path,
     (call: grpc.ServerDuplexStream<Buffer, Uint8Array>) => {
-      const refusal = refusalOf(call.metadata, options) ?? (links.size >= limits.linksPerListenerMax ? tooManyLinks() : null);
+      const refusal = refusalOf((key) => call.metadata.get(key)[0], options, links.size);
       if (refusal !== null) {
         call.emit('error', { code: statusOf(refusal), details: refusal.message });
         return;
@@ -66,7 +50,7 @@ export async function serveStreams(
       const link = new GrpcLink(kind, call, call.getPeer(), serverEnd(call));
       links.add(link);
       void link.closed.then(() => links.delete(link));
-      accept(link, String(call.metadata.get(LABEL_KEY)[0] ?? ''));
+      accept(link);
     },
     asBuffer,
     asIs,
@@ -97,21 +81,14 @@ export async function serveStreams(
 }
 
 /** @throws SwitchyardError `unauthorized`, `version_mismatch`, or `link_closed` when nobody answers in time. */
-export async function dialStream(
-  target: string,
-  kind: StreamKind,
-  options: LinkOptions & { signal?: AbortSignal },
-  label = '',
-): Promise<Link> {
+export async function dialStream(target: string, kind: StreamKind, options: LinkOptions & { signal?: AbortSignal }): Promise<Link> {
   if (options.signal?.aborted) throw dialAborted(target, options.signal);
   const client = new grpc.Client(target, clientCredentials(options.tls), {
     ...channelOptions(kind),
     ...(options.tls?.serverName == null ? {} : { 'grpc.ssl_target_name_override': options.tls.serverName }),
   });
   const metadata = new grpc.Metadata();
-  metadata.set(VERSION_KEY, String(PROTOCOL_VERSION));
-  if (options.token !== '') metadata.set(TOKEN_KEY, `Bearer ${options.token}`);
-  if (label !== '') metadata.set(LABEL_KEY, label);
+  for (const [key, value] of Object.entries(admissionMetadata(options))) metadata.set(key, value);
   const call = client.makeBidiStreamRequest<Uint8Array, Buffer>(kind.path, asBuffer, asIs, metadata);
   return new Promise((resolve, reject) => {
     const fail = (error: SwitchyardError) => {
@@ -120,7 +97,7 @@ export async function dialStream(
       client.close();
       reject(error);
     };
-    const refused = (status: grpc.StatusObject) => fail(errorOf(status, target));
+    const refused = (status: grpc.StatusObject) => fail(errorOf(status.code, status.details, target));
     const aborted = () => fail(dialAborted(target, options.signal!));
     const timer = setTimeout(
       () => fail(new SwitchyardError('link_closed', `${target} did not answer within ${limits.dialTimeoutMs} ms`)),
@@ -158,7 +135,9 @@ function clientEnd(call: grpc.ClientDuplexStream<Uint8Array, Buffer>): CallEnd {
   return {
     goodbye: GOODBYE,
     whenEnded: (settle) => {
-      call.on('status', (status: grpc.StatusObject) => settle(status.code === grpc.status.OK ? null : errorOf(status, call.getPeer())));
+      call.on('status', (status: grpc.StatusObject) =>
+        settle(status.code === grpc.status.OK ? null : errorOf(status.code, status.details, call.getPeer())),
+      );
     },
     abort: () => call.cancel(),
   };
@@ -211,7 +190,7 @@ class GrpcLink implements Link {
   send(frame: Uint8Array): boolean {
     if (this.#state !== 'open') throw new SwitchyardError('link_closed', `the link to ${this.peer} is closed`);
     checkFrameLength(frame.length, this.#kind.messageBytesMax);
-    const bytes = frame.length + PREFIX_BYTES;
+    const bytes = frame.length + MESSAGE_PREFIX_BYTES;
     this.bytes.sent += bytes;
     const room = this.#window.add(bytes);
     this.#call.write(frame, () => {
@@ -256,7 +235,7 @@ class GrpcLink implements Link {
       return;
     }
     if (this.#state !== 'open') return;
-    this.bytes.received += message.length + PREFIX_BYTES;
+    this.bytes.received += message.length + MESSAGE_PREFIX_BYTES;
     if (message.length > this.#kind.messageBytesMax) {
       void this.close(badFrameLength(message.length, this.#kind.messageBytesMax));
       return;
@@ -272,42 +251,10 @@ class GrpcLink implements Link {
   }
 }
 
-function refusalOf(metadata: grpc.Metadata, options: LinkOptions): SwitchyardError | null {
-  const version = String(metadata.get(VERSION_KEY)[0] ?? 'none');
-  if (version !== String(PROTOCOL_VERSION))
-    return new SwitchyardError('version_mismatch', `protocol version ${version.slice(0, 16)} is not ${PROTOCOL_VERSION}`);
-  const token = String(metadata.get(TOKEN_KEY)[0] ?? '').replace(/^Bearer /, '');
-  if (options.token !== '' && !sameSecret(token, options.token))
-    return new SwitchyardError('unauthorized', 'the cluster token is missing or wrong');
-  return null;
-}
-
-function dialAborted(target: string, signal: AbortSignal): SwitchyardError {
-  return new SwitchyardError('cancelled', `dialling ${target} was aborted`, { cause: signal.reason });
-}
-
-function tooManyLinks(): SwitchyardError {
-  return new SwitchyardError('queue_full', `${limits.linksPerListenerMax} links are open, which is the limit`);
-}
-
-function statusOf(error: SwitchyardError): grpc.status {
-  if (error.code === 'unauthorized') return grpc.status.UNAUTHENTICATED;
-  if (error.code === 'version_mismatch') return grpc.status.FAILED_PRECONDITION;
-  return grpc.status.UNAVAILABLE;
-}
-
-function errorOf(status: grpc.StatusObject, peer: string): SwitchyardError {
-  const message = `${peer}: ${status.details} (gRPC status ${status.code})`;
-  if (status.code === grpc.status.UNAUTHENTICATED) return new SwitchyardError('unauthorized', message);
-  if (status.code === grpc.status.FAILED_PRECONDITION) return new SwitchyardError('version_mismatch', message);
-  if (status.code === grpc.status.RESOURCE_EXHAUSTED) return new SwitchyardError('bad_frame', message);
-  return new SwitchyardError('link_closed', message);
-}
-
 function channelOptions(kind: StreamKind): grpc.ChannelOptions {
   return {
-    'grpc.keepalive_time_ms': kind.keepalive?.timeMs ?? limits.keepaliveTimeMs,
-    'grpc.keepalive_timeout_ms': kind.keepalive?.timeoutMs ?? limits.keepaliveTimeoutMs,
+    'grpc.keepalive_time_ms': limits.keepaliveTimeMs,
+    'grpc.keepalive_timeout_ms': limits.keepaliveTimeoutMs,
     'grpc.keepalive_permit_without_calls': 1,
     // Our own check comes first, with our own error; gRPC's closes what is far beyond it before it is held in memory.
     'grpc.max_receive_message_length': kind.messageBytesMax + 1024 * 1024,
@@ -318,7 +265,6 @@ function channelOptions(kind: StreamKind): grpc.ChannelOptions {
     'grpc.enable_http_proxy': 0, // Workers dial workers, never through a web proxy of the environment.
     'grpc.service_config_disable_resolution': 1,
     'grpc.enable_channelz': 0,
-    ...(kind.windowBytes === null ? {} : { 'grpc-node.flow_control_window': kind.windowBytes }),
   };
 }
 

@@ -15,10 +15,12 @@ export const limits = {
   /** Frames that arrive on a link before anyone receives them; the peer is slowed down beyond it. */
   linkEarlyBytesMax: 4 * 1024 * 1024,
   /**
-   * HTTP/2 flow-control window of a gRPC link, per direction: what may be on its way unread. 25 Gb/s for a millisecond is 3 MB; more only makes caches colder
-   * (16 MiB costs a third more processor time per byte than 4 MiB).
+   * HTTP/2 flow-control window of a gRPC link, per direction: what may be on its way unread, and the largest DATA frame. 25 Gb/s for a millisecond is 3 MB; more
+   * only makes caches colder.
    */
   grpcWindowBytes: 4 * 1024 * 1024,
+  /** Headers of a gRPC link's stream: version and token. */
+  grpcMetadataBytesMax: 16 * 1024,
   /** Shared memory of a link, per direction. Small enough to stay in a core's cache, which is what makes it fast; larger frames pass through in pieces. */
   sharedRingBytes: 1024 * 1024,
   /** A NATS message of a link, where the server's max_payload (1 MiB unless configured) allows it: larger ones only make others wait longer. */

@@ -1,6 +1,7 @@
 /** The `tcp` and `uds` transports, and how `shm` links meet: framed links over sockets. With `tls`, `tcp` is TLS (mTLS where the listener has a `ca`); a Unix socket is guarded by its file mode. */
 import { chmodSync } from 'node:fs';
 import net from 'node:net';
+import type { Duplex } from 'node:stream';
 import tls from 'node:tls';
 import { SwitchyardError } from './errors.ts';
 import { FramedLink } from './framed-link.ts';
@@ -25,6 +26,14 @@ export function socketTransport(scheme: 'tcp' | 'uds', options: Partial<SocketTr
     listen: (address, linkOptions, accept) => listenOnSocket(scheme, address, bounds, linkOptions, accept),
     dial: (address, linkOptions) => dialSocket(scheme, address, bounds, linkOptions),
   };
+}
+
+/** Takes the bytes of a socket. `target` says where the next ones belong, `received` and `push` answer false to stop reading. */
+export interface SocketReceiver {
+  target(): Uint8Array;
+  received(bytes: number): boolean;
+  push(chunk: Uint8Array): boolean;
+  attach(socket: Duplex): void;
 }
 
 export async function listenOnSocket(
@@ -57,26 +66,13 @@ export async function listenOnSocket(
     );
     receiveInPlace(accepted, link);
   };
-  const secured = scheme === 'tcp' ? options.tls : null;
-  const server =
-    secured === null
-      ? net.createServer({ pauseOnConnect: true, noDelay: scheme === 'tcp' }, incoming)
-      : tls.createServer(listenerTls(secured), incoming);
-  server.on('tlsClientError', () => {}); // The dialler sees it; a listener goes on.
-  await new Promise<void>((resolve, reject) => {
-    const failed = (error: Error) =>
-      reject(new SwitchyardError('link_closed', `cannot listen on ${address}: ${error.message}`, { cause: error }));
-    server.once('error', failed);
-    const listening = () => {
-      server.off('error', failed);
-      resolve();
-    };
-    if (scheme === 'tcp') server.listen(parseHostPort(address, 'tcp'), listening);
-    else {
-      const path = parseSocketPath(address, scheme);
-      removeStaleSocket(path).then(() => server.listen(path, listening), reject);
-    }
-  });
+  const server = socketServer(scheme === 'tcp' ? options.tls : null, incoming);
+  if (scheme === 'tcp') await listening(server, address, parseHostPort(address, 'tcp'));
+  else {
+    const path = parseSocketPath(address, scheme);
+    await removeStaleSocket(path);
+    await listening(server, address, { path });
+  }
   return {
     address: listenedAddress(scheme, address, server),
     close: async () => {
@@ -84,6 +80,25 @@ export async function listenOnSocket(
       await Promise.all([...links].map((link) => link.close()));
     },
   };
+}
+
+/** Gives each connection to `incoming`, which hands it to `receiveInPlace`. */
+export function socketServer(secured: LinkTls | null, incoming: (socket: net.Socket) => void, protocols: string[] = []): net.Server {
+  if (secured === null) return net.createServer({ pauseOnConnect: true, noDelay: true }, incoming);
+  const server = tls.createServer({ ...listenerTls(secured), noDelay: true, ALPNProtocols: protocols }, incoming);
+  return server.on('tlsClientError', () => {}); // The dialler sees it; a listener goes on.
+}
+
+export function listening(server: net.Server, address: string, at: net.ListenOptions): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const failed = (error: Error) =>
+      reject(new SwitchyardError('link_closed', `cannot listen on ${address}: ${error.message}`, { cause: error }));
+    server.once('error', failed);
+    server.listen(at, () => {
+      server.off('error', failed);
+      resolve();
+    });
+  });
 }
 
 function listenedAddress(scheme: Scheme, address: string, server: net.Server): string {
@@ -121,46 +136,54 @@ export async function dialSocket(
 }
 
 function connect(scheme: Scheme, address: string, secured: LinkTls | null, link: FramedLink): void {
-  const onread = { buffer: () => link.target(), callback: (bytes: number) => link.received(bytes) };
-  if (scheme !== 'tcp') {
-    link.attach(net.connect({ path: parseSocketPath(address, scheme), onread }));
-    return;
-  }
-  const { host, port } = parseHostPort(address, 'tcp');
+  if (scheme === 'tcp') connectTcp(parseHostPort(address, 'tcp'), secured, link);
+  else link.attach(net.connect({ path: parseSocketPath(address, scheme), onread: inPlace(link) }));
+}
+
+export function connectTcp(
+  { host, port }: { host: string; port: number },
+  secured: LinkTls | null,
+  receiver: SocketReceiver,
+  protocols: string[] = [],
+): void {
   if (secured === null) {
-    link.attach(net.connect({ host, port, noDelay: true, keepAlive: true, keepAliveInitialDelay: limits.keepaliveTimeMs, onread }));
+    const keepAlive = { keepAlive: true, keepAliveInitialDelay: limits.keepaliveTimeMs };
+    receiver.attach(net.connect({ host, port, noDelay: true, ...keepAlive, onread: inPlace(receiver) }));
     return;
   }
   const servername = secured.serverName ?? (net.isIP(host) === 0 ? host : '');
-  const socket = tls.connect({ host, port, servername, ...certificates(secured) });
+  const socket = tls.connect({ host, port, servername, ALPNProtocols: protocols, ...certificates(secured) });
   socket.setNoDelay(true);
-  receiveChunks(socket, link);
+  receiveChunks(socket, receiver);
+}
+
+function inPlace(receiver: SocketReceiver): net.OnReadOpts {
+  return { buffer: () => receiver.target(), callback: (bytes: number) => receiver.received(bytes) };
 }
 
 /**
- * Receives straight into the link's memory. Node offers that (`onread`) for sockets made by `new net.Socket` only, so the accepted one hands over its handle.
+ * Receives straight into the receiver's memory. Node offers that (`onread`) for sockets made by `new net.Socket` only, so the accepted one hands over its handle.
  * Where it cannot (TLS), chunks are copied.
  */
-function receiveInPlace(accepted: net.Socket, link: FramedLink): void {
+export function receiveInPlace(accepted: net.Socket, receiver: SocketReceiver): void {
   const holder = accepted as unknown as { _handle: object | null };
   if (accepted instanceof tls.TLSSocket || holder._handle == null) {
-    receiveChunks(accepted, link);
+    receiveChunks(accepted, receiver);
     return;
   }
   const handle = holder._handle;
   holder._handle = null;
-  const onread = { buffer: () => link.target(), callback: (bytes: number) => link.received(bytes) };
-  const socket = new net.Socket({ handle, onread } as net.SocketConstructorOpts);
+  const socket = new net.Socket({ handle, onread: inPlace(receiver) } as net.SocketConstructorOpts);
   socket.setKeepAlive(true, limits.keepaliveTimeMs);
-  link.attach(socket);
+  receiver.attach(socket);
   socket.resume();
 }
 
-function receiveChunks(socket: net.Socket, link: FramedLink): void {
+function receiveChunks(socket: net.Socket, receiver: SocketReceiver): void {
   socket.on('data', (chunk: Buffer) => {
-    if (!link.push(chunk)) socket.pause();
+    if (!receiver.push(chunk)) socket.pause();
   });
-  link.attach(socket);
+  receiver.attach(socket);
 }
 
 function listenerTls(secured: LinkTls): tls.TlsOptions {

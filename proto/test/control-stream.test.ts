@@ -105,7 +105,6 @@ describe('control stream', () => {
       path: '/switchyard.v1.Control/Attach',
       messageBytesMax: 1000,
       pendingBytesMax: 1000,
-      windowBytes: null,
     };
     const link = await dialStream(at, kind, open);
     link.send(Buffer.from('hello'));

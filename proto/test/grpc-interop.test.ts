@@ -1,0 +1,174 @@
+import http2 from 'node:http2';
+import * as grpc from '@grpc/grpc-js';
+import { afterEach, describe, expect, it } from 'vitest';
+import { grpcTransport, type Link, PROTOCOL_VERSION } from '../src/index.ts';
+import { makeCertificates } from './certificates.ts';
+
+const METHOD = '/switchyard.v1.Data/Exchange';
+const certificates = makeCertificates();
+const closing: (() => unknown)[] = [];
+afterEach(async () => {
+  for (const close of closing.splice(0).reverse()) await close();
+});
+
+const asIs = (bytes: Buffer) => bytes;
+/** Messages shorter and longer than a frame of HTTP/2, than the window it begins with, and than ours. */
+const frames = [1, 100, 16_379, 16_380, 70_000, 1_000_000, 9_000_000, 5].map((bytes, i) => Buffer.alloc(bytes, i + 1));
+const optionsOf = (secured: boolean) => ({ token: 'secret', tls: secured ? certificates!.node : null });
+const unlimited = { 'grpc.max_receive_message_length': -1, 'grpc.max_send_message_length': -1 };
+
+function collect(count: number, onFrame: (receive: (frame: Uint8Array) => void) => void): Promise<Uint8Array[]> {
+  return new Promise((resolve) => {
+    const got: Uint8Array[] = [];
+    onFrame((frame) => {
+      if (got.push(frame) === count) resolve(got);
+    });
+  });
+}
+
+function statusOf(call: grpc.ClientDuplexStream<Buffer, Buffer>): Promise<grpc.StatusObject> {
+  return new Promise((resolve) => call.on('status', resolve));
+}
+
+function expectSame(got: Uint8Array[]): void {
+  expect(got.map((frame, i) => Buffer.compare(frame, frames[i]))).toEqual(frames.map(() => 0));
+}
+
+async function listen(secured: boolean): Promise<{ at: string; accepted: Promise<Link> }> {
+  let accept!: (link: Link) => void;
+  const accepted = new Promise<Link>((resolve) => {
+    accept = resolve;
+  });
+  const listener = await grpcTransport().listen('grpc://127.0.0.1:0', optionsOf(secured), accept);
+  closing.push(() => listener.close());
+  return { at: listener.address.slice('grpc://'.length), accepted };
+}
+
+function metadata(token = 'secret'): grpc.Metadata {
+  const made = new grpc.Metadata();
+  made.set('switchyard-protocol-version', String(PROTOCOL_VERSION));
+  made.set('authorization', `Bearer ${token}`);
+  return made;
+}
+
+function stockClient(at: string, secured: boolean): grpc.Client {
+  const tls = certificates?.node;
+  const credentials = secured
+    ? grpc.credentials.createSsl(Buffer.from(tls!.ca!), Buffer.from(tls!.key!), Buffer.from(tls!.cert!))
+    : grpc.credentials.createInsecure();
+  const names = tls?.serverName == null ? {} : { 'grpc.ssl_target_name_override': tls.serverName };
+  const client = new grpc.Client(at, credentials, { ...unlimited, ...(secured ? names : {}) });
+  closing.push(() => client.close());
+  return client;
+}
+
+async function stockServer(secured: boolean, serve: (call: grpc.ServerDuplexStream<Buffer, Buffer>) => void): Promise<string> {
+  const server = new grpc.Server(unlimited);
+  closing.push(() => server.forceShutdown());
+  server.register(METHOD, serve as grpc.handleBidiStreamingCall<Buffer, Buffer>, asIs, asIs, 'bidi');
+  const tls = certificates?.node;
+  const credentials = secured
+    ? grpc.ServerCredentials.createSsl(Buffer.from(tls!.ca!), [
+        { private_key: Buffer.from(tls!.key!), cert_chain: Buffer.from(tls!.cert!) },
+      ])
+    : grpc.ServerCredentials.createInsecure();
+  const port = await new Promise<number>((resolve, reject) => {
+    server.bindAsync('127.0.0.1:0', credentials, (error, bound) => (error === null ? resolve(bound) : reject(error)));
+  });
+  return `grpc://127.0.0.1:${port}`;
+}
+
+describe.each([false, true])('a link and stock gRPC, TLS %s', (secured) => {
+  it.skipIf(secured && certificates === null)('exchange messages of all sizes where the client is stock', async () => {
+    const { at, accepted } = await listen(secured);
+    const call = stockClient(at, secured).makeBidiStreamRequest(METHOD, asIs, asIs, metadata());
+    const status = statusOf(call);
+    call.on('error', () => {});
+    const down = collect(frames.length, (receive) => call.on('data', receive));
+    for (const frame of frames) call.write(frame); // before the listener has answered
+    const link = await accepted;
+    const up = collect(frames.length, (receive) => link.onFrame(receive));
+    for (const frame of frames) link.send(frame);
+    expectSame(await up);
+    expectSame(await down);
+    call.end();
+    expect(await link.closed).toBeNull();
+    expect(await status).toMatchObject({ code: grpc.status.OK });
+  });
+
+  it.skipIf(secured && certificates === null)('exchange messages of all sizes where the server is stock', async () => {
+    const at = await stockServer(secured, (call) => {
+      call.sendMetadata(new grpc.Metadata());
+      call.on('data', (message) => call.write(message)).on('end', () => call.end());
+    });
+    const link = await grpcTransport().dial(at, optionsOf(secured));
+    const echoed = collect(frames.length, (receive) => link.onFrame(receive));
+    for (const frame of frames) link.send(frame);
+    expectSame(await echoed);
+    await link.close();
+    expect(await link.closed).toBeNull();
+  });
+});
+
+describe('a link', () => {
+  it('tells a stock client why it is refused, and takes its next call on the same connection', async () => {
+    const { at, accepted } = await listen(false);
+    const client = stockClient(at, false);
+    for (const [path, token, code] of [
+      [METHOD, 'wrong', grpc.status.UNAUTHENTICATED],
+      ['/switchyard.v1.Data/Other', 'secret', grpc.status.UNIMPLEMENTED],
+    ] as const) {
+      const call = client.makeBidiStreamRequest(path, asIs, asIs, metadata(token)).on('error', () => {});
+      expect(await statusOf(call)).toMatchObject({ code });
+    }
+    const call = client.makeBidiStreamRequest(METHOD, asIs, asIs, metadata()).on('error', () => {});
+    const link = await accepted;
+    const got = collect(1, (receive) => link.onFrame(receive));
+    call.write(frames[1]);
+    expect(Buffer.compare((await got)[0], frames[1])).toBe(0);
+    await link.close();
+    expect(await statusOf(call)).toMatchObject({ code: grpc.status.OK });
+  });
+
+  it('fails by the status that a stock server ends with', async () => {
+    const at = await stockServer(false, (call) => {
+      call.sendMetadata(new grpc.Metadata());
+      call.on('data', () => call.emit('error', { code: grpc.status.INTERNAL, details: 'no more: 100 %' }));
+    });
+    const link = await grpcTransport().dial(at, optionsOf(false));
+    link.send(frames[0]);
+    expect(await link.closed).toMatchObject({ code: 'link_closed', message: expect.stringContaining('no more: 100 %') });
+  });
+
+  it('takes padded frames, messages cut anywhere and several in one frame', async () => {
+    const { at, accepted } = await listen(false);
+    const session = http2.connect(`http://${at}`, { paddingStrategy: http2.constants.PADDING_STRATEGY_MAX });
+    closing.push(() => session.destroy());
+    session.on('error', () => {});
+    const stream = session.request(
+      {
+        ':method': 'POST',
+        ':path': METHOD,
+        'content-type': 'application/grpc',
+        te: 'trailers',
+        'switchyard-protocol-version': String(PROTOCOL_VERSION),
+        authorization: 'Bearer secret',
+      },
+      { endStream: false },
+    );
+    stream.on('error', () => {}).resume();
+    const link = await accepted;
+    const got = collect(frames.length, (receive) => link.onFrame(receive));
+    const bytes = Buffer.concat(
+      frames.flatMap((frame) => {
+        const prefix = Buffer.alloc(5);
+        prefix.writeUInt32BE(frame.length, 1);
+        return [prefix, frame];
+      }),
+    );
+    for (let at = 0, size = 1; at < bytes.length; at += size, size = (size * 7 + 3) % 50_000) stream.write(bytes.subarray(at, at + size));
+    expectSame(await got);
+    stream.end();
+    expect(await link.closed).toBeNull();
+  });
+});

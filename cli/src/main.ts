@@ -23,6 +23,7 @@ function report(error: unknown): number {
     return error.status;
   }
   if (error instanceof ApiError) process.stderr.write(`${pc.red('error:')} the server says: ${error.message}\n`);
+  else if (isRefusedBySystem(error)) process.stderr.write(`${pc.red('error:')} ${error.message}\n`);
   else if (isCatalogued(error)) process.stderr.write(`${pc.red('error:')} ${error.message} (${error.code})\n`);
   else process.stderr.write(`${pc.red('error:')} ${error instanceof Error ? (error.stack ?? error.message) : String(error)}\n`);
   return exitStatus.failed;
@@ -31,6 +32,11 @@ function report(error: unknown): number {
 /** An error of our catalogue, whichever copy of the package threw it. */
 function isCatalogued(error: unknown): error is Error & { code: string } {
   return error instanceof Error && error.name === 'SwitchyardError';
+}
+
+/** A file or an address that the system did not let us have: its message names both. */
+function isRefusedBySystem(error: unknown): error is NodeJS.ErrnoException {
+  return error instanceof Error && 'syscall' in error && 'errno' in error;
 }
 
 // Output into a pipe that closed (`| head`) is no failure of ours.

@@ -166,6 +166,38 @@ describe('switchyard place', () => {
     await expect(run(...ask, '--calibration', calibration)).rejects.toThrow(/host.wake is -1/);
   });
 
+  it('refuses files that are no plan, topology or certificate by file and field', async () => {
+    const [bad, plan] = [join(dir, 'bad.json'), join(dir, 'of-contiguous.json')];
+    await run('--trace', trace, '--topology', topology, '--out', plan, '--deadline', '10ms', ...quick);
+    writeFileSync(bad, 'null');
+    await expect(run('--trace', trace, '--topology', bad)).rejects.toThrow(`${bad}: topology: file is null, must be an object`);
+    await expect(run('export', bad, '--format', 'vllm')).rejects.toThrow(`${bad}: plan: plan is null, must be an object`);
+    writeFileSync(bad, JSON.stringify({ ...JSON.parse(readFileSync(plan, 'utf8')), replicas: 3 }));
+    await expect(run('diff', plan, bad)).rejects.toThrow(`${bad}: plan: replicas is 3, must be a list`);
+    writeFileSync(bad, JSON.stringify({ format: 'switchyard-certificate', version: 1 }));
+    await expect(run('verify', plan, trace, bad)).rejects.toThrow(`${bad}: certificate: plan is absent`);
+  });
+
+  it('says before it searches where a result cannot be written', async () => {
+    const nowhere = join(dir, 'no', 'folder.json');
+    for (const option of ['--out', '--certificate', '--pareto'])
+      await expect(run('--trace', trace, '--topology', topology, option, nowhere)).rejects.toThrow(`${option} ${nowhere}: ENOENT`);
+    await expect(run('--trace', trace, '--topology', topology, '--out', dir)).rejects.toThrow(`--out ${dir}: it is a folder`);
+  });
+
+  it('refuses options that would change nothing', async () => {
+    const loads = join(dir, 'loads.json');
+    writeFileSync(loads, '[[1,2,3,4],[3,2,1,0]]');
+    const ask = ['--topology', topology, '--dry-run'];
+    expect(await run('--trace', loads, ...ask)).toContain('The trace holds loads only');
+    for (const option of ['--certificate', '--pareto'])
+      await expect(run('--trace', loads, ...ask, option, join(dir, 'x'))).rejects.toThrow(`${option} needs to know which experts`);
+    await expect(run('--trace', trace, ...ask, '--budget-bytes', '1G')).rejects.toThrow('it needs --current');
+    await expect(run('--trace', trace, ...ask, '--model', 'chain', '--max-r', '1')).rejects.toThrow('--max-r needs --model fan-out');
+    await expect(run('--trace', trace, ...ask, '--model', 'chain', '--robust', 'worst')).rejects.toThrow('--robust worst needs --model');
+    await expect(run('--trace', trace, ...ask, '--held-out', '100%')).rejects.toThrow('below 100%');
+  });
+
   it('says what is missing or wrong', async () => {
     await expect(run('--topology', topology)).rejects.toThrow('place needs --trace <file>');
     await expect(run('--trace', trace, '--topology', trace)).rejects.toThrow(/is not JSON/);

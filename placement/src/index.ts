@@ -1,6 +1,7 @@
 export * from './baselines/baselines.ts';
 export * from './baselines/eplb.ts';
 export * from './certificate/certificate.ts';
+export * from './certificate/certificate-file.ts';
 export { proveFanOut } from './certificate/fan-out-bound.ts';
 export * from './certificate/prove.ts';
 export * from './certificate/verify.ts';

@@ -1,4 +1,4 @@
-import { mkdtempSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import fc from 'fast-check';
@@ -28,6 +28,47 @@ async function rewritten(trace: RoutingTrace, chunkBytes: number): Promise<Routi
   for (let i = 0; i < all.length; i += chunkBytes) pieces.push(all.subarray(i, i + chunkBytes));
   return readSwitchyardTrace(bytesOf(...pieces), bytesOf(sequences), 'memory');
 }
+
+describe('files that cannot be what they say', () => {
+  const dir = mkdtempSync(join(tmpdir(), 'traces-'));
+  const file = (name: string, content: string | Uint8Array) => {
+    const path = join(dir, name);
+    writeFileSync(path, content);
+    return path;
+  };
+
+  it('are named when they are missing, cut short or no files', async () => {
+    const whole = readFileSync(new URL('./fixtures/gpt-oss-20b-slice.trace.gz', import.meta.url));
+    const cut = file('cut.trace.gz', whole.subarray(0, 1000));
+    await expect(openTrace(cut)).rejects.toThrow(`${cut}: file: cannot be read: unexpected end of file`);
+    await expect(openTrace(join(dir, 'none'))).rejects.toThrow(`${join(dir, 'none')}: file: cannot be read: ENOENT`);
+    await expect(openTrace(dir)).rejects.toThrow(`${dir}: file: cannot be read: EISDIR`);
+  });
+
+  it.each([
+    ['null', 'line 1: not an object'],
+    ['{"req_id":1,"token_idx":0,"layer":1000000,"topk_ids":[1]}', 'line 1: layer is 1000000, must be an integer from 0 to 65535'],
+    ['{"req_id":1,"token_idx":0,"layer":0,"topk_ids":[]}', 'line 1: topk_ids is []'],
+    [
+      // As many lines as layers, but one layer is missing.
+      [0, 0, 1].map((layer) => `{"req_id":1,"token_idx":${layer},"layer":${layer},"topk_ids":[1]}`).join('\n'),
+      'line 2: layer 0 of token 0 of request 1 was there before',
+    ],
+  ])('as JSONL are refused by line: %#', async (content, message) => {
+    await expect(openTrace(file('bad.jsonl', content))).rejects.toThrow(message);
+  });
+
+  it('as id dumps are refused by shape, before memory is taken for it', async () => {
+    const dump = file('bad.experts.u8', 'abcd');
+    file('bad.seq.u16le', 'ab');
+    file('bad.shape.json', '{"model":"x","layers":1000000000,"topK":4,"experts":32}');
+    await expect(openTrace(dump)).rejects.toThrow('layers is 1000000000, must be an integer from 1 to 1024');
+    file('bad.shape.json', 'null');
+    await expect(openTrace(dump)).rejects.toThrow('not an object');
+    file('bad.shape.json', '{');
+    await expect(openTrace(dump)).rejects.toThrow('bad.shape.json: file:');
+  });
+});
 
 describe('our own format', () => {
   it('reads what it wrote, whatever the chunks', async () => {

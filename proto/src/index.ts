@@ -1,5 +1,6 @@
 export * from './control-messages.ts';
 export * from './control-stream.ts';
+export * from './document-fields.ts';
 export * from './errors.ts';
 export * from './frame.ts';
 export * from './frame-codec.ts';

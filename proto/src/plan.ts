@@ -1,4 +1,5 @@
 import { createHash } from 'node:crypto';
+import { documentFields } from './document-fields.ts';
 import { SwitchyardError } from './errors.ts';
 import { limits } from './limits.ts';
 
@@ -30,6 +31,8 @@ export function contiguousPlan(model: Plan['model'], workers: Plan['workers']): 
     provenance: { method: 'contiguous' },
   };
 }
+
+const { refusal: badPlan, record, list, integer, name } = documentFields('plan', 'bad_plan');
 
 /** What a plan must agree with. */
 export interface PlanExpectation {
@@ -117,32 +120,4 @@ function ascending(field: string, values: unknown[], max: number): number[] {
       throw badPlan(`${field}[${i}]`, value, `above ${values[i - 1]}: ascending, no repeats`);
   }
   return values as number[];
-}
-
-function list(field: string, value: unknown, min: number, max: number): unknown[] {
-  if (!Array.isArray(value)) throw badPlan(field, value, 'a list');
-  if (value.length < min || value.length > max) throw badPlan(`${field}.length`, value.length, min === max ? min : `${min}..${max}`);
-  return value;
-}
-
-function record(field: string, value: unknown): Record<string, unknown> {
-  if (typeof value !== 'object' || value === null || Array.isArray(value)) throw badPlan(field, value, 'an object');
-  return value as Record<string, unknown>;
-}
-
-function integer(field: string, value: unknown, min: number, max: number): number {
-  if (!Number.isInteger(value) || (value as number) < min || (value as number) > max)
-    throw badPlan(field, value, `an integer in ${min}..${max}`);
-  return value as number;
-}
-
-function name(field: string, value: unknown): string {
-  if (typeof value !== 'string' || value.length < 1 || value.length > limits.nameLengthMax)
-    throw badPlan(field, value, `text of 1..${limits.nameLengthMax}`);
-  return value;
-}
-
-function badPlan(field: string, value: unknown, limit: string | number): SwitchyardError {
-  const shown = typeof value === 'number' ? String(value) : (JSON.stringify(value) ?? 'absent').slice(0, 100);
-  return new SwitchyardError('bad_plan', `plan: ${field} is ${shown}, must be ${limit}`, { param: field });
 }

@@ -1,10 +1,10 @@
 import { once } from 'node:events';
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import net from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { afterEach, describe, expect, it } from 'vitest';
+import { afterAll, afterEach, describe, expect, it } from 'vitest';
 import type { Behaviour, CompletionServer } from '../../cli/test/completion-server.ts';
 import { startCompletionServer } from '../../cli/test/completion-server.ts';
 import { switchyard } from './program.ts';
@@ -40,6 +40,40 @@ describe('wrong usage', () => {
     const { status, stdout } = await switchyard(['--help']);
     expect(status).toBe(0);
     expect(stdout).toMatch(/Usage: switchyard/);
+  });
+});
+
+describe('files', () => {
+  const dir = mkdtempSync(path.join(os.tmpdir(), 'files-'));
+  const slice = fileURLToPath(new URL('../../placement/test/fixtures/gpt-oss-20b-slice.trace.gz', import.meta.url));
+  afterAll(() => rmSync(dir, { recursive: true }));
+
+  it.each([
+    [['trace', 'info', '/nowhere/x.trace'], /cannot read the trace \/nowhere\/x.trace: no such file/],
+    [['trace', 'convert', slice, '/nowhere/x.trace'], /trace convert to \/nowhere\/x.trace: ENOENT/],
+    [
+      ['trace', 'record', '--out', path.join(dir, 'r.trace'), '--admin-token-file', '/nowhere/token'],
+      /--admin-token-file \/nowhere\/token: ENOENT/,
+    ],
+    [['bench', 'serve', '--url', 'http://127.0.0.1:9', '--out', '/nowhere/x.json'], /--out \/nowhere\/x.json: ENOENT/],
+    [['bench', 'exact', '--url', 'http://127.0.0.1:9', '--out', dir], /--out .*: it is a folder/],
+    [['bench', 'quality', '--url', 'http://127.0.0.1:9', '--out', '/nowhere/x.json'], /--out \/nowhere\/x.json: ENOENT/],
+    [['bench', 'calibrate', '--out', '/nowhere/x.json'], /--out \/nowhere\/x.json: ENOENT/],
+  ])('%j that cannot be used are named in one line, before anything else is done', async (args, message) => {
+    const { status, stderr } = await switchyard(args);
+    expect(stderr).toMatch(message);
+    expect(stderr).not.toMatch(/ at .*\.js:/);
+    expect(status).toBe(2);
+  });
+
+  it("that are converted are not replaced unasked, and become their owner's alone", async () => {
+    const out = path.join(dir, 'converted.trace');
+    writeFileSync(out, 'open to all', { mode: 0o644 });
+    const { status, stderr } = await switchyard(['trace', 'convert', slice, out]);
+    expect([status, stderr]).toEqual([2, expect.stringContaining('exists: --force replaces it')]);
+    const forced = await switchyard(['trace', 'convert', slice, out, '--force', '--json']);
+    expect(JSON.parse(forced.stdout)).toMatchObject({ format: 'switchyard-trace-conversion', tokens: 2856, sequences: 48 });
+    for (const file of [out, `${out}.sequences.jsonl`]) expect(statSync(file).mode & 0o777).toBe(0o600);
   });
 });
 

@@ -9,6 +9,7 @@ import { CommandFailure, exitStatus } from '../failure.ts';
 import { describeMachine } from '../load/machine.ts';
 import { randomIdPrompts } from '../load/prompts.ts';
 import { serveBench } from '../load/serve-bench.ts';
+import { checkOutput } from '../terminal/output-file.ts';
 import { startProgress } from '../terminal/progress.ts';
 import { type BenchTarget, withTargetServer } from './bench-target.ts';
 import { interruptSignal } from './interrupt.ts';
@@ -48,6 +49,7 @@ Examples:
   $ switchyard bench calibrate --dial tcp://10.0.0.2:4790 -- --model DIR   # on another`,
     )
     .action(async (upFlags: string[], flags: Flags) => {
+      if (flags.listen === undefined) checkOutput(flags.out, '--out');
       const { signal, release } = interruptSignal();
       try {
         if (flags.listen !== undefined) return await answerUntil(flags.listen, signal);

@@ -15,6 +15,7 @@ import { observeAlone, runElsewhere, runScenario, scenarios } from '../exact/sce
 import { exitStatus } from '../failure.ts';
 import { describeMachine } from '../load/machine.ts';
 import { collect, integerIn, numberIn } from '../terminal/option-values.ts';
+import { checkOutput } from '../terminal/output-file.ts';
 import { startProgress } from '../terminal/progress.ts';
 import type { TargetOptions } from './bench-target.ts';
 import { withTargetServer } from './bench-target.ts';
@@ -72,6 +73,7 @@ Examples:
   $ switchyard bench exact --url http://old:8080 --also http://new:8080`,
     )
     .action(async (upFlags: string[], options: ExactOptions) => {
+      checkOutput(options.out, '--out');
       const interrupt = interruptSignal();
       const target: TargetOptions = { ...options, upFlags, timeoutMs: options.timeout * 1000, signal: interrupt.signal };
       const { report, reference, questions, others, started } = await compareHere(target, options);

@@ -11,6 +11,7 @@ import { readHeldOut } from '../quality/held-out.ts';
 import type { QualityResult } from '../quality/quality-run.ts';
 import { measureQuality } from '../quality/quality-run.ts';
 import { integerIn } from '../terminal/option-values.ts';
+import { checkOutput } from '../terminal/output-file.ts';
 import { startProgress } from '../terminal/progress.ts';
 import { formatBytes } from '../terminal/quantity.ts';
 import { textTable } from '../terminal/table.ts';
@@ -74,6 +75,7 @@ Examples:
   $ switchyard bench quality --url http://127.0.0.1:8000`,
     )
     .action(async (upFlags: string[], options: QualityCommandOptions) => {
+      checkOutput(options.out, '--out');
       const interrupt = interruptSignal();
       const heldOut = readHeldOut(options.heldOut);
       const target: TargetOptions = { ...options, upFlags, timeoutMs: options.timeout * 1000, signal: interrupt.signal };

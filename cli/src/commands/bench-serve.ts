@@ -1,5 +1,5 @@
 import { readFileSync, writeFileSync } from 'node:fs';
-import { Command } from 'commander';
+import { Command, Option } from 'commander';
 import type { ApiClient } from '../api/client.ts';
 import type { ModelCard } from '../api/models.ts';
 import { selectModel } from '../api/models.ts';
@@ -11,6 +11,7 @@ import type { ServeReport, ServeWorkload } from '../load/serve-report.ts';
 import { formatServeReport } from '../load/serve-report.ts';
 import type { CompletionRequest } from '../load/timed-completion.ts';
 import { integerIn, integerList, numberIn } from '../terminal/option-values.ts';
+import { checkOutput } from '../terminal/output-file.ts';
 import { startProgress } from '../terminal/progress.ts';
 import { withTargetServer } from './bench-target.ts';
 import { interruptSignal } from './interrupt.ts';
@@ -51,7 +52,11 @@ export function benchServeCommand(): Command {
   withServerOptions(command, null)
     .argument('[up-flags...]', 'after --: flags for the `switchyard up` that is started when no --url is given')
     .option('--model <id>', 'model to ask for (default: the one served)')
-    .option('--concurrency <list>', 'clients at once, one level after the other', integerList(1, 4096), [1, 8, 32])
+    .addOption(
+      new Option('--concurrency <list>', 'clients at once, one level after the other')
+        .argParser(integerList(1, 4096))
+        .default([1, 8, 32], '1,8,32'),
+    )
     .option(
       '--requests <count>',
       `measured requests a level (default: ${requestsPerClient} a client, at least ${requestsAtLeast})`,
@@ -92,6 +97,7 @@ Examples:
   $ switchyard bench serve --text models/shunter-16m/held-out/novels.txt --out novels.json`,
     )
     .action(async (upFlags: string[], options: ServeOptions) => {
+      checkOutput(options.out, '--out');
       const interrupt = interruptSignal();
       const extra = parseExtra(options.extra);
       const report = await withTargetServer(
@@ -180,6 +186,14 @@ function checkLengths(options: ServeOptions, card: ModelCard): void {
   if (options.chat && !options.text) throw new CommandFailure('--chat needs --text: a chat message is text', { status: exitStatus.usage });
 }
 
+function readText(file: string): string {
+  try {
+    return readFileSync(file, 'utf8');
+  } catch (error) {
+    throw new CommandFailure(`--text ${file}: ${(error as Error).message}`, { status: exitStatus.usage, cause: error });
+  }
+}
+
 type PromptMaker = (level: number, count: number) => CompletionRequest['prompt'][];
 
 /** Every level gets its own seed, so that no level finds the previous one's prompts in a cache. */
@@ -198,7 +212,7 @@ async function promptMaker(
       kind: 'random ids',
     };
   }
-  const text = readFileSync(options.text, 'utf8');
+  const text = readText(options.text);
   const ids = options.chat ? null : await tokenizeByServer(client, card.id, text, signal);
   if (ids !== null) {
     if (ids.length < promptTokens)

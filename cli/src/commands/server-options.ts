@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs';
 import type { Command } from 'commander';
 import { ApiClient } from '../api/client.ts';
-import { CommandFailure } from '../failure.ts';
+import { CommandFailure, exitStatus } from '../failure.ts';
 
 export interface ServerOptions {
   url: string;
@@ -28,7 +28,7 @@ export function readSecret(file: string, option: string): string {
   try {
     return readFileSync(file, 'utf8').trim();
   } catch (error) {
-    throw new CommandFailure(`${option} ${file}: ${(error as Error).message}`, { cause: error });
+    throw new CommandFailure(`${option} ${file}: ${(error as Error).message}`, { status: exitStatus.usage, cause: error });
   }
 }
 

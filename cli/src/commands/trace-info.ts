@@ -1,6 +1,5 @@
-import { openTrace } from '@switchyard/placement';
 import { Command } from 'commander';
-import { CommandFailure } from '../failure.ts';
+import { readRouting } from '../place/files.ts';
 import { integerIn } from '../terminal/option-values.ts';
 import { textTable } from '../terminal/table.ts';
 import type { TraceSummary } from '../trace/trace-summary.ts';
@@ -14,9 +13,7 @@ export function traceInfoCommand(): Command {
     .option('--json', 'print as JSON')
     .addHelpText('after', '\nExample:\n  $ switchyard trace info requests.trace')
     .action(async (file: string, options: { tokensMax: number; json?: boolean }) => {
-      const opened = await openTrace(file, { tokensMax: options.tokensMax });
-      if (opened.kind !== 'routing') throw new CommandFailure(`${file} holds loads per expert only: there are no tokens to describe`);
-      const summary = summariseTrace(opened.trace);
+      const summary = summariseTrace(await readRouting(file, options.tokensMax));
       process.stdout.write(options.json ? `${JSON.stringify(summary, null, 2)}\n` : formatSummary(summary));
     });
 }

@@ -1,13 +1,13 @@
-import { accessSync, constants, existsSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 import { Command } from 'commander';
 import { ApiClient, ApiError } from '../api/client.ts';
 import { findSession } from '../cluster/session.ts';
-import { CommandFailure, exitStatus } from '../failure.ts';
+import { CommandFailure } from '../failure.ts';
+import { checkNewOutput } from '../terminal/output-file.ts';
 import type { RecordingStatus } from '../trace/recording.ts';
 import { moveRecording, startRecording, stopRecording } from '../trace/recording.ts';
 import { interruptSignal } from './interrupt.ts';
-import { defaultUrl } from './server-options.ts';
+import { defaultUrl, readSecret } from './server-options.ts';
 
 interface RecordOptions {
   out: string;
@@ -36,7 +36,7 @@ Example:
   $ switchyard trace record --out requests.trace`,
     )
     .action(async (options: RecordOptions) => {
-      checkTarget(options);
+      checkNewOutput(options.out, '--out', options.force === true);
       const { admin, local } = connectAsAdmin(options);
       const interrupt = interruptSignal();
       const name = `${path
@@ -62,19 +62,13 @@ Example:
     });
 }
 
-function checkTarget({ out, force }: RecordOptions): void {
-  if (existsSync(out) && !force) throw new CommandFailure(`--out ${out} exists: --force replaces it`, { status: exitStatus.usage });
-  try {
-    accessSync(path.dirname(path.resolve(out)), constants.W_OK);
-  } catch (error) {
-    throw new CommandFailure(`--out ${out}: ${(error as Error).message}`, { status: exitStatus.usage, cause: error });
-  }
-}
-
 /** Our own server on this machine tells its token and where its files are; for any other the token must be given and the files stay there. */
 function connectAsAdmin({ url, adminTokenFile }: RecordOptions): { admin: ApiClient; local: boolean } {
   if (adminTokenFile !== undefined)
-    return { admin: new ApiClient({ url, apiKey: readFileSync(adminTokenFile, 'utf8').trim(), timeoutMs: requestMsMax }), local: false };
+    return {
+      admin: new ApiClient({ url, apiKey: readSecret(adminTokenFile, '--admin-token-file'), timeoutMs: requestMsMax }),
+      local: false,
+    };
   const session = findSession(new ApiClient({ url, apiKey: null, timeoutMs: requestMsMax }).baseUrl);
   if (session === null)
     throw new CommandFailure(

@@ -79,11 +79,10 @@ export function upCommand(): Command {
     .addOption(new Option('--expert-dtype <dtype>', 'how expert weights are held').choices(['stored', 'int8', 'int4']).default('stored'))
     .addOption(new Option('--dense-dtype <dtype>', 'how other weights are held').choices(['stored', 'int8']).default('stored'))
     .addOption(new Option('--sum <mode>', 'how contributions of experts are added').choices(['exact', 'fast']).default('exact'))
-    .option(
-      '--lossy <list>',
-      'give up exactness for less traffic: node-limit=N, wire=int8 or wire=fp8, with commas between (default: nothing is given up)',
-      lossyList,
-      '',
+    .addOption(
+      new Option('--lossy <list>', 'give up exactness for less traffic: node-limit=N, wire=int8 or wire=fp8, with commas between')
+        .argParser(lossyList)
+        .default('', 'nothing is given up'),
     )
     .addOption(new Option('--transport <name>', 'how workers reach one another').choices(['shm', 'uds', 'tcp', 'grpc']).default('shm'))
     .option('--max-context <tokens>', 'longest sequence; 0: what the checkpoint was made for', integerIn(0, 2 ** 31), 0)

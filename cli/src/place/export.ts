@@ -1,6 +1,7 @@
 import { writeFileSync } from 'node:fs';
 import { type ExportFormat, exportPlan } from '@switchyard/placement';
 import { Command, Option } from 'commander';
+import { checkOutput } from '../terminal/output-file.ts';
 import { readPlan } from './files.ts';
 
 export function exportCommand(): Command {
@@ -9,8 +10,8 @@ export function exportCommand(): Command {
     .argument('<plan>', 'a plan')
     .addOption(new Option('--format <engine>', 'whose form').choices(['sglang', 'vllm', 'trtllm']).makeOptionMandatory())
     .option('--out <file>', 'where to; by default standard output')
-    .option('--json', 'accepted for symmetry: sglang and vllm are JSON already')
     .action((path: string, flags: { format: ExportFormat; out?: string }) => {
+      checkOutput(flags.out, '--out');
       const text = exportPlan(readPlan(path), flags.format);
       if (flags.out === undefined) process.stdout.write(text);
       else writeFileSync(flags.out, text);

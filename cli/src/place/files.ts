@@ -1,44 +1,41 @@
 import { readFileSync, statSync, writeFileSync } from 'node:fs';
 import type { Certificate, HostModel, LoadMatrix, RoutingTrace } from '@switchyard/placement';
-import { calibratedTopology, openTrace, parseCalibration } from '@switchyard/placement';
-import { limits, type Plan, type Topology } from '@switchyard/proto';
+import { calibratedTopology, openTrace, parseCalibration, parseCertificate } from '@switchyard/placement';
+import { limits, type Plan, parsePlan, parseTopology, SwitchyardError, type Topology } from '@switchyard/proto';
 import { CommandFailure, exitStatus } from '../failure.ts';
 
-function readJson(path: string, what: string): Record<string, unknown> {
-  let text: string;
+function readDocument(path: string, what: string): string {
   try {
     const { size } = statSync(path);
     if (size > limits.planBytesMax) throw new CommandFailure(`${path}: ${size} bytes, a ${what} has at most ${limits.planBytesMax}`);
-    text = readFileSync(path, 'utf8');
+    return readFileSync(path, 'utf8');
   } catch (error) {
     if (error instanceof CommandFailure) throw error;
     throw new CommandFailure(`cannot read the ${what} ${path}: ${(error as Error).message}`, { status: exitStatus.usage });
   }
+}
+
+/** What `parse` says is wrong, with the file in which it is. */
+function parsed<T>(path: string, what: string, parse: (text: string) => T): T {
+  const text = readDocument(path, what);
   try {
-    return JSON.parse(text) as Record<string, unknown>;
+    return parse(text);
   } catch (error) {
-    throw new CommandFailure(`${path} is not JSON: ${(error as Error).message}`);
+    if (error instanceof SyntaxError) throw new CommandFailure(`${path} is not JSON: ${error.message}`);
+    if (error instanceof SwitchyardError) throw new CommandFailure(`${path}: ${error.message} (${error.code})`, { cause: error });
+    throw error;
   }
 }
 
-function expectFormat<T>(path: string, what: string, format: string): T {
-  const value = readJson(path, what);
-  if (value.format !== format || value.version !== 1)
-    throw new CommandFailure(
-      `${path}: format is ${JSON.stringify(value.format)} version ${JSON.stringify(value.version)}, expected "${format}" version 1`,
-    );
-  return value as T;
-}
-
-export const readPlan = (path: string): Plan => expectFormat<Plan>(path, 'plan', 'switchyard-plan');
-export const readTopology = (path: string): Topology => expectFormat<Topology>(path, 'topology', 'switchyard-topology');
-export const readCertificate = (path: string): Certificate => expectFormat<Certificate>(path, 'certificate', 'switchyard-certificate');
+export const readPlan = (path: string): Plan => parsed(path, 'plan', (text) => parsePlan(text));
+export const readTopology = (path: string): Topology => parsed(path, 'topology', (text) => parseTopology(JSON.parse(text)));
+export const readCertificate = (path: string): Certificate => parsed(path, 'certificate', (text) => parseCertificate(JSON.parse(text)));
 
 /** The cluster, and its hosts as measured; host null: not calibrated. */
 export function readCluster(flags: { topology: string; calibration?: string }): { topology: Topology; host: HostModel | null } {
   const topology = readTopology(flags.topology);
   if (flags.calibration === undefined) return { topology, host: null };
-  const calibration = parseCalibration(readJson(flags.calibration, 'calibration'));
+  const calibration = parsed(flags.calibration, 'calibration', (text) => parseCalibration(JSON.parse(text)));
   return { topology: calibratedTopology(topology, calibration), host: calibration.host };
 }
 
@@ -49,7 +46,7 @@ export async function readTrace(
   try {
     return await openTrace(path, { tokensMax });
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT')
+    if (((error as Error).cause as NodeJS.ErrnoException | undefined)?.code === 'ENOENT')
       throw new CommandFailure(`cannot read the trace ${path}: no such file`, { status: exitStatus.usage });
     throw error;
   }

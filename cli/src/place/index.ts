@@ -3,7 +3,7 @@ import { CommandFailure, exitStatus } from '../failure.ts';
 import { byteCount } from '../terminal/option-values.ts';
 import { diffCommand } from './diff.ts';
 import { exportCommand } from './export.ts';
-import { groupRule, share, windowWidth } from './option-values.ts';
+import { groupRule, partialShare, share, windowWidth } from './option-values.ts';
 import { type PlaceFlags, placeAction } from './place-action.ts';
 import { addSearchOptions } from './search-options.ts';
 import { verifyCommand } from './verify.ts';
@@ -29,7 +29,7 @@ export function placeCommand(): Command {
     .option('--prove <how>', 'windows=N: prove the chain model by windows of N layers; tighter, minutes', windowWidth)
     .option('--calibration <file>', 'what `switchyard bench calibrate` measured: device and links of predicted step times')
     .option('--pareto <file>', 'write the trade-off between locality, balance, memory and bytes moved as an HTML page')
-    .option('--held-out <share>', 'share of the sequences that figures are measured on and the plan is not made from', share, 0.25)
+    .option('--held-out <share>', 'share of the sequences that figures are measured on and the plan is not made from', partialShare, 0.25)
     .option('--dry-run', 'show everything, write nothing')
     .option('--json', 'print as JSON')
     .addHelpText(

@@ -8,6 +8,13 @@ export function share(text: string): number {
   return Number(match[1]) / (match[2] === '%' ? 100 : 1);
 }
 
+/** A share of which something must be left. */
+export function partialShare(text: string): number {
+  const value = share(text);
+  if (value >= 1) throw new InvalidArgumentError('It must be a share below 100%.');
+  return value;
+}
+
 export function shares(text: string): number[] {
   return text.split(',').map(share);
 }

@@ -33,6 +33,7 @@ import {
 import type { Plan, Topology } from '@switchyard/proto';
 import { interruptSignal } from '../commands/interrupt.ts';
 import { CommandFailure, exitStatus } from '../failure.ts';
+import { checkOutput } from '../terminal/output-file.ts';
 import { formatBytes } from '../terminal/quantity.ts';
 import { textTable } from '../terminal/table.ts';
 import { comparisonTable, figuresOf, measuredOn, stepTimesBy } from './comparison.ts';
@@ -66,8 +67,14 @@ export async function placeAction(flags: PlaceFlags): Promise<void> {
   const { topology, host } = readCluster(flags);
   if (flags.prove !== undefined && flags.model !== 'chain')
     throw new CommandFailure('--prove windows=N proves the chain model: it needs --model chain', { status: exitStatus.usage });
+  if (flags.budgetBytes !== undefined && flags.current === undefined)
+    throw new CommandFailure('--budget-bytes counts from the plan in force: it needs --current', { status: exitStatus.usage });
+  if (flags.dryRun !== true) for (const option of ['out', 'certificate', 'pareto'] as const) checkOutput(flags[option], `--${option}`);
   const input = await readTrace(flags.trace, flags.tokensMax);
-  if (input.kind === 'loads') return placeByLoads(input.loads, topology, flags);
+  if (input.kind === 'loads') {
+    refuseForLoads(flags);
+    return placeByLoads(input.loads, topology, flags);
+  }
   const { signal, release } = interruptSignal();
   try {
     await placeByRouting(input.trace, topology, host, flags, signal);
@@ -75,6 +82,26 @@ export async function placeAction(flags: PlaceFlags): Promise<void> {
   } finally {
     release();
   }
+}
+
+/** Options that say something about tokens. */
+const tokenOptions = {
+  groups: '--groups',
+  current: '--current',
+  certificate: '--certificate',
+  prove: '--prove',
+  calibration: '--calibration',
+  pareto: '--pareto',
+  anneal: '--anneal',
+  maxR: '--max-r',
+} as const;
+
+function refuseForLoads(flags: PlaceFlags): void {
+  for (const [name, option] of Object.entries(tokenOptions))
+    if (flags[name as keyof typeof tokenOptions] !== undefined)
+      throw new CommandFailure(`${option} needs to know which experts each token chose; ${flags.trace} holds loads per expert only`, {
+        status: exitStatus.usage,
+      });
 }
 
 async function placeByRouting(

@@ -1,5 +1,6 @@
 import type { PlaceOptions, Robustness, TrafficModel } from '@switchyard/placement';
 import { type Command, Option } from 'commander';
+import { CommandFailure, exitStatus } from '../failure.ts';
 import { integerIn, numberIn } from '../terminal/option-values.ts';
 import { duration, robustness, share } from './option-values.ts';
 
@@ -18,7 +19,8 @@ export interface SearchFlags {
   tokensMax: number;
 }
 
-export function addSearchOptions(command: Command): Command {
+/** @param effort by default, where a command plans many times for one answer */
+export function addSearchOptions(command: Command, effort = { starts: 2, sampleTokens: 12_000 }): Command {
   return command
     .addOption(
       new Option('--model <traffic>', 'what travels: rows to the nodes of a token and back, rows to their rank, or tokens themselves')
@@ -28,8 +30,8 @@ export function addSearchOptions(command: Command): Command {
     .option('--seed <number>', 'same seed, same plan', integerIn(0, 4_294_967_295), 1)
     .option('--peak <ratio>', 'peak over mean rows per node and layer to stay below', numberIn(1, 1000), 1.12)
     .option('--home-tolerance <share>', 'how far the tokens of one home may be from its share', share, 0.05)
-    .option('--sample-tokens <count>', 'tokens that the search looks at', integerIn(1, 10_000_000), 12_000)
-    .option('--starts <count>', 'independent starts', integerIn(1, 1000), 2)
+    .option('--sample-tokens <count>', 'tokens that the search looks at', integerIn(1, 10_000_000), effort.sampleTokens)
+    .option('--starts <count>', 'independent starts', integerIn(1, 1000), effort.starts)
     .option(
       '--anneal <effort>',
       'annealing after the starts, in proposals per expert that memory holds: thousands take minutes and find more (default: none; 1000 with --max-r)',
@@ -40,7 +42,9 @@ export function addSearchOptions(command: Command): Command {
       'remote nodes per token and layer that may be spent; the rest goes to the share served at home',
       numberIn(0.01, 64),
     )
-    .option('--robust <kind>', 'over domains: mean, worst or cvar:20%', robustness, { kind: 'mean' })
+    .addOption(
+      new Option('--robust <kind>', 'over domains: mean, worst or cvar:20%').argParser(robustness).default({ kind: 'mean' }, 'mean'),
+    )
     .option('--deadline <time>', 'stop the search after this long, with the best plan so far', duration)
     .option('--tokens-max <count>', 'tokens held in memory; longer traces are thinned by sequence', integerIn(1, 50_000_000), 400_000);
 }
@@ -48,8 +52,20 @@ export function addSearchOptions(command: Command): Command {
 /** Effort of annealing where only its goal is given. */
 const annealingForLimit = 1000;
 
+/** What a traffic model has no use for is refused, not left aside. */
+function refuseUnused({ model, maxR, anneal, robust }: SearchFlags): void {
+  const refuse = (option: string, models: string): never => {
+    throw new CommandFailure(`${option} needs --model ${models}; it is ${model}`, { status: exitStatus.usage });
+  };
+  if (maxR !== undefined && model !== 'fan-out') refuse('--max-r', 'fan-out');
+  if (model !== 'chain') return;
+  if (anneal !== undefined && anneal > 0) refuse('--anneal', 'fan-out or home-rank');
+  if (robust.kind !== 'mean') refuse(`--robust ${robust.kind}`, 'fan-out or home-rank');
+}
+
 /** Starts the clock of the deadline. The library reads no clock of its own. */
 export function placeOptions(flags: SearchFlags, signal: AbortSignal): Partial<PlaceOptions> {
+  refuseUnused(flags);
   return {
     model: flags.model,
     seed: flags.seed,

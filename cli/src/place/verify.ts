@@ -3,7 +3,7 @@ import { Command } from 'commander';
 import { CommandFailure } from '../failure.ts';
 import { integerIn } from '../terminal/option-values.ts';
 import { readCertificate, readPlan, readRouting } from './files.ts';
-import { share } from './option-values.ts';
+import { partialShare } from './option-values.ts';
 
 interface Flags {
   heldOut: number;
@@ -18,7 +18,7 @@ export function verifyCommand(): Command {
     .argument('<plan>', 'the plan')
     .argument('<trace>', 'the trace that the plan was made from')
     .argument('<certificate>', 'the certificate written beside the plan')
-    .option('--held-out <share>', 'share of the sequences that was held out when planning', share, 0.25)
+    .option('--held-out <share>', 'share of the sequences that was held out when planning', partialShare, 0.25)
     .option('--seed <number>', 'seed of that planning', integerIn(0, 4_294_967_295), 1)
     .option('--tokens-max <count>', 'tokens held in memory, as when planning', integerIn(1, 50_000_000), 400_000)
     .option('--json', 'print as JSON')

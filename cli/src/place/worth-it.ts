@@ -1,6 +1,6 @@
 import { worthIt } from '@switchyard/placement';
 import { limits } from '@switchyard/proto';
-import { Command } from 'commander';
+import { Command, Option } from 'commander';
 import { interruptSignal } from '../commands/interrupt.ts';
 import { integerIn } from '../terminal/option-values.ts';
 import { textTable } from '../terminal/table.ts';
@@ -24,9 +24,11 @@ export function worthItCommand(): Command {
     .requiredOption('--trace <file>', 'a routing trace; a thousand tokens of a few dozen sequences suffice')
     .option('--topology <file>', 'the cluster; by default --nodes equal ones')
     .option('--nodes <count>', 'equal nodes, where no topology is given', integerIn(2, limits.nodesMax), 4)
-    .option('--levels <shares>', 'replica memory to try', shares, [0, 0.125, 0.25, 0.5, 1])
+    .addOption(
+      new Option('--levels <shares>', 'replica memory to try').argParser(shares).default([0, 0.125, 0.25, 0.5, 1], '0,12.5%,25%,50%,100%'),
+    )
     .option('--json', 'print as JSON');
-  return addSearchOptions(command).action(async (flags: Flags) => {
+  return addSearchOptions(command, { starts: 1, sampleTokens: 6000 }).action(async (flags: Flags) => {
     const trace = await readRouting(flags.trace, flags.tokensMax);
     const topology = flags.topology === undefined ? evenNodes(flags.nodes) : readTopology(flags.topology);
     const { signal, release } = interruptSignal();
@@ -35,7 +37,7 @@ export function worthItCommand(): Command {
       trace,
       topology,
       {
-        ...placeOptions({ ...flags, starts: 1, sampleTokens: Math.min(flags.sampleTokens, 6000) }, signal),
+        ...placeOptions(flags, signal),
         onProgress: (p) => line.update(p.stage, p.incumbent),
       },
       flags.levels,

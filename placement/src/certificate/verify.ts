@@ -75,6 +75,13 @@ function nodesOf(plan: Plan): { nodeOf: Int32Array; nodes: number } {
 function checkFanOut(plan: Plan, trace: RoutingTrace, claim: FanOutClaim, check: Check): void {
   const { nodeOf, nodes } = nodesOf(plan);
   const layers = trace.moeLayers.length;
+  const { homes } = claim;
+  const shaped =
+    homes.length === trace.sequences.length &&
+    homes.every((home) => home < plan.workers.length) &&
+    claim.layers.length === layers &&
+    claim.nodeExperts.length === layers;
+  if (!check(shaped, 'fan-out: a home for every sequence, and duals for every layer')) return;
   // The score, by the router's own function.
   const load = new Float64Array(plan.workers.length);
   const out = new Int32Array(trace.topK);
@@ -83,7 +90,7 @@ function checkFanOut(plan: Plan, trace: RoutingTrace, claim: FanOutClaim, check:
     for (let l = 0; l < layers; l++) {
       const experts = tokenExperts(trace, t, l);
       if (experts.length === 0) continue;
-      const home = claim.homes[trace.sequenceOf[t]];
+      const home = homes[trace.sequenceOf[t]];
       chooseReplicas(experts, experts.length, plan.replicas[l], nodeOf, home, load, out);
       const remote = new Set<number>();
       for (let k = 0; k < experts.length; k++) if (nodeOf[out[k]] !== nodeOf[home]) remote.add(nodeOf[out[k]]);
@@ -179,6 +186,8 @@ function envelope(k: number, nodes: number, pairs: number): number {
 
 function checkLoad(plan: Plan, trace: RoutingTrace, claim: LoadClaim, check: Check): void {
   const layers = trace.moeLayers.length;
+  if (!check(claim.time.length === layers && claim.replicasMax.length === layers, 'load: a time and a number of replicas for every layer'))
+    return;
   let sum = 0;
   let valid = true;
   for (let l = 0; l < layers; l++) {
@@ -218,6 +227,15 @@ function exactly(rows: Float64Array, t: number): boolean {
 function checkChain(plan: Plan, trace: RoutingTrace, claim: ChainClaim, check: Check): void {
   const layers = trace.moeLayers.length;
   const { experts } = trace;
+  const parts = claim.level === 'node' ? nodesOf(plan).nodes : plan.workers.length;
+  // A class of fewer parts holds other plans than this one, and its equalities are not this one's.
+  if (!check(claim.parts === parts, `chain: ${parts} parts, claimed ${claim.parts}`)) return;
+  const within = claim.proofs.every((proof) =>
+    proof.kind === 'star'
+      ? proof.layer < layers - 1 && proof.before.length === experts && proof.after.length === experts
+      : proof.from < proof.to && proof.to < layers,
+  );
+  if (!check(within, 'chain: every proof is of layers and experts of the trace')) return;
   const counts = Array.from({ length: layers - 1 }, () => new Map<number, number>());
   const partOf = (l: number, e: number) => (claim.level === 'node' ? plan.workers[plan.replicas[l][e][0]].node : plan.replicas[l][e][0]);
   let total = 0;
@@ -299,10 +317,7 @@ function windowValue(
   const exact = cap * claim.parts === experts;
   const reduced = new Map<string, number>(); // variable -> cost minus duals, in units
   const add = (variable: string, amount: number) => reduced.set(variable, (reduced.get(variable) ?? 0) + amount);
-  const z = (l: number, e: number, g: number) => {
-    if (l < proof.from || l >= proof.to) throw new RangeError(`window proof: layer ${l} is outside`);
-    return `z ${l} ${e} ${g}`;
-  };
+  const z = (l: number, e: number, g: number) => `z ${l} ${e} ${g}`;
   const s = (l: number, e: number, f: number) => `s ${l} ${Math.min(e, f)} ${Math.max(e, f)}`;
   for (let l = proof.from; l < proof.to; l++)
     for (const [pair, count] of counts[l]) add(z(l, Math.floor(pair / experts), pair % experts), count / unit);
@@ -314,6 +329,9 @@ function windowValue(
     const free = type === 'D' && exact;
     if (!Number.isInteger(dual) || (dual < 0 && !free)) return Infinity;
     if (parts.some((p) => !/^\d+$/.test(p)) || [e, f, g].some((i) => i !== undefined && i >= experts)) return Infinity;
+    // Rows of two layers take a transition inside the window with them.
+    const transition = type === 'B' || type === 'Q' ? l - 1 : l;
+    if (type !== 'D' && type !== 'T' && (transition < proof.from || transition >= proof.to)) return Infinity;
     if (type === 'R') {
       value += dual * cap;
       for (const h of range) add(z(l, e, h), -dual);

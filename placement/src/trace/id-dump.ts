@@ -1,3 +1,4 @@
+import { limits } from '@switchyard/proto';
 import { ByteStream, type Bytes } from './byte-stream.ts';
 import { badTrace, type RoutingTrace, type TraceBounds, TraceBuilder } from './routing-trace.ts';
 
@@ -21,6 +22,8 @@ export async function readIdDump(
   source: string,
   bounds: Partial<TraceBounds> = {},
 ): Promise<RoutingTrace> {
+  if (!Number.isInteger(shape.layers) || shape.layers < 1 || shape.layers > limits.moeLayersMax)
+    throw badTrace(source, 'shape', `layers is ${JSON.stringify(shape.layers)}, must be an integer from 1 to ${limits.moeLayersMax}`);
   const moeLayers = Array.from({ length: shape.layers }, (_, l) => l);
   const builder = new TraceBuilder({ model: shape.model, moeLayers, experts: shape.experts, topK: shape.topK }, source, bounds);
   const idStream = new ByteStream(ids, source);

@@ -1,6 +1,5 @@
 import { createReadStream, existsSync, readFileSync } from 'node:fs';
 import { createGunzip } from 'node:zlib';
-import type { Bytes } from './byte-stream.ts';
 import { ByteStream } from './byte-stream.ts';
 import { type IdDumpShape, readIdDump } from './id-dump.ts';
 import { type LoadMatrix, readLoadMatrix } from './load-matrix.ts';
@@ -65,15 +64,28 @@ async function openIdDump(path: string, options: OpenTraceOptions): Promise<Rout
 
 function readShape(path: string): IdDumpShape {
   if (!existsSync(path)) throw badTrace(path, 'file', 'missing: an id dump does not say its shape {"model","layers","topK","experts"}');
-  return JSON.parse(readFileSync(path, 'utf8')) as IdDumpShape;
+  try {
+    const shape = JSON.parse(readFileSync(path, 'utf8')) as IdDumpShape | null;
+    if (typeof shape === 'object' && shape !== null) return shape;
+  } catch (error) {
+    throw badTrace(path, 'file', (error as Error).message, error);
+  }
+  throw badTrace(path, 'file', 'not an object {"model","layers","topK","experts"}');
 }
 
-function fileBytes(path: string): Bytes {
+async function* fileBytes(path: string): AsyncGenerator<Uint8Array> {
   const file = createReadStream(path);
-  if (!path.endsWith('.gz')) return file;
-  const unpacked = createGunzip();
-  file.on('error', (error) => unpacked.destroy(error));
-  return file.pipe(unpacked);
+  let bytes: AsyncIterable<Uint8Array> = file;
+  if (path.endsWith('.gz')) {
+    const unpacked = createGunzip();
+    file.on('error', (error) => unpacked.destroy(error));
+    bytes = file.pipe(unpacked);
+  }
+  try {
+    yield* bytes;
+  } catch (error) {
+    throw badTrace(path, 'file', `cannot be read: ${(error as Error).message}`, error);
+  }
 }
 
 async function wholeText(path: string): Promise<string> {

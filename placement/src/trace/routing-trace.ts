@@ -50,8 +50,8 @@ export const defaultTraceBounds: TraceBounds = { tokensMax: 400_000, whenFull: '
 const sequencesMax = 10_000_000;
 
 /** An error that says where in which input it happened. */
-export function badTrace(source: string, place: string, problem: string): SwitchyardError {
-  return new SwitchyardError('invalid_request', `${source}: ${place}: ${problem}`, { param: 'trace' });
+export function badTrace(source: string, place: string, problem: string, cause?: unknown): SwitchyardError {
+  return new SwitchyardError('invalid_request', `${source}: ${place}: ${problem}`, { param: 'trace', cause });
 }
 
 export function checkShape(shape: TraceShape, source: string): void {
@@ -61,7 +61,7 @@ export function checkShape(shape: TraceShape, source: string): void {
   };
   refuse('experts', shape.experts, limits.expertsMax);
   refuse('topK', shape.topK, limits.topKMax);
-  refuse('number of MoE layers', shape.moeLayers.length, 4096);
+  refuse('number of MoE layers', shape.moeLayers.length, limits.moeLayersMax);
   if (shape.groups === undefined) return;
   refuse('groups', shape.groups, shape.experts);
   if (shape.experts % shape.groups !== 0)

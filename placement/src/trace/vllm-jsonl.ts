@@ -4,6 +4,9 @@ import { badTrace, NO_EXPERT, type RoutingTrace, type TraceBounds, TraceBuilder 
 /** Tokens that may be waiting for their remaining layers at one time. */
 const openTokensMax = 200_000;
 
+/** Highest number of a layer that a plan may name. */
+const layerMax = 65_535;
+
 interface Line {
   req_id: string | number;
   token_idx: number;
@@ -49,7 +52,10 @@ export async function readVllmJsonl(
       token = { ids: new Uint16Array(moeLayers.length * topK).fill(NO_EXPERT), left: moeLayers.length, sequence, position: line.token_idx };
       waiting.set(key, token);
     }
-    token.ids.set(line.topk_ids, layerIndex.get(line.layer)! * topK);
+    const at = layerIndex.get(line.layer)! * topK;
+    if (token.ids[at] !== NO_EXPERT)
+      throw badTrace(source, `line ${number}`, `layer ${line.layer} of token ${line.token_idx} of request ${request} was there before`);
+    token.ids.set(line.topk_ids, at);
     if (--token.left > 0) continue;
     waiting.delete(key);
     builder.add(sequence, line.token_idx, false, token.ids, 0, () => `line ${number} (request ${request}, token ${line.token_idx})`);
@@ -77,14 +83,17 @@ async function* lines(bytes: Bytes, source: string): AsyncGenerator<{ line: Line
     } catch {
       throw badTrace(source, `line ${number}`, 'not JSON');
     }
+    if (typeof line !== 'object' || line === null) throw badTrace(source, `line ${number}`, 'not an object');
     const fault =
       typeof line.req_id !== 'string' && typeof line.req_id !== 'number'
         ? 'req_id is missing'
         : !Number.isInteger(line.token_idx) || line.token_idx < 0
           ? `token_idx is ${line.token_idx}`
-          : !Number.isInteger(line.layer) || line.layer < 0
-            ? `layer is ${line.layer}`
-            : !Array.isArray(line.topk_ids) || !line.topk_ids.every((id) => Number.isInteger(id) && id >= 0 && id < NO_EXPERT)
+          : !Number.isInteger(line.layer) || line.layer < 0 || line.layer > layerMax
+            ? `layer is ${line.layer}, must be an integer from 0 to ${layerMax}`
+            : !Array.isArray(line.topk_ids) ||
+                line.topk_ids.length < 1 ||
+                !line.topk_ids.every((id) => Number.isInteger(id) && id >= 0 && id < NO_EXPERT)
               ? `topk_ids is ${JSON.stringify(line.topk_ids)}`
               : null;
     if (fault !== null) throw badTrace(source, `line ${number}`, fault);

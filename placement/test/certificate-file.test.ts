@@ -1,0 +1,93 @@
+import type { Topology } from '@switchyard/proto';
+import { beforeAll, describe, expect, it } from 'vitest';
+import { type Certificate, type ChainClaim, parseCertificate, place, prove, type RoutingTrace, verifyCertificate } from '../src/index.ts';
+
+/** 60 tokens of 6 sequences through 3 layers of 8 experts, top-2. */
+const layers = 3;
+const trace: RoutingTrace = {
+  model: 'toy',
+  moeLayers: [0, 1, 2],
+  experts: 8,
+  topK: 2,
+  tokens: 60,
+  ids: Uint16Array.from({ length: 60 * layers * 2 }, (_, i) => {
+    const [token, layer] = [Math.floor(i / (2 * layers)), Math.floor(i / 2) % layers];
+    return (5 * token + 3 * layer + (i % 2)) % 8;
+  }),
+  sequenceOf: Uint32Array.from({ length: 60 }, (_, t) => Math.floor(t / 10)),
+  generated: new Uint8Array(60),
+  sequences: Array.from({ length: 6 }, (_, sequence) => ({ sequence, domain: null, tokens: 10 })),
+};
+const topology: Topology = {
+  format: 'switchyard-topology',
+  version: 1,
+  nodes: Array.from({ length: 4 }, (_, n) => ({
+    name: `n${n}`,
+    workers: [{ name: `n${n}w0`, expertMemoryBytes: 1000, relativeSpeed: 1 }],
+  })),
+  expertBytes: 1,
+  dispatchRowBytes: 2,
+  combineRowBytes: 2,
+  intraNode: { bandwidth: 1e9, latency: 0 },
+  interNode: { bandwidth: 1e9, latency: 0 },
+  links: null,
+};
+
+let proven: { plan: Awaited<ReturnType<typeof place>>['plan']; certificate: Certificate };
+beforeAll(async () => {
+  const { plan, cluster, homes } = await place(trace, topology, { model: 'chain', replicas: 0, seed: 1 });
+  proven = { plan, certificate: prove(plan, cluster, trace, { homes, claims: ['fan-out', 'load', 'chain'] }) };
+});
+
+/** What the checker says of the certificate as it comes from a file, after a change. */
+function verdictAfter(change: (file: { claims: Record<string, unknown>[] } & Record<string, unknown>) => void) {
+  const file = JSON.parse(JSON.stringify(proven.certificate));
+  change(file);
+  return verifyCertificate(proven.plan, trace, parseCertificate(file));
+}
+
+describe('a certificate from a file', () => {
+  it('holds as it was written', () => {
+    expect(verdictAfter(() => {}).ok).toBe(true);
+  });
+
+  it.each<[string, Parameters<typeof verdictAfter>[0], string]>([
+    ['no claims', (file) => Object.assign(file, { claims: null }), 'certificate: claims is null, must be a list'],
+    ['a claim of another kind', ({ claims }) => Object.assign(claims[0], { kind: 'hope' }), 'claims[0].kind is "hope"'],
+    ['a bound that is text', ({ claims }) => Object.assign(claims[0], { bound: '1' }), 'claims[0].bound is "1", must be a number'],
+    ['no homes', ({ claims }) => Object.assign(claims[0], { homes: undefined }), 'claims[0].homes is absent, must be a list'],
+    ['a negative time', ({ claims }) => Object.assign(claims[1], { time: [-1, 1, 1] }), 'claims[1].time[0] is -1'],
+    [
+      'a window without end',
+      ({ claims }) => Object.assign(claims[2], { proofs: [{ kind: 'window', from: 0, to: 1e15, duals: [] }] }),
+      'claims[2].proofs[0].to is 1000000000000000, must be an integer in 0..1023',
+    ],
+  ])('with %s is refused by field', (_, change, message) => {
+    expect(() => verdictAfter(change)).toThrow(message);
+  });
+
+  it.each<[string, Parameters<typeof verdictAfter>[0], string]>([
+    ['a home is missing', ({ claims }) => (claims[0].homes as number[]).pop(), 'a home for every sequence'],
+    ['a layer has no time', ({ claims }) => (claims[1].time as number[]).pop(), 'a time and a number of replicas for every layer'],
+    [
+      'a proof is of a layer that is not there',
+      ({ claims }) => Object.assign((claims[2] as unknown as ChainClaim).proofs[0], { layer: 900 }),
+      'every proof is of layers and experts of the trace',
+    ],
+    [
+      // Two parts of four experts: equalities of a class in which this plan, four parts of two, is not.
+      'the class has fewer parts than the plan',
+      ({ claims }) => Object.assign(claims[2], { parts: 2, partExpertsMax: 4 }),
+      'chain: 4 parts, claimed 2',
+    ],
+    [
+      'a row of a window takes a transition outside it',
+      ({ claims }) => Object.assign(claims[2], { proofs: [{ kind: 'window', from: 0, to: 2, duals: [['R 5 0', 1]] }] }),
+      'duals prove at most Infinity%',
+    ],
+  ])('does not hold where %s', (_, change, line) => {
+    const { ok, checks } = verdictAfter(change);
+    expect(ok).toBe(false);
+    expect(checks.filter((check) => !check.ok).map((check) => check.text)).toEqual(expect.arrayContaining([expect.stringContaining(line)]));
+  });
+});

@@ -121,13 +121,17 @@ describe('a link', () => {
       const call = client.makeBidiStreamRequest(path, asIs, asIs, metadata(token)).on('error', () => {});
       expect(await statusOf(call)).toMatchObject({ code });
     }
-    const call = client.makeBidiStreamRequest(METHOD, asIs, asIs, metadata()).on('error', () => {});
+    const call = client
+      .makeBidiStreamRequest(METHOD, asIs, asIs, metadata())
+      .on('error', () => {})
+      .resume();
+    const status = statusOf(call);
     const link = await accepted;
     const got = collect(1, (receive) => link.onFrame(receive));
     call.write(frames[1]);
     expect(Buffer.compare((await got)[0], frames[1])).toBe(0);
     await link.close();
-    expect(await statusOf(call)).toMatchObject({ code: grpc.status.OK });
+    expect(await status).toMatchObject({ code: grpc.status.OK });
   });
 
   it('fails by the status that a stock server ends with', async () => {

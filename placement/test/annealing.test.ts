@@ -97,7 +97,10 @@ describe('annealing', () => {
     const options = { replicas: 0.25, starts: 1, seed: 3, annealing: 20, remoteNodesMax: 1.2 };
     const mean = await place(trace, testTopology(4, 1, 24 * 32), options);
     const worst = await place(trace, testTopology(4, 1, 24 * 32), { ...options, robust: { kind: 'worst' } });
-    // Rounds over the domains go on with the price of a visit that annealing found.
-    expect(Math.abs(worst.score.remoteNodes - mean.score.remoteNodes)).toBeLessThan(0.1);
+    // Rounds over the domains go on with the price of a visit that annealing found. With the price before it they would spend 0.12 nodes less than the mean does,
+    // and serve 2% less at home.
+    expect(worst.score.remoteNodes).toBeGreaterThan(mean.score.remoteNodes - 0.04);
+    expect(worst.score.remoteNodes).toBeLessThan(mean.score.remoteNodes + 0.1);
+    expect(worst.score.homeShare).toBeGreaterThan(mean.score.homeShare - 0.008);
   });
 });

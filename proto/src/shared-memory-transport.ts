@@ -23,8 +23,8 @@ export interface SharedMemoryTransportOptions {
 
 const SCHEME = 'shm';
 const ACCEPTED = Uint8Array.of(0);
-/** On the socket: the offer, its answer, and wake-ups. */
-const socketBounds = { frameBytesMax: limits.handshakeBytesMax, pendingBytesMax: limits.handshakeBytesMax };
+/** On the socket: the offer, its answer, and wake-ups. Rows travel beside it, so it is their link that waits awake. */
+const socketBounds = { frameBytesMax: limits.handshakeBytesMax, pendingBytesMax: limits.handshakeBytesMax, lingers: false };
 
 export function sharedMemoryTransport(memory: SharedMemory, options: Partial<SharedMemoryTransportOptions> = {}): Transport {
   const bounds = {

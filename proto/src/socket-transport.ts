@@ -14,13 +14,15 @@ import { removeStaleSocket, socketRealm } from './unix-socket.ts';
 export interface SocketTransportOptions {
   frameBytesMax: number;
   pendingBytesMax: number;
+  /** Rows travel in the frames of this socket, so the next one is waited for awake (`lingering.ts`). */
+  lingers: boolean;
 }
 
 /** `shm` links are introduced to each other over a Unix socket. */
 type Scheme = 'tcp' | 'uds' | 'shm';
 
 export function socketTransport(scheme: 'tcp' | 'uds', options: Partial<SocketTransportOptions> = {}): Transport {
-  const bounds = { frameBytesMax: limits.frameBytesMax, pendingBytesMax: limits.linkPendingBytesMax, ...options };
+  const bounds = { frameBytesMax: limits.frameBytesMax, pendingBytesMax: limits.linkPendingBytesMax, lingers: true, ...options };
   return {
     scheme,
     listen: (address, linkOptions, accept) => listenOnSocket(scheme, address, bounds, linkOptions, accept),
@@ -56,7 +58,6 @@ export async function listenOnSocket(
       ...bounds,
       handshake: listenerHandshake(scheme, options.token),
       refuses: true,
-      lingers: scheme !== 'shm',
     });
     links.add(link);
     void link.closed.then(() => links.delete(link));
@@ -120,7 +121,6 @@ export async function dialSocket(
     ...bounds,
     handshake: diallerHandshake(scheme, options.token),
     refuses: false,
-    lingers: scheme !== 'shm',
   });
   const aborted = () =>
     void link.close(new SwitchyardError('cancelled', `dialling ${address} was aborted`, { cause: options.signal!.reason }));

@@ -50,6 +50,7 @@ describe('files', () => {
 
   it.each([
     [['trace', 'info', '/nowhere/x.trace'], /cannot read the trace \/nowhere\/x.trace: no such file/],
+    [['up', '--port', '0', '--replay-routing', '/nowhere/x.trace'], /--replay-routing \/nowhere\/x.trace: there is no such file/],
     [['trace', 'convert', slice, '/nowhere/x.trace'], /trace convert to \/nowhere\/x.trace: ENOENT/],
     [
       ['trace', 'record', '--out', path.join(dir, 'r.trace'), '--admin-token-file', '/nowhere/token'],

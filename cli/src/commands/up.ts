@@ -135,6 +135,8 @@ function defaultTraceDir(): string {
 
 async function runUp(options: UpOptions): Promise<void> {
   checkModel(options.model);
+  if (options.replayRouting !== undefined && !existsSync(options.replayRouting))
+    throw new CommandFailure(`--replay-routing ${options.replayRouting}: there is no such file`, { status: exitStatus.usage });
   const shape = clusterShape(options);
   checkCache(options.kvBytes, shape.workers.length);
   const cpus = availableCpus();

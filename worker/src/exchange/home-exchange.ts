@@ -7,7 +7,7 @@ import { Activity, type TimeSplit } from '../engine/time-split.ts';
 import type { Model, ModelLane, MoeLayer } from '../model/contract.ts';
 import type { ExpertRoutes } from './expert-routes.ts';
 import type { Cargo, Flights } from './flights.ts';
-import { FrameMemory } from './frame-memory.ts';
+import { FramePool } from './frame-pool.ts';
 import { type Lane, RowPartition } from './row-partition.ts';
 import { urgencyOf } from './urgency.ts';
 
@@ -29,7 +29,7 @@ export class HomeExchange implements LayerRunner {
   private readonly options: HomeExchangeOptions;
   private readonly lane: ModelLane;
   private readonly partition: RowPartition;
-  private readonly memory = new FrameMemory();
+  private readonly frames = new FramePool();
   private inFlight = 0;
   private step = 0;
   private batch: StepBatch | null = null;
@@ -109,7 +109,7 @@ export class HomeExchange implements LayerRunner {
     return {
       landed: (answer) => {
         this.addSums(lane, answer, layer);
-        this.memory.give(frame);
+        this.frames.give(frame);
         this.land();
       },
       lost: (code, why) => this.fail(lane, worker, layer, code, why),
@@ -121,7 +121,7 @@ export class HomeExchange implements LayerRunner {
     const { hidden, numericClass } = model.shape;
     const { rows, pairs, row, pairRow, pairExpert, pairWeight } = lane;
     const dtype = numericClass.wire;
-    const frame = this.memory.take(dispatchFrameBytes({ rows, pairs, hidden, dtype }));
+    const frame = this.frames.take(dispatchFrameBytes({ rows, pairs, hidden, dtype }));
     const tables = encodeDispatchHeader(frame, {
       epoch,
       step: this.step,

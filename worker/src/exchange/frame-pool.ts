@@ -4,7 +4,7 @@ import { allocateFrame } from '@switchyard/proto';
 const KEPT_MAX = 64;
 
 /** Memory of frames that have come home: a link reads a frame until it is written, so it is used again only once its answer is there. */
-export class FrameMemory {
+export class FramePool {
   private readonly free: Uint8Array[] = [];
 
   /** Exactly `bytes` long, 8-byte aligned, not zeroed. */

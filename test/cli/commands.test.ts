@@ -78,6 +78,22 @@ describe('files', () => {
   });
 });
 
+describe('up', () => {
+  it('says in one line where traces cannot be kept, and starts nothing', async () => {
+    const file = fileURLToPath(import.meta.url);
+    const { status, stderr } = await switchyard(['up', '--port', '0', '--trace-dir', path.join(file, 'traces')]);
+    expect(stderr).toMatch(/^error: .*commands\.test\.ts/m);
+    expect(stderr).not.toMatch(/ at .*\.js:/);
+    expect(status).toBe(1);
+  });
+
+  it.runIf(process.platform === 'linux')('does not wait for a folder that the system will never make', async () => {
+    const { status, stderr } = await switchyard(['up', '--port', '0', '--trace-dir', '/proc/switchyard/traces']);
+    expect(stderr).toMatch(/^error: .*\/proc\/switchyard/m);
+    expect(status).toBe(1);
+  });
+});
+
 describe('a server that is not there', () => {
   it.each([['chat'], ['bench', 'serve'], ['bench', 'exact']])('%s %s says so in one line', async (...args) => {
     const { status, stderr } = await switchyard([...args.filter(Boolean), '--url', 'http://127.0.0.1:9'], 'hello\n');

@@ -1,10 +1,10 @@
-import { mkdirSync } from 'node:fs';
 import path from 'node:path';
 import { performance } from 'node:perf_hooks';
 import type { GivenConfig, RunningCoordinator } from '@switchyard/coordinator';
 import { startCoordinator } from '@switchyard/coordinator';
 import type { ClusterShape } from './cluster-shape.ts';
 import type { CpuShare } from './cpu-share.ts';
+import { makeOwnedFolder } from './owned-folder.ts';
 import type { RunFolder } from './run-folder.ts';
 import { createRunFolder } from './run-folder.ts';
 import { saveSession } from './session.ts';
@@ -42,8 +42,8 @@ export async function startLocalCluster(options: LocalClusterOptions): Promise<L
   const startedMs = performance.now();
   const run = createRunFolder();
   let coordinator: RunningCoordinator | null = null;
-  mkdirSync(options.traceDir, { recursive: true, mode: 0o700 });
   try {
+    makeOwnedFolder(path.resolve(options.traceDir));
     coordinator = await startCoordinator({
       ...options.coordinator,
       control: `unix:${path.join(run.path, 'control.sock')}`,

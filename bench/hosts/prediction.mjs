@@ -329,24 +329,15 @@ export async function predictCell(part, cell, workload, { host: hostThen, cores,
   };
 }
 
-const freeHost = {
-  step: { fixed: 0, perRow: 0, perToken: 0 },
-  segment: { fixed: 0, perRow: 0, perContext: 0 },
-  experts: { fixed: 0, perRow: 0, perExpert: 0 },
-  frame: { fixed: 0, perByte: 0 },
-  wake: 0,
-  outside: { perRequest: 0, perStep: 0, perToken: 0 },
-};
-
 /**
  * What the cell could not be faster than: `cores`, if its processor time were spread over all cores without a pause; `network`, if no processor were needed and
  * only the links' bit rate and delay counted. Seconds, like `measuredSeconds`.
  */
-export async function floorsOf(part, cell, workload, { cores }) {
+export async function floorsOf(part, cell, workload, { host, cores }) {
   const { outside, network } = cell.processorSeconds;
   const share = (workedSeconds(cell) + outside + network) / (cores * cell.elapsedSeconds);
   const link = { bandwidth: (part.rateMbit * 1e6) / 8, latency: cell.delayMicros / 1e6 };
-  const played = playCell(part, cell, workload, await workload.routing(), freeHost, link, null);
+  const played = playCell(part, cell, workload, await workload.routing(), scaled(host, 0), link, null);
   const of = cell.phase === 'decode' ? (p) => p.secondsPerStep : (p) => p.seconds;
   return { cores: share * measuredSeconds(cell), network: sumOf(played.map(of)) / played.length };
 }

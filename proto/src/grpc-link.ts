@@ -1,4 +1,5 @@
 import type { Http2Stream } from 'node:http2';
+import { closedInTime } from './closed-in-time.ts';
 import { SwitchyardError } from './errors.ts';
 import { FrameInbox } from './frame-inbox.ts';
 import { checkFrameLength } from './frame-length.ts';
@@ -94,12 +95,7 @@ export class GrpcLink implements Link, LaneStream {
       this.#resume();
       this.#finish();
     }
-    const timer = setTimeout(
-      () => void this.close(new SwitchyardError('link_closed', `${this.peer} did not close within ${limits.closeTimeoutMs} ms`)),
-      limits.closeTimeoutMs,
-    );
-    await this.closed;
-    clearTimeout(timer);
+    await closedInTime(this);
   }
 
   /** The peer has ended the call in order, or for a reason that it gave. */

@@ -4,6 +4,7 @@
  * Node's HTTP/2 does not read, so two ends that both fill the socket buffers wait for each other for ever. 64 KiB fits those buffers.
  */
 import * as grpc from '@grpc/grpc-js';
+import { closedInTime } from './closed-in-time.ts';
 import { SwitchyardError } from './errors.ts';
 import { FrameInbox } from './frame-inbox.ts';
 import { badFrameLength, checkFrameLength } from './frame-length.ts';
@@ -47,7 +48,7 @@ export async function serveStreams(
         return;
       }
       call.sendMetadata(new grpc.Metadata());
-      const link = new GrpcLink(kind, call, call.getPeer(), serverEnd(call));
+      const link = new CallLink(kind, call, call.getPeer(), serverEnd(call));
       links.add(link);
       void link.closed.then(() => links.delete(link));
       accept(link);
@@ -105,7 +106,7 @@ export async function dialStream(target: string, kind: StreamKind, options: Link
     );
     const accepted = () => {
       done();
-      const link = new GrpcLink(kind, call, target, clientEnd(call));
+      const link = new CallLink(kind, call, target, clientEnd(call));
       void link.closed.then(() => client.close());
       resolve(link);
     };
@@ -155,7 +156,7 @@ function serverEnd(call: grpc.ServerDuplexStream<Buffer, Uint8Array>): CallEnd {
   };
 }
 
-class GrpcLink implements Link {
+class CallLink implements Link {
   readonly transport: string;
   readonly peer: string;
   readonly closed: Promise<SwitchyardError | null>;
@@ -220,12 +221,7 @@ class GrpcLink implements Link {
       this.#call.end();
       this.#call.resume();
     }
-    const timer = setTimeout(
-      () => void this.close(new SwitchyardError('link_closed', `${this.peer} did not close within ${limits.closeTimeoutMs} ms`)),
-      limits.closeTimeoutMs,
-    );
-    await this.closed;
-    clearTimeout(timer);
+    await closedInTime(this);
   }
 
   #received(message: Buffer): void {

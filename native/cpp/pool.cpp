@@ -19,7 +19,7 @@
 namespace sy {
 namespace {
 
-constexpr std::chrono::microseconds spin_time{30}, patient_spin_time{300};
+constexpr std::chrono::microseconds spin_time{30}, patient_spin_time{20'000};
 constexpr int most_threads = 1024; /* more is a mistake in a configuration, not a machine */
 
 inline void relax() {
@@ -52,16 +52,24 @@ void check_cpu(int cpu, int index) {
 
 } // namespace
 
-void WaitWord::wait_while(uint32_t old, const std::atomic<bool> &patient) {
+bool WaitWord::changes_while_spinning(uint32_t old, const std::atomic<bool> &patient) const {
   const auto start = std::chrono::steady_clock::now();
   for (auto waited = start - start; waited < spin_time || (patient.load(std::memory_order_relaxed) && waited < patient_spin_time);
        waited = std::chrono::steady_clock::now() - start) {
     if (waited >= spin_time) std::this_thread::yield();
     for (int i = 0; i < 32; i++) {
-      if (load() != old) return;
+      if (load() != old) return true;
       relax();
     }
   }
+  return false;
+}
+
+void WaitWord::wait_while(uint32_t old, const std::atomic<bool> &patient, std::atomic<int> *spinning) {
+  if (spinning) spinning->fetch_add(1, std::memory_order_release);
+  const bool changed = changes_while_spinning(old, patient);
+  if (spinning) spinning->fetch_sub(1, std::memory_order_relaxed);
+  if (changed) return;
 #if defined(__linux__)
   sleepers_.fetch_add(1, std::memory_order_seq_cst);
   while (value_.load(std::memory_order_seq_cst) == old)
@@ -128,8 +136,8 @@ Pool::Pool(int threads, const int32_t *cpus) : threads_(threads) {
 Pool::~Pool() { stop(); }
 
 void Pool::stop() {
-  stopping_ = true;
-  runs_.advance(runs_.load() + 1);
+  stopping_.store(true, std::memory_order_release);
+  calls_.advance(calls_.load() + 1);
   for (std::thread &helper : helpers_) helper.join();
   helpers_.clear();
 #if defined(__linux__)
@@ -140,13 +148,24 @@ void Pool::stop() {
 
 void Pool::serve(int thread) {
   const FlushDenormals flush;
-  for (uint32_t seen = 0;;) {
-    runs_.wait_while(seen, patient_);
-    seen++; // One run is served at a time, so the count moved by exactly one.
-    if (stopping_) return;
+  for (uint32_t served = 0;;) {
+    const uint32_t called = calls_.load(); // Before looking what for: whoever comes later changes it.
+    if (stopping_.load(std::memory_order_acquire)) return;
+    if (runs_.load(std::memory_order_acquire) == served) {
+      calls_.wait_while(called, patient_, &watching_);
+      continue;
+    }
+    served++; // A run ends when all have served it, so the count moved by exactly one.
     fn_(ctx_, thread);
-    if (unfinished_.fetch_sub(1, std::memory_order_acq_rel) == 1) finished_.advance(seen);
+    if (unfinished_.fetch_sub(1, std::memory_order_acq_rel) == 1) finished_.advance(served);
   }
+}
+
+void Pool::call(double patience_us) {
+  if (ready()) return;
+  calls_.advance(calls_.load() + 1);
+  const auto until = std::chrono::steady_clock::now() + std::chrono::duration<double, std::micro>(patience_us);
+  while (!ready() && std::chrono::steady_clock::now() < until) relax();
 }
 
 void Pool::run(void (*fn)(void *, int), void *ctx) {
@@ -158,8 +177,9 @@ void Pool::run(void (*fn)(void *, int), void *ctx) {
   fn_ = fn;
   ctx_ = ctx;
   unfinished_.store(threads_ - 1, std::memory_order_relaxed);
-  const uint32_t before = runs_.load();
-  runs_.advance(before + 1);
+  const uint32_t before = runs_.load(std::memory_order_relaxed);
+  runs_.store(before + 1, std::memory_order_release);
+  calls_.advance(calls_.load() + 1);
   fn(ctx, 0);
   finished_.wait_while(before, patient_);
 }

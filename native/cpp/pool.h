@@ -2,7 +2,10 @@
  * The threads of one device. The caller is thread 0; `threads - 1` helpers wait for it. With one thread everything runs inline.
  *
  * Between runs helpers spin for about 30 us and then sleep on a futex, so that an idle worker uses no CPU. Inside a session (one step of a model) they
- * spin ten times longer, because waking a sleeper takes longer than many an op; beyond the first 30 us every turn offers the core to others.
+ * spin up to 20 ms, because waking a sleeper takes longer than many an op, and because whoever sleeps cannot be counted on; beyond the first 30 us every
+ * turn offers the core to others.
+ * A session begins with whoever is there: helpers are called, and until all have come the caller works alone. Between two steps others take their cores
+ * (whoever reads the tokens of the last one), and a run that needs everybody would stand still for as long.
  * Runs do not nest, come from one thread at a time, and the function must not throw.
  */
 #ifndef SWITCHYARD_POOL_H
@@ -21,12 +24,14 @@ namespace sy {
 class WaitWord {
 public:
   uint32_t load() const { return value_.load(std::memory_order_acquire); }
-  /* Returns when the value is no longer `old`: spins first, longer while `patient`, then sleeps. */
-  void wait_while(uint32_t old, const std::atomic<bool> &patient);
+  /* Returns when the value is no longer `old`: spins first, longer while `patient`, then sleeps. `spinning`, if any, counts those that do. */
+  void wait_while(uint32_t old, const std::atomic<bool> &patient, std::atomic<int> *spinning = nullptr);
   /* Changes the value and wakes whoever sleeps on it. */
   void advance(uint32_t value);
 
 private:
+  bool changes_while_spinning(uint32_t old, const std::atomic<bool> &patient) const;
+
   std::atomic<uint32_t> value_{0};
   std::atomic<uint32_t> sleepers_{0};
 #if !defined(__linux__)
@@ -43,15 +48,27 @@ public:
   Pool(const Pool &) = delete;
   Pool &operator=(const Pool &) = delete;
 
-  /* That take part in a run now: all, or the caller alone inside a solitary session. */
+  /* That take part in a run now: all, or the caller alone. It changes between runs only, in a session's constructor, gather() and destructor. */
   int threads() const { return active_; }
 
   /* A series of runs. `together` = false leaves the helpers asleep: everything runs inline. */
   class Session {
   public:
-    Session(Pool &pool, bool together) : pool_(pool) {
+    /* Every run waits for all. */
+    Session(Pool &pool, bool together) : pool_(pool), together_(together) {
       if (together) pool_.patient_.store(true, std::memory_order_relaxed);
       else pool_.active_ = 1;
+    }
+    /* The caller waits so long for the others, and then begins alone. */
+    Session(Pool &pool, bool together, double patience_us) : Session(pool, together) {
+      if (!together) return;
+      pool_.active_ = 1;
+      pool_.call(patience_us);
+      gather();
+    }
+    /* Between two runs: from now on with the helpers, if all have come. */
+    void gather() {
+      if (together_ && pool_.active_ == 1 && pool_.ready()) pool_.active_ = pool_.threads_;
     }
     ~Session() {
       pool_.patient_.store(false, std::memory_order_relaxed);
@@ -62,6 +79,7 @@ public:
 
   private:
     Pool &pool_;
+    const bool together_;
   };
 
   /* Calls fn(ctx, thread) once on every thread and returns when all have returned. Denormals are flushed in all of them. */
@@ -76,14 +94,19 @@ public:
 private:
   void serve(int thread);
   void stop();
+  /* Wakes the helpers and returns when they are ready, or after that long. */
+  void call(double patience_us);
+  bool ready() const { return watching_.load(std::memory_order_acquire) == threads_ - 1; }
 
   const int threads_;
   int active_ = threads_;
   std::atomic<bool> patient_{false};
   void (*fn_)(void *, int) = nullptr;
   void *ctx_ = nullptr;
-  bool stopping_ = false;
-  alignas(64) WaitWord runs_;                  /* number of runs started */
+  std::atomic<bool> stopping_{false};
+  alignas(64) WaitWord calls_;                 /* for helpers: a run has started, or one will soon */
+  std::atomic<uint32_t> runs_{0};              /* number of runs started */
+  alignas(64) std::atomic<int> watching_{0};   /* helpers that would see a run at once */
   alignas(64) std::atomic<int> unfinished_{0}; /* helpers still inside the current run */
   WaitWord finished_;                          /* number of runs finished by all helpers */
   alignas(64) std::atomic<int> arrived_{0};

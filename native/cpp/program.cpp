@@ -188,7 +188,8 @@ void sy_program::run(const sy_batch &batch) {
   const bool learns = device.pool.threads() > 1 && together_to_learn(estimate);
   ThreadChoice &choice = choices_[row_class(batch.rows)];
   const uint64_t start = ticks();
-  const Pool::Session session(device.pool, learns ? choice.begin(start, estimate >= together_expected_from_us) : estimate >= together_always_from_us);
+  const bool together = learns ? choice.begin(start, estimate >= together_expected_from_us) : estimate >= together_always_from_us;
+  Pool::Session session(device.pool, together, patience_us(estimate));
   for (int s = 0; s < batch.seqs; s++)
     for (int t = batch.seq_row[s]; t < batch.seq_row[s + 1]; t++) {
       position_[(size_t)t] = batch.seq_pos[s] + (t - batch.seq_row[s]);
@@ -196,6 +197,7 @@ void sy_program::run(const sy_batch &batch) {
     }
   uint64_t before = ticks();
   for (const Step &step : steps_) {
+    session.gather();
     run_step(step, batch);
     const uint64_t now = ticks();
     ticks_[step.kind] += now - before;

@@ -83,6 +83,9 @@ private:
 /* A helper that sleeps takes 25 to 50 us to wake: a run estimated below the first bound cannot gain, one below the second is not expected to. From the
  * third on all threads take part without asking: a displaced one comes back long before the end, and a wrong answer would cost most. */
 constexpr double together_never_below_us = 100, together_expected_from_us = 400, together_always_from_us = 20'000;
+/* A session waits so long for its helpers, and a hundredth of what it is expected to take if that is more: long ones begin with operations that are long. */
+constexpr double waking_us = 50;
+inline double patience_us(double estimate_us) { return std::max(waking_us, estimate_us / 100); }
 inline bool together_to_learn(double estimate_us) { return estimate_us >= together_never_below_us && estimate_us < together_always_from_us; }
 
 /* Runs of up to 1, 2, 4, 8, .. rows are kinds of their own. */

@@ -68,6 +68,12 @@ describe('a certificate from a file', () => {
 
   it.each<[string, Parameters<typeof verdictAfter>[0], string]>([
     ['a home is missing', ({ claims }) => (claims[0].homes as number[]).pop(), 'a home for every sequence'],
+    [
+      "a load is better than the plan's",
+      ({ claims }) => Object.assign(claims[1], { score: (claims[1].score as number) - 0.001 }),
+      'load: peak/mean',
+    ],
+    ['a home of the load is missing', ({ claims }) => (claims[1].homes as number[]).pop(), 'load: a home for every sequence'],
     ['a layer has no time', ({ claims }) => (claims[1].time as number[]).pop(), 'a time and a number of replicas for every layer'],
     [
       'a proof is of a layer that is not there',

@@ -130,7 +130,7 @@ describe('fields', () => {
       'tool_choice',
     ],
     ['stop empty', chat, { stop: '' }, 'stop'],
-    ['stop number', chat, { stop: [1] }, 'stop'],
+    ['stop number', chat, { stop: [1] }, 'stop[0]'],
     ['stop many', chat, { stop: Array(17).fill('x') }, 'stop'],
     ['stop long', chat, { stop: 'x'.repeat(257) }, 'stop'],
     ['logit_bias key', chat, { logit_bias: { x: 1 } }, 'logit_bias'],

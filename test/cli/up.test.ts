@@ -224,6 +224,9 @@ describe('what cannot be served', () => {
     [['--numeric', 'fp4'], /Allowed choices are auto, f32, bf16/],
     [['--kv-bytes', 'plenty'], /It must be a size like 512M/],
     [['--kv-bytes', '100T'], /--kv-bytes 100.0 TiB for each of 4 workers exceeds this machine's memory/],
+    [['--kv-bytes', '1'], /kvBytes is 1, less than the \d+ bytes that 16 tokens of this model take/],
+    [['--name', ''], /'--name <id>' argument '' is invalid. It must not be empty/],
+    [['--lossy', 'node-limit=2'], /--lossy node-limit=2 limits nothing: there are 2 nodes/],
     [['--plan', '/nowhere.json'], /--plan \/nowhere.json: ENOENT/],
   ])('%j', async (flags, message) => {
     const { status, stderr } = await switchyard(['up', '--port', '0', ...flags]);

@@ -1,21 +1,21 @@
 import { existsSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
-import { limits } from '@switchyard/proto';
+import { limits, parseLossy } from '@switchyard/proto';
 import { Command, Option } from 'commander';
 import pc from 'picocolors';
 import { ApiClient } from '../api/client.ts';
 import type { ClusterStatus } from '../api/cluster-status.ts';
 import { bundledModel } from '../cluster/bundled-model.ts';
 import { describeEnd } from '../cluster/child-process.ts';
-import { clusterShape } from '../cluster/cluster-shape.ts';
+import { type ClusterShape, clusterShape } from '../cluster/cluster-shape.ts';
 import { availableCpus, shareCpus } from '../cluster/cpu-share.ts';
 import { untilReady } from '../cluster/readiness.ts';
 import { formatUpReport, upReport } from '../cluster/up-report.ts';
 import type { LocalTransport } from '../cluster/worker-flags.ts';
 import type { WorkerDeath } from '../cluster/worker-fleet.ts';
 import { CommandFailure, exitStatus } from '../failure.ts';
-import { byteCount, integerIn, lossyList } from '../terminal/option-values.ts';
+import { byteCount, integerIn, lossyList, nonEmpty } from '../terminal/option-values.ts';
 import type { Progress } from '../terminal/progress.ts';
 import { startProgress } from '../terminal/progress.ts';
 import { formatBytes } from '../terminal/quantity.ts';
@@ -65,7 +65,7 @@ export function upCommand(): Command {
   return new Command('up')
     .description('Start a coordinator and its workers on this machine and serve a model until Ctrl-C')
     .option('--model <dir>', 'checkpoint in Hugging Face layout', bundledModel())
-    .option('--name <id>', 'name that clients ask for (default: that of the folder)')
+    .option('--name <id>', 'name that clients ask for (default: that of the folder)', nonEmpty)
     .option('--nodes <count>', 'groups of workers (default: 2, or what the plan says)', integerIn(1, limits.nodesMax))
     .option('--workers-per-node <count>', 'workers in each (default: 2, or what the plan says)', integerIn(1, limits.workersMax))
     .option('--plan <file>', 'where each expert lives (default: even, contiguous ranges)')
@@ -139,6 +139,7 @@ async function runUp(options: UpOptions): Promise<void> {
     throw new CommandFailure(`--replay-routing ${options.replayRouting}: there is no such file`, { status: exitStatus.usage });
   const shape = clusterShape(options);
   checkCache(options.kvBytes, shape.workers.length);
+  checkNodeLimit(options.lossy, shape);
   const cpus = availableCpus();
   const shares = shareCpus(cpus, shape.workers.length, options.threads ?? null).map((share) =>
     options.pin ? share : { ...share, cpus: null },
@@ -227,6 +228,14 @@ function checkCache(kvBytes: number | undefined, workers: number): void {
   if (kvBytes === undefined || kvBytes * workers <= os.totalmem()) return;
   const wanted = `--kv-bytes ${formatBytes(kvBytes)} for each of ${workers} worker${workers === 1 ? '' : 's'}`;
   throw new CommandFailure(`${wanted} exceeds this machine's memory of ${formatBytes(os.totalmem())}`, { status: exitStatus.usage });
+}
+
+/** A limit that no token can reach would be exact under the name of a lossy class. */
+function checkNodeLimit(lossy: string, { workers }: ClusterShape): void {
+  const { nodeLimit } = parseLossy(lossy);
+  const nodes = new Set(workers.map(({ node }) => node)).size;
+  if (nodeLimit === null || nodeLimit < nodes) return;
+  throw new CommandFailure(`--lossy node-limit=${nodeLimit} limits nothing: there are ${nodes} nodes`, { status: exitStatus.usage });
 }
 
 /** Says which of our flags to change when the address cannot be had. */

@@ -32,6 +32,11 @@ export function byteCount(text: string): number {
   return bytes;
 }
 
+export function nonEmpty(text: string): string {
+  if (text.trim() === '') throw new InvalidArgumentError('It must not be empty.');
+  return text;
+}
+
 /** Adds to what an option that may be repeated has collected. */
 export function collect(text: string, previous: string[] | undefined): string[] {
   return [...(previous ?? []), text];

@@ -92,17 +92,17 @@ function readSeed(fields: Fields): bigint {
 
 function readStopStrings(fields: Fields): string[] {
   const given = fields.raw('stop');
-  const stops = given === null ? [] : typeof given === 'string' ? [given] : given;
-  if (!Array.isArray(stops) || !stops.every((stop): stop is string => typeof stop === 'string'))
-    throw fields.wrong('stop', given, 'a string or a list of strings is needed');
+  const stops: unknown = given === null ? [] : typeof given === 'string' ? [given] : given;
+  if (!Array.isArray(stops)) throw fields.wrong('stop', given, 'a string or a list of strings is needed');
   if (stops.length > limits.stopStringsMax)
     throw fields.invalid('stop', `has ${stops.length} strings; the limit is ${limits.stopStringsMax}`);
-  for (const stop of stops) {
+  return stops.map((stop: unknown, i) => {
+    if (typeof stop !== 'string') throw fields.wrong(`stop[${i}]`, stop, 'a string is needed');
     if (stop === '') throw fields.invalid('stop', 'has an empty string, which every text contains');
     if (stop.length > limits.stopStringLengthMax)
       throw fields.invalid('stop', `has a string of ${stop.length} characters; the limit is ${limits.stopStringLengthMax}`);
-  }
-  return stops;
+    return stop;
+  });
 }
 
 function readStopTokens(fields: Fields, vocab: number): number[] {

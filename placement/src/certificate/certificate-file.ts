@@ -38,7 +38,7 @@ function parseClaim(field: string, claim: Record<string, unknown>): Claim {
 
 function parseFanOut(field: string, claim: Record<string, unknown>): Omit<FanOutClaim, 'kind' | 'score' | 'bound'> {
   return {
-    homes: integers(`${field}.homes`, claim.homes, sequencesMax, limits.workersMax - 1),
+    homes: parseHomes(field, claim),
     nodeExperts: list(`${field}.nodeExperts`, claim.nodeExperts, 1, limits.moeLayersMax).map((layer, l) =>
       integers(`${field}.nodeExperts[${l}]`, layer, limits.nodesMax, limits.expertsMax),
     ),
@@ -56,6 +56,7 @@ function parseFanOut(field: string, claim: Record<string, unknown>): Omit<FanOut
 
 function parseLoad(field: string, claim: Record<string, unknown>): Omit<LoadClaim, 'kind' | 'score' | 'bound'> {
   return {
+    homes: parseHomes(field, claim),
     speeds: amounts(`${field}.speeds`, claim.speeds, limits.workersMax),
     replicasMax: integers(`${field}.replicasMax`, claim.replicasMax, limits.moeLayersMax, limits.expertsMax * limits.workersMax),
     time: amounts(`${field}.time`, claim.time, limits.moeLayersMax),
@@ -93,6 +94,10 @@ function parseProof(field: string, proof: Record<string, unknown>): StarProof | 
       return [text(`${field}.duals[${d}][0]`, row, 64), integer(`${field}.duals[${d}][1]`, dual, -(2 ** 45), 2 ** 45)];
     }),
   };
+}
+
+function parseHomes(field: string, claim: Record<string, unknown>): number[] {
+  return integers(`${field}.homes`, claim.homes, sequencesMax, limits.workersMax - 1);
 }
 
 function text(field: string, value: unknown, lengthMax: number): string {

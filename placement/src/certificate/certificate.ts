@@ -52,10 +52,15 @@ export interface FanOutClaim {
  */
 export interface LoadClaim {
   kind: 'load';
+  /** Home worker of each sequence, for which the score is claimed. */
+  homes: number[];
   /** Relative speed of each worker. */
   speeds: number[];
   replicasMax: number[];
-  /** Mean over layers of (largest rows / speed) over (all rows / all speed): reached by the plan under the router's rule, and proven. */
+  /**
+   * Mean over layers of (largest rows / speed) over (all rows / all speed): reached by the plan under the router's rule, and proven. Which replica is the least loaded
+   * depends on the order of the tokens: 64 sequences run side by side, each gives one token in turn, and the next one takes the place of one that ends.
+   */
   score: number;
   bound: number;
   /** Proven smallest time of each layer, in rows at speed 1. */

@@ -72,7 +72,7 @@ export function loadClaim(plan: Plan, cluster: Cluster, trace: RoutingTrace, hom
     bound += total === 0 ? 1 : (t * allSpeed) / total;
   }
   const score = scoreFanOut(trace, plan.replicas, cluster, homes).peakMean;
-  return { kind: 'load', speeds, replicasMax, score, bound: bound / layers, time };
+  return { kind: 'load', homes: Array.from(homes), speeds, replicasMax, score, bound: bound / layers, time };
 }
 
 /** Star bound of every layer pair. */

@@ -76,26 +76,10 @@ function checkFanOut(plan: Plan, trace: RoutingTrace, claim: FanOutClaim, check:
   const { nodeOf, nodes } = nodesOf(plan);
   const layers = trace.moeLayers.length;
   const { homes } = claim;
-  const shaped =
-    homes.length === trace.sequences.length &&
-    homes.every((home) => home < plan.workers.length) &&
-    claim.layers.length === layers &&
-    claim.nodeExperts.length === layers;
+  const shaped = areHomes(homes, plan, trace) && claim.layers.length === layers && claim.nodeExperts.length === layers;
   if (!check(shaped, 'fan-out: a home for every sequence, and duals for every layer')) return;
-  // The score, by the router's own function.
-  const load = new Float64Array(plan.workers.length);
-  const out = new Int32Array(trace.topK);
   let visits = 0;
-  for (let t = 0; t < trace.tokens; t++)
-    for (let l = 0; l < layers; l++) {
-      const experts = tokenExperts(trace, t, l);
-      if (experts.length === 0) continue;
-      const home = homes[trace.sequenceOf[t]];
-      chooseReplicas(experts, experts.length, plan.replicas[l], nodeOf, home, load, out);
-      const remote = new Set<number>();
-      for (let k = 0; k < experts.length; k++) if (nodeOf[out[k]] !== nodeOf[home]) remote.add(nodeOf[out[k]]);
-      visits += remote.size;
-    }
+  for (let l = 0; l < layers; l++) visits += routeLayer(plan, trace, homes, l).visits;
   const score = visits / (trace.tokens * layers);
   check(near(score, claim.score), `fan-out: ${score.toFixed(6)} remote nodes per token and layer, claimed ${claim.score.toFixed(6)}`);
   // The class contains the plan.
@@ -114,6 +98,46 @@ function checkFanOut(plan: Plan, trace: RoutingTrace, claim: FanOutClaim, check:
   const bound = total / (trace.tokens * layers);
   check(claim.bound <= bound + tolerance, `fan-out: duals prove ${bound.toFixed(6)}, claimed ${claim.bound.toFixed(6)}`);
   check(claim.score >= bound - tolerance, 'fan-out: the score does not beat its own bound');
+}
+
+function areHomes(homes: number[], plan: Plan, trace: RoutingTrace): boolean {
+  return homes.length === trace.sequences.length && homes.every((home) => home < plan.workers.length);
+}
+
+/** Remote nodes that the tokens of a layer visit, and the rows that each worker serves, by the router's own function. */
+function routeLayer(plan: Plan, trace: RoutingTrace, homes: number[], l: number): { visits: number; rows: Float64Array } {
+  const { nodeOf } = nodesOf(plan);
+  const rows = new Float64Array(plan.workers.length);
+  const out = new Int32Array(trace.topK);
+  let visits = 0;
+  for (const t of sideBySide(trace)) {
+    const experts = tokenExperts(trace, t, l);
+    if (experts.length === 0) continue;
+    const home = homes[trace.sequenceOf[t]];
+    chooseReplicas(experts, experts.length, plan.replicas[l], nodeOf, home, rows, out);
+    const remote = new Set<number>();
+    for (let k = 0; k < experts.length; k++) {
+      rows[out[k]]++;
+      if (nodeOf[out[k]] !== nodeOf[home]) remote.add(nodeOf[out[k]]);
+    }
+    visits += remote.size;
+  }
+  return { visits, rows };
+}
+
+/** Tokens in the order that a load is claimed for: 64 sequences take turns, and the next one takes the place of one that ends. */
+function* sideBySide(trace: RoutingTrace): Generator<number> {
+  let first = 0;
+  const waiting = trace.sequences.map(({ tokens }) => {
+    first += tokens;
+    return { next: first - tokens, end: first };
+  });
+  let admitted = Math.min(64, waiting.length);
+  for (let running = waiting.slice(0, admitted); running.length > 0; ) {
+    for (const sequence of running) yield sequence.next++;
+    running = running.filter(({ next, end }) => next < end);
+    while (running.length < 64 && admitted < waiting.length) running.push(waiting[admitted++]);
+  }
 }
 
 function tokenExperts(trace: RoutingTrace, t: number, l: number): number[] {
@@ -186,16 +210,20 @@ function envelope(k: number, nodes: number, pairs: number): number {
 
 function checkLoad(plan: Plan, trace: RoutingTrace, claim: LoadClaim, check: Check): void {
   const layers = trace.moeLayers.length;
+  const { homes, speeds } = claim;
   if (!check(claim.time.length === layers && claim.replicasMax.length === layers, 'load: a time and a number of replicas for every layer'))
     return;
+  const shaped = areHomes(homes, plan, trace) && speeds.length === plan.workers.length && speeds.every((s) => s > 0);
+  if (!check(shaped, 'load: a home for every sequence, and a speed for every worker')) return;
+  const all = speeds.reduce((a, b) => a + b, 0);
+  const fastest = speeds.reduce((a, b) => Math.max(a, b), 0);
   let sum = 0;
+  let ratios = 0;
   let valid = true;
   for (let l = 0; l < layers; l++) {
     const rows = new Float64Array(trace.experts);
     for (let t = 0; t < trace.tokens; t++) for (const e of tokenExperts(trace, t, l)) rows[e]++;
     const total = rows.reduce((a, b) => a + b, 0);
-    const all = claim.speeds.reduce((a, b) => a + b, 0);
-    const fastest = claim.speeds.reduce((a, b) => Math.max(a, b), 0);
     const t = claim.time[l];
     // Either every worker busy all the time is the limit, or at any smaller time the replicas needed would be too many, whichever way rows are split over them.
     let needed = 0;
@@ -209,9 +237,12 @@ function checkLoad(plan: Plan, trace: RoutingTrace, claim: LoadClaim, check: Che
     )
       valid = false;
     sum += total === 0 ? 1 : (t * all) / total;
+    const busiest = routeLayer(plan, trace, homes, l).rows.reduce((most, r, w) => Math.max(most, r / speeds[w]), 0);
+    ratios += total === 0 ? 1 : (busiest * all) / total;
     if (plan.replicas[l].reduce((n, list) => n + list.length, 0) > claim.replicasMax[l]) valid = false;
   }
-  check(valid && claim.speeds.length === plan.workers.length, 'load: each layer has its proof, and the plan is in its class');
+  check(near(ratios / layers, claim.score), `load: peak/mean ${(ratios / layers).toFixed(6)}, claimed ${claim.score.toFixed(6)}`);
+  check(valid, 'load: each layer has its proof, and the plan is in its class');
   check(
     near(sum / layers, claim.bound) || claim.bound <= sum / layers,
     `load: proven peak/mean ${(sum / layers).toFixed(6)}, claimed ${claim.bound.toFixed(6)}`,

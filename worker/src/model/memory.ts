@@ -28,8 +28,14 @@ export function planContext(graph: ModelGraph, options: LoadOptions, numericClas
     requireCount(`laneRows[${lane}]`, rows, options.maxBatchRows);
   });
   const perBlock = blockTokens * kvBytesPerToken(graph, numericClass);
+  if (options.kvBlocks === 0 && !(options.kvBytes >= perBlock))
+    throw new SwitchyardError(
+      'invalid_request',
+      `kvBytes is ${options.kvBytes}, less than the ${perBlock} bytes that ${blockTokens} tokens of this model take`,
+      { param: 'kvBytes' },
+    );
   const kvBlocks = options.kvBlocks > 0 ? options.kvBlocks : Math.floor(options.kvBytes / perBlock);
-  requireCount(options.kvBlocks > 0 ? 'kvBlocks' : 'kvBytes / bytes of a block', kvBlocks, 2 ** 31 - 1);
+  requireCount('kvBlocks', kvBlocks, 2 ** 31 - 1);
   const wanted = options.maxContext > 0 ? Math.min(options.maxContext, graph.maxContext) : graph.maxContext;
   return { kvBlocks, maxContext: Math.min(wanted, kvBlocks * blockTokens) };
 }

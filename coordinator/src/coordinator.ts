@@ -52,11 +52,12 @@ const BLOCK_TOKENS = 16;
  * Starts a coordinator: the API, the control plane for workers, and what lies between. Resolves once both listen; requests are refused with `not_ready` until the
  * workers cover the plan.
  *
+ * @param takeLog gets the lines of its log, which otherwise go to stderr
  * @throws SwitchyardError naming the option or file at fault
  */
-export async function startCoordinator(given: GivenConfig): Promise<RunningCoordinator> {
+export async function startCoordinator(given: GivenConfig, takeLog?: (line: string) => void): Promise<RunningCoordinator> {
   const config = completeConfig(given);
-  const coordinator = new Coordinator(config, createLog(config.logLevel));
+  const coordinator = new Coordinator(config, createLog(config.logLevel, takeLog));
   await coordinator.listen();
   return coordinator;
 }

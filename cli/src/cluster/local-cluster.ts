@@ -24,6 +24,8 @@ export interface LocalClusterOptions {
   coordinator: Omit<GivenConfig, 'control' | 'tokenFile' | 'adminTokenFile' | 'traceDir' | 'graceMs'>;
   onDeath(death: WorkerDeath): void;
   onLine(worker: WorkerSpec, line: string): void;
+  /** A line of JSON of the coordinator's log. */
+  onLog(line: string): void;
 }
 
 /** A coordinator in this process and its workers in theirs. */
@@ -44,14 +46,15 @@ export async function startLocalCluster(options: LocalClusterOptions): Promise<L
   let coordinator: RunningCoordinator | null = null;
   try {
     makeOwnedFolder(path.resolve(options.traceDir));
-    coordinator = await startCoordinator({
+    const config = {
       ...options.coordinator,
       control: `unix:${path.join(run.path, 'control.sock')}`,
       tokenFile: run.tokenFile,
       adminTokenFile: run.adminTokenFile,
       traceDir: options.traceDir,
       graceMs: options.graceMs,
-    });
+    };
+    coordinator = await startCoordinator(config, options.onLog);
     return runWorkers(options, run, coordinator, startedMs);
   } catch (error) {
     await coordinator?.close();

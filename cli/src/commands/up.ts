@@ -186,6 +186,11 @@ async function runUp(options: UpOptions): Promise<void> {
     onLine: (worker, line) => {
       if (options.verbose) process.stderr.write(`${worker.name}: ${line}\n`);
     },
+    onLog: (line) => {
+      // What happens before the first answer is told by whoever waits for it.
+      if (options.verbose) process.stderr.write(line);
+      else if (ready) process.stderr.write(explainLog(line));
+    },
     onDeath: (death) => {
       process.stderr.write(explainDeath(death));
       // Before the first answer there is nothing to keep alive: a worker that cannot start will not start the sixth time either.
@@ -270,6 +275,11 @@ function explainDeath({ worker, end, restartMs, deathsInARow, crashLoop, lastLin
   const head = `worker ${worker.name} ${describeEnd(end)}; it starts again in ${(restartMs / 1000).toFixed(1)} s\n`;
   if (!crashLoop) return pc.yellow(head);
   return `${pc.red(`worker ${worker.name} is in a crash loop: ${deathsInARow} quick deaths in a row. Its last words:`)}\n${lastLines.map((line) => `  ${line}\n`).join('')}${head}`;
+}
+
+function explainLog(line: string): string {
+  const { msg, level, time, part, ...about } = JSON.parse(line) as { msg: string; part: string } & Record<string, unknown>;
+  return pc.red(`${part}: ${msg} ${JSON.stringify(about)}\n`);
 }
 
 async function printFirstCompletion(url: string, model: string, prompt: string): Promise<void> {

@@ -1,6 +1,6 @@
 // One cell of the table: a phase and a batch, on a running cluster, by its clients and by the counters of its workers and of the bed.
 import os from 'node:os';
-import { machineSeconds, paceSeconds, processorSecondsOf } from '../../test/hosts/bed/processor-time.mjs';
+import { machineSeconds, processorSecondsOf } from '../../test/hosts/bed/processor-time.mjs';
 
 /** Prompt tokens of a decode cell; how many tokens each of its streams generates is the workload's: all must be under way for a while. */
 const decodePrompt = 16;
@@ -39,11 +39,9 @@ async function measureOnce(bed, cluster, workload, { phase, batch, first }) {
   const machineBefore = machineSeconds();
   const driverBefore = processorSecondsOf(process.pid);
   const seen = [];
-  const paces = [paceSeconds()];
   for (let round = 0; round < rounds; round++) {
     const requests = Array.from({ length: batch }, (_, i) => workload.request(first + round * batch + i, promptTokens, maxTokens));
     seen.push({ requests, completions: await cluster.batch(requests) });
-    paces.push(paceSeconds());
   }
   const driver = processorSecondsOf(process.pid) - driverBefore;
   const processorAfter = cluster.processorSeconds();
@@ -85,8 +83,6 @@ async function measureOnce(bed, cluster, workload, { phase, batch, first }) {
     lateSeconds: lateSecondsOf(wireBefore, wireAfter),
     /** From the first request's start to the last one's end, all rounds. */
     elapsedSeconds,
-    /** What a fixed piece of work took a core before, between and after the rounds, on average. */
-    paceSeconds: paces.reduce((a, b) => a + b, 0) / paces.length,
   };
 }
 

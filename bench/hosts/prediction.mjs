@@ -14,17 +14,9 @@ const pairBytes = 8;
  * A host model from the cells of `calibrate`. What a host does alone is read from its own sections of time and its processor time; frames are what is left of the
  * processor time between two hosts when all else is taken away, and what carries them is counted by itself.
  *
- * @returns {host, cores, crowdedSpeed, links: Map of a link's bit rate to {frame, wake, carrier: {fixed, perByte, lateSeconds}}, points, paceSeconds}
+ * @returns {host, cores, crowdedSpeed, links: Map of a link's bit rate to {frame, wake, carrier: {fixed, perByte, lateSeconds}}, points}
  */
-export async function hostModelOf(measured, workload) {
-  const pace = sumOf(measured.cells.map(({ paceSeconds }) => paceSeconds)) / measured.cells.length;
-  const paced = (cells) => cells.map((cell) => atPace(cell, pace));
-  const calibration = {
-    ...measured,
-    cells: paced(measured.cells),
-    between: measured.between.map((some) => ({ ...some, cells: paced(some.cells) })),
-    together: measured.together.map((some) => ({ ...some, cells: paced(some.cells) })),
-  };
+export async function hostModelOf(calibration, workload) {
   const trace = await workload.routing();
   const layers = trace.moeLayers.length;
   const points = calibration.cells.map((cell) => {
@@ -78,19 +70,7 @@ export async function hostModelOf(measured, workload) {
   const crowdedSpeed = { beside, sharing };
   const machine = { cores, crowdedSpeed };
   const links = frameCosts(calibration.between, host, machine, workload, trace);
-  return { host, ...machine, links, points, paceSeconds: pace };
-}
-
-/** The cell as it would have been on cores that take `pace` for the fixed piece of work: what it took of them is in proportion. */
-function atPace(cell, pace) {
-  const factor = pace / cell.paceSeconds;
-  if (!(factor > 0)) throw new Error('this part does not say how fast the cores were: measure it again');
-  const { processorSeconds, workers } = cell;
-  return {
-    ...cell,
-    processorSeconds: scaled(processorSeconds, factor),
-    workers: workers.map((worker) => ({ ...worker, seconds: scaled(worker.seconds, factor), awakeSeconds: worker.awakeSeconds * factor })),
-  };
+  return { host, ...machine, links, points };
 }
 
 /** Every number in it, times the factor. */
@@ -304,14 +284,12 @@ function combineRowBytesOf(cell, workload) {
 }
 
 /** @param model of `hostModelOf`; all hosts of the bed share its cores */
-export async function predictCell(part, cell, workload, { host: hostThen, cores, crowdedSpeed, links, paceSeconds }) {
-  const slower = cell.paceSeconds / paceSeconds;
+export async function predictCell(part, cell, workload, { host: fitted, cores, crowdedSpeed, links }) {
   const trace = await workload.routing();
   const measured = part.links.find(({ delayMicros }) => delayMicros === cell.delayMicros);
   if (!links.has(part.rateMbit)) throw new Error(`there is no calibration of ${part.workload} at ${part.rateMbit} Mb/s`);
-  const { frame, wake, carrier: carrierThen } = links.get(part.rateMbit);
-  const host = scaled({ ...hostThen, frame, wake }, slower);
-  const carrier = carrierThen === null ? null : { ...scaled(carrierThen, slower), lateSeconds: carrierThen.lateSeconds };
+  const { frame, wake, carrier } = links.get(part.rateMbit);
+  const host = { ...fitted, frame, wake };
   // The bed's own delay, and how late it is. What a probe's round trip takes beyond them is work of its ends and of the carrier, and is counted there.
   const link = { bandwidth: measured.bytesPerSecond, latency: cell.delayMicros / 1e6 + (carrier?.lateSeconds ?? 0) };
   const coreGroups = [{ cores, crowdedSpeed, workers: part.plan.workers.map((_, w) => w), outside: true, carrier }];

@@ -240,7 +240,9 @@ function checkNodeLimit(lossy: string, { workers }: ClusterShape): void {
   const { nodeLimit } = parseLossy(lossy);
   const nodes = new Set(workers.map(({ node }) => node)).size;
   if (nodeLimit === null || nodeLimit < nodes) return;
-  throw new CommandFailure(`--lossy node-limit=${nodeLimit} limits nothing: there are ${nodes} nodes`, { status: exitStatus.usage });
+  throw new CommandFailure(`--lossy node-limit=${nodeLimit} limits nothing: there ${nodes === 1 ? 'is 1 node' : `are ${nodes} nodes`}`, {
+    status: exitStatus.usage,
+  });
 }
 
 /** Says which of our flags to change when the address cannot be had. */

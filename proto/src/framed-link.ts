@@ -3,6 +3,7 @@ import type { Duplex } from 'node:stream';
 import { SwitchyardError } from './errors.ts';
 import { FrameInbox } from './frame-inbox.ts';
 import { checkFrameLength } from './frame-length.ts';
+import { giveBackFrame } from './frame-memory.ts';
 import { FrameReader, GOODBYE, PREFIX_BYTES, writePrefix } from './frame-reader.ts';
 import { limits } from './limits.ts';
 import { frameArrived, frameSent } from './lingering.ts';
@@ -98,9 +99,13 @@ export class FramedLink implements Link {
     this.bytes.sent += bytes;
     if (this.#options.lingers) frameSent(bytes);
     const written = this.#writer.write(writePrefix(frame.length), frame, () => {
+      giveBackFrame(frame);
       if (this.#state !== 'closed') this.#window.remove(bytes - written);
     });
-    if (written === bytes) return true;
+    if (written === bytes) {
+      giveBackFrame(frame);
+      return true;
+    }
     const room = this.#window.add(bytes - written);
     return room;
   }

@@ -4,6 +4,7 @@ export * from './document-fields.ts';
 export * from './errors.ts';
 export * from './frame.ts';
 export * from './frame-codec.ts';
+export { frameMemory, giveBackFrame } from './frame-memory.ts';
 export * from './grpc-transport.ts';
 export * from './limits.ts';
 export { AwakeTime, awakeSeconds, FrameRhythm, lingerAfterFrames } from './lingering.ts';

@@ -1,6 +1,7 @@
 import { SwitchyardError } from './errors.ts';
 import { FrameInbox } from './frame-inbox.ts';
 import { checkFrameLength } from './frame-length.ts';
+import { giveBackFrame } from './frame-memory.ts';
 import { FrameReader, GOODBYE, PREFIX_BYTES, writePrefix } from './frame-reader.ts';
 import type { FramedLink } from './framed-link.ts';
 import { limits } from './limits.ts';
@@ -17,6 +18,8 @@ const TURN_BYTES_MAX = 4 * 1024 * 1024;
 
 /** A frame or the goodbye on its way into the ring. */
 interface Outgoing {
+  /** Null: the goodbye. */
+  frame: Uint8Array | null;
   /** What is left to write: prefix, frame. */
   parts: Uint8Array[];
   /** Bytes of the first part already written. */
@@ -92,7 +95,7 @@ export class SharedMemoryLink implements Link {
     this.bytes.sent += bytes;
     frameSent(bytes);
     const room = this.#window.add(bytes);
-    this.#queue.push({ parts: [writePrefix(frame.length), frame], at: 0, windowBytes: bytes });
+    this.#queue.push({ frame, parts: [writePrefix(frame.length), frame], at: 0, windowBytes: bytes });
     if (this.#queue.length === 1) this.#guarded(() => this.#pump());
     return room || this.#window.pendingBytes < this.#pendingBytesMax;
   }
@@ -113,7 +116,7 @@ export class SharedMemoryLink implements Link {
     }
     if (this.#state === 'open') {
       this.#state = 'closing';
-      this.#queue.push({ parts: [writePrefix(GOODBYE)], at: 0, windowBytes: 0 });
+      this.#queue.push({ frame: null, parts: [writePrefix(GOODBYE)], at: 0, windowBytes: 0 });
       this.#timer = setTimeout(
         () => this.#fail(new SwitchyardError('link_closed', `${this.peer} did not close within ${limits.closeTimeoutMs} ms`)),
         limits.closeTimeoutMs,
@@ -138,6 +141,7 @@ export class SharedMemoryLink implements Link {
       const next = this.#queue[0];
       if (!this.#write(next)) return;
       this.#queue.shift();
+      if (next.frame !== null) giveBackFrame(next.frame);
       this.#window.remove(next.windowBytes);
     }
   }

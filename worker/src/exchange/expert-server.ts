@@ -5,6 +5,8 @@ import {
   encodeCombineHeader,
   encodeErrorFrame,
   FRAME_HEADER_BYTES,
+  frameMemory,
+  giveBackFrame,
   type Link,
   limits,
   parseFrame,
@@ -190,8 +192,12 @@ export class ExpertServer {
       served.compute(group);
       for (let row = 0; answered < group.length; row += group[answered++].rows) {
         const { client, frame, relay } = group[answered];
-        if (relay === null) this.answer(client, served.encode(frame, row));
-        else served.finish(relay, row);
+        if (relay !== null) {
+          served.finish(relay, row);
+          continue;
+        }
+        this.answer(client, served.encode(frame, row));
+        giveBackFrame(frame.bytes);
       }
     } catch (error) {
       const message = error instanceof Error ? error.message : String(error);
@@ -212,6 +218,7 @@ export class ExpertServer {
       return;
     }
     this.answer(client, answer);
+    giveBackFrame(relay.frame.bytes);
   }
 
   private answerError(client: Client, frame: DispatchFrame, code: ErrorCode, message: string): void {
@@ -377,10 +384,11 @@ class Served {
       for (const { row, bytes, offset, length } of relay.partials) {
         for (let i = 0; i < row.length; i++) this.shifted[i] = first + row[i];
         native.sumAddEncoded(sum, row.length, this.shifted, bytes, offset, length);
+        giveBackFrame(bytes);
       }
       relay.partials.length = 0;
     }
-    const bytes = new Uint8Array(native.sumEncodedMax(frame.rows, frame.hidden));
+    const bytes = frameMemory(native.sumEncodedMax(frame.rows, frame.hidden));
     const length = native.sumEncode(sum, frame.rows, rows, bytes, 0);
     relay.add({ row: this.rowIndex.subarray(0, frame.rows), bytes, offset: 0, length });
   }
@@ -389,7 +397,10 @@ class Served {
   gather({ frame, partials }: Relay): Uint8Array {
     const { native, whole } = this;
     native.sumClear(whole, frame.rows);
-    for (const { row, bytes, offset, length } of partials) native.sumAddEncoded(whole, row.length, row, bytes, offset, length);
+    for (const { row, bytes, offset, length } of partials) {
+      native.sumAddEncoded(whole, row.length, row, bytes, offset, length);
+      giveBackFrame(bytes);
+    }
     return this.answerOf(frame, whole, 0);
   }
 
@@ -405,7 +416,8 @@ class Served {
     const rows = this.rowIndex.subarray(first, first + frame.rows);
     const sumBytes = native.sumEncode(sum, frame.rows, rows, this.encoded, FRAME_HEADER_BYTES);
     // A copy of its own, as small as the sums are: the link keeps it until it is written.
-    const answer = this.encoded.slice(0, FRAME_HEADER_BYTES + sumBytes);
+    const answer = frameMemory(FRAME_HEADER_BYTES + sumBytes);
+    answer.set(this.encoded.subarray(0, answer.length));
     return encodeCombineHeader(answer, { ...echo(frame), source: this.worker }, sumBytes);
   }
 

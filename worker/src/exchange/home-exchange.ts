@@ -1,5 +1,13 @@
 import type { Native } from '@switchyard/native';
-import { type CombineFrame, dispatchFrameBytes, type ErrorCode, encodeDispatchHeader, SwitchyardError, sealFrame } from '@switchyard/proto';
+import {
+  type CombineFrame,
+  dispatchFrameBytes,
+  type ErrorCode,
+  encodeDispatchHeader,
+  giveBackFrame,
+  SwitchyardError,
+  sealFrame,
+} from '@switchyard/proto';
 import type { Counters } from '../engine/counters.ts';
 import type { StepBatch } from '../engine/step-batch.ts';
 import type { LayerRunner } from '../engine/step-lane.ts';
@@ -153,6 +161,7 @@ export class HomeExchange implements LayerRunner {
     }
     native.sumAddEncoded(layer.sum, lane.rows, lane.row, answer.bytes, answer.sumOffset, answer.sumBytes);
     this.bill(lane, answer.bytes.length);
+    giveBackFrame(answer.bytes);
   }
 
   /** Shares a frame's bytes among the sequences whose rows it has. */

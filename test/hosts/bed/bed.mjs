@@ -17,6 +17,8 @@ const namePrefix = 'swybed';
 /** A private network that no router has: 198.18.0.0/15 is set aside for measurements (RFC 2544). */
 const addressPrefix = '198.18.7';
 const hostsMax = 32;
+/** Of TCP between the hosts: what most hosts use, whatever this one does. Others pace what they send by timers, which cost the processor time that all share. */
+const congestionControl = 'cubic';
 const probe = path.join(here, 'probe.mjs');
 const probePort = 7;
 
@@ -55,6 +57,8 @@ export async function startBed({ hosts, network = 'switch', rateMbit = 1000, del
   const link = { rateMbit, delayMicros, loss, queueMs };
   try {
     const fabric = network === 'veth' ? startVeth(bridge, names, link) : await startSwitch(names, link);
+    for (const name of names)
+      ip('-n', name, 'route', 'replace', `${addressPrefix}.0/24`, 'dev', 'lan0', 'scope', 'link', 'congctl', congestionControl);
     return new Bed(names, fabric, guard);
   } catch (error) {
     guard.stdin.end();

@@ -2,7 +2,7 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { fileURLToPath } from 'node:url';
 import { afterEach, describe, expect, it } from 'vitest';
-import { type Link, type LinkOptions, type Listener, SwitchyardError, type Transport } from '../src/index.ts';
+import { frameMemory, giveBackFrame, type Link, type LinkOptions, type Listener, SwitchyardError, type Transport } from '../src/index.ts';
 import type { Relay } from './relay.ts';
 
 export interface ConformanceSubject {
@@ -137,6 +137,26 @@ export function linkConformance(subject: ConformanceSubject): void {
       expect(seen).toEqual(before);
       expect(digests(frames)).toEqual(before);
       expect(got.every((frame) => frame.every((byte) => byte === 0xee))).toBe(true);
+    });
+
+    it('delivers frames whose memory both ends use again', async () => {
+      const { dialled, accepted } = await pair();
+      const count = 60;
+      let arrived = 0;
+      const wrong: number[] = [];
+      const all = new Promise<void>((resolve) => {
+        accepted.onFrame((frame) => {
+          if (!Buffer.alloc(frame.length, arrived + 1).equals(frame)) wrong.push(arrived);
+          giveBackFrame(frame);
+          if (++arrived === count) resolve();
+        });
+      });
+      for (let i = 0; i < count; i++) {
+        const frame = frameMemory(70_000 + ((i * 7919) % 5) * 90_000).fill(i + 1);
+        if (!dialled.send(frame)) await dialled.drained();
+      }
+      await all;
+      expect(wrong).toEqual([]);
     });
 
     it('keeps frames that arrive before anyone receives them', async () => {

@@ -14,87 +14,131 @@ const prefillPrompt = { 1: 512, 8: 256, 32: 64 };
 export const disturbedMax = 0.06;
 const attemptsMax = 3;
 
-/** What was measured with the fewest disturbances; the first time that they were few. */
+/** One cluster's cell. */
 export async function measureCell(bed, cluster, workload, what) {
+  const [cell] = await measureBeside(bed, [cluster], workload, what);
+  return cell;
+}
+
+/**
+ * The same cell of clusters that share the hosts, in turns by rounds: the machine's speed differs by a fifth within minutes, and what they are compared by must not.
+ * What was measured with the fewest disturbances; the first time that they were few.
+ *
+ * @returns one cell a cluster
+ */
+export async function measureBeside(bed, clusters, workload, what) {
+  const most = (cells) => Math.max(...cells.map(({ disturbed }) => disturbed));
   let best = null;
-  for (let attempt = 0; attempt < attemptsMax && !(best?.disturbed <= disturbedMax); attempt++) {
-    const cell = await measureOnce(bed, cluster, workload, what);
-    if (best === null || cell.disturbed < best.disturbed) best = cell;
+  for (let attempt = 0; attempt < attemptsMax && !(best !== null && most(best) <= disturbedMax); attempt++) {
+    const cells = await measureOnce(bed, clusters, workload, what);
+    if (best === null || most(cells) < most(best)) best = cells;
   }
   return best;
 }
 
 /**
  * @param first number of the first request: cells of different plans that have the same number ask for the same
- * @returns what it measured; times in seconds
+ * @returns what it measured, of each cluster; times in seconds
  */
-async function measureOnce(bed, cluster, workload, { phase, batch, first }) {
+async function measureOnce(bed, clusters, workload, { phase, batch, first }) {
   const decoding = phase === 'decode';
   const promptTokens = decoding ? decodePrompt : (prefillPrompt[batch] ?? Math.min(512, Math.ceil(2048 / batch)));
   const maxTokens = decoding ? workload.decodeTokens : 1;
   const rounds = decoding ? (decodeRounds[batch] ?? roundsLeast) : batch === 1 ? 2 * workload.prefillRounds : workload.prefillRounds;
-  const wireBefore = await bed.counters();
-  const before = await cluster.counters();
-  const processorBefore = cluster.processorSeconds();
-  const machineBefore = machineSeconds();
-  const driverBefore = processorSecondsOf(process.pid);
-  const seen = [];
+  const before = await Promise.all(clusters.map((cluster) => cluster.counters()));
+  const seen = clusters.map(() => []);
   for (let round = 0; round < rounds; round++) {
     const requests = Array.from({ length: batch }, (_, i) => workload.request(first + round * batch + i, promptTokens, maxTokens));
-    seen.push({ requests, completions: await cluster.batch(requests) });
+    const order = clusters.map((_, c) => c);
+    for (const c of round % 2 === 0 ? order : order.reverse()) {
+      const earlier = await observe(bed, clusters);
+      const completions = await clusters[c].batch(requests);
+      seen[c].push({ requests, completions, ...since(earlier, await observe(bed, clusters), c) });
+    }
   }
-  const driver = processorSecondsOf(process.pid) - driverBefore;
-  const processorAfter = cluster.processorSeconds();
-  const machineAfter = machineSeconds();
-  const after = await cluster.counters();
-  const wireAfter = await bed.counters();
-  const failed = seen.flatMap(({ completions }) => completions).find(({ error }) => error !== null);
+  const after = await Promise.all(clusters.map((cluster) => cluster.counters()));
+  const failed = seen
+    .flat(2)
+    .flatMap(({ completions }) => completions)
+    .find(({ error }) => error !== null);
   if (failed) throw new Error(`${phase} at batch ${batch}: ${failed.error}`);
-  const figures = seen.map(({ completions }) => (decoding ? decodeFigures(completions) : prefillFigures(completions)));
-  const rates = figures.map((f) => f.tokensPerSecond);
-  const processorSeconds = {
-    workers: processorAfter.workers.map((seconds, w) => seconds - processorBefore.workers[w]),
-    outside: processorAfter.outside - processorBefore.outside,
-    network: processorAfter.network - processorBefore.network,
+  return clusters.map((_, c) => {
+    const figures = seen[c].map(({ completions }) => (decoding ? decodeFigures(completions) : prefillFigures(completions)));
+    const rates = figures.map((f) => f.tokensPerSecond);
+    const total = (pick) => seen[c].reduce((sum, round) => sum + pick(round), 0);
+    const each = (pick) => pick(seen[c][0]).map((_, i) => total((round) => pick(round)[i]));
+    const elapsedSeconds = total(({ completions }) => secondsOf(completions));
+    return {
+      phase,
+      batch,
+      promptTokens,
+      maxTokens,
+      rounds,
+      tokensPerSecond: median(rates),
+      /** Of each round; the same round of clusters side by side was measured in the same minute. */
+      roundTokensPerSecond: rates,
+      /** Of one stream while decoding; of a prompt token's share of its request's time while prefilling. */
+      secondsPerToken: median(figures.map((f) => f.secondsPerToken)),
+      homes: seen[c].map(({ completions }) => completions.map(({ home }) => home)),
+      sequences: seen[c].map(({ requests }) => requests.map(({ domain, replaySequence }) => ({ domain, replaySequence }))),
+      ...difference(before[c], after[c], batch * rounds * (promptTokens + maxTokens - 1)),
+      processorSeconds: {
+        workers: each(({ processorSeconds }) => processorSeconds.workers),
+        outside: total(({ processorSeconds }) => processorSeconds.outside),
+        network: total(({ processorSeconds }) => processorSeconds.network),
+      },
+      /** Share of the cores' time that programs had which are none of the bed's, or other machines. */
+      disturbed: total((round) => Math.max(0, round.othersSeconds) + round.stolenSeconds) / (os.cpus().length * elapsedSeconds),
+      wireBytes: each(({ wireBytes }) => wireBytes),
+      /** How late the bed delivers beside what it should, on average; null where the kernel is the network. */
+      lateSeconds:
+        seen[c][0].late === null
+          ? null
+          : total(({ late }) => late.seconds) /
+            Math.max(
+              1,
+              total(({ late }) => late.packets),
+            ),
+      /** From the first request's start to the last one's end, all rounds. */
+      elapsedSeconds,
+    };
+  });
+}
+
+/** Counters of the bed and of the machine. */
+async function observe(bed, clusters) {
+  const wire = await bed.counters();
+  return { wire, clusters: clusters.map((c) => c.processorSeconds()), machine: machineSeconds(), driver: processorSecondsOf(process.pid) };
+}
+
+/** What has grown: cluster `c` is the one that was used. */
+function since(before, after, c) {
+  const own = {
+    workers: after.clusters[c].workers.map((seconds, w) => seconds - before.clusters[c].workers[w]),
+    outside: after.clusters[c].outside - before.clusters[c].outside,
+    network: after.clusters[c].network - before.clusters[c].network,
   };
-  const elapsedSeconds = seen.reduce((total, { completions }) => total + secondsOf(completions), 0);
-  const busySeconds = machineAfter.busy - machineBefore.busy;
-  const stolenSeconds = machineAfter.stolen - machineBefore.stolen;
-  const ours = processorSeconds.workers.reduce((a, b) => a + b, 0) + processorSeconds.outside + processorSeconds.network + driver;
+  const seconds = ({ clusters, driver }) =>
+    driver + clusters[0].network + clusters.flatMap(({ workers, outside }) => [...workers, outside]).reduce((a, b) => a + b, 0);
   return {
-    phase,
-    batch,
-    promptTokens,
-    maxTokens,
-    rounds,
-    tokensPerSecond: median(rates),
-    /** Of the slowest and of the fastest round. */
-    tokensPerSecondRange: [Math.min(...rates), Math.max(...rates)],
-    /** Of one stream while decoding; of a prompt token's share of its request's time while prefilling. */
-    secondsPerToken: median(figures.map((f) => f.secondsPerToken)),
-    homes: seen.map(({ completions }) => completions.map(({ home }) => home)),
-    sequences: seen.map(({ requests }) => requests.map(({ domain, replaySequence }) => ({ domain, replaySequence }))),
-    ...difference(before, after, batch * rounds * (promptTokens + maxTokens - 1)),
-    processorSeconds,
-    /** Share of the cores' time that programs had which are none of the bed's, or other machines. */
-    disturbed: (Math.max(0, busySeconds - ours) + stolenSeconds) / (os.cpus().length * elapsedSeconds),
-    wireBytes: wireDifference(wireBefore, wireAfter),
-    /** How late the bed delivers beside what it should, on average; null where the kernel is the network. */
-    lateSeconds: lateSecondsOf(wireBefore, wireAfter),
-    /** From the first request's start to the last one's end, all rounds. */
-    elapsedSeconds,
+    processorSeconds: own,
+    othersSeconds: after.machine.busy - before.machine.busy - (seconds(after) - seconds(before)),
+    stolenSeconds: after.machine.stolen - before.machine.stolen,
+    wireBytes: wireDifference(before.wire, after.wire),
+    late: lateDifference(before.wire, after.wire),
   };
 }
 
-function median(values) {
+export function median(values) {
   const sorted = [...values].sort((a, b) => a - b);
   return (sorted[(sorted.length - 1) >> 1] + sorted[sorted.length >> 1]) / 2;
 }
 
-function lateSecondsOf(before, after) {
+/** By how many seconds in all, and how many packets. */
+function lateDifference(before, after) {
   if (after.lateSeconds === undefined) return null;
   const total = (values) => values.flat().reduce((a, b) => a + b, 0);
-  return (total(after.lateSeconds) - total(before.lateSeconds)) / Math.max(1, total(after.packets) - total(before.packets));
+  return { seconds: total(after.lateSeconds) - total(before.lateSeconds), packets: total(after.packets) - total(before.packets) };
 }
 
 function secondsOf(completions) {

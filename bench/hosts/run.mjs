@@ -1,8 +1,8 @@
 // Switchyard over several hosts of the test bed: contiguous against optimised plans, with and without replicas, beside what the cost model predicts.
 //   node bench/hosts/run.mjs [--workloads text,replay] [--hosts 2,4] [--plans …] [--rates 250,1000] [--delays 250,1000] [--batches 1,8,32]
 //                            [--cache DIR] [--parts DIR] [--again] [--out bench/results/hosts | --no-report]
-// Every (workload, hosts, plan, rate), and every piece of a calibration, is measured on its own and kept in --parts; what is there already is not measured again without --again, so that a run may
-// be cut into pieces. The report is made of all parts. Needs root, iproute2 and a C compiler.
+// Every (workload, hosts, rate) is measured on its own, its plans beside one another, and so is every piece of a calibration; all is kept in --parts, and what is there already is not measured again
+// without --again, so that a run may be cut into pieces. The report is made of all parts. Needs root, iproute2 and a C compiler.
 import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
@@ -10,7 +10,7 @@ import { parseArgs } from 'node:util';
 import { bedRefusal, startBed } from '../../test/hosts/bed/bed.mjs';
 import { startCluster } from '../../test/hosts/bed/cluster.mjs';
 import { calibrationOf, calibrationPieces } from './calibration.mjs';
-import { measureCell } from './measure.mjs';
+import { measureBeside } from './measure.mjs';
 import { planKinds, planOf } from './plans.mjs';
 import { writeReport } from './report.mjs';
 import { replayWorkload, textWorkload } from './workloads.mjs';
@@ -58,12 +58,13 @@ const openWorkload = {
 for (const name of flags.workloads.split(',')) {
   const workload = await openWorkload[name]();
   await calibrate(workload);
+  const kinds = flags.plans.split(',');
   for (const hosts of numbers(flags.hosts))
-    for (const kind of flags.plans.split(','))
-      for (const rateMbit of numbers(flags.rates)) {
-        const part = [name, hosts, kind.replace(/\W+/g, '-'), flags.network, rateMbit].join('_');
-        if (!has(part)) keep(part, await measurePart(workload, hosts, kind, rateMbit));
-      }
+    for (const rateMbit of numbers(flags.rates)) {
+      const partOf = (kind) => [name, hosts, kind.replace(/\W+/g, '-'), flags.network, rateMbit].join('_');
+      if (kinds.every((kind) => has(partOf(kind)))) continue;
+      for (const part of await measureParts(workload, hosts, kinds, rateMbit)) keep(partOf(part.kind), part);
+    }
 }
 if (flags.report) await writeReport({ parts: flags.parts, cache: flags.cache, out: flags.out, openWorkload });
 
@@ -87,50 +88,48 @@ async function calibrate(workload) {
   keep(`calibration-${workload.name}`, calibrationOf(workload, ascending, read));
 }
 
-/** All cells of one plan at one bit rate. */
-async function measurePart(workload, hosts, kind, rateMbit) {
+/** All cells at one bit rate: a cluster for each plan, on the same hosts, measured in turns. */
+async function measureParts(workload, hosts, kinds, rateMbit) {
   const startedMs = performance.now();
-  const plan = planOf(workload, hosts, kind, flags.cache);
   const delays = delaysOf();
   const bed = await startBed({ hosts, network: flags.network, rateMbit, delayMicros: delays[0] });
-  const part = {
-    workload: workload.name,
-    hosts,
-    kind,
-    plan,
-    network: flags.network,
-    transport: flags.transport,
-    rateMbit,
-    links: [],
-    cells: [],
-  };
+  const { network, transport } = flags;
+  const parts = kinds.map((kind) => {
+    const plan = planOf(workload, hosts, kind, flags.cache);
+    return { workload: workload.name, hosts, kind, plan, network, transport, rateMbit, links: [], cells: [] };
+  });
+  const clusters = [];
   try {
-    const cluster = await startCluster(bed, {
-      ...{ model: workload.model, plan, replay: workload.replay, transport: flags.transport },
-      coordinatorFlags: ['--no-prefix-cache'],
-    });
-    try {
-      // Code is compiled, connections have opened their windows.
-      let first = 1_000_000 + rateMbit;
-      await cluster.batch(Array.from({ length: 16 }, (_, i) => workload.request(first + i, 64, workload.decodeTokens)));
-      for (const delayMicros of delays) {
-        await bed.setLink({ rateMbit, delayMicros });
-        part.links.push({ delayMicros, ...(await bed.measure(0, hosts - 1, Math.max(4, rateMbit / 50))) });
-        for (const phase of ['prefill', 'decode'])
-          for (const batch of numbers(flags.batches)) {
-            first = (delayMicros * 7 + batch) * 100 + (phase === 'decode' ? 50_000 : 0);
-            const cell = await measureCell(bed, cluster, workload, { phase, batch, first });
-            part.cells.push({ delayMicros, ...cell });
+    for (const [number, { plan }] of parts.entries())
+      clusters.push(
+        await startCluster(bed, {
+          ...{ model: workload.model, plan, replay: workload.replay, transport, number },
+          coordinatorFlags: ['--no-prefix-cache'],
+        }),
+      );
+    // Code is compiled, connections have opened their windows.
+    let first = 1_000_000 + rateMbit;
+    const warming = Array.from({ length: 16 }, (_, i) => workload.request(first + i, 64, workload.decodeTokens));
+    for (const cluster of clusters) await cluster.batch(warming);
+    for (const delayMicros of delays) {
+      await bed.setLink({ rateMbit, delayMicros });
+      const link = { delayMicros, ...(await bed.measure(0, hosts - 1, Math.max(4, rateMbit / 50))) };
+      for (const part of parts) part.links.push(link);
+      for (const phase of ['prefill', 'decode'])
+        for (const batch of numbers(flags.batches)) {
+          first = (delayMicros * 7 + batch) * 100 + (phase === 'decode' ? 50_000 : 0);
+          const cells = await measureBeside(bed, clusters, workload, { phase, batch, first });
+          for (const [p, cell] of cells.entries()) {
+            parts[p].cells.push({ delayMicros, ...cell });
             process.stderr.write(
-              `${workload.name}, ${hosts} hosts, ${kind}, ${rateMbit} Mb/s, ${delayMicros} us: ${phase} ${batch}: ${cell.tokensPerSecond.toFixed(1)} tokens/s, r ${cell.r.toFixed(3)}\n`,
+              `${workload.name}, ${hosts} hosts, ${parts[p].kind}, ${rateMbit} Mb/s, ${delayMicros} us: ${phase} ${batch}: ${cell.tokensPerSecond.toFixed(1)} tokens/s, r ${cell.r.toFixed(3)}\n`,
             );
           }
-      }
-    } finally {
-      await cluster.stop();
+        }
     }
   } finally {
+    for (const cluster of clusters) await cluster.stop();
     await bed.stop();
   }
-  return { ...part, seconds: (performance.now() - startedMs) / 1000 };
+  return parts.map((part) => ({ ...part, seconds: (performance.now() - startedMs) / 1000 }));
 }

@@ -78,8 +78,9 @@ function checkFanOut(plan: Plan, trace: RoutingTrace, claim: FanOutClaim, check:
   const { homes } = claim;
   const shaped = areHomes(homes, plan, trace) && claim.layers.length === layers && claim.nodeExperts.length === layers;
   if (!check(shaped, 'fan-out: a home for every sequence, and duals for every layer')) return;
+  const order = Uint32Array.from(sideBySide(trace));
   let visits = 0;
-  for (let l = 0; l < layers; l++) visits += routeLayer(plan, trace, homes, l).visits;
+  for (let l = 0; l < layers; l++) visits += routeLayer(plan, trace, order, homes, l).visits;
   const score = visits / (trace.tokens * layers);
   check(near(score, claim.score), `fan-out: ${score.toFixed(6)} remote nodes per token and layer, claimed ${claim.score.toFixed(6)}`);
   // The class contains the plan.
@@ -104,13 +105,19 @@ function areHomes(homes: number[], plan: Plan, trace: RoutingTrace): boolean {
   return homes.length === trace.sequences.length && homes.every((home) => home < plan.workers.length);
 }
 
-/** Remote nodes that the tokens of a layer visit, and the rows that each worker serves, by the router's own function. */
-function routeLayer(plan: Plan, trace: RoutingTrace, homes: number[], l: number): { visits: number; rows: Float64Array } {
+/** Remote nodes that the tokens of a layer visit, and the rows that each worker serves, by the router's own function. `order`: of tokens, as a load depends on it. */
+function routeLayer(
+  plan: Plan,
+  trace: RoutingTrace,
+  order: Uint32Array,
+  homes: number[],
+  l: number,
+): { visits: number; rows: Float64Array } {
   const { nodeOf } = nodesOf(plan);
   const rows = new Float64Array(plan.workers.length);
   const out = new Int32Array(trace.topK);
   let visits = 0;
-  for (const t of sideBySide(trace)) {
+  for (const t of order) {
     const experts = tokenExperts(trace, t, l);
     if (experts.length === 0) continue;
     const home = homes[trace.sequenceOf[t]];
@@ -217,6 +224,7 @@ function checkLoad(plan: Plan, trace: RoutingTrace, claim: LoadClaim, check: Che
   if (!check(shaped, 'load: a home for every sequence, and a speed for every worker')) return;
   const all = speeds.reduce((a, b) => a + b, 0);
   const fastest = speeds.reduce((a, b) => Math.max(a, b), 0);
+  const order = Uint32Array.from(sideBySide(trace));
   let sum = 0;
   let ratios = 0;
   let valid = true;
@@ -237,7 +245,7 @@ function checkLoad(plan: Plan, trace: RoutingTrace, claim: LoadClaim, check: Che
     )
       valid = false;
     sum += total === 0 ? 1 : (t * all) / total;
-    const busiest = routeLayer(plan, trace, homes, l).rows.reduce((most, r, w) => Math.max(most, r / speeds[w]), 0);
+    const busiest = routeLayer(plan, trace, order, homes, l).rows.reduce((most, r, w) => Math.max(most, r / speeds[w]), 0);
     ratios += total === 0 ? 1 : (busiest * all) / total;
     if (plan.replicas[l].reduce((n, list) => n + list.length, 0) > claim.replicasMax[l]) valid = false;
   }

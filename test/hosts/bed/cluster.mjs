@@ -10,8 +10,9 @@ import { processorSecondsOf } from './processor-time.mjs';
 const root = path.resolve(path.dirname(new URL(import.meta.url).pathname), '../../..');
 const cli = path.join(root, 'cli/dist/main.js');
 const client = path.join(root, 'test/hosts/bed/client.mjs');
-const apiPort = 8000;
-const controlPort = 8001;
+/** Of the first cluster of a bed, and how far apart those of the next ones are. */
+const firstPort = 8000;
+const portsApart = 10;
 const startTimeoutMs = 120_000;
 /** Worker statistics come about once a second: after so long the ones of before have been overtaken. */
 const freshMs = 1_300;
@@ -22,8 +23,11 @@ const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
  * @param plan a placement plan whose worker w runs on host `plan.workers[w].node`
  * @param replay trace whose routing is replayed, or null
  * @param threads of each worker
+ * @param number of the cluster, where several share the hosts
  */
-export async function startCluster(bed, { model, plan, replay = null, transport = 'tcp', threads = 1, coordinatorFlags = [] }) {
+export async function startCluster(bed, { model, plan, replay = null, transport = 'tcp', threads = 1, coordinatorFlags = [], number = 0 }) {
+  const apiPort = firstPort + portsApart * number;
+  const controlPort = apiPort + 1;
   const folder = mkdtempSync(path.join(os.tmpdir(), 'switchyard-hosts-'));
   const planFile = path.join(folder, 'plan.json');
   writeFileSync(planFile, JSON.stringify(plan));

@@ -34,7 +34,7 @@ export function frameMemory(bytes: number): Buffer {
 /** Nobody reads or writes the frame any more, nor any view of it. Of no effect for small frames and for memory that is not from here. */
 export function giveBackFrame(frame: Uint8Array): void {
   const memory = frame.buffer as ArrayBuffer;
-  if (!lent.delete(memory)) return;
+  if (!lent.delete(memory) || memory.byteLength > KEPT_BYTES_MAX) return;
   if (keptBytes + memory.byteLength > KEPT_BYTES_MAX) {
     kept.clear();
     keptBytes = 0;

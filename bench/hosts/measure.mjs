@@ -58,7 +58,7 @@ async function measureOnce(bed, clusters, workload, { phase, batch, first }) {
   }
   const after = await Promise.all(clusters.map((cluster) => cluster.counters()));
   const failed = seen
-    .flat(2)
+    .flat()
     .flatMap(({ completions }) => completions)
     .find(({ error }) => error !== null);
   if (failed) throw new Error(`${phase} at batch ${batch}: ${failed.error}`);

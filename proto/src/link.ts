@@ -4,7 +4,7 @@ import type { SwitchyardError } from './errors.ts';
  * A reliable, ordered, bidirectional byte link between two workers. Frames (1 byte to `limits.frameBytesMax`) on one link arrive whole and in order, or the link closes; across links
  * nothing is promised. A frame is handed over as one Uint8Array which the receiver owns (it may alias the receive buffer of that frame alone, never
  * memory that a later frame reuses); it may give it back when it is done with it (`giveBackFrame`). `send` may keep the array until it is written: the
- * caller must not change it afterwards. A frame of `frameMemory` is given away: the link gives it back once it is written.
+ * caller must not change it afterwards. A frame of `frameMemory` is given away: the link may give it back once it is written.
  *
  * `send` never blocks and never throws for a slow peer: when it returns false, wait for `drained` before the next frame (it also resolves when the link
  * closes). Sending on a closed link throws `link_closed`. A frame over `limits.frameBytesMax` throws `bad_frame` at the sender, and closes the link with that error at the receiver.

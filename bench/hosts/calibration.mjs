@@ -23,36 +23,21 @@ const togetherOf = (hosts) => [
   { phase: 'prefill', batch: 4 * hosts },
 ];
 
-/**
- * The pieces of a calibration, each a function that measures it, under half a minute or, of the larger model, two.
- *
- * @param rates of links: what a frame costs depends on the pieces that it is sent in
- */
-export function calibrationPieces(workload, { network, rates, delayMicros }) {
+/** Measured beside the cells that it is to predict, in the same minutes. About five minutes. */
+export async function calibrate(workload, { network, rateMbit, delayMicros }) {
   const cores = os.cpus().length;
-  const fast = { network: 'veth', rateMbit: 10_000, delayMicros: 0 };
-  const pieces = { alone: () => measureOn(workload, onHosts(workload.model, 1), { network }, alone) };
-  for (const rateMbit of rates) {
-    pieces[`between-${rateMbit}`] = () => measureOn(workload, onHosts(workload.model, 2), { network, rateMbit, delayMicros }, between);
-    pieces[`among-${rateMbit}`] = () => measureOn(workload, onHosts(workload.model, manyHosts), { network, rateMbit, delayMicros }, among);
-  }
-  for (const hosts of [cores, manyHosts])
-    pieces[`together-${hosts}`] = () => measureOn(workload, everywhere(onHosts(workload.model, hosts)), fast, togetherOf(hosts));
-  return pieces;
-}
-
-/** @param cellsOf name of a piece -> its cells */
-export function calibrationOf(workload, rates, cellsOf) {
-  const cores = os.cpus().length;
+  const link = { network, rateMbit, delayMicros };
+  const silent = { network: 'veth', rateMbit: 10_000, delayMicros: 0 };
+  const across = async (hosts, cells) => ({ hosts, cells: await measureOn(workload, onHosts(workload.model, hosts), link, cells) });
+  const together = async (hosts) => ({
+    hosts,
+    cells: await measureOn(workload, everywhere(onHosts(workload.model, hosts)), silent, togetherOf(hosts)),
+  });
   return {
-    workload: workload.name,
-    cores,
-    cells: cellsOf('alone'),
-    between: rates.flatMap((rateMbit) => [
-      { rateMbit, hosts: 2, cells: cellsOf(`between-${rateMbit}`) },
-      { rateMbit, hosts: manyHosts, cells: cellsOf(`among-${rateMbit}`) },
-    ]),
-    together: [cores, manyHosts].map((hosts) => ({ hosts, cells: cellsOf(`together-${hosts}`) })),
+    ...{ workload: workload.name, ...link, cores },
+    alone: await measureOn(workload, onHosts(workload.model, 1), { network }, alone),
+    together: [await together(cores), await together(manyHosts)],
+    between: [await across(2, between), await across(manyHosts, among)],
   };
 }
 

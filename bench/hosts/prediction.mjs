@@ -1,25 +1,25 @@
 // What the cost model says of a measured cell: the host model is fitted to measurements on one host (and of frames between two), the links to the bed's, and then
 // the cell's own requests are played through on the homes that the coordinator chose for them.
 import { clusterOf, fitCosts, simulateSteps } from '../../placement/dist/index.js';
+import { batchRowsDefault, promptLaneRows, promptLanes, solePromptRows } from '../../proto/dist/index.js';
 import { topologyOf } from './plans.mjs';
 import { onHosts } from './workloads.mjs';
 
-/** Rows of one step that the workers run with: of one chunk, or of the two chunks that a worker has on the way where rows leave it. */
-const stepRows = 512;
-const lanesOf = (plan) => (plan.replicas.flat().every((holders) => holders.length === plan.workers.length) ? 1 : 2);
+/** Steps over prompts that a worker has on the way: one where no rows leave it. */
+const lanesOf = (plan) => (plan.replicas.flat().every((holders) => holders.length === plan.workers.length) ? 1 : promptLanes);
 const headerBytes = 64;
 const pairBytes = 8;
 
 /**
- * A host model from the cells of `calibrate`. What a host does alone is read from its own sections of time and its processor time; frames are what is left of the
- * processor time between two hosts when all else is taken away, and what carries them is counted by itself.
+ * A host model from what `calibrate` measured. What a host does alone is read from its own sections of time and its processor time; frames are what is left of the
+ * processor time between hosts when all else is taken away, and what carries them is counted by itself.
  *
- * @returns {host, cores, crowdedSpeed, links: Map of a link's bit rate to {frame, wake, carrier: {fixed, perByte, lateSeconds}}, points}
+ * @returns {host, cores, crowdedSpeed, carrier: {fixed, perByte, lateSeconds} | null, points}
  */
 export async function hostModelOf(calibration, workload) {
   const trace = await workload.routing();
   const layers = trace.moeLayers.length;
-  const points = calibration.cells.map((cell) => {
+  const points = calibration.alone.map((cell) => {
     const played = playedSteps(cell, workload, trace);
     const sum = (pick) => played.reduce((total, step) => total + pick(step), 0);
     const [{ seconds }] = cell.workers;
@@ -69,8 +69,8 @@ export async function hostModelOf(calibration, workload) {
   const [beside, sharing] = calibration.together.map((some) => crowdedSpeedOf(some, host, workload, trace));
   const crowdedSpeed = { beside, sharing };
   const machine = { cores, crowdedSpeed };
-  const links = frameCosts(calibration.between, host, machine, workload, trace);
-  return { host, ...machine, links, points };
+  const { frame, wake, carrier } = frameCosts(calibration, host, machine, workload, trace);
+  return { host: { ...host, frame, wake }, ...machine, carrier, points };
 }
 
 /** Every number in it, times the factor. */
@@ -106,72 +106,53 @@ function crowdedSpeedOf({ hosts, cells }, host, workload, trace) {
 
 /**
  * What is left of the workers' processor time between hosts when all that one does alone is taken away: over the ends of frames, their bytes, and how often a
- * worker begins after it has slept. A byte's cost depends on the pieces that a link takes it in, so on its rate; the others do not. What the network took is
- * counted apart.
- *
- * @param between cells by (rate, hosts)
+ * worker begins after it has slept. What the network took is counted apart.
  */
-function frameCosts(between, host, machine, workload, trace) {
-  const rates = [...new Set(between.map(({ rateMbit }) => rateMbit))];
-  const measured = between.flatMap(({ rateMbit, hosts, cells }) =>
+function frameCosts({ rateMbit, between }, host, machine, workload, trace) {
+  const measured = between.flatMap(({ hosts, cells }) =>
     cells.map((cell) => ({
-      ...{
-        cell,
-        rateMbit,
-        part: { plan: onHosts(workload.model, hosts), hosts },
-        link: rates.indexOf(rateMbit),
-        frames: 2 * cell.roundTrips,
-      },
+      cell,
+      part: { plan: onHosts(workload.model, hosts), hosts },
+      frames: 2 * cell.roundTrips,
       bytes: sumOf(cell.workers.flatMap(({ links }) => links.map(({ sent, received }) => sent + received))),
       taken: workedSeconds(cell),
-      carried: cell.processorSeconds.network,
     })),
   );
-  const carriers = rates.map((_, link) => {
-    const own = measured.filter((m) => m.link === link);
-    if (own.every(({ carried }) => carried === 0)) return null;
-    const packets = sumOf(own.map(({ frames }) => frames));
-    const lateSeconds = sumOf(own.map(({ cell, frames }) => cell.lateSeconds * frames)) / packets;
-    const [fixed, perByte] = fitCosts(
-      [own.map(({ frames }) => frames), own.map(({ bytes }) => bytes)],
-      own.map(({ carried }) => carried),
-    );
-    return { fixed, perByte, lateSeconds };
-  });
-  let costs = { fixed: 0, wake: 0, perByte: rates.map(() => 0) };
+  const carrier = carrierOf(measured);
+  let costs = { frame: { fixed: 0, perByte: 0 }, wake: 0 };
   // Frames make workers meet on the cores, and wait, where they would not have without them: what the others take then is found again.
   for (let round = 0; round < 4; round++) {
-    const { fixed, wake, perByte } = costs;
-    const left = measured.map(({ cell, rateMbit, part, link, frames, bytes, taken }) => {
+    const { frame, wake } = costs;
+    const left = measured.map(({ cell, part, frames, bytes, taken }) => {
       const played = playCell(
-        ...[part, cell, workload, trace, { ...host, frame: { fixed, perByte: perByte[link] }, wake }],
+        ...[part, cell, workload, trace, { ...host, frame, wake }],
         ...[
-          { bandwidth: (rateMbit * 1e6) / 8, latency: cell.delayMicros / 1e6 + (carriers[link]?.lateSeconds ?? 0) },
-          [{ ...machine, workers: part.plan.workers.map((_, w) => w), outside: true, carrier: carriers[link] }],
+          { bandwidth: (rateMbit * 1e6) / 8, latency: cell.delayMicros / 1e6 + (carrier?.lateSeconds ?? 0) },
+          [{ ...machine, workers: part.plan.workers.map((_, w) => w), outside: true, carrier }],
           true,
         ],
       );
       const wakes = sumOf(played.flatMap((p) => p.wakes));
-      const known = 2 * (frames * fixed + bytes * perByte[link]) + wake * wakes;
+      const known = 2 * (frames * frame.fixed + bytes * frame.perByte) + wake * wakes;
       return { wakes, seconds: taken - sumOf(played.flatMap(({ busySeconds }) => busySeconds)) + known };
     });
-    const [ownFixed, ownWake, ...ownPerByte] = fitCosts(
-      [
-        measured.map(({ frames }) => 2 * frames),
-        left.map(({ wakes }) => wakes),
-        ...rates.map((_, link) => measured.map((m) => (m.link === link ? 2 * m.bytes : 0))),
-      ],
+    const [fixed, perByte, ownWake] = fitCosts(
+      [measured.map(({ frames }) => 2 * frames), measured.map(({ bytes }) => 2 * bytes), left.map(({ wakes }) => wakes)],
       left.map(({ seconds }) => seconds),
       measured.map(({ taken }) => taken),
     );
-    costs = { fixed: ownFixed, wake: ownWake, perByte: ownPerByte };
+    costs = { frame: { fixed, perByte }, wake: ownWake };
   }
-  return new Map(
-    rates.map((rateMbit, link) => [
-      rateMbit,
-      { frame: { fixed: costs.fixed, perByte: costs.perByte[link] }, wake: costs.wake, carrier: carriers[link] },
-    ]),
-  );
+  return { ...costs, carrier };
+}
+
+/** What the program that carries the packets takes, and how late it is; null where the kernel carries them. */
+function carrierOf(measured) {
+  const carried = measured.map(({ cell }) => cell.processorSeconds.network);
+  if (carried.every((seconds) => seconds === 0)) return null;
+  const frames = measured.map((m) => m.frames);
+  const [fixed, perByte] = fitCosts([frames, measured.map(({ bytes }) => bytes)], carried);
+  return { fixed, perByte, lateSeconds: sumOf(measured.map((m) => m.cell.lateSeconds * m.frames)) / sumOf(frames) };
 }
 
 /** Processor time of a cell's workers without that in which they waited awake, which any other program could have had. */
@@ -244,10 +225,11 @@ function promptSteps(streams, cell, trace, starts, lanes) {
       request,
     })),
   );
-  const most = Math.ceil(stepRows / lanes);
-  const chunks = (rows) => Array.from({ length: Math.ceil(rows.length / most) }, (_, i) => rows.slice(i * most, (i + 1) * most));
+  const most = lanes === 1 ? batchRowsDefault : promptLaneRows(batchRowsDefault);
+  const chunks = (rows, size) => Array.from({ length: Math.ceil(rows.length / size) }, (_, i) => rows.slice(i * size, (i + 1) * size));
   if (prompts.length === 0) return [];
-  return [...chunks(prompts[0]), ...chunks(prompts.slice(1).flat())].map((rows) => ({
+  const first = lanes === 1 ? most : solePromptRows(cell.promptTokens, most);
+  return [...chunks(prompts[0], first), ...chunks(prompts.slice(1).flat(), most)].map((rows) => ({
     rows: rows.map(({ token }) => token),
     contextTokens: rows.reduce((sum, { position }) => sum + position + 1, 0),
     tokens: rows.filter(({ position }) => position === cell.promptTokens - 1).length,
@@ -284,12 +266,9 @@ function combineRowBytesOf(cell, workload) {
 }
 
 /** @param model of `hostModelOf`; all hosts of the bed share its cores */
-export async function predictCell(part, cell, workload, { host: fitted, cores, crowdedSpeed, links }) {
+export async function predictCell(part, cell, workload, { host, cores, crowdedSpeed, carrier }) {
   const trace = await workload.routing();
   const measured = part.links.find(({ delayMicros }) => delayMicros === cell.delayMicros);
-  if (!links.has(part.rateMbit)) throw new Error(`there is no calibration of ${part.workload} at ${part.rateMbit} Mb/s`);
-  const { frame, wake, carrier } = links.get(part.rateMbit);
-  const host = { ...fitted, frame, wake };
   // The bed's own delay, and how late it is. What a probe's round trip takes beyond them is work of its ends and of the carrier, and is counted there.
   const link = { bandwidth: measured.bytesPerSecond, latency: cell.delayMicros / 1e6 + (carrier?.lateSeconds ?? 0) };
   const coreGroups = [{ cores, crowdedSpeed, workers: part.plan.workers.map((_, w) => w), outside: true, carrier }];

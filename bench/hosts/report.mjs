@@ -11,17 +11,25 @@ const root = path.resolve(path.dirname(new URL(import.meta.url).pathname), '../.
 const kinds = Object.keys(planKinds);
 const within = 0.15;
 
+/** Files of `--parts`, without their ending. */
+export const partName = ({ workload, hosts, kind, network, rateMbit }) =>
+  [workload, hosts, kind.replace(/\W+/g, '-'), network, rateMbit].join('_');
+export const calibrationName = ({ workload, hosts, network, rateMbit }) => ['calibration', workload, hosts, network, rateMbit].join('_');
+
 export async function writeReport({ parts, out, openWorkload }) {
   const read = (name) => JSON.parse(readFileSync(path.join(parts, name), 'utf8'));
   const names = readdirSync(parts).filter((name) => name.endsWith('.json'));
   const groups = [];
   const workloads = {};
   for (const name of Object.keys(openWorkload)) {
-    if (!names.includes(`calibration-${name}.json`)) continue;
+    const measured = names.filter((n) => n.startsWith(`${name}_`)).map(read);
+    if (measured.length === 0) continue;
     const workload = await openWorkload[name]();
-    const model = await hostModelOf(read(`calibration-${name}.json`), workload);
-    workloads[name] = { title: workload.title, ...model, links: [...model.links].map(([rateMbit, costs]) => ({ rateMbit, ...costs })) };
-    for (const part of names.filter((n) => n.startsWith(`${name}_`)).map(read)) {
+    workloads[name] = { title: workload.title, models: {} };
+    for (const part of measured) {
+      const calibration = calibrationName(part);
+      workloads[name].models[calibration] ??= await hostModelOf(read(`${calibration}.json`), workload);
+      const model = workloads[name].models[calibration];
       const cells = [];
       for (const cell of part.cells) {
         const predicted = await predictCell(part, cell, workload, model);
@@ -157,18 +165,15 @@ const labels = (c) => `${c.workload} | ${linkName(c)} | ${c.phase} ${c.batch}`;
 function predictionSummary(cells) {
   const off = cells.map((c) => Math.abs(c.predicted.seconds / c.measuredSeconds - 1));
   const good = off.filter((e) => e <= within).length;
-  const sorted = [...off].sort((a, b) => a - b);
-  const spreads = cells
-    .map((c) => (Math.max(...c.roundTokensPerSecond) - Math.min(...c.roundTokensPerSecond)) / c.tokensPerSecond)
-    .sort((a, b) => a - b);
-  const spread = spreads[spreads.length >> 1];
+  const spread = median(cells.map((c) => (Math.max(...c.roundTokensPerSecond) - Math.min(...c.roundTokensPerSecond)) / c.tokensPerSecond));
   const disturbed = cells.filter((c) => c.disturbed > disturbedMax).length;
   return [
     '## The cost model',
     '',
-    `Predicted step time within ${100 * within} % of the measured one in ${good} of ${cells.length} cells; median error ${(100 * sorted[sorted.length >> 1]).toFixed(0)} %, largest ${(100 * sorted.at(-1)).toFixed(0)} %.`,
+    `Predicted step time within ${100 * within} % of the measured one in ${good} of ${cells.length} cells; median error ${(100 * median(off)).toFixed(0)} %, largest ${(100 * Math.max(...off)).toFixed(0)} %.`,
     `Rounds of one cell differ by ${(100 * spread).toFixed(0)} % from slowest to fastest (median of cells); a cell is its median round. In ${disturbed} cells other programs, or other machines on the same hardware, had more than ${100 * disturbedMax} % of the cores' time each time that they were measured.`,
-    'The model is calibrated on one host alone (kernels, steps, requests), between two hosts and between more than there are cores, experts in contiguous ranges (frames, waking up, what the bed itself takes of the cores, how late it delivers), and on hosts that exchange nothing but share the cores.',
+    'The model is calibrated in the midst of the cells of each bit rate, on hosts of their own beside those of the plans.',
+    'It is measured on one host alone (kernels, steps, requests), between two hosts and between more than there are cores, experts in contiguous ranges (frames, waking up, what the bed itself takes of the cores, how late it delivers), and on hosts that exchange nothing but share the cores.',
     "Its requests are none of those that are measured. It knows the bed's delay and the bit rate that a TCP connection gets.",
     'Workers wait awake for frames that come close together; they count that time, and it is no part of the fit: any other program can have it.',
     '',

@@ -1,18 +1,18 @@
 // Switchyard over several hosts of the test bed: contiguous against optimised plans, with and without replicas, beside what the cost model predicts.
 //   node bench/hosts/run.mjs [--workloads text,replay] [--hosts 2,4] [--plans …] [--rates 250,1000] [--delays 250,1000] [--batches 1,8,32]
 //                            [--cache DIR] [--parts DIR] [--again] [--out bench/results/hosts | --no-report]
-// Every (workload, hosts, rate) is measured on its own, its plans beside one another, and so is every piece of a calibration; all is kept in --parts, and what is there already is not measured again
-// without --again, so that a run may be cut into pieces. The report is made of all parts. Needs root, iproute2 and a C compiler.
-import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+// Every (workload, hosts, rate) is measured on its own, its plans beside one another and the calibration of the cost model in their midst; all is kept in --parts, and what is there already is not
+// measured again without --again, so that a run may be cut into pieces. The report is made of all parts. Needs root, iproute2 and a C compiler.
+import { existsSync, mkdirSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { parseArgs } from 'node:util';
 import { bedRefusal, startBed } from '../../test/hosts/bed/bed.mjs';
 import { startCluster } from '../../test/hosts/bed/cluster.mjs';
-import { calibrationOf, calibrationPieces } from './calibration.mjs';
+import { calibrate } from './calibration.mjs';
 import { measureBeside } from './measure.mjs';
 import { planKinds, planOf } from './plans.mjs';
-import { writeReport } from './report.mjs';
+import { calibrationName, partName, writeReport } from './report.mjs';
 import { replayWorkload, textWorkload } from './workloads.mjs';
 
 const root = path.resolve(path.dirname(new URL(import.meta.url).pathname), '../..');
@@ -57,13 +57,14 @@ const openWorkload = {
 
 for (const name of flags.workloads.split(',')) {
   const workload = await openWorkload[name]();
-  await calibrate(workload);
   const kinds = flags.plans.split(',');
   for (const hosts of numbers(flags.hosts))
     for (const rateMbit of numbers(flags.rates)) {
-      const partOf = (kind) => [name, hosts, kind.replace(/\W+/g, '-'), flags.network, rateMbit].join('_');
-      if (kinds.every((kind) => has(partOf(kind)))) continue;
-      for (const part of await measureParts(workload, hosts, kinds, rateMbit)) keep(partOf(part.kind), part);
+      const what = { workload: name, hosts, network: flags.network, rateMbit };
+      if ([calibrationName(what), ...kinds.map((kind) => partName({ ...what, kind }))].every(has)) continue;
+      const { parts, calibration } = await measureParts(workload, hosts, kinds, rateMbit);
+      keep(calibrationName(what), calibration);
+      for (const part of parts) keep(partName(part), part);
     }
 }
 if (flags.report) await writeReport({ parts: flags.parts, cache: flags.cache, out: flags.out, openWorkload });
@@ -72,23 +73,7 @@ function delaysOf() {
   return flags.network === 'veth' ? [0] : numbers(flags.delays);
 }
 
-/** Each piece is kept by itself, and all together, also those of other rates, where the report looks for them. */
-async function calibrate(workload) {
-  const rates = numbers(flags.rates);
-  const pieces = calibrationPieces(workload, { network: flags.network, rates, delayMicros: delaysOf()[0] });
-  const fileOf = (piece) => `piece-${workload.name}-${piece}`;
-  for (const [piece, measure] of Object.entries(pieces)) if (!has(fileOf(piece))) keep(fileOf(piece), await measure());
-  const read = (piece) => JSON.parse(readFileSync(path.join(flags.parts, `${fileOf(piece)}.json`), 'utf8'));
-  const names = readdirSync(flags.parts);
-  const among = new RegExp(`^${fileOf('among')}-(\\d+)\\.json$`);
-  const measured = names
-    .flatMap((name) => among.exec(name)?.[1] ?? [])
-    .filter((rate) => names.includes(`${fileOf(`between-${rate}`)}.json`));
-  const ascending = measured.map(Number).sort((a, b) => a - b);
-  keep(`calibration-${workload.name}`, calibrationOf(workload, ascending, read));
-}
-
-/** All cells at one bit rate: a cluster for each plan, on the same hosts, measured in turns. */
+/** All cells at one bit rate: a cluster for each plan, on the same hosts, measured in turns; and between prompts and decoding the calibration, on hosts of its own. */
 async function measureParts(workload, hosts, kinds, rateMbit) {
   const startedMs = performance.now();
   const delays = delaysOf();
@@ -99,6 +84,7 @@ async function measureParts(workload, hosts, kinds, rateMbit) {
     return { workload: workload.name, hosts, kind, plan, network, transport, rateMbit, links: [], cells: [] };
   });
   const clusters = [];
+  let calibration;
   try {
     for (const [number, { plan }] of parts.entries())
       clusters.push(
@@ -115,7 +101,8 @@ async function measureParts(workload, hosts, kinds, rateMbit) {
       await bed.setLink({ rateMbit, delayMicros });
       const link = { delayMicros, ...(await bed.measure(0, hosts - 1, Math.max(4, rateMbit / 50))) };
       for (const part of parts) part.links.push(link);
-      for (const phase of ['prefill', 'decode'])
+      for (const phase of ['prefill', 'decode']) {
+        if (phase === 'decode') calibration ??= await calibrate(workload, { network, rateMbit, delayMicros });
         for (const batch of numbers(flags.batches)) {
           first = (delayMicros * 7 + batch) * 100 + (phase === 'decode' ? 50_000 : 0);
           const cells = await measureBeside(bed, clusters, workload, { phase, batch, first });
@@ -126,10 +113,12 @@ async function measureParts(workload, hosts, kinds, rateMbit) {
             );
           }
         }
+      }
     }
   } finally {
     for (const cluster of clusters) await cluster.stop();
     await bed.stop();
   }
-  return parts.map((part) => ({ ...part, seconds: (performance.now() - startedMs) / 1000 }));
+  const seconds = (performance.now() - startedMs) / 1000;
+  return { calibration, parts: parts.map((part) => ({ ...part, seconds })) };
 }

@@ -17,6 +17,8 @@ const namePrefix = 'swybed';
 /** A private network that no router has: 198.18.0.0/15 is set aside for measurements (RFC 2544). */
 const addressPrefix = '198.18.7';
 const hostsMax = 32;
+/** Beds that this process has made; several may stand beside one another. */
+let beds = 0;
 /** Of TCP between the hosts: what most hosts use, whatever this one does. Others pace what they send by timers, which cost the processor time that all share. */
 const congestionControl = 'cubic';
 const probe = path.join(here, 'probe.mjs');
@@ -49,8 +51,10 @@ export async function startBed({ hosts, network = 'switch', rateMbit = 1000, del
   if (refusal !== null) throw new Error(`no test bed: ${refusal}`);
   if (!(hosts >= 1 && hosts <= hostsMax)) throw new Error(`hosts is ${hosts}; it must be from 1 to ${hostsMax}`);
   removeAbandoned();
-  const names = Array.from({ length: hosts }, (_, i) => `${namePrefix}-${process.pid}-${i + 1}`);
-  const bridge = `swy${process.pid}`;
+  const bed = ++beds;
+  const names = Array.from({ length: hosts }, (_, i) => `${namePrefix}-${process.pid}-${bed}-${i + 1}`);
+  // Names of devices have 15 characters at most, and each host's port adds three.
+  const bridge = `swy${process.pid.toString(36)}x${bed}`;
   // In a session of its own: a Ctrl-C at the terminal ends us and not the guard, which then tidies up.
   const guard = spawn('sh', [path.join(here, 'guard.sh'), bridge, ...names], { stdio: ['pipe', 'ignore', 'ignore'], detached: true });
   for (const name of names) ip('netns', 'add', name);
@@ -175,11 +179,9 @@ async function startSwitch(names, initial) {
   };
   if ((await answer()) !== 'ready') throw new Error(`the switch did not start: ${said.trim()}`);
   rmSync(folder, { recursive: true });
-  limitSegments(names, link.rateMbit);
   return {
     async setLink(change) {
       link = { ...link, ...change };
-      limitSegments(names, link.rateMbit);
       await command(`link ${values().join(' ')}`);
     },
     cut: (host, down) => command(`${down ? 'down' : 'up'} ${host + 1}`),
@@ -190,12 +192,6 @@ async function startSwitch(names, initial) {
       if (child.exitCode === null) await once(child, 'exit');
     },
   };
-}
-
-/** A segment takes a quarter of a millisecond on the wire at most: real links interleave frames, ours interleaves segments. */
-function limitSegments(names, rateMbit) {
-  const bytes = Math.max(8192, Math.min(65_536, Math.round((rateMbit * 1e6 * 250e-6) / 8)));
-  for (const name of names) ip('-n', name, 'link', 'set', 'lan0', 'gso_max_size', bytes);
 }
 
 function startVeth(bridge, names, initial) {

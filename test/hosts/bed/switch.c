@@ -10,9 +10,10 @@
 //   down I, up I                             cut and mend the link of the I-th host: packets vanish, nobody is told
 //   report                                   a JSON object: bytes and packets from each host to each, and what was dropped
 //
-// A packet leaves its host when the host's link is free, crosses the switch as it comes (cut-through), waits where the receiving host's link is busy with packets
-// that came before, and arrives DELAY_US after its last bit was sent. Packets of one large write travel as one segment of up to 64 KiB; their time on the wire
-// counts every Ethernet frame that they would have been.
+// Frames leave a host in turns over the hosts that they go to, as from a network card with a queue for each flow; they cross the switch as they come (cut-through),
+// wait where the receiving host's link is busy with frames that came before, and arrive DELAY_US after their last bit was sent. The kernel gives and takes the
+// packets of one large write as one segment of up to 64 KiB, as it does with a card that cuts and joins them: every Ethernet frame of a segment has its own time
+// on the wire, and the segment arrives with its last one.
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -36,6 +37,7 @@ enum {
   SEGMENT_MAX = 65536 + 128,
   HEADER = sizeof(struct virtio_net_hdr),
   FRAME_OVERHEAD = 38, // preamble, Ethernet header, checksum and gap around each frame
+  FRAME_MAX = 1500 + FRAME_OVERHEAD,
   BURST = 64,          // segments read from one host before the others have their turn
 };
 
@@ -43,9 +45,9 @@ typedef int64_t nanoseconds;
 
 typedef struct segment {
   struct segment *next;
-  nanoseconds when; // starts to leave its host; later: has arrived
-  nanoseconds wire; // time on one link
-  int to, size;
+  nanoseconds when; // wants to leave its host; later: has arrived
+  int64_t left;     // bytes on the wire that have not left yet
+  int to, size, lost;
   uint8_t data[];
 } segment;
 
@@ -55,7 +57,9 @@ typedef struct {
 
 typedef struct {
   int tun, down;
-  queue leaving, arriving;               // in order of `when`
+  queue leaving[HOSTS_MAX], arriving;      // by receiver; each in order of `when`
+  int turn;                                // the receiver whose frame leaves next
+  int64_t waiting;                         // bytes on the wire that are yet to leave
   nanoseconds sends_until, receives_until; // each direction of its link is busy until then
   uint64_t bytes[HOSTS_MAX], packets[HOSTS_MAX], wire_bytes[HOSTS_MAX], dropped; // sent, by receiver
   nanoseconds late; // sum over the segments that arrived here
@@ -136,44 +140,72 @@ static void read_from(int index, nanoseconds t) {
     int to = receiver(buffer + HEADER, index);
     if (to < 0) continue;
     int64_t wire_bytes = bytes_on_wire(buffer, size);
-    nanoseconds start = from->sends_until > t ? from->sends_until : t;
-    if (start - t > queue_max || from->down || hosts[to].down || (loss > 0 && drand48() < loss)) {
+    if (from->waiting * ns_per_byte > queue_max || from->down || hosts[to].down || (loss > 0 && drand48() < loss)) {
       from->dropped++;
       continue;
     }
     segment *s = malloc(sizeof *s + size);
     if (s == NULL) die("malloc");
-    s->when = start;
-    s->wire = (nanoseconds)(wire_bytes * ns_per_byte);
-    s->to = to;
-    s->size = size;
+    *s = (segment){.when = t, .left = wire_bytes, .to = to, .size = size};
     memcpy(s->data, buffer, size);
-    from->sends_until = start + s->wire;
+    from->waiting += wire_bytes;
     from->bytes[to] += size - HEADER;
     from->wire_bytes[to] += wire_bytes;
     from->packets[to]++;
-    put(&from->leaving, s);
+    put(&from->leaving[to], s);
   }
 }
 
-/** Moves what has begun to leave by `t` to the receivers' links, in the order in which it began: the first to come is the first to be sent on. */
+/** When the host's next frame starts to leave; never, where none waits. */
+static nanoseconds next_start(const host *h) {
+  nanoseconds first = INT64_MAX;
+  if (h->waiting == 0) return first;
+  for (int to = 0; to < count; to++)
+    if (h->leaving[to].head != NULL && h->leaving[to].head->when < first) first = h->leaving[to].head->when;
+  return first > h->sends_until ? first : h->sends_until;
+}
+
+/** Sends one frame from the host over its link and the receiver's. */
+static void send_frame(host *from, nanoseconds start) {
+  queue *q;
+  do {
+    q = &from->leaving[from->turn];
+    from->turn = (from->turn + 1) % count;
+  } while (q->head == NULL || q->head->when > start);
+  segment *s = q->head;
+  host *to = &hosts[s->to];
+  int64_t bytes = s->left < FRAME_MAX ? s->left : FRAME_MAX;
+  nanoseconds wire = (nanoseconds)(bytes * ns_per_byte);
+  from->sends_until = start + wire;
+  from->waiting -= bytes;
+  s->left -= bytes;
+  // The switch's own queue is bounded too: a segment of which a frame is lost is lost.
+  if (to->receives_until - start > queue_max) s->lost = 1;
+  if (!s->lost) to->receives_until = (to->receives_until > start ? to->receives_until : start) + wire;
+  if (s->left > 0) return;
+  take(q);
+  if (s->lost) {
+    from->dropped++;
+    free(s);
+    return;
+  }
+  s->when = to->receives_until + delay;
+  put(&to->arriving, s);
+}
+
+/** Sends all frames that started to leave by `t`, in the order in which they did: the first to come is the first to be sent on. */
 static void cross(nanoseconds t) {
   for (;;) {
     host *first = NULL;
-    for (host *h = hosts; h < hosts + count; h++)
-      if (h->leaving.head != NULL && h->leaving.head->when <= t && (first == NULL || h->leaving.head->when < first->leaving.head->when)) first = h;
-    if (first == NULL) return;
-    segment *s = take(&first->leaving);
-    host *to = &hosts[s->to];
-    nanoseconds start = s->when > to->receives_until ? s->when : to->receives_until;
-    if (start - s->when > queue_max) {
-      first->dropped++;
-      free(s);
-      continue;
+    nanoseconds start = t;
+    for (host *h = hosts; h < hosts + count; h++) {
+      nanoseconds own = next_start(h);
+      if (own > start || (own == start && first != NULL)) continue;
+      first = h;
+      start = own;
     }
-    to->receives_until = start + s->wire;
-    s->when = start + s->wire + delay;
-    put(&to->arriving, s);
+    if (first == NULL) return;
+    send_frame(first, start);
   }
 }
 
@@ -187,12 +219,19 @@ static void deliver(nanoseconds t) {
     }
 }
 
-/** When something is next due, a second from now at most. */
+/** When a segment can next arrive, a second from now at most. Until then no frame need be looked at: what is sent in between is found out in order afterwards. */
 static nanoseconds next_due(nanoseconds t) {
   nanoseconds next = t + 1000000000;
   for (host *h = hosts; h < hosts + count; h++) {
-    if (h->leaving.head != NULL && h->leaving.head->when < next) next = h->leaving.head->when;
     if (h->arriving.head != NULL && h->arriving.head->when < next) next = h->arriving.head->when;
+    if (h->waiting == 0) continue;
+    for (int to = 0; to < count; to++) {
+      const segment *s = h->leaving[to].head;
+      if (s == NULL) continue;
+      nanoseconds start = s->when > h->sends_until ? s->when : h->sends_until;
+      nanoseconds soonest = start + (nanoseconds)(s->left * ns_per_byte) + delay;
+      if (soonest < next) next = soonest;
+    }
   }
   return next;
 }
@@ -271,7 +310,7 @@ int main(int argc, char **argv) {
   for (int i = options; i < argc; i++, count++) {
     host *h = &hosts[count];
     h->tun = open_device(argv[i], argv[1], count + 1);
-    h->leaving.tail = &h->leaving.head;
+    for (int to = 0; to < HOSTS_MAX; to++) h->leaving[to].tail = &h->leaving[to].head;
     h->arriving.tail = &h->arriving.head;
     polls[count] = (struct pollfd){.fd = h->tun, .events = POLLIN};
   }

@@ -1,18 +1,28 @@
 /**
- * Memory for frames. To the engine every ArrayBuffer is a thing of its own to make, count and collect, which costs more than copying a small frame into it; so
- * small frames share one, each with its bytes to itself, never used twice. Large frames have one each, which whoever is the last to need it gives back: else a
- * prompt's megabytes per layer have the whole heap collected again and again, and the kernel clear fresh pages for each.
+ * Memory for frames. To the engine every ArrayBuffer is a thing of its own to make, count and collect, which costs more than copying a small frame into it; so small
+ * frames share one, each with bytes of its own. Whoever is the last to need a frame gives it back, and its memory is used again: else the kernel clears fresh pages
+ * for each, and what it takes has the whole heap collected again and again.
  */
-const SHARED_BYTES = 512 * 1024;
-/** Larger frames have an ArrayBuffer of their own: a share that is kept for long keeps all of it. */
-const SHARE_BYTES_MAX = 64 * 1024;
+const SHARE_BYTES = 512 * 1024;
+/** Larger frames have an ArrayBuffer of their own: a share is not used again before the last of its frames is given back. */
+const SHARED_FRAME_BYTES_MAX = 64 * 1024;
 /** Views of any element type may begin at a frame. */
 const ALIGNMENT = 64;
-/** Given back and not in use. More than that is left to the garbage collector, all of it: sizes change with the load. */
+/** Given back and not in use. More than that is left to the garbage collector: of large frames all of it, for sizes change with the load. */
+const KEPT_SHARES_MAX = 16;
 const KEPT_BYTES_MAX = 64 * 1024 * 1024;
 
-let shared: Buffer = Buffer.alloc(0);
-let used = 0;
+interface Share {
+  readonly memory: Buffer;
+  /** Bytes from the beginning that frames have had since it was last empty. */
+  used: number;
+  /** Frames that are not given back. */
+  lent: number;
+}
+
+const shares = new WeakMap<ArrayBufferLike, Share>();
+let share = newShare();
+const keptShares: Share[] = [];
 /** By size. */
 const kept = new Map<number, ArrayBuffer[]>();
 let keptBytes = 0;
@@ -21,19 +31,43 @@ const lent = new WeakSet<ArrayBufferLike>();
 
 /** Not zeroed. What is not given back is collected like any other. */
 export function frameMemory(bytes: number): Buffer {
-  if (bytes > SHARE_BYTES_MAX) return Buffer.from(largeMemory(sizeFor(bytes)), 0, bytes);
-  if (used + bytes > shared.length) {
-    shared = Buffer.allocUnsafeSlow(SHARED_BYTES);
-    used = 0;
-  }
-  const frame = shared.subarray(used, used + bytes);
-  used += Math.ceil(bytes / ALIGNMENT) * ALIGNMENT;
+  if (bytes > SHARED_FRAME_BYTES_MAX) return Buffer.from(largeMemory(sizeFor(bytes)), 0, bytes);
+  if (share.used + bytes > SHARE_BYTES) share = keptShares.pop() ?? newShare();
+  const frame = share.memory.subarray(share.used, share.used + bytes);
+  share.used += Math.ceil(bytes / ALIGNMENT) * ALIGNMENT;
+  share.lent++;
   return frame;
 }
 
-/** Nobody reads or writes the frame any more, nor any view of it. Of no effect for small frames and for memory that is not from here. */
+/** Nobody reads or writes the frame any more, nor any view of it; said once for each. Of no effect for memory that is not from here. */
 export function giveBackFrame(frame: Uint8Array): void {
   const memory = frame.buffer as ArrayBuffer;
+  const shared = shares.get(memory);
+  if (shared === undefined) keepLarge(memory);
+  else if (--shared.lent === 0) keepShare(shared);
+}
+
+function newShare(): Share {
+  const made = { memory: Buffer.allocUnsafeSlow(SHARE_BYTES), used: 0, lent: 0 };
+  shares.set(made.memory.buffer, made);
+  return made;
+}
+
+/** The share in hand begins again: few frames at a time stay in the processor's caches. */
+function keepShare(empty: Share): void {
+  empty.used = 0;
+  if (empty !== share && keptShares.length < KEPT_SHARES_MAX) keptShares.push(empty);
+}
+
+function largeMemory(size: number): ArrayBuffer {
+  let memory = kept.get(size)?.pop();
+  if (memory === undefined) memory = Buffer.allocUnsafeSlow(size).buffer as ArrayBuffer;
+  else keptBytes -= size;
+  lent.add(memory);
+  return memory;
+}
+
+function keepLarge(memory: ArrayBuffer): void {
   if (!lent.delete(memory) || memory.byteLength > KEPT_BYTES_MAX) return;
   if (keptBytes + memory.byteLength > KEPT_BYTES_MAX) {
     kept.clear();
@@ -43,14 +77,6 @@ export function giveBackFrame(frame: Uint8Array): void {
   if (sameSize === undefined) kept.set(memory.byteLength, [memory]);
   else sameSize.push(memory);
   keptBytes += memory.byteLength;
-}
-
-function largeMemory(size: number): ArrayBuffer {
-  let memory = kept.get(size)?.pop();
-  if (memory === undefined) memory = Buffer.allocUnsafeSlow(size).buffer as ArrayBuffer;
-  else keptBytes -= size;
-  lent.add(memory);
-  return memory;
 }
 
 /** To an eighth of a power of two, so that frames of nearly one size share memory. */

@@ -3,6 +3,7 @@ import { closedInTime } from './closed-in-time.ts';
 import { SwitchyardError } from './errors.ts';
 import { FrameInbox } from './frame-inbox.ts';
 import { checkFrameLength } from './frame-length.ts';
+import { giveBackFrame } from './frame-memory.ts';
 import { MESSAGE_PREFIX_BYTES, MessageReader, messagePrefix } from './grpc-messages.ts';
 import { type Http2Lane, INITIAL_WINDOW_BYTES, type LaneStream } from './http2-lane.ts';
 import { limits } from './limits.ts';
@@ -164,7 +165,9 @@ export class GrpcLink implements Link, LaneStream {
       const last = sentBytes + taken === bytes;
       if (last) this.#queue.shift();
       this.#lane.sendData(prefix, body, () => {
-        if (last && this.#state !== 'closed') this.#window.remove(bytes);
+        if (!last) return;
+        giveBackFrame(frame);
+        if (this.#state !== 'closed') this.#window.remove(bytes);
       });
     }
     if (this.#finishing) this.#finish();

@@ -8,6 +8,7 @@
 import { SwitchyardError } from './errors.ts';
 import { FrameInbox } from './frame-inbox.ts';
 import { checkFrameLength } from './frame-length.ts';
+import { frameMemory, giveBackFrame } from './frame-memory.ts';
 import { limits } from './limits.ts';
 import type { Link, LinkOptions, Listener, Transport } from './link.ts';
 import { sameSecret } from './secret.ts';
@@ -139,8 +140,9 @@ class MemoryLink implements Link {
     checkFrameLength(frame.length, this.#options.frameBytesMax);
     this.bytes.sent += frame.length;
     const room = this.#window.add(frame.length);
-    const copy = Buffer.allocUnsafeSlow(frame.length); // The receiver owns its frame, the sender may still look at its own.
+    const copy = frameMemory(frame.length); // The receiver owns its frame.
     copy.set(frame);
+    giveBackFrame(frame);
     this.#launch(copy);
     return room;
   }

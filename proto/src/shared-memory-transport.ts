@@ -5,6 +5,7 @@
  */
 import { randomBytes } from 'node:crypto';
 import { SwitchyardError } from './errors.ts';
+import { giveBackFrame } from './frame-memory.ts';
 import type { FramedLink } from './framed-link.ts';
 import { limits } from './limits.ts';
 import type { Link, LinkOptions, Listener, Transport } from './link.ts';
@@ -123,6 +124,7 @@ function firstFrame(socket: FramedLink): { frame: Promise<Uint8Array>; onWake: (
     });
     socket.onFrame((received) => {
       if (!first) {
+        giveBackFrame(received);
         wake?.();
         return;
       }

@@ -5,7 +5,7 @@ import { type Dial, PeerLinks } from './peer-links.ts';
 export interface Cargo {
   /** @throws SwitchyardError when the answer does not fit; its link is cut then, and `lost` follows */
   landed(answer: CombineFrame): void;
-  /** It will not come back. The frame's memory belongs to the link now. */
+  /** It will not come back. */
   lost(code: ErrorCode, why: string): void;
 }
 

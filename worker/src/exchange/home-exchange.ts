@@ -4,6 +4,7 @@ import {
   dispatchFrameBytes,
   type ErrorCode,
   encodeDispatchHeader,
+  frameMemory,
   giveBackFrame,
   SwitchyardError,
   sealFrame,
@@ -15,7 +16,6 @@ import { Activity, type TimeSplit } from '../engine/time-split.ts';
 import type { Model, ModelLane, MoeLayer } from '../model/contract.ts';
 import type { ExpertRoutes } from './expert-routes.ts';
 import type { Cargo, Flights } from './flights.ts';
-import { FramePool } from './frame-pool.ts';
 import { type Lane, RowPartition } from './row-partition.ts';
 import { urgencyOf } from './urgency.ts';
 
@@ -37,7 +37,6 @@ export class HomeExchange implements LayerRunner {
   private readonly options: HomeExchangeOptions;
   private readonly lane: ModelLane;
   private readonly partition: RowPartition;
-  private readonly frames = new FramePool();
   private inFlight = 0;
   private step = 0;
   private batch: StepBatch | null = null;
@@ -110,14 +109,13 @@ export class HomeExchange implements LayerRunner {
       return false;
     }
     this.bill(lane, frame.length);
-    return flights.send(worker, urgencyOf(lane.rows), frame, tag, lane.rows, this.cargo(lane, worker, frame, layer));
+    return flights.send(worker, urgencyOf(lane.rows), frame, tag, lane.rows, this.cargo(lane, worker, layer));
   }
 
-  private cargo(lane: Lane, worker: number, frame: Uint8Array, layer: MoeLayer): Cargo {
+  private cargo(lane: Lane, worker: number, layer: MoeLayer): Cargo {
     return {
       landed: (answer) => {
         this.addSums(lane, answer, layer);
-        this.frames.give(frame);
         this.land();
       },
       lost: (code, why) => this.fail(lane, worker, layer, code, why),
@@ -129,7 +127,7 @@ export class HomeExchange implements LayerRunner {
     const { hidden, numericClass } = model.shape;
     const { rows, pairs, row, pairRow, pairExpert, pairWeight } = lane;
     const dtype = numericClass.wire;
-    const frame = this.frames.take(dispatchFrameBytes({ rows, pairs, hidden, dtype }));
+    const frame = frameMemory(dispatchFrameBytes({ rows, pairs, hidden, dtype }));
     const tables = encodeDispatchHeader(frame, {
       epoch,
       step: this.step,
@@ -174,7 +172,7 @@ export class HomeExchange implements LayerRunner {
     }
   }
 
-  /** The destination's rows will not come back: their sequences fail, and the frame's memory is left to the link. */
+  /** The destination's rows will not come back: their sequences fail. */
   private fail(lane: Lane, worker: number, { layer }: MoeLayer, code: ErrorCode, why: string): void {
     const error = new SwitchyardError(code, `worker ${this.options.routes.plan.workers[worker].name}, layer ${layer}: ${why}`);
     for (let i = 0; i < lane.rows; i++) this.batch!.fail(lane.row[i], error);

@@ -4,6 +4,7 @@ import {
   dispatchFrameBytes,
   type ErrorCode,
   encodeDispatchHeader,
+  frameMemory,
   type Plan,
   SwitchyardError,
   sealFrame,
@@ -11,7 +12,6 @@ import {
 import type { MoeLayer } from '../model/contract.ts';
 import type { ExpertRoutes } from './expert-routes.ts';
 import type { Flights } from './flights.ts';
-import { FramePool } from './frame-pool.ts';
 import { urgencyOf } from './urgency.ts';
 
 /** Sums of some rows of a frame, as they came from whoever computed them. */
@@ -104,7 +104,6 @@ export class NodeGateway {
   connecting: Promise<void> | null;
   private readonly options: NodeGatewayOptions;
   private readonly node: number;
-  private readonly frames = new FramePool();
   /** [pair] worker, and per worker the pairs and rows of the frame in hand. */
   private readonly chosen: Int32Array;
   private readonly pairs: Int32Array;
@@ -183,10 +182,7 @@ export class NodeGateway {
     const tag = flights.nextTag();
     const bytes = this.encode(frame, worker, row, tag);
     flights.send(worker, urgencyOf(row.length), bytes, tag, row.length, {
-      landed: (answer) => {
-        this.frames.give(bytes);
-        relay.add(this.partialOf(answer, row));
-      },
+      landed: (answer) => relay.add(this.partialOf(answer, row)),
       lost: (code, why) => relay.fail(code, `worker ${plan.workers[worker].name}, layer ${layer}: ${why}`),
     });
   }
@@ -215,7 +211,7 @@ export class NodeGateway {
     const { epoch, step, layer, numericClass, dtype } = frame;
     const rows = row.length;
     const pairs = this.pairs[worker];
-    const bytes = this.frames.take(dispatchFrameBytes({ rows, pairs, hidden, dtype }));
+    const bytes = frameMemory(dispatchFrameBytes({ rows, pairs, hidden, dtype }));
     const header = { epoch, step, layer, source: self, rows, pairs, hidden, numericClass, dtype, scope: 'worker', tag } as const;
     const tables = encodeDispatchHeader(bytes, header);
     for (let p = 0, at = 0; p < frame.pairs; p++) {

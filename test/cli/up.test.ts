@@ -5,6 +5,7 @@ import path from 'node:path';
 import OpenAI from 'openai';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { bundledModel } from '../../cli/src/cluster/bundled-model.ts';
+import { findSession } from '../../cli/src/cluster/session.ts';
 import { scatteredPlan } from '../../cli/src/exact/plan-variants.ts';
 import type { Up } from './program.ts';
 import { processLives, start, startUp, switchyard, until } from './program.ts';
@@ -151,6 +152,17 @@ describe('a cluster of four workers', () => {
     expect(summary.tokens).toBeGreaterThan(0);
     expect(summary.tokens).toBeLessThan(usage!.total_tokens);
     expect(statSync(out).mode & 0o077).toBe(0);
+  });
+
+  it('says so when its recording is ended from elsewhere, and where the rest lies', async () => {
+    const recorder = start(['trace', 'record', '--url', up.report.url, '--out', path.join(folder, 'ended.trace')]);
+    await until(() => recorder.output().stderr.includes('recording'));
+    const { adminToken } = findSession(up.report.url)!;
+    const headers = { authorization: `Bearer ${adminToken}`, 'content-type': 'application/json' };
+    await fetch(`${up.report.url}/v1/switchyard/trace`, { method: 'POST', headers, body: JSON.stringify({ on: false }) });
+    const { status } = await recorder.finished;
+    expect(status).toBe(1);
+    expect(recorder.output().stderr).toMatch(/has ended this recording.*traces\/ended\.trace-\d+/);
   });
 
   it('fails the requests that need a killed worker with a clear error, and recovers by itself', async () => {

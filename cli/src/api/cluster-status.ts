@@ -1,3 +1,4 @@
+import type { RecordingStatus } from '../trace/recording.ts';
 import type { ApiClient } from './client.ts';
 import { ApiError } from './client.ts';
 
@@ -23,6 +24,8 @@ export interface ClusterStatus {
     traffic: { rows: number; remoteNodes: number; visits: number; homeVisits: number; interNodeBytes: number; intraNodeBytes: number };
   };
   homes: { choices: Record<string, number> };
+  /** The recording that is being made. */
+  trace: RecordingStatus | { on: false };
   workers: {
     name: string;
     node: string;

@@ -6,6 +6,7 @@ import { CommandFailure } from '../failure.ts';
 import { checkNewOutput } from '../terminal/output-file.ts';
 import type { RecordingStatus } from '../trace/recording.ts';
 import { moveRecording, startRecording, stopRecording } from '../trace/recording.ts';
+import { droppedText, endedElsewhere, watchRecording } from '../trace/recording-watch.ts';
 import { interruptSignal } from './interrupt.ts';
 import { defaultUrl, readSecret } from './server-options.ts';
 
@@ -44,19 +45,17 @@ Example:
         .replace(/[^\w.-]/g, '_')
         .replace(/^[^\w]/, '_')
         .slice(0, 64)}-${Date.now()}`;
-      await startRecording(admin, name).catch(explainRefusal(options.url));
+      const started = await startRecording(admin, name).catch(explainRefusal(options.url));
       process.stderr.write(`recording ${options.url}; Ctrl-C ends it\n`);
-      await new Promise<void>((resolve) => {
-        // The timer keeps the process alive while nothing else does.
-        const alive = setInterval(() => {}, 60_000);
-        interrupt.signal.addEventListener('abort', () => {
-          clearInterval(alive);
-          resolve();
-        });
-      });
-      const recorded = await stopRecording(admin);
-      admin.close();
-      interrupt.release();
+      let recorded: RecordingStatus | null;
+      try {
+        await watchRecording(admin, started, interrupt.signal);
+        recorded = await stopRecording(admin);
+      } finally {
+        admin.close();
+        interrupt.release();
+      }
+      if (recorded === null) throw endedElsewhere(admin, started);
       const files = local ? moveRecording(recorded.files, options.out) : recorded.files;
       report(options, recorded, files, local);
     });
@@ -93,8 +92,7 @@ function report(options: RecordOptions, recorded: RecordingStatus, files: string
     );
     return;
   }
-  const dropped = droppedRows > 0 ? `, ${droppedRows} lost because the disk was too slow` : '';
   process.stdout.write(
-    `${rows} tokens of ${sequences} sequences${dropped}\n${files.map((file) => `  ${file}${local ? '' : " (on the server's machine)"}\n`).join('')}`,
+    `${rows} tokens of ${sequences} sequences${droppedText(recorded)}\n${files.map((file) => `  ${file}${local ? '' : " (on the server's machine)"}\n`).join('')}`,
   );
 }

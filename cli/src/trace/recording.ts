@@ -4,6 +4,8 @@ import type { ApiClient } from '../api/client.ts';
 /** What the coordinator says of a recording (docs/observe.md). */
 export interface RecordingStatus {
   on: boolean;
+  /** Where, without its ending: the recording's name. */
+  file: string;
   /** On the coordinator's machine, oldest first; each is complete in itself, and has a `.sequences.jsonl` beside it. */
   files: string[];
   sequences: number;
@@ -15,8 +17,10 @@ export async function startRecording(admin: ApiClient, name: string): Promise<Re
   return (await admin.post<RecordingStatus>('/v1/switchyard/trace', { on: true, file: name })).body;
 }
 
-export async function stopRecording(admin: ApiClient): Promise<RecordingStatus> {
-  return (await admin.post<RecordingStatus>('/v1/switchyard/trace', { on: false })).body;
+/** Null when nothing was being recorded any more. */
+export async function stopRecording(admin: ApiClient): Promise<RecordingStatus | null> {
+  const { body } = await admin.post<RecordingStatus | { on: false }>('/v1/switchyard/trace', { on: false });
+  return 'files' in body ? body : null;
 }
 
 /**

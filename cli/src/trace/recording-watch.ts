@@ -1,0 +1,54 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { ApiClient } from '../api/client.ts';
+import { readClusterStatus } from '../api/cluster-status.ts';
+import { CommandFailure } from '../failure.ts';
+import type { RecordingStatus } from './recording.ts';
+
+const periodMs = 1000;
+/** Times in a row that the server may not answer: one that is busy or restarts its coordinator is not gone yet. */
+const missedMax = 5;
+
+/**
+ * Shows on a terminal what has been recorded, until `signal` aborts.
+ * @throws CommandFailure once the server is gone, or no longer makes this recording
+ */
+export async function watchRecording(
+  admin: ApiClient,
+  started: RecordingStatus,
+  signal: AbortSignal,
+  stream: NodeJS.WriteStream = process.stderr,
+): Promise<void> {
+  let missed = 0;
+  try {
+    for (;;) {
+      await sleep(periodMs, undefined, { signal }).catch(() => {});
+      if (signal.aborted) return;
+      const status = await readClusterStatus(admin, signal).catch(() => null);
+      if (signal.aborted) return;
+      if (status === null) {
+        if (++missed >= missedMax) throw new CommandFailure(`${admin.baseUrl} does not answer any more; ${whatIsKept(started)}`);
+        continue;
+      }
+      missed = 0;
+      const { trace } = status;
+      if (!trace.on || trace.file !== started.file) throw endedElsewhere(admin, started);
+      if (stream.isTTY) stream.write(`\r\x1b[2K${trace.rows} tokens of ${trace.sequences} sequences${droppedText(trace)}`);
+    }
+  } finally {
+    if (stream.isTTY) stream.write('\r\x1b[2K');
+  }
+}
+
+export function endedElsewhere(admin: ApiClient, started: RecordingStatus): CommandFailure {
+  return new CommandFailure(
+    `${admin.baseUrl} has ended this recording: it was restarted, or somebody turned it off; ${whatIsKept(started)}`,
+  );
+}
+
+function whatIsKept({ files }: RecordingStatus): string {
+  return `what was recorded until then is in ${files.join(', ')} on the server's machine`;
+}
+
+export function droppedText({ droppedRows }: RecordingStatus): string {
+  return droppedRows > 0 ? `, ${droppedRows} lost because the disk was too slow` : '';
+}

@@ -1,10 +1,22 @@
 /** Rows of one step unless a coordinator is told otherwise. */
 export const batchRowsDefault = 512;
 
-/** Steps over prompts that are under way at once where rows leave for other workers: one chunk's attention runs while the rows of the chunk before it are away. */
-export const promptLanes = 2;
+/** Steps over prompts that are under way at once where rows leave for other workers: attention of some runs while the rows of others are away, on the wire or at experts. */
+export const promptLanes = 4;
 
-/** Rows of each of those steps: together they hold what one step of a lone worker does. */
+/** Rows of each of those steps at most: half of a lone worker's, so that two prompts of that size are in hand at once. */
 export function promptLaneRows(maxBatchRows: number): number {
-  return Math.ceil(maxBatchRows / promptLanes);
+  return Math.ceil(maxBatchRows / 2);
+}
+
+/** Fewer rows than that read an expert's weights again for too few of them. */
+const solePromptRowsMin = 128;
+
+/**
+ * Rows of each step over a prompt of which nobody else keeps the workers busy: it mostly waits for them, so all lanes have some of it. (With others under way,
+ * larger steps cost less.)
+ * @param most what `promptLaneRows` says
+ */
+export function solePromptRows(promptTokens: number, most: number): number {
+  return Math.min(most, Math.max(solePromptRowsMin, Math.ceil(promptTokens / promptLanes)));
 }

@@ -17,7 +17,7 @@ export interface StepWorkload {
   coreGroups: readonly CoreGroup[] | null;
   /** Steps of each home worker, one after the other. A home without steps only serves others. */
   steps: readonly (readonly PlannedStep[])[];
-  /** Steps that a home has on the way at a time: of prompts two, so that one is computed while the other's rows are away; each keeps behind the one before it. */
+  /** Steps that a home has on the way at a time: of prompts several, so that some are computed while the rows of others are away; each keeps behind the one before it. */
   stepsInFlight: number;
 }
 

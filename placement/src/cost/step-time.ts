@@ -1,4 +1,4 @@
-import type { Topology } from '@switchyard/proto';
+import { promptLanes, type Topology } from '@switchyard/proto';
 import type { Cluster } from '../cluster/cluster.ts';
 import type { RoutingTrace } from '../trace/routing-trace.ts';
 import type { HostModel } from './host-model.ts';
@@ -53,7 +53,7 @@ export function predictDecode(workload: StepTimeWorkload, streams: number): Pred
 /** Prompts of so many tokens in all, spread over the homes, until the last is through; in `seconds`. */
 export function predictPrefill(workload: StepTimeWorkload, tokens: number): PredictedSteps {
   const { trace, homes, cluster, seed } = workload;
-  return play(workload, promptSteps(trace, homes, cluster, tokens, seed), 2);
+  return play(workload, promptSteps(trace, homes, cluster, tokens, seed), promptLanes);
 }
 
 function play(

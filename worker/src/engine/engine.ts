@@ -1,4 +1,13 @@
-import { type ErrorCode, Finish, limits, type Submit, SwitchyardError, type Tokens, type TraceRows } from '@switchyard/proto';
+import {
+  type ErrorCode,
+  Finish,
+  limits,
+  type Submit,
+  SwitchyardError,
+  solePromptRows,
+  type Tokens,
+  type TraceRows,
+} from '@switchyard/proto';
 import { Residency } from '../kv/residency.ts';
 import type { Model } from '../model/contract.ts';
 import type { Counters } from './counters.ts';
@@ -259,7 +268,8 @@ export class Engine {
   private schedule(lane: StepLane): void {
     const { decision, residency } = this;
     const { batch } = lane;
-    decideStep(lane.work, this.running, this.waiting, residency.pool.free, lane.limits, this.admissionCost, decision);
+    const limits = lane.work === 'prefill' ? { ...lane.limits, rows: this.promptRows(lane) } : lane.limits;
+    decideStep(lane.work, this.running, this.waiting, residency.pool.free, limits, this.admissionCost, decision);
     batch.clear();
     for (let i = 0; i < this.running.length; i++) if (decision.preempted[i] === 1) this.running[i].releaseBlocks();
     const before = this.running.length;
@@ -270,6 +280,13 @@ export class Engine {
     }
     this.waiting.splice(0, this.running.length - before);
     this.requeue(before);
+  }
+
+  /** Rows of the next step over prompts: fewer for one that is alone here while no other home asks for experts. */
+  private promptRows({ limits }: StepLane): number {
+    const prompts = [...this.running.filter(isPrompt), ...this.waiting];
+    const alone = prompts.length === 1 && this.times.endedMs[Activity.expertsOthers] < prompts[0].submittedMs;
+    return alone ? solePromptRows(prompts[0].promptLength, limits.rows) : limits.rows;
   }
 
   private addRows({ batch }: StepLane, sequence: Sequence, decided: number): void {
@@ -399,6 +416,11 @@ export class Engine {
     this.lastFlushMs = performance.now();
     this.options.onTokens(this.output.take());
   }
+}
+
+/** Has more to compute than the token that it produced last. */
+function isPrompt({ length, computed }: Sequence): boolean {
+  return length - computed > 1;
 }
 
 function isCancelled(sequence: Sequence): boolean {

@@ -5,12 +5,12 @@ export type LaneWork = 'all' | 'decode' | 'prefill';
 
 /**
  * Lanes of a worker whose rows leave for other workers, where a step is mostly waiting. Decodes have one to themselves, so that the next token of a stream never
- * waits for a prompt beside it; prompts have two, so that one chunk's attention runs while the rows of the chunk before it are away. A worker that hosts every
- * expert never waits: there one lane does everything.
+ * waits for a prompt beside it; prompts have several, so that the attention of some chunks runs while the rows of others are away. A worker that hosts every expert
+ * never waits: there one lane does everything.
  */
 export const laneWork: readonly LaneWork[] = ['decode', ...Array.from({ length: promptLanes }, () => 'prefill' as const)];
 
-/** Rows of each lane: together the prompts' lanes hold one step's rows, as the single lane of a lone worker does. */
+/** Rows of each lane at most. */
 export function laneRows({ maxBatchRows, maxSequences }: { maxBatchRows: number; maxSequences: number }): number[] {
   const chunk = promptLaneRows(maxBatchRows);
   return laneWork.map((work) => (work === 'decode' ? Math.min(maxSequences, maxBatchRows) : chunk));

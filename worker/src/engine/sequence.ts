@@ -17,6 +17,7 @@ export interface PromptReading {
 export class Sequence implements Schedulable {
   readonly request: Submit;
   readonly promptLength: number;
+  readonly submittedMs = performance.now();
   /** Where the prefix cache may share this sequence's blocks. */
   readonly scope: string;
   readonly ropeVariant: number;

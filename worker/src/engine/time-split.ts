@@ -9,6 +9,8 @@ export type Activity = (typeof Activity)[keyof typeof Activity];
 export class TimeSplit {
   /** Index: Activity. */
   readonly seconds = new Float64Array(7);
+  /** When a section of each activity last ended, in milliseconds of `performance.now()`. */
+  readonly endedMs = new Float64Array(7).fill(Number.NEGATIVE_INFINITY);
   private background: Activity = Activity.idle;
   /** Everything before is booked; milliseconds of `performance.now()`. */
   private settledMs = performance.now();
@@ -19,6 +21,7 @@ export class TimeSplit {
     const now = performance.now();
     this.seconds[activity] += (now - this.settledMs) / 1000;
     this.settledMs = now;
+    this.endedMs[activity] = now;
     return now;
   }
 

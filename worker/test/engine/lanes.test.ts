@@ -1,4 +1,4 @@
-import { MemoryNetwork, type Plan, parseFrame, type Transport } from '@switchyard/proto';
+import { MemoryNetwork, type Plan, parseFrame, promptLanes, type Transport } from '@switchyard/proto';
 import { expect, test } from 'vitest';
 import { InProcessCluster, submitOf } from '../in-process-cluster.ts';
 import { toyModel, toyNative } from './toy-model.ts';
@@ -42,10 +42,10 @@ class Gate {
   }
 }
 
-async function start(gate: Gate) {
+async function start(gate: Gate, size = shape) {
   const models = [0, 1].map((w) =>
     toyModel(
-      shape,
+      size,
       plan.replicas.map((layer) => layer.flatMap((holders, e) => (holders[0] === w ? [e] : []))),
     ),
   );
@@ -64,7 +64,7 @@ async function start(gate: Gate) {
     plan,
     transport: gate.through(new MemoryNetwork()),
     addressOf: (w) => `memory://w${w}`,
-    maxBatchRows: shape.maxRows,
+    maxBatchRows: size.maxRows,
     maxSequences: shape.maxSequences,
     maxLogitRows: shape.maxLogitRows,
     prefixCache: false,
@@ -111,5 +111,20 @@ test("the next chunk's attention runs while the rows of a chunk are away, and ea
     const order = chunks().filter((run) => run.segment === segment);
     expect(order.map(({ lane }) => lane)).toEqual([1, 2]);
   }
+  await cluster.close();
+});
+
+test('a prompt that is alone is on its way in every lane', async () => {
+  const gate = new Gate();
+  const { cluster, ran } = await start(gate, { ...shape, maxRows: 512, kvBlocks: 400, maxContext: 1024 });
+  await cluster.run(0, submitOf([1], { maxTokens: 1 }));
+  ran.length = 0;
+  gate.shut = true;
+  const prompt = cluster.run(0, submitOf(Array(500).fill(3), { maxTokens: 1 }));
+  const chunks = () => ran.filter(({ lane }) => lane > 0);
+  while (chunks().length < promptLanes) await new Promise((resolve) => setImmediate(resolve));
+  expect(chunks().map(({ lane }) => lane)).toEqual(Array.from({ length: promptLanes }, (_, i) => i + 1));
+  gate.open();
+  expect((await prompt).error).toBeNull();
   await cluster.close();
 });

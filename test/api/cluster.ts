@@ -25,7 +25,7 @@ export interface Cluster {
   stop(): Promise<void>;
 }
 
-/** A coordinator and its workers as processes of their own, as an operator would start them. Resolves when the API is ready. */
+/** A coordinator and its workers as processes of their own, as an operator would start them. Resolves when all of them are ready. */
 export async function startCluster(
   options: { nodes?: number; workersPerNode?: number; flags?: string[]; withWorkers?: boolean } = {},
 ): Promise<Cluster> {
@@ -81,6 +81,8 @@ export async function startCluster(
   if (!withWorkers) return cluster;
   for (let node = 0; node < nodes; node++) for (let w = 0; w < workersPerNode; w++) startWorker(`n${node}w${w}`);
   await untilReady(cluster, true);
+  // Which is so as soon as every expert is somewhere.
+  await until(async () => (await status(cluster)).workers.every(({ state }) => state === 'ready'));
   return cluster;
 }
 

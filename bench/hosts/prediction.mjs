@@ -2,6 +2,7 @@
 // the cell's own requests are played through on the homes that the coordinator chose for them.
 import { clusterOf, fitCosts, simulateSteps } from '../../placement/dist/index.js';
 import { batchRowsDefault, promptLaneRows, promptLanes, solePromptRows } from '../../proto/dist/index.js';
+import { median } from './measure.mjs';
 import { topologyOf } from './plans.mjs';
 import { onHosts } from './workloads.mjs';
 
@@ -14,7 +15,7 @@ const pairBytes = 8;
  * A host model from what `calibrate` measured. What a host does alone is read from its own sections of time and its processor time; frames are what is left of the
  * processor time between hosts when all else is taken away, and what carries them is counted by itself.
  *
- * @returns {host, cores, crowdedSpeed, carrier: {fixed, perByte, lateSeconds} | null, points}
+ * @returns {host, cores, crowdedSpeed, carrier: {fixed, perByte, lateSeconds} | null, leftOut: {decode, prefill}, points}
  */
 export async function hostModelOf(calibration, workload) {
   const trace = await workload.routing();
@@ -70,7 +71,8 @@ export async function hostModelOf(calibration, workload) {
   const crowdedSpeed = { beside, sharing };
   const machine = { cores, crowdedSpeed };
   const { frame, wake, carrier } = frameCosts(calibration, host, machine, workload, trace);
-  return { host: { ...host, frame, wake }, ...machine, carrier, points };
+  const model = { host: { ...host, frame, wake }, ...machine, carrier, points };
+  return { ...model, leftOut: await leftOutOf(calibration, workload, model) };
 }
 
 /** Every number in it, times the factor. */
@@ -153,6 +155,22 @@ function carrierOf(measured) {
   const frames = measured.map((m) => m.frames);
   const [fixed, perByte] = fitCosts([frames, measured.map(({ bytes }) => bytes)], carried);
   return { fixed, perByte, lateSeconds: sumOf(measured.map((m) => m.cell.lateSeconds * m.frames)) / sumOf(frames) };
+}
+
+/**
+ * Everything above is processor time; what a step waits for besides (the scheduler, caches that others have filled) no counter shows. It is one factor a phase on
+ * the time of a step: the median over the calibration's cells with more hosts than cores, as the predicted cells have.
+ */
+async function leftOutOf({ rateMbit, delayMicros, between }, workload, model) {
+  const { hosts, cells } = between.at(-1);
+  const links = [{ delayMicros, bytesPerSecond: (rateMbit * 1e6) / 8 }];
+  const part = { plan: onHosts(workload.model, hosts), hosts, links };
+  const factors = { decode: [], prefill: [] };
+  for (const cell of cells) {
+    const { seconds } = await predictCell(part, cell, workload, { ...model, leftOut: { decode: 1, prefill: 1 } });
+    factors[cell.phase].push(measuredSeconds(cell) / seconds);
+  }
+  return { decode: median(factors.decode), prefill: median(factors.prefill) };
 }
 
 /** Processor time of a cell's workers without that in which they waited awake, which any other program could have had. */
@@ -266,7 +284,7 @@ function combineRowBytesOf(cell, workload) {
 }
 
 /** @param model of `hostModelOf`; all hosts of the bed share its cores */
-export async function predictCell(part, cell, workload, { host, cores, crowdedSpeed, carrier }) {
+export async function predictCell(part, cell, workload, { host, cores, crowdedSpeed, carrier, leftOut }) {
   const trace = await workload.routing();
   const measured = part.links.find(({ delayMicros }) => delayMicros === cell.delayMicros);
   // The bed's own delay, and how late it is. What a probe's round trip takes beyond them is work of its ends and of the carrier, and is counted there.
@@ -276,7 +294,7 @@ export async function predictCell(part, cell, workload, { host, cores, crowdedSp
   const mean = (pick) => played.reduce((sum, p) => sum + pick(p), 0) / played.length;
   // A decode step gives every stream of a home a token; a prefill is over when its last token is there.
   return {
-    seconds: cell.phase === 'decode' ? mean((p) => p.secondsPerStep) : mean((p) => p.seconds),
+    seconds: leftOut[cell.phase] * (cell.phase === 'decode' ? mean((p) => p.secondsPerStep) : mean((p) => p.seconds)),
     r: mean((p) => p.remoteNodes),
     bytesPerToken: mean((p) => p.bytesPerRow),
     roundTripSeconds: mean((p) => p.roundTripSeconds),

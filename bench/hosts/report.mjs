@@ -174,6 +174,7 @@ function predictionSummary(cells) {
     `Rounds of one cell differ by ${(100 * spread).toFixed(0)} % from slowest to fastest (median of cells); a cell is its median round. In ${disturbed} cells other programs, or other machines on the same hardware, had more than ${100 * disturbedMax} % of the cores' time each time that they were measured.`,
     'The model is calibrated in the midst of the cells of each bit rate, on hosts of their own beside those of the plans.',
     'It is measured on one host alone (kernels, steps, requests), between two hosts and between more than there are cores, experts in contiguous ranges (frames, waking up, what the bed itself takes of the cores, how late it delivers), and on hosts that exchange nothing but share the cores.',
+    'What a step waits for without any processor time to show for it (the scheduler, caches that others have filled) is one factor for decoding and one for prompts, found on the calibration with more hosts than cores.',
     "Its requests are none of those that are measured. It knows the bed's delay and the bit rate that a TCP connection gets.",
     'Workers wait awake for frames that come close together; they count that time, and it is no part of the fit: any other program can have it.',
     '',

@@ -22,6 +22,8 @@ function report(error: unknown): number {
     if (error.message) process.stderr.write(`${pc.red('error:')} ${error.message}\n`);
     return error.status;
   }
+  // What an interrupted command waited for was given up: the wish was the user's.
+  if (error instanceof Error && error.name === 'AbortError') return exitStatus.interrupted;
   if (error instanceof ApiError) process.stderr.write(`${pc.red('error:')} the server says: ${error.message}\n`);
   else if (isRefusedBySystem(error)) process.stderr.write(`${pc.red('error:')} ${error.message}\n`);
   else if (isCatalogued(error)) process.stderr.write(`${pc.red('error:')} ${error.message} (${error.code})\n`);

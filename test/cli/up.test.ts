@@ -136,6 +136,16 @@ describe('a cluster of four workers', () => {
     expect(status).toBe(0);
   });
 
+  it('is left alone by a measurement that is interrupted, which says nothing but that', async () => {
+    const bench = start(['bench', 'exact', '--url', up.report.url, '--questions', '20', '--tokens', '200']);
+    await until(() => bench.output().stderr.includes('bench exact:'));
+    bench.child.kill('SIGINT');
+    const { status, stderr, stdout } = await bench.finished;
+    expect([status, stdout]).toEqual([130, '']);
+    expect(stderr).not.toContain('error');
+    expect((await greedy(up.report.url)).length).toBe(prompts.length);
+  });
+
   it('records the routing of real requests', async () => {
     const out = path.join(folder, 'requests.trace');
     const recorder = start(['trace', 'record', '--url', up.report.url, '--out', out]);

@@ -66,6 +66,7 @@ export function whatIfCommand(): Command {
     ];
     line.finish();
     release();
+    if (signal.aborted) process.exitCode = exitStatus.interrupted; // after what was found until then
     if (flags.json) process.stdout.write(`${JSON.stringify(columns)}\n`);
     else
       process.stdout.write(

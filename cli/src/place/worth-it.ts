@@ -2,6 +2,7 @@ import { worthIt } from '@switchyard/placement';
 import { limits } from '@switchyard/proto';
 import { Command, Option } from 'commander';
 import { interruptSignal } from '../commands/interrupt.ts';
+import { exitStatus } from '../failure.ts';
 import { integerIn } from '../terminal/option-values.ts';
 import { textTable } from '../terminal/table.ts';
 import { evenNodes } from './even-topology.ts';
@@ -44,6 +45,7 @@ export function worthItCommand(): Command {
     );
     line.finish();
     release();
+    if (signal.aborted) process.exitCode = exitStatus.interrupted; // after what was found until then
     if (flags.json) {
       process.stdout.write(`${JSON.stringify(report)}\n`);
       return;

@@ -1,7 +1,7 @@
 /**
  * Reading and writing data-plane frames; `frame.ts` has the layout. Nothing is copied: rows and tables are written and read where they lie.
  *
- *   const frame = allocateFrame(dispatchFrameBytes(shape));
+ *   const frame = frameMemory(dispatchFrameBytes(shape));
  *   const tables = encodeDispatchHeader(frame, header);   // fill tables.pairRow, pairExpert, pairWeight
  *   native.rowsEncode(x, rows, row, dtype, frame, tables.rowsOffset);
  *   sealFrame(frame);                                     // checksum of header and tables

@@ -4,7 +4,7 @@ export const batchRowsDefault = 512;
 /** Steps over prompts that are under way at once where rows leave for other workers: attention of some runs while the rows of others are away, on the wire or at experts. */
 export const promptLanes = 4;
 
-/** Rows of each of those steps at most: half of a lone worker's, so that two prompts of that size are in hand at once. */
+/** Rows of each of those steps at most: half of a lone worker's. Fewer cost more processor time a row, more leave lanes empty. */
 export function promptLaneRows(maxBatchRows: number): number {
   return Math.ceil(maxBatchRows / 2);
 }

@@ -210,7 +210,13 @@ export class Engine {
     this.turning = false;
     this.times.enter(Activity.other);
     this.removeCancelled();
-    for (const lane of this.lanes) if (lane.progress === null) this.begin(lane);
+    let promptsDue = true;
+    for (const lane of this.lanes) {
+      // Where one lane finds nothing of prompts to do, the next ones would not either.
+      if (lane.progress !== null || (lane.work === 'prefill' && !promptsDue)) continue;
+      this.begin(lane);
+      if (lane.work === 'prefill') promptsDue = lane.batch.rows > 0;
+    }
     const waiting = this.lanes.some((lane) => lane.progress !== null);
     if (this.workPending) {
       if (waiting) this.times.enter(Activity.exchangeWait);
@@ -284,9 +290,20 @@ export class Engine {
 
   /** Rows of the next step over prompts: fewer for one that is alone here while no other home asks for experts. */
   private promptRows({ limits }: StepLane): number {
-    const prompts = [...this.running.filter(isPrompt), ...this.waiting];
-    const alone = prompts.length === 1 && this.times.endedMs[Activity.expertsOthers] < prompts[0].submittedMs;
-    return alone ? solePromptRows(prompts[0].promptLength, limits.rows) : limits.rows;
+    const sole = this.solePrompt();
+    if (sole === null || this.times.endedMs[Activity.expertsOthers] >= sole.submittedMs) return limits.rows;
+    return solePromptRows(sole.promptLength, limits.rows);
+  }
+
+  private solePrompt(): Sequence | null {
+    if (this.waiting.length > 1) return null;
+    let sole = this.waiting[0] ?? null;
+    for (const sequence of this.running) {
+      if (!isPrompt(sequence)) continue;
+      if (sole !== null) return null;
+      sole = sequence;
+    }
+    return sole;
   }
 
   private addRows({ batch }: StepLane, sequence: Sequence, decided: number): void {

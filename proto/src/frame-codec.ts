@@ -10,6 +10,7 @@
 import { crc32 } from './crc32.ts';
 import { type ErrorCode, errorCatalogue, SwitchyardError } from './errors.ts';
 import { FRAME_HEADER_BYTES, FRAME_MAGIC, FrameKind, FrameScope, PROTOCOL_VERSION, RowDType, rowBytes } from './frame.ts';
+import { frameMemory } from './frame-memory.ts';
 import { limits } from './limits.ts';
 
 /** What every frame says about the work it belongs to. Answers echo epoch, step, layer, rows, hidden, numericClass and tag. */
@@ -61,11 +62,6 @@ export interface ErrorFrame extends FrameHeader {
 }
 
 export type Frame = DispatchFrame | CombineFrame | ErrorFrame;
-
-/** Memory for one frame, aligned for its tables. Not zeroed. */
-export function allocateFrame(bytes: number): Uint8Array {
-  return new Uint8Array(Buffer.allocUnsafeSlow(bytes).buffer);
-}
 
 export function dispatchFrameBytes(shape: { rows: number; pairs: number; hidden: number; dtype: RowDType }): number {
   return FRAME_HEADER_BYTES + dispatchLayout(shape.rows, shape.pairs, shape.hidden, shape.dtype).end;
@@ -134,7 +130,7 @@ export function encodeCombineHeader(frame: Uint8Array, header: FrameHeader, sumB
 export function encodeErrorFrame(header: FrameHeader, code: ErrorCode, message: string): Uint8Array {
   checkCounts(header.rows, header.hidden);
   const text = wholeCharacters(Buffer.from(message === '' ? code : message), limits.errorMessageBytesMax);
-  const frame = allocateFrame(FRAME_HEADER_BYTES + text.length);
+  const frame = frameMemory(FRAME_HEADER_BYTES + text.length);
   frame.set(text, FRAME_HEADER_BYTES);
   const view = viewOf(frame);
   writeHeader(view, FrameKind.error, 0, header, 0, text.length, codes.indexOf(code));

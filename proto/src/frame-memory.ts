@@ -16,8 +16,9 @@ interface Share {
   readonly memory: Buffer;
   /** Bytes from the beginning that frames have had since it was last empty. */
   used: number;
-  /** Frames that are not given back. */
+  /** Frames that are not given back, and where they begin, in units of ALIGNMENT. */
   lent: number;
+  readonly lentAt: Uint8Array;
 }
 
 const shares = new WeakMap<ArrayBufferLike, Share>();
@@ -26,7 +27,7 @@ const keptShares: Share[] = [];
 /** By size. */
 const kept = new Map<number, ArrayBuffer[]>();
 let keptBytes = 0;
-/** Large frames' memory in use: nothing else can be given back, and that only once. */
+/** Large frames' memory in use. */
 const lent = new WeakSet<ArrayBufferLike>();
 
 /** Not zeroed. What is not given back is collected like any other. */
@@ -34,29 +35,33 @@ export function frameMemory(bytes: number): Buffer {
   if (bytes > SHARED_FRAME_BYTES_MAX) return Buffer.from(largeMemory(sizeFor(bytes)), 0, bytes);
   if (share.used + bytes > SHARE_BYTES) share = keptShares.pop() ?? newShare();
   const frame = share.memory.subarray(share.used, share.used + bytes);
+  share.lentAt[share.used / ALIGNMENT] = 1;
   share.used += Math.ceil(bytes / ALIGNMENT) * ALIGNMENT;
   share.lent++;
   return frame;
 }
 
-/** Nobody reads or writes the frame any more, nor any view of it; said once for each. Of no effect for memory that is not from here. */
+/** Nobody reads or writes the frame any more, nor any view of it. Of no effect for memory that is not from here, or that was given back already. */
 export function giveBackFrame(frame: Uint8Array): void {
   const memory = frame.buffer as ArrayBuffer;
   const shared = shares.get(memory);
   if (shared === undefined) keepLarge(memory);
-  else if (--shared.lent === 0) keepShare(shared);
+  else takeBack(shared, Math.floor(frame.byteOffset / ALIGNMENT));
 }
 
 function newShare(): Share {
-  const made = { memory: Buffer.allocUnsafeSlow(SHARE_BYTES), used: 0, lent: 0 };
+  const made = { memory: Buffer.allocUnsafeSlow(SHARE_BYTES), used: 0, lent: 0, lentAt: new Uint8Array(SHARE_BYTES / ALIGNMENT) };
   shares.set(made.memory.buffer, made);
   return made;
 }
 
-/** The share in hand begins again: few frames at a time stay in the processor's caches. */
-function keepShare(empty: Share): void {
-  empty.used = 0;
-  if (empty !== share && keptShares.length < KEPT_SHARES_MAX) keptShares.push(empty);
+function takeBack(from: Share, at: number): void {
+  if (from.lentAt[at] === 0) return;
+  from.lentAt[at] = 0;
+  if (--from.lent > 0) return;
+  from.used = 0;
+  // The share in hand begins again: few frames at a time stay in the processor's caches.
+  if (from !== share && keptShares.length < KEPT_SHARES_MAX) keptShares.push(from);
 }
 
 function largeMemory(size: number): ArrayBuffer {

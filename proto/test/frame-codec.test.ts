@@ -2,7 +2,6 @@ import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { crc32, crc32ByTable } from '../src/crc32.ts';
 import {
-  allocateFrame,
   type DispatchHeader,
   dispatchFrameBytes,
   type ErrorCode,
@@ -12,6 +11,7 @@ import {
   errorCatalogue,
   FRAME_HEADER_BYTES,
   type FrameHeader,
+  frameMemory,
   limits,
   parseFrame,
   SwitchyardError,
@@ -47,7 +47,7 @@ const dispatch = frameHeader.chain((header) =>
 
 /** A whole frame with contents that follow from the seed. */
 function makeDispatch({ header, seed }: { header: DispatchHeader; seed: number }): Uint8Array {
-  const frame = allocateFrame(dispatchFrameBytes(header));
+  const frame = frameMemory(dispatchFrameBytes(header));
   const tables = encodeDispatchHeader(frame, header);
   for (let p = 0; p < header.pairs; p++) {
     tables.pairRow[p] = (seed + p) % header.rows;
@@ -100,7 +100,7 @@ describe('dispatch frame', () => {
   it('leaves nothing of the memory it was made in', () => {
     const header: DispatchHeader = { ...sample, rows: 1, hidden: 1, dtype: 'bf16', scope: 'worker', pairs: 1 };
     const frames = [0, 255].map((fill) => {
-      const frame = allocateFrame(dispatchFrameBytes(header)).fill(fill);
+      const frame = frameMemory(dispatchFrameBytes(header)).fill(fill);
       const tables = encodeDispatchHeader(frame, header);
       tables.pairRow[0] = tables.pairExpert[0] = tables.pairWeight[0] = 0;
       frame.fill(1, tables.rowsOffset, tables.rowsOffset + tables.rowsBytes);
@@ -138,7 +138,7 @@ describe('dispatch frame', () => {
     const bytes = dispatchFrameBytes(header);
     const frame =
       bytes < 2 ** 20 && bytes >= FRAME_HEADER_BYTES
-        ? allocateFrame(bytes)
+        ? frameMemory(bytes)
         : ({ length: bytes, byteOffset: 0, buffer: new ArrayBuffer(64), byteLength: 64 } as Uint8Array);
     expect(() => encodeDispatchHeader(frame, header)).toThrow(expect.objectContaining({ code: 'bad_frame' }));
   });
@@ -149,7 +149,7 @@ describe('dispatch frame', () => {
     ['pairWeight', (t: ReturnType<typeof encodeDispatchHeader>) => (t.pairWeight[1] = Number.NaN)],
   ])('is refused for a bad %s, by that name', (field, spoil) => {
     const header: DispatchHeader = { ...sample, dtype: 'f32', scope: 'worker', pairs: 3 };
-    const frame = allocateFrame(dispatchFrameBytes(header));
+    const frame = frameMemory(dispatchFrameBytes(header));
     const tables = encodeDispatchHeader(frame, header);
     tables.pairRow.fill(0);
     tables.pairExpert.fill(0);
@@ -165,7 +165,7 @@ describe('combine frame', () => {
     fc.assert(
       fc.property(frameHeader, fc.nat(15), fc.nat(), (header, offset, seed) => {
         const sumBytes = 8 * (1 + (seed % header.rows));
-        const frame = allocateFrame(FRAME_HEADER_BYTES + sumBytes + 64).fill(seed);
+        const frame = frameMemory(FRAME_HEADER_BYTES + sumBytes + 64).fill(seed);
         const sent = encodeCombineHeader(frame, header, sumBytes);
         const got = parseFrame(shifted(sent, offset));
         if (got.kind !== 'combine') throw new Error(got.kind);
@@ -176,7 +176,7 @@ describe('combine frame', () => {
   });
 
   it('is not made with sums that cannot be', () => {
-    const frame = allocateFrame(1 << 20);
+    const frame = frameMemory(1 << 20);
     expect(() => encodeCombineHeader(frame, sample, 12)).toThrow(/multiple of 8/);
     expect(() => encodeCombineHeader(frame, sample, 1 << 20)).toThrow(/fit/);
     expect(() => encodeCombineHeader(frame, { ...sample, rows: 1, hidden: 1 }, 24)).toThrow(expect.objectContaining({ code: 'bad_frame' }));
@@ -203,7 +203,7 @@ describe('error frame', () => {
 describe('parseFrame', () => {
   const anyFrame = fc.oneof(
     dispatch.map(makeDispatch),
-    frameHeader.map((header) => encodeCombineHeader(allocateFrame(FRAME_HEADER_BYTES + 8).fill(1), header, 8)),
+    frameHeader.map((header) => encodeCombineHeader(frameMemory(FRAME_HEADER_BYTES + 8).fill(1), header, 8)),
     fc.tuple(frameHeader, fc.string({ minLength: 1 })).map(([header, message]) => encodeErrorFrame(header, 'internal', message)),
   );
 

@@ -45,6 +45,17 @@ describe('frame memory', () => {
     expect(later.some((frame) => memories.has(frame.buffer))).toBe(true);
   });
 
+  it('counts a small frame that is given back twice once', () => {
+    const frames = Array.from({ length: 2000 }, (_, i) => frameMemory(1000).fill(i));
+    const last = frames.pop()!;
+    for (const frame of frames) {
+      giveBackFrame(frame);
+      giveBackFrame(frame);
+    }
+    for (let i = 0; i < 2000; i++) frameMemory(1000).fill(255);
+    expect(last.every((byte) => byte === 1999 % 256)).toBe(true);
+  });
+
   it('is kept up to a bound', () => {
     const frames = Array.from({ length: 40 }, () => frameMemory(4 * 1024 * 1024));
     for (const frame of frames) giveBackFrame(frame);

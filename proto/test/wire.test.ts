@@ -4,7 +4,6 @@ import protobuf from 'protobufjs';
 import { describe, expect, it } from 'vitest';
 import { GOODBYE, writePrefix } from '../src/frame-reader.ts';
 import {
-  allocateFrame,
   dispatchFrameBytes,
   encodeCombineHeader,
   encodeDispatchHeader,
@@ -12,6 +11,7 @@ import {
   errorCatalogue,
   FRAME_HEADER_BYTES,
   type FrameHeader,
+  frameMemory,
   PROTOCOL_VERSION,
   SwitchyardError,
   sealFrame,
@@ -36,7 +36,7 @@ const header: FrameHeader = {
 
 function dispatchSample(): Uint8Array {
   const shape = { ...header, dtype: 'bf16' as const, scope: 'worker' as const, pairs: 3 };
-  const frame = allocateFrame(dispatchFrameBytes(shape));
+  const frame = frameMemory(dispatchFrameBytes(shape));
   const tables = encodeDispatchHeader(frame, shape);
   tables.pairRow.set([0, 1, 1]);
   tables.pairExpert.set([7, 300, 4095]);
@@ -47,7 +47,7 @@ function dispatchSample(): Uint8Array {
 }
 
 function combineSample(): Uint8Array {
-  return encodeCombineHeader(allocateFrame(FRAME_HEADER_BYTES + 24).fill(0x5a), header, 24);
+  return encodeCombineHeader(frameMemory(FRAME_HEADER_BYTES + 24).fill(0x5a), header, 24);
 }
 
 const hex = (bytes: Uint8Array) => Buffer.from(bytes).toString('hex');

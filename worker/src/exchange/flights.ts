@@ -18,12 +18,11 @@ const urgencies: readonly Urgency[] = ['urgent', 'bulk'];
 interface Flight {
   worker: number;
   urgency: Urgency;
-  frame: Uint8Array;
+  /** While it is held back; the link's once it has departed. */
+  frame: Uint8Array | null;
   rows: number;
   cargo: Cargo;
   sentMs: number;
-  /** False while it is held back. */
-  departed: boolean;
 }
 
 export interface FlightsOptions {
@@ -86,7 +85,7 @@ export class Flights {
    * @returns true when bytes of it wait for the event loop
    */
   send(worker: number, urgency: Urgency, frame: Uint8Array, tag: number, rows: number, cargo: Cargo): boolean {
-    this.flights.set(tag, { worker, urgency, frame, rows, cargo, sentMs: performance.now(), departed: false });
+    this.flights.set(tag, { worker, urgency, frame, rows, cargo, sentMs: performance.now() });
     this.rows[worker] += rows;
     // The far end cuts off whoever has more unanswered.
     if (this.unanswered[urgency][worker] >= limits.framesInFlightMax) {
@@ -121,8 +120,9 @@ export class Flights {
 
   private depart(tag: number): boolean {
     const flight = this.flights.get(tag)!;
-    const { worker, urgency, frame } = flight;
-    flight.departed = true;
+    const { worker, urgency } = flight;
+    const frame = flight.frame!;
+    flight.frame = null;
     this.unanswered[urgency][worker]++;
     try {
       const link = this.links[urgency].link(worker);
@@ -179,10 +179,10 @@ export class Flights {
 
   /** Takes a flight off the list; the next one that waits for its link departs. */
   private forget(tag: number): void {
-    const { worker, urgency, rows, departed } = this.flights.get(tag)!;
+    const { worker, urgency, rows, frame } = this.flights.get(tag)!;
     this.flights.delete(tag);
     this.rows[worker] -= rows;
-    if (!departed) return;
+    if (frame !== null) return;
     this.unanswered[urgency][worker]--;
     const next = this.held[urgency][worker].shift();
     if (next !== undefined) this.depart(next);

@@ -1,9 +1,9 @@
 import {
-  allocateFrame,
   type DispatchHeader,
   dispatchFrameBytes,
   encodeDispatchHeader,
   type Frame,
+  frameMemory,
   type Link,
   limits,
   MemoryNetwork,
@@ -46,7 +46,7 @@ const good: DispatchHeader = {
 
 function dispatch(overrides: Partial<DispatchHeader> = {}, experts = [0, 1, 0]): Uint8Array {
   const header = { ...good, ...overrides };
-  const frame = allocateFrame(dispatchFrameBytes(header));
+  const frame = frameMemory(dispatchFrameBytes(header));
   const { pairRow, pairExpert, pairWeight, rowsOffset, rowsBytes } = encodeDispatchHeader(frame, header);
   for (let p = 0; p < header.pairs; p++) {
     pairRow[p] = Math.min(p, header.rows - 1);

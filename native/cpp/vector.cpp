@@ -175,11 +175,12 @@ bool route_row(const RouteCall &call, const float *z, int32_t *ids, float *weigh
   }
   if (call.groups > 1 && !mask_groups(call, c)) return false;
 
+  const float *weighed = call.weighs_masked() ? c : s;
   bool taken[route_experts_max] = {};
   for (int i = 0; i < call.k; i++) {
     ids[i] = best_of(c, taken, 0, n);
     taken[ids[i]] = true;
-    weights[i] = s[ids[i]];
+    weights[i] = weighed[ids[i]];
   }
   if (call.score == RouteScore::softmax_chosen) softmax(weights, call.k, weights);
   if (call.renorm) {

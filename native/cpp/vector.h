@@ -85,6 +85,9 @@ struct RouteCall {
   const int32_t *nodes; /* [experts] bits, or null; with it the call goes through route_within_nodes */
   int node_limit;
   RowMarks marks;
+
+  /* An expert that was masked by 0 may be chosen all the same, where fewer than k have a score above 0: then that 0 is its weight. */
+  bool weighs_masked() const { return mask_zero && !select_bias; }
 };
 /* A row whose scores are no numbers chooses no expert. */
 static inline void route_nowhere(const RouteCall &call, int row) {

@@ -290,7 +290,8 @@ inline bool route_row(const RouteCall &call, const float *s, int32_t *ids, float
   if (holds_nan(c, n)) return false;
   if (call.groups > 1 && !mask_groups(call, changed)) return false;
   choose(c, n, k, ids);
-  for (int i = 0; i < k; i++) weights[i] = s[ids[i]];
+  const float *weighed = call.weighs_masked() ? c : s;
+  for (int i = 0; i < k; i++) weights[i] = weighed[ids[i]];
   if (call.score == RouteScore::softmax_chosen) {
     alignas(64) float p[route_width];
     exponentials(weights, k, largest(weights, k), p);

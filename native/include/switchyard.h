@@ -189,7 +189,7 @@ _Static_assert(sizeof(sy_op) == 96, "sy_op layout");
  * MUL_SIGMOID obj: x (in place), gate. n: width, off, gateOff, gateStep (0: one gate a row, 1: one per element).   x *= sigmoid(gate)
  * ADD         obj: out, x. n: width, outOff, xOff. f: scale.     out = fma(scale, x, out)
  * ROUTE       obj: logits, ids(i32), weights, selectBias, nodes(i32 [1,E] bits, or none). n: experts, k, score(0 softmax over all, 1 softmax over the chosen, 2 sigmoid, 3 sparse mixer, 4 factored),
- *               groups, topGroups, groupScore(0 max, 1 sum of top two), renorm, maskZero (masked groups score 0 instead of -inf), nodeLimit. f: scale, renormEps, jitterEps.
+ *               groups, topGroups, groupScore(0 max, 1 sum of top two), renorm, maskZero (masked groups score 0 instead of -inf; without selectBias that is the weight too), nodeLimit. f: scale, renormEps, jitterEps.
  *               factored: logits are groups group logits, then experts/groups slot logits; p, q = their softmaxes, score of expert i*(experts/groups)+j = p_i*q_j;
  *               the best topGroups groups by p and in each the best k/topGroups slots by q. No selectBias, groupScore or maskZero.
  *               nodes: routed freely first; of the nodes (bit n of nodes[e]: node n holds e) nodeLimit are kept, one by one the node that holds most of the weight of

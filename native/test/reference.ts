@@ -120,7 +120,9 @@ export function route(z: readonly number[], bias: readonly number[] | null, rule
     c = c.map((v, e) => (kept.has(Math.floor(e / size)) ? v : rule.maskZero ? 0 : -Infinity));
   }
   const ids = largest(c, rule.k);
-  let weights = ids.map((e) => s[e]!);
+  // A masked expert may still be chosen, where fewer than k have a score above 0; without a bias, what it scored then is its weight.
+  const weighed = rule.maskZero && bias === null ? c : s;
+  let weights = ids.map((e) => weighed[e]!);
   if (rule.score === 'softmax_chosen') weights = softmax(weights);
   const total = weights.reduce((sum, w) => sum + w, 0) + rule.renormEps;
   return { ids, weights: weights.map((w) => (rule.renorm ? w / total : w) * rule.scale) };

@@ -102,6 +102,14 @@ describe.each(deviceOptions.map((options) => ({ name: nameOf(options), options }
     expect(Array.from(run(logits, 1, bias, { ...rule, maskZero: true }).ids)).toEqual([4, 5]);
   });
 
+  test('an expert that is masked by 0 and chosen for want of others weighs nothing', () => {
+    const rule: RouteRule = { ...plain, k: 2, groups: 2, topGroups: 1, maskZero: true };
+    const { ids, weights } = run(Float32Array.of(-1, -1, -1, 0, -150, -150), 1, null, rule);
+    expect(Array.from(ids)).toEqual([3, 0]);
+    expect(weights[0]).toBeCloseTo(1 / (1 + 3 * Math.exp(-1)), 6);
+    expect(weights[1]).toBe(0);
+  });
+
   test('weights never come from the biased score', () => {
     const { ids, weights } = run(Float32Array.of(0, 0, 0), 1, Float32Array.of(0, 5, 0), { ...plain, score: 'sigmoid', k: 1 });
     expect(ids[0]).toBe(1);

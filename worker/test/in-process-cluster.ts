@@ -34,6 +34,8 @@ export interface ClusterOptions {
   maxLogitRows: number;
   prefixCache: boolean;
   rowDeadlineMs: number;
+  /** Workers that are not there to begin with; `revive` brings them. */
+  absent?: readonly number[];
   /** What each worker replays; none: its own routing. */
   replayOf?: (model: Model) => RoutingReplay;
 }
@@ -181,17 +183,16 @@ export class InProcessCluster {
 
   static async start(options: ClusterOptions): Promise<InProcessCluster> {
     const cluster = new InProcessCluster(options);
-    for (const [index] of cluster.workers.entries()) await cluster.listen(index);
+    for (const [index] of cluster.workers.entries()) if (!options.absent?.includes(index)) await cluster.listen(index);
     cluster.announceAll();
     return cluster;
   }
 
   announceAll(): void {
-    for (const home of this.workers) {
-      this.workers.forEach(({ listener }, worker) => {
-        if (listener !== null) home.exchange.announce(worker, [listener.address]);
-      });
-    }
+    const there = this.workers.flatMap(({ listener }, worker) =>
+      listener === null ? [] : [{ worker, dataAddresses: [listener.address] }],
+    );
+    for (const home of this.workers) home.exchange.announce(there);
   }
 
   run(home: number, submit: Submit): Promise<Answer> {

@@ -1,4 +1,4 @@
-import { badCheckpoint, quoted } from './bad-checkpoint.ts';
+import { badCheckpoint, quoted, shown } from './bad-checkpoint.ts';
 
 /** Sizes of real settings: their squares and reciprocals are numbers in f32 too. */
 const [sizeMin, sizeMax] = [1e-18, 1e18];
@@ -29,6 +29,16 @@ export class ConfigReader {
   /** The first of several names for one thing that the config uses; the first name if it uses none. */
   firstOf(keys: readonly string[]): string {
     return keys.find((key) => this.has(key)) ?? keys[0]!;
+  }
+
+  /** The same settings, but for these. */
+  setting(values: Readonly<Record<string, unknown>>): ConfigReader {
+    return new ConfigReader(this.path, { ...this.values, ...values }, this.prefix);
+  }
+
+  /** The same settings, with these values for keys that the file does not mention at all: what the family's own code takes for them. */
+  defaulting(values: Readonly<Record<string, unknown>>): ConfigReader {
+    return new ConfigReader(this.path, { ...values, ...this.values }, this.prefix);
   }
 
   /** The same settings, where keys that may be lists with an entry per layer hold the one value that all layers must share. */
@@ -103,9 +113,8 @@ export class ConfigReader {
   }
 
   refusal(key: string, wanted: string): Error {
-    const value = Object.hasOwn(this.values, key) ? (JSON.stringify(this.values[key]) ?? 'undefined') : 'absent';
-    const shown = value.length > 120 ? `${value.slice(0, 120)}…` : value;
-    return badCheckpoint(this.path, `${quoted(this.prefix + key)} is ${shown}, not ${wanted}`, this.prefix + key);
+    const value = Object.hasOwn(this.values, key) ? shown(this.values[key]) : 'absent';
+    return badCheckpoint(this.path, `${quoted(this.prefix + key)} is ${value}, not ${wanted}`, this.prefix + key);
   }
 
   private read<T>(key: string, fallback: T | undefined, fits: (value: never) => boolean, wanted: string): T {

@@ -1,6 +1,6 @@
 import { closeSync, fstatSync, openSync, readSync } from 'node:fs';
 import { limits } from '@switchyard/proto';
-import { badCheckpoint, quoted } from './bad-checkpoint.ts';
+import { badCheckpoint, quoted, shown } from './bad-checkpoint.ts';
 
 /** Bytes of one element. Sub-byte types have no place in a published MoE checkpoint (MXFP4 is stored as U8) and are refused by name. */
 const elementBytes = {
@@ -124,11 +124,11 @@ function tensorOf(name: string, entry: unknown, dataStart: number, fileBytes: nu
 
   const { dtype, shape, data_offsets: range } = entry;
   if (typeof dtype !== 'string' || !Object.hasOwn(elementBytes, dtype))
-    throw refuse(`dtype ${quoted(String(dtype))} is not one of ${Object.keys(elementBytes).join(', ')}`);
+    throw refuse(`dtype ${shown(dtype)} is not one of ${Object.keys(elementBytes).join(', ')}`);
   if (!Array.isArray(shape) || shape.length > dimensionsMax || !shape.every(isCount))
-    throw refuse(`shape ${quoted(JSON.stringify(shape) ?? 'undefined')} is not a list of at most ${dimensionsMax} sizes`);
+    throw refuse(`shape ${shown(shape)} is not a list of at most ${dimensionsMax} sizes`);
   if (!Array.isArray(range) || range.length !== 2 || !range.every(isCount) || range[0] > range[1])
-    throw refuse(`data_offsets ${quoted(JSON.stringify(range) ?? 'undefined')} is not [begin, end]`);
+    throw refuse(`data_offsets ${shown(range)} is not [begin, end]`);
 
   const offset = dataStart + range[0];
   const bytes = range[1] - range[0];

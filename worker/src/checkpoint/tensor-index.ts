@@ -1,7 +1,7 @@
 import { existsSync, readdirSync } from 'node:fs';
 import path from 'node:path';
 import { limits } from '@switchyard/proto';
-import { badCheckpoint, quoted } from './bad-checkpoint.ts';
+import { badCheckpoint, quoted, shown } from './bad-checkpoint.ts';
 import { readJsonObject } from './json-file.ts';
 import { readSafetensorsHeader, type TensorInfo } from './safetensors-header.ts';
 
@@ -64,7 +64,7 @@ function weightMap(indexPath: string): Map<string, string> {
     if (typeof shard !== 'string' || !/^[\w.-]+\.safetensors$/.test(shard) || shard.startsWith('.'))
       throw badCheckpoint(
         indexPath,
-        `tensor ${quoted(name)}: file ${quoted(String(shard))} is not the name of a .safetensors file in this directory`,
+        `tensor ${quoted(name)}: file ${shown(shard)} is not the name of a .safetensors file in this directory`,
         name,
       );
     shardOf.set(name, shard);

@@ -383,7 +383,8 @@ export class Engine {
       this.readout.read(sequence, firstLogit, endLogit);
     } catch (error) {
       sequence.failure = asFailure(error, 'sampling failed');
-      this.end(sequence);
+      // Later chunks may be in steps of their own, and still write its blocks.
+      if (sequence.inFlight === 0) this.end(sequence);
     }
   }
 

@@ -17,7 +17,7 @@ export class NodeVisits {
   private readonly experts: number;
   /** Nodes that hold expert e of MoE layer l: holder[start[l * experts + e] .. start[l * experts + e + 1]], each once. */
   private readonly start: Int32Array;
-  private readonly holder: Uint8Array;
+  private readonly holder: Uint16Array;
 
   constructor({ model, workers, replicas }: Plan, topK: number) {
     this.topK = topK;
@@ -28,7 +28,7 @@ export class NodeVisits {
     holders.forEach((nodes, i) => {
       this.start[i + 1] = this.start[i] + nodes.length;
     });
-    this.holder = Uint8Array.from(holders.flat());
+    this.holder = Uint16Array.from(holders.flat());
   }
 
   /** Looks at the rows of a step that has just been run. Positions that were looked at before (recomputed after preemption) are left out. */

@@ -29,11 +29,11 @@ export class Exchange {
   /** One for each lane of the model. */
   readonly homes: readonly HomeExchange[];
   readonly gateway: NodeGateway;
-  /** Resolves when every peer has been dialled once; null when that is so. */
+  /** Resolves when every peer of the last announcement has been dialled once; null when that is so. */
   connecting: Promise<void> | null = null;
   private readonly flights: Flights;
   private readonly peers: ReadonlySet<number>;
-  /** Neighbours in this node that have not been dialled yet. */
+  /** Neighbours in this node that have not been dialled yet, as far as they are there. */
   private readonly expected: Set<number>;
   private neighboursDialled: () => void = () => {};
 
@@ -48,19 +48,33 @@ export class Exchange {
     const node = plan.workers[worker].node;
     this.expected = new Set(routes.peers().filter((peer) => plan.workers[peer].node === node));
     const ready = this.expected.size === 0 ? null : new Promise<void>((resolve) => (this.neighboursDialled = resolve));
-    this.gateway = new NodeGateway({ plan, worker, routes, flights, hidden, topK, maxRows, ready });
+    this.gateway = new NodeGateway({ plan, worker, routes, flights, hidden, topK, maxRows, rowDeadlineMs, ready });
   }
 
-  /** Workers that hold experts can be dialled at these addresses. Others are ignored. */
-  announce(worker: number, addresses: readonly string[]): void {
-    if (!this.peers.has(worker)) return;
-    this.flights.announce(worker, addresses);
-    const settled = this.flights.settled().then(() => {
-      if (this.connecting === settled) this.connecting = null;
+  /** These workers are there, all that are, and can be dialled at these addresses from now on. Those that hold no experts are ignored. */
+  announce(there: readonly { worker: number; dataAddresses: readonly string[] }[]): void {
+    const peers = there.filter(({ worker }) => this.peers.has(worker));
+    for (const { worker, dataAddresses } of peers) this.flights.announce(worker, dataAddresses);
+    // Nobody waits for a neighbour that is not there; nor for workers of an earlier announcement that have gone since.
+    this.expectOnly(new Set(peers.map(({ worker }) => worker)));
+    const dialled = peers.map(async ({ worker }) => {
+      await this.flights.settled(worker);
       this.expected.delete(worker);
-      if (this.expected.size === 0) this.neighboursDialled();
+      this.tellGateway();
     });
-    this.connecting = settled;
+    const connecting = Promise.all(dialled).then(() => {
+      if (this.connecting === connecting) this.connecting = null;
+    });
+    this.connecting = connecting;
+  }
+
+  private expectOnly(there: ReadonlySet<number>): void {
+    for (const worker of this.expected) if (!there.has(worker)) this.expected.delete(worker);
+    this.tellGateway();
+  }
+
+  private tellGateway(): void {
+    if (this.expected.size === 0) this.neighboursDialled();
   }
 
   stats(): LinkStats[] {

@@ -77,6 +77,16 @@ export class ExpertRoutes {
     return this.holders[layer][expert];
   }
 
+  /** Of the other workers that hold the expert and can be reached, without `refused`, the one with the least load; NOBODY if there is none. */
+  leastLoaded(layer: number, expert: number, refused: number, load: Int32Array): number {
+    let best = NOBODY;
+    for (const worker of this.holders[layer][expert]) {
+      if (worker === refused || worker === this.home) continue;
+      if (best === NOBODY || load[worker] < load[best]) best = worker;
+    }
+    return best;
+  }
+
   /** Why the expert has no worker. */
   unavailable(layer: number, expert: number): SwitchyardError {
     const holders = this.plan.replicas[layer][expert].map((worker) => this.plan.workers[worker].name).join(', ');

@@ -187,26 +187,30 @@ export class ExpertServer {
     });
     this.arrivals = rest;
     this.rowsWaiting -= rows;
-    let answered = 0;
-    try {
-      served.compute(group);
-      for (let row = 0; answered < group.length; row += group[answered++].rows) {
-        const { client, frame, relay } = group[answered];
-        if (relay !== null) {
-          served.finish(relay, row);
-          continue;
-        }
-        this.answer(client, served.encode(frame, row));
-        giveBackFrame(frame.bytes);
-      }
-    } catch (error) {
-      const message = error instanceof Error ? error.message : String(error);
-      for (const { client, frame, relay } of group.slice(answered)) {
-        if (relay === null) this.answerError(client, frame, 'internal', message);
-        else relay.fail('internal', message);
-      }
+    const failed = messageOfFailure(() => served.compute(group));
+    let row = 0;
+    for (const arrival of group) {
+      // What does not parse among a neighbour's sums fails the frame that they are for, and none beside it.
+      const unanswered = failed ?? messageOfFailure(() => this.finish(arrival, served, row));
+      if (unanswered !== null) this.fail(arrival, unanswered);
+      row += arrival.rows;
     }
     served.times.add(Activity.expertsOthers, startedMs);
+  }
+
+  /** The frame's sums lie from `row` on. */
+  private finish({ client, frame, relay }: Arrival, served: Served, row: number): void {
+    if (relay !== null) {
+      served.finish(relay, row);
+      return;
+    }
+    this.answer(client, served.encode(frame, row));
+    giveBackFrame(frame.bytes);
+  }
+
+  private fail({ client, frame, relay }: Arrival, message: string): void {
+    if (relay === null) this.answerError(client, frame, 'internal', message);
+    else relay.fail('internal', message);
   }
 
   private answerRelay(client: Client, served: Served, relay: Relay): void {
@@ -238,6 +242,16 @@ export class ExpertServer {
       client.blocked = false;
       if (this.arrivals.length > 0) this.schedule();
     });
+  }
+}
+
+/** Null: `work` was done. */
+function messageOfFailure(work: () => void): string | null {
+  try {
+    work();
+    return null;
+  } catch (error) {
+    return error instanceof Error ? error.message : String(error);
   }
 }
 

@@ -15,6 +15,9 @@ export interface Cargo {
 export type Urgency = 'urgent' | 'bulk';
 const urgencies: readonly Urgency[] = ['urgent', 'bulk'];
 
+/** How late a deadline may be noticed: an eighth of it. */
+const CHECKS_PER_DEADLINE = 8;
+
 interface Flight {
   worker: number;
   urgency: Urgency;
@@ -23,6 +26,7 @@ interface Flight {
   rows: number;
   cargo: Cargo;
   sentMs: number;
+  deadlineMs: number;
 }
 
 export interface FlightsOptions {
@@ -39,7 +43,7 @@ export class Flights {
   readonly rows: Int32Array;
   private readonly options: FlightsOptions;
   private readonly links: Readonly<Record<Urgency, PeerLinks>>;
-  /** By tag, oldest first. */
+  /** By tag. */
   private readonly flights = new Map<number, Flight>();
   /** [urgency][worker] tags that wait until fewer frames of their link are unanswered. */
   private readonly held: Readonly<Record<Urgency, number[][]>>;
@@ -61,7 +65,7 @@ export class Flights {
     this.held = { urgent: Array.from({ length: workers }, () => []), bulk: Array.from({ length: workers }, () => []) };
     this.unanswered = { urgent: new Int32Array(workers), bulk: new Int32Array(workers) };
     // Not in the path of any row: it only looks for rows that are late.
-    this.watchdog = setInterval(() => this.checkDeadlines(), Math.max(10, rowDeadlineMs / 4));
+    this.watchdog = setInterval(() => this.checkDeadlines(), Math.max(10, rowDeadlineMs / CHECKS_PER_DEADLINE));
     this.watchdog.unref();
   }
 
@@ -70,9 +74,9 @@ export class Flights {
     for (const urgency of urgencies) this.links[urgency].announce(worker, addresses);
   }
 
-  /** Resolves when each announced worker has its links, or has been dialled since it was announced in vain. */
-  async settled(): Promise<void> {
-    await Promise.all(urgencies.map((urgency) => this.links[urgency].settled()));
+  /** Resolves when the announced worker has its links, or has been dialled since it was announced in vain. */
+  async settled(worker: number): Promise<void> {
+    await Promise.all(urgencies.map((urgency) => this.links[urgency].settled(worker)));
   }
 
   /** For the header of the next frame: same tag = same work. */
@@ -82,10 +86,19 @@ export class Flights {
 
   /**
    * Sends a sealed dispatch frame that carries `tag`. Never throws: what cannot be sent is lost at once.
+   * @param deadlineMs the frame is answered within it; else the worker stands still, and its links are cut
    * @returns true when bytes of it wait for the event loop
    */
-  send(worker: number, urgency: Urgency, frame: Uint8Array, tag: number, rows: number, cargo: Cargo): boolean {
-    this.flights.set(tag, { worker, urgency, frame, rows, cargo, sentMs: performance.now() });
+  send(
+    worker: number,
+    urgency: Urgency,
+    frame: Uint8Array,
+    tag: number,
+    rows: number,
+    cargo: Cargo,
+    deadlineMs = this.options.rowDeadlineMs,
+  ): boolean {
+    this.flights.set(tag, { worker, urgency, frame, rows, cargo, sentMs: performance.now(), deadlineMs });
     this.rows[worker] += rows;
     // The far end cuts off whoever has more unanswered.
     if (this.unanswered[urgency][worker] >= limits.framesInFlightMax) {
@@ -190,10 +203,9 @@ export class Flights {
 
   private checkDeadlines(): void {
     const now = performance.now();
-    const { rowDeadlineMs } = this.options;
-    for (const { worker, sentMs } of this.flights.values()) {
-      if (now - sentMs < rowDeadlineMs) return; // oldest first
-      const waited = `no answer for ${Math.round(now - sentMs)} ms; the limit is ${rowDeadlineMs}`;
+    for (const { worker, sentMs, deadlineMs } of this.flights.values()) {
+      if (now - sentMs < deadlineMs) continue;
+      const waited = `no answer for ${Math.round(now - sentMs)} ms; the limit is ${Math.round(deadlineMs)}`;
       const reason = new SwitchyardError('deadline_exceeded', waited);
       // The worker stands still: its other connection is no better.
       for (const each of urgencies) this.links[each].cut(worker, reason);

@@ -4,6 +4,7 @@ import {
   dispatchFrameBytes,
   type ErrorCode,
   encodeDispatchHeader,
+  errorCatalogue,
   frameMemory,
   giveBackFrame,
   SwitchyardError,
@@ -14,7 +15,7 @@ import type { StepBatch } from '../engine/step-batch.ts';
 import type { LayerRunner } from '../engine/step-lane.ts';
 import { Activity, type TimeSplit } from '../engine/time-split.ts';
 import type { Model, ModelLane, MoeLayer } from '../model/contract.ts';
-import type { ExpertRoutes } from './expert-routes.ts';
+import { type ExpertRoutes, NOBODY } from './expert-routes.ts';
 import type { Cargo, Flights } from './flights.ts';
 import { type Lane, RowPartition } from './row-partition.ts';
 import { urgencyOf } from './urgency.ts';
@@ -31,7 +32,8 @@ export interface HomeExchangeOptions {
 
 /**
  * The home's side of the exchange, for one lane of the model. For each MoE layer: split the rows by destination, send each destination one frame, compute the local
- * pairs meanwhile, add the sums that come back in any order. A destination that dies, refuses or is late fails the sequences whose rows it had, and no others.
+ * pairs meanwhile, add the sums that come back in any order. Rows of a destination that dies, refuses or is late go once more to whoever else can compute them; the
+ * sequences of those that nobody can fail, and no others.
  */
 export class HomeExchange implements LayerRunner {
   private readonly options: HomeExchangeOptions;
@@ -96,7 +98,7 @@ export class HomeExchange implements LayerRunner {
   }
 
   /** Sends a destination its rows. Returns true when bytes of the frame wait for the event loop. */
-  private dispatch(lane: Lane, index: number, layer: MoeLayer): boolean {
+  private dispatch(lane: Lane, index: number, layer: MoeLayer, again = false): boolean {
     const { flights } = this.options;
     const worker = this.partition.destination(lane);
     const tag = flights.nextTag();
@@ -109,17 +111,32 @@ export class HomeExchange implements LayerRunner {
       return false;
     }
     this.bill(lane, frame.length);
-    return flights.send(worker, urgencyOf(lane.rows), frame, tag, lane.rows, this.cargo(lane, worker, layer));
+    return flights.send(worker, urgencyOf(lane.rows), frame, tag, lane.rows, this.cargo(lane, worker, index, layer, again));
   }
 
-  private cargo(lane: Lane, worker: number, layer: MoeLayer): Cargo {
+  private cargo(lane: Lane, worker: number, index: number, layer: MoeLayer, again: boolean): Cargo {
     return {
       landed: (answer) => {
         this.addSums(lane, answer, layer);
         this.land();
       },
-      lost: (code, why) => this.fail(lane, worker, layer, code, why),
+      lost: (code, why) => {
+        if (again || !errorCatalogue[code].retry) this.fail(lane, worker, layer, code, why);
+        else this.sendAgain(lane, worker, index, layer, code, why);
+      },
     };
+  }
+
+  /**
+   * A frame came back without sums, so nothing of it is in ours, and what it asked for may be had elsewhere: a gateway refuses the whole frame for one worker that it
+   * cannot reach, and experts may have replicas. Its pairs go once more, each worker's by themselves, to whoever can be reached now.
+   */
+  private sendAgain(lost: Lane, from: number, index: number, layer: MoeLayer, code: ErrorCode, why: string): void {
+    const { hopeless, lanes } = this.partition.again(lost, index, lost.worker === null ? NOBODY : from);
+    const error = this.failure(from, layer, code, why);
+    for (const row of hopeless) this.batch!.fail(row, error);
+    for (const lane of lanes) this.dispatch(lane, index, layer, true);
+    this.land();
   }
 
   private encode(lane: Lane, index: number, layer: MoeLayer, tag: number): Uint8Array {
@@ -167,16 +184,20 @@ export class HomeExchange implements LayerRunner {
     const share = bytes / lane.rows;
     for (let i = 0; i < lane.rows; i++) {
       const traffic = this.batch!.traffic(lane.row[i]);
-      if (lane.worker === null) traffic.interNodeBytes += share;
+      if (this.partition.crosses(lane)) traffic.interNodeBytes += share;
       else traffic.intraNodeBytes += share;
     }
   }
 
   /** The destination's rows will not come back: their sequences fail. */
-  private fail(lane: Lane, worker: number, { layer }: MoeLayer, code: ErrorCode, why: string): void {
-    const error = new SwitchyardError(code, `worker ${this.options.routes.plan.workers[worker].name}, layer ${layer}: ${why}`);
+  private fail(lane: Lane, worker: number, layer: MoeLayer, code: ErrorCode, why: string): void {
+    const error = this.failure(worker, layer, code, why);
     for (let i = 0; i < lane.rows; i++) this.batch!.fail(lane.row[i], error);
     this.land();
+  }
+
+  private failure(worker: number, { layer }: MoeLayer, code: ErrorCode, why: string): SwitchyardError {
+    return new SwitchyardError(code, `worker ${this.options.routes.plan.workers[worker].name}, layer ${layer}: ${why}`);
   }
 
   private land(): void {

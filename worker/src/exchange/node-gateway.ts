@@ -86,9 +86,13 @@ export interface NodeGatewayOptions {
   hidden: number;
   topK: number;
   maxRows: number;
+  rowDeadlineMs: number;
   /** Resolves when every neighbour has been dialled once; null: there are none. */
   ready: Promise<void> | null;
 }
+
+/** Share of a row's deadline that a neighbour has: the gateway must have noticed that it stands still before the home takes the gateway for the one that does. */
+const RELAY_DEADLINE = 0.6;
 
 /**
  * The second level of the exchange: a row crosses to a node once, whatever the number of its experts there. Whichever worker receives a frame for its node sends on
@@ -176,15 +180,16 @@ export class NodeGateway {
   }
 
   private sendOn(relay: Relay, worker: number, { layer }: MoeLayer): void {
-    const { flights, plan } = this.options;
+    const { flights, plan, rowDeadlineMs } = this.options;
     const { frame } = relay;
     const row = this.rowsOf(frame, worker);
     const tag = flights.nextTag();
     const bytes = this.encode(frame, worker, row, tag);
-    flights.send(worker, urgencyOf(row.length), bytes, tag, row.length, {
-      landed: (answer) => relay.add(this.partialOf(answer, row)),
-      lost: (code, why) => relay.fail(code, `worker ${plan.workers[worker].name}, layer ${layer}: ${why}`),
-    });
+    const cargo = {
+      landed: (answer: CombineFrame) => relay.add(this.partialOf(answer, row)),
+      lost: (code: ErrorCode, why: string) => relay.fail(code, `worker ${plan.workers[worker].name}, layer ${layer}: ${why}`),
+    };
+    flights.send(worker, urgencyOf(row.length), bytes, tag, row.length, cargo, RELAY_DEADLINE * rowDeadlineMs);
   }
 
   /** Rows of the frame that have a pair for the worker, ascending; and in `placeOf` the place of each. */

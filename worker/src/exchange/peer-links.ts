@@ -45,9 +45,9 @@ export class PeerLinks {
     return this.peers.get(worker)?.link ?? null;
   }
 
-  /** Resolves when each announced worker has a link, or has been dialled since it was announced in vain. */
-  async settled(): Promise<void> {
-    await Promise.all([...this.peers.values()].map((peer) => peer.settled()));
+  /** Resolves when the announced worker has a link, or has been dialled since it was announced in vain. */
+  async settled(worker: number): Promise<void> {
+    await this.peers.get(worker)?.settled();
   }
 
   /** A peer broke the protocol or its deadline: the link is cut, and dialled anew. */

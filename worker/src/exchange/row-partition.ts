@@ -158,6 +158,38 @@ export class RowPartition {
     }
   }
 
+  /** Whether the lane's rows leave the home's node. */
+  crosses(lane: Lane): boolean {
+    return lane.node !== this.routes.nodeOf[this.routes.home];
+  }
+
+  /**
+   * The pairs of a lane once more, each worker's in a lane of its own, by who can be reached now. A row with a pair that nobody else has is in none of them.
+   * @param refused a worker that is not asked again, or NOBODY
+   */
+  again(lost: Lane, index: number, refused: number): { lanes: Lane[]; hopeless: number[] } {
+    const lanes = new Map<number, Lane>();
+    const hopeless: number[] = [];
+    for (let p = 0, end = 0; p < lost.pairs; p = end) {
+      // Pairs come in the order of their rows.
+      while (end < lost.pairs && lost.pairRow[end] === lost.pairRow[p]) end++;
+      const row = lost.row[lost.pairRow[p]];
+      const experts = lost.pairExpert.subarray(p, end);
+      const workers = Array.from(experts, (expert) => this.routes.leastLoaded(index, expert, refused, this.pairs));
+      if (workers.includes(NOBODY)) {
+        hopeless.push(row);
+        continue;
+      }
+      workers.forEach((worker, i) => {
+        const lane = lanes.get(worker) ?? new Lane(this.routes.nodeOf[worker], worker, lost.rows, this.topK);
+        lanes.set(worker, lane);
+        lane.add(row, experts[i], lost.pairWeight[p + i]);
+        this.pairs[worker]++;
+      });
+    }
+    return { lanes: [...lanes.values()], hopeless };
+  }
+
   /**
    * The worker that a lane's frame is sent to. A node's gateway is the worker there that hosts most of the frame's pairs, so that the fewest rows take another hop;
    * of equals, the lowest number.

@@ -3,9 +3,9 @@ import type { NumericClass } from './contract.ts';
 /**
  * The grid of a layer's exact sum. Expert contributions are rounded once to multiples of 2^grid and added as integers, so their order cannot matter.
  *
- * The grid comes from the checkpoint alone (never from what a worker hosts, for all workers must agree): expert 0 of the layer is run on a few rows that
- * look like the output of the norm before it, and the root mean square of what it answers, times a typical routing weight, is the size of a contribution.
- * Below it stay `fractionBits` bits:
+ * The grid comes from the checkpoint alone (never from what a worker hosts, for all workers must agree): a few experts of the layer are run on rows that
+ * look like the output of the norm before it, and the root mean square of what the middle one answers, times a typical routing weight, is the size of a
+ * contribution: one expert that was pruned, or that is far larger than the rest, decides nothing. Below it stay `fractionBits` bits:
  *   f32  24: a contribution of typical size keeps all its bits, as an f32 sum would.
  *   bf16 10: a contribution moves by 2^-11 of the typical size at most, a quarter of what rounding an expert's inputs to bf16 costs.
  *
@@ -21,8 +21,19 @@ export const fractionBits: Readonly<Record<NumericClass['activations'], number>>
 /** Kernels accept exponents to ±120; a checkpoint whose experts answer beyond that range overflows f32 anyway. */
 const gridMax = 120;
 
-/** Rows put through expert 0. */
+/** Rows put through each of the experts that are probed. */
 export const probeRows = 4;
+
+/** The experts of a layer whose answers are measured: the first, the middle and the last. */
+export function probedExperts(experts: number): number[] {
+  return [...new Set([0, experts >> 1, experts - 1])];
+}
+
+/** The middle of the sizes that are not 0, the smaller of two; 0 where all are. */
+export function typicalSize(sizes: readonly number[]): number {
+  const found = sizes.filter((size) => size > 0).sort((a, b) => a - b);
+  return found[(found.length - 1) >> 1] ?? 0;
+}
 
 /** Exponent of the grid for contributions whose root mean square is `rms`. Experts that answer nothing get the grid of size 1. */
 export function gridExponent(rms: number, activations: NumericClass['activations']): number {

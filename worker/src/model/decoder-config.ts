@@ -19,6 +19,8 @@ const layersMax = 1024;
 const headsMax = 4096;
 const vocabMax = 8_388_608;
 const hiddenMax = 131_072;
+/** What a cache takes of a key or value. */
+const headDimMax = 65_536;
 
 export function readDecoderConfig(config: ConfigReader, fixed: { headDim?: number } = {}): DecoderConfig {
   config.choice('hidden_act', ['silu'], 'silu');
@@ -40,7 +42,7 @@ export function readDecoderConfig(config: ConfigReader, fixed: { headDim?: numbe
 }
 
 function headDim(config: ConfigReader, hidden: number, heads: number): number {
-  if (config.has('head_dim')) return config.count('head_dim', undefined, hiddenMax);
+  if (config.has('head_dim')) return config.count('head_dim', undefined, headDimMax);
   if (hidden % heads !== 0)
     throw badCheckpoint(config.path, `hidden_size ${hidden} is not a multiple of num_attention_heads ${heads}, and there is no head_dim`);
   return hidden / heads;

@@ -17,12 +17,17 @@ export function rmsNorm(g: GraphBuilder, tensors: Tensors, at: string, { hidden,
   return g.norm({ name: at, kind: 'rms', eps, x: columns(g.residual), out: columns(g.normed), width: hidden, weights })!;
 }
 
-/** Final RMSNorm and the head, whose weight is the embedding where the two are tied. */
+/** The embedding where the two are tied, unless the checkpoint has a head of its own all the same: it may have been trained on since. */
+export function headWeight(tensors: Tensors, { hidden, vocab, tiedEmbeddings }: DecoderConfig, embedding: TensorView): TensorView {
+  return tiedEmbeddings && !tensors.has('lm_head.weight') ? embedding : tensors.matrix('lm_head.weight', vocab, hidden);
+}
+
+/** Final RMSNorm and the head. */
 export function vocabularyHead(g: GraphBuilder, tensors: Tensors, sizes: DecoderConfig, embedding: TensorView, scale = 1): ModelGraph {
-  const { hidden, vocab, eps, tiedEmbeddings } = sizes;
+  const { hidden, eps } = sizes;
   return g.head({
     norm: { kind: 'rms', eps, weights: [tensors.vector('model.norm.weight', hidden)] },
-    weight: tiedEmbeddings ? embedding : tensors.matrix('lm_head.weight', vocab, hidden),
+    weight: headWeight(tensors, sizes, embedding),
     bias: null,
     scale,
   });

@@ -70,16 +70,21 @@ export function readSigmoidGate(config: ConfigReader): { rule: RoutingRule; bias
     renorm: config.flag('norm_topk_prob', true),
     renormEps: 1e-20,
     scale: config.positive('routed_scaling_factor', 1),
-    groups: { ...readGroups(config), score: 'top_two', maskZero: false },
+    groups: { ...readGroups(config, 2), score: 'top_two', maskZero: false },
   };
   return { rule, biased: true };
 }
 
-/** Expert groups, of which the best few stay in the running. */
-export function readGroups(config: ConfigReader): { count: number; kept: number } {
-  const count = config.count('n_group', 1);
+/** What the router's kernel takes. */
+const groupsMax = 256;
+
+/** Expert groups, of which the best few stay in the running. `least`: experts of a group that its score needs. */
+export function readGroups(config: ConfigReader, least = 1): { count: number; kept: number } {
+  const count = config.count('n_group', 1, groupsMax);
   const { experts, topK } = readExpertCounts(config, expertKeys);
   if (experts % count !== 0) throw config.refusal('n_group', `a divisor of the ${experts} experts`);
+  if (count > 1 && experts / count < least)
+    throw config.refusal('n_group', `small enough that a group of the ${experts} experts has ${least}`);
   const kept = config.count('topk_group', 1, count);
   if ((experts / count) * kept < topK) throw config.refusal('topk_group', `enough groups of ${experts / count} for ${topK} experts`);
   return { count, kept };

@@ -46,6 +46,8 @@ export function describeModel(checkpoint: Checkpoint): ModelGraph {
     throw config
       .nested('quantization_config')!
       .refusal('quant_method', `fp8: mxfp4 is implemented for gpt_oss, not for ${quoted(modelType)}`);
+  if (quantisation.method === 'fp8' && modelType === 'gpt_oss')
+    throw config.nested('quantization_config')!.refusal('quant_method', 'mxfp4: fp8 is not implemented for gpt_oss');
   const graph = families[modelType]!(checkpoint);
   tensors.requireAllRead((name) => isIgnored(name, graph));
   return graph;
@@ -53,9 +55,9 @@ export function describeModel(checkpoint: Checkpoint): ModelGraph {
 
 /** Published checkpoints carry a few tensors that inference has no use for. */
 function isIgnored(name: string, graph: ModelGraph): boolean {
-  // Multi-token prediction layers follow the last one.
+  // Multi-token prediction: layers that follow the last one, or ERNIE's blocks beside them.
   const layer = /^model\.layers\.(\d+)\./.exec(name)?.[1];
-  if (layer !== undefined && Number(layer) >= graph.layers) return true;
-  // Old exports keep a rope table; tied checkpoints may repeat the embedding as the head.
-  return name.endsWith('.rotary_emb.inv_freq') || name === 'lm_head.weight';
+  if ((layer !== undefined && Number(layer) >= graph.layers) || /^model\.mtp_\w+\./.test(name)) return true;
+  // Old exports keep a rope table.
+  return name.endsWith('.rotary_emb.inv_freq');
 }

@@ -14,7 +14,7 @@ import { badCheckpoint, quoted } from '../checkpoint/bad-checkpoint.ts';
 import type { MappedFiles } from '../checkpoint/mapped-files.ts';
 import { type TensorView, viewBytes } from '../checkpoint/tensor-view.ts';
 import type { NumericClass } from './contract.ts';
-import { gridExponent, probeInput, probeRows, rootMeanSquare } from './contribution-grid.ts';
+import { gridExponent, probedExperts, probeInput, probeRows, rootMeanSquare, typicalSize } from './contribution-grid.ts';
 import type { Cache, Constant, Embedding, ExpertBank, ExpertViews, Handles, Matrix, ModelGraph, MoeNode, Slot } from './graph.ts';
 import { kvBlockBytes } from './memory.ts';
 import type { NodeLimit } from './node-limit.ts';
@@ -189,27 +189,34 @@ export class Residency implements Omit<Handles, 'sum'> {
     });
   }
 
-  /** See `contribution-grid.ts`: expert 0 as stored, with f32 inputs, whether this worker hosts it or not. */
+  /** See `contribution-grid.ts`: experts as stored, with f32 inputs, whether this worker hosts them or not. */
   private gridStep(node: MoeNode): PackingStep {
     const { layer, bank, inputNorm, inputNormPlus, typicalWeight } = node;
-    const views = bank.views[0]!;
-    return step(`layers.${layer}.grid`, matricesOf(views), () => {
-      const probe = this.createExperts(bank, 1, storedFormat(expertDType(bank)));
-      this.native.expertsSet(probe, 0, this.expertSources(views));
-      const out = new Float32Array(probeRows * bank.hidden);
-      this.native.expertsProbe(probe, 0, probeInput(this.buffer(inputNorm).f32, inputNormPlus), probeRows, out);
-      this.native.objectFree(probe);
-      const rms = rootMeanSquare(out) * typicalWeight;
-      if (!Number.isFinite(rms)) {
-        const { tensor } = views.down;
-        throw badCheckpoint(
-          tensor.file,
-          `tensor ${quoted(tensor.name)} at offset ${tensor.offset}: expert 0 of layer ${layer} answers ${rms}`,
-          tensor.name,
-        );
-      }
-      this.grids.set(node, gridExponent(rms, this.plan.numericClass.activations));
+    const probed = probedExperts(bank.views.length);
+    const views = probed.flatMap((expert) => matricesOf(bank.views[expert]!));
+    return step(`layers.${layer}.grid`, views, () => {
+      const input = probeInput(this.buffer(inputNorm).f32, inputNormPlus);
+      const slot = this.createExperts(bank, 1, storedFormat(expertDType(bank)));
+      const sizes = probed.map((expert) => this.answerSize(node, expert, slot, input));
+      this.native.objectFree(slot);
+      this.grids.set(node, gridExponent(typicalSize(sizes) * typicalWeight, this.plan.numericClass.activations));
     });
+  }
+
+  /** Root mean square of what an expert answers to the rows of `input`, when it is put into this slot. */
+  private answerSize({ layer, bank }: MoeNode, expert: number, slot: Experts, input: Float32Array): number {
+    const views = bank.views[expert]!;
+    this.native.expertsSet(slot, 0, this.expertSources(views));
+    const out = new Float32Array(probeRows * bank.hidden);
+    this.native.expertsProbe(slot, 0, input, probeRows, out);
+    const size = rootMeanSquare(out);
+    if (Number.isFinite(size)) return size;
+    const { tensor } = views.down;
+    throw badCheckpoint(
+      tensor.file,
+      `tensor ${quoted(tensor.name)} at offset ${tensor.offset}: expert ${expert} of layer ${layer} answers ${size}`,
+      tensor.name,
+    );
   }
 
   private expertSources(views: ExpertViews): ExpertSources {

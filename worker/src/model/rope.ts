@@ -22,7 +22,7 @@ export interface RopeVariant {
   readonly magnitude: number;
 }
 
-/** Settings of either generation: `rope_theta` + `rope_scaling`, or transformers 5's `rope_parameters`. */
+/** Settings of either generation: `rope_theta` + `rope_scaling`, or transformers 5's `rope_parameters`. What is nested goes before what is not. */
 export interface RopeSettings {
   readonly theta: number;
   readonly type: 'default' | 'linear' | 'yarn' | 'longrope' | 'dynamic';
@@ -41,8 +41,12 @@ const ropeTypesWithAlpha = [...ropeTypes, 'dynamic'] as const;
 
 export function readRopeSettings(config: ConfigReader): RopeSettings {
   const modern = config.nested('rope_parameters');
-  const scaling = modern ?? config.nested('rope_scaling');
-  const theta = (modern?.has('rope_theta') ? modern : config).positive('rope_theta', 10_000);
+  const legacy = config.nested('rope_scaling');
+  // Which of the two counts, and whose theta, differs between readers of such files.
+  if (modern !== null && legacy !== null)
+    throw config.refusal('rope_scaling', 'absent, as it must be beside rope_parameters: settings belong in one of them');
+  const scaling = modern ?? legacy;
+  const theta = (scaling?.has('rope_theta') ? scaling : config).positive('rope_theta', 10_000);
   // Phi-3's early configs say "su" for what was published as LongRoPE.
   const named =
     scaling?.choice(
@@ -66,8 +70,8 @@ export function readRope(config: ConfigReader, rotated: number, interleaved: boo
 
 /** Dims of a head that `partial_rotary_factor` leaves to rotate. */
 export function rotatedDims(config: ConfigReader, headDim: number, fallback: number): number {
-  const modern = config.nested('rope_parameters');
-  const factor = (modern?.has('partial_rotary_factor') ? modern : config).positive('partial_rotary_factor', fallback);
+  const nested = config.nested('rope_parameters') ?? config.nested('rope_scaling');
+  const factor = (nested?.has('partial_rotary_factor') ? nested : config).positive('partial_rotary_factor', fallback);
   if (factor > 1) throw config.refusal('partial_rotary_factor', 'a part of the head: 1 at most');
   return Math.floor(headDim * factor);
 }
@@ -97,9 +101,9 @@ function plainFrequencies(theta: number, rotated: number): Float64Array {
  * YaRN (Peng et al. 2023, arXiv:2309.00071): low frequencies are divided by the factor, high ones stay, with a linear ramp between the dims that turn
  * `beta_fast` and `beta_slow` times within the original context.
  */
-function yarnFrequencies({ theta, maxContext }: RopeSettings, scaling: ConfigReader, rotated: number): Float64Array {
+function yarnFrequencies({ theta, config, maxContext }: RopeSettings, scaling: ConfigReader, rotated: number): Float64Array {
   const factor = scaling.positive('factor');
-  const original = scaling.count('original_max_position_embeddings', maxContext);
+  const original = originalContext(config, scaling, maxContext);
   const dimTurning = (turns: number) => (rotated * Math.log(original / (2 * Math.PI * turns))) / (2 * Math.log(theta));
   const truncate = scaling.flag('truncate', true);
   const fast = dimTurning(scaling.positive('beta_fast', 32));
@@ -111,6 +115,12 @@ function yarnFrequencies({ theta, maxContext }: RopeSettings, scaling: ConfigRea
     const ramp = Math.min(Math.max((i - low) / (high - low), 0), 1);
     return (f / factor) * ramp + f * (1 - ramp);
   });
+}
+
+/** Tokens of the context before it was stretched; where it is said twice, the model's own key counts. */
+function originalContext(config: ConfigReader, scaling: ConfigReader, fallback?: number): number {
+  const holder = config.has('original_max_position_embeddings') ? config : scaling;
+  return holder.count('original_max_position_embeddings', fallback);
 }
 
 function yarnMagnitude(scaling: ConfigReader): number {
@@ -137,8 +147,7 @@ function longRope(
   rotated: number,
   divisors: LongDivisors,
 ): Pick<Rope, 'variants' | 'longAfter'> {
-  const holder = scaling.has('original_max_position_embeddings') ? scaling : config;
-  const original = holder.count('original_max_position_embeddings');
+  const original = originalContext(config, scaling);
   const stretch = scaling.has('factor') ? scaling.positive('factor') : maxContext / original;
   const usual = stretch <= 1 ? 1 : Math.sqrt(1 + Math.log(stretch) / Math.log(original));
   const fallback = scaling.positive('attention_factor', usual);

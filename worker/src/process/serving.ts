@@ -67,10 +67,9 @@ export class Serving {
     server.serve({ native, model, epoch, worker, maxRows, gateway: this.exchange.gateway, counters, times });
   }
 
-  /** Where the other workers are. Those that this plan does not need are ignored. */
+  /** Where the other workers are, all that are ready. Those that this plan does not need are ignored. */
   announce({ epoch, peers }: Peers): void {
-    if (epoch !== this.assignment.epoch) return;
-    for (const { worker, dataAddresses } of peers) this.exchange.announce(worker, dataAddresses);
+    if (epoch === this.assignment.epoch) this.exchange.announce(peers);
   }
 
   stats(): Stats {
@@ -99,12 +98,17 @@ export class Serving {
     };
   }
 
-  /** Ends everything. Sequences that still run fail with `reason`; drain the engine first where that matters. */
-  async close(reason: SwitchyardError): Promise<void> {
+  /** Sequences that still run fail with `reason`, and no more are taken. */
+  async endAll(reason: SwitchyardError): Promise<void> {
     this.engine.failAll(reason);
     // Without links no row is waited for any longer.
     await this.exchange.close();
     await this.engine.drain(reason);
+  }
+
+  /** Ends everything; drain the engine first where running sequences matter. */
+  async close(reason: SwitchyardError): Promise<void> {
+    await this.endAll(reason);
     this.server.serve(null);
     this.model.close();
   }

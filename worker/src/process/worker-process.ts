@@ -83,16 +83,13 @@ export class WorkerProcess {
     const { log } = this.options;
     log('info', `stopping; running requests have ${graceMs} ms`);
     const reason = new SwitchyardError('shutting_down', `worker ${this.options.flags.name} is shutting down`);
-    const engine = this.serving?.engine;
-    if (engine !== undefined) {
-      const drained = engine.drain(reason);
+    const { serving } = this;
+    if (serving !== null) {
       const late = new AbortController();
-      await Promise.race([drained, sleep(graceMs, undefined, { signal: late.signal, ref: false }).catch(() => {})]);
+      const timeUp = sleep(graceMs, undefined, { signal: late.signal, ref: false }).catch(() => {});
+      await Promise.race([serving.engine.drain(reason), timeUp]);
       late.abort();
-      if (engine.workPending) {
-        engine.failAll(reason);
-        await drained;
-      }
+      if (serving.engine.workPending) await serving.endAll(reason);
     }
     this.ending.abort();
     await this.stream?.close();

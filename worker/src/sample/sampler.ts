@@ -66,7 +66,8 @@ export class Sampler {
 
   private draw(max: number, { sampling, index }: Choice): number {
     const { adjusted, mass, selection, vocab } = this;
-    const perUnit = 1 / sampling.temperature;
+    // The smallest temperatures have no finite reciprocal, and what lies at the maximum must stay there.
+    const perUnit = Math.min(1 / sampling.temperature, Number.MAX_VALUE);
     let tokens = this.everyToken;
     let count = vocab;
     if (sampling.topK > 0 && sampling.topK < vocab) {

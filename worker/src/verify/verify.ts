@@ -128,11 +128,9 @@ export async function verifyCheckpoint(options: VerifyOptions): Promise<VerifyRe
 
 /** One case on one worker; `whole` is its prefill in one piece. */
 function runCase(runner: Runner, wanted: ExpectedCase): { report: CaseReport; whole: FedRows } {
-  const { vocab } = runner.model.shape;
   const length = wanted.tokens.length;
-  const run = new SequenceRun(runner, length + wanted.generated.length);
-  const whole = run.feed(wanted.tokens);
-  const got = continueGreedily(run, greedy(whole.logits, length - 1, vocab), wanted.generated.length, vocab);
+  const whole = new SequenceRun(runner, length).feed(wanted.tokens);
+  const got = continueGreedily(runner, wanted);
   const generated = { expected: [...wanted.generated], got, firstDifference: firstDifference(got, wanted.generated) };
   const phases = [
     phaseReport('prefill', runner, wanted, whole, whole),
@@ -143,9 +141,12 @@ function runCase(runner: Runner, wanted: ExpectedCase): { report: CaseReport; wh
   return { report: { case: wanted.index, tokens: length, phases, generated, ok }, whole };
 }
 
-function continueGreedily(run: SequenceRun, first: number, count: number, vocab: number): number[] {
-  const tokens = [first];
-  while (tokens.length < count) tokens.push(greedy(run.feed([tokens.at(-1)!]).logits, 0, vocab));
+/** As many tokens as are wanted. The prompt is fed again, as of a sequence that grows so long: that may be another rope variant. */
+function continueGreedily(runner: Runner, { tokens: prompt, generated }: ExpectedCase): number[] {
+  const run = new SequenceRun(runner, prompt.length + Math.max(0, generated.length - 1)); // The last token is not fed.
+  const tokens: number[] = [];
+  for (let fed: ArrayLike<number> = prompt; tokens.length < generated.length; fed = [tokens.at(-1)!])
+    tokens.push(greedy(run.feed(fed).logits, fed.length - 1, runner.model.shape.vocab));
   return tokens;
 }
 
@@ -153,7 +154,7 @@ function continueGreedily(run: SequenceRun, first: number, count: number, vocab:
 function feedInPieces(runner: Runner, wanted: ExpectedCase, sizes: readonly number[]): FedRows {
   const { tokens } = wanted;
   const { vocab, topK } = runner.model.shape;
-  const run = new SequenceRun(runner, tokens.length + wanted.generated.length);
+  const run = new SequenceRun(runner, tokens.length);
   const all: FedRows = {
     logits: new Float32Array(tokens.length * vocab),
     experts: runner.model.moe.map(() => new Int32Array(tokens.length * topK)),

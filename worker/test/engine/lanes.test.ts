@@ -128,3 +128,24 @@ test('a prompt that is alone is on its way in every lane', async () => {
   expect((await prompt).error).toBeNull();
   await cluster.close();
 });
+
+test('a prompt whose first chunk has no logits ends once, when none of its chunks runs any longer', async () => {
+  const { cluster, ran } = await start(new Gate());
+  const { engine } = cluster.workers[0];
+  const { lanes, logits } = (engine as unknown as { model: ReturnType<typeof toyModel> }).model;
+  for (const lane of lanes) {
+    const run = lane.runSegment.bind(lane);
+    lane.runSegment = (segment, batch) => {
+      run(segment, batch);
+      if (segment === shape.moeLayers && batch.seqPos[0] === 0) logits.f32.fill(Number.NaN);
+    };
+  }
+  const answer = await cluster.run(0, submitOf(long.prompt, { maxTokens: 1, promptLogprobs: true }));
+  expect(answer.error).toMatchObject({ code: 'internal', message: expect.stringContaining('sampling failed') });
+  const before = ran.length;
+  while (engine.workPending) await new Promise((resolve) => setImmediate(resolve));
+  for (let i = 0; i < 50; i++) await new Promise((resolve) => setImmediate(resolve));
+  expect(ran.length).toBe(before);
+  expect(engine.residency.pool.used).toBe(0);
+  await cluster.close();
+});

@@ -84,7 +84,7 @@ describe('ExpertServer', () => {
     const common = { native: toyNative, model, epoch: 7, worker: 5, maxRows: shape.maxRows, counters, times };
     exchange = new Exchange({ ...common, plan, rowDeadlineMs: 20_000, dial: ([address]) => network.dial(address, options) });
     server.serve({ ...common, gateway: exchange.gateway });
-    exchange.announce(4, ['memory://nobody']);
+    exchange.announce([{ worker: 4, dataAddresses: ['memory://nobody'] }]);
     await network.listen('memory://server', options, (incoming) => server.accept(incoming));
     link = await network.dial('memory://server', options);
     answers = [];

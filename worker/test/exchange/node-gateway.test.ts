@@ -19,7 +19,12 @@ function planOf(nodes: number[], holders: (expert: number) => number[]): Plan {
   };
 }
 
-function start(plan: Plan, network: Transport = new MemoryNetwork(), rowDeadlineMs = 20_000): Promise<InProcessCluster> {
+function start(
+  plan: Plan,
+  network: Transport = new MemoryNetwork(),
+  rowDeadlineMs = 20_000,
+  absent: readonly number[] = [],
+): Promise<InProcessCluster> {
   const models = plan.workers.map((_, w) => {
     const hosted = plan.replicas.map((layer) => layer.flatMap((holders, e) => (holders.includes(w) ? [e] : [])));
     return toyModel(shape, plan.workers.length === 1 ? null : hosted);
@@ -37,6 +42,7 @@ function start(plan: Plan, network: Transport = new MemoryNetwork(), rowDeadline
     maxLogitRows,
     prefixCache: false,
     rowDeadlineMs,
+    absent,
   });
 }
 
@@ -163,16 +169,67 @@ describe('the node gateway', () => {
     await cluster.close();
   });
 
-  test('a neighbour that stands still fails its rows at the deadline', async () => {
+  test('a neighbour that stands still fails the rows that need it at the deadline, and no others', async () => {
     const network = new MemoryNetwork();
-    const cluster = await start(twoByTwo, network, 80);
+    const cluster = await start(twoByTwo, network, 200);
     const submits = Array.from({ length: 24 }, (_, i) => submitOf([i], { maxTokens: 1 }));
-    await Promise.all(submits.map((submit) => cluster.run(0, submit)));
+    const expected = await Promise.all(submits.map((submit) => cluster.run(0, submit)));
     network.stall('memory://w3', true);
     const answers = await Promise.all(submits.map((submit) => cluster.run(0, submit)));
-    expect(answers.some(({ error }) => error !== null)).toBe(true);
-    for (const { error } of answers) if (error !== null) expect(['deadline_exceeded', 'worker_lost']).toContain(error.code);
+    const failed = answers.filter(({ error }) => error !== null);
+    expect(failed.length).toBeGreaterThan(0);
+    for (const { error } of failed) {
+      expect(['deadline_exceeded', 'worker_lost']).toContain(error!.code);
+      expect(error!.message).toContain('w3');
+    }
+    answers.forEach((answer, i) => {
+      if (answer.error === null) expect(answer).toEqual(expected[i]);
+    });
+    expect(failed.length).toBeLessThan(submits.length);
     network.stall('memory://w3', false);
+    await cluster.close();
+  });
+
+  test('a neighbour that was never there is not waited for', async () => {
+    // Experts of w3 live on w1 too.
+    const plan = planOf([0, 0, 1, 1], (e) => (e >> 1 === 3 ? [1, 3] : [e >> 1]));
+    const expected = await answersOf(await start(plan), 0);
+    const cluster = await start(plan, new MemoryNetwork(), 20_000, [3]);
+    expect(await answersOf(cluster, 0)).toEqual(expected);
+  });
+
+  test('rows that a gateway cannot pass on go straight to where their experts are', async () => {
+    let severed = false;
+    let refused = 0;
+    const network = watched(new MemoryNetwork(), (dialler, address, frame) => {
+      if (!severed || dialler !== 2 || !address.endsWith('w3') || frame.kind !== 'dispatch') return;
+      refused++;
+      throw new Error('severed');
+    });
+    const cluster = await start(twoByTwo, network);
+    const submits = Array.from({ length: 24 }, (_, i) => submitOf([i, i + 1], { maxTokens: 3, wantLogprob: true }));
+    const expected = await Promise.all(submits.map((submit) => cluster.run(0, submit)));
+    severed = true;
+    expect(await Promise.all(submits.map((submit) => cluster.run(0, submit)))).toEqual(expected);
+    expect(refused).toBeGreaterThan(0);
+    await cluster.close();
+  });
+
+  test('rows that were on their way to a worker that died are computed by replicas', async () => {
+    const network = new MemoryNetwork();
+    const plan = planOf([0, 0, 1, 2], (e) => (e >> 1 >= 2 ? [2, 3] : [e >> 1]));
+    const cluster = await start(plan, network);
+    const { exchange } = cluster.workers[0];
+    const submits = Array.from({ length: 24 }, (_, i) => submitOf([i, i + 1], { maxTokens: 3, wantLogprob: true }));
+    const expected = await Promise.all(submits.map((submit) => cluster.run(0, submit)));
+    const sentTo = (worker: number) => exchange.stats().find(({ peer }) => peer === worker)!;
+    const asked = sentTo(2).framesSent > 0 ? 2 : 3;
+    network.stall(`memory://w${asked}`, true);
+    const answers = submits.map((submit) => cluster.run(0, submit));
+    while (sentTo(asked).framesSent === sentTo(asked).roundTrips) await new Promise((resolve) => setImmediate(resolve));
+    network.sever(`memory://w${asked}`);
+    await cluster.kill(asked);
+    expect(await Promise.all(answers)).toEqual(expected);
     await cluster.close();
   });
 

@@ -25,7 +25,7 @@ describe('PeerLinks', () => {
     await network.listen('memory://a', options, (link) => accepted.push(link));
     const { links, events } = create(network);
     links.announce(3, ['memory://a']);
-    await links.settled();
+    await links.settled(3);
     expect(events).toEqual(['up 3']);
     links.link(3)!.send(new Uint8Array(10));
     accepted[0].send(new Uint8Array(20));
@@ -41,17 +41,17 @@ describe('PeerLinks', () => {
     const network = new MemoryNetwork();
     const { links, events } = create(network);
     links.announce(1, ['memory://nobody']);
-    await links.settled();
+    await links.settled(1);
     expect(events).toEqual(['down 1 link_closed']);
     expect(links.link(1)).toBeNull();
     await network.listen('memory://there', options, () => {});
     links.announce(1, ['memory://there']);
-    await links.settled();
+    await links.settled(1);
     expect(links.link(1)).not.toBeNull();
     await network.listen('memory://elsewhere', options, () => {});
     const before = links.link(1);
     links.announce(1, ['memory://elsewhere']);
-    await links.settled();
+    await links.settled(1);
     expect(links.link(1)).not.toBe(before);
     expect(links.link(1)!.peer).toBe('memory://elsewhere');
   });
@@ -61,7 +61,7 @@ describe('PeerLinks', () => {
     await network.listen('memory://a', options, () => {});
     const { links, events } = create(network);
     links.announce(0, ['memory://a']);
-    await links.settled();
+    await links.settled(0);
     links.cut(0, new SwitchyardError('deadline_exceeded', 'late'));
     while (events.length < 3) await new Promise((resolve) => setTimeout(resolve, 5));
     expect(events).toEqual(['up 0', 'down 0 deadline_exceeded', 'up 0']);

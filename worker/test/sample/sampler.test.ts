@@ -125,6 +125,16 @@ describe('Sampler', () => {
     expect(counts[2] / 8000).toBeCloseTo(5 / 8, 1);
   });
 
+  test.each([1e-310, 5e-324, 1e-300])('the smallest temperatures choose what is most likely: %d', (temperature) => {
+    const logits = Float32Array.of(1, 3, 2, 3);
+    for (const limits of [{}, { topP: 0.9 }, { topK: 2 }, { minP: 0.1 }]) {
+      const choice: Choice = { sampling: { ...greedy, temperature, ...limits }, history: null, masked: [], index: 0 };
+      const sampler = new Sampler(4);
+      expect([1, 3]).toContain(sampler.choose(logits, 0, choice));
+      expect(sampler.choose(Float32Array.of(0, 0, 9, 0), 0, choice)).toBe(2);
+    }
+  });
+
   test('works on a large vocabulary with one outlier', () => {
     const vocab = 200_000;
     const logits = Float32Array.from({ length: vocab }, (_, i) => Math.sin(i));

@@ -9,10 +9,12 @@ import { latentAttention, readLatentConfig } from '../latent-attention.ts';
 import { readRope } from '../rope.ts';
 
 /** DeepSeek-V2 (arXiv:2405.04434): latent attention; softmax gate, optionally limited to the groups with the best single expert. */
-export function deepSeekV2({ config, tensors }: Checkpoint): ModelGraph {
+export function deepSeekV2({ config: stored, tensors }: Checkpoint): ModelGraph {
+  const config = stored.defaulting({ n_shared_experts: 2 });
   // Latent attention has its own head sizes: `head_dim`, where present at all, is not what its name says.
   const sizes = readDecoderConfig(config, { headDim: config.count('v_head_dim') });
   const blocks = readDeepSeekBlocks(config, sizes.hidden, { rule: readSoftmaxGate(config), biased: false });
+  if (config.flag('mlp_bias', false)) throw config.refusal('mlp_bias', 'false: feed-forward blocks with biases are not implemented');
   const latent = readLatentConfig(config);
   const rope = readRope(config, latent.rope, true);
 

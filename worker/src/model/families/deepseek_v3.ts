@@ -8,7 +8,14 @@ import { latentAttention, readLatentConfig } from '../latent-attention.ts';
 import { readRope } from '../rope.ts';
 
 /** DeepSeek-V3 and R1 (arXiv:2412.19437): latent attention and the sigmoid gate. */
-export function deepSeekV3({ config, tensors }: Checkpoint): ModelGraph {
+export function deepSeekV3({ config: stored, tensors }: Checkpoint): ModelGraph {
+  const config = stored.defaulting({
+    routed_scaling_factor: 2.5,
+    n_group: 8,
+    topk_group: 4,
+    first_k_dense_replace: 3,
+    n_shared_experts: 1,
+  });
   // Latent attention has its own head sizes: `head_dim`, where present at all, is not what its name says.
   const sizes = readDecoderConfig(config, { headDim: config.count('v_head_dim') });
   const blocks = readDeepSeekBlocks(config, sizes.hidden, readSigmoidGate(config));

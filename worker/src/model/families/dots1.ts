@@ -1,4 +1,5 @@
 import type { Checkpoint } from '../../checkpoint/checkpoint.ts';
+import type { ConfigReader } from '../../checkpoint/config-reader.ts';
 import { groupedQueryAttention } from '../attention.ts';
 import { embedTokens, rmsNorm, vocabularyHead } from '../decoder.ts';
 import { readDecoderConfig } from '../decoder-config.ts';
@@ -8,12 +9,12 @@ import { GraphBuilder } from '../graph-builder.ts';
 import { readRope } from '../rope.ts';
 
 /** dots.llm1 (arXiv:2506.05767): Qwen3's attention, DeepSeek-V3's gate and blocks. */
-export function dots1({ config, tensors }: Checkpoint): ModelGraph {
+export function dots1({ config: stored, tensors }: Checkpoint): ModelGraph {
+  const config = stored.defaulting({ norm_topk_prob: false, sliding_window: 4096, max_window_layers: 62 });
   const sizes = readDecoderConfig(config);
   const blocks = readDeepSeekBlocks(config, sizes.hidden, readSigmoidGate(config));
   const biased = config.flag('attention_bias', false);
-  const types = config.names('layer_types', ['sliding_attention', 'full_attention'], sizes.layers);
-  const window = config.index('sliding_window', 0);
+  const slides = slidingLayers(config, sizes.layers);
   const rope = readRope(config, sizes.headDim, false);
 
   const g = new GraphBuilder('dots1', sizes);
@@ -28,10 +29,18 @@ export function dots1({ config, tensors }: Checkpoint): ModelGraph {
       biases: { qkv: biased, out: biased },
       qkNorm: { over: 'head' },
       rope,
-      window: types?.[layer] === 'sliding_attention' ? window : 0,
+      window: slides(layer) ? config.count('sliding_window') : 0,
     });
     const inputNorm = rmsNorm(g, tensors, `${at}.post_attention_layernorm`, sizes);
     deepSeekBlock(g, tensors, layer, inputNorm, blocks);
   }
   return vocabularyHead(g, tensors, sizes, embedding);
+}
+
+/** Those that `layer_types` says, else, where there is a window, the layers from `max_window_layers` on. */
+function slidingLayers(config: ConfigReader, layers: number): (layer: number) => boolean {
+  const types = config.names('layer_types', ['sliding_attention', 'full_attention'], layers);
+  if (types !== null) return (layer) => types[layer] === 'sliding_attention';
+  const from = config.has('sliding_window') ? config.index('max_window_layers', 0) : layers;
+  return (layer) => layer >= from;
 }

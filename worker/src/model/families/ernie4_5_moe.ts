@@ -10,13 +10,14 @@ import { denseMlp, projections, sharedMlp } from '../mlp.ts';
 import { readRope } from '../rope.ts';
 
 /** ERNIE 4.5 (text): interleaved rotary pairs; softmax gate with a bias for choosing, renormalised; an ungated shared expert. */
-export function ernie45Moe({ config, tensors }: Checkpoint): ModelGraph {
+export function ernie45Moe({ config: stored, tensors }: Checkpoint): ModelGraph {
+  const config = stored.defaulting({ rope_theta: 5e5, tie_word_embeddings: true, moe_num_shared_experts: 2 });
   const sizes = readDecoderConfig(config);
   const { hidden } = sizes;
   const { experts, topK } = readExpertCounts(config, ['moe_num_experts', 'num_experts'], ['moe_k', 'num_experts_per_tok']);
   const inter = config.count('moe_intermediate_size');
   const sharedExperts = config.index('moe_num_shared_experts', 0);
-  const biased = config.flag('use_bias', false);
+  if (config.flag('use_bias', false)) throw config.refusal('use_bias', 'false: feed-forward blocks with biases are not implemented');
   // A floor of the sum of chosen probabilities, which is far above any that is published: 1e-12.
   if (config.positive('moe_norm_min', 1e-12) > 1e-6)
     throw config.refusal('moe_norm_min', 'a floor below every sum of probabilities (1e-6 at most)');
@@ -28,7 +29,7 @@ export function ernie45Moe({ config, tensors }: Checkpoint): ModelGraph {
   for (let layer = 0; layer < sizes.layers; layer++) {
     const at = `model.layers.${layer}`;
     rmsNorm(g, tensors, `${at}.input_layernorm`, sizes);
-    groupedQueryAttention(g, tensors, { layer, at: `${at}.self_attn`, sizes, biases: { qkv: biased, out: biased }, rope, window: 0 });
+    groupedQueryAttention(g, tensors, { layer, at: `${at}.self_attn`, sizes, biases: { qkv: false, out: false }, rope, window: 0 });
 
     const inputNorm = rmsNorm(g, tensors, `${at}.post_attention_layernorm`, sizes);
     const moe = `${at}.mlp`;

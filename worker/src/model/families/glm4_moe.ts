@@ -8,7 +8,8 @@ import { GraphBuilder } from '../graph-builder.ts';
 import { readRope, rotatedDims } from '../rope.ts';
 
 /** GLM-4.5 (arXiv:2508.06471): a part of each head is rotated; q, k and v have biases; DeepSeek-V3's gate and blocks. */
-export function glm4Moe({ config, tensors }: Checkpoint): ModelGraph {
+export function glm4Moe({ config: stored, tensors }: Checkpoint): ModelGraph {
+  const config = stored.defaulting({ first_k_dense_replace: 1, n_shared_experts: 1 });
   const sizes = readDecoderConfig(config);
   const blocks = readDeepSeekBlocks(config, sizes.hidden, readSigmoidGate(config));
   const biased = config.flag('attention_bias', false);

@@ -8,8 +8,20 @@ import type { ExpertViews, ModelGraph } from '../graph.ts';
 import { GraphBuilder } from '../graph-builder.ts';
 import { readRope } from '../rope.ts';
 
+/** What its code takes for absent rope settings. */
+const ropeOfClass = {
+  rope_type: 'yarn',
+  rope_theta: 150_000,
+  factor: 32,
+  beta_fast: 32,
+  beta_slow: 1,
+  truncate: false,
+  original_max_position_embeddings: 4096,
+};
+
 /** GPT-OSS (arXiv:2508.10925): attention sinks, alternating windows, biases everywhere, a clamped gate, experts in MXFP4. */
-export function gptOss({ config, tensors }: Checkpoint): ModelGraph {
+export function gptOss({ config: stored, tensors }: Checkpoint): ModelGraph {
+  const config = stored.defaulting({ rope_theta: 150_000, sliding_window: 128, head_dim: 64 });
   const sizes = readDecoderConfig(config);
   const { hidden, layers } = sizes;
   const { experts, topK } = readExpertCounts(config, ['num_local_experts', 'num_experts']);
@@ -20,7 +32,8 @@ export function gptOss({ config, tensors }: Checkpoint): ModelGraph {
   const window = config.index('sliding_window', 0);
   const types = config.names('layer_types', ['sliding_attention', 'full_attention'], layers);
   const slides = (layer: number) => (types === null ? layer % 2 === 0 : types[layer] === 'sliding_attention');
-  const rope = readRope(config, sizes.headDim, false);
+  const hasRope = config.has('rope_parameters') || config.has('rope_scaling');
+  const rope = readRope(hasRope ? config : config.setting({ rope_parameters: ropeOfClass }), sizes.headDim, false);
 
   const g = new GraphBuilder('gpt_oss', sizes);
   const embedding = embedTokens(g, tensors, sizes);

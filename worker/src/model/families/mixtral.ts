@@ -8,7 +8,8 @@ import { GraphBuilder } from '../graph-builder.ts';
 import { readRope } from '../rope.ts';
 
 /** Mixtral (Jiang et al. 2024, arXiv:2401.04088): every layer sends a token to k of E experts by softmax, renormalised. */
-export function mixtral({ config, tensors }: Checkpoint): ModelGraph {
+export function mixtral({ config: stored, tensors }: Checkpoint): ModelGraph {
+  const config = stored.defaulting({ rope_theta: 1e6 });
   const sizes = readDecoderConfig(config);
   const { hidden } = sizes;
   const { experts, topK } = readExpertCounts(config, ['num_local_experts', 'num_experts']);

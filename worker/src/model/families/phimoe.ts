@@ -1,6 +1,6 @@
 import type { Checkpoint } from '../../checkpoint/checkpoint.ts';
 import { groupedQueryAttention } from '../attention.ts';
-import { embedTokens } from '../decoder.ts';
+import { embedTokens, headWeight } from '../decoder.ts';
 import { readDecoderConfig, readExpertCounts } from '../decoder-config.ts';
 import { expertViews, siluBank } from '../expert-tensors.ts';
 import type { Constant, ModelGraph } from '../graph.ts';
@@ -8,7 +8,8 @@ import { columns, GraphBuilder } from '../graph-builder.ts';
 import { readRope } from '../rope.ts';
 
 /** Phi-3.5-MoE (arXiv:2404.14219): LayerNorm with bias, LongRoPE, and the SparseMixer router, which picks exactly two experts one after the other. */
-export function phiMoe({ config, tensors }: Checkpoint): ModelGraph {
+export function phiMoe({ config: stored, tensors }: Checkpoint): ModelGraph {
+  const config = stored.defaulting({ rope_theta: 1e6 });
   const sizes = readDecoderConfig(config);
   const { hidden, vocab, eps } = sizes;
   const { experts, topK } = readExpertCounts(config, ['num_local_experts', 'num_experts']);
@@ -61,7 +62,7 @@ export function phiMoe({ config, tensors }: Checkpoint): ModelGraph {
   }
   return g.head({
     norm: { kind: 'layer', eps, weights: [tensors.vector('model.norm.weight', hidden)], bias: tensors.vector('model.norm.bias', hidden) },
-    weight: sizes.tiedEmbeddings ? embedding : tensors.matrix('lm_head.weight', vocab, hidden),
+    weight: headWeight(tensors, sizes, embedding),
     bias: headBiased ? tensors.vector('lm_head.bias', vocab) : null,
   });
 }

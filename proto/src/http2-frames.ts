@@ -7,8 +7,10 @@ export const frameFlags = { endStream: 1, acknowledgement: 1, padded: 8 } as con
 export const HEADER_BYTES = 9;
 /** The highest stream, and the largest window: what the reserved bit leaves. */
 export const WORD_MAX = 2 ** 31 - 1;
-/** What a frame may have until a peer says otherwise. */
+/** What a frame may have until a peer says otherwise, and the least that it may say. */
 export const INITIAL_FRAME_BYTES_MAX = 16_384;
+/** The most: what the length in a frame's header can say. */
+export const FRAME_BYTES_MAX = 2 ** 24 - 1;
 /** SETTINGS of a peer that means well have a dozen entries of 6 bytes. */
 const SETTINGS_BYTES_MAX = 1024;
 /** Read at once where small frames follow each other; larger ones are received into the message's own memory. */

@@ -10,6 +10,7 @@ import {
   badFrame,
   type DataReceiver,
   endOfData,
+  FRAME_BYTES_MAX,
   type FrameOwner,
   FrameReader,
   frameFlags,
@@ -218,16 +219,22 @@ export class Http2Lane implements SocketReceiver {
     } else if (id === this.#id) this.#stream?.credited(bytes);
   }
 
-  /** The session sees SETTINGS too, and refuses what is not allowed. */
+  /** The session sees SETTINGS too, and refuses what is not allowed; but it sees them later. */
   #settle(payload: Buffer): void {
     for (let at = 0; at + 6 <= payload.length; at += 6) {
       const value = payload.readUInt32BE(at + 2);
-      if (payload.readUInt16BE(at) === settings.frameBytesMax) this.#peerFrameBytesMax = Math.min(value, limits.grpcWindowBytes);
+      if (payload.readUInt16BE(at) === settings.frameBytesMax) this.#limitFrames(value);
       if (payload.readUInt16BE(at) !== settings.initialWindow) continue;
       const more = value - this.#peerInitialWindow;
       this.#peerInitialWindow = value;
       this.#stream?.credited(more);
     }
+  }
+
+  /** No peer may have its DATA a byte at a time: that would be millions of frames for one message. */
+  #limitFrames(bytesMax: number): void {
+    if (bytesMax < INITIAL_FRAME_BYTES_MAX || bytesMax > FRAME_BYTES_MAX) throw badFrame(`SETTINGS ask for frames of ${bytesMax} bytes`);
+    this.#peerFrameBytesMax = Math.min(bytesMax, limits.grpcWindowBytes);
   }
 
   #pass(bytes: Buffer): void {

@@ -34,7 +34,7 @@ export class NatsStream extends Duplex {
   readonly #inSubject: string;
   readonly #bounds: NatsStreamBounds;
   readonly #subscription: Subscription;
-  readonly #heartbeat: NodeJS.Timeout;
+  #heartbeat: NodeJS.Timeout | undefined;
   // Sending
   #nextOut = 0;
   #sentBytes = 0;
@@ -48,6 +48,7 @@ export class NatsStream extends Duplex {
   #readBytes = 0;
   #creditedBytes = 0; // of those read, as we last said
   #arrived: Uint8Array[] = [];
+  #wanted = false; // by the reader
   #ended = false;
   #silentBeats = 0;
 
@@ -58,12 +59,18 @@ export class NatsStream extends Duplex {
     this.#inSubject = inSubject;
     this.#bounds = bounds;
     this.#subscription = connection.subscribe(inSubject, { callback: (error, message) => this.#receive(error, message) });
+  }
+
+  /** From now on the other end listens: it is told that this one lives, and has to say so itself. */
+  startBeating(): void {
+    if (this.destroyed) return;
+    const { heartbeatMs, heartbeatsMissedMax } = this.#bounds;
     // Beats are counted, not timed: a process that was busy itself must not take its peer for dead.
     this.#heartbeat = setInterval(() => {
-      if (++this.#silentBeats > bounds.heartbeatsMissedMax)
-        this.destroy(closed(`nothing was heard for ${(this.#silentBeats - 1) * bounds.heartbeatMs} ms`));
+      if (++this.#silentBeats > heartbeatsMissedMax)
+        this.destroy(closed(`nothing was heard for ${(this.#silentBeats - 1) * heartbeatMs} ms`));
       else this.#publish(Kind.heartbeat, []);
-    }, bounds.heartbeatMs);
+    }, heartbeatMs);
   }
 
   override _write(chunk: Uint8Array, _encoding: string, done: () => void): void {
@@ -83,6 +90,7 @@ export class NatsStream extends Duplex {
   }
 
   override _read(): void {
+    this.#wanted = true;
     this.#deliver();
   }
 
@@ -204,10 +212,10 @@ export class NatsStream extends Duplex {
 
   /** Hands over what has arrived as far as the reader takes it, and tells the peer when half of the window is free again. */
   #deliver(): void {
-    while (this.#arrived.length > 0 && !this.destroyed) {
+    while (this.#wanted && this.#arrived.length > 0 && !this.destroyed) {
       const chunk = this.#arrived.shift()!;
       this.#readBytes += chunk.length;
-      if (!this.push(chunk)) break;
+      this.#wanted = this.push(chunk);
     }
     if (this.destroyed) return;
     if (this.#readBytes - this.#creditedBytes >= this.#bounds.windowBytes / 2) {

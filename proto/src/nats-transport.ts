@@ -111,6 +111,7 @@ async function dial(address: string, bounds: NatsTransportOptions, options: Link
   const cancelled = () => new SwitchyardError('cancelled', `dialling ${address} was aborted`, { cause: options.signal?.reason });
   if (options.signal?.aborted) throw cancelled();
   const connection = await connect(server, options.tls, bounds.dialTimeoutMs);
+  let stream: NatsStream | null = null;
   let link: FramedLink | null = null;
   const aborted = () => {
     if (link !== null) void link.close(cancelled());
@@ -120,15 +121,17 @@ async function dial(address: string, bounds: NatsTransportOptions, options: Link
   if (options.signal?.aborted) aborted();
   try {
     const id = randomBytes(16).toString('hex');
-    const stream = new NatsStream(connection, `${prefix}.${id}.up`, `${prefix}.${id}.down`, bounds);
+    stream = new NatsStream(connection, `${prefix}.${id}.up`, `${prefix}.${id}.down`, bounds);
     stream.on('error', ignore);
     const answer = await connection.request(`${prefix}.dial`, id, { timeout: bounds.dialTimeoutMs });
     if (answer.data.length > 0) throw refusalOf(answer.data);
+    if (stream.errored !== null) throw stream.errored;
     link = framed(stream, address, bounds, diallerHandshake(SCHEME, options.token), false);
     stream.once('close', () => void hangUp(connection));
     await link.opened;
     return link;
   } catch (error) {
+    stream?.destroy();
     void connection.close();
     if (options.signal?.aborted) throw cancelled();
     throw failure(error, `nobody listens on ${address}`);
@@ -150,6 +153,7 @@ function framed(
     if (!link.push(chunk)) stream.pause();
   });
   link.attach(stream);
+  stream.startBeating();
   return link;
 }
 

@@ -53,15 +53,8 @@ async function listen(
     const offered = firstFrame(socket);
     offered.frame.then(
       (offer) => {
-        let region: SharedRegion;
-        try {
-          region = openOffered(memory, bounds, offer);
-        } catch (error) {
-          socket.send(refusalFrame(error as SwitchyardError));
-          void socket.close();
-          return;
-        }
-        socket.send(ACCEPTED);
+        const region = acceptOffer(memory, bounds, socket, offer);
+        if (region === null) return;
         const link = new SharedMemoryLink(socket, region, 1, bounds);
         offered.onWake(() => link.woken());
         links.add(link);
@@ -86,9 +79,14 @@ async function dial(
   address: string,
   options: LinkOptions & { signal?: AbortSignal },
 ): Promise<Link> {
+  const { signal } = options;
+  const cancelled = () => new SwitchyardError('cancelled', `dialling ${address} was aborted`, { cause: signal?.reason });
   const socket = await dialSocket(SCHEME, address, socketBounds, options);
+  const aborted = () => void socket.close(cancelled());
+  signal?.addEventListener('abort', aborted, { once: true });
   let region: SharedRegion | undefined;
   try {
+    signal?.throwIfAborted();
     region = create(memory, bounds);
     const nonce = randomBytes(REGION_NONCE_BYTES);
     new Uint8Array(region.memory).set(nonce);
@@ -97,15 +95,19 @@ async function dial(
     const answered = firstFrame(socket);
     socket.send(Buffer.concat([ringBytes, nonce, Buffer.from(region.name, 'latin1')]));
     const answer = await answered.frame;
+    signal?.throwIfAborted();
     if (answer.length !== 1) throw refusalOf(answer);
     region.unname();
     const link = new SharedMemoryLink(socket, region, 0, bounds);
     answered.onWake(() => link.woken());
     return link;
   } catch (error) {
+    const reason = signal?.aborted ? cancelled() : (error as SwitchyardError);
     region?.release();
-    void socket.close(error as SwitchyardError);
-    throw error;
+    void socket.close(reason);
+    throw reason;
+  } finally {
+    signal?.removeEventListener('abort', aborted);
   }
 }
 
@@ -133,6 +135,7 @@ function firstFrame(socket: FramedLink): { frame: Promise<Uint8Array>; onWake: (
       resolve(received);
     });
   });
+  frame.catch(ignore); // Whoever awaits it hears of it.
   return {
     frame,
     onWake: (call) => {
@@ -146,6 +149,35 @@ function create(memory: SharedMemory, bounds: SharedMemoryTransportOptions): Sha
     return memory.create(regionBytes(bounds.ringBytes));
   } catch (error) {
     throw new SwitchyardError('link_closed', (error as Error).message, { cause: error });
+  }
+}
+
+/** Maps what is offered, and says so. @returns null where there will be no link: the dialler was refused, or has gone */
+function acceptOffer(
+  memory: SharedMemory,
+  bounds: SharedMemoryTransportOptions,
+  socket: FramedLink,
+  offer: Uint8Array,
+): SharedRegion | null {
+  let region: SharedRegion;
+  try {
+    region = openOffered(memory, bounds, offer);
+  } catch (error) {
+    if (tell(socket, refusalFrame(error as SwitchyardError))) void socket.close();
+    return null;
+  }
+  if (tell(socket, ACCEPTED)) return region;
+  region.release();
+  return null;
+}
+
+/** @returns false where nobody is left to be told: a goodbye, or nonsense, stood right behind the offer */
+function tell(socket: FramedLink, answer: Uint8Array): boolean {
+  try {
+    socket.send(answer);
+    return true;
+  } catch {
+    return false;
   }
 }
 
@@ -171,3 +203,5 @@ function openOffered(memory: SharedMemory, bounds: SharedMemoryTransportOptions,
   region.release();
   throw new SwitchyardError('link_closed', 'the name of the offered memory means another region here');
 }
+
+function ignore(): void {}

@@ -1,6 +1,8 @@
 import http2 from 'node:http2';
+import net from 'node:net';
 import * as grpc from '@grpc/grpc-js';
 import { afterEach, describe, expect, it } from 'vitest';
+import { FrameReader, windowUpdate, writeHeader } from '../src/http2-frames.ts';
 import { grpcTransport, type Link, PROTOCOL_VERSION } from '../src/index.ts';
 import { makeCertificates } from './certificates.ts';
 
@@ -174,5 +176,78 @@ describe('a link', () => {
     expectSame(await got);
     stream.end();
     expect(await link.closed).toBeNull();
+  });
+});
+
+const PREFACE_BYTES = 24;
+const [FRAME_BYTES_MAX, INITIAL_WINDOW] = [5, 4]; // names in SETTINGS
+
+function http2Frame(type: number, flag: number, stream: number, payload: Buffer): Buffer {
+  const head = Buffer.alloc(9);
+  writeHeader(head, payload.length, type, flag, stream);
+  return Buffer.concat([head, payload]);
+}
+
+function settings(...entries: [name: number, value: number][]): Buffer {
+  const payload = Buffer.alloc(6 * entries.length);
+  for (const [i, [name, value]] of entries.entries()) {
+    payload.writeUInt16BE(name, 6 * i);
+    payload.writeUInt32BE(value, 6 * i + 2);
+  }
+  return http2Frame(4, 0, 0, payload);
+}
+
+/** A server that takes any call and counts what it is sent; its end of the connection is the test's. */
+async function bareServer(): Promise<{ at: string; seen: { frames: number; bytes: number }; write: (bytes: Buffer) => void }> {
+  const seen = { frames: 0, bytes: 0 };
+  let connected!: net.Socket;
+  const server = net.createServer((socket) => {
+    connected = socket;
+    const reader = new FrameReader(
+      {
+        dataBegins: (_stream, bytes) => {
+          seen.frames++;
+          seen.bytes += bytes;
+          return null;
+        },
+        dataEnds: () => {},
+        headersBegin: () => socket.write(http2Frame(1, 4, 1, Buffer.of(0x88))), // ":status: 200"
+        inspect: () => {},
+        pass: () => {},
+      },
+      PREFACE_BYTES,
+    );
+    socket.on('data', (chunk) => reader.push(chunk)).on('error', () => {});
+    socket.write(settings());
+  });
+  closing.push(() => {
+    connected.destroy();
+    server.close();
+  });
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  const { port } = server.address() as net.AddressInfo;
+  return { at: `grpc://127.0.0.1:${port}`, seen, write: (bytes) => connected.write(bytes) };
+}
+
+describe('a peer that asks for frames of another size', () => {
+  const room = Buffer.concat([windowUpdate(0, 2 ** 30), windowUpdate(1, 2 ** 30)]);
+
+  it.each([0, 1, 16_383, 2 ** 24, 2 ** 32 - 1])('ends the link with bad_frame: %d bytes', async (bytesMax) => {
+    const { at, seen, write } = await bareServer();
+    const link = await grpcTransport().dial(at, optionsOf(false));
+    link.send(new Uint8Array(300_000));
+    write(Buffer.concat([settings([FRAME_BYTES_MAX, bytesMax]), room]));
+    expect(await link.closed).toMatchObject({ code: 'bad_frame', message: expect.stringContaining(`frames of ${bytesMax} bytes`) });
+    expect(seen.frames).toBeLessThanOrEqual(5); // what HTTP/2's first window takes
+  });
+
+  it.each([16_384, 2 ** 24 - 1])('is sent no larger ones: %d bytes', async (bytesMax) => {
+    const { at, seen, write } = await bareServer();
+    const link = await grpcTransport().dial(at, optionsOf(false));
+    write(Buffer.concat([settings([FRAME_BYTES_MAX, bytesMax], [INITIAL_WINDOW, 2 ** 20]), room]));
+    link.send(new Uint8Array(300_000));
+    while (seen.bytes < 300_005) await new Promise((resolve) => setTimeout(resolve, 5));
+    expect(seen.frames).toBeGreaterThanOrEqual(300_005 / bytesMax);
+    void link.close();
   });
 });

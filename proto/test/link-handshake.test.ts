@@ -1,10 +1,26 @@
+import { mkdtempSync } from 'node:fs';
 import net from 'node:net';
+import os from 'node:os';
+import path from 'node:path';
 import * as grpc from '@grpc/grpc-js';
 import fc from 'fast-check';
-import { afterEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { FrameReader, GOODBYE, writePrefix } from '../src/frame-reader.ts';
-import { grpcTransport, type Link, type Listener, limits, PROTOCOL_VERSION, SwitchyardError, socketTransport } from '../src/index.ts';
-import { diallerHandshake, listenerHandshake } from '../src/link-handshake.ts';
+import type { FramedLink } from '../src/framed-link.ts';
+import {
+  grpcTransport,
+  type Link,
+  type Listener,
+  limits,
+  PROTOCOL_VERSION,
+  type SharedMemory,
+  SwitchyardError,
+  sharedMemoryTransport,
+  socketTransport,
+} from '../src/index.ts';
+import { diallerHandshake, type Handshake, listenerHandshake } from '../src/link-handshake.ts';
+import { REGION_NONCE_BYTES, regionBytes } from '../src/shared-ring.ts';
+import { listenOnSocket } from '../src/socket-transport.ts';
 
 const open = { token: '', tls: null };
 const listeners: Listener[] = [];
@@ -141,6 +157,127 @@ describe('a dialler on a socket', () => {
     const transport = socketTransport(address.startsWith('uds') ? 'uds' : 'tcp');
     await expect(transport.dial(address, open)).rejects.toMatchObject({ code: 'invalid_request' });
     await expect(transport.listen(address, open, () => {})).rejects.toMatchObject({ code: 'invalid_request' });
+  });
+});
+
+/** Memory that this process shares with itself. */
+function ownMemory(): SharedMemory & { mapped: () => number } {
+  const named = new Map<string, ArrayBuffer>();
+  let mapped = 0;
+  const map = (name: string, memory: ArrayBuffer) => {
+    mapped++;
+    return { name, memory, unname: () => void named.delete(name), release: () => void mapped-- };
+  };
+  return {
+    create: (bytes) => {
+      const name = `region-${named.size}`;
+      named.set(name, new ArrayBuffer(bytes));
+      return map(name, named.get(name)!);
+    },
+    open: (name) => {
+      if (!named.has(name)) throw new Error('no such region');
+      return map(name, named.get(name)!);
+    },
+    mapped: () => mapped,
+  };
+}
+
+/** Plays one side of a handshake by hand, and says `last` in one piece with its last frame. Resolves when the other side has closed the connection. */
+function shakeHands(socket: net.Socket, handshake: Handshake, last: Uint8Array): Promise<void> {
+  const say = ({ value, done }: IteratorResult<Uint8Array | null, Uint8Array | null>) => {
+    const parts = [...(value === null ? [] : [framed(value)]), ...(done ? [last] : [])];
+    if (parts.length > 0) socket.write(Buffer.concat(parts));
+  };
+  let over = false;
+  const reader = new FrameReader(limits.frameBytesMax, {
+    frame: (frame) => {
+      if (over) return;
+      const said = handshake.next(frame);
+      over = said.done ?? false;
+      say(said);
+    },
+    goodbye: () => {},
+  });
+  say(handshake.next());
+  socket.on('data', (chunk) => reader.push(chunk)).on('error', () => {});
+  return new Promise((resolve) => socket.on('close', () => resolve()));
+}
+
+describe('shared memory', () => {
+  const folder = mkdtempSync(path.join(os.tmpdir(), 'sy-offer-'));
+  const ringBytes = 4096;
+  const unhandled: unknown[] = [];
+  const onUnhandled = (error: unknown) => unhandled.push(error);
+  let count = 0;
+  let file = '';
+  let memory = ownMemory();
+  beforeEach(() => {
+    file = `${folder}/${count++}.sock`;
+    memory = ownMemory();
+    process.on('unhandledRejection', onUnhandled);
+  });
+  afterEach(() => {
+    process.off('unhandledRejection', onUnhandled);
+    expect(unhandled.splice(0)).toEqual([]);
+  });
+  const turns = () => new Promise((resolve) => setTimeout(resolve, 20));
+
+  /** What the transport would offer, of the region that it would. */
+  function offer(name: string, nonce: Uint8Array): Buffer {
+    const head = Buffer.alloc(4);
+    head.writeUInt32LE(ringBytes);
+    return framed(Buffer.concat([head, nonce, Buffer.from(name)]));
+  }
+
+  it.each([
+    ['an offer and a goodbye', true, writePrefix(GOODBYE)],
+    ['an offer and nonsense', true, Buffer.from('not a frame at all')],
+    ['an offer of nothing and a goodbye', false, writePrefix(GOODBYE)],
+    ['an offer of nothing and nonsense', false, Buffer.from('not a frame at all')],
+  ])('is let go where %s come in one piece', async (_, exists, last) => {
+    const accepted: Link[] = [];
+    const transport = sharedMemoryTransport(memory, { ringBytes });
+    const listener = await transport.listen(`shm://${file}`, open, (link) => accepted.push(link));
+    listeners.push(listener);
+    const region = memory.create(regionBytes(ringBytes));
+    const offered = offer(exists ? region.name : 'nothing', new Uint8Array(REGION_NONCE_BYTES));
+    await shakeHands(net.connect(file), diallerHandshake('shm', ''), Buffer.concat([offered, last]));
+    await turns();
+    region.release();
+    expect(memory.mapped()).toBe(0);
+    expect(accepted).toEqual([]);
+    // The next dialler is none the worse for it.
+    await (await transport.dial(listener.address, open)).close();
+    expect(accepted.length).toBe(1);
+  });
+
+  it('is let go where dialling is given up before the offer is answered', async () => {
+    const bounds = { frameBytesMax: limits.handshakeBytesMax, pendingBytesMax: limits.handshakeBytesMax, lingers: false };
+    let arrived!: (socket: FramedLink) => void;
+    const offered = new Promise<FramedLink>((resolve) => {
+      arrived = resolve;
+    });
+    const listener = await listenOnSocket('shm', `shm://${file}`, bounds, open, (socket) => socket.onFrame(() => arrived(socket)));
+    listeners.push(listener);
+    const giving = new AbortController();
+    const dialling = sharedMemoryTransport(memory, { ringBytes }).dial(listener.address, { ...open, signal: giving.signal });
+    dialling.catch(() => {});
+    const socket = await offered;
+    expect(memory.mapped()).toBe(1);
+    giving.abort();
+    await expect(dialling).rejects.toMatchObject({ code: 'cancelled' });
+    expect(await socket.closed).toMatchObject({ code: 'link_closed' });
+    expect(memory.mapped()).toBe(0);
+  });
+
+  it('is let go where the listener says goodbye with its welcome', async () => {
+    const server = net.createServer((socket) => void shakeHands(socket, listenerHandshake('shm', ''), writePrefix(GOODBYE)));
+    await new Promise<void>((resolve) => server.listen(file, resolve));
+    const dialling = sharedMemoryTransport(memory, { ringBytes }).dial(`shm://${file}`, open);
+    await expect(dialling).rejects.toMatchObject({ code: 'link_closed' });
+    await turns();
+    expect(memory.mapped()).toBe(0);
+    server.close();
   });
 });
 

@@ -1,15 +1,19 @@
+import { spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
+import { once } from 'node:events';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
 import { connect, type NatsConnection } from '@nats-io/transport-node';
 import { afterEach, describe, expect, it } from 'vitest';
-import { type Link, type LinkTls, type Listener, natsTransport } from '../src/index.ts';
+import { type Link, type LinkTls, type Listener, limits, natsTransport } from '../src/index.ts';
 import { makeCertificates } from './certificates.ts';
 import { type NatsServer, noNatsServer, startNatsServer } from './nats-server.ts';
 
 const options = { token: 'broker', tls: null };
+const peerScript = fileURLToPath(new URL('fixtures/peer.mjs', import.meta.url));
 const closing: (() => Promise<unknown>)[] = [];
 afterEach(async () => {
   for (const close of closing.splice(0).reverse()) await close();
@@ -112,6 +116,78 @@ describe.skipIf(noNatsServer !== null)(`nats${noNatsServer === null ? '' : ` (${
     expect(await accepted.closed).toMatchObject({ code: 'bad_frame' });
     expect(await dialled.closed).toMatchObject({ code: 'link_closed' });
   });
+
+  it('has no more on its way to who does not receive than the credit allows', async () => {
+    const { port } = await server();
+    const spy = await outsider(port);
+    let sentBytes = 0;
+    spy.subscribe('w0.*.up', {
+      callback: (_error, { data }) => {
+        if (data[4] === 1) sentBytes += data.length - 8;
+      },
+    });
+    await spy.flush();
+    let arrived!: (link: Link) => void;
+    const accepting = new Promise<Link>((resolve) => {
+      arrived = resolve;
+    });
+    const listener = await natsTransport().listen(`nats://127.0.0.1:${port}/w0`, options, arrived);
+    closing.push(() => listener.close());
+    const dialled = await natsTransport().dial(listener.address, options);
+    closing.push(() => dialled.close());
+    const accepted = await accepting;
+    const count = 32;
+    for (let i = 0; i < count; i++) dialled.send(new Uint8Array(2 ** 20).fill(i));
+    for (let before = -1; before !== sentBytes; await sleep(300)) before = sentBytes;
+    // Frames kept early, the messages that fill the stream's own buffer, and the credit.
+    expect(sentBytes).toBeLessThan(limits.linkEarlyBytesMax + 4 * limits.natsMessageBytes + limits.natsWindowBytes);
+    const got: number[] = [];
+    await new Promise<void>((resolve) => {
+      accepted.onFrame((frame) => {
+        if (got.push(frame[0]) === count) resolve();
+      });
+    });
+    expect(got).toEqual(Array.from({ length: count }, (_, i) => i));
+  });
+
+  it('waits for a listener that is busy for longer than a heartbeat', async () => {
+    const { port } = await server();
+    const address = `nats://127.0.0.1:${port}/w0`;
+    const child = spawn(process.execPath, [peerScript, 'listen', address], {
+      stdio: ['ignore', 'pipe', 'inherit'],
+      env: { ...process.env, PEER_OPTIONS: JSON.stringify(options) },
+    });
+    closing.push(async () => child.kill('SIGKILL'));
+    await once(child.stdout, 'data'); // it listens
+    child.kill('SIGSTOP');
+    const dialling = natsTransport({ heartbeatMs: 50, heartbeatsMissedMax: 1000 }).dial(address, options);
+    await sleep(500);
+    child.kill('SIGCONT');
+    const dialled = await dialling;
+    const echoed = next(dialled);
+    dialled.send(Uint8Array.of(4));
+    expect((await echoed)[0]).toBe(4);
+    await dialled.close();
+  });
+
+  it('leaves no timer behind where nobody listens', async () => {
+    const { port } = await server();
+    const timers = () => process.getActiveResourcesInfo().filter((kind) => kind === 'Timeout').length;
+    await sleep(100); // so that the test runner's own have run out
+    const before = timers();
+    await expect(natsTransport().dial(`nats://127.0.0.1:${port}/w0`, options)).rejects.toMatchObject({ code: 'link_closed' });
+    for (let i = 0; i < 50 && timers() > before; i++) await sleep(20);
+    expect(timers()).toBeLessThanOrEqual(before);
+  });
+
+  it('says at once that the server does not let it receive', async () => {
+    const user = '{ user: any, password: any, permissions: { subscribe: { deny: ["*.*.down"] } } }';
+    const { port } = await server(`authorization { users: [${user}] }\nno_auth_user: any`);
+    const listener = await natsTransport().listen(`nats://127.0.0.1:${port}/w0`, options, () => {});
+    closing.push(() => listener.close());
+    const message = expect.stringMatching(/permission/i);
+    await expect(natsTransport().dial(listener.address, options)).rejects.toMatchObject({ code: 'link_closed', message });
+  }, 5_000); // The handshake's own limit is ten seconds.
 
   it('has one listener on a subject', async () => {
     const { port } = await server();

@@ -170,6 +170,10 @@ class Peer {
       );
       return false;
     }
+    if (this.closing.signal.aborted) {
+      await link.close(); // It came too late for anybody to want it.
+      return false;
+    }
     link.onFrame((frame) => this.events.frame(this.worker, frame));
     this.link = link;
     this.transport = link.transport;

@@ -56,6 +56,30 @@ describe('PeerLinks', () => {
     expect(links.link(1)!.peer).toBe('memory://elsewhere');
   });
 
+  test('a link that opens while all are being closed is closed too', async () => {
+    const network = new MemoryNetwork();
+    const accepted: Link[] = [];
+    await network.listen('memory://a', options, (link) => accepted.push(link));
+    let open = () => {};
+    const held = new Promise<void>((resolve) => {
+      open = resolve;
+    });
+    const made = new PeerLinks(
+      async ([address]) => {
+        const link = await network.dial(address, options);
+        await held;
+        return link;
+      },
+      { up: () => {}, down: () => {}, frame: () => {} },
+    );
+    made.announce(2, ['memory://a']);
+    while (accepted.length === 0) await new Promise((resolve) => setImmediate(resolve));
+    await made.close();
+    open();
+    await accepted[0].closed;
+    expect(made.link(2)).toBeNull();
+  });
+
   test('a link that is cut is dialled again by itself', async () => {
     const network = new MemoryNetwork();
     await network.listen('memory://a', options, () => {});

@@ -25,14 +25,21 @@ writeFileSync(
   }),
 );
 
+/** What the last run wrote to stderr. */
+let progress = '';
+
 /** Runs the command in this process and returns what it printed. */
 async function run(...args: string[]): Promise<string> {
   let printed = '';
+  progress = '';
   const out = vi.spyOn(process.stdout, 'write').mockImplementation((chunk) => {
     printed += String(chunk);
     return true;
   });
-  const err = vi.spyOn(process.stderr, 'write').mockImplementation(() => true);
+  const err = vi.spyOn(process.stderr, 'write').mockImplementation((chunk) => {
+    progress += String(chunk);
+    return true;
+  });
   try {
     await placeCommand().exitOverride().parseAsync(args, { from: 'user' });
   } finally {
@@ -196,6 +203,139 @@ describe('switchyard place', () => {
     await expect(run('--trace', trace, ...ask, '--model', 'chain', '--max-r', '1')).rejects.toThrow('--max-r needs --model fan-out');
     await expect(run('--trace', trace, ...ask, '--model', 'chain', '--robust', 'worst')).rejects.toThrow('--robust worst needs --model');
     await expect(run('--trace', trace, ...ask, '--held-out', '100%')).rejects.toThrow('below 100%');
+  });
+
+  it('balances loads by speed, layers without load too, and obeys what it can', async () => {
+    const [loads, uneven, popularity] = [join(dir, 'uneven-loads.json'), join(dir, 'speeds.json'), join(dir, 'expert_popularity_x.json')];
+    writeFileSync(loads, '[[2,1,1,2],[0,0,0,0]]');
+    writeFileSync(popularity, '{"total_input_tokens": 3, "expert_popularity": [[2,1,1,2],[0,0,0,0]]}');
+    const cluster = JSON.parse(readFileSync(topology, 'utf8'));
+    const nodes = cluster.nodes.slice(0, 2).map((node: { workers: object[] }, n: number) => ({
+      ...node,
+      workers: node.workers.map((w) => ({ ...w, relativeSpeed: 2 - n })),
+    }));
+    writeFileSync(uneven, JSON.stringify({ ...cluster, nodes }));
+    const ask = ['--topology', uneven, '--replicas', '0', '--dry-run', '--json'];
+    for (const file of [loads, popularity]) {
+      const { now, proposed } = JSON.parse(await run('--trace', file, ...ask, '--deadline', '1s'));
+      // Contiguous: 3 rows each, where 2 is the fair share of the slower one; nothing to balance in the other layer.
+      expect(now.peakMean).toBeCloseTo((1.5 + 1) / 2, 9);
+      expect(proposed.peakMean).toBe(1);
+    }
+    for (const [option, value] of [
+      ['--model', 'chain'],
+      ['--robust', 'worst'],
+      ['--held-out', '10%'],
+    ])
+      await expect(run('--trace', loads, ...ask, option!, value!)).rejects.toThrow(`${option} needs to know which experts`);
+    writeFileSync(uneven, JSON.stringify({ ...cluster, nodes, expertBytes: 200_000 }));
+    await expect(run('--trace', loads, ...ask)).rejects.toThrow(/memory holds 4 experts, the model has 8/);
+  });
+
+  it('reads dumps of expert ids whose shape is given', async () => {
+    const dump = join(dir, 'bare.experts.u8');
+    // 40 tokens of 10 sequences through 2 layers of 4 experts, top-2.
+    writeFileSync(
+      dump,
+      Uint8Array.from({ length: 160 }, (_, i) => (Math.floor(i / 16) + (i % 2)) % 4),
+    );
+    writeFileSync(
+      join(dir, 'bare.seq.u16le'),
+      Uint16Array.from({ length: 40 }, (_, t) => Math.floor(t / 4)),
+    );
+    const ask = ['--topology', topology, '--dry-run', '--json', ...quick];
+    await expect(run('--trace', dump, ...ask)).rejects.toThrow('an id dump does not say its shape');
+    const { plan } = JSON.parse(await run('--trace', dump, '--shape', '2x2x4', ...ask));
+    expect(plan.model).toEqual({ type: 'bare', moeLayers: [0, 1], experts: 4 });
+    await expect(run('--trace', dump, '--shape', '2x2', ...ask)).rejects.toThrow('layers x top-k x experts');
+    await expect(run('--trace', trace, '--shape', '2x2x4', ...ask)).rejects.toThrow('--shape is for dumps of expert ids');
+  });
+
+  it('moves nothing to a plan that is the same under other names', async () => {
+    const [plan, renamed] = [join(dir, 'as-found.json'), join(dir, 'renamed.json')];
+    const ask = ['--trace', trace, '--topology', topology, '--replicas', '10%', '--tokens-max', '1000', ...quick];
+    await run(...ask, '--out', plan);
+    const found = JSON.parse(readFileSync(plan, 'utf8'));
+    const replicas = found.replicas.map((layer: number[][]) => layer.map((own) => own.map((w) => (w + 1) % 3).sort((a, b) => a - b)));
+    writeFileSync(renamed, JSON.stringify({ ...found, replicas }));
+    expect(JSON.parse(await run(...ask, '--current', renamed, '--dry-run', '--json')).bytesToMove).toBe(0);
+    // The same plan again, its workers in another order: nothing to copy either.
+    const reversed = {
+      ...found,
+      workers: [...found.workers].reverse(),
+      replicas: found.replicas.map((layer: number[][]) => layer.map((own) => own.map((w) => 2 - w).sort((a, b) => a - b))),
+    };
+    writeFileSync(renamed, JSON.stringify(reversed));
+    expect(await run('diff', renamed, plan)).toContain('0 copies, 0 drops');
+    expect(JSON.parse(await run(...ask, '--current', renamed, '--dry-run', '--json')).bytesToMove).toBe(0);
+    writeFileSync(
+      renamed,
+      JSON.stringify({ ...found, workers: found.workers.map((w: object, i: number) => (i === 1 ? { ...w, name: 'n9w0' } : w)) }),
+    );
+    const message = 'the plan is for other layers or workers: workers[1].name is "n9w0", must be "n1w0"';
+    await expect(run(...ask, '--current', renamed, '--dry-run')).rejects.toThrow(message);
+    await expect(run('diff', renamed, plan)).rejects.toThrow(message);
+    writeFileSync(
+      renamed,
+      JSON.stringify({ ...found, model: { ...found.model, moeLayers: found.model.moeLayers.map((l: number) => l + 1) } }),
+    );
+    await expect(run(...ask, '--current', renamed, '--dry-run')).rejects.toThrow('model.moeLayers[0] is 1, must be 0');
+  });
+
+  it('counts the bytes of the trade-offs under the names that move least, too', async () => {
+    const [plan, renamed] = [join(dir, 'trade-off.json'), join(dir, 'trade-off-renamed.json')];
+    const ask = ['--trace', trace, '--topology', topology, '--replicas', '25%', '--peak', '1.1', '--tokens-max', '300', ...quick];
+    await run(...ask, '--out', plan);
+    const found = JSON.parse(readFileSync(plan, 'utf8'));
+    const replicas = found.replicas.map((layer: number[][]) => layer.map((own) => own.map((w) => (w + 1) % 3).sort((a, b) => a - b)));
+    writeFileSync(renamed, JSON.stringify({ ...found, replicas }));
+    const { pareto } = JSON.parse(await run(...ask, '--current', renamed, '--pareto', join(dir, 'x.html'), '--dry-run', '--json'));
+    expect(pareto.find(({ label }: { label: string }) => label === '+25%, peak 1.1').bytesMoved).toBe(0);
+  });
+
+  it('keeps to the number of replicas asked for, whatever a budget of bytes leaves undone', async () => {
+    const [plan, next] = [join(dir, 'roomy.json'), join(dir, 'lean.json')];
+    const ask = ['--trace', trace, '--topology', topology, '--tokens-max', '1000', ...quick];
+    await run(...ask, '--replicas', '40%', '--out', plan);
+    await run(...ask, '--replicas', '0', '--current', plan, '--budget-bytes', '10K', '--out', next);
+    expect(JSON.parse(readFileSync(next, 'utf8')).replicas.flat(2)).toHaveLength(24 * 32);
+  });
+
+  it('says so where a bound is 0, and shows none while it searches where it has none', async () => {
+    const roomy = join(dir, 'roomy-topology.json');
+    const cluster = JSON.parse(readFileSync(topology, 'utf8'));
+    const memory = (bytes: number[]) =>
+      JSON.stringify({
+        ...cluster,
+        nodes: cluster.nodes.map((node: { workers: object[] }, n: number) => ({
+          ...node,
+          workers: node.workers.map((w) => ({ ...w, expertMemoryBytes: bytes[n] })),
+        })),
+      });
+    writeFileSync(roomy, memory([800_000, 800_000, 800_000]));
+    const ask = ['--trace', trace, '--topology', roomy, '--dry-run', '--tokens-max', '1000', ...quick];
+    expect(await run(...ask, '--replicas', '200%')).toMatch(/gap to the proven bound .*fan-out bound 0, load \d/);
+    await run(...ask, '--replicas', '0');
+    expect(progress).toMatch(/incumbent \S+ {2}bound/);
+    await run(...ask, '--replicas', '0', '--groups', '8');
+    expect(progress).toMatch(/incumbent/);
+    expect(progress).not.toContain('bound');
+    writeFileSync(roomy, memory([800_000, 400_000, 200_000]));
+    await run(...ask, '--replicas', '0');
+    expect(progress).not.toContain('bound');
+  });
+
+  it('says where worth-it had too little to hold out, or too little time', async () => {
+    const one = join(dir, 'one.jsonl');
+    const lines = Array.from({ length: 60 }, (_, i) =>
+      JSON.stringify({ req_id: 'only', token_idx: Math.floor(i / 2), layer: i % 2, topk_ids: [i % 5, (i % 5) + 1] }),
+    );
+    writeFileSync(one, lines.join('\n'));
+    const text = await run('worth-it', '--trace', one, '--nodes', '2', '--levels', '0', ...quick);
+    expect(text).toContain('too few to hold any out');
+    expect(text).not.toContain('NaN');
+    const hurried = await run('worth-it', '--trace', trace, '--levels', '0,50%', '--deadline', '1ms', ...quick);
+    expect(hurried).toMatch(/stopped early: not searched with .*\+50.0% replicas/);
   });
 
   it('says what is missing or wrong', async () => {

@@ -3,12 +3,14 @@ import { type Plan, SwitchyardError, type Topology } from '@switchyard/proto';
 import { type Cluster, clusterOf, inNodeGroups, limitSlots, nodeSlots, nodeSpeedShares } from './cluster/cluster.ts';
 import { holderMasks, maskNodesMax } from './cluster/node-set.ts';
 import { type Random, seededRandom } from './random.ts';
+import { checkSameShape } from './replan/moves.ts';
 import { homesOf } from './report/homes-of.ts';
 import { type FanOutScore, scoreFanOut } from './score/fan-out-score.ts';
 import { type Affinity, balanceHomes, homePrices, learnAffinity, sequenceHomeCosts, spreadOverWorkers } from './solve/affinity.ts';
 import { anneal } from './solve/annealing.ts';
 import { FanOutSearch, type FanOutSearchOptions, type NodePlacement } from './solve/fan-out-search.ts';
 import { placeInsideNodes } from './solve/inside-nodes.ts';
+import { polish } from './solve/polish.ts';
 import { type Robustness, reweight, robustValue } from './solve/robust.ts';
 import { clusterSequences, sequenceUsage } from './solve/sequence-clusters.ts';
 import { placeChain } from './solve/two-level-chain.ts';
@@ -41,6 +43,8 @@ export interface PlaceOptions {
   annealing: number;
   /** Remote nodes per token and layer to end at when annealing: what may be spent on them is, and as much as can be is served at home. Infinity: prices as given. */
   remoteNodesMax: number;
+  /** Small instances end with integer programs of at most this many columns; 0: none do. Not for the chain model. */
+  programColumns: number;
   robust: Robustness;
   /** Every group of this many (consecutive experts of a layer) on one node, single extra copies apart; null: experts go where they like. */
   wholeGroups: number | null;
@@ -72,6 +76,7 @@ export const defaultPlaceOptions: PlaceOptions = {
   starts: 2,
   annealing: 0,
   remoteNodesMax: Infinity,
+  programColumns: 400,
   robust: { kind: 'mean' },
   wholeGroups: null,
   warmStart: null,
@@ -100,7 +105,7 @@ export interface Placement {
  * Decides where every expert and replica lives: nodes first, then workers inside each node. A pure function of (trace, topology, options): it reads no clock but
  * `now`, and gives the same plan for the same seed unless a deadline or the signal cuts the search short, when it returns its best plan so far.
  *
- * @throws bad_plan where the experts do not fit the memory, groups that are to stay whole do not, or the shapes of trace, topology and warm start disagree
+ * @throws bad_plan where the experts do not fit the memory, groups that are to stay whole do not, or the warm start is a plan of other layers, experts or workers
  */
 export async function place(trace: RoutingTrace, topology: Topology, options: Partial<PlaceOptions> = {}): Promise<Placement> {
   const o = { ...defaultPlaceOptions, ...options };
@@ -108,13 +113,8 @@ export async function place(trace: RoutingTrace, topology: Topology, options: Pa
   const copies = layers * trace.experts;
   const whole = clusterOf(topology);
   const cluster = limitSlots(whole, Math.floor(copies * (1 + o.replicas) + 1e-9));
-  const room = cluster.slotsOf.reduce((a, b) => a + b, 0);
-  if (room < copies)
-    throw new SwitchyardError(
-      'bad_plan',
-      `the workers' memory holds ${room} experts, the model has ${copies} (${layers} layers x ${trace.experts})`,
-      { param: 'expertMemoryBytes' },
-    );
+  checkRoom(cluster, layers, trace.experts);
+  if (o.warmStart !== null) checkSameShape(o.warmStart, { model: trace, workers: cluster.workers });
   const view = inNodeGroups(cluster);
   const stop = () => o.signal?.aborted === true || (o.now !== null && o.now() >= o.deadlineMs);
   const random = seededRandom(o.seed);
@@ -123,7 +123,7 @@ export async function place(trace: RoutingTrace, topology: Topology, options: Pa
     o.wholeGroups !== null && whole.nodes > 1
       ? { replicas: await placeGroups(sample, whole, o, o.wholeGroups, random, stop), homes: null }
       : o.model === 'chain'
-        ? { ...placeChain(sample, view, o, stop), homes: null }
+        ? { replicas: await placeChain(sample, view, { ...o, stop, pause: nextTurn }), homes: null }
         : await placeForHomes(trace, sample, view, o, random, stop);
   const plan = planOf(trace, cluster, found.replicas, {
     method: o.model,
@@ -136,6 +136,16 @@ export async function place(trace: RoutingTrace, topology: Topology, options: Pa
     ...(o.wholeGroups === null ? {} : { wholeGroups: o.wholeGroups }),
   });
   return describe(plan, cluster, trace, o.homeTolerance, { homes: found.homes, stopped: stop() });
+}
+
+function checkRoom(cluster: Cluster, layers: number, experts: number): void {
+  const room = cluster.slotsOf.reduce((a, b) => a + b, 0);
+  if (room < layers * experts)
+    throw new SwitchyardError(
+      'bad_plan',
+      `the workers' memory holds ${room} experts, the model has ${layers * experts} (${layers} layers x ${experts})`,
+      { param: 'expertMemoryBytes' },
+    );
 }
 
 /**
@@ -167,14 +177,20 @@ export function describe(
   return { plan: { ...plan, provenance }, cluster, masks, affinity, homes, score, stopped: known.stopped };
 }
 
-/** Plans from loads alone: what EPLB does, better packed. One node level; every worker counts alike but for its speed and memory. */
+/**
+ * Plans from loads alone: what EPLB does, better packed. One node level; every worker counts alike but for its speed and memory.
+ *
+ * @param options.stop asked between steps: true ends the search with what it has
+ * @throws bad_plan where the experts do not fit the memory
+ */
 export function placeLoads(
   loads: LoadMatrix,
   topology: Topology,
-  options: { replicas: number; seed: number; effort?: number; model?: string },
+  options: { replicas: number; seed: number; effort?: number; model?: string; stop?: () => boolean },
 ): Plan {
   const copies = loads.layers * loads.experts;
   const cluster = limitSlots(clusterOf(topology), Math.floor(copies * (1 + options.replicas) + 1e-9));
+  checkRoom(cluster, loads.layers, loads.experts);
   const flat: Cluster = {
     ...cluster,
     nodes: 1,
@@ -185,8 +201,9 @@ export function placeLoads(
   };
   const masks = Array.from({ length: loads.layers }, () => new Int32Array(loads.experts).fill(1));
   const served = masks.map((_, l) => loads.counts.slice(l * loads.experts, (l + 1) * loads.experts));
-  const replicas = placeInsideNodes(masks, served, flat, seededRandom(options.seed), options.effort ?? 1000, () => false);
-  const shape = { model: options.model ?? 'unknown', moeLayers: masks.map((_, l) => l), experts: loads.experts };
+  const replicas = placeInsideNodes(masks, served, flat, seededRandom(options.seed), options.effort ?? 1000, options.stop ?? (() => false));
+  const moeLayers = loads.moeLayers ?? masks.map((_, l) => l);
+  const shape = { model: options.model ?? 'unknown', moeLayers, experts: loads.experts };
   return planOf(shape, cluster, replicas, { method: 'load', seed: options.seed, replicas: options.replicas });
 }
 
@@ -237,7 +254,7 @@ async function placeForHomes(
   } else if (o.warmStart !== null) {
     // The plan is near a local optimum already: look at the most promising changes of each layer only.
     search = new FanOutSearch(sample, new Int32Array(sample.sequences.length), { ...base, candidatesMax: 40 });
-    search.load(warmMasks(o.warmStart, cluster, sample));
+    search.load(nodeMasks(o.warmStart, cluster));
     search.fitMemory();
     await search.converge(o.warmRounds, 1e-3);
   } else {
@@ -276,6 +293,10 @@ async function placeForHomes(
         await search.converge(12, 1e-5);
       }
     }
+  }
+  if (cluster.nodes > 1 && !stop()) {
+    const timeLeftMs = () => (o.now === null ? Infinity : Math.max(1, o.deadlineMs - o.now()));
+    await polish(search, { columnsMax: o.programColumns, branchesMax, timeLeftMs, signal: o.signal });
   }
   if (o.robust.kind !== 'mean' && cluster.nodes > 1) search = await robustly(sample, cluster, search, base, o, stop);
   o.onProgress({ stage: 'inside the nodes', incumbent: search.remoteNodes() / scale });
@@ -336,6 +357,9 @@ function placeGroups(
   });
 }
 
+/** Branches that one program may take. Programs of a few hundred columns end long before. */
+const branchesMax = 500;
+
 /** What a row less on a node that stands out is worth, in visits, once the search is over. */
 const reliefPrice = 8;
 
@@ -352,21 +376,6 @@ function onAllTokens(trace: RoutingTrace, { masks }: NodePlacement, base: FanOut
   return full;
 }
 
-/** A plan's masks on this cluster; refuses a plan of another shape. */
-function warmMasks(plan: Plan, cluster: Cluster, trace: RoutingTrace): Int32Array[] {
-  if (
-    plan.workers.length !== cluster.workers.length ||
-    plan.replicas.length !== trace.moeLayers.length ||
-    plan.model.experts !== trace.experts
-  )
-    throw new SwitchyardError(
-      'bad_plan',
-      `the plan has ${plan.workers.length} workers, ${plan.replicas.length} layers and ${plan.model.experts} experts; trace and topology have ${cluster.workers.length}, ${trace.moeLayers.length} and ${trace.experts}`,
-      { param: 'plan' },
-    );
-  return nodeMasks(plan, cluster);
-}
-
 /** A few rounds of multiplicative weights over the domains; the best by the robust value wins. */
 async function robustly(
   sample: RoutingTrace,
@@ -380,7 +389,8 @@ async function robustly(
   const domainOf = sample.sequences.map((s) => names.indexOf(s.domain ?? ''));
   const tokens = names.map((_, d) => sample.sequences.reduce((sum, s, i) => sum + (domainOf[i] === d ? s.tokens : 0), 0));
   const valuesOf = ({ masks, homeOf }: NodePlacement) => {
-    const { visits: cost } = sequenceHomeCosts(sample, masks, cluster);
+    const { visits, rows } = sequenceHomeCosts(sample, masks, cluster);
+    const cost = o.model === 'home-rank' ? rows : visits;
     const sums = names.map(() => 0);
     sample.sequences.forEach((s, i) => {
       sums[domainOf[i]] += cost[i * base.slots.length + homeOf[i]] * s.tokens;

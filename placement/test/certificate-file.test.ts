@@ -46,9 +46,15 @@ function verdictAfter(change: (file: { claims: Record<string, unknown>[] } & Rec
   return verifyCertificate(proven.plan, trace, parseCertificate(file));
 }
 
+const windowOf = (...duals: [string, number][]) => ({ kind: 'window', from: 0, to: 2, duals });
+
 describe('a certificate from a file', () => {
   it('holds as it was written', () => {
     expect(verdictAfter(() => {}).ok).toBe(true);
+    // A window proves something too, if less.
+    expect(verdictAfter(({ claims }) => Object.assign(claims[2], { bound: 100, proofs: [windowOf(['R 0 0', 1], ['D 1 3', -2])] })).ok).toBe(
+      true,
+    );
   });
 
   it.each<[string, Parameters<typeof verdictAfter>[0], string]>([
@@ -89,6 +95,28 @@ describe('a certificate from a file', () => {
     [
       'a row of a window takes a transition outside it',
       ({ claims }) => Object.assign(claims[2], { proofs: [{ kind: 'window', from: 0, to: 2, duals: [['R 5 0', 1]] }] }),
+      'duals prove at most Infinity%',
+    ],
+    [
+      // Twice the same row says no more than once with both duals, but it is not what the format has.
+      'a row of a window is named twice',
+      ({ claims }) => Object.assign(claims[2], { bound: 100, proofs: [windowOf(['R 0 0', 1], ['R 0 0', 1])] }),
+      'duals prove at most Infinity%',
+    ],
+    [
+      'a row of a window is named by too many experts',
+      ({ claims }) => Object.assign(claims[2], { bound: 100, proofs: [windowOf(['R 0 0 1', 1])] }),
+      'duals prove at most Infinity%',
+    ],
+    [
+      'duals are too large to be summed exactly',
+      ({ claims }) => {
+        const rows = [0, 1].flatMap((l) => Array.from({ length: 8 }, (_, e) => [`R ${l} ${e}`, 2 ** 45] as [string, number]));
+        Object.assign(claims[2], {
+          bound: 1e15,
+          proofs: [windowOf(...rows, ...rows.map(([name, dual]): [string, number] => [name.replace('R', 'C'), dual]))],
+        });
+      },
       'duals prove at most Infinity%',
     ],
   ])('does not hold where %s', (_, change, line) => {

@@ -1,3 +1,4 @@
+import type { Plan } from '@switchyard/proto';
 import { describe, expect, it } from 'vitest';
 import {
   baselineNames,
@@ -6,7 +7,6 @@ import {
   changedTopology,
   chooseHomes,
   clusterOf,
-  diffPlans,
   expertLoads,
   explain,
   exportPlan,
@@ -24,27 +24,17 @@ import {
   robustValue,
   scoreFanOut,
   slotMap,
+  solveChain,
   stageMove,
   thinTokens,
   transitionsOf,
   uncalibratedHost,
   verifyCertificate,
+  worthIt,
 } from '../src/index.ts';
-import { gptOssSlice, testTopology } from './slice.ts';
+import { expectValid, gptOssSlice, testTopology, toyTrace } from './slice.ts';
 
 const quick = { starts: 1, sampleTokens: 1500 };
-
-function expectValid(plan: { replicas: number[][][] }, slots: ArrayLike<number>): void {
-  const used = new Int32Array(slots.length);
-  for (const list of plan.replicas.flat()) {
-    expect(list.length).toBeGreaterThan(0);
-    expect([...new Set(list)].sort((a, b) => a - b)).toEqual(list);
-    for (const w of list) used[w]++;
-  }
-  used.forEach((u, w) => {
-    expect(u).toBeLessThanOrEqual(slots[w]);
-  });
-}
 
 describe('place', () => {
   it('is valid on uneven shapes, in every model, and far better than contiguous', async () => {
@@ -162,10 +152,70 @@ describe('place', () => {
     expect(robustValue([1, 2, 3], [1, 1, 2], { kind: 'cvar', share: 0.75 })).toBeCloseTo((2 * 3 + 2) / 3);
   });
 
+  it('lowers the worst domain in rows where only rows count', async () => {
+    const trace = toyTrace({ layers: 4, experts: 8, topK: 3, sequences: 12, tokensEach: 10 });
+    let told = Number.NaN;
+    const { masks, homes } = await place(trace, testTopology(3, 1, 32), {
+      model: 'home-rank',
+      replicas: 0.25,
+      robust: { kind: 'worst' },
+      onProgress: ({ stage, incumbent }) => {
+        if (stage.startsWith('worst')) told = incumbent;
+      },
+    });
+    const away = { rare: 0, common: 0 };
+    const all = { rare: 0, common: 0 };
+    for (let t = 0; t < trace.tokens; t++) {
+      const domain = trace.sequences[trace.sequenceOf[t]].domain as 'rare' | 'common';
+      all[domain] += 4;
+      for (let i = 0; i < 12; i++)
+        if (((masks[Math.floor(i / 3)][trace.ids[t * 12 + i]] >>> homes[trace.sequenceOf[t]]) & 1) === 0) away[domain]++;
+    }
+    expect(told).toBeCloseTo(Math.max(away.rare / all.rare, away.common / all.common), 9);
+  });
+
+  it('ends the chain model when asked to, by signal and by deadline, and gives the flattest plan', async () => {
+    const trace = await gptOssSlice();
+    // No placement is perfectly flat, so the search would go on for long.
+    const ask = { ...quick, model: 'chain' as const, replicas: 0, peakMeanMax: 1 };
+    const abort = new AbortController();
+    const timer = setTimeout(() => abort.abort(), 100);
+    const interrupted = await place(trace, testTopology(1, 8, 96), { ...ask, signal: abort.signal });
+    clearTimeout(timer);
+    expect(interrupted.stopped).toBe(true);
+    expectValid(interrupted.plan, new Int32Array(8).fill(96));
+    let asked = 0;
+    const late = await place(trace, testTopology(2, 4, 96), { ...ask, now: () => asked++, deadlineMs: 200 });
+    expectValid(late.plan, new Int32Array(8).fill(96));
+    expect(asked).toBeLessThan(1000);
+  });
+
+  it('gives the same chain plan whether others may run meanwhile or not', async () => {
+    const trace = toyTrace({ layers: 4, experts: 8, topK: 1, sequences: 6, tokensEach: 20 });
+    const { plan } = await place(trace, testTopology(1, 4, 8), { ...quick, model: 'chain', replicas: 0, peakMeanMax: 1.3 });
+    const { partOf } = solveChain(transitionsOf(trace, 'top1'), 4, {
+      seed: 2, // of the first node's workers
+      sizes: Array.from({ length: 4 }, () => new Int32Array(4).fill(2)),
+      peakMeanMax: 1.3,
+      starts: 1,
+      kicks: 1000,
+      stop: () => false,
+      onImproved: () => {},
+    });
+    expect(plan.replicas.flat(2)).toEqual([...partOf]);
+  });
+
   it('balances loads alone', async () => {
     const loads = expertLoads(await gptOssSlice());
     const plan = placeLoads(loads, testTopology(1, 5, 200), { replicas: 0.25, seed: 1, effort: 200 });
     expectValid(plan, new Int32Array(5).fill(192));
+    expect(() => placeLoads(loads, testTopology(1, 5, 100), { replicas: 0.25, seed: 1 })).toThrow(
+      /memory holds 500 experts, the model has 768/,
+    );
+    let asked = 0;
+    const stopped = placeLoads(loads, testTopology(1, 5, 200), { replicas: 0.25, seed: 1, stop: () => asked++ >= 0 });
+    expectValid(stopped, new Int32Array(5).fill(192));
+    expect(asked).toBeLessThan(100);
   });
 });
 
@@ -224,6 +274,14 @@ describe('certificates', () => {
     expect(verifyCertificate(other, trace, certificate).ok).toBe(false);
   });
 
+  it('claim nothing about transitions where there are none', async () => {
+    const trace = toyTrace({ layers: 1, experts: 8, topK: 2, sequences: 6, tokensEach: 10 });
+    const { plan, cluster, homes } = await place(trace, testTopology(2, 1, 8), { ...quick, model: 'chain', replicas: 0 });
+    const certificate = prove(plan, cluster, trace, { homes, claims: ['fan-out', 'load', 'chain'] });
+    expect(certificate.claims.map((claim) => claim.kind)).toEqual(['fan-out', 'load']);
+    expect(verifyCertificate(plan, trace, certificate).checks.filter((check) => !check.ok)).toEqual([]);
+  });
+
   it('windows prove more than stars, and the checker agrees', async () => {
     const full = await gptOssSlice();
     // Four layers and eight experts: small enough for a second.
@@ -252,42 +310,6 @@ describe('certificates', () => {
     expect(verifyCertificate(plan, trace, { ...certificate, claims: [{ ...claim, ...windows, bound: windows.bound - 0.001 }] }).ok).toBe(
       false,
     );
-  });
-});
-
-describe('re-planning', () => {
-  it('undoes a renaming of equal workers and nodes completely', async () => {
-    const trace = await gptOssSlice();
-    const topology = testTopology(3, 2, 200);
-    const { plan, cluster } = await place(trace, topology, quick);
-    const name = [3, 2, 4, 5, 1, 0]; // node 0 -> 1 with its workers exchanged, 1 -> 2, 2 -> 0 exchanged
-    const renamed = { ...plan, replicas: plan.replicas.map((l) => l.map((own) => own.map((w) => name[w]).sort((a, b) => a - b))) };
-    expect(diffPlans(plan, relabelToMatch(renamed, plan, cluster).plan, 10).bytes).toBe(0);
-    expect(diffPlans(plan, renamed, 10).bytes).toBeGreaterThan(0);
-  });
-
-  it('every stage is valid and no worse, and a budget is kept', async () => {
-    const trace = await gptOssSlice();
-    const topology = testTopology(3, 1, 300);
-    const target = await place(trace, topology, { ...quick, replicas: 0.1 });
-    const { cluster, homes } = target;
-    const current = await baselinePlan('round-robin', trace, topology);
-    const staged = stageMove(current, target.plan, cluster, trace, homes, { expertBytes: 1000 });
-    const state = current.replicas.map((l) => l.map((own) => [...own]));
-    let last = staged.remoteNodesBefore;
-    for (const stage of staged.stages) {
-      for (const { layer, expert, worker } of stage.drops) state[layer][expert] = state[layer][expert].filter((w) => w !== worker);
-      for (const { layer, expert, worker } of stage.adds) state[layer][expert] = [...state[layer][expert], worker].sort((a, b) => a - b);
-      expectValid({ replicas: state }, cluster.slotsOf);
-      expect(stage.remoteNodes).toBeLessThanOrEqual(last + 1e-12);
-      last = stage.remoteNodes;
-    }
-    expect(scoreFanOut(trace, state, cluster, homes).remoteNodes).toBeCloseTo(last, 9);
-    expect(state).toEqual(staged.reached.replicas);
-    expect(last).toBeLessThan(0.8 * staged.remoteNodesBefore);
-    const part = stageMove(current, target.plan, cluster, trace, homes, { expertBytes: 1000, bytesMax: 60_000 });
-    expect(part.bytes).toBeLessThanOrEqual(60_000);
-    expect(part.remoteNodesAfter).toBeLessThan(part.remoteNodesBefore);
   });
 });
 
@@ -326,6 +348,7 @@ describe('around a plan', () => {
       });
     });
     expect(JSON.parse(exportPlan(plan, 'sglang')).physical_to_logical_map).toEqual(map);
+    expect(() => exportPlan(plan, 'sglang', 20)).toThrow('places experts of layer 23; a model of 20 layers');
     expect(exportPlan(plan, 'trtllm')).toMatch(/^num_slots: \d+\n.*\ninitial_global_assignments:\n {2}0: \[/);
     const points = [
       { label: 'a', remoteNodes: 1, peakMean: 1.1, replicas: 0.25, bytesMoved: 5 },
@@ -336,6 +359,54 @@ describe('around a plan', () => {
     expect(paretoPage(points, 'plans')).toContain('b &#60;&#38;&#62;');
     expect(changedTopology(topology, { kind: 'lose-node', node: 'n1' }).nodes.map((n) => n.name)).toEqual(['n0', 'n2', 'n3']);
     expect(() => changedTopology(topology, { kind: 'lose-node', node: 'x' })).toThrow(/no node is named x/);
+  });
+});
+
+describe('maps of other engines', () => {
+  const plan: Plan = {
+    format: 'switchyard-plan',
+    version: 1,
+    model: { type: 'toy', moeLayers: [1, 3], experts: 4 },
+    workers: ['a', 'b'].map((name, node) => ({ name, node })),
+    replicas: [
+      [[0, 1], [0], [1], [1]],
+      [[0], [0], [1], [1]],
+    ],
+    provenance: null,
+  };
+
+  it('fill slots with experts that nobody else holds, so that no rows move', () => {
+    expect(slotMap(plan)).toEqual([
+      [0, 1, 1, 0, 2, 3],
+      [0, 1, 0, 2, 3, 2],
+    ]);
+  });
+
+  it('count as their engine does: all hidden layers, or those of experts', () => {
+    const rows = (hiddenLayers?: number) => JSON.parse(exportPlan(plan, 'sglang', hiddenLayers)).physical_to_logical_map;
+    const dense = [0, 1, 2, 3, 0, 1];
+    expect(rows()).toEqual([dense, slotMap(plan)[0], dense, slotMap(plan)[1]]);
+    expect(rows(5)).toEqual([...rows(), dense]);
+    expect(JSON.parse(exportPlan(plan, 'vllm')).physical_to_logical_map).toEqual(slotMap(plan));
+  });
+});
+
+describe('what it is worth', () => {
+  it('is measured on the whole trace where no sequence can be held out', async () => {
+    const trace = toyTrace({ layers: 2, experts: 8, topK: 2, sequences: 1, tokensEach: 30 });
+    const report = await worthIt(trace, testTopology(2, 1, 16), quick, [0]);
+    expect(report.heldOutSequences).toBe(0);
+    expect(report.levels[0].heldOut.remoteNodes).toBe(report.levels[0].fitted.remoteNodes);
+    expect(Object.values(report.now).every(Number.isFinite)).toBe(true);
+  });
+
+  it('names no level that there was no time to search, and marks the one that was cut short', async () => {
+    const trace = toyTrace({ layers: 4, experts: 8, topK: 2, sequences: 8, tokensEach: 20 });
+    let asked = 0;
+    const report = await worthIt(trace, testTopology(2, 1, 64), { ...quick, now: () => asked++, deadlineMs: 10 }, [0, 0.5, 1]);
+    expect(report.levels.map(({ replicas, stopped }) => ({ replicas, stopped }))).toEqual([{ replicas: 0, stopped: true }]);
+    const whole = await worthIt(trace, testTopology(2, 1, 64), quick, [0, 0.5]);
+    expect(whole.levels.map((level) => level.stopped)).toEqual([false, false]);
   });
 });
 

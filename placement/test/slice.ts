@@ -1,5 +1,6 @@
 import type { Topology } from '@switchyard/proto';
-import { openTrace, type RoutingTrace } from '../src/index.ts';
+import { expect } from 'vitest';
+import { openTrace, type RoutingTrace, seededRandom } from '../src/index.ts';
 
 /** 48 sequences of the gpt-oss-20b trace, 60 tokens each. */
 export async function gptOssSlice(): Promise<RoutingTrace> {
@@ -31,4 +32,52 @@ export function testTopology(nodes: number, workersPerNode: number, expertsPerWo
 
 export async function* bytesOf(...parts: (string | Uint8Array)[]): AsyncGenerator<Uint8Array> {
   for (const part of parts) yield typeof part === 'string' ? new TextEncoder().encode(part) : part;
+}
+
+/** Tokens that choose experts at random, but those of one sequence mostly the same ones. */
+export function toyTrace(
+  shape: { layers: number; experts: number; topK: number; sequences: number; tokensEach: number },
+  seed = 1,
+): RoutingTrace {
+  const { layers, experts, topK, sequences, tokensEach } = shape;
+  const random = seededRandom(seed);
+  const ids: number[] = [];
+  for (let t = 0; t < sequences * tokensEach; t++)
+    for (let l = 0; l < layers; l++) {
+      const chosen = new Set<number>();
+      while (chosen.size < topK)
+        chosen.add((random.next() < 0.7 ? Math.floor(t / tokensEach) + l + chosen.size : random.below(experts)) % experts);
+      ids.push(...chosen);
+    }
+  return {
+    model: 'toy',
+    moeLayers: Array.from({ length: layers }, (_, l) => l),
+    experts,
+    topK,
+    tokens: sequences * tokensEach,
+    ids: Uint16Array.from(ids),
+    sequenceOf: Uint32Array.from({ length: sequences * tokensEach }, (_, t) => Math.floor(t / tokensEach)),
+    generated: new Uint8Array(sequences * tokensEach),
+    sequences: Array.from({ length: sequences }, (_, sequence) => ({
+      sequence,
+      domain: sequence % 3 === 0 ? 'rare' : 'common',
+      tokens: tokensEach,
+    })),
+  };
+}
+
+/** Every expert has a holder, none is named twice, and no worker holds more than its slots. */
+export function expectValid(plan: { replicas: number[][][] }, slots: ArrayLike<number>): void {
+  const used = new Int32Array(slots.length);
+  const faults: string[] = [];
+  plan.replicas.forEach((layer, l) => {
+    layer.forEach((own, e) => {
+      if (own.length === 0 || own.some((w, i) => i > 0 && own[i - 1] >= w)) faults.push(`expert ${e} of layer ${l} is on workers [${own}]`);
+      for (const w of own) used[w]++;
+    });
+  });
+  used.forEach((held, w) => {
+    if (!(held <= slots[w])) faults.push(`worker ${w} holds ${held} experts of ${slots[w]}`);
+  });
+  expect(faults).toEqual([]);
 }

@@ -1,6 +1,7 @@
 import { mkdtempSync, readFileSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { gzipSync } from 'node:zlib';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { holdOut, NO_EXPERT, openTrace, type RoutingTrace, TraceBuilder, writeSwitchyardTrace } from '../src/index.ts';
@@ -53,6 +54,11 @@ describe('files that cannot be what they say', () => {
       // As many lines as layers, but one layer is missing.
       [0, 0, 1].map((layer) => `{"req_id":1,"token_idx":${layer},"layer":${layer},"topk_ids":[1]}`).join('\n'),
       'line 2: layer 0 of token 0 of request 1 was there before',
+    ],
+    [
+      // The line that is bad, not the last one of its token.
+      '{"req_id":1,"token_idx":0,"layer":0,"topk_ids":[1,1]}\n{"req_id":1,"token_idx":0,"layer":1,"topk_ids":[1,0]}',
+      'line 1: topk_ids is [1,1], an expert appears twice',
     ],
   ])('as JSONL are refused by line: %#', async (content, message) => {
     await expect(openTrace(file('bad.jsonl', content))).rejects.toThrow(message);
@@ -149,6 +155,31 @@ describe('other formats', () => {
     await expect(readSglangDump(() => bytesOf('{"topk_ids_of_layer": [[[0, 1], [2]]]}'), 'dump.json')).rejects.toThrow(/ragged/);
   });
 
+  it('leaves dense layers out of SGLang dumps, which count all hidden layers', async () => {
+    const dense = [
+      [-1, -1],
+      [-1, -1],
+    ];
+    const chosen = [
+      [0, 1],
+      [2, 3],
+    ];
+    const dump = (extra: object) => () => bytesOf(JSON.stringify({ topk_ids_of_layer: [dense, chosen, dense, chosen], ...extra }));
+    const read = await readSglangDump(dump({}), 'dump.json');
+    expect(read).toMatchObject({ kind: 'routing', trace: { moeLayers: [1, 3], experts: 4, topK: 2, tokens: 2 } });
+    if (read.kind === 'routing') expect([...read.trace.ids]).toEqual([0, 1, 0, 1, 2, 3, 2, 3]);
+    const counts = await readSglangDump(() => bytesOf('{"logical_count": [[0,0],[3,4],[0,0],[1,0]]}'), 'dump.json');
+    expect(counts).toMatchObject({ loads: { layers: 2, moeLayers: [1, 3], counts: Float64Array.from([3, 4, 1, 0]) } });
+    await expect(readSglangDump(() => bytesOf('{"topk_ids_of_layer": [[[-1]]]}'), 'dump.json')).rejects.toThrow(/no token chose an expert/);
+    const slots = [0, 1, 2];
+    await expect(readSglangDump(dump({ physical_to_logical_map: [slots, slots] }), 'dump.json')).rejects.toThrow(
+      'dump.json: sequence 1, position 0: layer 3: the map of physical experts has 2 layers',
+    );
+    await expect(readSglangDump(dump({ physical_to_logical_map: [slots, slots, slots, slots] }), 'dump.json')).rejects.toThrow(
+      'dump.json: sequence 1, position 1: layer 1: physical expert 3 is not below the 3 slots of the map',
+    );
+  });
+
   it('reads vLLM-style lines in any order and says which tokens lack layers', async () => {
     const line = (req_id: string, token_idx: number, layer: number, topk_ids: number[]) =>
       `${JSON.stringify({ req_id, token_idx, layer, topk_ids })}\n`;
@@ -186,6 +217,18 @@ describe('other formats', () => {
         ],
       },
     });
+    // No shape beside the ids: it can be given.
+    writeFileSync(join(dir, 'bare.experts.u8.gz'), gzipSync(Buffer.from([0, 1, 2, 3, 4, 5, 6, 7])));
+    writeFileSync(join(dir, 'bare.seq.u16le.gz'), gzipSync(Buffer.from([3, 0, 4, 0])));
+    await expect(openTrace(join(dir, 'bare.experts.u8.gz'))).rejects.toThrow(
+      'bare.shape.json: file: missing: an id dump does not say its shape',
+    );
+    const shaped = await openTrace(join(dir, 'bare.experts.u8.gz'), { shape: { layers: 2, topK: 2, experts: 8 } });
+    expect(shaped).toMatchObject({ kind: 'routing', trace: { model: 'bare', tokens: 2, experts: 8 } });
+    writeFileSync(join(dir, 'popularity.json'), '{"total_input_tokens": 7, "expert_popularity": [[1, 2, 3], [4, 5, 6]]}');
+    expect(await openTrace(join(dir, 'popularity.json'))).toMatchObject({ kind: 'loads', loads: { layers: 2, experts: 3 } });
+    writeFileSync(join(dir, 'ragged.json'), '{"expert_popularity": [[1, 2, 3], [4, 5]]}');
+    await expect(openTrace(join(dir, 'ragged.json'))).rejects.toThrow('ragged.json: expert_popularity: expected [layers][experts]');
     writeFileSync(join(dir, 'what.bin'), 'hello');
     await expect(openTrace(join(dir, 'what.bin'))).rejects.toThrow(/none of the known trace formats/);
   });

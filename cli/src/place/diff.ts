@@ -1,4 +1,4 @@
-import { diffPlans } from '@switchyard/placement';
+import { diffPlans, inWorkerOrder } from '@switchyard/placement';
 import { Command } from 'commander';
 import { byteCount } from '../terminal/option-values.ts';
 import { formatBytes } from '../terminal/quantity.ts';
@@ -9,12 +9,12 @@ export function diffCommand(): Command {
   return new Command('diff')
     .description('Say what must be copied and dropped to get from one plan to another')
     .argument('<from>', 'a plan')
-    .argument('<to>', 'a plan of the same shape')
+    .argument('<to>', 'a plan for the same layers and workers')
     .option('--expert-bytes <size>', 'size of one expert', byteCount)
     .option('--json', 'print as JSON')
     .action((fromPath: string, toPath: string, flags: { expertBytes?: number; json?: boolean }) => {
-      const from = readPlan(fromPath);
       const to = readPlan(toPath);
+      const from = inWorkerOrder(readPlan(fromPath), to.workers);
       const diff = diffPlans(from, to, flags.expertBytes ?? 1);
       if (flags.json) {
         process.stdout.write(`${JSON.stringify(flags.expertBytes === undefined ? { copies: diff.copies, drops: diff.drops } : diff)}\n`);

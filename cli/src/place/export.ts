@@ -1,6 +1,7 @@
 import { writeFileSync } from 'node:fs';
 import { type ExportFormat, exportPlan } from '@switchyard/placement';
 import { Command, Option } from 'commander';
+import { integerIn } from '../terminal/option-values.ts';
 import { checkOutput } from '../terminal/output-file.ts';
 import { readPlan } from './files.ts';
 
@@ -9,10 +10,15 @@ export function exportCommand(): Command {
     .description('Write a plan in the form of another engine')
     .argument('<plan>', 'a plan')
     .addOption(new Option('--format <engine>', 'whose form').choices(['sglang', 'vllm', 'trtllm']).makeOptionMandatory())
+    .option(
+      '--hidden-layers <count>',
+      'layers of the model, which sglang counts (default: the last MoE layer is the last)',
+      integerIn(1, 65_536),
+    )
     .option('--out <file>', 'where to; by default standard output')
-    .action((path: string, flags: { format: ExportFormat; out?: string }) => {
+    .action((path: string, flags: { format: ExportFormat; hiddenLayers?: number; out?: string }) => {
       checkOutput(flags.out, '--out');
-      const text = exportPlan(readPlan(path), flags.format);
+      const text = exportPlan(readPlan(path), flags.format, flags.hiddenLayers);
       if (flags.out === undefined) process.stdout.write(text);
       else writeFileSync(flags.out, text);
     });

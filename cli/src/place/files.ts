@@ -1,8 +1,17 @@
 import { readFileSync, statSync, writeFileSync } from 'node:fs';
 import type { Certificate, HostModel, LoadMatrix, RoutingTrace } from '@switchyard/placement';
-import { calibratedTopology, openTrace, parseCalibration, parseCertificate } from '@switchyard/placement';
+import {
+  calibratedTopology,
+  checkSameShape,
+  inWorkerOrder,
+  openTrace,
+  type PlanShape,
+  parseCalibration,
+  parseCertificate,
+} from '@switchyard/placement';
 import { limits, type Plan, parsePlan, parseTopology, SwitchyardError, type Topology } from '@switchyard/proto';
 import { CommandFailure, exitStatus } from '../failure.ts';
+import type { IdShape } from './option-values.ts';
 
 function readDocument(path: string, what: string): string {
   try {
@@ -28,6 +37,15 @@ function parsed<T>(path: string, what: string, parse: (text: string) => T): T {
 }
 
 export const readPlan = (path: string): Plan => parsed(path, 'plan', (text) => parsePlan(text));
+
+/** A plan whose layers, experts and workers must be the given ones; it may list its workers in another order. */
+export const readPlanOf = (path: string, shape: PlanShape): Plan =>
+  parsed(path, 'plan', (text) => {
+    const plan = inWorkerOrder(parsePlan(text), shape.workers);
+    checkSameShape(plan, shape);
+    return plan;
+  });
+
 export const readTopology = (path: string): Topology => parsed(path, 'topology', (text) => parseTopology(JSON.parse(text)));
 export const readCertificate = (path: string): Certificate => parsed(path, 'certificate', (text) => parseCertificate(JSON.parse(text)));
 
@@ -39,12 +57,16 @@ export function readCluster(flags: { topology: string; calibration?: string }): 
   return { topology: calibratedTopology(topology, calibration), host: calibration.host };
 }
 
+/** @param shape of a dump of expert ids without `.shape.json` */
 export async function readTrace(
   path: string,
   tokensMax: number,
+  shape?: IdShape,
 ): Promise<{ kind: 'routing'; trace: RoutingTrace } | { kind: 'loads'; loads: LoadMatrix }> {
+  if (shape !== undefined && !/\.experts\.u8(\.gz)?$/.test(path))
+    throw new CommandFailure(`--shape is for dumps of expert ids (*.experts.u8); ${path} is none`, { status: exitStatus.usage });
   try {
-    return await openTrace(path, { tokensMax });
+    return await openTrace(path, { tokensMax, shape: shape ?? null });
   } catch (error) {
     if (((error as Error).cause as NodeJS.ErrnoException | undefined)?.code === 'ENOENT')
       throw new CommandFailure(`cannot read the trace ${path}: no such file`, { status: exitStatus.usage });
@@ -52,8 +74,8 @@ export async function readTrace(
   }
 }
 
-export async function readRouting(path: string, tokensMax: number): Promise<RoutingTrace> {
-  const input = await readTrace(path, tokensMax);
+export async function readRouting(path: string, tokensMax: number, shape?: IdShape): Promise<RoutingTrace> {
+  const input = await readTrace(path, tokensMax, shape);
   if (input.kind !== 'routing')
     throw new CommandFailure(`${path} holds loads per expert only; this command needs which experts each token chose`);
   return input.trace;

@@ -37,12 +37,17 @@ export function placeCommand(): Command {
       '\nExample:\n  $ switchyard place --trace requests.trace --topology cluster.json --replicas 25% --dry-run\n\nCtrl-C ends the search and goes on with the best plan so far.',
     );
   // Commander would ask the subcommands for a mandatory option of their parent, so these two are checked here.
-  addSearchOptions(command).action((flags: Partial<PlaceFlags>) => {
+  addSearchOptions(command).action((flags: Partial<PlaceFlags>, given: Command) => {
     for (const name of ['trace', 'topology'] as const)
       if (flags[name] === undefined)
         throw new CommandFailure(`place needs --${name} <file> (--help shows the options)`, { status: exitStatus.usage });
-    return placeAction(flags as PlaceFlags);
+    return placeAction(flags as PlaceFlags, optionsGiven(given));
   });
   for (const child of [worthItCommand(), whatIfCommand(), diffCommand(), exportCommand(), verifyCommand()]) command.addCommand(child);
   return command.enablePositionalOptions();
+}
+
+/** Options that were given on the command line, as opposed to those that have their default. */
+function optionsGiven(command: Command): string[] {
+  return command.options.filter((o) => command.getOptionValueSource(o.attributeName()) === 'cli').map((o) => o.long ?? o.flags);
 }

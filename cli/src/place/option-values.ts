@@ -35,6 +35,13 @@ export function robustness(text: string): Robustness {
   return { kind: 'cvar', share: part };
 }
 
+/** Shape of a dump of expert ids, which does not say it itself. */
+export interface IdShape {
+  layers: number;
+  topK: number;
+  experts: number;
+}
+
 /** Where groups of experts may live: "free", "whole" (as many groups as the trace says), or whole with their number. */
 export type GroupRule = 'free' | 'whole' | number;
 
@@ -43,6 +50,13 @@ export function groupRule(text: string): GroupRule {
   const count = Number(text);
   if (!Number.isInteger(count) || count < 2) throw new InvalidArgumentError('It must be free, whole, or the number of groups of a layer.');
   return count;
+}
+
+/** "24x4x32" -> MoE layers, choices of a token in a layer, experts of a layer. */
+export function idShape(text: string): IdShape {
+  const [, layers, topK, experts] = /^(\d+)x(\d+)x(\d+)$/.exec(text.trim()) ?? [];
+  if (experts === undefined) throw new InvalidArgumentError('It must be layers x top-k x experts, like 24x4x32.');
+  return { layers: Number(layers), topK: Number(topK), experts: Number(experts) };
 }
 
 /** "windows=5" -> layers per window of the chain proof. */

@@ -8,16 +8,18 @@ import {
   describe,
   diffPlans,
   type Explanation,
-  evenSplitPeak,
+  evenSplitLoads,
   explain,
   type HostModel,
   holdOut,
   type LoadMatrix,
   nodeMasks,
+  nodeSlots,
   type ParetoPoint,
   type Placement,
   paretoFront,
   paretoPage,
+  peakOverMean,
   place,
   placeLoads,
   prove,
@@ -37,7 +39,7 @@ import { checkOutput } from '../terminal/output-file.ts';
 import { formatBytes } from '../terminal/quantity.ts';
 import { textTable } from '../terminal/table.ts';
 import { comparisonTable, figuresOf, measuredOn, stepTimesBy } from './comparison.ts';
-import { readCluster, readPlan, readTrace, writeJson } from './files.ts';
+import { readCluster, readPlanOf, readTrace, writeJson } from './files.ts';
 import type { GroupRule } from './option-values.ts';
 import { ProgressLine } from './progress-line.ts';
 import { placeOptions, type SearchFlags } from './search-options.ts';
@@ -63,16 +65,17 @@ export interface PlaceFlags extends SearchFlags {
 /** Tokens by which plans are scored and proven on the command line: more changes the third digit. */
 const scoreTokensMax = 40_000;
 
-export async function placeAction(flags: PlaceFlags): Promise<void> {
+/** @param given options that are not at their default, as they are written */
+export async function placeAction(flags: PlaceFlags, given: readonly string[]): Promise<void> {
   const { topology, host } = readCluster(flags);
   if (flags.prove !== undefined && flags.model !== 'chain')
     throw new CommandFailure('--prove windows=N proves the chain model: it needs --model chain', { status: exitStatus.usage });
   if (flags.budgetBytes !== undefined && flags.current === undefined)
     throw new CommandFailure('--budget-bytes counts from the plan in force: it needs --current', { status: exitStatus.usage });
   if (flags.dryRun !== true) for (const option of ['out', 'certificate', 'pareto'] as const) checkOutput(flags[option], `--${option}`);
-  const input = await readTrace(flags.trace, flags.tokensMax);
+  const input = await readTrace(flags.trace, flags.tokensMax, flags.shape);
   if (input.kind === 'loads') {
-    refuseForLoads(flags);
+    refuseForLoads(flags.trace, given);
     return placeByLoads(input.loads, topology, flags);
   }
   const { signal, release } = interruptSignal();
@@ -84,22 +87,13 @@ export async function placeAction(flags: PlaceFlags): Promise<void> {
   }
 }
 
-/** Options that say something about tokens. */
-const tokenOptions = {
-  groups: '--groups',
-  current: '--current',
-  certificate: '--certificate',
-  prove: '--prove',
-  calibration: '--calibration',
-  pareto: '--pareto',
-  anneal: '--anneal',
-  maxR: '--max-r',
-} as const;
+/** Options that a plan from loads alone obeys. All others say something about tokens. */
+const loadOptions = ['--trace', '--topology', '--replicas', '--out', '--seed', '--deadline', '--dry-run', '--json'];
 
-function refuseForLoads(flags: PlaceFlags): void {
-  for (const [name, option] of Object.entries(tokenOptions))
-    if (flags[name as keyof typeof tokenOptions] !== undefined)
-      throw new CommandFailure(`${option} needs to know which experts each token chose; ${flags.trace} holds loads per expert only`, {
+function refuseForLoads(trace: string, given: readonly string[]): void {
+  for (const option of given)
+    if (!loadOptions.includes(option))
+      throw new CommandFailure(`${option} needs to know which experts each token chose; ${trace} holds loads per expert only`, {
         status: exitStatus.usage,
       });
 }
@@ -114,11 +108,11 @@ async function placeByRouting(
   const enough = trace.sequences.length >= 8 && flags.heldOut > 0;
   const { train, test } = enough ? holdOut(trace, flags.heldOut, flags.seed) : { train: trace, test: trace };
   const judged = thinTokens(test, scoreTokensMax);
-  const current = flags.current === undefined ? null : readPlan(flags.current);
-  const now = current ?? (await baselinePlan('contiguous', trace, topology));
   const cluster = clusterOf(topology);
-  const line = new ProgressLine(flags.model === 'fan-out' ? quickBound(train, cluster, flags.replicas) : null);
+  const current = flags.current === undefined ? null : readPlanOf(flags.current, { model: trace, workers: cluster.workers });
+  const now = current ?? (await baselinePlan('contiguous', trace, topology));
   const wholeGroups = groupsToKeep(flags, trace);
+  const line = new ProgressLine(flags.model === 'fan-out' && wholeGroups === null ? quickBound(train, cluster, flags.replicas) : null);
   const options = { ...placeOptions(flags, signal), replicas: flags.replicas, wholeGroups };
   let placed = await place(train, topology, {
     ...options,
@@ -126,7 +120,7 @@ async function placeByRouting(
     onProgress: ({ stage, incumbent }) => line.update(stage, incumbent),
   });
   line.finish();
-  if (current !== null) placed = await nearCurrent(placed, current, train, topology, flags);
+  placed = near(placed, now, train, topology, flags);
   const homes = chooseHomes(judged, placed.masks, cluster, { kind: 'whole-sequence' }, flags.homeTolerance);
   const score = scoreFanOut(judged, placed.plan.replicas, cluster, homes);
   const nowHomes =
@@ -170,7 +164,7 @@ async function placeByRouting(
     process.stdout.write(`${JSON.stringify(report)}\n`);
     return;
   }
-  const gap = claims.map((c) => `${c.kind} ${(100 * Math.abs(c.score / c.bound - 1)).toFixed(1)}%`).join(', ');
+  const gap = claims.map((c) => `${c.kind} ${gapText(c)}`).join(', ');
   const text = [
     comparisonTable(
       [
@@ -191,6 +185,11 @@ async function placeByRouting(
       : `wrote ${[flags.out, flags.certificate, flags.pareto].filter((p) => p !== undefined).join(', ')}`,
   ];
   process.stdout.write(`${text.join('\n')}\n`);
+}
+
+/** How far a score is from its bound. There is no share of a bound of 0: what can be told is that nothing above 0 is proven. */
+function gapText({ score, bound }: { score: number; bound: number }): string {
+  return bound === 0 ? 'bound 0' : `${(100 * Math.abs(score / bound - 1)).toFixed(1)}%`;
 }
 
 /** Groups that stay whole; null: none. */
@@ -234,10 +233,12 @@ async function proveByWindows(certificate: Certificate, trace: RoutingTrace, wid
 const quickBoundTokens = 1000;
 
 /**
- * A bound for the progress line before there is a plan: on a few tokens, for plans whose nodes hold at most a quarter more of a layer than their even part. The
- * certificate proves its own for the plan that was found.
+ * A bound for the progress line before there is a plan: on a few tokens, for plans whose nodes hold at most a quarter more of a layer than their even part. Where
+ * nodes' memory is uneven, plans are not like that: null. The certificate proves its own for the plan that was found.
  */
-function quickBound(trace: RoutingTrace, cluster: Cluster, replicas: number): number {
+function quickBound(trace: RoutingTrace, cluster: Cluster, replicas: number): number | null {
+  const memory = nodeSlots(cluster);
+  if (memory.some((slots) => slots !== memory[0])) return null;
   const few = thinTokens(trace, quickBoundTokens);
   const part = Math.min(trace.experts, Math.ceil((1.25 * trace.experts * (1 + replicas)) / cluster.nodes));
   const sizes = trace.moeLayers.map(() => new Array<number>(cluster.nodes).fill(part));
@@ -257,28 +258,28 @@ function homesInTurn(trace: RoutingTrace, cluster: Cluster): Int32Array {
   );
 }
 
+/** Nodes up to which names are matched unasked: of more it takes more than seconds. */
+const namedUnaskedMax = 256;
+
+/** The plan under the names with which least has to move from what is now. */
+function named(plan: Plan, now: Plan, cluster: Cluster, { current }: PlaceFlags): Plan {
+  return current === undefined && cluster.nodes > namedUnaskedMax ? plan : relabelToMatch(plan, now, cluster).plan;
+}
+
 /** The plan under the names that move least; and within a budget of bytes, the best part of the way. */
-async function nearCurrent(
-  placed: Placement,
-  current: Plan,
-  trace: RoutingTrace,
-  topology: Topology,
-  flags: PlaceFlags,
-): Promise<Placement> {
-  const { plan } = relabelToMatch(placed.plan, current, placed.cluster);
+function near(placed: Placement, now: Plan, trace: RoutingTrace, topology: Topology, flags: PlaceFlags): Placement {
+  const cluster = clusterOf(topology);
+  const plan = named(placed.plan, now, cluster, flags);
+  const again = (next: Plan) =>
+    describe({ ...next, provenance: plan.provenance }, placed.cluster, trace, flags.homeTolerance, {
+      homes: null,
+      stopped: placed.stopped,
+    });
+  if (flags.budgetBytes === undefined) return diffPlans(placed.plan, plan, 1).bytes === 0 ? placed : again(plan);
   const sample = thinTokens(trace, 4000);
-  const before = describe(plan, placed.cluster, trace, flags.homeTolerance, { homes: null, stopped: placed.stopped });
-  if (flags.budgetBytes === undefined) return before;
-  const masks = nodeMasks(plan, placed.cluster);
-  const homes = chooseHomes(sample, masks, placed.cluster, { kind: 'whole-sequence' }, flags.homeTolerance);
-  const staged = stageMove(current, plan, placed.cluster, sample, homes, {
-    expertBytes: topology.expertBytes,
-    bytesMax: flags.budgetBytes,
-  });
-  return describe({ ...staged.reached, provenance: plan.provenance }, placed.cluster, trace, flags.homeTolerance, {
-    homes: null,
-    stopped: placed.stopped,
-  });
+  const homes = chooseHomes(sample, nodeMasks(plan, cluster), cluster, { kind: 'whole-sequence' }, flags.homeTolerance);
+  const { reached } = stageMove(now, plan, cluster, sample, homes, { expertBytes: topology.expertBytes, bytesMax: flags.budgetBytes });
+  return again(reached);
 }
 
 async function paretoPoints(
@@ -290,6 +291,7 @@ async function paretoPoints(
   signal: AbortSignal,
 ): Promise<ParetoPoint[]> {
   const points: ParetoPoint[] = [];
+  const cluster = clusterOf(topology);
   const line = new ProgressLine(null);
   for (const replicas of [0, 0.125, 0.25, 0.5, 1])
     for (const peak of [1.03, 1.1, 1.2, 1.5]) {
@@ -300,8 +302,9 @@ async function paretoPoints(
       };
       const label = `+${100 * replicas}%, peak ${peak}`;
       try {
-        const { plan, masks, cluster } = await place(train, topology, { ...options, wholeGroups: groupsToKeep(flags, train) });
-        const homes = chooseHomes(judged, masks, cluster, { kind: 'whole-sequence' }, flags.homeTolerance);
+        const placed = await place(train, topology, { ...options, wholeGroups: groupsToKeep(flags, train) });
+        const plan = named(placed.plan, now, cluster, flags);
+        const homes = chooseHomes(judged, nodeMasks(plan, cluster), cluster, { kind: 'whole-sequence' }, flags.homeTolerance);
         const score = scoreFanOut(judged, plan.replicas, cluster, homes);
         const used = plan.replicas.flat().reduce((sum, list) => sum + list.length, 0) / (plan.replicas.length * plan.model.experts) - 1;
         points.push({
@@ -377,13 +380,14 @@ export function explanationText(why: Explanation): string[] {
 
 function placeByLoads(loads: LoadMatrix, topology: Topology, flags: PlaceFlags): void {
   const cluster = clusterOf(topology);
-  const plan = placeLoads(loads, topology, { replicas: flags.replicas, seed: flags.seed });
+  const endMs = performance.now() + (flags.deadline ?? Infinity);
+  const plan = placeLoads(loads, topology, { replicas: flags.replicas, seed: flags.seed, stop: () => performance.now() >= endMs });
   const workers = cluster.workers.length;
   const rows = Array.from({ length: loads.layers }, (_, l) => {
     const own = loads.counts.subarray(l * loads.experts, (l + 1) * loads.experts);
-    const mean = own.reduce((a, b) => a + b, 0) / workers;
     const contiguous = Array.from({ length: loads.experts }, (_, e) => [Math.floor((e * workers) / loads.experts)]);
-    return { now: evenSplitPeak(own, contiguous, workers) / mean, proposed: evenSplitPeak(own, plan.replicas[l], workers) / mean };
+    const peakMean = (replicas: number[][]) => peakOverMean(evenSplitLoads(own, replicas, workers), cluster.speedOf);
+    return { now: peakMean(contiguous), proposed: peakMean(plan.replicas[l]) };
   });
   const meanOf = (key: 'now' | 'proposed') => rows.reduce((sum, r) => sum + r[key], 0) / rows.length;
   if (flags.dryRun !== true) writeJson(flags.out, plan);
@@ -393,7 +397,7 @@ function placeByLoads(loads: LoadMatrix, topology: Topology, flags: PlaceFlags):
   }
   const table = textTable(
     ['', 'now (contiguous)', 'proposed'],
-    [['peak/mean load, even split over replicas', meanOf('now').toFixed(4), meanOf('proposed').toFixed(4)]],
+    [['peak/mean load for its speed, even split over replicas', meanOf('now').toFixed(4), meanOf('proposed').toFixed(4)]],
   );
   const note = 'The trace holds loads only, so this plan balances rows and knows nothing of what crosses nodes.';
   process.stdout.write(`${table}\n${note}\n${flags.dryRun === true ? 'dry run: nothing was written' : `wrote ${flags.out}`}\n`);

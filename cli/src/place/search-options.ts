@@ -2,7 +2,7 @@ import type { PlaceOptions, Robustness, TrafficModel } from '@switchyard/placeme
 import { type Command, Option } from 'commander';
 import { CommandFailure, exitStatus } from '../failure.ts';
 import { integerIn, numberIn } from '../terminal/option-values.ts';
-import { duration, robustness, share } from './option-values.ts';
+import { duration, type IdShape, idShape, robustness, share } from './option-values.ts';
 
 /** Options that every command that plans has. */
 export interface SearchFlags {
@@ -17,6 +17,7 @@ export interface SearchFlags {
   robust: Robustness;
   deadline?: number;
   tokensMax: number;
+  shape?: IdShape;
 }
 
 /** @param effort by default, where a command plans many times for one answer */
@@ -46,7 +47,8 @@ export function addSearchOptions(command: Command, effort = { starts: 2, sampleT
       new Option('--robust <kind>', 'over domains: mean, worst or cvar:20%').argParser(robustness).default({ kind: 'mean' }, 'mean'),
     )
     .option('--deadline <time>', 'stop the search after this long, with the best plan so far', duration)
-    .option('--tokens-max <count>', 'tokens held in memory; longer traces are thinned by sequence', integerIn(1, 50_000_000), 400_000);
+    .option('--tokens-max <count>', 'tokens held in memory; longer traces are thinned by sequence', integerIn(1, 50_000_000), 400_000)
+    .option('--shape <LxKxE>', 'layers x top-k x experts of a dump of expert ids without .shape.json, like 24x4x32', idShape);
 }
 
 /** Effort of annealing where only its goal is given. */

@@ -3,12 +3,13 @@ import { Command } from 'commander';
 import { CommandFailure } from '../failure.ts';
 import { integerIn } from '../terminal/option-values.ts';
 import { readCertificate, readPlan, readRouting } from './files.ts';
-import { partialShare } from './option-values.ts';
+import { type IdShape, idShape, partialShare } from './option-values.ts';
 
 interface Flags {
   heldOut: number;
   seed: number;
   tokensMax: number;
+  shape?: IdShape;
   json?: boolean;
 }
 
@@ -21,10 +22,11 @@ export function verifyCommand(): Command {
     .option('--held-out <share>', 'share of the sequences that was held out when planning', partialShare, 0.25)
     .option('--seed <number>', 'seed of that planning', integerIn(0, 4_294_967_295), 1)
     .option('--tokens-max <count>', 'tokens held in memory, as when planning', integerIn(1, 50_000_000), 400_000)
+    .option('--shape <LxKxE>', 'layers x top-k x experts of a dump of expert ids without .shape.json', idShape)
     .option('--json', 'print as JSON')
     .action(async (planPath: string, tracePath: string, certificatePath: string, flags: Flags) => {
       const certificate = readCertificate(certificatePath);
-      const trace = await readRouting(tracePath, flags.tokensMax);
+      const trace = await readRouting(tracePath, flags.tokensMax, flags.shape);
       // The certificate names its trace by digest: the whole of it, or what planning held out.
       const candidates = [
         () => trace,

@@ -40,7 +40,7 @@ export function whatIfCommand(): Command {
     ];
     if (changes.length === 0)
       throw new CommandFailure('nothing to ask: give --lose-node, --add-node or --link-speed', { status: exitStatus.usage });
-    const trace = await readRouting(flags.trace, flags.tokensMax);
+    const trace = await readRouting(flags.trace, flags.tokensMax, flags.shape);
     const { train, test } = holdOut(trace, trace.sequences.length >= 8 ? 0.25 : 0, flags.seed);
     const judged = thinTokens(test.tokens > 0 ? test : train, 40_000);
     const { topology: before, host } = readCluster(flags);

@@ -30,7 +30,7 @@ export function worthItCommand(): Command {
     )
     .option('--json', 'print as JSON');
   return addSearchOptions(command, { starts: 1, sampleTokens: 6000 }).action(async (flags: Flags) => {
-    const trace = await readRouting(flags.trace, flags.tokensMax);
+    const trace = await readRouting(flags.trace, flags.tokensMax, flags.shape);
     const topology = flags.topology === undefined ? evenNodes(flags.nodes) : readTopology(flags.topology);
     const { signal, release } = interruptSignal();
     const line = new ProgressLine(null);
@@ -62,7 +62,7 @@ export function worthItCommand(): Command {
         '-',
       ],
       ...report.levels.map((l) => [
-        `placed, +${percent(l.replicas)} replicas`,
+        `placed, +${percent(l.replicas)} replicas${l.stopped ? ' (stopped early)' : ''}`,
         l.fitted.remoteNodes.toFixed(3),
         l.heldOut.remoteNodes.toFixed(3),
         percent(l.heldOut.homeShare),
@@ -71,9 +71,15 @@ export function worthItCommand(): Command {
         percent(1 - l.heldOut.remoteNodes / report.now.remoteNodes),
       ]),
     ];
+    const held =
+      report.heldOutSequences > 0
+        ? `${report.heldOutSequences} of them held out. "fitted" is what the plan reaches on the sequences it was made from.`
+        : 'too few to hold any out: everything is measured on what the plan was made from, and new requests will reach less.';
+    const left = flags.levels.slice(report.levels.length);
     process.stdout.write(
       `${textTable(['plan', 'r (fitted)', 'r', 'home share', 'peak/mean', 'r, home by domain', 'less traffic'], rows)}\n` +
-        `${report.tokens} tokens of ${report.sequences} sequences, 30% of them held out. "fitted" is what the plan reaches on the sequences it was made from.\n`,
+        `${report.tokens} tokens of ${report.sequences} sequences, ${held}\n` +
+        `${left.length > 0 ? `stopped early: not searched with ${left.map((r) => `+${percent(r)}`).join(', ')} replicas\n` : ''}`,
     );
   });
 }

@@ -90,11 +90,16 @@ function balancedPacking(weights: ArrayLike<number>, packs: number): Int32Array 
   return packOf;
 }
 
-/** Largest worker load when every expert's load is split evenly over its replicas (EPLB's own yardstick). */
-export function evenSplitPeak(loads: ArrayLike<number>, workersOf: readonly (readonly number[])[], workers: number): number {
+/** Load of each worker when every expert's load is split evenly over its replicas, (workers). */
+export function evenSplitLoads(loads: ArrayLike<number>, workersOf: readonly (readonly number[])[], workers: number): Float64Array {
   const load = new Float64Array(workers);
   workersOf.forEach((list, e) => {
     for (const w of list) load[w] += loads[e] / list.length;
   });
-  return load.reduce((a, b) => Math.max(a, b), 0);
+  return load;
+}
+
+/** The largest of them (EPLB's own yardstick). */
+export function evenSplitPeak(loads: ArrayLike<number>, workersOf: readonly (readonly number[])[], workers: number): number {
+  return evenSplitLoads(loads, workersOf, workers).reduce((a, b) => Math.max(a, b), 0);
 }

@@ -8,6 +8,7 @@ import type { RoutingTrace } from '../trace/routing-trace.ts';
 import {
   type Certificate,
   type ChainClaim,
+  type Claim,
   type FanOutClaim,
   type LoadClaim,
   planDigest,
@@ -19,7 +20,7 @@ import { proveFanOut } from './fan-out-bound.ts';
 import { matchingDual } from './matching-dual.ts';
 import { proveWindows, type WindowOptions } from './window-proof.ts';
 
-/** What to prove; chain claims hold for plans without replicas only. */
+/** What to prove; chain claims hold for plans without replicas only, and there is none where no token goes from one MoE layer to another. */
 export interface ProveOptions {
   homes: Int32Array;
   claims: ('fan-out' | 'load' | 'chain')[];
@@ -29,10 +30,11 @@ export interface ProveOptions {
 
 /** Bounds for a plan on a trace, with the duals that prove them. */
 export function prove(plan: Plan, cluster: Cluster, trace: RoutingTrace, options: ProveOptions): Certificate {
-  const claims = options.claims.map((kind) => {
-    if (kind === 'fan-out') return fanOutClaim(plan, cluster, trace, options.homes, options.rounds ?? 24);
-    if (kind === 'load') return loadClaim(plan, cluster, trace, options.homes);
-    return chainClaim(plan, cluster, trace, 'worker');
+  const claims = options.claims.flatMap((kind): Claim[] => {
+    if (kind === 'fan-out') return [fanOutClaim(plan, cluster, trace, options.homes, options.rounds ?? 24)];
+    if (kind === 'load') return [loadClaim(plan, cluster, trace, options.homes)];
+    const claim = chainClaim(plan, cluster, trace, 'worker');
+    return Number.isNaN(claim.bound) ? [] : [claim];
   });
   return { format: 'switchyard-certificate', version: 1, plan: planDigest(plan), trace: traceDigest(trace), claims };
 }
@@ -75,7 +77,7 @@ export function loadClaim(plan: Plan, cluster: Cluster, trace: RoutingTrace, hom
   return { kind: 'load', homes: Array.from(homes), speeds, replicasMax, score, bound: bound / layers, time };
 }
 
-/** Star bound of every layer pair. */
+/** Star bound of every layer pair; NaN where there are no transitions. */
 export function chainClaim(plan: Plan, cluster: Cluster, trace: RoutingTrace, level: 'node' | 'worker'): ChainClaim {
   const parts = level === 'node' ? cluster.nodes : cluster.workers.length;
   const partOf = Int32Array.from(plan.replicas.flat(), (workers) => (level === 'node' ? cluster.nodeOf[workers[0]] : workers[0]));

@@ -4,7 +4,8 @@ import { type Certificate, type ChainClaim, type FanOutClaim, type LoadClaim, pl
 
 /**
  * The independent checker. It imports the router's rule from `proto` and the format of the certificate, and nothing of the solvers, the fast evaluator or the provers:
- * every score is counted again token by token, every bound is summed again from its duals in exact arithmetic (integers below 2^53).
+ * every score is counted again token by token, every bound is summed again from its duals. Sums in which large duals could cancel each other are exact: duals that
+ * would take them beyond 2^53 are refused. In all others terms only add up, and rounding is far below the tolerance.
  */
 export interface Verdict {
   ok: boolean;
@@ -318,6 +319,7 @@ function checkChain(plan: Plan, trace: RoutingTrace, claim: ChainClaim, check: C
     proven.every((p) => p === 0),
     'chain: every pair of adjacent layers has a proof',
   );
+  check(claim.score <= sum / total + tolerance, 'chain: the score does not beat its own bound');
   check(
     claim.bound >= sum / total - tolerance,
     `chain: duals prove at most ${((100 * sum) / total).toFixed(4)}%, claimed ${(100 * claim.bound).toFixed(4)}%`,
@@ -334,6 +336,12 @@ function starValue(proof: { before: number[]; after: number[] }, counts: Map<num
   return value * unit;
 }
 
+/** Layer and experts that the name of each row of a window's program gives. */
+const rowNumbers: Record<string, number> = { R: 2, C: 2, D: 2, A: 4, B: 4, P: 4, Q: 4, T: 4 };
+
+/** Up to here every integer is a double of its own. */
+const exactMax = 2 ** 53;
+
 /**
  * The program of a window of layers has z(l,e,g) = 1 where e of layer l and g of layer l + 1 share a part, and s(l,e,f) = 1 where e and f of layer l do. All lie in
  * [0, 1]. Its rows, by name, each "coefficients <= right side":
@@ -345,6 +353,9 @@ function starValue(proof: { before: number[]; after: number[] }, counts: Map<num
  *   T l e f h:  s(l,e,f) + s(l,e,h) - s(l,f,h) <= 1
  *
  * Any placement satisfies all of them, so for any duals (>= 0, free for equalities) sum of dual x right side + sum over variables of max(0, reduced cost) is a bound.
+ *
+ * Every sum on the way is an integer of at most all counts, plus for each dual its size times the right side and the number of its variables. Where that may be more
+ * than 2^53 nothing is proven; nor is it by rows that are named twice, or otherwise than above.
  */
 function windowValue(
   proof: { from: number; to: number; duals: [string, number][] },
@@ -361,16 +372,23 @@ function windowValue(
   for (let l = proof.from; l < proof.to; l++)
     for (const [pair, count] of counts[l]) add(z(l, Math.floor(pair / experts), pair % experts), count / unit);
   let value = 0;
+  let most = 0; // that a sum may come to, in units
+  for (const cost of reduced.values()) most += cost;
+  const named = new Set<string>();
   const range = Array.from({ length: experts }, (_, e) => e);
   for (const [name, dual] of proof.duals) {
     const [type, ...parts] = name.split(' ');
     const [l, e, f, g] = parts.map(Number);
     const free = type === 'D' && exact;
     if (!Number.isInteger(dual) || (dual < 0 && !free)) return Infinity;
-    if (parts.some((p) => !/^\d+$/.test(p)) || [e, f, g].some((i) => i !== undefined && i >= experts)) return Infinity;
+    if (parts.length !== rowNumbers[type] || parts.some((p) => !/^(0|[1-9]\d{0,8})$/.test(p)) || named.has(name)) return Infinity;
+    named.add(name);
+    if ([e, f, g].some((i) => i !== undefined && i >= experts)) return Infinity;
+    most += Math.abs(dual) * (4 + cap + experts);
+    if (most > exactMax) return Infinity;
     // Rows of two layers take a transition inside the window with them.
     const transition = type === 'B' || type === 'Q' ? l - 1 : l;
-    if (type !== 'D' && type !== 'T' && (transition < proof.from || transition >= proof.to)) return Infinity;
+    if (type === 'D' || type === 'T' ? l < proof.from || l > proof.to : transition < proof.from || transition >= proof.to) return Infinity;
     if (type === 'R') {
       value += dual * cap;
       for (const h of range) add(z(l, e, h), -dual);

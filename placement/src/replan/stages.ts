@@ -1,10 +1,13 @@
-import { chooseReplicas, type Plan } from '@switchyard/proto';
+import { chooseReplicas, type Plan, SwitchyardError } from '@switchyard/proto';
 import type { Cluster } from '../cluster/cluster.ts';
 import { holderMasks, maskNodesMax, NodeCover, popcount } from '../cluster/node-set.ts';
 import { NO_EXPERT, type RoutingTrace } from '../trace/routing-trace.ts';
-import { checkSameShape } from './moves.ts';
+import { checkSameShape, replicaCount } from './moves.ts';
 
-/** One step of a migration: everything in it switches together; the plan after it is valid and no worse than the one before. */
+/**
+ * One step of a migration: everything in it switches together. The plan after it is valid, and no worse than the one before unless memory or the number of replicas
+ * asks for it (see `stageMove`).
+ */
 export interface Stage {
   adds: { layer: number; expert: number; worker: number }[];
   drops: { layer: number; expert: number; worker: number }[];
@@ -16,7 +19,7 @@ export interface Stage {
 
 export interface StagedMove {
   stages: Stage[];
-  /** The plan after the last stage: the target, unless bytes ran out. */
+  /** The plan after the last stage: the target, unless bytes ran out. It fits the memory, and has no more replicas than the target. */
   reached: Plan;
   bytes: number;
   remoteNodesBefore: number;
@@ -39,7 +42,12 @@ const chainMax = 24;
  *
  * With `bytesMax` this is re-planning under a budget: the best prefix that fits.
  *
+ * Two things go before "no worse". Where the current plan holds more than a worker's memory, replicas leave that worker first. And what is reached has no more
+ * replicas than the target: dropping costs no bytes, so those that the target does not have are dropped in the end, the least missed first.
+ *
+ * @param cluster with its memory as it is: a limit that was set for the target's sake is not one that the stages on the way must keep
  * @param homes home worker of each sequence of the trace, held fixed
+ * @throws bad_plan where a worker holds more than its memory and `bytesMax` does not suffice to change that
  */
 export function stageMove(
   current: Plan,
@@ -61,6 +69,7 @@ export function stageMove(
   const remoteNodesBefore = sum();
   const stages: Stage[] = [];
   let bytes = 0;
+  let held = replicaCount(current);
 
   const wanted = (): Change[] => {
     const list: Change[] = [];
@@ -101,7 +110,7 @@ export function stageMove(
       // The copy that this one replaces goes first: it frees its own worker.
       for (const old of state[layer][expert])
         if (!target.replicas[layer][expert].includes(old) && !taken.has(`${layer} ${expert} ${old}`)) drop({ layer, expert, worker: old });
-      if (have(worker) >= 0) continue;
+      if (have(worker) >= Math.min(0, free[worker])) continue;
       const options_ = surplusOn(worker, taken);
       // Prefer something that has another replica, or that closes the chain on a worker with room.
       const remains = (c: Change) => state[c.layer][c.expert].some((w) => w !== c.worker && !taken.has(`${c.layer} ${c.expert} ${w}`));
@@ -130,7 +139,8 @@ export function stageMove(
     const use = new Map<number, number>();
     for (const { worker } of stage.adds) use.set(worker, (use.get(worker) ?? 0) + 1);
     for (const { worker } of stage.drops) use.set(worker, (use.get(worker) ?? 0) - 1);
-    for (const [w, more] of use) if (more > free[w]) return null;
+    // A worker that is over its memory may still exchange and drop.
+    for (const [w, more] of use) if (more > Math.max(0, free[w])) return null;
     for (const { layer, expert } of stage.drops) if (next[layer][expert].length === 0) return null;
     return new Map([...touched].map((l) => [l, price(l, next[l])]));
   };
@@ -140,10 +150,62 @@ export function stageMove(
     for (const { worker } of stage.drops) free[worker]++;
     for (const [l, c] of costs) cost[l] = c;
     bytes += stage.adds.length * expertBytes;
+    held += stage.adds.length - stage.drops.length;
     stages.push({ ...stage, remoteNodes: sum(), bytes: stage.adds.length * expertBytes });
   };
   const gainOf = (costs: Map<number, number>) => [...costs].reduce((gain, [l, c]) => gain + cost[l] - c, 0);
+  /** False once another stage has made one of the stage's copies, or dropped what it drops. */
+  const applies = ({ adds, drops }: { adds: Change[]; drops: Change[] }) =>
+    adds.every((a) => !state[a.layer][a.expert].includes(a.worker)) && drops.every((d) => state[d.layer][d.expert].includes(d.worker));
+  /** Drops replicas that the target does not have while `wants` them gone, the least missed first, as one stage. */
+  const dropSurplus = (wants: (c: Change) => boolean) => {
+    const found: { drop: Change; gain: number }[] = [];
+    state.forEach((layer, l) => {
+      layer.forEach((own, e) => {
+        for (const w of own) {
+          const drop = { layer: l, expert: e, worker: w };
+          if (target.replicas[l][e].includes(w) || own.length === 1 || !wants(drop)) continue;
+          const costs = trial({ adds: [], drops: [drop] });
+          if (costs !== null) found.push({ drop, gain: gainOf(costs) });
+        }
+      });
+    });
+    found.sort((a, b) => b.gain - a.gain);
+    const first = stages.length;
+    for (const { drop } of found) {
+      if (!wants(drop)) continue;
+      const costs = trial({ adds: [], drops: [drop] });
+      if (costs !== null) commit({ adds: [], drops: [drop] }, costs);
+    }
+    const drops = stages.splice(first).flatMap((stage) => stage.drops);
+    if (drops.length > 0) stages.push({ adds: [], drops, remoteNodes: sum(), bytes: 0 });
+  };
+  const overfull = (w: number) => free[w] < 0;
+  /** Moves experts off workers that are over their memory, at least cost, as far as the bytes go. */
+  const moveOff = () => {
+    const relieves = ({ adds, drops }: { adds: Change[]; drops: Change[] }) =>
+      drops.some((d) => overfull(d.worker)) && !adds.some((a) => overfull(a.worker));
+    for (let moved = true; moved && free.some((f) => f < 0); ) {
+      moved = false;
+      const found: { stage: { adds: Change[]; drops: Change[] }; gain: number }[] = [];
+      for (const first of wanted()) {
+        const stage = chainFrom(first);
+        const costs = stage === null || !relieves(stage) ? null : trial(stage);
+        if (stage !== null && costs !== null) found.push({ stage, gain: gainOf(costs) });
+      }
+      found.sort((a, b) => b.gain - a.gain);
+      for (const { stage } of found) {
+        if (!relieves(stage) || !applies(stage) || bytes + stage.adds.length * expertBytes > bytesMax) continue;
+        const costs = trial(stage);
+        if (costs === null) continue;
+        commit(stage, costs);
+        moved = true;
+      }
+    }
+  };
 
+  dropSurplus((c) => overfull(c.worker));
+  moveOff();
   for (let left = wanted(); left.length > 0; left = wanted()) {
     const found: { stage: { adds: Change[]; drops: Change[] }; rate: number }[] = [];
     for (const first of left) {
@@ -159,11 +221,7 @@ export function stageMove(
       // Stages found together may touch the same layers or slots: each is tried again as things stand.
       const layers = [...stage.adds, ...stage.drops].map((c) => c.layer);
       if (layers.some((l) => dirty.has(l)) || bytes + stage.adds.length * expertBytes > bytesMax) continue;
-      if (
-        stage.adds.some((a) => state[a.layer][a.expert].includes(a.worker)) ||
-        stage.drops.some((d) => !state[d.layer][d.expert].includes(d.worker))
-      )
-        continue;
+      if (!applies(stage)) continue;
       const costs = trial(stage);
       if (costs === null || gainOf(costs) < 0) continue;
       commit(stage, costs);
@@ -185,6 +243,16 @@ export function stageMove(
     }
     break;
   }
+  // An expert that has as many as the target gives it keeps them: where bytes ran out they stand in for those that were not copied.
+  const most = replicaCount(target);
+  dropSurplus((c) => held > most && state[c.layer][c.expert].length > target.replicas[c.layer][c.expert].length);
+  const over = free.findIndex((f) => f < 0);
+  if (over >= 0)
+    throw new SwitchyardError(
+      'bad_plan',
+      `worker ${over} (${cluster.workers[over].name}) holds ${cluster.slotsOf[over] - free[over]} experts and its memory ${cluster.slotsOf[over]}: no part of the way that moves at most ${bytesMax} bytes fits`,
+      { param: 'bytesMax' },
+    );
   return { stages, reached: { ...target, replicas: state }, bytes, remoteNodesBefore, remoteNodesAfter: sum() };
 }
 

@@ -1,7 +1,7 @@
 import type { Topology } from '@switchyard/proto';
 import { baselinePlan } from '../baselines/baselines.ts';
 import { clusterOf } from '../cluster/cluster.ts';
-import { type PlaceOptions, place } from '../place.ts';
+import { defaultPlaceOptions, type PlaceOptions, place } from '../place.ts';
 import { scoreFanOut } from '../score/fan-out-score.ts';
 import { chooseHomes, spreadOverWorkers } from '../solve/affinity.ts';
 import type { RoutingTrace } from '../trace/routing-trace.ts';
@@ -9,6 +9,8 @@ import { holdOut } from '../trace/sample.ts';
 
 export interface WorthLevel {
   replicas: number;
+  /** True if the deadline or the signal ended the search of this level: more may be possible. */
+  stopped: boolean;
   /** On the sequences it was fitted to (an optimist's ceiling), and on held-out ones with homes chosen by whole sequences and by domain. */
   fitted: { remoteNodes: number; homeShare: number; peakMean: number };
   heldOut: { remoteNodes: number; homeShare: number; peakMean: number };
@@ -18,8 +20,11 @@ export interface WorthLevel {
 export interface WorthReport {
   tokens: number;
   sequences: number;
+  /** Sequences that plans were not made from and figures are measured on; 0: too few to hold any out, and all figures are of the whole trace. */
+  heldOutSequences: number;
   /** Contiguous placement, homes in turn: what happens without a planner. */
   now: { remoteNodes: number; homeShare: number; peakMean: number };
+  /** In the order asked for, as many as there was time for. */
   levels: WorthLevel[];
 }
 
@@ -30,7 +35,10 @@ export async function worthIt(
   options: Partial<PlaceOptions> = {},
   levels: readonly number[] = [0, 0.125, 0.25, 0.5, 1],
 ): Promise<WorthReport> {
-  const { train, test } = holdOut(trace, 0.3, options.seed ?? 1);
+  const split = holdOut(trace, 0.3, options.seed ?? 1);
+  const enough = split.test.tokens > 0;
+  const { train, test } = enough ? split : { train: trace, test: trace };
+  const { now, deadlineMs } = { ...defaultPlaceOptions, ...options };
   const cluster = clusterOf(topology);
   const tolerance = options.homeTolerance ?? 0.05;
   const pick = (s: { remoteNodes: number; homeShare: number; peakMean: number }) => ({
@@ -47,11 +55,12 @@ export async function worthIt(
   const report: WorthReport = {
     tokens: trace.tokens,
     sequences: trace.sequences.length,
+    heldOutSequences: enough ? test.sequences.length : 0,
     now: pick(scoreFanOut(test, base.replicas, cluster, inTurn)),
     levels: [],
   };
   for (const replicas of levels) {
-    if (options.signal?.aborted) break;
+    if (options.signal?.aborted || (now !== null && now() >= deadlineMs)) break;
     const roomy: Topology = {
       ...topology,
       nodes: topology.nodes.map((n) => ({
@@ -64,6 +73,7 @@ export async function worthIt(
       pick(scoreFanOut(test, placed.plan.replicas, placed.cluster, chooseHomes(test, placed.masks, placed.cluster, predictor, tolerance)));
     report.levels.push({
       replicas,
+      stopped: placed.stopped,
       fitted: pick(placed.score),
       heldOut: by({ kind: 'whole-sequence' }),
       heldOutByDomain: by({ kind: 'domain', affinity: placed.affinity }),

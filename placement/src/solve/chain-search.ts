@@ -11,6 +11,9 @@ const splitStatesMax = 252;
  *
  * Two exact neighbourhoods: one layer given its neighbours is a transportation problem; two parts over ALL layers, given the others, is a shortest path through the
  * ways to split their experts (Viterbi). Kicks that shuffle a few parts over a window of layers leave their joint local optima.
+ *
+ * Searches are generators that yield between steps of some milliseconds: whoever drives them decides whether others may run meanwhile. The placement is whole at
+ * every such point.
  */
 export class ChainSearch {
   readonly layers: number;
@@ -66,8 +69,11 @@ export class ChainSearch {
   }
 
   /** Places every layer afresh as the best response to the layers before it: a good start from any first layer. */
-  sweepForward(): void {
-    for (let l = 1; l < this.layers; l++) this.respond(l, true, false);
+  *sweepForward(stop: () => boolean): Generator<void> {
+    for (let l = 1; l < this.layers && !stop(); l++) {
+      yield;
+      this.respond(l, true, false);
+    }
     this.reload();
   }
 
@@ -91,10 +97,13 @@ export class ChainSearch {
   }
 
   /** Sweeps of best responses until none gains (only without a load price). */
-  respondAll(stop: () => boolean): void {
+  *respondAll(stop: () => boolean): Generator<void> {
     let best = this.objective();
     for (let sweep = 0; sweep < 20 && !stop(); sweep++) {
-      for (let l = 0; l < this.layers; l++) this.respond(l, true, true);
+      for (let l = 0; l < this.layers && !stop(); l++) {
+        yield;
+        this.respond(l, true, true);
+      }
       this.reload();
       const now = this.objective();
       if (now <= best * (1 + 1e-9)) break;
@@ -269,13 +278,14 @@ export class ChainSearch {
   }
 
   /** Re-splits pairs until none gains; only pairs with a part that changed since they were last tried. */
-  resplitAll(dirty: Iterable<number>, stop: () => boolean): void {
+  *resplitAll(dirty: Iterable<number>, stop: () => boolean): Generator<void> {
     const pending = new Set(dirty);
     while (pending.size > 0) {
       const a = pending.values().next().value!;
       pending.delete(a);
       for (let b = 0; b < this.parts; b++) {
         if (b === a) continue;
+        yield;
         if (stop()) return;
         if (!this.resplit(a, b)) continue;
         pending.add(a);
@@ -285,7 +295,7 @@ export class ChainSearch {
   }
 
   /** Iterated local search: kick a few parts in a window of layers, repair exactly, keep what is not worse. */
-  kickUntil(random: Random, kicks: number, stop: () => boolean, onImproved: (objective: number) => void): void {
+  *kickUntil(random: Random, kicks: number, stop: () => boolean, onImproved: (objective: number) => void): Generator<void> {
     let best = this.objective();
     for (let kick = 0; kick < kicks && !stop(); kick++) {
       const held = this.partOf.slice();
@@ -309,7 +319,7 @@ export class ChainSearch {
         });
       }
       this.reload();
-      this.resplitAll(chosen, stop);
+      yield* this.resplitAll(chosen, stop);
       const now = this.objective();
       if (now >= best - 1e-9) {
         if (now > best + 1e-9) onImproved(now);

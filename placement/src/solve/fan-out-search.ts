@@ -117,11 +117,12 @@ export class FanOutSearch {
     const given = new Float64Array(nodes);
     const masks = this.layers.map((layer, l) => {
       const cost = layer.demandOf.map((rows) => -rows);
-      // Node n has room for this many by now if all layers take alike; the fractions carry over to later layers.
+      // Node n has room for this many by now if all layers take alike; the fractions carry over to later layers. One that got ahead by rounding waits. Given and room
+      // together never exceed a node's slots, so none ends with more than it holds.
       const capacity = new Int32Array(nodes);
       let placed = 0;
       for (let n = 0; n < nodes; n++) {
-        capacity[n] = Math.floor(((l + 1) * experts * this.options.slots[n]) / totalSlots - given[n] + 1e-9);
+        capacity[n] = Math.max(0, Math.floor(((l + 1) * experts * this.options.slots[n]) / totalSlots - given[n] + 1e-9));
         placed += capacity[n];
       }
       const byNeed = Array.from({ length: nodes }, (_, n) => n).sort(
@@ -136,8 +137,9 @@ export class FanOutSearch {
         capacity[byNeed[i]]++;
         placed++;
       }
-      for (let n = 0; n < nodes; n++) given[n] += capacity[n];
-      return assignToBins(cost, capacity).map((n) => 1 << n);
+      const nodeFor = assignToBins(cost, capacity);
+      for (const n of nodeFor) given[n]++;
+      return nodeFor.map((n) => 1 << n);
     });
     this.load(masks);
   }
@@ -220,7 +222,7 @@ export class FanOutSearch {
       const e = Math.floor(top / nodes) % experts;
       const l = Math.floor(top / (nodes * experts));
       const layer = this.layers[l];
-      if (this.free[n] === 0 || (layer.maskOf[e] >>> n) & 1) continue;
+      if (this.free[n] <= 0 || (layer.maskOf[e] >>> n) & 1) continue;
       const stale = gain[top];
       refresh(l, e);
       if (gain[top] < stale - 1e-9 && gain[top] < heap.peek()) {

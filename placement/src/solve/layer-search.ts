@@ -119,6 +119,20 @@ export class LayerSearch {
     return demand;
   }
 
+  get choiceCount(): number {
+    return this.entries.count;
+  }
+
+  /** What is looked at: the experts that tokens of one home chose together, and how much they count. */
+  choices(): { experts: number[]; home: number; weight: number }[] {
+    const { ids, countOf } = this.histogram;
+    const { patternOf, homeOf, weightOf, count } = this.entries;
+    return Array.from({ length: count }, (_, i) => {
+      const base = patternOf[i] * this.topK;
+      return { experts: Array.from(ids.subarray(base, base + countOf[patternOf[i]])), home: homeOf[i], weight: weightOf[i] };
+    });
+  }
+
   /** Adds the weighted visits from each home to each node, (nodes, nodes). */
   addVisits(into: Float64Array): void {
     const { nodes, maskOf } = this;

@@ -11,6 +11,7 @@ export interface ChainOptions {
   /** Independent starts, the best of which is refined; and kicks of that refinement. */
   starts: number;
   kicks: number;
+  /** Asked between steps: true ends the search with the best within the cap, or else the flattest found. */
   stop: () => boolean;
   /** Told the share of transitions that stay, whenever the search finds a better placement. */
   onImproved: (local: number) => void;
@@ -39,32 +40,41 @@ function sizedParts(sizes: Int32Array[], experts: number): Int32Array {
   return partOf;
 }
 
-/** Places experts for tokens that stay where their expert was (ExFlow's model): same-part transitions, with a cap on the load. */
+/** Places experts for tokens that stay where their expert was (ExFlow's model): same-part transitions, with a cap on the load. Keeps the thread to the end. */
 export function solveChain(transitions: Transitions, parts: number, options: ChainOptions): ChainPlacement {
+  const steps = chainSteps(transitions, parts, options);
+  for (;;) {
+    const { done, value } = steps.next();
+    if (done) return value;
+  }
+}
+
+/** The same, step by step: yields whenever some milliseconds have passed, and returns what `solveChain` does. */
+export function* chainSteps(transitions: Transitions, parts: number, options: ChainOptions): Generator<void, ChainPlacement> {
   const random = seededRandom(options.seed);
   const tell = (search: ChainSearch) => options.onImproved(scoreChain(transitions, search.partOf, parts).local);
-  let best = start(transitions, parts, random, options);
+  let best = yield* start(transitions, parts, random, options);
   for (let s = 1; s < options.starts && !options.stop(); s++) {
-    const next = start(transitions, parts, random, options);
+    const next = yield* start(transitions, parts, random, options);
     if (next.objective() > best.objective()) best = next;
     tell(best);
   }
   if (options.peakMeanMax === Infinity) {
     const refined = best;
-    refined.kickUntil(random, options.kicks, options.stop, () => tell(refined));
+    yield* refined.kickUntil(random, options.kicks, options.stop, () => tell(refined));
     return { partOf: refined.partOf, ...scoreChain(transitions, refined.partOf, parts) };
   }
-  return capLoad(transitions, parts, best, random, options);
+  return yield* capLoad(transitions, parts, best, random, options);
 }
 
-function start(transitions: Transitions, parts: number, random: Random, options: ChainOptions): ChainSearch {
+function* start(transitions: Transitions, parts: number, random: Random, options: ChainOptions): Generator<void, ChainSearch> {
   const { layers, experts } = transitions;
   const partOf = options.sizes === undefined ? evenParts(layers, experts, parts) : sizedParts(options.sizes, experts);
   for (let l = 0; l < layers; l++) shuffle(partOf.subarray(l * experts, (l + 1) * experts), random);
   const search = new ChainSearch(transitions, parts, partOf);
-  search.sweepForward();
-  search.respondAll(options.stop);
-  search.resplitAll(
+  yield* search.sweepForward(options.stop);
+  yield* search.respondAll(options.stop);
+  yield* search.resplitAll(
     Array.from({ length: parts }, (_, p) => p),
     options.stop,
   );
@@ -73,9 +83,15 @@ function start(transitions: Transitions, parts: number, random: Random, options:
 
 /**
  * Raises the price of load step by step, each from the placement before, until the cap holds; then narrows the price down and kicks on at the lowest that holds.
- * The best placement within the cap wins.
+ * The best placement within the cap wins; where none was found, the flattest.
  */
-function capLoad(transitions: Transitions, parts: number, from: ChainSearch, random: Random, options: ChainOptions): ChainPlacement {
+function* capLoad(
+  transitions: Transitions,
+  parts: number,
+  from: ChainSearch,
+  random: Random,
+  options: ChainOptions,
+): Generator<void, ChainPlacement> {
   const all = Array.from({ length: parts }, (_, p) => p);
   const rounds = 14;
   const pricesMax = 40;
@@ -85,12 +101,11 @@ function capLoad(transitions: Transitions, parts: number, from: ChainSearch, ran
   let high = Infinity;
   let price = 1;
   let last = from.partOf;
-  for (let round = 0, tried = 0; round < rounds && tried < pricesMax; tried++) {
+  for (let round = 0, tried = 0; round < rounds && tried < pricesMax && !options.stop(); tried++) {
     const search = new ChainSearch(transitions, parts, last);
     search.loadPrice = price;
-    const stop = () => best !== null && options.stop();
-    search.resplitAll(all, stop);
-    search.kickUntil(random, Math.ceil(options.kicks / rounds), options.stop, () => {});
+    yield* search.resplitAll(all, options.stop);
+    yield* search.kickUntil(random, Math.ceil(options.kicks / rounds), options.stop, () => {});
     const score = scoreChain(transitions, search.partOf, parts);
     const here = { partOf: search.partOf.slice(), ...score };
     if (score.peakMean < flattest.peakMean) flattest = here;
@@ -105,7 +120,6 @@ function capLoad(transitions: Transitions, parts: number, from: ChainSearch, ran
     // While the cap is out of reach, go on from here; then from the best within it.
     last = best === null ? search.partOf : best.partOf;
     price = high === Infinity ? price * 1.7 : Math.max((low + high) / 2, high * 0.8);
-    if (options.stop() && best !== null) break;
   }
   return best ?? flattest;
 }

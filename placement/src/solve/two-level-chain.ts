@@ -1,42 +1,46 @@
 import { type Cluster, nodeSlots } from '../cluster/cluster.ts';
 import { type Transitions, transitionsOf } from '../score/transitions.ts';
 import type { RoutingTrace } from '../trace/routing-trace.ts';
-import { solveChain } from './solve-chain.ts';
+import { chainSteps } from './solve-chain.ts';
 
 export interface TwoLevelChainOptions {
   seed: number;
   peakMeanMax: number;
   starts: number;
   onProgress: (progress: { stage: string; incumbent: number }) => void;
+  stop: () => boolean;
+  /** Awaited between steps, so that whoever shares the thread can run (and abort). */
+  pause: () => Promise<void>;
 }
 
 /** Small instances are solved long before. */
 const kicksMax = 1000;
 
 /** The chain model on nodes, then on the workers of each node: transitions that stay inside a node matter most, then those that stay on a worker. One copy each. */
-export function placeChain(
-  trace: RoutingTrace,
-  cluster: Cluster,
-  options: TwoLevelChainOptions,
-  stop: () => boolean,
-): { replicas: number[][][] } {
+export async function placeChain(trace: RoutingTrace, cluster: Cluster, options: TwoLevelChainOptions): Promise<number[][][]> {
   const layers = trace.moeLayers.length;
   const { experts } = trace;
   const transitions = transitionsOf(trace, 'top1');
-  const chain = (w: Transitions, sizes: Int32Array[], parts: number, seed: number) =>
-    solveChain(w, parts, {
+  const chain = async (w: Transitions, sizes: Int32Array[], parts: number, seed: number) => {
+    const steps = chainSteps(w, parts, {
       seed,
       sizes,
       peakMeanMax: options.peakMeanMax,
       starts: options.starts,
       kicks: Math.min(kicksMax, Math.ceil(4_000_000 / (layers * experts * experts))),
-      stop,
+      stop: options.stop,
       onImproved: (local) => options.onProgress({ stage: w === transitions ? 'nodes' : 'workers', incumbent: 1 - local }),
-    }).partOf;
+    });
+    for (;;) {
+      const { done, value } = steps.next();
+      if (done) return value.partOf;
+      await options.pause();
+    }
+  };
   const nodeOf =
     cluster.nodes === 1
       ? new Int32Array(layers * experts)
-      : chain(transitions, partSizes(layers, experts, nodeSlots(cluster)), cluster.nodes, options.seed);
+      : await chain(transitions, partSizes(layers, experts, nodeSlots(cluster)), cluster.nodes, options.seed);
   const replicas: number[][][] = Array.from({ length: layers }, () => Array.from({ length: experts }, () => []));
   for (let n = 0; n < cluster.nodes; n++) {
     const workers = cluster.workers.map((_, w) => w).filter((w) => cluster.nodeOf[w] === n);
@@ -54,7 +58,7 @@ export function placeChain(
       ),
     );
     const workerOf =
-      workers.length === 1 ? new Int32Array(layers * inside.experts) : chain(inside, sizes, workers.length, options.seed + n + 1);
+      workers.length === 1 ? new Int32Array(layers * inside.experts) : await chain(inside, sizes, workers.length, options.seed + n + 1);
     members.forEach((list, l) => {
       list.forEach((e, i) => {
         replicas[l][e].push(workers[workerOf[l * inside.experts + i]]);
@@ -62,7 +66,7 @@ export function placeChain(
     });
   }
   fitMemory(replicas, cluster, transitions);
-  return { replicas };
+  return replicas;
 }
 
 /** Rounding of uneven layers may overfill a worker by an expert or two: those with fewest rows move to workers with room, of the same node if there is one. */

@@ -5,6 +5,8 @@ import { badTrace, NO_EXPERT, type RoutingTrace } from './routing-trace.ts';
 export interface LoadMatrix {
   layers: number;
   experts: number;
+  /** Index in the model of each MoE layer, (layers); absent: the format does not say. */
+  moeLayers?: number[];
   /** (layers, experts) */
   counts: Float64Array;
 }
@@ -28,12 +30,27 @@ export function readLoadMatrix(text: string, source: string): LoadMatrix {
   } catch {
     throw badTrace(source, 'file', 'not JSON');
   }
+  return matrixOfRows(rows, source, 'file');
+}
+
+/** Reads the popularity of experts as Fiddler counts it (arXiv 2402.07033): `{"total_input_tokens", "expert_popularity": [layers][experts]}`. */
+export function readExpertPopularity(text: string, source: string): LoadMatrix {
+  let file: { expert_popularity?: unknown } | null;
+  try {
+    file = JSON.parse(text);
+  } catch {
+    throw badTrace(source, 'file', 'not JSON');
+  }
+  return matrixOfRows(file?.expert_popularity, source, 'expert_popularity');
+}
+
+function matrixOfRows(rows: unknown, source: string, place: string): LoadMatrix {
   if (
     !Array.isArray(rows) ||
     rows.length === 0 ||
     !rows.every((row) => Array.isArray(row) && row.length === rows[0].length && row.length > 0)
   )
-    throw badTrace(source, 'file', 'expected [layers][experts], lists of equal length');
+    throw badTrace(source, place, 'expected [layers][experts], lists of equal length');
   return loadMatrixOf((rows as number[][]).flat(), rows.length, (rows as number[][])[0].length, source);
 }
 

@@ -1,8 +1,9 @@
 import { createReadStream, existsSync, readFileSync } from 'node:fs';
+import { basename } from 'node:path';
 import { createGunzip } from 'node:zlib';
 import { ByteStream } from './byte-stream.ts';
 import { type IdDumpShape, readIdDump } from './id-dump.ts';
-import { type LoadMatrix, readLoadMatrix } from './load-matrix.ts';
+import { type LoadMatrix, readExpertPopularity, readLoadMatrix } from './load-matrix.ts';
 import { readNpyTrace } from './npy.ts';
 import { badTrace, type RoutingTrace, type TraceBounds } from './routing-trace.ts';
 import { readSglangDump } from './sglang.ts';
@@ -17,8 +18,8 @@ const wholeFileBytesMax = 256 * 1024 * 1024;
 export interface OpenTraceOptions extends Partial<TraceBounds> {
   /** Number of experts where the format does not say; by default the largest id plus one. */
   experts?: number | null;
-  /** Shape of an `.experts.u8` dump; by default the JSON beside it, `<stem>.shape.json`. */
-  shape?: IdDumpShape | null;
+  /** Shape of an `.experts.u8` dump, whose model then defaults to the file's stem; by default the JSON beside it, `<stem>.shape.json`. */
+  shape?: (Omit<IdDumpShape, 'model'> & { model?: string }) | null;
   /** Rows of an `.npy` trace that count as one sequence. */
   sequenceTokens?: number;
 }
@@ -32,6 +33,7 @@ export interface OpenTraceOptions extends Partial<TraceBounds> {
  * | `*.experts.u8` | id dump, with `<stem>.seq.u16le`, `<stem>.sequences.json` and `<stem>.shape.json` beside it |
  * | `*.jsonl` | vLLM style, `{req_id, token_idx, layer, topk_ids}` |
  * | `*.json` that begins `[[` and holds no objects | load matrix `[layers][experts]` |
+ * | `*.json` with `expert_popularity` | Fiddler's popularity, a load matrix |
  * | other `*.json` | SGLang expert distribution |
  * | anything that begins with a `switchyard-trace` header | our own |
  */
@@ -49,13 +51,14 @@ export async function openTrace(path: string, options: OpenTraceOptions = {}): P
     };
   }
   if (/^\[\s*\[/.test(start) && !start.includes('{')) return { kind: 'loads', loads: readLoadMatrix(await wholeText(path), path) };
+  if (/^\{[^[\]{}]*"expert_popularity"/.test(start)) return { kind: 'loads', loads: readExpertPopularity(await wholeText(path), path) };
   if (start.startsWith('{') || start.startsWith('[')) return readSglangDump(() => fileBytes(path), path, options);
   throw badTrace(path, 'byte 0', 'none of the known trace formats (see the table in docs/placement.md)');
 }
 
 async function openIdDump(path: string, options: OpenTraceOptions): Promise<RoutingTrace> {
   const stem = path.replace(/\.experts\.u8(\.gz)?$/, '');
-  const shape = options.shape ?? readShape(`${stem}.shape.json`);
+  const shape = options.shape ? { model: basename(stem), ...options.shape } : readShape(`${stem}.shape.json`);
   const sequenceOf = [`${stem}.seq.u16le.gz`, `${stem}.seq.u16le`].find(existsSync);
   if (sequenceOf === undefined) throw badTrace(path, 'file', `${stem}.seq.u16le(.gz) is missing`);
   const names = `${stem}.sequences.json`;
@@ -63,7 +66,12 @@ async function openIdDump(path: string, options: OpenTraceOptions): Promise<Rout
 }
 
 function readShape(path: string): IdDumpShape {
-  if (!existsSync(path)) throw badTrace(path, 'file', 'missing: an id dump does not say its shape {"model","layers","topK","experts"}');
+  if (!existsSync(path))
+    throw badTrace(
+      path,
+      'file',
+      'missing: an id dump does not say its shape; write {"model","layers","topK","experts"} there, or give it (--shape 24x4x32)',
+    );
   try {
     const shape = JSON.parse(readFileSync(path, 'utf8')) as IdDumpShape | null;
     if (typeof shape === 'object' && shape !== null) return shape;

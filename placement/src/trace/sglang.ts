@@ -7,9 +7,8 @@ import { badTrace, NO_EXPERT, type RoutingTrace, type TraceBounds, TraceBuilder 
 const recordIdsMax = 32_000_000;
 
 interface Record {
-  /** Flat ids with the sizes of the three dimensions. */
+  /** Flat ids, (layers, tokens, topK). */
   ids: number[];
-  layers: number;
   tokens: number;
   positions: number[];
 }
@@ -19,6 +18,8 @@ interface Record {
  * optionally `positions` (tokens): a position that does not go up by one starts a new sequence. With `physical_to_logical_map` or
  * `last_physical_to_logical_map` (layers, slots) the ids are physical and are mapped back. A file with `logical_count` (layers, experts) or
  * (steps, layers, experts) and no ids is a load matrix.
+ *
+ * The layers are all hidden layers of the model. Those in which nobody chose an expert are dense: they are left out, and the others named by their index.
  */
 export async function readSglangDump(
   open: () => Bytes,
@@ -29,6 +30,7 @@ export async function readSglangDump(
   let map: number[][] | null = null;
   let largest = -1;
   let sawIds = false;
+  const used = new Set<number>();
   const counts = { flat: [] as number[], layers: 0, experts: 0 };
   for await (const found of arrays(open(), source, [
     'topk_ids_of_layer',
@@ -39,7 +41,12 @@ export async function readSglangDump(
   ])) {
     if (found.key === 'topk_ids_of_layer') {
       sawIds = true;
-      for (const id of found.flat) largest = Math.max(largest, id);
+      const perLayer = found.flat.length / found.shape[0];
+      found.flat.forEach((id, i) => {
+        if (id < 0) return;
+        largest = Math.max(largest, id);
+        used.add(Math.floor(i / perLayer));
+      });
     } else if (found.key.endsWith('physical_to_logical_map')) {
       if (found.shape.length !== 2)
         throw badTrace(source, `byte ${found.offset}`, `${found.key} has ${found.shape.length} dimensions, expected (layers, slots)`);
@@ -48,8 +55,10 @@ export async function readSglangDump(
   }
   if (!sawIds) {
     if (counts.layers === 0) throw badTrace(source, 'end', 'neither topk_ids_of_layer nor logical_count found');
-    return { kind: 'loads', loads: loadMatrixOf(counts.flat, counts.layers, counts.experts, source) };
+    return { kind: 'loads', loads: usedLayers(loadMatrixOf(counts.flat, counts.layers, counts.experts, source), source) };
   }
+  if (used.size === 0) throw badTrace(source, 'end', 'no token chose an expert in any layer');
+  const moeLayers = [...used].sort((a, b) => a - b);
   if (map !== null) largest = map.reduce((max, row) => row.reduce((m, id) => Math.max(m, id), max), -1);
   const experts = options.experts ?? largest + 1;
   let builder: TraceBuilder | null = null;
@@ -58,23 +67,18 @@ export async function readSglangDump(
   let record: Record | null = null;
   const flush = (topK: number) => {
     if (record === null) return;
-    const { ids, layers, tokens, positions } = record;
-    builder ??= new TraceBuilder(
-      { model: options.model ?? 'unknown', moeLayers: Array.from({ length: layers }, (_, l) => l), experts, topK },
-      source,
-      options,
-    );
-    const row = new Uint16Array(layers * topK);
+    const { ids, tokens, positions } = record;
+    builder ??= new TraceBuilder({ model: options.model ?? 'unknown', moeLayers, experts, topK }, source, options);
+    const row = new Uint16Array(moeLayers.length * topK);
     for (let t = 0; t < tokens; t++) {
-      for (let l = 0; l < layers; l++)
-        for (let k = 0; k < topK; k++) {
-          const id = ids[(l * tokens + t) * topK + k];
-          row[l * topK + k] = id < 0 ? NO_EXPERT : map === null ? id : (map[l]?.[id] ?? NO_EXPERT);
-        }
       const position = positions[t] ?? t;
       if (position !== lastPosition + 1) sequence++;
       lastPosition = position;
-      builder.add(sequence, position, false, row, 0, () => `sequence ${sequence}, position ${position}`);
+      const place = () => `sequence ${sequence}, position ${position}`;
+      moeLayers.forEach((layer, l) => {
+        for (let k = 0; k < topK; k++) row[l * topK + k] = logicalId(ids[(layer * tokens + t) * topK + k], layer, map, source, place);
+      });
+      builder.add(sequence, position, false, row, 0, place);
     }
     record = null;
   };
@@ -96,7 +100,7 @@ export async function readSglangDump(
       layers = layers === 0 ? found.shape[0] : layers;
       if (found.shape[2] !== topK || found.shape[0] !== layers)
         throw badTrace(source, `byte ${found.offset}`, `(${found.shape.join(', ')}) after records of ${layers} layers and top-${topK}`);
-      record = { ids: found.flat, layers: found.shape[0], tokens: found.shape[1], positions: pendingPositions ?? [] };
+      record = { ids: found.flat, tokens: found.shape[1], positions: pendingPositions ?? [] };
     } else {
       flush(topK);
       pendingPositions = null;
@@ -104,6 +108,32 @@ export async function readSglangDump(
   }
   flush(topK);
   return { kind: 'routing', trace: builder!.build() };
+}
+
+/** The expert that a recorded id means. @param map logical experts of the physical ones, (layers) of (slots); null: ids are logical */
+function logicalId(id: number, layer: number, map: number[][] | null, source: string, place: () => string): number {
+  if (id < 0) return NO_EXPERT;
+  if (!Number.isInteger(id) || id >= NO_EXPERT) throw badTrace(source, place(), `layer ${layer}: expert id is ${id}`);
+  if (map === null) return id;
+  if (layer >= map.length) throw badTrace(source, place(), `layer ${layer}: the map of physical experts has ${map.length} layers`);
+  const logical = map[layer][id];
+  if (logical === undefined)
+    throw badTrace(source, place(), `layer ${layer}: physical expert ${id} is not below the ${map[layer].length} slots of the map`);
+  if (!Number.isInteger(logical) || logical < 0)
+    throw badTrace(source, place(), `layer ${layer}: the map says that physical expert ${id} is ${logical}`);
+  return logical;
+}
+
+/** The layers that anybody uses, named by their index in the model. */
+function usedLayers({ layers, experts, counts }: LoadMatrix, source: string): LoadMatrix {
+  const rows = Array.from({ length: layers }, (_, l) => counts.subarray(l * experts, (l + 1) * experts));
+  const moeLayers = rows.flatMap((row, l) => (row.some((count) => count > 0) ? [l] : []));
+  if (moeLayers.length === 0) throw badTrace(source, 'end', 'logical_count is 0 in all layers');
+  const kept = new Float64Array(moeLayers.length * experts);
+  moeLayers.forEach((layer, l) => {
+    kept.set(rows[layer], l * experts);
+  });
+  return { layers: moeLayers.length, experts, moeLayers, counts: kept };
 }
 
 function addCounts(counts: { flat: number[]; layers: number; experts: number }, found: FoundArray, source: string): void {

@@ -95,7 +95,9 @@ async function* lines(bytes: Bytes, source: string): AsyncGenerator<{ line: Line
                 line.topk_ids.length < 1 ||
                 !line.topk_ids.every((id) => Number.isInteger(id) && id >= 0 && id < NO_EXPERT)
               ? `topk_ids is ${JSON.stringify(line.topk_ids)}`
-              : null;
+              : new Set(line.topk_ids).size < line.topk_ids.length
+                ? `topk_ids is ${JSON.stringify(line.topk_ids)}, an expert appears twice`
+                : null;
     if (fault !== null) throw badTrace(source, `line ${number}`, fault);
     yield { line, number };
   }

@@ -1,0 +1,128 @@
+import { describe, expect, it } from 'vitest';
+import {
+  baselinePlan,
+  clusterOf,
+  diffPlans,
+  inWorkerOrder,
+  place,
+  relabelToMatch,
+  scoreFanOut,
+  stageMove,
+  thinTokens,
+} from '../src/index.ts';
+import { expectValid, gptOssSlice, testTopology, toyTrace } from './slice.ts';
+
+const quick = { starts: 1, sampleTokens: 1500 };
+
+describe('re-planning', () => {
+  it('undoes a renaming of equal workers and nodes completely', async () => {
+    const trace = await gptOssSlice();
+    const topology = testTopology(3, 2, 200);
+    const { plan, cluster } = await place(trace, topology, quick);
+    const name = [3, 2, 4, 5, 1, 0]; // node 0 -> 1 with its workers exchanged, 1 -> 2, 2 -> 0 exchanged
+    const renamed = { ...plan, replicas: plan.replicas.map((l) => l.map((own) => own.map((w) => name[w]).sort((a, b) => a - b))) };
+    expect(diffPlans(plan, relabelToMatch(renamed, plan, cluster).plan, 10).bytes).toBe(0);
+    expect(diffPlans(plan, renamed, 10).bytes).toBeGreaterThan(0);
+  });
+
+  it('every stage is valid and no worse, and a budget is kept', async () => {
+    const trace = await gptOssSlice();
+    const topology = testTopology(3, 1, 300);
+    const target = await place(trace, topology, { ...quick, replicas: 0.1 });
+    const { cluster, homes } = target;
+    const current = await baselinePlan('round-robin', trace, topology);
+    const staged = stageMove(current, target.plan, cluster, trace, homes, { expertBytes: 1000 });
+    const state = current.replicas.map((l) => l.map((own) => [...own]));
+    let last = staged.remoteNodesBefore;
+    for (const stage of staged.stages) {
+      for (const { layer, expert, worker } of stage.drops) state[layer][expert] = state[layer][expert].filter((w) => w !== worker);
+      for (const { layer, expert, worker } of stage.adds) state[layer][expert] = [...state[layer][expert], worker].sort((a, b) => a - b);
+      expectValid({ replicas: state }, cluster.slotsOf);
+      expect(stage.remoteNodes).toBeLessThanOrEqual(last + 1e-12);
+      last = stage.remoteNodes;
+    }
+    expect(scoreFanOut(trace, state, cluster, homes).remoteNodes).toBeCloseTo(last, 9);
+    expect(state).toEqual(staged.reached.replicas);
+    expect(last).toBeLessThan(0.8 * staged.remoteNodesBefore);
+    const part = stageMove(current, target.plan, cluster, trace, homes, { expertBytes: 1000, bytesMax: 60_000 });
+    expect(part.bytes).toBeLessThanOrEqual(60_000);
+    expect(part.remoteNodesAfter).toBeLessThan(part.remoteNodesBefore);
+  });
+});
+
+describe('re-planning with less memory', () => {
+  const topology = testTopology(3, 1, 400);
+  const cluster = clusterOf(topology);
+
+  it('drops what the target does not have, which costs no bytes', async () => {
+    const trace = await gptOssSlice();
+    const { plan: current, homes } = await place(trace, topology, { ...quick, replicas: 0.3 });
+    const target = { ...current, replicas: current.replicas.map((layer) => layer.map((own) => own.slice(0, 1))) };
+    const { reached, stages, bytes } = stageMove(current, target, cluster, trace, homes, { expertBytes: 1000, bytesMax: 0 });
+    expect(reached.replicas).toEqual(target.replicas);
+    expect({ bytes, adds: stages.flatMap((stage) => stage.adds) }).toEqual({ bytes: 0, adds: [] });
+    // Where nothing may be copied, the number of replicas is the target's all the same, and every expert is still somewhere.
+    const elsewhere = await place(trace, topology, { ...quick, replicas: 0.1, seed: 7 });
+    const part = stageMove(current, elsewhere.plan, cluster, trace, homes, { expertBytes: 1000, bytesMax: 0 });
+    expectValid(part.reached, cluster.slotsOf);
+    expect(part.reached.replicas.flat(2)).toHaveLength(elsewhere.plan.replicas.flat(2).length);
+  });
+
+  it('takes experts off a worker that is over its memory, or says that the bytes do not suffice', async () => {
+    const trace = thinTokens(await gptOssSlice(), 400);
+    const current = await baselinePlan('contiguous', trace, topology);
+    const smaller = testTopology(3, 1, 400);
+    smaller.nodes[0].workers[0].expertMemoryBytes = 200_000;
+    const { plan: target, homes } = await place(trace, smaller, { ...quick, replicas: 0 });
+    const less = clusterOf(smaller);
+    const { reached } = stageMove(current, target, less, trace, homes, { expertBytes: 1000, bytesMax: 200_000 });
+    expectValid(reached, less.slotsOf);
+    expect(() => stageMove(current, target, less, trace, homes, { expertBytes: 1000, bytesMax: 1000 })).toThrow(
+      /worker 0 \(n0w0\) holds \d+ experts and its memory 200: no part of the way that moves at most 1000 bytes fits/,
+    );
+  });
+
+  it('lets nodes trade names only where their links are alike', async () => {
+    const trace = toyTrace({ layers: 2, experts: 8, topK: 2, sequences: 4, tokensEach: 5 });
+    const links = [0, 1, 2, 3].flatMap((from) =>
+      [0, 1, 2, 3]
+        .filter((to) => to !== from)
+        .map((to) => ({ from, to, latency: 1e-5, bandwidth: from >> 1 === to >> 1 ? 1.25e9 : 1.25e8 })),
+    );
+    const racks = { ...testTopology(4, 1, 8), links };
+    const plan = await baselinePlan('round-robin', trace, racks);
+    const named = (names: number[]) => ({ ...plan, replicas: plan.replicas.map((layer) => layer.map(([w]) => [names[w]])) });
+    const back = (names: number[], of = racks) => relabelToMatch(named(names), plan, clusterOf(of)).plan;
+    expect(back([1, 0, 3, 2]).replicas).toEqual(plan.replicas);
+    // Across the racks: what was near would be far.
+    expect(back([2, 1, 0, 3]).replicas).toEqual(named([2, 1, 0, 3]).replicas);
+    expect(back([2, 1, 0, 3], { ...racks, links: [] }).replicas).toEqual(plan.replicas);
+  });
+
+  it('refuses plans for other layers or workers, by the first difference', async () => {
+    const trace = toyTrace({ layers: 2, experts: 8, topK: 2, sequences: 4, tokensEach: 5 });
+    const plan = await baselinePlan('round-robin', trace, topology);
+    const workers = (change: (w: { name: string; node: number }, i: number) => { name: string; node: number }) => ({
+      ...plan,
+      workers: plan.workers.map(change),
+    });
+    const renamed = workers((w, i) => ({ ...w, name: i === 1 ? 'other' : w.name }));
+    const moved = workers((w, i) => ({ ...w, node: [1, 0, 2][i] }));
+    const shifted = { ...plan, model: { ...plan.model, moeLayers: [0, 2] } };
+    for (const [other, message] of [
+      [renamed, 'workers[1].name is "n1w0", must be "other"'],
+      [moved, 'workers[0].node is 0, must be 1'],
+      [shifted, 'model.moeLayers[1] is 1, must be 2'],
+    ] as const) {
+      expect(() => diffPlans(plan, other, 1)).toThrow(message);
+      expect(() => relabelToMatch(plan, other, cluster)).toThrow(message);
+    }
+    await expect(place(trace, topology, { ...quick, warmStart: renamed })).rejects.toThrow('workers[1].name is "other", must be "n1w0"');
+    const reversed = {
+      ...plan,
+      workers: [...plan.workers].reverse(),
+      replicas: plan.replicas.map((layer) => layer.map((own) => own.map((w) => 2 - w))),
+    };
+    expect(inWorkerOrder(reversed, plan.workers)).toEqual(plan);
+  });
+});

@@ -8,12 +8,15 @@ import { startCompletionServer } from './completion-server.ts';
 
 const settings = { model: 'tiny', temperature: 0, topP: 1, maxTokens: 3, seed: null };
 let behaviour: Behaviour;
+/** Of the first requests, where they differ. */
+let first: Behaviour[];
 let server: CompletionServer;
 let client: ApiClient;
 
 beforeEach(async () => {
   behaviour = 'answer';
-  server = await startCompletionServer(() => behaviour);
+  first = [];
+  server = await startCompletionServer((_, index) => first[index] ?? behaviour);
   client = new ApiClient({ url: server.url, apiKey: null, timeoutMs: 10_000 });
 });
 afterEach(async () => {
@@ -59,7 +62,7 @@ describe('repl', () => {
     const input = new PassThrough();
     const output = new PassThrough();
     input.end('/system Speak Latin.\none\n/history\n/nonsense\n/system\n/history\n/quit\nnever asked\n');
-    expect(await runRepl(conversation, { input, output })).toBe(0);
+    expect(await runRepl(conversation, { input, output, errors: new PassThrough() })).toBe(0);
     const text = String(output.read());
     expect(text).toMatch(
       /^system message set\nt0 t1 t2 \nsystem: Speak Latin\.\nuser: one\nassistant: t0 t1 t2 \nunknown command \/nonsense\n/,
@@ -67,4 +70,55 @@ describe('repl', () => {
     expect(text.endsWith('no system message\nuser: one\nassistant: t0 t1 t2 \n')).toBe(true);
     expect(server.requests).toHaveLength(1);
   });
+
+  it('keeps answers and failures apart', async () => {
+    first = ['error-event'];
+    const { input, output, errors } = terminal(false);
+    input.end('one\ntwo\n');
+    expect(await runRepl(new Conversation(client, settings, null), { input, output, errors })).toBe(1);
+    expect(String(output.read())).toBe('t0 t0 t1 t2 \n');
+    expect(String(errors.read())).toContain('n0w1 was lost');
+  });
+
+  it('ends when nobody answers any more, with its input left open', async () => {
+    const { input, output, errors } = terminal(false);
+    await server.close();
+    input.write('one\n');
+    await expect(runRepl(new Conversation(client, settings, null), { input, output, errors })).rejects.toThrow(/nothing answers at/);
+    expect(input.listenerCount('data') + input.listenerCount('readable')).toBe(0);
+  });
+
+  it('goes on at a terminal, where the server may come back', async () => {
+    const { input, output, errors } = terminal(true);
+    await server.close();
+    const conversation = new Conversation(client, settings, null);
+    const chatting = runRepl(conversation, { input, output, errors });
+    input.write('one\n');
+    await until(() => errors.readableLength > 0);
+    expect(String(errors.read())).toContain('nothing answers at');
+    input.write('/history\n/quit\n');
+    expect(await chatting).toBe(1);
+    expect(String(output.read())).toContain('nothing yet');
+  });
+
+  it('gives an answer in full whose question was the last, and prompts no more', async () => {
+    behaviour = 'answer';
+    const { input, output, errors } = terminal(true);
+    const chatting = runRepl(new Conversation(client, settings, null), { input, output, errors });
+    // With a Ctrl-D before it has an answer.
+    input.write('one\n\x04');
+    expect(await chatting).toBe(0);
+    expect(String(output.read()).split('t0 t1 t2')[1]).not.toContain('you>');
+  });
 });
+
+/** Streams of a person, or of a pipe. */
+function terminal(isTTY: boolean) {
+  const streams = { input: new PassThrough(), output: new PassThrough(), errors: new PassThrough() };
+  for (const stream of Object.values(streams)) Object.assign(stream, { isTTY });
+  return streams;
+}
+
+async function until(condition: () => boolean): Promise<void> {
+  while (!condition()) await new Promise((resolve) => setTimeout(resolve, 5));
+}

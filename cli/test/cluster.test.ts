@@ -7,6 +7,7 @@ import { describe, expect, it } from 'vitest';
 import { startChild } from '../src/cluster/child-process.ts';
 import { clusterShape } from '../src/cluster/cluster-shape.ts';
 import { parseCpuList, shareCpus } from '../src/cluster/cpu-share.ts';
+import { startOwnServer } from '../src/cluster/own-server.ts';
 import { crashLoopDeaths, decideRestart } from '../src/cluster/restart-policy.ts';
 import { createRunFolder } from '../src/cluster/run-folder.ts';
 import { findSession, saveSession } from '../src/cluster/session.ts';
@@ -177,6 +178,14 @@ describe('child process', () => {
     });
     await ready;
     expect(await child.stop(50)).toEqual({ status: null, signal: 'SIGKILL' });
+  });
+});
+
+describe('a server of one’s own', () => {
+  it('is not started after Ctrl-C', async () => {
+    const flags = ['--nodes', '1', '--workers-per-node', '1'];
+    const started = startOwnServer(flags, () => {}, AbortSignal.abort());
+    await expect(started).rejects.toMatchObject({ name: 'CommandFailure', status: 130 });
   });
 });
 

@@ -71,6 +71,34 @@ describe('timed completion', () => {
   });
 });
 
+describe('an answer that does not end', () => {
+  it('is given up on its caller’s wish, with the caller’s reason, however far it has come', async () => {
+    await start(() => 'stall');
+    const gone = new AbortController();
+    const streamed = client.stream('/v1/completions', { max_tokens: 3 }, { onData: () => gone.abort(), signal: gone.signal });
+    await expect(streamed).rejects.toMatchObject({ name: 'AbortError' });
+    const later = new AbortController();
+    const whole = client.post('/v1/completions', { max_tokens: 3 }, later.signal);
+    await until(() => server.requests.length === 2);
+    later.abort(new Error('enough'));
+    await expect(whole).rejects.toThrow('enough');
+  });
+
+  it('fails in one line when it takes too long', async () => {
+    await start(() => 'stall', 300);
+    const body = { max_tokens: 3 };
+    for (const ask of [() => client.stream('/v1/completions', body, { onData: () => {} }), () => client.post('/v1/completions', body)])
+      await expect(ask()).rejects.toMatchObject({
+        name: 'CommandFailure',
+        message: 'POST /v1/completions: no complete answer within 300 ms',
+      });
+  });
+});
+
+async function until(condition: () => boolean): Promise<void> {
+  while (!condition()) await new Promise((resolve) => setTimeout(resolve, 5));
+}
+
 describe('serve bench', () => {
   const bench = (overrides: Partial<Parameters<typeof serveBench>[0]> = {}) =>
     serveBench({

@@ -1,9 +1,10 @@
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import type { RoutingTrace } from '@switchyard/placement';
 import { openTrace } from '@switchyard/placement';
 import { describe, expect, it } from 'vitest';
+import { earlierRecording, moveRecording, removeRest } from '../src/trace/recording.ts';
 import { summariseTrace } from '../src/trace/trace-summary.ts';
 
 /** Two layers, four experts, top-1; sequence 0 uses expert 0 alone, sequence 1 experts 2 and 3 in turn. */
@@ -65,5 +66,30 @@ describe('trace summary', () => {
 
   it('says nothing about distance when there is one domain', () => {
     expect(summariseTrace({ ...trace, sequences: trace.sequences.map((s) => ({ ...s, domain: null })) }).domainDistance).toBeNull();
+  });
+});
+
+describe('a recording', () => {
+  it('takes the place of an earlier one as a whole', () => {
+    const folder = mkdtempSync(path.join(os.tmpdir(), 'sw-'));
+    const write = (name: string, text: string) => writeFileSync(path.join(folder, name), text);
+    const parts = ['a.trace', 'a.trace.sequences.jsonl', 'a.trace.1', 'a.trace.1.sequences.jsonl', 'a.trace.2'];
+    const others = ['a.trace.bak', 'a.trace.01', 'a.trace2', 'b.a.trace'];
+    for (const name of [...parts, ...others]) write(name, 'old');
+    const out = path.join(folder, 'a.trace');
+    const earlier = earlierRecording(out);
+    expect(earlier.map((file) => path.basename(file)).sort()).toEqual([...parts].sort());
+    write('new-0', 'new');
+    write('new-1', 'new');
+    write('new-1.sequences.jsonl', 'new');
+    const files = moveRecording(
+      ['new-0', 'new-1'].map((name) => path.join(folder, name)),
+      out,
+    );
+    removeRest(earlier, files);
+    const now = ['a.trace', 'a.trace.1', 'a.trace.1.sequences.jsonl'];
+    expect(readdirSync(folder).sort()).toEqual([...now, ...others].sort());
+    for (const name of now) expect(readFileSync(path.join(folder, name), 'utf8')).toBe('new');
+    rmSync(folder, { recursive: true });
   });
 });

@@ -8,12 +8,17 @@ export const bounds = {
   headerBytesMax: 16 * 1024,
   /** Sockets open at once. */
   connectionsMax: 4096,
-  /** Bytes of an answer that its client has not taken. Beyond it text is held back and joined; see `heldBytesMax`. */
-  socketPendingBytesMax: 256 * 1024,
+  /**
+   * Bytes of an answer that its client has not taken, and the largest piece that is written at once: a reader must take so much within `readerStallMs`, a
+   * kilobyte a second. Beyond it text is held back and joined; see `heldBytesMax`.
+   */
+  socketPendingBytesMax: 64 * 1024,
   /** Events held back for a slow reader, characters: 40,000 tokens without log-probabilities. */
   heldBytesMax: 8 * 1024 * 1024,
   /** A reader that takes nothing for so long has gone. */
   readerStallMs: 60_000,
+  /** Characters of an answer that is sent whole: 128k tokens with 20 log-probabilities each take 80 MiB, and a string of JavaScript ends at 512 MiB. */
+  collectedCharsMax: 128 * 1024 * 1024,
   /** Idle keep-alive connections; longer than the usual load balancer's 60 s, so that it closes first. */
   keepAliveMs: 75_000,
   /** Nesting of JSON in tools and arguments, which are walked recursively. */
@@ -21,11 +26,11 @@ export const bounds = {
   /** Tools of one request: what OpenAI allows. */
   toolsMax: 128,
   stopTokensMax: 128,
-  /** Text up to this many characters is tokenised in the main thread: 1 ms of prose, 20 ms at worst (one endless word). Longer text goes to a thread. */
+  /** A request's text up to this many characters is tokenised in the main thread: 1 ms of prose, 20 ms at worst (one endless word). More goes to a thread. */
   inlineTextChars: 2 * 1024,
-  /** A text may keep that thread for so long: 4 MB of prose take 6 s. */
+  /** A request's text may keep that thread for so long: 4 MB of prose take 6 s. */
   tokenizingMsMax: 30_000,
-  /** Texts waiting for the tokenising thread. */
+  /** Requests whose text waits for the tokenising thread. */
   tokenizingQueueMax: 256,
   /** Prompt prefixes whose home is remembered. */
   prefixesRememberedMax: 65_536,

@@ -15,6 +15,7 @@ import {
 import { TokenTexts } from './api/answer-format.ts';
 import { ApiKeys, readSecretFile } from './api/api-keys.ts';
 import { type HttpListener, listenHttp } from './api/http-server.ts';
+import { OpenExchanges } from './api/open-exchanges.ts';
 import type { Service } from './api/service.ts';
 import { type Config, completeConfig, type GivenConfig } from './config.ts';
 import { Health } from './health/health.ts';
@@ -77,6 +78,7 @@ class Coordinator implements RunningCoordinator {
   readonly #trace: TraceRecorder;
   readonly #health: Health;
   readonly #service: Service;
+  readonly #exchanges = new OpenExchanges();
   readonly #http: HttpListener[] = [];
   #control: Listener | null = null;
   #draining = false;
@@ -105,13 +107,16 @@ class Coordinator implements RunningCoordinator {
       {
         onTokens: (place, tokens) => this.#dispatcher.onTokens(place, tokens),
         onTrace: (_place, rows) => this.#trace.append(rows),
-        onStats: (place, previous, stats) => this.#metrics.workers?.onStats(place, previous, stats),
+        onStats: (place, previous, stats) => {
+          this.#metrics.workers?.onStats(place, previous, stats);
+          this.#dispatcher.onStats(place, stats);
+        },
         onLost: (place, error) => this.#dispatcher.onLost(place, error),
         onChange: () => this.#health.update(),
       },
       log,
     );
-    const queue = { runningMax: config.requestsRunningMax, waitingMax: config.requestsWaitingMax };
+    const queue = { runningMax: config.requestsRunningMax, waitingMax: config.requestsWaitingMax, batchMax: config.maxSequences };
     const planHomes = readPlanHomes(this.#plan, (problem) => log.warn(`plan: ${problem}`));
     const homes = { policy: homePolicy(config), statistics: new HomeStatistics(nodeCount(this.#plan), planHomes) };
     this.#dispatcher = new Dispatcher(this.#membership, queue, this.#metrics.requests, homes);
@@ -164,9 +169,12 @@ class Coordinator implements RunningCoordinator {
     const grace = new Promise<void>((resolve) => {
       timer = setTimeout(resolve, graceMs);
     });
-    await Promise.race([this.#dispatcher.idle(), grace]);
+    // Whoever was let in gets an answer: also one whose prompt is still on its way here, or whose answer is on its way there.
+    await Promise.race([this.#exchanges.idle().then(() => this.#dispatcher.idle()), grace]);
     clearTimeout(timer);
-    this.#dispatcher.failAll(new SwitchyardError('shutting_down', 'the server is shutting down'));
+    const ended = new SwitchyardError('shutting_down', 'the server is shutting down');
+    this.#dispatcher.failAll(ended);
+    this.#exchanges.refuse(ended);
     for (const http of this.#http) http.stop();
     // What was just said must reach the clients before their connections end.
     await new Promise((resolve) => setImmediate(resolve));
@@ -207,6 +215,7 @@ class Coordinator implements RunningCoordinator {
       metrics: this.#metrics,
       health: this.#health,
       trace: this.#trace,
+      exchanges: this.#exchanges,
       log: this.#log,
       apiKeys,
       adminKeys,

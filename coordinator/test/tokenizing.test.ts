@@ -1,13 +1,14 @@
 import { readFileSync } from 'node:fs';
 import { Tokenizer } from '@huggingface/tokenizers';
 import fc from 'fast-check';
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
 import { PromptEncoder } from '../src/tokenizing/prompt-text.ts';
 import { StopStrings } from '../src/tokenizing/stop-strings.ts';
 import { TextStream, TokenPieces } from '../src/tokenizing/text-stream.ts';
 import { TextThread } from '../src/tokenizing/text-thread.ts';
 import { tokenBytes } from '../src/tokenizing/token-bytes.ts';
 import { readTokenizerFolder } from '../src/tokenizing/tokenizer-folder.ts';
+import { Tokenizing } from '../src/tokenizing/tokenizing.ts';
 import { modelDir } from './model-dir.ts';
 
 const folder = readTokenizerFolder(modelDir);
@@ -249,8 +250,10 @@ describe('the thread for long texts', () => {
     addSpecialTokens: false,
     controls: false,
   });
-  const encode = (thread: TextThread, prompt: ReturnType<typeof text>) =>
-    thread.encode(prompt, prompt.text.length, Number.POSITIVE_INFINITY);
+  const encode = async (thread: TextThread, prompt: ReturnType<typeof text>, unwanted?: AbortSignal) => {
+    const job = { prompts: [prompt], chars: prompt.text.length, tokensMax: Number.POSITIVE_INFINITY, unwanted };
+    return (await thread.encode(job))[0];
+  };
 
   it('gives what the main thread gives, the shortest of those that wait first', async () => {
     const thread = new TextThread(modelDir);
@@ -276,6 +279,46 @@ describe('the thread for long texts', () => {
     await expect(endless).rejects.toMatchObject({ code: 'invalid_request', message: expect.stringContaining('longer than 1500 ms') });
     expect(await next).toEqual(encoder.encode(text(10, 'Call me Ishmael. '), Number.POSITIVE_INFINITY));
     await thread.close();
+  });
+
+  it('keeps a text that is done just as it is given up from answering for the next', async () => {
+    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
+    const thread = new TextThread(modelDir, 60_000);
+    await encode(thread, text(1, 'x'));
+    const late = expect(encode(thread, text(100, 'Call me Ishmael. '))).rejects.toMatchObject({ code: 'invalid_request' });
+    const next = encode(thread, text(50, 'It was a dark night. '));
+    // While this thread stands still the other one is done, and then the deadline comes before its ids.
+    Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 500);
+    vi.advanceTimersByTime(60_000);
+    vi.useRealTimers();
+    await late;
+    expect(await next).toEqual(encoder.encode(text(50, 'It was a dark night. '), Number.POSITIVE_INFINITY));
+    await thread.close();
+  });
+
+  it('drops what nobody waits for any more, before it is begun', async () => {
+    const thread = new TextThread(modelDir);
+    const first = encode(thread, text(1000, 'Call me Ishmael. '));
+    const gone = new AbortController();
+    const dropped = expect(encode(thread, text(30_000_000, ' '), gone.signal)).rejects.toMatchObject({ code: 'cancelled' });
+    const after = encode(thread, text(2000, 'Call me Ishmael. '));
+    gone.abort();
+    await dropped;
+    expect((await first).length).toBeGreaterThan(0);
+    expect((await after).length).toBeGreaterThan(0);
+    await expect(encode(thread, text(10, 'x'), gone.signal)).rejects.toMatchObject({ code: 'cancelled' });
+    await thread.close();
+  });
+
+  it('takes many short texts of one request as it takes a long one', async () => {
+    const tokenizing = new Tokenizing(modelDir);
+    const here = vi.spyOn(PromptEncoder.prototype, 'encode');
+    const prompts = Array.from({ length: 64 }, (_, i) => text(100, `Number ${i} of many. `));
+    const ids = await tokenizing.encodeAll(prompts);
+    expect(here).not.toHaveBeenCalled();
+    here.mockRestore();
+    expect(ids).toEqual(prompts.map((prompt) => encoder.encode(prompt, Number.POSITIVE_INFINITY)));
+    await tokenizing.close();
   });
 });
 

@@ -223,6 +223,22 @@ describe('fields', () => {
       '['.repeat(200_000),
     ])
       expect((await post(cluster, chat, body)).status).toBe(400);
+    for (const [route, body] of [
+      [plain, `"prompt":[1,${deep}]`],
+      [plain, `"prompt":[[1,${deep}]]`],
+      [chat, `"stop_token_ids":[${deep}]`],
+      [chat, `"stop":[${deep}]`],
+      [chat, `"logit_bias":{"5":${deep}}`],
+      [chat, `"response_format":{"type":${deep}}`],
+      [chat, `"tool_choice":${deep}`],
+      [chat, `"metadata":{"domain":${deep}}`],
+      ['/detokenize', `"tokens":[${deep}]`],
+    ]) {
+      const rest = route === chat ? `,"messages":[{"role":"user","content":"x"}]` : '';
+      const reply = await post(cluster, route, `{"model":"${model}",${body}${rest}}`);
+      expect([body.slice(0, 20), reply.status]).toEqual([body.slice(0, 20), 400]);
+      expect(expectEnvelope(reply).message).toMatch(/a list|without tools/);
+    }
     await expectAlive();
   });
 

@@ -7,7 +7,7 @@ import { fileURLToPath } from 'node:url';
 import { afterAll, afterEach, describe, expect, it } from 'vitest';
 import type { Behaviour, CompletionServer } from '../../cli/test/completion-server.ts';
 import { startCompletionServer } from '../../cli/test/completion-server.ts';
-import { switchyard } from './program.ts';
+import { start, switchyard, until } from './program.ts';
 
 let server: CompletionServer | null = null;
 afterEach(async () => {
@@ -67,6 +67,15 @@ describe('files', () => {
     expect(status).toBe(2);
   });
 
+  it('of an earlier recording are not replaced unasked, whichever of them are left', async () => {
+    for (const name of ['kept.trace.1', 'named.trace.sequences.jsonl']) {
+      writeFileSync(path.join(dir, name), 'old');
+      const out = path.join(dir, name.split('.').slice(0, 2).join('.'));
+      const { status, stderr } = await switchyard(['trace', 'record', '--out', out]);
+      expect([status, stderr]).toEqual([2, expect.stringContaining(`${name} exists: --force replaces it`)]);
+    }
+  });
+
   it("that are converted are not replaced unasked, and become their owner's alone", async () => {
     const out = path.join(dir, 'converted.trace');
     writeFileSync(out, 'open to all', { mode: 0o644 });
@@ -121,10 +130,80 @@ describe('chat', () => {
 
   it('reports a failed answer, leaves it out of the history, and exits with 1', async () => {
     const url = await serve((_, index) => (index === 0 ? 'refuse' : 'answer'));
-    const { status, stdout } = await switchyard(['chat', '--url', url, '--max-tokens', '1'], 'one\ntwo\n');
+    const { status, stdout, stderr } = await switchyard(['chat', '--url', url, '--max-tokens', '1'], 'one\ntwo\n');
     expect(status).toBe(1);
-    expect(stdout).toMatch(/the queue is full \(try again in 2 s\)/);
+    expect(stderr).toMatch(/the queue is full \(try again in 2 s\)/);
+    expect(stdout).toBe('t0 \n');
     expect(server?.requests[1].body.messages).toEqual([{ role: 'user', content: 'two' }]);
+  });
+});
+
+describe('chat with a server that goes away', () => {
+  it('ends and says so, though its input is still open', async () => {
+    const url = await serve();
+    const chat = start(['chat', '--url', url, '--max-tokens', '1']);
+    chat.child.stdin.write('one\n');
+    await until(() => chat.output().stdout === 't0 \n');
+    await server!.close();
+    chat.child.stdin.write('two\n');
+    const { status, stdout, stderr } = await chat.finished;
+    expect([status, stdout]).toEqual([1, 't0 \n']);
+    expect(stderr).toMatch(/^error: nothing answers at .*\n$/);
+  });
+});
+
+/** Makes stderr a terminal in the eyes of the program: progress is a bar then, with a clock of its own and the cursor hidden. */
+function atTerminal(): Record<string, string> {
+  const preload = path.join(mkdtempSync(path.join(os.tmpdir(), 'sw-')), 'preload.cjs');
+  writeFileSync(preload, 'process.stderr.isTTY = true;');
+  return { NODE_OPTIONS: `--require ${preload}` };
+}
+const hidden = '\x1b[?25l';
+const shown = '\x1b[?25h';
+
+describe('at a terminal', () => {
+  it('bench exact ends when it is interrupted, and when it fails, with the cursor shown', async () => {
+    let behaviour: Behaviour = 'silent';
+    const url = await serve(() => behaviour);
+    const args = ['bench', 'exact', '--url', url, '--questions', '1', '--others', '1'];
+    const interrupted = start(args, atTerminal());
+    await until(() => server!.requests.some(({ path: route }) => route === '/v1/completions'));
+    interrupted.child.kill('SIGINT');
+    const first = await interrupted.finished;
+    expect(first.status).toBe(130);
+    expect(first.stderr).toContain(hidden);
+    expect(first.stderr.split(hidden).at(-1)).toContain(shown);
+    expect(first.stderr).not.toMatch(/error| at .*\.js:/);
+    behaviour = 'refuse';
+    const failed = await start(args, atTerminal()).finished;
+    expect(failed.status).toBe(1);
+    expect(failed.stderr.split(hidden).at(-1)).toContain(shown);
+    expect(failed.stderr).toMatch(/the server says: the queue is full/);
+  });
+
+  it('model verify ends with 130 in the midst of its computing', async () => {
+    // Seconds of it.
+    const dir = fileURLToPath(new URL('../golden/deepseek_v3', import.meta.url));
+    const flags = ['--nodes', '8', '--workers-per-node', '2', '--backend', 'cpu-ref', '--threads', '1'];
+    const verify = start(['model', 'verify', dir, ...flags], atTerminal());
+    await until(() => verify.output().stderr.includes('case'));
+    verify.child.kill('SIGINT');
+    const { status, stderr, stdout } = await verify.finished;
+    expect([status, stdout]).toEqual([130, '']);
+    expect(stderr.split(hidden).at(-1)).toContain(shown);
+  });
+});
+
+describe('model verify', () => {
+  it('says what it found, and in one line what cannot be checked', async () => {
+    const dir = fileURLToPath(new URL('../golden/mixtral', import.meta.url));
+    const { status, stdout } = await switchyard(['model', 'verify', dir, '--json']);
+    expect(JSON.parse(stdout)).toMatchObject({ format: 'switchyard-verify', status: 'pass', split: { nodes: 2, workers: 4 } });
+    expect(status).toBe(0);
+    const none = await switchyard(['model', 'verify', '/nowhere']);
+    expect(none.stderr).toMatch(/^error: .*\/nowhere/m);
+    expect(none.stderr).not.toMatch(/ at .*\.js:/);
+    expect(none.status).toBe(1);
   });
 });
 

@@ -210,6 +210,42 @@ describe('a cluster of four workers', () => {
   });
 });
 
+describe('a first completion', () => {
+  const small = ['up', '--port', '0', '--nodes', '1', '--workers-per-node', '1', '--grace', '1', '--try'];
+  const keys = path.join(folder, 'keys');
+  writeFileSync(keys, '# whose they are\nkey-a alice\nkey-b bob\n', { mode: 0o600 });
+
+  it('is asked for with a key where one is needed', async () => {
+    const up = start([...small, '--api-key-file', keys]);
+    await until(() => up.output().stdout.includes('Ctrl-C stops everything') || up.child.exitCode !== null);
+    expect(up.output().stdout).toMatch(/A first completion: It was a dark night[\s\S]{40}/);
+    up.child.kill('SIGINT');
+    expect((await up.finished).status).toBe(0);
+  });
+
+  it('does not stand behind the JSON that programs read', async () => {
+    const up = start([...small, '--json']);
+    await until(
+      () => /A first completion: [\s\S]{60}[\s\S]*\n\n/.test(up.output().stdout + up.output().stderr) || up.child.exitCode !== null,
+    );
+    up.child.kill('SIGINT');
+    const { status, stdout } = await up.finished;
+    expect(stdout.trim().split('\n')).toHaveLength(1);
+    expect(JSON.parse(stdout)).toMatchObject({ format: 'switchyard-up' });
+    expect(status).toBe(0);
+  });
+
+  it('hears Ctrl-C', async () => {
+    const up = start(small);
+    await until(() => up.output().stdout.includes('A first completion'));
+    up.child.kill('SIGINT');
+    const { status, stderr } = await up.finished;
+    expect(status).toBe(0);
+    expect(stderr).toMatch(/stopping\n$/);
+    expect(stderr).not.toContain('error');
+  });
+});
+
 describe('a supervisor that is killed', () => {
   it('takes its workers with it', async () => {
     const up = await startUp(['--nodes', '1', '--workers-per-node', '2']);

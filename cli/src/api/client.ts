@@ -7,6 +7,9 @@ import { EventStreamReader } from './event-stream.ts';
 /** An answer that is not a stream: log-probabilities of a long echoed prompt are the largest. */
 const bodyBytesMax = 64 * 1024 * 1024;
 
+/** Nothing answers where the server should be. */
+export class ServerGone extends CommandFailure {}
+
 /** A failure that the server reported, with what OpenAI's error envelope carries. */
 export class ApiError extends Error {
   override readonly name = 'ApiError';
@@ -79,39 +82,17 @@ export class ApiClient {
   }
 
   /**
-   * Posts and reads the answer as an event stream until [DONE]. Throws ApiError for a refusal or an error event, and an Error when the stream ends
+   * Posts and reads the answer as an event stream until [DONE]. Throws ApiError for a refusal or an error event, and a CommandFailure when the stream ends
    * without [DONE]: a cut answer is never taken for a whole one.
    */
   async stream(path: string, body: unknown, events: StreamEvents): Promise<void> {
-    const response = await this.#send('POST', path, body, 'text/event-stream', events.signal);
-    if (response.statusCode !== 200) throw await refusal(response);
-    const contentType = response.headers['content-type'] ?? '';
-    if (!contentType.startsWith('text/event-stream')) {
-      response.resume();
-      throw new Error(`expected an event stream from ${path}, the server sent ${contentType || 'no content type'}`);
-    }
-    const reader = new EventStreamReader();
-    let done = false;
-    await new Promise<void>((resolve, reject) => {
-      const fail = (error: Error) => {
-        response.destroy();
-        reject(error);
-      };
-      response.on('data', (chunk: Buffer) => {
-        const atMs = performance.now();
-        try {
-          for (const data of reader.push(chunk)) {
-            if (data === '[DONE]') done = true;
-            else if (data.startsWith('{"error"')) throw streamedError(data);
-            else events.onData(data, atMs);
-          }
-        } catch (error) {
-          fail(error as Error);
-        }
-      });
-      response.on('end', () => (done ? resolve() : reject(new Error(`the stream from ${path} ended without [DONE]`))));
-      response.on('error', (error) => reject(error));
-      response.on('close', () => reject(new Error(`the connection was closed in the middle of the stream from ${path}`)));
+    await this.#call('POST', path, body, 'text/event-stream', events.signal, async (response) => {
+      const contentType = response.headers['content-type'] ?? '';
+      if (!contentType.startsWith('text/event-stream')) {
+        response.resume();
+        throw new CommandFailure(`expected an event stream from ${path}, the server sent ${contentType || 'no content type'}`);
+      }
+      await readEvents(response, path, events);
     });
   }
 
@@ -120,17 +101,43 @@ export class ApiClient {
   }
 
   async #json<T>(method: string, path: string, body: unknown, signal: AbortSignal | undefined): Promise<JsonReply<T>> {
-    const response = await this.#send(method, path, body, 'application/json', signal);
-    if (response.statusCode !== 200) throw await refusal(response);
-    const text = await readBody(response);
+    return await this.#call(method, path, body, 'application/json', signal, async (response) => {
+      const text = await readBody(response);
+      try {
+        return { body: JSON.parse(text) as T, headers: response.headers };
+      } catch {
+        throw new CommandFailure(`${method} ${path}: the answer is not JSON: ${text.slice(0, 80)}`);
+      }
+    });
+  }
+
+  /**
+   * Sends a request and reads its answer. However far it had come, what ends it early is said as what it is: the caller's own wish is thrown as its reason, and a
+   * deadline as such.
+   */
+  async #call<T>(
+    method: string,
+    path: string,
+    body: unknown,
+    accept: string,
+    signal: AbortSignal | undefined,
+    read: (response: http.IncomingMessage) => Promise<T>,
+  ): Promise<T> {
+    const deadline = AbortSignal.timeout(this.#timeoutMs);
     try {
-      return { body: JSON.parse(text) as T, headers: response.headers };
-    } catch {
-      throw new Error(`${method} ${path}: the answer is not JSON: ${text.slice(0, 80)}`);
+      const response = await this.#send(method, path, body, accept, signal ? AbortSignal.any([signal, deadline]) : deadline);
+      if (response.statusCode !== 200) throw await refusal(response);
+      return await read(response);
+    } catch (error) {
+      if (error instanceof ApiError) throw error;
+      if (signal?.aborted) throw signal.reason;
+      if (deadline.aborted)
+        throw new CommandFailure(`${method} ${path}: no complete answer within ${this.#timeoutMs} ms`, { cause: error });
+      throw connectionFailure(this.baseUrl, error as Error);
     }
   }
 
-  #send(method: string, path: string, body: unknown, accept: string, signal: AbortSignal | undefined): Promise<http.IncomingMessage> {
+  #send(method: string, path: string, body: unknown, accept: string, signal: AbortSignal): Promise<http.IncomingMessage> {
     const payload = body === null ? null : Buffer.from(JSON.stringify(body));
     const headers: http.OutgoingHttpHeaders = { accept };
     if (payload) {
@@ -138,21 +145,39 @@ export class ApiClient {
       headers['content-length'] = payload.length;
     }
     if (this.#apiKey) headers.authorization = `Bearer ${this.#apiKey}`;
-    const deadline = AbortSignal.timeout(this.#timeoutMs);
-    const anySignal = signal ? AbortSignal.any([signal, deadline]) : deadline;
     return new Promise((resolve, reject) => {
-      const request = this.#transport.request(
-        `${this.baseUrl}${path}`,
-        { method, headers, agent: this.#agent, signal: anySignal },
-        resolve,
-      );
-      request.on('error', (error: NodeJS.ErrnoException) => {
-        if (deadline.aborted) reject(new Error(`${method} ${path}: no complete answer within ${this.#timeoutMs} ms`));
-        else reject(connectionFailure(this.baseUrl, error));
-      });
+      const request = this.#transport.request(`${this.baseUrl}${path}`, { method, headers, agent: this.#agent, signal }, resolve);
+      request.on('error', reject);
       request.end(payload ?? undefined);
     });
   }
+}
+
+async function readEvents(response: http.IncomingMessage, path: string, { onData }: StreamEvents): Promise<void> {
+  const reader = new EventStreamReader();
+  let done = false;
+  await new Promise<void>((resolve, reject) => {
+    const fail = (error: Error) => {
+      response.destroy();
+      reject(error);
+    };
+    response.on('data', (chunk: Buffer) => {
+      const atMs = performance.now();
+      try {
+        for (const data of reader.push(chunk)) {
+          if (data === '[DONE]') done = true;
+          else if (data.startsWith('{"error"')) throw streamedError(data);
+          else onData(data, atMs);
+        }
+      } catch (error) {
+        fail(error as Error);
+      }
+    });
+    response.on('end', () => (done ? resolve() : reject(new CommandFailure(`the stream from ${path} ended without [DONE]`))));
+    const cut = () => reject(new CommandFailure(`the connection was closed in the middle of the stream from ${path}`));
+    response.on('error', cut);
+    response.on('close', cut);
+  });
 }
 
 function parseBaseUrl(text: string): URL {
@@ -169,14 +194,17 @@ function parseBaseUrl(text: string): URL {
 
 function connectionFailure(baseUrl: string, error: NodeJS.ErrnoException): Error {
   if (error.code === 'ECONNREFUSED')
-    return new CommandFailure(
+    return new ServerGone(
       `nothing answers at ${baseUrl} (connection refused): start a server with \`switchyard up\`, or give another --url`,
       {
         cause: error,
       },
     );
   if (error.code === 'ENOTFOUND' || error.code === 'EAI_AGAIN')
-    return new CommandFailure(`the host of ${baseUrl} cannot be resolved: check --url`, { cause: error });
+    return new ServerGone(`the host of ${baseUrl} cannot be resolved: check --url`, { cause: error });
+  // A server that ends in the middle of an answer, say.
+  if (error.code === 'ECONNRESET')
+    return new CommandFailure(`${baseUrl} closed the connection before its answer was complete`, { cause: error });
   return error;
 }
 
@@ -187,7 +215,7 @@ async function readBody(response: http.IncomingMessage): Promise<string> {
     bytes += chunk.length;
     if (bytes > bodyBytesMax) {
       response.destroy();
-      throw new Error(`the answer exceeds ${bodyBytesMax} bytes`);
+      throw new CommandFailure(`the answer exceeds ${bodyBytesMax} bytes`);
     }
     chunks.push(chunk);
   }

@@ -1,12 +1,13 @@
 import { createInterface } from 'node:readline';
 import pc from 'picocolors';
-import { ApiError } from '../api/client.ts';
-import { CommandFailure } from '../failure.ts';
+import { ApiError, ServerGone } from '../api/client.ts';
 import type { Answer, Conversation } from './conversation.ts';
 
 export interface ReplStreams {
   input: NodeJS.ReadableStream & { isTTY?: boolean };
   output: NodeJS.WritableStream & { isTTY?: boolean };
+  /** What went wrong goes here: output holds answers. */
+  errors: NodeJS.WritableStream;
 }
 
 const help = [
@@ -20,36 +21,51 @@ const help = [
 /**
  * Reads questions line by line and streams the answers. On a terminal it prompts, and Ctrl-C cancels an answer; otherwise each line of the input is a
  * question and only answers are written. Returns the number of questions that failed.
+ *
+ * @throws ServerGone where nobody is there to try again once the server is back
  */
 export async function runRepl(conversation: Conversation, streams: ReplStreams): Promise<number> {
-  const { input, output } = streams;
+  const { input, output, errors } = streams;
   const interactive = Boolean(input.isTTY && output.isTTY);
   const lines = createInterface({ input, output, prompt: interactive ? pc.cyan('you> ') : '', terminal: interactive, historySize: 1000 });
   let answering: AbortController | null = null;
+  let ended = false;
   let failures = 0;
+  lines.on('close', () => {
+    ended = true;
+  });
   lines.on('SIGINT', () => {
     if (answering) answering.abort();
     else lines.close();
   });
-  if (interactive) lines.prompt();
-  for await (const line of lines) {
-    const text = line.trim();
-    if (text === '/quit' || text === '/exit') break;
-    if (text.startsWith('/')) output.write(`${obey(text, conversation)}\n`);
-    else if (text !== '') {
-      answering = new AbortController();
-      try {
-        const answer = await conversation.ask(text, (piece) => output.write(piece), answering.signal);
-        output.write(`\n${interactive ? remark(answer) : ''}`);
-      } catch (error) {
-        failures++;
-        output.write(`${pc.red(explain(error))}\n`);
+  const prompt = () => {
+    // Ctrl-D may have come during an answer, which is still given in full.
+    if (interactive && !ended) lines.prompt();
+  };
+  try {
+    prompt();
+    for await (const line of lines) {
+      const text = line.trim();
+      if (text === '/quit' || text === '/exit') break;
+      if (text.startsWith('/')) output.write(`${obey(text, conversation)}\n`);
+      else if (text !== '') {
+        answering = new AbortController();
+        try {
+          const answer = await conversation.ask(text, (piece) => output.write(piece), answering.signal);
+          output.write(`\n${interactive ? remark(answer) : ''}`);
+        } catch (error) {
+          if (error instanceof ServerGone && !interactive) throw error;
+          failures++;
+          errors.write(`${pc.red(explain(error))}\n`);
+        }
+        answering = null;
       }
-      answering = null;
+      prompt();
     }
-    if (interactive) lines.prompt();
+  } finally {
+    // Open, it would keep the process waiting for more input.
+    lines.close();
   }
-  lines.close();
   return failures;
 }
 
@@ -86,7 +102,5 @@ function explain(error: unknown): string {
     const context = error.code === 'context_length_exceeded' ? '; /reset starts afresh' : '';
     return `${error.message}${wait}${context}`;
   }
-  // A server that is gone will not answer the next question either.
-  if (error instanceof CommandFailure) throw error;
   return error instanceof Error ? error.message : String(error);
 }

@@ -1,4 +1,4 @@
-import { CommandFailure } from '../failure.ts';
+import { CommandFailure, exitStatus } from '../failure.ts';
 import { describeEnd, startChild } from './child-process.ts';
 import { builtProgram } from './programs.ts';
 import type { UpReport } from './up-report.ts';
@@ -17,6 +17,9 @@ export interface OwnServer {
  * costs must not be mixed with what its client costs.
  */
 export async function startOwnServer(flags: readonly string[], onLine: (line: string) => void, signal?: AbortSignal): Promise<OwnServer> {
+  const interrupted = () => new CommandFailure('', { status: exitStatus.interrupted });
+  // An event that has been will not come again.
+  if (signal?.aborted) throw interrupted();
   const program = builtProgram();
   let announce: (report: UpReport) => void = () => {};
   const ready = new Promise<UpReport>((resolve) => {
@@ -33,7 +36,7 @@ export async function startOwnServer(flags: readonly string[], onLine: (line: st
   let timer: NodeJS.Timeout | undefined;
   const tooLong = new Promise<never>((_, reject) => {
     timer = setTimeout(() => reject(new CommandFailure(`the server was not ready within ${readyMsMax / 60_000} minutes`)), readyMsMax);
-    signal?.addEventListener('abort', () => reject(new CommandFailure('', { status: 130 })), { once: true });
+    signal?.addEventListener('abort', () => reject(interrupted()), { once: true });
   });
   try {
     const report = await Promise.race([ready, ended, tooLong]);

@@ -116,15 +116,7 @@ async function compareHere(
       target.signal,
     );
     const bench: ExactBench = { client, questions, others, signal: target.signal };
-    const progress = startProgress('bench exact');
-    const results: ScenarioResult[] = [];
-    progress.update(0, scenarios.length + 1, 'alone');
-    const reference = await observeAlone(bench);
-    for (const [index, scenario] of scenarios.entries()) {
-      progress.update(index + 1, scenarios.length + 1, scenario.name);
-      results.push(await runScenario(scenario, bench, reference));
-    }
-    progress.finish();
+    const { reference, results } = await askInEveryWay(bench);
     const report: ExactReport = {
       format: 'switchyard-bench-exact',
       version: 1,
@@ -143,6 +135,22 @@ async function compareHere(
     };
     return { report, reference, questions, others, started };
   });
+}
+
+async function askInEveryWay(bench: ExactBench): Promise<{ reference: Observation[]; results: ScenarioResult[] }> {
+  const progress = startProgress('bench exact');
+  const results: ScenarioResult[] = [];
+  try {
+    progress.update(0, scenarios.length + 1, 'alone');
+    const reference = await observeAlone(bench);
+    for (const [index, scenario] of scenarios.entries()) {
+      progress.update(index + 1, scenarios.length + 1, scenario.name);
+      results.push(await runScenario(scenario, bench, reference));
+    }
+    return { reference, results };
+  } finally {
+    progress.finish();
+  }
 }
 
 /** The same questions to a server that runs already, perhaps under another name for the model. */

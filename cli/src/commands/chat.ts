@@ -50,11 +50,10 @@ Examples:
         seed: options.seed ?? null,
       };
       if (process.stdin.isTTY) process.stdout.write(pc.dim(`${card.id} at ${client.baseUrl}; /help lists commands\n`));
-      const failures = await runRepl(new Conversation(client, settings, options.system ?? null), {
-        input: process.stdin,
-        output: process.stdout,
-      });
-      client.close();
+      const { stdin: input, stdout: output, stderr: errors } = process;
+      const failures = await runRepl(new Conversation(client, settings, options.system ?? null), { input, output, errors }).finally(() =>
+        client.close(),
+      );
       if (failures > 0 && !process.stdin.isTTY) process.exitCode = exitStatus.failed;
     });
   return command;

@@ -5,6 +5,8 @@ import { availableCpus } from '../cluster/cpu-share.ts';
 import { exitStatus } from '../failure.ts';
 import { integerIn } from '../terminal/option-values.ts';
 import { startProgress } from '../terminal/progress.ts';
+import { verifyApart } from '../verify/verify-apart.ts';
+import { interruptSignal } from './interrupt.ts';
 
 interface VerifyOptions {
   nodes?: number;
@@ -37,24 +39,31 @@ Examples:
   $ switchyard model verify test/golden/gpt_oss --nodes 3 --workers-per-node 1 --json`,
     )
     .action(async (dir: string, options: VerifyOptions) => {
-      // Only here: the kernels that it loads may be what is wrong with a machine, and no other command needs them.
-      const { formatVerifyReport, verifyCheckpoint } = await import('@switchyard/worker');
       const shape = clusterShape(options);
       const progress = startProgress('verify');
+      const interrupt = interruptSignal();
+      // What is being computed cannot be called off; the process can end without it.
+      interrupt.signal.addEventListener('abort', () => {
+        progress.finish();
+        process.exit(exitStatus.interrupted);
+      });
       try {
-        const report = await verifyCheckpoint({
+        const request = {
           dir,
           nodes: new Set(shape.workers.map((worker) => worker.node)).size,
           workersPerNode: options.workersPerNode ?? 2,
           plan: shape.plan,
           device: { backend: options.backend, isa: options.isa, threads: options.threads ?? availableCpus().length, cpus: null },
-          onProgress: progress.update,
-        });
+        };
+        const report = await verifyApart(request, progress.update);
         progress.finish();
+        // Only here: the kernels that it loads may be what is wrong with a machine, and no other command needs them.
+        const { formatVerifyReport } = await import('@switchyard/worker');
         process.stdout.write(options.json ? `${JSON.stringify(report, null, 2)}\n` : `${formatVerifyReport(report)}\n`);
         if (report.status === 'fail') process.exitCode = exitStatus.failed;
       } finally {
         progress.finish();
+        interrupt.release();
       }
     });
 }

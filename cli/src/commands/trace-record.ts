@@ -5,7 +5,7 @@ import { findSession } from '../cluster/session.ts';
 import { CommandFailure } from '../failure.ts';
 import { checkNewOutput } from '../terminal/output-file.ts';
 import type { RecordingStatus } from '../trace/recording.ts';
-import { moveRecording, startRecording, stopRecording } from '../trace/recording.ts';
+import { earlierRecording, moveRecording, removeRest, startRecording, stopRecording } from '../trace/recording.ts';
 import { droppedText, endedElsewhere, watchRecording } from '../trace/recording-watch.ts';
 import { interruptSignal } from './interrupt.ts';
 import { defaultUrl, readSecret } from './server-options.ts';
@@ -26,7 +26,7 @@ export function traceRecordCommand(): Command {
     .requiredOption('--out <file>', 'file to write; it reveals prompts and is readable by you alone')
     .option('--url <url>', 'server to record', defaultUrl)
     .option('--admin-token-file <file>', "the server's admin token (not needed for your own `switchyard up` on this machine)")
-    .option('--force', 'replace an existing file')
+    .option('--force', 'replace an existing recording')
     .option('--json', 'print the counts as JSON')
     .addHelpText(
       'after',
@@ -38,6 +38,8 @@ Example:
     )
     .action(async (options: RecordOptions) => {
       checkNewOutput(options.out, '--out', options.force === true);
+      const earlier = earlierRecording(options.out);
+      for (const file of earlier) checkNewOutput(file, '--out', options.force === true);
       const { admin, local } = connectAsAdmin(options);
       const interrupt = interruptSignal();
       const name = `${path
@@ -57,6 +59,7 @@ Example:
       }
       if (recorded === null) throw endedElsewhere(admin, started);
       const files = local ? moveRecording(recorded.files, options.out) : recorded.files;
+      if (local) removeRest(earlier, files);
       report(options, recorded, files, local);
     });
 }

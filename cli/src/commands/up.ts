@@ -20,6 +20,7 @@ import type { Progress } from '../terminal/progress.ts';
 import { startProgress } from '../terminal/progress.ts';
 import { formatBytes } from '../terminal/quantity.ts';
 import { interruptSignal } from './interrupt.ts';
+import { readSecret } from './server-options.ts';
 
 interface UpOptions {
   model: string;
@@ -208,9 +209,9 @@ async function runUp(options: UpOptions): Promise<void> {
     ready = true;
     const report = upReport(path.resolve(options.model), cluster, status);
     process.stdout.write(options.json ? `${JSON.stringify(report)}\n` : formatUpReport(report));
-    if (options.try !== undefined) await printFirstCompletion(cluster.url, report.model, options.try === true ? firstPrompt : options.try);
+    if (options.try !== undefined) await printFirstCompletion(cluster.url, report.model, options, interrupt.signal);
     if (!options.json) process.stdout.write(pc.dim('Ctrl-C stops everything.\n'));
-    await new Promise((resolve) => interrupt.signal.addEventListener('abort', resolve, { once: true }));
+    await untilAborted(interrupt.signal);
   } catch (error) {
     if (fatal.signal.aborted) throw fatal.signal.reason;
     if (!interrupt.signal.aborted) throw error;
@@ -284,16 +285,35 @@ function explainLog(line: string): string {
   return pc.red(`${part}: ${msg} ${JSON.stringify(about)}\n`);
 }
 
-async function printFirstCompletion(url: string, model: string, prompt: string): Promise<void> {
-  const client = new ApiClient({ url, apiKey: null, timeoutMs: 60_000 });
+/** Beside the JSON that a program reads there is nothing else on stdout. */
+async function printFirstCompletion(url: string, model: string, options: UpOptions, signal: AbortSignal): Promise<void> {
+  const prompt = typeof options.try === 'string' ? options.try : firstPrompt;
+  const output = options.json ? process.stderr : process.stdout;
+  const client = new ApiClient({ url, apiKey: options.apiKeyFile === undefined ? null : firstKey(options.apiKeyFile), timeoutMs: 60_000 });
   try {
-    process.stdout.write(`${pc.dim('A first completion:')} ${prompt}`);
+    output.write(`${pc.dim('A first completion:')} ${prompt}`);
     const body = { model, prompt, ...firstSampling, stream: true };
     await client.stream('/v1/completions', body, {
-      onData: (data) => process.stdout.write((JSON.parse(data) as { choices: { text: string }[] }).choices[0]?.text ?? ''),
+      onData: (data) => output.write((JSON.parse(data) as { choices: { text: string }[] }).choices[0]?.text ?? ''),
+      signal,
     });
-    process.stdout.write('\n\n');
   } finally {
+    output.write('\n\n');
     client.close();
   }
+}
+
+/** Of the lines that the coordinator reads: "KEY" or "KEY TENANT", and comments. */
+function firstKey(file: string): string | null {
+  const keys = readSecret(file, '--api-key-file')
+    .split('\n')
+    .map((line) => line.trim().split(/\s+/)[0]);
+  return keys.find((key) => key !== '' && !key.startsWith('#')) ?? null;
+}
+
+async function untilAborted(signal: AbortSignal): Promise<void> {
+  await new Promise<void>((resolve) => {
+    if (signal.aborted) resolve();
+    signal.addEventListener('abort', () => resolve(), { once: true });
+  });
 }

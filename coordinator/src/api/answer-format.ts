@@ -36,12 +36,17 @@ export interface AnswerFormat {
   /** A choice of a body that is not streamed. */
   choice(piece: Piece, reason: FinishReason, extra: string): string;
   body(choices: readonly string[], usage: Usage): string;
+  /** About how many characters a token's log-probabilities take in a body. */
+  reportChars(report: TokenReport): number;
 }
 
 export function usageJson({ promptTokens, completionTokens, cachedTokens }: Usage): string {
   const total = promptTokens + completionTokens;
   return `{"prompt_tokens":${promptTokens},"completion_tokens":${completionTokens},"total_tokens":${total},"prompt_tokens_details":{"cached_tokens":${cachedTokens}}}`;
 }
+
+/** Of a log-probability as JSON: a double's shortest spelling. */
+export const LOGPROB_CHARS = 20;
 
 /** JSON has no infinities; OpenAI writes this for "practically never". */
 const NEVER = -9999;

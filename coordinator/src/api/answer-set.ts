@@ -1,4 +1,5 @@
-import type { SwitchyardError } from '@switchyard/proto';
+import { SwitchyardError } from '@switchyard/proto';
+import type { Log } from '../log.ts';
 import type { RequestMetrics } from '../metrics/request-metrics.ts';
 import { type Answer, type AnswerListener, codePoints, type FinishReason } from '../requests/answer.ts';
 import type { Dispatcher } from '../requests/dispatcher.ts';
@@ -9,6 +10,8 @@ import { billOf } from './bill.ts';
 export interface AnswerSetBase {
   dispatcher: Dispatcher;
   metrics: RequestMetrics;
+  log: Log;
+  requestId: string;
   workers: readonly { name: string; node: number }[];
   /** Text of each prompt, where it comes before the answer. */
   echo: readonly string[] | null;
@@ -22,6 +25,8 @@ export interface AnswerSetBase {
 export abstract class AnswerSet implements AnswerListener {
   readonly #dispatcher: Dispatcher;
   readonly #metrics: RequestMetrics;
+  readonly #log: Log;
+  readonly #requestId: string;
   readonly #workers: AnswerSetBase['workers'];
   readonly #echo: readonly string[] | null;
   readonly #choicesPerPrompt: number;
@@ -30,9 +35,11 @@ export abstract class AnswerSet implements AnswerListener {
   #open = 0;
   #over = false;
 
-  constructor({ dispatcher, metrics, workers, echo, choicesPerPrompt }: AnswerSetBase) {
+  constructor({ dispatcher, metrics, log, requestId, workers, echo, choicesPerPrompt }: AnswerSetBase) {
     this.#dispatcher = dispatcher;
     this.#metrics = metrics;
+    this.#log = log;
+    this.#requestId = requestId;
     this.#workers = workers;
     this.#echo = echo;
     this.#choicesPerPrompt = choicesPerPrompt;
@@ -92,7 +99,8 @@ export abstract class AnswerSet implements AnswerListener {
     if (this.#over) return;
     this.#over = true;
     this.#cancelOpen();
-    this.#metrics.onFinish('abort');
+    this.#metrics.onFinish('abort', this.#open);
+    this.#open = 0;
   }
 
   onPiece(answer: Answer, text: string): void {
@@ -103,6 +111,8 @@ export abstract class AnswerSet implements AnswerListener {
     if (this.#over) return;
     // An answer of no tokens still has its prompt to echo.
     if (this.#echo !== null && !this.#echoed[answer.index]) this.piece(answer, this.#withEcho(answer, ''));
+    // It may have been too much.
+    if (this.#over) return;
     this.#metrics.onFinish(reason);
     this.#open--;
     this.#over = this.#open === 0;
@@ -111,29 +121,56 @@ export abstract class AnswerSet implements AnswerListener {
   }
 
   onFailed(_answer: Answer, error: SwitchyardError): void {
-    if (this.#over) return;
-    this.#over = true;
-    this.#cancelOpen();
-    this.#metrics.onFinish('error');
-    this.#metrics.onError(error.code);
-    this.failed(error);
+    if (!this.#over) this.fail(error);
+  }
+
+  /** What cannot be written fails this request alone: its tokens came with those of others. */
+  onBroken(error: unknown): void {
+    this.#log.error({ request: this.#requestId, err: error }, 'request failed');
+    // Also those that are closed: it may be their end that was not told.
+    for (const answer of this.#answers) this.#dispatcher.cancel(answer);
+    try {
+      this.fail(unwritable(error));
+      this.flush();
+    } catch {
+      this.cut();
+    }
   }
 
   flush(): void {}
+
+  /** Ends all of it with an error. */
+  protected fail(error: SwitchyardError): void {
+    this.#metrics.onFinish('error', this.#open);
+    this.#metrics.onError(error.code);
+    this.#open = 0;
+    this.#over = true;
+    this.#cancelOpen();
+    this.failed(error);
+  }
 
   protected abstract piece(answer: Answer, text: string): void;
   protected abstract end(answer: Answer, reason: FinishReason): void;
   protected abstract complete(): void;
   protected abstract failed(error: SwitchyardError): void;
+  /** Ends the connection: nothing sensible can be said any more. */
+  protected abstract cut(): void;
 
   #withEcho(answer: Answer, text: string): string {
     if (this.#echo === null || this.#echoed[answer.index]) return text;
     this.#echoed[answer.index] = true;
-    if (answer.promptReports !== null) answer.reports.unshift(...answer.promptReports);
+    if (answer.promptReports !== null) answer.reports = answer.promptReports.concat(answer.reports);
     return this.#echo[this.promptOf(answer)] + text;
   }
 
   #cancelOpen(): void {
     for (const answer of this.#answers) if (!answer.closed) this.#dispatcher.cancel(answer);
   }
+}
+
+/** Text may outgrow the longest string; anything else is a defect of ours, whose message stays in the log. */
+function unwritable(error: unknown): SwitchyardError {
+  return error instanceof RangeError && error.message === 'Invalid string length'
+    ? new SwitchyardError('invalid_request', 'the answer is too long to be written: ask for fewer log-probabilities')
+    : new SwitchyardError('internal', 'the server failed; its log says more under this request id');
 }

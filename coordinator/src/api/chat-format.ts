@@ -1,5 +1,14 @@
 import type { FinishReason, TokenReport } from '../requests/answer.ts';
-import { type AnswerFormat, type AnswerFrame, logprobJson, type Piece, type TokenTexts, type Usage, usageJson } from './answer-format.ts';
+import {
+  type AnswerFormat,
+  type AnswerFrame,
+  LOGPROB_CHARS,
+  logprobJson,
+  type Piece,
+  type TokenTexts,
+  type Usage,
+  usageJson,
+} from './answer-format.ts';
 
 /** Answers of /v1/chat/completions. */
 export class ChatFormat implements AnswerFormat {
@@ -52,6 +61,13 @@ export class ChatFormat implements AnswerFormat {
   body(choices: readonly string[], usage: Usage): string {
     const ids = this.#returnTokenIds ? `,"prompt_token_ids":[${this.#promptIds.join(',')}]` : '';
     return `${this.#bodyHead}${choices.join(',')}],"usage":${usageJson(usage)}${ids}}`;
+  }
+
+  reportChars({ token, top }: TokenReport): number {
+    const entry = '{,"logprob":},'.length + LOGPROB_CHARS;
+    let chars = this.#texts.chat(token).length + entry + ',"top_logprobs":[]'.length;
+    for (let i = 0; top !== null && i < top.token.length; i++) chars += this.#texts.chat(top.token[i]).length + entry;
+    return chars;
   }
 
   #ids(ids: readonly number[]): string {

@@ -1,26 +1,44 @@
 import type { ServerResponse } from 'node:http';
-import type { SwitchyardError } from '@switchyard/proto';
+import { SwitchyardError } from '@switchyard/proto';
+import { bounds } from '../bounds.ts';
 import type { Answer, FinishReason } from '../requests/answer.ts';
 import type { AnswerFormat } from './answer-format.ts';
 import { AnswerSet, type AnswerSetBase } from './answer-set.ts';
 import { sendError, sendJson } from './reply.ts';
 
-/** An answer that is sent whole when it is complete. */
+/** An answer that is sent whole when it is complete. One that grows beyond a bound is given up: it would be held in memory to no end. */
 export class CollectedResponse extends AnswerSet {
   readonly #response: ServerResponse;
   readonly #format: AnswerFormat;
+  readonly #charsMax: number;
   readonly #texts: string[] = [];
   readonly #choices: string[] = [];
+  /** Reports of each choice that are counted. */
+  readonly #counted: number[] = [];
+  /** Of all choices, about. */
+  #chars = 0;
 
-  constructor(response: ServerResponse, format: AnswerFormat, base: AnswerSetBase) {
+  constructor(response: ServerResponse, format: AnswerFormat, base: AnswerSetBase, charsMax: number = bounds.collectedCharsMax) {
     super(base);
     this.#response = response;
     this.#format = format;
+    this.#charsMax = charsMax;
     response.on('close', () => this.abandon());
   }
 
   protected override piece(answer: Answer, text: string): void {
-    this.#texts[answer.index] = (this.#texts[answer.index] ?? '') + text;
+    const { index, reports } = answer;
+    this.#texts[index] = (this.#texts[index] ?? '') + text;
+    this.#chars += text.length;
+    for (let i = this.#counted[index] ?? 0; i < reports.length; i++) this.#chars += this.#format.reportChars(reports[i]);
+    this.#counted[index] = reports.length;
+    if (this.#chars > this.#charsMax)
+      this.fail(
+        new SwitchyardError(
+          'invalid_request',
+          `the answer is longer than ${this.#charsMax} characters, the limit of one that is not streamed: ask for fewer log-probabilities or choices, or for a stream`,
+        ),
+      );
   }
 
   protected override end(answer: Answer, reason: FinishReason): void {
@@ -35,5 +53,9 @@ export class CollectedResponse extends AnswerSet {
 
   protected override failed(error: SwitchyardError): void {
     sendError(this.#response, error);
+  }
+
+  protected override cut(): void {
+    this.#response.destroy();
   }
 }

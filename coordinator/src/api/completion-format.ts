@@ -1,5 +1,14 @@
 import type { FinishReason, TokenReport } from '../requests/answer.ts';
-import { type AnswerFormat, type AnswerFrame, logprobJson, type Piece, type TokenTexts, type Usage, usageJson } from './answer-format.ts';
+import {
+  type AnswerFormat,
+  type AnswerFrame,
+  LOGPROB_CHARS,
+  logprobJson,
+  type Piece,
+  type TokenTexts,
+  type Usage,
+  usageJson,
+} from './answer-format.ts';
 
 /** Answers of /v1/completions. */
 export class CompletionFormat implements AnswerFormat {
@@ -49,6 +58,14 @@ export class CompletionFormat implements AnswerFormat {
 
   body(choices: readonly string[], usage: Usage): string {
     return `${this.#head}${choices.join(',')}],"usage":${usageJson(usage)}}`;
+  }
+
+  /** The token stands in two columns, its log-probability too, and its offset in another. */
+  reportChars({ token, top }: TokenReport): number {
+    const entry = LOGPROB_CHARS + ':,'.length;
+    let chars = 2 * (this.#texts.plain(token).length + entry) + '{},1234567,'.length;
+    for (let i = 0; top !== null && i < top.token.length; i++) chars += this.#texts.plain(top.token[i]).length + entry;
+    return chars;
   }
 
   #choice({ index, text }: Piece, logprobs: string, reason: string, ids: string): string {

@@ -14,9 +14,20 @@ export interface Exchange {
   tenant: string;
   /** Came through the owner's socket. */
   local: boolean;
+  /** Began after the process was asked to end: it gets no text any more. */
+  late: boolean;
+  /** Aborts when the response closes: it is complete, or the client has gone. */
+  closed: AbortSignal;
 }
 
 const CLIENT_ID = /^[\w.:-]{1,128}$/;
+
+/** Aborts when the response closes. */
+export function closedSignal(response: ServerResponse): AbortSignal {
+  const closed = new AbortController();
+  response.once('close', () => closed.abort());
+  return closed.signal;
+}
 
 /** The client's id when it sent a decent one: logs of both sides can then be joined. */
 export function requestId(request: IncomingMessage): string {

@@ -107,6 +107,12 @@ export function typeName(value: unknown): string {
   return typeof value === 'string' ? `the string ${quoted(value)}` : `the ${typeof value} ${String(value)}`;
 }
 
+/** A client's value in a message: bounded, and never walked, for it may be nested as deep as a body is long. */
+export function shown(value: unknown): string {
+  if (typeof value === 'string') return quoted(value);
+  return typeof value === 'object' ? typeName(value) : String(value);
+}
+
 /** A client's text in a message: bounded. */
 export function quoted(text: string): string {
   return JSON.stringify(text.length > 64 ? `${text.slice(0, 64)}…` : text);

@@ -2,6 +2,7 @@ import { randomBytes } from 'node:crypto';
 import { SwitchyardError } from '@switchyard/proto';
 import { bounds } from '../bounds.ts';
 import { Answer } from '../requests/answer.ts';
+import type { EncodeOptions } from '../tokenizing/tokenizing.ts';
 import type { AnswerFormat, AnswerFrame } from './answer-format.ts';
 import { readJsonBody } from './body.ts';
 import { ChatFormat } from './chat-format.ts';
@@ -23,8 +24,8 @@ export async function chatCompletions(service: Service, exchange: Exchange): Pro
   const fields = await readFields(service, exchange);
   const { conversation, ...rest } = readChatRequest(fields, service.model, service.tokenizing.template);
   unknownFields.log(service.log, exchange, fields);
-  checkReady(service);
-  const prompt = await service.tokenizing.encode({ kind: 'conversation', conversation }, service.contextMax());
+  checkReady(service, exchange);
+  const prompt = await service.tokenizing.encode({ kind: 'conversation', conversation }, encodeOptions(service, exchange));
   const request: GenerationRequest = { ...rest, prompts: [prompt] };
   const frame = answerFrame(service, `chatcmpl-${randomBytes(12).toString('hex')}`);
   const { wantLogprob, returnTokenIds } = request;
@@ -36,10 +37,8 @@ export async function completions(service: Service, exchange: Exchange): Promise
   const fields = await readFields(service, exchange);
   const read = readCompletionRequest(fields, service.model);
   unknownFields.log(service.log, exchange, fields);
-  checkReady(service);
-  const prompts: number[][] = [];
-  // One after the other: the tokenising thread is one.
-  for (const prompt of read.prompts) prompts.push(await promptIds(service, prompt, read));
+  checkReady(service, exchange);
+  const prompts = await promptIds(service, exchange, read);
   const echo = read.echo
     ? read.prompts.map((prompt) => (typeof prompt === 'string' ? prompt : service.tokenizing.pieces.text(prompt)))
     : null;
@@ -58,7 +57,7 @@ export async function completions(service: Service, exchange: Exchange): Promise
 export async function chatInputTokens(service: Service, exchange: Exchange): Promise<Record<string, unknown>> {
   const fields = await readFields(service, exchange);
   const { conversation } = readChatRequest(fields, service.model, service.tokenizing.template);
-  const ids = await service.tokenizing.encode({ kind: 'conversation', conversation }, service.contextMax());
+  const ids = await service.tokenizing.encode({ kind: 'conversation', conversation }, encodeOptions(service, exchange));
   return { object: 'response.input_tokens', input_tokens: ids.length };
 }
 
@@ -73,19 +72,28 @@ export async function readFields(service: Service, { request }: Exchange): Promi
   return fields;
 }
 
-async function promptIds(service: Service, prompt: string | number[], { addSpecialTokens }: CompletionRequest): Promise<number[]> {
-  if (typeof prompt !== 'string') return prompt;
-  const ids = await service.tokenizing.encode({ kind: 'text', text: prompt, addSpecialTokens, controls: true }, service.contextMax());
-  if (ids.length === 0) throw new SwitchyardError('invalid_request', 'prompt has no tokens; at least one is needed', { param: 'prompt' });
-  return ids;
+/** Prompts that are ids already stay as they are. */
+async function promptIds(service: Service, exchange: Exchange, { prompts, addSpecialTokens }: CompletionRequest): Promise<number[][]> {
+  const texts = prompts
+    .filter((prompt) => typeof prompt === 'string')
+    .map((text) => ({ kind: 'text' as const, text, addSpecialTokens, controls: true }));
+  const encoded = await service.tokenizing.encodeAll(texts, encodeOptions(service, exchange));
+  if (encoded.some((ids) => ids.length === 0))
+    throw new SwitchyardError('invalid_request', 'prompt has no tokens; at least one is needed', { param: 'prompt' });
+  let next = 0;
+  return prompts.map((prompt) => (typeof prompt === 'string' ? encoded[next++] : prompt));
+}
+
+function encodeOptions(service: Service, { closed }: Exchange): EncodeOptions {
+  return { tokensMax: service.contextMax(), unwanted: closed };
 }
 
 function answerFrame(service: Service, id: string): AnswerFrame {
   return { id, created: Math.floor(Date.now() / 1000), model: service.modelId, fingerprint: service.fingerprint() };
 }
 
-function checkReady(service: Service): void {
-  if (service.draining) throw new SwitchyardError('shutting_down', 'the server is shutting down');
+function checkReady(service: Service, { late }: Exchange): void {
+  if (late) throw new SwitchyardError('shutting_down', 'the server is shutting down');
   const { uncovered, places } = service.membership;
   if (uncovered === 0) return;
   const missing = places.filter(({ state }) => state !== 'serving').map(({ name }) => name);
@@ -101,9 +109,17 @@ function run(service: Service, exchange: Exchange, fields: Fields, request: Gene
   // The client may have left while its prompt was tokenised.
   if (response.destroyed) return;
   const specs = answerSpecs(request, { requestId: id, tenant, domain: domainOf(exchange, fields) }, service.contextMax());
-  const { dispatcher, metrics, membership, tokenizing } = service;
+  const { dispatcher, metrics, membership, tokenizing, log } = service;
   const { places: workers } = membership;
-  const base = { dispatcher, metrics: metrics.requests, workers, echo: request.echo, choicesPerPrompt: request.common.n };
+  const base = {
+    dispatcher,
+    metrics: metrics.requests,
+    log,
+    requestId: id,
+    workers,
+    echo: request.echo,
+    choicesPerPrompt: request.common.n,
+  };
   const { streaming } = request;
   metrics.requests.onRequest(request.common.n, request.common.maxTokens);
   const answers = streaming.stream

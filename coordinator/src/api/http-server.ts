@@ -1,12 +1,12 @@
 import { chmodSync } from 'node:fs';
-import { createServer, type Server, STATUS_CODES } from 'node:http';
+import { createServer, type IncomingMessage, type Server, type ServerResponse, STATUS_CODES } from 'node:http';
 import type { AddressInfo, Socket } from 'node:net';
 import { type ErrorCode, SwitchyardError } from '@switchyard/proto';
 import { bounds } from '../bounds.ts';
 import { healthQuestion } from '../health/health-counters.ts';
 import { checkAdmin, traceRoute } from './admin-routes.ts';
 import { errorReply } from './api-error.ts';
-import { type Exchange, requestId } from './exchange.ts';
+import { closedSignal, type Exchange, requestId } from './exchange.ts';
 import { chatCompletions, chatInputTokens, completions } from './generation.ts';
 import { removeAbandonedSocket } from './owner-socket.ts';
 import { sendError, sendJson } from './reply.ts';
@@ -73,8 +73,20 @@ export async function listenHttp(service: Service, where: { host: string; port: 
   server.maxConnections = bounds.connectionsMax;
   server.on('request', (request, response) => {
     const [rawPath] = (request.url ?? '/').split('?');
-    const exchange: Exchange = { request, response, id: requestId(request), path: decodedPath(rawPath), parameter: '', tenant: '', local };
+    const exchange: Exchange = {
+      request,
+      response,
+      id: requestId(request),
+      path: decodedPath(rawPath),
+      parameter: '',
+      tenant: '',
+      local,
+      late: service.draining,
+      closed: closedSignal(response),
+    };
+    closeWithConnection(request, response);
     response.setHeader('x-request-id', exchange.id);
+    service.exchanges.add(response);
     void serve(service, exchange);
   });
   server.on('clientError', refuseBytes);
@@ -95,6 +107,17 @@ export async function listenHttp(service: Service, where: { host: string; port: 
         server.closeAllConnections();
       }),
   };
+}
+
+/** Of pipelined requests Node tells the first one's response alone that the connection has closed; the others would wait for it for ever. */
+function closeWithConnection({ socket }: IncomingMessage, response: ServerResponse): void {
+  if (response.socket !== null) return;
+  const close = () => {
+    response.destroy();
+    response.emit('close');
+  };
+  socket.setMaxListeners(0).once('close', close);
+  response.once('socket', () => socket.off('close', close));
 }
 
 async function serve(service: Service, exchange: Exchange): Promise<void> {

@@ -3,7 +3,7 @@ import { limits, type Sampling } from '@switchyard/proto';
 import { bounds } from '../bounds.ts';
 import type { SamplingDefaults } from '../model-folder.ts';
 import type { AnswerSpec } from '../requests/answer.ts';
-import { type Fields, quoted } from './fields.ts';
+import { type Fields, quoted, shown } from './fields.ts';
 
 /** What fields are checked against. */
 export interface ModelBounds {
@@ -112,7 +112,7 @@ function readStopTokens(fields: Fields, vocab: number): number[] {
 
 export function checkToken(fields: Fields, name: string, token: unknown, vocab: number): number {
   if (!Number.isInteger(token) || (token as number) < 0 || (token as number) >= vocab)
-    throw fields.invalid(name, `has token id ${JSON.stringify(token)?.slice(0, 64)}; it must be a whole number from 0 to ${vocab - 1}`);
+    throw fields.invalid(name, `has token id ${shown(token)}; it must be a whole number from 0 to ${vocab - 1}`);
   return token as number;
 }
 
@@ -126,10 +126,7 @@ function readLogitBias(fields: Fields, vocab: number): { tokens: number[]; value
     if (!/^\d{1,10}$/.test(key) || Number(key) >= vocab)
       throw fields.invalid('logit_bias', `has the key ${quoted(key)}; token ids from 0 to ${vocab - 1} are needed`);
     if (typeof value !== 'number' || !(value >= -100 && value <= 100))
-      throw fields.invalid(
-        'logit_bias',
-        `gives ${JSON.stringify(value)?.slice(0, 64)} to token ${key}; numbers from -100 to 100 are allowed`,
-      );
+      throw fields.invalid('logit_bias', `gives ${shown(value)} to token ${key}; numbers from -100 to 100 are allowed`);
     tokens.push(Number(key));
     values.push(value);
   }
@@ -140,7 +137,7 @@ function readLogitBias(fields: Fields, vocab: number): { tokens: number[]; value
 export function refuseUnsupported(fields: Fields): void {
   const format = fields.object('response_format');
   if (format !== null && format.type !== 'text')
-    throw fields.invalid('response_format', `type ${JSON.stringify(format.type)?.slice(0, 64)} is not supported; only "text" is`);
+    throw fields.invalid('response_format', `type ${shown(format.type)} is not supported; only "text" is`);
   const constrained = ['guided_json', 'guided_regex', 'guided_choice', 'guided_grammar', 'structured_outputs', 'grammar', 'json_schema'];
   for (const name of constrained) fields.refuse(name, 'constrained decoding is not offered');
   if (fields.flag('use_beam_search') === true) throw fields.invalid('use_beam_search', 'is not supported: beam search is not offered');

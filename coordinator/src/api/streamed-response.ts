@@ -5,6 +5,7 @@ import type { Answer, FinishReason } from '../requests/answer.ts';
 import { type AnswerFormat, usageJson } from './answer-format.ts';
 import { AnswerSet, type AnswerSetBase } from './answer-set.ts';
 import { errorReply } from './api-error.ts';
+import { PacedWriter } from './paced-writer.ts';
 import { sendError } from './reply.ts';
 import type { StreamOptions } from './stream-fields.ts';
 
@@ -12,28 +13,27 @@ const DONE = 'data: [DONE]\n\n';
 
 /**
  * Server-sent events. The head goes out with the first of them, so that what fails before is an ordinary HTTP error; what fails later is an error event. Events
- * of one step are written together. A reader who is slower than the answer has it held for it up to a bound, and one who takes nothing is cut off.
+ * of one step are written together. A reader who is slower than the answer has it held for it up to a bound, and is then cut off.
  */
 export class StreamedResponse extends AnswerSet {
   readonly #response: ServerResponse;
+  readonly #writer: PacedWriter;
   readonly #format: AnswerFormat;
   readonly #options: StreamOptions;
   readonly #opened: boolean[] = [];
   readonly #ping: NodeJS.Timeout;
   /** Events not yet written. */
   #held = '';
-  #blocked = false;
-  #stalled: NodeJS.Timeout | null = null;
   #quiet = true;
 
   constructor(response: ServerResponse, format: AnswerFormat, options: StreamOptions & { pingMs: number }, base: AnswerSetBase) {
     super(base);
     this.#response = response;
+    this.#writer = new PacedWriter(response, () => this.flush());
     this.#format = format;
     this.#options = options;
     this.#ping = setInterval(() => this.#keepOpen(), options.pingMs);
     response.on('close', () => this.#closed());
-    response.on('drain', () => this.#drained());
   }
 
   protected override piece(answer: Answer, text: string): void {
@@ -62,12 +62,14 @@ export class StreamedResponse extends AnswerSet {
   }
 
   override flush(): void {
-    if (this.#held !== '') {
-      if (!this.#blocked) this.#write();
-      else if (this.#held.length > bounds.heldBytesMax)
-        this.#cutOff(`the client has left ${this.#held.length} bytes unread; the limit is ${bounds.heldBytesMax}`);
-    }
-    this.#endIfOver();
+    if (this.#held !== '' && !this.#writer.busy) this.#write();
+    if (this.#held.length > bounds.heldBytesMax)
+      this.#cutOff(`the client has left ${this.#held.length} bytes unread; the limit is ${bounds.heldBytesMax}`);
+    if (this.over && this.#held === '' && !this.#response.writableEnded) this.#writer.end();
+  }
+
+  protected override cut(): void {
+    this.#cutOff('the answer cannot be written');
   }
 
   #write(): void {
@@ -75,21 +77,7 @@ export class StreamedResponse extends AnswerSet {
     this.#quiet = false;
     const events = this.#held;
     this.#held = '';
-    this.#response.write(events);
-    if (this.#response.writableLength < bounds.socketPendingBytesMax) return;
-    this.#blocked = true;
-    this.#stalled = setTimeout(() => this.#cutOff(`the client has read nothing for ${bounds.readerStallMs} ms`), bounds.readerStallMs);
-  }
-
-  #drained(): void {
-    if (this.#stalled !== null) clearTimeout(this.#stalled);
-    this.#stalled = null;
-    this.#blocked = false;
-    this.flush();
-  }
-
-  #endIfOver(): void {
-    if (this.over && this.#held === '' && !this.#response.writableEnded) this.#response.end();
+    this.#writer.write(events);
   }
 
   #cutOff(why: string): void {
@@ -100,16 +88,15 @@ export class StreamedResponse extends AnswerSet {
 
   #closed(): void {
     clearInterval(this.#ping);
-    if (this.#stalled !== null) clearTimeout(this.#stalled);
     this.#held = '';
     this.abandon();
   }
 
   /** Proxies close connections on which nothing happens. */
   #keepOpen(): void {
-    if (this.#quiet && !this.#blocked && !this.over) {
+    if (this.#quiet && !this.#writer.busy && !this.over) {
       this.#sendHead();
-      this.#response.write(': ping\n\n');
+      this.#writer.write(': ping\n\n');
     }
     this.#quiet = true;
   }

@@ -20,10 +20,12 @@ export async function tokenize(service: Service, exchange: Exchange): Promise<Re
   const llamaStyle = fields.has('content');
   const addSpecialTokens = fields.flag('add_special_tokens') ?? fields.flag('add_special') ?? !llamaStyle;
   const controls = fields.flag('parse_special') ?? true;
-  const tokens =
+  const tokens = await service.tokenizing.encode(
     text === null
-      ? await service.tokenizing.encode({ kind: 'conversation', conversation: readConversation(fields, template) })
-      : await service.tokenizing.encode({ kind: 'text', text, addSpecialTokens, controls });
+      ? { kind: 'conversation', conversation: readConversation(fields, template) }
+      : { kind: 'text', text, addSpecialTokens, controls },
+    { unwanted: exchange.closed },
+  );
   const strings = fields.flag('return_token_strs') === true ? { token_strs: tokens.map((token) => pieces.text([token])) } : {};
   return { count: tokens.length, max_model_len: service.contextMax(), tokens, ...strings };
 }

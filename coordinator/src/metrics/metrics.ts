@@ -25,6 +25,7 @@ export class Metrics {
   #workers: WorkerMetrics | null = null;
   readonly #subject: MetricsSubject;
   readonly #compat: 'none' | 'vllm';
+  #queue: QueueView = { running: 0, waiting: 0 };
 
   constructor(subject: MetricsSubject, compat: 'none' | 'vllm') {
     this.#subject = subject;
@@ -39,6 +40,7 @@ export class Metrics {
   /** Metrics that need the cluster. Called once. */
   watch(membership: Membership, queue: QueueView): void {
     const { model, plan, planChecksum, version, numericClass } = this.#subject;
+    this.#queue = queue;
     this.#workers = new WorkerMetrics(this.registry, model, plan, membership.places);
     const gauge = (suffix: string, help: string, value: () => number, labels: Record<string, string> = {}) => {
       const all = { model_name: model, ...labels };
@@ -95,7 +97,17 @@ export class Metrics {
   async text(): Promise<string> {
     const own = await this.registry.metrics();
     if (this.#compat === 'none') return own;
-    const renamed = await Promise.all(vllmSuffixes.map((suffix) => this.registry.getSingleMetricAsString(metricPrefix + suffix)));
-    return own + renamed.map((text) => `${text.replaceAll(/^(# (?:HELP|TYPE) )?switchyard_/gm, '$1vllm:')}\n`).join('');
+    const renamed = await Promise.all(vllmSuffixes.map((suffix) => this.#asVllm(suffix)));
+    return own + renamed.join('');
+  }
+
+  async #asVllm(suffix: string): Promise<string> {
+    const text = await this.registry.getSingleMetricAsString(metricPrefix + suffix);
+    return `${text.replaceAll(/^(# (?:HELP|TYPE) )?switchyard_/gm, '$1vllm:')}\n${suffix === 'num_requests_waiting' ? this.#unplaced() : ''}`;
+  }
+
+  /** Who sums up what waits, to scale by it, means what waits in the coordinator too: a series without a worker. */
+  #unplaced(): string {
+    return `vllm:num_requests_waiting{model_name=${JSON.stringify(this.#subject.model)}} ${this.#queue.waiting}\n`;
   }
 }

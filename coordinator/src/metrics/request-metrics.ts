@@ -49,10 +49,14 @@ export class RequestMetrics {
     this.#firstToken = histogram('time_to_first_token_seconds', 'From the request to its first token.', firstTokenBuckets);
     this.#interToken = histogram('inter_token_latency_seconds', 'Between two tokens of a sequence.', interTokenBuckets);
     this.#endToEnd = histogram('e2e_request_latency_seconds', 'From the request to its last token.', requestBuckets);
-    this.#queue = histogram('request_queue_time_seconds', 'Waiting in the coordinator.', requestBuckets);
-    this.#prefill = histogram('request_prefill_time_seconds', 'From handing over to a worker to the first token.', requestBuckets);
+    this.#queue = histogram(
+      'request_queue_time_seconds',
+      "From the request to its place in a worker's batch: waiting in the coordinator and on the worker.",
+      requestBuckets,
+    );
+    this.#prefill = histogram('request_prefill_time_seconds', "From its place in a worker's batch to the first token.", requestBuckets);
     this.#decode = histogram('request_decode_time_seconds', 'From the first token to the last.', requestBuckets);
-    this.#inference = histogram('request_inference_time_seconds', 'From handing over to a worker to the last token.', requestBuckets);
+    this.#inference = histogram('request_inference_time_seconds', "From its place in a worker's batch to the last token.", requestBuckets);
     this.#promptTokens = histogram('request_prompt_tokens', 'Prompt tokens of a sequence.', tokenBuckets);
     this.#generationTokens = histogram('request_generation_tokens', 'Generated tokens of a sequence.', tokenBuckets);
     this.#paramsN = histogram('request_params_n', 'The n of a request.', choiceBuckets);
@@ -84,10 +88,6 @@ export class RequestMetrics {
     if (maxTokens !== null) this.#paramsMaxTokens.observe(maxTokens);
   }
 
-  onSubmit(answer: Answer): void {
-    this.#queue.observe((answer.submittedMs - answer.arrivedMs) / 1000);
-  }
-
   onHome(reason: HomeReason): void {
     this.#homes.inc({ model_name: this.#model, reason });
   }
@@ -107,8 +107,10 @@ export class RequestMetrics {
   onToken(answer: Answer, nowMs: number): void {
     if (answer.firstTokenMs === 0) {
       answer.firstTokenMs = nowMs;
+      const batchedMs = Math.min(nowMs, answer.batchedMs ?? nowMs);
       this.#firstToken.observe((nowMs - answer.arrivedMs) / 1000);
-      this.#prefill.observe((nowMs - answer.submittedMs) / 1000);
+      this.#queue.observe((batchedMs - answer.arrivedMs) / 1000);
+      this.#prefill.observe((nowMs - batchedMs) / 1000);
     } else {
       this.#interToken.observe((nowMs - answer.lastTokenMs) / 1000);
     }
@@ -119,12 +121,14 @@ export class RequestMetrics {
     this.#promptTokens.observe(answer.spec.prompt.length);
     this.#generationTokens.observe(answer.completionTokens);
     this.#endToEnd.observe((nowMs - answer.arrivedMs) / 1000);
-    this.#inference.observe((nowMs - answer.submittedMs) / 1000);
-    if (answer.firstTokenMs > 0) this.#decode.observe((nowMs - answer.firstTokenMs) / 1000);
+    if (answer.firstTokenMs === 0 || answer.batchedMs === null) return;
+    this.#inference.observe((nowMs - answer.batchedMs) / 1000);
+    this.#decode.observe((nowMs - answer.firstTokenMs) / 1000);
   }
 
-  onFinish(reason: FinishReason | 'abort' | 'error'): void {
-    this.#success.inc({ model_name: this.#model, finished_reason: reason });
+  /** @param sequences that ended so */
+  onFinish(reason: FinishReason | 'abort' | 'error', sequences = 1): void {
+    this.#success.inc({ model_name: this.#model, finished_reason: reason }, sequences);
   }
 
   onError(code: ErrorCode): void {

@@ -50,6 +50,8 @@ export interface AnswerListener {
   onPiece(answer: Answer, text: string): void;
   onEnd(answer: Answer, reason: FinishReason): void;
   onFailed(answer: Answer, error: SwitchyardError): void;
+  /** One of the above threw, or `flush` did: whatever the answers are in, there is no more to come. Does not throw. */
+  onBroken(error: unknown): void;
   /** All that one message brought has been handed over. */
   flush(): void;
 }
@@ -70,7 +72,8 @@ export class Answer {
   readonly traffic: TrafficSum = noTraffic();
   /** Milliseconds of performance.now. */
   arrivedMs = 0;
-  submittedMs = 0;
+  /** When a worker took it into its batch, as far as that can be told; null: it waits, here or there. */
+  batchedMs: number | null = null;
   firstTokenMs = 0;
   lastTokenMs = 0;
   completionTokens = 0;

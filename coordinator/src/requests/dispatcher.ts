@@ -3,6 +3,7 @@ import {
   errorCatalogue,
   Finish,
   type Routing,
+  type Stats,
   type Submit,
   SwitchyardError,
   type Tokens,
@@ -19,6 +20,8 @@ import { addTraffic, checkedRouting, checkedTraffic, noTraffic, type TrafficSum 
 export interface DispatcherLimits {
   runningMax: number;
   waitingMax: number;
+  /** Sequences in the batch of one worker; what it has beyond them waits there. */
+  batchMax: number;
 }
 
 export interface HomePolicy {
@@ -39,6 +42,8 @@ interface Running {
   promptTokens: number;
   /** It goes on elsewhere under another number; what still comes from here is its bill. */
   moved: boolean;
+  /** In the worker's batch, as far as that can be told. */
+  batched: boolean;
 }
 
 /** The slack grows with the load: with many sequences everywhere, four more are nothing. */
@@ -63,6 +68,8 @@ export class Dispatcher {
   readonly #choices = new Map<HomeReason, number>();
   /** Sequences per worker, tokens of their prompts that are not computed, and when each worker was last chosen. */
   readonly #load: number[];
+  /** Of those, in the worker's batch. */
+  readonly #batched: number[];
   readonly #promptTokens: number[];
   readonly #lastChosen: number[];
   /** When each last got work after none, and last gave tokens; performance.now. */
@@ -86,6 +93,7 @@ export class Dispatcher {
     this.#limits = dispatcherLimits;
     this.#metrics = metrics;
     this.#load = membership.places.map(() => 0);
+    this.#batched = membership.places.map(() => 0);
     this.#promptTokens = membership.places.map(() => 0);
     this.#lastChosen = membership.places.map(() => 0);
     this.#busySinceMs = membership.places.map(() => 0);
@@ -155,6 +163,15 @@ export class Dispatcher {
     if (running !== undefined) this.#membership.cancel(running.place, answer.request);
   }
 
+  /** Once a second. With a full cache some wait on the worker although its batch has room: those that came last. */
+  onStats(place: Place, { waiting }: Stats): void {
+    const unserved = [...this.#running.values()].filter((entry) => entry.place === place && entry.promptTokens > 0);
+    unserved.forEach((entry, i) => {
+      const waits = i >= unserved.length - waiting;
+      if (waits || this.#batched[place.worker] < this.#limits.batchMax) this.#setBatched(entry, !waits);
+    });
+  }
+
   answerOf(request: number): Answer | null {
     return this.#running.get(request)?.answer ?? null;
   }
@@ -164,7 +181,10 @@ export class Dispatcher {
     const now = performance.now();
     this.#tokensAtMs[place.worker] = now;
     for (const routing of tokens.routing) this.#reconsider(place, routing);
-    for (const prompt of tokens.prompt) this.#running.get(prompt.request)?.answer.acceptPrompt(prompt);
+    for (const prompt of tokens.prompt) {
+      const answer = this.#running.get(prompt.request)?.answer;
+      if (answer !== undefined) attempt(answer, () => answer.acceptPrompt(prompt));
+    }
     let logprobAt = 0;
     let topAt = 0;
     let errorAt = 0;
@@ -191,15 +211,20 @@ export class Dispatcher {
       if (tokens.cachedTokens[i] > 0) answer.cachedTokens = tokens.cachedTokens[i];
       if (!answer.closed) {
         this.#touched.add(answer.listener);
-        if (answer.awaitsBill) {
-          if (finish !== Finish.none) answer.settle();
-        } else if (carriesToken) {
+        if (carriesToken && !answer.awaitsBill) {
           this.#promptDone(entry);
+          this.#setBatched(entry, true);
           this.#metrics.onToken(answer, now);
-          if (answer.accept(tokens.token[i], finish, logprob, top)) this.#membership.cancel(place, request);
-        } else if (error !== null) answer.fail(workerError(error));
-        else if (finish === Finish.stopWithoutToken) answer.acceptEnd();
-        else answer.fail(new SwitchyardError('cancelled', `worker ${place.name} cancelled the sequence`));
+        }
+        attempt(answer, () => {
+          if (answer.awaitsBill) {
+            if (finish !== Finish.none) answer.settle();
+          } else if (carriesToken) {
+            if (answer.accept(tokens.token[i], finish, logprob, top)) this.#membership.cancel(place, request);
+          } else if (error !== null) answer.fail(workerError(error));
+          else if (finish === Finish.stopWithoutToken) answer.acceptEnd();
+          else answer.fail(new SwitchyardError('cancelled', `worker ${place.name} cancelled the sequence`));
+        });
         if (answer.closed) this.#metrics.onEnd(answer, now);
       }
       if (finish !== Finish.none) this.#release(request);
@@ -216,7 +241,7 @@ export class Dispatcher {
       this.#release(request);
       if (entry.answer.closed || entry.moved) continue;
       this.#touched.add(entry.answer.listener);
-      entry.answer.fail(error);
+      attempt(entry.answer, () => entry.answer.fail(error));
       this.#metrics.onEnd(entry.answer, performance.now());
     }
     this.#pump();
@@ -237,7 +262,7 @@ export class Dispatcher {
     for (const answer of answers) {
       if (answer.closed) continue;
       this.#touched.add(answer.listener);
-      answer.fail(error);
+      attempt(answer, () => answer.fail(error));
       this.cancel(answer);
     }
     this.#flush();
@@ -248,7 +273,7 @@ export class Dispatcher {
       const answer = this.#waiting.shift()!;
       this.#touched.add(answer.listener);
       const place = this.#home(answer);
-      if (place === null) answer.fail(new SwitchyardError('not_ready', 'no worker can serve at the moment'));
+      if (place === null) attempt(answer, () => answer.fail(new SwitchyardError('not_ready', 'no worker can serve at the moment')));
       else this.#submit(answer, place);
     }
     if (this.#running.size === 0 && this.#waiting.length === 0) {
@@ -321,9 +346,7 @@ export class Dispatcher {
 
   #submit(answer: Answer, place: Place): void {
     const { spec } = answer;
-    const moves = answer.movedFrom !== null;
     answer.request = this.#nextRequest++;
-    if (!moves) answer.submittedMs = performance.now();
     const submit: Submit = {
       request: answer.request,
       prompt: spec.prompt,
@@ -344,11 +367,11 @@ export class Dispatcher {
     try {
       this.#membership.submit(place, submit);
     } catch (error) {
-      answer.fail(error as SwitchyardError);
+      attempt(answer, () => answer.fail(error as SwitchyardError));
       return;
     }
     const promptTokens = spec.prompt.length;
-    this.#running.set(answer.request, { answer, place, promptTokens, moved: false });
+    this.#running.set(answer.request, { answer, place, promptTokens, moved: false, batched: false });
     this.#promptTokens[place.worker] += promptTokens;
     if (this.#load[place.worker]++ === 0) this.#busySinceMs[place.worker] = performance.now();
     this.#lastChosen[place.worker] = answer.request;
@@ -356,7 +379,24 @@ export class Dispatcher {
     const { reason } = answer.home!;
     this.#choices.set(reason, (this.#choices.get(reason) ?? 0) + 1);
     this.#metrics.onHome(reason);
-    if (!moves) this.#metrics.onSubmit(answer);
+    this.#fillBatch(place);
+  }
+
+  /** Workers take sequences into their batch in order, as many as fit. */
+  #fillBatch(place: Place): void {
+    const { worker } = place;
+    if (this.#batched[worker] >= Math.min(this.#limits.batchMax, this.#load[worker])) return;
+    for (const entry of this.#running.values()) {
+      if (this.#batched[worker] >= this.#limits.batchMax) return;
+      if (entry.place === place) this.#setBatched(entry, true);
+    }
+  }
+
+  #setBatched(entry: Running, batched: boolean): void {
+    if (entry.batched === batched) return;
+    entry.batched = batched;
+    this.#batched[entry.place.worker] += batched ? 1 : -1;
+    entry.answer.batchedMs = batched ? (entry.answer.batchedMs ?? performance.now()) : null;
   }
 
   #mayMove({ home, movedFrom, spec }: Answer): boolean {
@@ -396,6 +436,8 @@ export class Dispatcher {
     this.#running.delete(request);
     this.#promptDone(entry);
     this.#load[entry.place.worker]--;
+    if (entry.batched) this.#batched[entry.place.worker]--;
+    this.#fillBatch(entry.place);
   }
 
   /**
@@ -407,9 +449,18 @@ export class Dispatcher {
     this.#flushing = true;
     setImmediate(() => {
       this.#flushing = false;
-      for (const listener of this.#touched) listener.flush();
+      for (const listener of this.#touched) attempt({ listener }, () => listener.flush());
       this.#touched.clear();
     });
+  }
+}
+
+/** What goes wrong with one answer, or with whoever takes it, is that request's alone: one message brings those of many. */
+function attempt({ listener }: Pick<Answer, 'listener'>, work: () => void): void {
+  try {
+    work();
+  } catch (error) {
+    listener.onBroken(error);
   }
 }
 

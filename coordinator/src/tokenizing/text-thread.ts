@@ -9,8 +9,18 @@ import type { TokenizeJob, TokenizeResult } from './tokenizing-thread.ts';
 interface Waiting {
   job: TokenizeJob;
   chars: number;
-  resolve(ids: number[]): void;
+  resolve(ids: number[][]): void;
   reject(error: Error): void;
+}
+
+/** What one request wants tokenised, in one go. */
+export interface TextJob {
+  prompts: readonly PromptText[];
+  /** Of all prompts together. */
+  chars: number;
+  tokensMax: number;
+  /** Aborts once nobody wants the ids any more: a job that still waits is dropped. */
+  unwanted?: AbortSignal | undefined;
 }
 
 /**
@@ -38,16 +48,19 @@ export class TextThread {
     this.#thread ??= this.#create();
   }
 
-  /** @throws SwitchyardError `queue_full`, `invalid_request` when it takes too long, and what tokenising throws */
-  encode(prompt: PromptText, chars: number, tokensMax: number): Promise<number[]> {
+  /** @throws SwitchyardError `queue_full`, `cancelled`, `invalid_request` when it takes too long, and what tokenising throws */
+  encode({ prompts, chars, tokensMax, unwanted }: TextJob): Promise<number[][]> {
     if (this.#waiting.length >= bounds.tokenizingQueueMax)
       throw new SwitchyardError(
         'queue_full',
         `${this.#waiting.length} long texts wait to be tokenised; the limit is ${bounds.tokenizingQueueMax}`,
       );
+    if (unwanted?.aborted) throw nobodyWaits();
     return new Promise((resolve, reject) => {
       const after = this.#waiting.findIndex((other) => other.chars > chars);
-      this.#waiting.splice(after < 0 ? this.#waiting.length : after, 0, { job: { prompt, tokensMax }, chars, resolve, reject });
+      const waiting: Waiting = { job: { prompts, tokensMax }, chars, resolve, reject };
+      this.#waiting.splice(after < 0 ? this.#waiting.length : after, 0, waiting);
+      unwanted?.addEventListener('abort', () => this.#drop(waiting), { once: true });
       this.#next();
     });
   }
@@ -69,9 +82,19 @@ export class TextThread {
     this.#thread!.postMessage(next.job);
   }
 
-  #receive(result: TokenizeResult): void {
+  /** One that runs already is let run: ending it would cost the thread. */
+  #drop(waiting: Waiting): void {
+    const at = this.#waiting.indexOf(waiting);
+    if (at < 0) return;
+    this.#waiting.splice(at, 1);
+    waiting.reject(nobodyWaits());
+  }
+
+  #receive(thread: Worker, result: TokenizeResult): void {
+    // A text that was given up may have been done just then: its ids are on their way, and another text is what runs now.
+    if (this.#thread !== thread) return;
     const running = this.#finish();
-    if ('ids' in result) running?.resolve(Array.from(result.ids));
+    if ('ids' in result) running?.resolve(result.ids.map((ids) => Array.from(ids)));
     else running?.reject(new DetailedError(result.code, result.message, result.param, result.details));
     this.#next();
   }
@@ -106,9 +129,13 @@ export class TextThread {
 
   #create(): Worker {
     const thread = startThread('tokenizing/tokenizing-thread', { dir: this.#dir });
-    thread.on('message', (result: TokenizeResult) => this.#receive(result));
+    thread.on('message', (result: TokenizeResult) => this.#receive(thread, result));
     thread.on('error', (error) => this.#died(thread, error));
     thread.on('exit', () => this.#died(thread, new Error('its thread ended')));
     return thread;
   }
+}
+
+function nobodyWaits(): SwitchyardError {
+  return new SwitchyardError('cancelled', 'the client has gone');
 }

@@ -6,20 +6,23 @@ import { PromptEncoder, type PromptText } from './prompt-text.ts';
 import { readTokenizerFolder } from './tokenizer-folder.ts';
 
 export interface TokenizeJob {
-  prompt: PromptText;
+  prompts: readonly PromptText[];
   tokensMax: number;
 }
 
 export type TokenizeResult =
-  | { ids: Int32Array }
+  | { ids: Int32Array[] }
   | { code: ErrorCode; message: string; param: string | null; details: Record<string, number> };
 
 const encoder = new PromptEncoder(readTokenizerFolder((workerData as { dir: string }).dir));
 
-parentPort!.on('message', ({ prompt, tokensMax }: TokenizeJob) => {
+parentPort!.on('message', ({ prompts, tokensMax }: TokenizeJob) => {
   try {
-    const ids = Int32Array.from(encoder.encode(prompt, tokensMax));
-    parentPort!.postMessage({ ids } satisfies TokenizeResult, [ids.buffer]);
+    const ids = prompts.map((prompt) => Int32Array.from(encoder.encode(prompt, tokensMax)));
+    parentPort!.postMessage(
+      { ids } satisfies TokenizeResult,
+      ids.map(({ buffer }) => buffer),
+    );
   } catch (error) {
     const known = error instanceof SwitchyardError ? error : new SwitchyardError('internal', (error as Error).message);
     const { code, message, param } = known;

@@ -6,6 +6,13 @@ import { TextThread } from './text-thread.ts';
 import { tokenBytes } from './token-bytes.ts';
 import { readTokenizerFolder } from './tokenizer-folder.ts';
 
+export interface EncodeOptions {
+  /** Text that cannot have so few tokens is refused before it is tokenised; one that is close may still have more. */
+  tokensMax?: number;
+  /** Aborts once nobody wants the ids any more. */
+  unwanted?: AbortSignal;
+}
+
 /** Text to ids and back. Short texts are encoded on the spot, long ones in a thread, so that streams go on meanwhile. */
 export class Tokenizing {
   readonly pieces: TokenPieces;
@@ -28,13 +35,23 @@ export class Tokenizing {
     this.#thread.start();
   }
 
+  /** `encodeAll` of one prompt. */
+  async encode(prompt: PromptText, options: EncodeOptions = {}): Promise<number[]> {
+    return (await this.encodeAll([prompt], options))[0];
+  }
+
   /**
-   * @param tokensMax text that cannot have so few tokens is refused before it is tokenised; one that is close may still have more
-   * @throws SwitchyardError `invalid_request`, `context_length_exceeded`, or `queue_full` when too many long texts wait
+   * All prompts of one request: what they have together decides where, for many short texts keep the main thread as long as one long text.
+   *
+   * @throws SwitchyardError `invalid_request`, `context_length_exceeded`, `queue_full` when too many long texts wait, or `cancelled`
    */
-  async encode(prompt: PromptText, tokensMax = Number.POSITIVE_INFINITY): Promise<number[]> {
-    const chars = promptChars(prompt);
-    return chars <= bounds.inlineTextChars ? this.#encoder.encode(prompt, tokensMax) : await this.#thread.encode(prompt, chars, tokensMax);
+  async encodeAll(
+    prompts: readonly PromptText[],
+    { tokensMax = Number.POSITIVE_INFINITY, unwanted }: EncodeOptions = {},
+  ): Promise<number[][]> {
+    const chars = prompts.reduce((sum, prompt) => sum + promptChars(prompt), 0);
+    if (chars <= bounds.inlineTextChars) return prompts.map((prompt) => this.#encoder.encode(prompt, tokensMax));
+    return await this.#thread.encode({ prompts, chars, tokensMax, unwanted });
   }
 
   async close(): Promise<void> {

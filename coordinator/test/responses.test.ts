@@ -1,0 +1,415 @@
+import { once } from 'node:events';
+import { mkdtempSync, rmSync } from 'node:fs';
+import http from 'node:http';
+import net from 'node:net';
+import os from 'node:os';
+import path from 'node:path';
+import { Finish, type PromptLogprobs, type Stats } from '@switchyard/proto';
+import { afterAll, afterEach, describe, expect, it, vi } from 'vitest';
+import { CompletionFormat } from '../src/api/completion-format.ts';
+import { PacedWriter } from '../src/api/paced-writer.ts';
+import { type RunningCoordinator, startCoordinator } from '../src/index.ts';
+import { TextThread } from '../src/tokenizing/text-thread.ts';
+import { modelDir } from './model-dir.ts';
+import { ScriptedWorker } from './scripted-worker.ts';
+
+// Real bounds are a minute and more memory than a test should take.
+vi.mock('../src/bounds.ts', async (original) => {
+  const { bounds } = await original<typeof import('../src/bounds.ts')>();
+  return {
+    bounds: { ...bounds, readerStallMs: 1_500, collectedCharsMax: 40 * 1024 * 1024, tokenizingQueueMax: 1, tokenizingMsMax: 3_000 },
+  };
+});
+
+const folder = mkdtempSync(path.join(os.tmpdir(), 'sw-re-'));
+afterAll(() => rmSync(folder, { recursive: true }));
+
+let coordinator: RunningCoordinator;
+let worker: ScriptedWorker;
+let serial = 0;
+afterEach(() => coordinator?.close(0));
+
+async function start(config: Partial<Parameters<typeof startCoordinator>[0]> = {}): Promise<void> {
+  const control = `unix:${path.join(folder, `${serial++}.sock`)}`;
+  coordinator = await startCoordinator({
+    model: modelDir,
+    modelName: 'm',
+    listen: '127.0.0.1:0',
+    control,
+    logLevel: 'silent',
+    metricsCompat: 'vllm',
+    maxContext: 1_000_000,
+    bodyBytesMax: 64 * 1024 * 1024,
+    ...config,
+  });
+  worker = await ScriptedWorker.join(control, 'n0w0');
+  worker.send({ type: 'ready', epoch: 1, residentBytes: 1, kvBlocks: 100_000, weightsHash: 1n });
+  await worker.next('peers');
+}
+
+interface Reply {
+  status: number;
+  text: string;
+  json: () => {
+    choices: { text: string; logprobs: { tokens: string[]; token_logprobs: number[] } | null }[];
+    error: { code: string; message: string };
+  };
+}
+
+async function complete(body: Record<string, unknown>, signal?: AbortSignal): Promise<Reply> {
+  const response = await fetch(`${coordinator.url}/v1/completions`, {
+    method: 'POST',
+    headers: { 'content-type': 'application/json' },
+    body: JSON.stringify({ prompt: [100, 101], max_tokens: 4, ...body }),
+    ...(signal === undefined ? {} : { signal }),
+  });
+  const text = await response.text();
+  return { status: response.status, text, json: () => JSON.parse(text) };
+}
+
+const id = (char: string) => char.charCodeAt(0) - 30; // Printable ASCII of the bundled vocabulary.
+
+/** A token each for requests that end with it. */
+function finish(requests: number[], prompt: PromptLogprobs[] = []): void {
+  worker.tokens({
+    request: requests,
+    token: requests.map(() => id('A')),
+    finish: requests.map(() => Finish.length),
+    cachedTokens: requests.map(() => 0),
+    logprob: requests.map(() => -1),
+    prompt,
+  });
+}
+
+/** As many as the argument lists of a call cannot hold. */
+const manyTokens = 130_000;
+const longPrompt = Array.from({ length: manyTokens }, (_, i) => 100 + (i % 1000));
+
+function promptLogprobs(request: number, alternatives: number): PromptLogprobs {
+  const top = {
+    token: Array.from({ length: alternatives }, (_, i) => 300 + i),
+    logprob: Array.from({ length: alternatives }, (_, i) => -i - 1 / 3),
+  };
+  return {
+    request,
+    logprob: Array.from({ length: manyTokens - 1 }, () => -1 / 3),
+    top: alternatives === 0 ? [] : Array.from({ length: manyTokens - 1 }, () => top),
+  };
+}
+
+/** Sends a request over a connection of its own, from which nothing is read. */
+function silentRequest(body: Record<string, unknown>): net.Socket {
+  const { hostname, port } = new URL(coordinator.url);
+  const socket = net.connect(Number(port), hostname);
+  const json = JSON.stringify(body);
+  socket.on('error', () => {});
+  socket.pause();
+  socket.write(head('/v1/completions', Buffer.byteLength(json)) + json);
+  return socket;
+}
+
+function head(route: string, bytes: number): string {
+  return `POST ${route} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: ${bytes}\r\n\r\n`;
+}
+
+/** All that comes until the connection ends. */
+async function rest(socket: net.Socket): Promise<string> {
+  let text = '';
+  socket.on('data', (chunk) => {
+    text += chunk.toString('latin1');
+  });
+  socket.resume();
+  await once(socket, 'close');
+  return text;
+}
+
+async function metric(name: string): Promise<number> {
+  const line = (await (await fetch(`${coordinator.url}/metrics`)).text()).split('\n').find((text) => text.startsWith(name));
+  return Number(line?.split(' ').at(-1));
+}
+
+async function becomes(condition: () => boolean | Promise<boolean>): Promise<void> {
+  while (!(await condition())) await new Promise((resolve) => setTimeout(resolve, 5));
+}
+
+const running = () => (coordinator.status() as { requests: { running: number; waiting: number } }).requests;
+
+describe('a long answer', () => {
+  it('has the log-probabilities of a prompt of any length', async () => {
+    await start();
+    const asked = complete({ prompt: longPrompt, echo: true, logprobs: 0, max_tokens: 1 });
+    const { request } = await worker.next('submit');
+    finish([request], [promptLogprobs(request, 0)]);
+    const { logprobs } = (await asked).json().choices[0];
+    expect(logprobs!.token_logprobs).toHaveLength(manyTokens + 1);
+    expect(logprobs!.token_logprobs.slice(-2)).toEqual([Math.fround(-1 / 3), -1]);
+  });
+
+  it('beyond its limit fails alone, and its worker is told', async () => {
+    await start();
+    const large = complete({ prompt: longPrompt, echo: true, logprobs: 20 });
+    const first = await worker.next('submit');
+    const small = complete({});
+    const second = await worker.next('submit');
+    worker.tokens({
+      request: [first.request, second.request],
+      token: [id('A'), id('B')],
+      finish: [Finish.none, Finish.length],
+      cachedTokens: [0, 0],
+      logprob: [-1],
+      prompt: [promptLogprobs(first.request, 20)],
+    });
+    expect((await small).json().choices[0].text).toBe('B');
+    const refused = await large;
+    expect(refused.status).toBe(400);
+    expect(refused.json().error).toMatchObject({ code: 'invalid_request', message: expect.stringContaining('longer than 41943040') });
+    expect(await worker.next('cancel')).toMatchObject({ request: first.request });
+    expect(await metric('switchyard_request_success_total{model_name="m",finished_reason="error"}')).toBe(1);
+  });
+});
+
+describe('a defect in writing one answer', () => {
+  it.each([false, true])("is that request's alone (stream: %s)", async (stream) => {
+    await start();
+    const broken = complete({ stream });
+    const first = await worker.next('submit');
+    const whole = complete({ stream });
+    const second = await worker.next('submit');
+    const write = vi.spyOn(CompletionFormat.prototype, stream ? 'closing' : 'choice').mockImplementationOnce(() => {
+      throw new TypeError('a defect');
+    });
+    finish([first.request, second.request]);
+    const [failed, answered] = await Promise.all([broken, whole]);
+    write.mockRestore();
+    expect(answered.status).toBe(200);
+    expect(answered.text).toContain('"finish_reason":"length"');
+    expect(failed.status).toBe(stream ? 200 : 500);
+    expect(failed.text).toContain('"code":"internal"');
+    expect(failed.text).not.toContain('a defect');
+    await becomes(() => running().running === 0);
+  });
+});
+
+describe('a reader', () => {
+  /** A server whose one answer is far more than sockets hold, and what it has sent. */
+  async function serve(stallMs: number): Promise<{ socket: net.Socket; closed: Promise<unknown>; close: () => void }> {
+    let closed: Promise<unknown> = Promise.resolve();
+    const server = http.createServer((_, response) => {
+      closed = once(response, 'close');
+      const writer = new PacedWriter(response, () => {}, stallMs);
+      writer.write(Buffer.alloc(answerBytes, 'x'));
+      writer.end();
+    });
+    await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+    const socket = net.connect((server.address() as net.AddressInfo).port, '127.0.0.1');
+    socket.pause();
+    socket.on('error', () => {});
+    const requested = once(server, 'request');
+    socket.write('GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n');
+    await requested;
+    return { socket, closed, close: () => void server.close() };
+  }
+  const answerBytes = 48 * 1024 * 1024;
+
+  it('that takes nothing is cut off, one that is slow is not', async () => {
+    const stalled = await serve(400);
+    await stalled.closed;
+    expect((await rest(stalled.socket)).length).toBeLessThan(answerBytes);
+    stalled.close();
+
+    const slow = await serve(1_000);
+    let bytes = 0;
+    const started = performance.now();
+    while (!slow.socket.readableEnded && !slow.socket.destroyed) {
+      // Twice as long for all of it as a reader may take nothing.
+      const due = answerBytes * ((performance.now() - started) / 3_000);
+      const chunk = bytes < due ? (slow.socket.read() as Buffer | null) : null;
+      if (chunk !== null) bytes += chunk.length;
+      else await new Promise((resolve) => setTimeout(resolve, 5));
+    }
+    expect(performance.now() - started).toBeGreaterThan(1_500);
+    expect(bytes).toBeGreaterThan(answerBytes);
+    slow.close();
+  });
+
+  it('of pipelined answers has the second held until the first is there', async () => {
+    await start();
+    const { hostname, port } = new URL(coordinator.url);
+    const socket = net.connect(Number(port), hostname);
+    const first = JSON.stringify({ prompt: [100], max_tokens: 1 });
+    const second = JSON.stringify({ prompt: longPrompt, echo: true, logprobs: 0, max_tokens: 2, stream: true });
+    socket.write(head('/v1/completions', first.length).replace('connection: close\r\n', '') + first);
+    socket.write(head('/v1/completions', second.length) + second);
+    const [one, other] = (await worker.submits(2)).map(({ request }) => request);
+    worker.tokens({
+      request: [other],
+      token: [id('B')],
+      finish: [0],
+      cachedTokens: [0],
+      logprob: [-1],
+      prompt: [promptLogprobs(other, 0)],
+    });
+    // Longer than a reader may take nothing: this one cannot.
+    await new Promise((resolve) => setTimeout(resolve, 2_000));
+    finish([other]);
+    await becomes(() => running().running === 1);
+    finish([one]);
+    const text = await rest(socket);
+    expect(text.match(/HTTP\/1\.1 200/g)).toHaveLength(2);
+    expect(text).toMatch(/"text":"A"[\s\S]*data: \[DONE\]\n\n/);
+  });
+
+  it('of a whole answer is cut off like one of a stream', async () => {
+    await start();
+    const socket = silentRequest({ prompt: longPrompt, echo: true, logprobs: 5 });
+    const { request } = await worker.next('submit');
+    finish([request], [promptLogprobs(request, 5)]);
+    await becomes(() => running().running === 0);
+    // It ends by itself, and without the end of the answer.
+    const closing = coordinator.close(30_000);
+    await closing;
+    expect((await rest(socket)).endsWith('}')).toBe(false);
+  });
+});
+
+describe('a connection that closes', () => {
+  it('takes its prompts from the queue of those that are to be tokenised', async () => {
+    await start();
+    const queue = vi.spyOn(TextThread.prototype, 'encode');
+    const entered = (count: number) => becomes(() => queue.mock.results.length === count);
+    // Occupies the thread: one endless word, which is given up in the end.
+    let given = false;
+    const endless = complete({ prompt: ' '.repeat(400_000) }).finally(() => {
+      given = true;
+    });
+    await entered(1);
+    const left = silentRequest({ prompt: Array(64).fill(`one of many ${'short texts '.repeat(10)}`) });
+    await entered(2);
+    left.destroy();
+    // There is room for one that waits, as soon as the other's end is noticed.
+    let next = complete({ prompt: 'Call me Ishmael. '.repeat(200) });
+    for (let tries = 3; await entered(tries).then(() => queue.mock.results.at(-1)!.type === 'throw'); tries++) {
+      expect((await next).json().error.code).toBe('queue_full');
+      next = complete({ prompt: 'Call me Ishmael. '.repeat(200) });
+    }
+    expect(given).toBe(false);
+    queue.mockRestore();
+    expect((await endless).json().error.message).toContain('longer than 3000 ms');
+    finish([(await worker.next('submit')).request]);
+    expect((await next).json().choices[0].text).toBe('A');
+  });
+
+  it('ends every request that came on it, also those whose turn had not come', async () => {
+    await start();
+    const { hostname, port } = new URL(coordinator.url);
+    const socket = net.connect(Number(port), hostname);
+    const body = JSON.stringify({ prompt: [100], max_tokens: 4 });
+    socket.write((head('/v1/completions', body.length).replace('connection: close\r\n', '') + body).repeat(3));
+    const requests = (await worker.submits(3)).map(({ request }) => request);
+    socket.destroy();
+    const cancelled: number[] = [];
+    while (cancelled.length < 3) cancelled.push((await worker.next('cancel')).request);
+    expect(cancelled.sort()).toEqual(requests.sort());
+    finish(requests);
+    await coordinator.close(30_000);
+  });
+});
+
+describe('a shutdown', () => {
+  it('waits within the grace for a request that is still on its way here, and takes no new one', async () => {
+    await start();
+    const body = JSON.stringify({ prompt: [100], max_tokens: 1 });
+    const { hostname, port } = new URL(coordinator.url);
+    const socket = net.connect(Number(port), hostname);
+    socket.write(head('/v1/completions', body.length) + body.slice(0, 5));
+    await becomes(async () => (await metric('switchyard_control_plane_up')) === 1);
+    const closing = coordinator.close(30_000);
+    expect((await complete({})).json().error.code).toBe('shutting_down');
+    socket.write(body.slice(5));
+    const { request } = await worker.next('submit');
+    finish([request]);
+    expect(await rest(socket)).toMatch(/^HTTP\/1\.1 200 [\s\S]*"text":"A"/);
+    await closing;
+  });
+
+  it('waits for an answer that is still on its way to a slow reader', async () => {
+    await start();
+    const socket = silentRequest({ prompt: longPrompt, echo: true, logprobs: 5 });
+    const { request } = await worker.next('submit');
+    finish([request], [promptLogprobs(request, 5)]);
+    await becomes(() => running().running === 0);
+    const closing = coordinator.close(30_000);
+    await becomes(async () => (await fetch(`${coordinator.url}/health/ready`)).status === 503);
+    expect((await rest(socket)).endsWith('}')).toBe(true);
+    await closing;
+  });
+
+  it('after the grace tells who has had no answer', async () => {
+    await start();
+    const { hostname, port } = new URL(coordinator.url);
+    const socket = net.connect(Number(port), hostname);
+    socket.write(`${head('/v1/completions', 100)}{"prompt":`);
+    await becomes(async () => (await metric('switchyard_control_plane_up')) === 1);
+    const text = rest(socket);
+    await coordinator.close(50);
+    expect(await text).toMatch(/^HTTP\/1\.1 503 [\s\S]*shutting_down/);
+  });
+});
+
+describe('metrics', () => {
+  const stats: Stats = {
+    ...{ steps: 0, running: 0, waiting: 0, kvBlocksUsed: 0, kvBlocks: 100, lastStepAgeMs: 0, workPending: true, promptTokens: 0 },
+    ...{ generatedTokens: 0, prefixQueries: 0, prefixHits: 0, preemptions: 0, links: [], seconds: [], rowsDispatched: 0 },
+    ...{ remoteNodesVisited: 0, expertTokens: [], residentBytes: 0, awakeSeconds: 0 },
+  };
+  const queued = () => metric('vllm:request_queue_time_seconds_sum');
+
+  it('count what waits in the coordinator as waiting, under the names that people scale by', async () => {
+    await start({ requestsRunningMax: 1 });
+    const asked = [complete({}), complete({})];
+    const first = await worker.next('submit');
+    await becomes(() => running().waiting === 1);
+    expect(await metric('vllm:num_requests_waiting{model_name="m"}')).toBe(1);
+    finish([first.request]);
+    finish([(await worker.next('submit')).request]);
+    await Promise.all(asked);
+    expect(await metric('vllm:num_requests_waiting{model_name="m"}')).toBe(0);
+  });
+
+  it('count time in the queue of a worker as time in a queue: beyond its batch, and where its cache is full', async () => {
+    await start({ maxSequences: 2 });
+    const asked = [complete({}), complete({}), complete({})];
+    const requests = (await worker.submits(3)).map(({ request }) => request);
+    // The first two are in the batch at once, so they have waited for nothing.
+    await new Promise((resolve) => setTimeout(resolve, 300));
+    finish(requests.slice(0, 1));
+    await asked[0];
+    const beyond = await queued();
+    expect(beyond).toBeLessThan(0.15);
+    finish(requests.slice(1));
+    await Promise.all(asked);
+    expect(await queued()).toBeGreaterThan(0.25);
+    expect(await metric('vllm:request_queue_time_seconds_count')).toBe(3);
+
+    const cramped = complete({});
+    const before = await queued();
+    const { request } = await worker.next('submit');
+    worker.send({ type: 'stats', ...stats, waiting: 1 });
+    await new Promise((resolve) => setTimeout(resolve, 300));
+    finish([request]);
+    await cramped;
+    expect((await queued()) - before).toBeGreaterThan(0.25);
+  });
+
+  it('count every sequence of a request that was given up', async () => {
+    await start();
+    const gone = new AbortController();
+    const asked = complete({ n: 3, max_tokens: 9 }, gone.signal).catch(() => null);
+    const submits = await worker.submits(3);
+    finish([submits[0].request]);
+    await becomes(async () => (await metric('switchyard_request_success_total{model_name="m",finished_reason="length"}')) === 1);
+    gone.abort();
+    await asked;
+    await becomes(async () => (await metric('switchyard_request_success_total{model_name="m",finished_reason="abort"}')) === 2);
+  });
+});

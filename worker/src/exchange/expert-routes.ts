@@ -78,10 +78,10 @@ export class ExpertRoutes {
   }
 
   /** Of the other workers that hold the expert and can be reached, without `refused`, the one with the least load; NOBODY if there is none. */
-  leastLoaded(layer: number, expert: number, refused: number, load: Int32Array): number {
+  leastLoaded(layer: number, expert: number, refused: ReadonlySet<number>, load: Int32Array): number {
     let best = NOBODY;
     for (const worker of this.holders[layer][expert]) {
-      if (worker === refused || worker === this.home) continue;
+      if (refused.has(worker) || worker === this.home) continue;
       if (best === NOBODY || load[worker] < load[best]) best = worker;
     }
     return best;

@@ -15,10 +15,12 @@ import type { StepBatch } from '../engine/step-batch.ts';
 import type { LayerRunner } from '../engine/step-lane.ts';
 import { Activity, type TimeSplit } from '../engine/time-split.ts';
 import type { Model, ModelLane, MoeLayer } from '../model/contract.ts';
-import { type ExpertRoutes, NOBODY } from './expert-routes.ts';
+import type { ExpertRoutes } from './expert-routes.ts';
 import type { Cargo, Flights } from './flights.ts';
 import { type Lane, RowPartition } from './row-partition.ts';
 import { urgencyOf } from './urgency.ts';
+
+const nobody: ReadonlySet<number> = new Set();
 
 export interface HomeExchangeOptions {
   native: Native;
@@ -32,7 +34,7 @@ export interface HomeExchangeOptions {
 
 /**
  * The home's side of the exchange, for one lane of the model. For each MoE layer: split the rows by destination, send each destination one frame, compute the local
- * pairs meanwhile, add the sums that come back in any order. Rows of a destination that dies, refuses or is late go once more to whoever else can compute them; the
+ * pairs meanwhile, add the sums that come back in any order. Rows of a destination that dies, refuses or is late go again, to whoever else can compute them; the
  * sequences of those that nobody can fail, and no others.
  */
 export class HomeExchange implements LayerRunner {
@@ -98,7 +100,7 @@ export class HomeExchange implements LayerRunner {
   }
 
   /** Sends a destination its rows. Returns true when bytes of the frame wait for the event loop. */
-  private dispatch(lane: Lane, index: number, layer: MoeLayer, again = false): boolean {
+  private dispatch(lane: Lane, index: number, layer: MoeLayer, refused: ReadonlySet<number> = nobody): boolean {
     const { flights } = this.options;
     const worker = this.partition.destination(lane);
     const tag = flights.nextTag();
@@ -111,31 +113,39 @@ export class HomeExchange implements LayerRunner {
       return false;
     }
     this.bill(lane, frame.length);
-    return flights.send(worker, urgencyOf(lane.rows), frame, tag, lane.rows, this.cargo(lane, worker, index, layer, again));
+    return flights.send(worker, urgencyOf(lane.rows), frame, tag, lane.rows, this.cargo(lane, worker, index, layer, refused));
   }
 
-  private cargo(lane: Lane, worker: number, index: number, layer: MoeLayer, again: boolean): Cargo {
+  private cargo(lane: Lane, worker: number, index: number, layer: MoeLayer, refused: ReadonlySet<number>): Cargo {
     return {
       landed: (answer) => {
         this.addSums(lane, answer, layer);
         this.land();
       },
       lost: (code, why) => {
-        if (again || !errorCatalogue[code].retry) this.fail(lane, worker, layer, code, why);
-        else this.sendAgain(lane, worker, index, layer, code, why);
+        if (!errorCatalogue[code].retry) this.fail(lane, worker, layer, code, why);
+        // A gateway may have refused for a neighbour's sake: what it has itself it may still compute.
+        else
+          this.sendAgain(
+            lane,
+            index,
+            layer,
+            lane.worker === null ? refused : new Set([...refused, worker]),
+            this.failure(worker, layer, code, why),
+          );
       },
     };
   }
 
   /**
    * A frame came back without sums, so nothing of it is in ours, and what it asked for may be had elsewhere: a gateway refuses the whole frame for one worker that it
-   * cannot reach, and experts may have replicas. Its pairs go once more, each worker's by themselves, to whoever can be reached now.
+   * cannot reach, and experts may have replicas. Its pairs go once more, each worker's by themselves, to whoever can be reached now and has not refused them: an end
+   * comes when nobody is left.
    */
-  private sendAgain(lost: Lane, from: number, index: number, layer: MoeLayer, code: ErrorCode, why: string): void {
-    const { hopeless, lanes } = this.partition.again(lost, index, lost.worker === null ? NOBODY : from);
-    const error = this.failure(from, layer, code, why);
+  private sendAgain(lost: Lane, index: number, layer: MoeLayer, refused: ReadonlySet<number>, error: SwitchyardError): void {
+    const { hopeless, lanes } = this.partition.again(lost, index, refused);
     for (const row of hopeless) this.batch!.fail(row, error);
-    for (const lane of lanes) this.dispatch(lane, index, layer, true);
+    for (const lane of lanes) this.dispatch(lane, index, layer, refused);
     this.land();
   }
 

@@ -164,10 +164,10 @@ export class RowPartition {
   }
 
   /**
-   * The pairs of a lane once more, each worker's in a lane of its own, by who can be reached now. A row with a pair that nobody else has is in none of them.
-   * @param refused a worker that is not asked again, or NOBODY
+   * The pairs of a lane once more, each worker's in a lane of its own, by who can be reached now and has not refused. A row with a pair that nobody is left for is in
+   * none of the lanes.
    */
-  again(lost: Lane, index: number, refused: number): { lanes: Lane[]; hopeless: number[] } {
+  again(lost: Lane, index: number, refused: ReadonlySet<number>): { lanes: Lane[]; hopeless: number[] } {
     const lanes = new Map<number, Lane>();
     const hopeless: number[] = [];
     for (let p = 0, end = 0; p < lost.pairs; p = end) {

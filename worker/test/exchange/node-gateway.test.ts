@@ -233,6 +233,19 @@ describe('the node gateway', () => {
     await cluster.close();
   });
 
+  test('a worker that is there but serves no model is passed over for replicas', async () => {
+    const plan = planOf([0, 0, 1, 1], (e) => (e >> 1 >= 2 ? [2, 3] : [e >> 1]));
+    const cluster = await start(plan);
+    const submits = Array.from({ length: 24 }, (_, i) => submitOf([i, i + 1], { maxTokens: 3, wantLogprob: true }));
+    const expected = await Promise.all(submits.map((submit) => cluster.run(0, submit)));
+    for (const idle of [2, 3]) {
+      cluster.workers[idle].server.serve(null);
+      expect(await Promise.all(submits.map((submit) => cluster.run(0, submit)))).toEqual(expected);
+      cluster.workers[idle].serve();
+    }
+    await cluster.close();
+  });
+
   test('more frames at once than a link may have unanswered wait their turn', async () => {
     const holders = planOf([0, 1, 1], (e) => [e === 0 ? 2 : 1]);
     const cluster = await start(holders);

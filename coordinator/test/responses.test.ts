@@ -97,6 +97,15 @@ function promptLogprobs(request: number, alternatives: number): PromptLogprobs {
   };
 }
 
+/** A whole answer, complete and far larger than a socket holds, that nobody has read yet. */
+async function unreadAnswer() {
+  const socket = silentRequest({ prompt: longPrompt, echo: true, logprobs: 5 });
+  const { request } = await worker.next('submit');
+  finish([request], [promptLogprobs(request, 5)]);
+  await becomes(() => running().running === 0);
+  return socket;
+}
+
 /** Sends a request over a connection of its own, from which nothing is read. */
 function silentRequest(body: Record<string, unknown>): net.Socket {
   const { hostname, port } = new URL(coordinator.url);
@@ -261,10 +270,7 @@ describe('a reader', () => {
 
   it('of a whole answer is cut off like one of a stream', async () => {
     await start();
-    const socket = silentRequest({ prompt: longPrompt, echo: true, logprobs: 5 });
-    const { request } = await worker.next('submit');
-    finish([request], [promptLogprobs(request, 5)]);
-    await becomes(() => running().running === 0);
+    const socket = await unreadAnswer();
     // It ends by itself, and without the end of the answer.
     const closing = coordinator.close(30_000);
     await closing;
@@ -334,10 +340,7 @@ describe('a shutdown', () => {
 
   it('waits for an answer that is still on its way to a slow reader', async () => {
     await start();
-    const socket = silentRequest({ prompt: longPrompt, echo: true, logprobs: 5 });
-    const { request } = await worker.next('submit');
-    finish([request], [promptLogprobs(request, 5)]);
-    await becomes(() => running().running === 0);
+    const socket = await unreadAnswer();
     const closing = coordinator.close(30_000);
     await becomes(async () => (await fetch(`${coordinator.url}/health/ready`)).status === 503);
     expect((await rest(socket)).endsWith('}')).toBe(true);

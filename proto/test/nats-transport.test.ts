@@ -25,20 +25,31 @@ async function server(config = '', port = -1): Promise<NatsServer> {
   return started;
 }
 
-/** Both ends of a link; the listener's echoes. */
-async function echoing(port: number, using = options): Promise<{ dialled: Link; accepted: Link; listener: Listener }> {
+interface Joined {
+  dialled: Link;
+  accepted: Link;
+  listener: Listener;
+}
+
+/** Both ends of a link. Nobody receives at the listener's but who `accept` lets. */
+async function joined(port: number, accept: (link: Link) => void = () => {}, using = options): Promise<Joined> {
   let arrived!: (link: Link) => void;
   const accepted = new Promise<Link>((resolve) => {
     arrived = resolve;
   });
   const listener = await natsTransport().listen(`nats://127.0.0.1:${port}/w0`, using, (link) => {
-    link.onFrame((frame) => link.send(frame));
+    accept(link);
     arrived(link);
   });
   closing.push(() => listener.close());
   const dialled = await natsTransport().dial(listener.address, using);
   closing.push(() => dialled.close());
   return { dialled, accepted: await accepted, listener };
+}
+
+/** The same; the listener's end echoes. */
+function echoing(port: number, using = options): Promise<Joined> {
+  return joined(port, (link) => link.onFrame((frame) => link.send(frame)), using);
 }
 
 function next(link: Link): Promise<Uint8Array> {
@@ -102,15 +113,8 @@ describe.skipIf(noNatsServer !== null)(`nats${noNatsServer === null ? '' : ` (${
       },
     });
     await spy.flush();
-    let arrived!: (link: Link) => void;
-    const accepting = new Promise<Link>((resolve) => {
-      arrived = resolve;
-    });
     // Nobody receives: what comes in piles up.
-    const listener = await natsTransport().listen(`nats://127.0.0.1:${port}/w0`, options, arrived);
-    closing.push(() => listener.close());
-    const dialled = await natsTransport().dial(listener.address, options);
-    const accepted = await accepting;
+    const { dialled, accepted } = await joined(port);
     await spy.flush();
     for (let i = 0; i < times; i++) spy.publish(subject, make(due + i));
     expect(await accepted.closed).toMatchObject({ code: 'bad_frame' });
@@ -127,15 +131,7 @@ describe.skipIf(noNatsServer !== null)(`nats${noNatsServer === null ? '' : ` (${
       },
     });
     await spy.flush();
-    let arrived!: (link: Link) => void;
-    const accepting = new Promise<Link>((resolve) => {
-      arrived = resolve;
-    });
-    const listener = await natsTransport().listen(`nats://127.0.0.1:${port}/w0`, options, arrived);
-    closing.push(() => listener.close());
-    const dialled = await natsTransport().dial(listener.address, options);
-    closing.push(() => dialled.close());
-    const accepted = await accepting;
+    const { dialled, accepted } = await joined(port);
     const count = 32;
     for (let i = 0; i < count; i++) dialled.send(new Uint8Array(2 ** 20).fill(i));
     for (let before = -1; before !== sentBytes; await sleep(300)) before = sentBytes;

@@ -123,24 +123,21 @@ export class HomeExchange implements LayerRunner {
         this.land();
       },
       lost: (code, why) => {
-        if (!errorCatalogue[code].retry) this.fail(lane, worker, layer, code, why);
+        if (!errorCatalogue[code].retry) {
+          this.fail(lane, worker, layer, code, why);
+          return;
+        }
         // A gateway may have refused for a neighbour's sake: what it has itself it may still compute.
-        else
-          this.sendAgain(
-            lane,
-            index,
-            layer,
-            lane.worker === null ? refused : new Set([...refused, worker]),
-            this.failure(worker, layer, code, why),
-          );
+        const refusing = lane.worker === null ? refused : new Set([...refused, worker]);
+        this.sendAgain(lane, index, layer, refusing, this.failure(worker, layer, code, why));
       },
     };
   }
 
   /**
    * A frame came back without sums, so nothing of it is in ours, and what it asked for may be had elsewhere: a gateway refuses the whole frame for one worker that it
-   * cannot reach, and experts may have replicas. Its pairs go once more, each worker's by themselves, to whoever can be reached now and has not refused them: an end
-   * comes when nobody is left.
+   * cannot reach, and experts may have replicas. Its pairs go again, each worker's by themselves, to whoever can be reached now and has not refused them, until nobody
+   * is left.
    */
   private sendAgain(lost: Lane, index: number, layer: MoeLayer, refused: ReadonlySet<number>, error: SwitchyardError): void {
     const { hopeless, lanes } = this.partition.again(lost, index, refused);
@@ -192,9 +189,10 @@ export class HomeExchange implements LayerRunner {
   /** Shares a frame's bytes among the sequences whose rows it has. */
   private bill(lane: Lane, bytes: number): void {
     const share = bytes / lane.rows;
+    const crosses = this.partition.crosses(lane);
     for (let i = 0; i < lane.rows; i++) {
       const traffic = this.batch!.traffic(lane.row[i]);
-      if (this.partition.crosses(lane)) traffic.interNodeBytes += share;
+      if (crosses) traffic.interNodeBytes += share;
       else traffic.intraNodeBytes += share;
     }
   }

@@ -5,6 +5,7 @@ import os from 'node:os';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { contiguousPlan, serveControl } from '../../proto/dist/index.js';
+import { warmUp } from '../warm-up.mjs';
 import { request } from './request.mjs';
 
 const ownProgram = fileURLToPath(new URL('../../worker/dist/main.js', import.meta.url));
@@ -117,7 +118,7 @@ export async function measureClusters(dir, model, layouts, rounds) {
   const results = [];
   for (const layout of layouts) {
     const cluster = await startCluster(dir, model, layout);
-    await cluster.run(8, 16, 32);
+    await warmUp(async () => 1 / (await cluster.run(8, 16, 128)));
     for (const { batch, produce } of [
       { batch: 1, produce: 128 },
       { batch: 16, produce: 64 },

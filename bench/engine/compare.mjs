@@ -6,6 +6,7 @@ import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { inspectModel } from '../../worker/dist/index.js';
+import { warmUp } from '../warm-up.mjs';
 import { startCluster } from './cluster.mjs';
 import { median } from './request.mjs';
 
@@ -65,9 +66,7 @@ for (const layout of flags.layouts.split(','))
     const clusters = [];
     for (const program of programs) {
       const cluster = await startCluster(flags.model, model, { workers: nodes * workersPerNode, nodes, transport }, program);
-      // Code is compiled before anything counts.
-      await cluster.run(8, promptTokens, 64);
-      await cluster.run(1, promptTokens, 64);
+      await warmUp(async () => 1 / (await cluster.run(8, promptTokens, 128)));
       clusters.push(cluster);
     }
     const batches = flags.batches.split(',').map(Number);

@@ -2,7 +2,7 @@
 import os from 'node:os';
 import { startBed } from '../../test/hosts/bed/bed.mjs';
 import { startCluster } from '../../test/hosts/bed/cluster.mjs';
-import { measureCell } from './measure.mjs';
+import { measureCell, warm } from './measure.mjs';
 import { onHosts } from './workloads.mjs';
 
 /** Steps of so many rows: streams of decoding, and prompts. */
@@ -58,7 +58,8 @@ async function measureOn(workload, plan, network, cells) {
         ...workload.request(n, promptTokens, maxTokens),
         replaySequence: workload.request(n, 1, 1).replaySequence ?? n % workload.tracedSequences,
       });
-      await cluster.batch(Array.from({ length: 16 }, (_, i) => request(2_000_000 + i, 64, workload.decodeTokens)));
+      const warming = Array.from({ length: 16 }, (_, i) => request(2_000_000 + i, 64, workload.decodeTokens));
+      await warm(cluster, warming);
       const results = [];
       for (const [i, { phase, batch }] of cells.entries())
         results.push({

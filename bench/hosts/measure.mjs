@@ -1,6 +1,7 @@
 // One cell of the table: a phase and a batch, on a running cluster, by its clients and by the counters of its workers and of the bed.
 import os from 'node:os';
 import { machineSeconds, processorSecondsOf } from '../../test/hosts/bed/processor-time.mjs';
+import { warmUp } from '../warm-up.mjs';
 
 /** Prompt tokens of a decode cell; how many tokens each of its streams generates is the workload's: all must be under way for a while. */
 const decodePrompt = 16;
@@ -13,6 +14,14 @@ const prefillPrompt = { 1: 512, 8: 256, 32: 64 };
 /** A cell of whose cores' time other programs, or other machines on the same hardware, had more than this share is measured again, so many times in all. */
 export const disturbedMax = 0.06;
 const attemptsMax = 3;
+
+/** Sends the requests again and again until that is no longer getting faster: code is compiled, connections have opened their windows. */
+export function warm(cluster, requests) {
+  return warmUp(async () => {
+    const completions = await cluster.batch(requests);
+    return requests.reduce((tokens, { prompt, maxTokens }) => tokens + prompt.length + maxTokens, 0) / secondsOf(completions);
+  });
+}
 
 /** One cluster's cell. */
 export async function measureCell(bed, cluster, workload, what) {

@@ -12,6 +12,7 @@ import { bedRefusal, startBed } from '../../test/hosts/bed/bed.mjs';
 import { startCluster } from '../../test/hosts/bed/cluster.mjs';
 import { convertToGguf } from '../peers/gguf.mjs';
 import { writeRandomModel } from '../peers/random-model.mjs';
+import { warmUp } from '../warm-up.mjs';
 import { bundledModel, onHosts } from './workloads.mjs';
 
 const root = path.resolve(path.dirname(new URL(import.meta.url).pathname), '../..');
@@ -163,6 +164,12 @@ async function measure(bed, args) {
 }
 
 async function measureServer(bed) {
+  const most = Math.max(...batches);
+  await warmUp(async () => {
+    const lengths = ['--prompt-tokens', 16, '--output-tokens', 64, '--requests', 2 * most];
+    const [level] = await measure(bed, ['--concurrency', most, ...lengths]);
+    return level.outputTokensPerSecond;
+  });
   const decode = await measure(bed, [
     '--concurrency',
     flags.batches,

@@ -10,7 +10,7 @@ import { parseArgs } from 'node:util';
 import { bedRefusal, startBed } from '../../test/hosts/bed/bed.mjs';
 import { startCluster } from '../../test/hosts/bed/cluster.mjs';
 import { calibrate } from './calibration.mjs';
-import { measureBeside } from './measure.mjs';
+import { measureBeside, warm } from './measure.mjs';
 import { planKinds, planOf } from './plans.mjs';
 import { calibrationName, partName, writeReport } from './report.mjs';
 import { replayWorkload, textWorkload } from './workloads.mjs';
@@ -93,10 +93,9 @@ async function measureParts(workload, hosts, kinds, rateMbit) {
           coordinatorFlags: ['--no-prefix-cache'],
         }),
       );
-    // Code is compiled, connections have opened their windows.
     let first = 1_000_000 + rateMbit;
     const warming = Array.from({ length: 16 }, (_, i) => workload.request(first + i, 64, workload.decodeTokens));
-    for (const cluster of clusters) await cluster.batch(warming);
+    for (const cluster of clusters) await warm(cluster, warming);
     for (const delayMicros of delays) {
       await bed.setLink({ rateMbit, delayMicros });
       const link = { delayMicros, ...(await bed.measure(0, hosts - 1, Math.max(4, rateMbit / 50))) };

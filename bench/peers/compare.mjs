@@ -8,6 +8,7 @@ import os from 'node:os';
 import path from 'node:path';
 import { parseArgs } from 'node:util';
 import { measureReadBandwidth } from '../../cli/dist/doctor/read-bandwidth.js';
+import { warmUp } from '../warm-up.mjs';
 import { decodeBound, prefillBound } from './floor.mjs';
 import { startServer } from './servers.mjs';
 
@@ -63,6 +64,11 @@ function measure(url, args) {
 /** @param bandwidth true: each decode level is between two measurements of what the memory gives */
 async function measureServer(url, bandwidth) {
   // Warm prefix caches must not help: prompts are random ids, new for every request.
+  const most = Math.max(...batches);
+  await warmUp(() => {
+    const lengths = ['--prompt-tokens', 16, '--output-tokens', 64, '--vocab', config.vocab_size];
+    return measure(url, ['--concurrency', most, '--requests', most, ...lengths])[0].outputTokensPerSecond;
+  });
   const levels = [];
   for (const batch of batches) {
     const before = bandwidth ? await measureReadBandwidth(threads) : 0;

@@ -2,6 +2,7 @@ import { readFileSync } from 'node:fs';
 import { native, sharedMemory, yieldCore } from '@switchyard/native';
 import { lingerAfterFrames, SwitchyardError, useSharedMemory } from '@switchyard/proto';
 import { loadModel } from './model/load.ts';
+import { compileEarly } from './process/early-compilation.ts';
 import { flagsHelp, parseFlags } from './process/flags.ts';
 import { stderrLog } from './process/log.ts';
 import { watchParent } from './process/parent-watch.ts';
@@ -21,6 +22,7 @@ async function main(): Promise<number> {
     process.stdout.write(flagsHelp());
     return 0;
   }
+  compileEarly();
   useSharedMemory(sharedMemory);
   lingerAfterFrames(yieldCore);
   const log = stderrLog(flags.name);

@@ -1,0 +1,66 @@
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import os from 'node:os';
+import path from 'node:path';
+import { contiguousPlan } from '@switchyard/proto';
+import { afterAll, beforeAll, expect, it } from 'vitest';
+import { type Cluster, model, post, startCluster, status, until, untilReady } from './cluster.ts';
+
+const names = ['n0w0', 'n0w1', 'n1w0', 'n1w1'];
+const asking = Array.from({ length: 8 }, (_, i) => ({
+  model,
+  prompt: `Chapter ${i + 1}. It was a dark night, and ${['the sea', 'a horse', 'the king', 'nobody'][i % 4]}`,
+  temperature: 0,
+  max_tokens: 96,
+  ignore_eos: true,
+  logprobs: 2,
+}));
+
+let cluster: Cluster;
+let folder: string;
+
+beforeAll(async () => {
+  folder = mkdtempSync(path.join(os.tmpdir(), 'sw-replicas-'));
+  // Every expert once on each node: worker w's are worker w+2's too.
+  const once = contiguousPlan(
+    { type: 'qwen3_moe', moeLayers: [0, 1, 2, 3, 4, 5], experts: 32 },
+    names.map((name) => ({ name, node: Number(name[1]) })),
+  );
+  const twice = { ...once, replicas: once.replicas.map((layer) => layer.map(([w]) => [w % 2, 2 + (w % 2)])) };
+  const plan = path.join(folder, 'plan.json');
+  writeFileSync(plan, JSON.stringify(twice));
+  cluster = await startCluster({ nodes: 2, workersPerNode: 2, flags: ['--plan', plan, '--no-prefix-cache'] });
+});
+
+afterAll(async () => {
+  await cluster?.stop();
+  rmSync(folder, { recursive: true });
+});
+
+async function answer(request: (typeof asking)[number]) {
+  const reply = await post(cluster, '/v1/completions', request);
+  const home = /^[^;,]+/.exec(reply.headers.get('x-switchyard-home') ?? '')?.[0] ?? null;
+  return { status: reply.status, home, ...reply.json() };
+}
+
+it('a worker that is killed takes the requests with it whose home it is; the others end with the bits that they would have had', async () => {
+  const undisturbed = [];
+  for (const request of asking) undisturbed.push((await answer(request)).choices);
+  const answers = asking.map(answer);
+  // Homes are all four, and all are in the middle of it.
+  await until(async () => (await status(cluster)).workers.every(({ load }) => load >= 2));
+  cluster.workers.get('n1w0')!.kill('SIGKILL');
+  const ended = await Promise.all(answers);
+  const failed = ended.filter((one) => one.status !== 200);
+  // What it had been asked, and nothing else.
+  expect(failed.length).toBeGreaterThan(0);
+  expect(failed.length).toBeLessThanOrEqual(asking.length / 2);
+  for (const { error } of failed) expect(error.message).toContain('n1w0');
+  for (const [i, { status: code, home, choices }] of ended.entries()) {
+    if (code !== 200) continue;
+    expect(home).not.toBe('n1w0');
+    expect(choices).toEqual(undisturbed[i]);
+  }
+  // All experts are still there.
+  await untilReady(cluster, true);
+  expect((await answer(asking[0])).choices).toEqual(undisturbed[0]);
+});

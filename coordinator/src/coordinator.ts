@@ -83,6 +83,7 @@ class Coordinator implements RunningCoordinator {
   #control: Listener | null = null;
   #draining = false;
   #closing: Promise<void> | null = null;
+  #classSaid: string | null = null;
 
   constructor(config: Config, log: Log) {
     this.#config = config;
@@ -97,7 +98,7 @@ class Coordinator implements RunningCoordinator {
         version,
         plan: this.#plan,
         planChecksum: planChecksum(this.#plan),
-        numericClass: numericClassName(config, this.#folder),
+        numericClass: () => this.#numericClass(),
       },
       config.metricsCompat,
     );
@@ -193,7 +194,7 @@ class Coordinator implements RunningCoordinator {
     const apiKeys = config.apiKeyFile === null ? null : ApiKeys.read(config.apiKeyFile, '--api-key-file');
     const adminKeys = config.adminTokenFile === null ? null : ApiKeys.read(config.adminTokenFile, '--admin-token-file');
     const draining = () => this.#draining;
-    const numericClass = numericClassName(config, this.#folder);
+    const numericClass = () => this.#numericClass();
     const service: Service = {
       config,
       version,
@@ -222,10 +223,12 @@ class Coordinator implements RunningCoordinator {
       get draining() {
         return draining();
       },
-      numericClass,
+      get numericClass() {
+        return numericClass();
+      },
       contextMax: () => this.#contextMax(),
-      fingerprint: () => this.#fingerprint(numericClass),
-      status: () => statusDocument(service, this.#plan, numericClass),
+      fingerprint: () => this.#fingerprint(),
+      status: () => statusDocument(service, this.#plan),
     };
     return service;
   }
@@ -238,8 +241,15 @@ class Coordinator implements RunningCoordinator {
     return tokens;
   }
 
+  /** As workers say; until one has loaded, as far as config.json tells. */
+  #numericClass(): string {
+    const said = this.#membership.places.find(({ ready }) => ready !== null)?.ready?.numericClass;
+    this.#classSaid = said ?? this.#classSaid;
+    return this.#classSaid ?? numericClassName(this.#config, this.#folder);
+  }
+
   /** Answers of equal fingerprints and seeds are equal. Known once the workers have read the weights. */
-  #fingerprint(numericClass: string): string {
+  #fingerprint(): string {
     const weights = new Set(
       this.#membership.places.flatMap(({ ready }) => (ready === null ? [] : [ready.weightsHash.toString(16).padStart(16, '0')])),
     );
@@ -247,7 +257,7 @@ class Coordinator implements RunningCoordinator {
       .update([...weights].sort().join())
       .digest('hex')
       .slice(0, 8);
-    return `sy-${planChecksum(this.#plan).slice(0, 8)}-${hash}-${numericClass}`;
+    return `sy-${planChecksum(this.#plan).slice(0, 8)}-${hash}-${this.#numericClass()}`;
   }
 
   #healthReading(): Omit<HealthReading, 'beatMs'> {
@@ -294,7 +304,7 @@ function engineConfig(config: Config): EngineConfig {
   };
 }
 
-/** As workers name it: `auto` is bf16 unless the checkpoint is stored as f32. */
+/** As workers name it, where config.json says how experts are stored. */
 function numericClassName({ numeric, expertDtype, denseDtype, sum, lossy }: Config, { storedWide }: ModelFolder): string {
   return [
     numeric !== 'auto' ? numeric : storedWide ? 'f32' : 'bf16',

@@ -16,12 +16,18 @@ async function main(args: readonly string[]): Promise<void> {
   endOnSignals(coordinator, config);
 }
 
-/** SIGTERM and SIGINT: running requests may end within the grace; the second one ends at once. */
+/** Whoever starts us may pass a Ctrl-C on that the terminal has sent us too: the same wish arrives twice within milliseconds. */
+const SAME_WISH_MS = 1000;
+
+/** SIGTERM and SIGINT: running requests may end within the grace; another one, a second later or more, ends at once. */
 function endOnSignals(coordinator: RunningCoordinator, config: Config): void {
-  let asked = false;
+  let askedMs: number | null = null;
   const end = () => {
-    if (asked) process.exit(1);
-    asked = true;
+    if (askedMs !== null) {
+      if (performance.now() - askedMs >= SAME_WISH_MS) process.exit(1);
+      return;
+    }
+    askedMs = performance.now();
     void coordinator.close().then(() => process.exit(0));
   };
   process.on('SIGTERM', end);

@@ -15,7 +15,7 @@ export interface ModelFolder {
   hidden: number | null;
   /** Tokens of one sequence; null when config.json does not say. */
   contextMax: number | null;
-  /** The checkpoint says that its weights are f32. */
+  /** config.json says that weights are stored as f32 or f16: workers, who see them, have the last word. */
   storedWide: boolean;
   /** Tokens that end an answer. */
   eosTokens: number[];
@@ -50,7 +50,7 @@ export function readModelFolder(dir: string): ModelFolder {
     vocab: fields.whole(['vocab_size'], 1, 2 ** 31) ?? fields.missing('vocab_size'),
     hidden: fields.whole(['hidden_size', 'n_embd', 'd_model'], 1, limits.hiddenMax),
     contextMax: fields.whole(['max_position_embeddings', 'n_positions'], 1, 2 ** 31),
-    storedWide: (config.dtype ?? config.torch_dtype) === 'float32',
+    storedWide: ['float32', 'float16'].includes(String(config.dtype ?? config.torch_dtype)),
     eosTokens: tokenList(generation.eos_token_id ?? config.eos_token_id),
     sampling: samplingDefaults(generation),
   };

@@ -8,8 +8,8 @@ import { homeReasons } from './requests/home-choice.ts';
 import { readPrediction } from './requests/plan-homes.ts';
 
 /** GET /v1/switchyard/status: the whole cluster in one document (docs/observe.md). Names and numbers only, nothing of any request. */
-export function statusDocument(service: Service, plan: Plan, numericClass: string): Record<string, unknown> {
-  const { membership, dispatcher, config } = service;
+export function statusDocument(service: Service, plan: Plan): Record<string, unknown> {
+  const { membership, dispatcher, config, numericClass } = service;
   return {
     format: 'switchyard-status',
     version: 1,

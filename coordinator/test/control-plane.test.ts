@@ -120,6 +120,28 @@ describe('a worker that attaches', () => {
     ]);
   });
 
+  it('says in which numeric class it computes; one that computes in another cannot serve beside it', async () => {
+    const seen = () => coordinator.status() as { numericClass: string; fingerprint: string; plan: { rowBytes: number } };
+    // As far as config.json tells.
+    expect(seen()).toMatchObject({ numericClass: 'bf16', plan: { rowBytes: 2 * 256 } });
+    const first = await ScriptedWorker.join(control, 'n0w0');
+    first.ready(1, 'f32');
+    await becomes(() => seen().numericClass === 'f32');
+    expect(seen()).toMatchObject({ fingerprint: expect.stringMatching(/-f32$/), plan: { rowBytes: 4 * 256 } });
+    const metrics = await (await fetch(`${coordinator.url}/metrics`)).text();
+    expect(metrics.match(/^switchyard_numeric_class_info.*$/gm)).toEqual([
+      expect.stringMatching(/^switchyard_numeric_class_info\{model_name="[^"]+",numeric_class="f32",exact="true"\} 1$/),
+    ]);
+    const second = await ScriptedWorker.join(control, 'n0w1');
+    second.ready(1, 'bf16');
+    await becomes(() => workers()[1].failure === 'version_mismatch: it computes in bf16, n0w0 in f32');
+    expect(seen().numericClass).toBe('f32');
+    const third = await ScriptedWorker.join(control, 'n0w1');
+    third.ready(1, 'no name\n');
+    await third.stream.closed;
+    expect(workers()[1].state).toBe('absent');
+  });
+
   it('that cannot serve says why', async () => {
     const worker = await ScriptedWorker.join(control, 'n0w0');
     worker.send({ type: 'failed', epoch: 1, code: 'bad_checkpoint', message: 'model.safetensors: truncated' });

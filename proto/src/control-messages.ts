@@ -90,6 +90,8 @@ export interface Ready {
   residentBytes: number;
   kvBlocks: number;
   weightsHash: bigint;
+  /** Its name: what `auto` means is known once it has been seen how the experts are stored. */
+  numericClass: string;
 }
 
 export interface Failed {

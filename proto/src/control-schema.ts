@@ -76,6 +76,7 @@ const ready = message<Ready>('Ready', {
   residentBytes: [2, 'uint64'],
   kvBlocks: [3, 'uint32'],
   weightsHash: [4, 'u64'],
+  numericClass: [5, 'string'],
 });
 const failed = message<Failed>('Failed', { epoch: [1, 'uint32'], code: [2, 'string'], message: [3, 'string'] });
 

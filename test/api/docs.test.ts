@@ -31,7 +31,7 @@ describe('documentation', () => {
     const nothing = () => {};
     const events = { onTokens: nothing, onTrace: nothing, onStats: nothing, onLost: nothing, onChange: nothing };
     const membership = new Membership({ epoch: 1, modelDir: '', plan, engine }, events, createLog('silent'));
-    const metrics = new Metrics({ model: 'm', version: '0', plan, numericClass: 'bf16', planChecksum: '' }, 'none');
+    const metrics = new Metrics({ model: 'm', version: '0', plan, numericClass: () => 'bf16', planChecksum: '' }, 'none');
     metrics.watch(membership, { running: 0, waiting: 0 });
     const families = (await metrics.registry.getMetricsAsJSON()).map(({ name, type, help }) => {
       const labels = (metrics.registry.getSingleMetric(name) as unknown as { labelNames: string[] }).labelNames.filter(

@@ -8,6 +8,9 @@ import { stderrLog } from './process/log.ts';
 import { watchParent } from './process/parent-watch.ts';
 import { WorkerProcess } from './process/worker-process.ts';
 
+/** Whoever starts us may pass a Ctrl-C on that the terminal has sent us too: the same wish arrives twice within milliseconds. */
+const SAME_WISH_MS = 1000;
+
 /** The worker program. Exit status: 0 after an orderly stop, 1 when it failed, 2 for wrong flags. */
 async function main(): Promise<number> {
   let flags: ReturnType<typeof parseFlags>;
@@ -29,11 +32,14 @@ async function main(): Promise<number> {
   const { version } = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8')) as { version: string };
   const worker = new WorkerProcess({ flags, native, load: loadModel, version, log });
   const { graceMs } = flags;
-  let asked = false;
+  let askedMs: number | null = null;
   const stop = (why: string) => {
-    // Asked twice: whoever asks is in a hurry.
-    if (asked) process.exit(1);
-    asked = true;
+    if (askedMs !== null) {
+      // Asked again: whoever asks is in a hurry.
+      if (performance.now() - askedMs >= SAME_WISH_MS) process.exit(1);
+      return;
+    }
+    askedMs = performance.now();
     log('info', why);
     void worker.stop(graceMs);
   };

@@ -23,6 +23,9 @@ export interface Assignment {
   engine: EngineConfig;
 }
 
+/** Of a numeric class: it becomes a label and part of every answer. */
+const numericClassPattern = /^[a-z0-9][a-z0-9+=.-]{0,127}$/;
+
 /** `loading` until the worker says ready, `loaded` until it knows its peers, then `serving`. `failed`: it cannot serve the assignment and said why. */
 export type PlaceState = 'absent' | 'loading' | 'loaded' | 'serving' | 'failed';
 
@@ -184,7 +187,7 @@ export class Membership {
         place.progress = { done: message.done, total: message.total, what: message.what };
         return;
       case 'ready':
-        if (message.epoch === this.epoch) this.#becomeReady(place, message);
+        if (message.epoch === this.epoch) this.#loaded(place, message);
         return;
       case 'failed':
         if (message.epoch === this.epoch) this.#becomeFailed(place, message.code, message.message);
@@ -192,6 +195,16 @@ export class Membership {
       case 'hello':
         void stream.close(new SwitchyardError('bad_frame', 'hello is said once'));
     }
+  }
+
+  /** Workers of one model compute in one class: two that name different ones have read different checkpoints. */
+  #loaded(place: Place, ready: Ready): void {
+    const { numericClass } = ready;
+    const other = this.places.find((one) => one !== place && one.ready !== null && one.ready.numericClass !== numericClass);
+    if (!numericClassPattern.test(numericClass))
+      void place.stream?.close(new SwitchyardError('bad_frame', 'ready: numericClass is no name'));
+    else if (other === undefined) this.#becomeReady(place, ready);
+    else this.#becomeFailed(place, 'version_mismatch', `it computes in ${numericClass}, ${other.name} in ${other.ready!.numericClass}`);
   }
 
   #becomeReady(place: Place, ready: Ready): void {

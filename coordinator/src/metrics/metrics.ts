@@ -10,7 +10,7 @@ export interface MetricsSubject {
   version: string;
   plan: Plan;
   planChecksum: string;
-  numericClass: string;
+  numericClass(): string;
 }
 
 export interface QueueView {
@@ -59,9 +59,17 @@ export class Metrics {
     gauge('uncovered_experts', '(layer, expert) pairs without a serving worker.', () => membership.uncovered);
     gauge('control_plane_up', '1 while the coordinator runs.', () => 1);
     gauge('plan_info', 'The plan in force.', () => 1, { plan_id: planChecksum, epoch: String(membership.epoch) });
-    gauge('numeric_class_info', 'What decides the bits of answers; exact: they do not depend on where experts live.', () => 1, {
-      numeric_class: numericClass,
-      exact: String(promisesSameBits(numericClass)),
+    new Gauge({
+      name: `${metricPrefix}numeric_class_info`,
+      help: 'What decides the bits of answers; exact: they do not depend on where experts live.',
+      labelNames: ['model_name', 'numeric_class', 'exact'],
+      registers: [this.registry],
+      collect() {
+        // Workers may name another than the configuration let expect.
+        this.reset();
+        const name = numericClass();
+        this.set({ model_name: model, numeric_class: name, exact: String(promisesSameBits(name)) }, 1);
+      },
     });
     gauge('build_info', 'The version of the coordinator.', () => 1, { version });
     gauge(

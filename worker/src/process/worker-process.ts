@@ -243,7 +243,9 @@ export class WorkerProcess {
   private announceReady(): void {
     const { assignment, model } = this.serving!;
     const { epoch } = assignment;
-    this.send({ type: 'ready', epoch, residentBytes: model.residentBytes, kvBlocks: model.shape.kvBlocks, weightsHash: this.weightsHash });
+    const { residentBytes, shape } = model;
+    const { kvBlocks, numericClass } = shape;
+    this.send({ type: 'ready', epoch, residentBytes, kvBlocks, weightsHash: this.weightsHash, numericClass: numericClass.name });
   }
 
   private fail(epoch: number, error: unknown): void {

@@ -2,8 +2,9 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'n
 import os from 'node:os';
 import path from 'node:path';
 import type { RoutingTrace } from '@switchyard/placement';
-import { openTrace } from '@switchyard/placement';
+import { NO_EXPERT, openTrace } from '@switchyard/placement';
 import { describe, expect, it } from 'vitest';
+import { writeConverted } from '../src/trace/converted-files.ts';
 import { earlierRecording, moveRecording, removeRest } from '../src/trace/recording.ts';
 import { summariseTrace } from '../src/trace/trace-summary.ts';
 
@@ -90,6 +91,33 @@ describe('a recording', () => {
     const now = ['a.trace', 'a.trace.1', 'a.trace.1.sequences.jsonl'];
     expect(readdirSync(folder).sort()).toEqual([...now, ...others].sort());
     for (const name of now) expect(readFileSync(path.join(folder, name), 'utf8')).toBe('new');
+    rmSync(folder, { recursive: true });
+  });
+});
+
+describe('a converted trace', () => {
+  it('takes the place of an earlier one only when it is whole', async () => {
+    const folder = mkdtempSync(path.join(os.tmpdir(), 'sw-'));
+    const to = path.join(folder, 'a.trace');
+    const beside = `${to}.sequences.jsonl`;
+    for (const file of [to, beside]) writeFileSync(file, 'old');
+    // The last token lacks a choice, which is seen after others have been written.
+    const tokens = 3000;
+    const long: RoutingTrace = {
+      ...trace,
+      tokens,
+      ids: new Uint16Array(2 * tokens).fill(NO_EXPERT, -1),
+      sequenceOf: new Uint32Array(tokens),
+      generated: new Uint8Array(tokens),
+      sequences: [{ sequence: 0, domain: null, tokens }],
+    };
+    await expect(writeConverted(long, to, 'now')).rejects.toThrow(/token 2999: this format has a fixed top-k/);
+    await expect(writeConverted(trace, to, 'now', AbortSignal.abort())).rejects.toThrow(/abort/);
+    expect(readdirSync(folder).sort()).toEqual(['a.trace', 'a.trace.sequences.jsonl']);
+    for (const file of [to, beside]) expect(readFileSync(file, 'utf8')).toBe('old');
+    expect(await writeConverted(trace, to, 'now')).toEqual([to, beside]);
+    expect(await openTrace(to)).toEqual({ kind: 'routing', trace });
+    expect(readdirSync(folder)).toHaveLength(2);
     rmSync(folder, { recursive: true });
   });
 });

@@ -1,4 +1,4 @@
-import { mkdtempSync, readFileSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { gzipSync } from 'node:zlib';
@@ -90,6 +90,19 @@ describe('our own format', () => {
       ),
       { numRuns: 30 },
     );
+  });
+
+  it('is known by its header, whatever its name', async () => {
+    const dir = mkdtempSync(join(tmpdir(), 'names-'));
+    const trace = tinyTrace(4, [[1, 2], [3]]);
+    const { chunks, sequences } = writeSwitchyardTrace(trace, 'now');
+    const all = Buffer.concat([...chunks]);
+    for (const name of ['r.jsonl', 'r.npy', 'r.experts.u8', 'r.json', 'r.jsonl.gz']) {
+      writeFileSync(join(dir, name), name.endsWith('.gz') ? gzipSync(all) : all);
+      writeFileSync(join(dir, `${name.replace('.gz', '')}.sequences.jsonl`), sequences);
+      expect(await openTrace(join(dir, name))).toEqual({ kind: 'routing', trace });
+    }
+    rmSync(dir, { recursive: true });
   });
 
   it('names the place of a bad record', async () => {

@@ -1,9 +1,10 @@
-import { closeSync, openSync, rmSync, writeFileSync, writeSync } from 'node:fs';
-import { writeSwitchyardTrace } from '@switchyard/placement';
 import { Command } from 'commander';
 import { readRouting } from '../place/files.ts';
 import { integerIn } from '../terminal/option-values.ts';
 import { checkNewOutput } from '../terminal/output-file.ts';
+import { writeConverted } from '../trace/converted-files.ts';
+import { checkTraceName } from '../trace/trace-name.ts';
+import { interruptSignal } from './interrupt.ts';
 
 interface ConvertOptions {
   tokensMax: number;
@@ -21,20 +22,15 @@ export function traceConvertCommand(): Command {
     .option('--json', 'print the counts as JSON')
     .addHelpText('after', '\nExample:\n  $ switchyard trace convert bench/placement/data/gpt-oss-20b.experts.u8.gz gpt-oss.trace')
     .action(async (from: string, to: string, options: ConvertOptions) => {
-      const beside = `${to}.sequences.jsonl`;
-      for (const file of [to, beside]) checkNewOutput(file, 'trace convert to', options.force === true);
+      checkTraceName(to, 'trace convert to');
+      for (const file of [to, `${to}.sequences.jsonl`]) checkNewOutput(file, 'trace convert to', options.force === true);
       const trace = await readRouting(from, options.tokensMax);
-      const { chunks, sequences } = writeSwitchyardTrace(trace, new Date().toISOString());
-      // Traces reveal prompts: readable by their owner alone, whoever could read what is replaced.
-      for (const file of [to, beside]) rmSync(file, { force: true });
-      const file = openSync(to, 'wx', 0o600);
-      for (const chunk of chunks) writeSync(file, chunk);
-      closeSync(file);
-      writeFileSync(beside, sequences, { mode: 0o600, flag: 'wx' });
+      const interrupt = interruptSignal();
+      const files = await writeConverted(trace, to, new Date().toISOString(), interrupt.signal).finally(interrupt.release);
       const counts = { tokens: trace.tokens, sequences: trace.sequences.length };
       process.stdout.write(
         options.json
-          ? `${JSON.stringify({ format: 'switchyard-trace-conversion', version: 1, files: [to, beside], ...counts })}\n`
+          ? `${JSON.stringify({ format: 'switchyard-trace-conversion', version: 1, files, ...counts })}\n`
           : `wrote ${counts.tokens} tokens in ${counts.sequences} sequences to ${to}\n`,
       );
     });

@@ -7,6 +7,7 @@ import { checkNewOutput } from '../terminal/output-file.ts';
 import type { RecordingStatus } from '../trace/recording.ts';
 import { earlierRecording, moveRecording, removeRest, startRecording, stopRecording } from '../trace/recording.ts';
 import { droppedText, endedElsewhere, watchRecording } from '../trace/recording-watch.ts';
+import { checkTraceName } from '../trace/trace-name.ts';
 import { interruptSignal } from './interrupt.ts';
 import { defaultUrl, readSecret } from './server-options.ts';
 
@@ -37,6 +38,7 @@ Example:
   $ switchyard trace record --out requests.trace`,
     )
     .action(async (options: RecordOptions) => {
+      checkTraceName(options.out, '--out');
       checkNewOutput(options.out, '--out', options.force === true);
       const earlier = earlierRecording(options.out);
       for (const file of earlier) checkNewOutput(file, '--out', options.force === true);

@@ -25,24 +25,22 @@ export interface OpenTraceOptions extends Partial<TraceBounds> {
 }
 
 /**
- * Opens a trace file of any supported format; a name that ends in `.gz` is unpacked on the way. The format is told by the name and the first bytes:
+ * Opens a trace file of any supported format; a name that ends in `.gz` is unpacked on the way. The format is told by the first bytes and the name:
  *
  * | name | format |
  * | --- | --- |
+ * | anything that begins with a `switchyard-trace` header | our own |
  * | `*.npy` | ExFlow, (tokens, layers) |
  * | `*.experts.u8` | id dump, with `<stem>.seq.u16le`, `<stem>.sequences.json` and `<stem>.shape.json` beside it |
  * | `*.jsonl` | vLLM style, `{req_id, token_idx, layer, topk_ids}` |
  * | `*.json` that begins `[[` and holds no objects | load matrix `[layers][experts]` |
  * | `*.json` with `expert_popularity` | Fiddler's popularity, a load matrix |
  * | other `*.json` | SGLang expert distribution |
- * | anything that begins with a `switchyard-trace` header | our own |
  */
 export async function openTrace(path: string, options: OpenTraceOptions = {}): Promise<TraceInput> {
   const name = path.replace(/\.gz$/, '');
-  if (name.endsWith('.npy')) return { kind: 'routing', trace: await readNpyTrace(() => fileBytes(path), path, options) };
-  if (name.endsWith('.experts.u8')) return { kind: 'routing', trace: await openIdDump(path, options) };
-  if (name.endsWith('.jsonl')) return { kind: 'routing', trace: await readVllmJsonl(() => fileBytes(path), path, options) };
-  const start = new TextDecoder().decode(await new ByteStream(fileBytes(path), path).upTo(4096)).trimStart();
+  const start = await beginning(path);
+  // Before what the name says: a recording may have been given any.
   if (start.startsWith('{"format":"switchyard-trace"')) {
     const beside = `${name}.sequences.jsonl`;
     return {
@@ -50,6 +48,9 @@ export async function openTrace(path: string, options: OpenTraceOptions = {}): P
       trace: await readSwitchyardTrace(fileBytes(path), existsSync(beside) ? fileBytes(beside) : null, path, options),
     };
   }
+  if (name.endsWith('.npy')) return { kind: 'routing', trace: await readNpyTrace(() => fileBytes(path), path, options) };
+  if (name.endsWith('.experts.u8')) return { kind: 'routing', trace: await openIdDump(path, options) };
+  if (name.endsWith('.jsonl')) return { kind: 'routing', trace: await readVllmJsonl(() => fileBytes(path), path, options) };
   if (/^\[\s*\[/.test(start) && !start.includes('{')) return { kind: 'loads', loads: readLoadMatrix(await wholeText(path), path) };
   if (/^\{[^[\]{}]*"expert_popularity"/.test(start)) return { kind: 'loads', loads: readExpertPopularity(await wholeText(path), path) };
   if (start.startsWith('{') || start.startsWith('[')) return readSglangDump(() => fileBytes(path), path, options);
@@ -81,6 +82,15 @@ function readShape(path: string): IdDumpShape {
   throw badTrace(path, 'file', 'not an object {"model","layers","topK","experts"}');
 }
 
+async function beginning(path: string): Promise<string> {
+  const bytes = fileBytes(path);
+  try {
+    return new TextDecoder().decode(await new ByteStream(bytes, path).upTo(4096)).trimStart();
+  } finally {
+    await bytes.return(undefined);
+  }
+}
+
 async function* fileBytes(path: string): AsyncGenerator<Uint8Array> {
   const file = createReadStream(path);
   let bytes: AsyncIterable<Uint8Array> = file;
@@ -93,6 +103,8 @@ async function* fileBytes(path: string): AsyncGenerator<Uint8Array> {
     yield* bytes;
   } catch (error) {
     throw badTrace(path, 'file', `cannot be read: ${(error as Error).message}`, error);
+  } finally {
+    file.destroy(); // unpacking that ends early does not
   }
 }
 

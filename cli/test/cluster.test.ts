@@ -11,6 +11,7 @@ import { startOwnServer } from '../src/cluster/own-server.ts';
 import { crashLoopDeaths, decideRestart } from '../src/cluster/restart-policy.ts';
 import { createRunFolder } from '../src/cluster/run-folder.ts';
 import { findSession, saveSession } from '../src/cluster/session.ts';
+import { explainDeath } from '../src/cluster/worker-death.ts';
 import type { WorkerDeath } from '../src/cluster/worker-fleet.ts';
 import { WorkerFleet } from '../src/cluster/worker-fleet.ts';
 
@@ -93,6 +94,10 @@ describe('cluster shape', () => {
     expect(() => clusterShape({ plan, nodes: 3 })).toThrow(/has 2 nodes, --nodes says 3/);
     expect(() => clusterShape({ plan, workersPerNode: 2 })).toThrow(/has 1, 2 workers on its nodes/);
     expect(() => clusterShape({ plan: path.join(folder, 'none.json') })).toThrow(/--plan .*none.json: ENOENT/);
+    expect(() => clusterShape({ plan: path.join(folder, 'none.json') })).toThrow(expect.objectContaining({ status: 2 }));
+    writeFileSync(plan, '{');
+    expect(() => clusterShape({ plan })).toThrow(/--plan .*plan.json: plan: not JSON/);
+    expect(() => clusterShape({ plan })).toThrow(expect.objectContaining({ code: 'bad_plan' }));
     rmSync(folder, { recursive: true });
   });
 });
@@ -109,11 +114,28 @@ describe('restart policy', () => {
     }
     expect(delays).toEqual([...delays].sort((a, b) => a - b));
     expect(delays[0]).toBe(250);
-    expect(delays.at(-1)).toBe(15_000);
+    expect(delays.slice(crashLoopDeaths - 2)).toEqual([2000, ...Array(12 - crashLoopDeaths + 1).fill(15_000)]);
   });
 
   it('starts afresh after a healthy life', () => {
     expect(decideRestart(7, 31_000, 0)).toEqual({ delayMs: 125, deathsInARow: 1, crashLoop: false });
+  });
+
+  it('is explained with the last words of a worker once a crash loop', () => {
+    const worker = { name: 'n0w0', node: 'n0', share: { threads: 1, cpus: null } };
+    const told = Array.from({ length: crashLoopDeaths + 2 }, (_, before) =>
+      explainDeath({
+        worker,
+        end: { status: 7, signal: null },
+        livedMs: 1,
+        restartMs: 500,
+        deathsInARow: before + 1,
+        crashLoop: before + 1 >= crashLoopDeaths,
+        lastLines: ['no such instruction'],
+      }),
+    );
+    expect(told.map((text) => text.includes('no such instruction'))).toEqual(told.map((_, before) => before + 1 === crashLoopDeaths));
+    for (const text of told) expect(text).toContain('worker n0w0 exited with status 7; it starts again in 0.5 s');
   });
 });
 
@@ -148,10 +170,24 @@ describe('session', () => {
     const run = createRunFolder(parent);
     saveSession(run.path, { url: 'http://127.0.0.1:8123', adminToken: 'secret', traceDir: parent });
     expect(findSession('http://localhost:8123', parent)?.adminToken).toBe('secret');
+    expect(findSession('http://[::1]:8123', parent)?.adminToken).toBe('secret');
     expect(findSession('http://127.0.0.1:8124', parent)).toBeNull();
     expect(findSession('http://10.0.0.1:8123', parent)).toBeNull();
     run.remove();
     expect(findSession('http://127.0.0.1:8123', parent)).toBeNull();
+    rmSync(parent, { recursive: true });
+  });
+
+  it.each(['0.0.0.0', '[::]'])('that listens on %s is found by every name of this machine, and by no other', (host) => {
+    const parent = mkdtempSync(path.join(os.tmpdir(), 'sw-'));
+    saveSession(createRunFolder(parent).path, { url: `http://${host}:8123`, adminToken: 'secret', traceDir: parent });
+    const address = Object.values(os.networkInterfaces())
+      .flatMap((list) => list ?? [])
+      .find(({ family }) => family === 'IPv4')!.address;
+    for (const name of ['localhost', '127.0.0.1', '[::1]', '0.0.0.0', '[::]', os.hostname(), address])
+      expect(findSession(`http://${name}:8123`, parent)?.adminToken, name).toBe('secret');
+    expect(findSession('http://localhost:8124', parent)).toBeNull();
+    expect(findSession('http://example.com:8123', parent)).toBeNull();
     rmSync(parent, { recursive: true });
   });
 });

@@ -29,7 +29,7 @@ async function greedy(url: string) {
 describe('a cluster of four workers', () => {
   let up: Up;
   beforeAll(async () => {
-    up = await startUp(['--grace', '2', '--trace-dir', path.join(folder, 'traces')]);
+    up = await startUp(['--grace', '2', '--trace-dir', path.relative(process.cwd(), path.join(folder, 'traces'))]);
   });
   afterAll(async () => {
     up.child.kill('SIGKILL');
@@ -46,6 +46,8 @@ describe('a cluster of four workers', () => {
     ]);
     expect(workers.map((w) => w.experts)).toEqual([48, 48, 48, 48]);
     expect(workers.every((w) => processLives(w.pid) && w.residentBytes > 0 && w.addresses.length > 0)).toBe(true);
+    // For commands in other folders.
+    expect(findSession(up.report.url)!.traceDir).toBe(path.join(folder, 'traces'));
   });
 
   it('answers the real client, streamed and whole', async () => {

@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs';
 import type { Plan } from '@switchyard/proto';
-import { limits, parsePlan } from '@switchyard/proto';
+import { limits, parsePlan, SwitchyardError } from '@switchyard/proto';
 import { CommandFailure, exitStatus } from '../failure.ts';
 
 /** Which workers a cluster has: their names and nodes, in the order of the plan's indexes. */
@@ -40,7 +40,7 @@ export function clusterShape(request: ShapeRequest): ClusterShape {
     }));
     return { workers, plan: null };
   }
-  const plan = parsePlan(readPlanFile(request.plan));
+  const plan = readPlan(request.plan);
   const perNode = new Map<number, number>();
   for (const { node } of plan.workers) perNode.set(node, (perNode.get(node) ?? 0) + 1);
   if (request.nodes !== undefined && request.nodes !== perNode.size)
@@ -55,10 +55,13 @@ export function clusterShape(request: ShapeRequest): ClusterShape {
   return { workers: plan.workers.map(({ name, node }) => ({ name, node: `n${node}` })), plan };
 }
 
-function readPlanFile(file: string): string {
+function readPlan(file: string): Plan {
   try {
-    return readFileSync(file, 'utf8');
+    return parsePlan(readFileSync(file, 'utf8'));
   } catch (error) {
-    throw new CommandFailure(`--plan ${file}: ${(error as Error).message}`, { cause: error });
+    const message = `--plan ${file}: ${(error as Error).message}`;
+    // A file that is there and holds no plan keeps the code that the catalogue has for it.
+    if (error instanceof SwitchyardError) throw new SwitchyardError(error.code, message, { param: 'plan', cause: error });
+    throw new CommandFailure(message, { status: exitStatus.usage, cause: error });
   }
 }

@@ -1,4 +1,4 @@
-/** First wait before a restart, and the longest. Doubled each time in between. */
+/** First wait before a restart, doubled after each quick death, and the longest: that of a crash loop. */
 const delayMsFirst = 250;
 const delayMsMax = 15_000;
 /** A worker that served this long before it died is healthy again: counting starts afresh. */
@@ -22,6 +22,7 @@ export interface RestartDecision {
  */
 export function decideRestart(deathsBefore: number, livedMs: number, random: number): RestartDecision {
   const deathsInARow = livedMs >= healthyMs ? 1 : deathsBefore + 1;
-  const longest = Math.min(delayMsMax, delayMsFirst * 2 ** (deathsInARow - 1));
-  return { delayMs: Math.round(longest * (0.5 + random / 2)), deathsInARow, crashLoop: deathsInARow >= crashLoopDeaths };
+  const crashLoop = deathsInARow >= crashLoopDeaths;
+  const longest = crashLoop ? delayMsMax : Math.min(delayMsMax, delayMsFirst * 2 ** (deathsInARow - 1));
+  return { delayMs: Math.round(longest * (0.5 + random / 2)), deathsInARow, crashLoop };
 }

@@ -34,8 +34,24 @@ export function findSession(url: string, parent: string = os.tmpdir()): Session 
   return null;
 }
 
-function sameServer(a: string, b: string): boolean {
-  const [left, right] = [new URL(a), new URL(b)];
-  const local = (host: string) => (host === 'localhost' ? '127.0.0.1' : host);
-  return left.port === right.port && local(left.hostname) === local(right.hostname);
+/** One that listens on every address answers under all names of this machine; its secret goes to no other. */
+function sameServer(served: string, asked: string): boolean {
+  const [left, right] = [new URL(served), new URL(asked)];
+  if (left.port !== right.port) return false;
+  if (everyAddress.has(left.hostname)) return isThisMachine(right.hostname);
+  return oneLoopback(left.hostname) === oneLoopback(right.hostname);
+}
+
+const everyAddress = new Set(['0.0.0.0', '[::]']);
+const loopback = new Set(['localhost', '127.0.0.1', '[::1]']);
+
+/** Whoever connects to "every address" reaches this machine by its loopback. */
+function oneLoopback(host: string): string {
+  return loopback.has(host) || everyAddress.has(host) ? 'localhost' : host;
+}
+
+function isThisMachine(host: string): boolean {
+  if (oneLoopback(host) === 'localhost' || host === os.hostname().toLowerCase()) return true;
+  const addresses = Object.values(os.networkInterfaces()).flatMap((list) => list ?? []);
+  return addresses.some(({ address, family }) => host === (family === 'IPv6' ? `[${address}]` : address));
 }

@@ -7,13 +7,12 @@ import pc from 'picocolors';
 import { ApiClient } from '../api/client.ts';
 import type { ClusterStatus } from '../api/cluster-status.ts';
 import { bundledModel } from '../cluster/bundled-model.ts';
-import { describeEnd } from '../cluster/child-process.ts';
 import { type ClusterShape, clusterShape } from '../cluster/cluster-shape.ts';
 import { availableCpus, shareCpus } from '../cluster/cpu-share.ts';
 import { untilReady } from '../cluster/readiness.ts';
 import { formatUpReport, upReport } from '../cluster/up-report.ts';
+import { explainDeath } from '../cluster/worker-death.ts';
 import type { LocalTransport } from '../cluster/worker-flags.ts';
-import type { WorkerDeath } from '../cluster/worker-fleet.ts';
 import { CommandFailure, exitStatus } from '../failure.ts';
 import { byteCount, integerIn, lossyList, nonEmpty } from '../terminal/option-values.ts';
 import type { Progress } from '../terminal/progress.ts';
@@ -156,7 +155,8 @@ async function runUp(options: UpOptions): Promise<void> {
     shape,
     shares,
     transport: options.transport,
-    traceDir: options.traceDir,
+    // Commands in other folders are told of it.
+    traceDir: path.resolve(options.traceDir),
     graceMs: options.grace * 1000,
     coordinator: {
       model: path.resolve(options.model),
@@ -272,12 +272,6 @@ function showLoading(progress: Progress, status: ClusterStatus): void {
   const done = status.workers.reduce((sum, worker) => sum + (worker.state === 'ready' ? 1 : worker.progress), 0);
   const waiting = status.workers.filter((worker) => worker.state !== 'ready').map((worker) => worker.name);
   progress.update(Math.round((1000 * done) / Math.max(1, status.workers.length)), 1000, waiting.join(' '));
-}
-
-function explainDeath({ worker, end, restartMs, deathsInARow, crashLoop, lastLines }: WorkerDeath): string {
-  const head = `worker ${worker.name} ${describeEnd(end)}; it starts again in ${(restartMs / 1000).toFixed(1)} s\n`;
-  if (!crashLoop) return pc.yellow(head);
-  return `${pc.red(`worker ${worker.name} is in a crash loop: ${deathsInARow} quick deaths in a row. Its last words:`)}\n${lastLines.map((line) => `  ${line}\n`).join('')}${head}`;
 }
 
 function explainLog(line: string): string {

@@ -237,6 +237,28 @@ describe('a first completion', () => {
     expect(status).toBe(0);
   });
 
+  it('fits a small context', async () => {
+    const up = start([...small, '--max-context', '32']);
+    await until(() => up.output().stdout.includes('Ctrl-C stops everything') || up.child.exitCode !== null);
+    up.child.kill('SIGINT');
+    const { status, stdout, stderr } = await up.finished;
+    expect(stderr).not.toContain('failed');
+    expect(stdout).toMatch(/A first completion: It was a dark night, and the captain[\s\S]{10}/);
+    expect(status).toBe(0);
+  });
+
+  it('that is refused stops nobody else from being answered', async () => {
+    const up = start([...small, '']);
+    await until(() => up.output().stdout.includes('Ctrl-C stops everything') || up.child.exitCode !== null);
+    expect(up.output().stderr).toMatch(/the first completion failed: .*prompt/);
+    const url = /is served on (http:\S+)/.exec(up.output().stdout)![1];
+    const client = new OpenAI({ baseURL: `${url}/v1`, apiKey: 'none', maxRetries: 0 });
+    const { choices } = await client.completions.create({ model: 'shunter-16m', prompt: prompts[0], max_tokens: 4, temperature: 0 });
+    expect(choices).toHaveLength(1);
+    up.child.kill('SIGINT');
+    expect((await up.finished).status).toBe(0);
+  });
+
   it('hears Ctrl-C', async () => {
     const up = start(small);
     await until(() => up.output().stdout.includes('A first completion'));

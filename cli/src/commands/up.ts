@@ -6,6 +6,7 @@ import { Command, Option } from 'commander';
 import pc from 'picocolors';
 import { ApiClient } from '../api/client.ts';
 import type { ClusterStatus } from '../api/cluster-status.ts';
+import { selectModel } from '../api/models.ts';
 import { bundledModel } from '../cluster/bundled-model.ts';
 import { type ClusterShape, clusterShape } from '../cluster/cluster-shape.ts';
 import { availableCpus, shareCpus } from '../cluster/cpu-share.ts';
@@ -209,7 +210,7 @@ async function runUp(options: UpOptions): Promise<void> {
     ready = true;
     const report = upReport(path.resolve(options.model), cluster, status);
     process.stdout.write(options.json ? `${JSON.stringify(report)}\n` : formatUpReport(report));
-    if (options.try !== undefined) await printFirstCompletion(cluster.url, report.model, options, interrupt.signal);
+    if (options.try !== undefined) await tryFirstCompletion(cluster.url, report.model, options, interrupt.signal);
     if (!options.json) process.stdout.write(pc.dim('Ctrl-C stops everything.\n'));
     await untilAborted(interrupt.signal);
   } catch (error) {
@@ -279,6 +280,16 @@ function explainLog(line: string): string {
   return pc.red(`${part}: ${msg} ${JSON.stringify(about)}\n`);
 }
 
+/** The server is ready whatever comes of this: a prompt that it refuses, or one that takes long on this machine, is no reason to stop it. */
+async function tryFirstCompletion(url: string, model: string, options: UpOptions, signal: AbortSignal): Promise<void> {
+  try {
+    await printFirstCompletion(url, model, options, signal);
+  } catch (error) {
+    if (signal.aborted) throw error;
+    process.stderr.write(pc.yellow(`the first completion failed: ${(error as Error).message}\n`));
+  }
+}
+
 /** Beside the JSON that a program reads there is nothing else on stdout. */
 async function printFirstCompletion(url: string, model: string, options: UpOptions, signal: AbortSignal): Promise<void> {
   const prompt = typeof options.try === 'string' ? options.try : firstPrompt;
@@ -286,7 +297,10 @@ async function printFirstCompletion(url: string, model: string, options: UpOptio
   const client = new ApiClient({ url, apiKey: options.apiKeyFile === undefined ? null : firstKey(options.apiKeyFile), timeoutMs: 60_000 });
   try {
     output.write(`${pc.dim('A first completion:')} ${prompt}`);
-    const body = { model, prompt, ...firstSampling, stream: true };
+    const { max_model_len: context = Number.POSITIVE_INFINITY } = await selectModel(client, model, signal);
+    // Half of a small context is left to the prompt.
+    const maxTokens = Math.max(1, Math.min(firstSampling.max_tokens, Math.floor(context / 2)));
+    const body = { model, prompt, ...firstSampling, max_tokens: maxTokens, stream: true };
     await client.stream('/v1/completions', body, {
       onData: (data) => output.write((JSON.parse(data) as { choices: { text: string }[] }).choices[0]?.text ?? ''),
       signal,

@@ -6,7 +6,7 @@ export type Behaviour = 'answer' | 'refuse' | 'error-event' | 'cut' | 'short' | 
 
 export interface CompletionServer {
   url: string;
-  requests: { path: string; body: Record<string, unknown> }[];
+  requests: { path: string; body: Record<string, unknown>; authorization: string | undefined }[];
   /** Most requests that were open at once. */
   mostOpen(): number;
   close(): Promise<void>;
@@ -31,7 +31,7 @@ export async function startCompletionServer(
     let text = '';
     for await (const chunk of request) text += chunk;
     const body = JSON.parse(text) as Record<string, unknown>;
-    const index = requests.push({ path: request.url ?? '', body }) - 1;
+    const index = requests.push({ path: request.url ?? '', body, authorization: request.headers.authorization }) - 1;
     if (request.url === '/tokenize') {
       response.setHeader('content-type', 'application/json');
       response.end(JSON.stringify({ tokens: [...String(body.prompt ?? body.content)].map((c) => c.charCodeAt(0)) }));

@@ -3,10 +3,12 @@ import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node
 import net from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
+import tls from 'node:tls';
 import { fileURLToPath } from 'node:url';
 import { afterAll, afterEach, describe, expect, it } from 'vitest';
 import type { Behaviour, CompletionServer } from '../../cli/test/completion-server.ts';
 import { startCompletionServer } from '../../cli/test/completion-server.ts';
+import { makeCertificates } from '../../proto/test/certificates.ts';
 import { start, switchyard, until } from './program.ts';
 
 let server: CompletionServer | null = null;
@@ -114,7 +116,72 @@ describe('a server that is not there', () => {
   });
 });
 
+describe('a server that is something else', () => {
+  async function against(listening: net.Server, scheme: string): Promise<{ status: number | null; stderr: string; url: string }> {
+    listening.listen(0, '127.0.0.1');
+    await once(listening, 'listening');
+    const url = `${scheme}://127.0.0.1:${(listening.address() as net.AddressInfo).port}`;
+    const { status, stderr } = await switchyard(['chat', '--url', url], 'hello\n');
+    listening.close();
+    return { status, stderr, url };
+  }
+
+  it('is named in one line', async () => {
+    const ssh = net.createServer((socket) => void socket.on('error', () => {}).write('SSH-2.0-OpenSSH_9.2\r\n'));
+    const other = await against(ssh, 'http');
+    expect(other).toMatchObject({ status: 1, stderr: expect.stringMatching(/^error: cannot talk to http:.*: Parse Error: .*\n$/) });
+    expect(other.stderr).toContain(other.url);
+  });
+
+  const certificates = makeCertificates();
+  it.runIf(certificates !== null)('is named in one line where nobody vouches for its certificate', async () => {
+    const { cert, key } = certificates!.node;
+    const other = await against(tls.createServer({ cert: Buffer.from(cert!), key: Buffer.from(key!) }), 'https');
+    expect(other).toMatchObject({ status: 1, stderr: expect.stringMatching(/^error: cannot talk to https:.*: .*certificate.*\n$/) });
+    expect(other.stderr).toContain(other.url);
+  });
+});
+
+describe('a server that hangs', () => {
+  it.each([
+    ['traffic', []],
+    ['traffic', ['--watch']],
+    ['trace', ['record', '--out', path.join(os.tmpdir(), `hangs-${process.pid}.trace`)]],
+  ])('does not keep %s %j from ending on Ctrl-C', async (command, args) => {
+    const folder = mkdtempSync(path.join(os.tmpdir(), 'sw-'));
+    const token = path.join(folder, 'token');
+    writeFileSync(token, 'secret\n');
+    const hanging = net.createServer().listen(0, '127.0.0.1');
+    await once(hanging, 'listening');
+    const url = `http://127.0.0.1:${(hanging.address() as net.AddressInfo).port}`;
+    const running = start([command, ...args, '--url', url, '--admin-token-file', token]);
+    const [socket] = (await once(hanging, 'connection')) as [net.Socket];
+    await once(socket, 'data');
+    running.child.kill('SIGINT');
+    const { status, stderr, stdout } = await running.finished;
+    socket.destroy();
+    hanging.close();
+    rmSync(folder, { recursive: true });
+    expect([status, stdout]).toEqual([130, '']);
+    expect(stderr).toMatch(command === 'trace' ? /^error: interrupted before .* it may record all the same.*\n$/ : /^$/);
+  });
+});
+
 describe('chat', () => {
+  it('sends the first key of a file that `up` takes', async () => {
+    const url = await serve();
+    const folder = mkdtempSync(path.join(os.tmpdir(), 'sw-'));
+    const keys = path.join(folder, 'keys');
+    writeFileSync(keys, '# ours\n\nfirst-key alice\nsecond-key bob\n');
+    const { status, stderr } = await switchyard(['chat', '--url', url, '--max-tokens', '1', '--api-key-file', keys], 'one\n');
+    expect([status, stderr]).toEqual([0, '']);
+    expect(server?.requests[0].authorization).toBe('Bearer first-key');
+    writeFileSync(keys, '# none\n');
+    const none = await switchyard(['chat', '--url', url, '--api-key-file', keys], 'one\n');
+    rmSync(folder, { recursive: true });
+    expect([none.status, none.stderr]).toEqual([2, `error: --api-key-file ${keys}: has no key\n`]);
+  });
+
   it('answers every line of its input and keeps the conversation', async () => {
     const url = await serve();
     const { status, stdout } = await switchyard(

@@ -205,6 +205,8 @@ function connectionFailure(baseUrl: string, error: NodeJS.ErrnoException): Error
   // A server that ends in the middle of an answer, say.
   if (error.code === 'ECONNRESET')
     return new CommandFailure(`${baseUrl} closed the connection before its answer was complete`, { cause: error });
+  // Another protocol, a certificate that nobody vouches for, a route that is not there: Node's own words for it.
+  if (error.code !== undefined) return new CommandFailure(`cannot talk to ${baseUrl}: ${error.message || error.code}`, { cause: error });
   return error;
 }
 

@@ -14,13 +14,23 @@ export const defaultUrl = 'http://127.0.0.1:8000';
 export function withServerOptions(command: Command, urlDefault: string | null = defaultUrl): Command {
   return command
     .option('--url <url>', 'server to talk to, any that speaks the OpenAI API', urlDefault ?? undefined)
-    .option('--api-key-file <file>', 'file with the key to send (else SWITCHYARD_API_KEY, OPENAI_API_KEY)');
+    .option('--api-key-file <file>', 'file whose first key is sent (else SWITCHYARD_API_KEY, OPENAI_API_KEY)');
 }
 
 /** A key never comes from a flag: command lines are readable by other users. */
 export function readApiKey(options: { apiKeyFile?: string }): string | null {
   if (options.apiKeyFile === undefined) return process.env.SWITCHYARD_API_KEY ?? process.env.OPENAI_API_KEY ?? null;
-  return readSecret(options.apiKeyFile, '--api-key-file');
+  return firstKey(options.apiKeyFile);
+}
+
+/** Of the lines that `up --api-key-file` takes, so that one file serves both ends: "KEY" or "KEY TENANT", and comments. */
+export function firstKey(file: string): string {
+  const keys = readSecret(file, '--api-key-file')
+    .split('\n')
+    .map((line) => line.trim().split(/\s+/)[0]);
+  const key = keys.find((word) => word !== '' && !word.startsWith('#'));
+  if (key === undefined) throw new CommandFailure(`--api-key-file ${file}: has no key`, { status: exitStatus.usage });
+  return key;
 }
 
 /** @param option that named the file */

@@ -2,7 +2,7 @@ import path from 'node:path';
 import { Command } from 'commander';
 import { ApiClient, ApiError } from '../api/client.ts';
 import { findSession } from '../cluster/session.ts';
-import { CommandFailure } from '../failure.ts';
+import { CommandFailure, exitStatus } from '../failure.ts';
 import { checkNewOutput } from '../terminal/output-file.ts';
 import type { RecordingStatus } from '../trace/recording.ts';
 import { earlierRecording, moveRecording, removeRest, startRecording, stopRecording } from '../trace/recording.ts';
@@ -49,10 +49,11 @@ Example:
         .replace(/[^\w.-]/g, '_')
         .replace(/^[^\w]/, '_')
         .slice(0, 64)}-${Date.now()}`;
-      const started = await startRecording(admin, name).catch(explainRefusal(options.url));
-      process.stderr.write(`recording ${options.url}; Ctrl-C ends it\n`);
+      let started: RecordingStatus;
       let recorded: RecordingStatus | null;
       try {
+        started = await startRecording(admin, name, interrupt.signal).catch(explainRefusal(options.url, interrupt.signal));
+        process.stderr.write(`recording ${options.url}; Ctrl-C ends it\n`);
         await watchRecording(admin, started, interrupt.signal);
         recorded = await stopRecording(admin);
       } finally {
@@ -81,8 +82,13 @@ function connectAsAdmin({ url, adminTokenFile }: RecordOptions): { admin: ApiCli
   return { admin: new ApiClient({ url, apiKey: session.adminToken, timeoutMs: requestMsMax }), local: true };
 }
 
-function explainRefusal(url: string): (error: unknown) => never {
+function explainRefusal(url: string, signal: AbortSignal): (error: unknown) => never {
   return (error) => {
+    if (signal.aborted)
+      throw new CommandFailure(`interrupted before ${url} answered: it may record all the same, until it is restarted or told not to`, {
+        status: exitStatus.interrupted,
+        cause: error,
+      });
     if (error instanceof ApiError && (error.status === 401 || error.status === 404))
       throw new CommandFailure(`${url} does not let this token record: ${error.message}`, { cause: error });
     throw error;

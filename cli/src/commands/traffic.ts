@@ -34,7 +34,7 @@ export function trafficCommand(): Command {
       const client = connectAsOperator(options);
       const interrupt = interruptSignal();
       try {
-        await (options.watch ? watch(client, options, interrupt.signal) : once(client, options));
+        await (options.watch ? watch : once)(client, options, interrupt.signal);
       } finally {
         interrupt.release();
         client.close();
@@ -42,15 +42,20 @@ export function trafficCommand(): Command {
     });
 }
 
-async function once(client: ApiClient, options: TrafficOptions): Promise<void> {
-  print(trafficReport(null, await read(client, options), null), options);
+async function once(client: ApiClient, options: TrafficOptions, signal: AbortSignal): Promise<void> {
+  print(trafficReport(null, await read(client, options, signal), null), options);
 }
 
 async function watch(client: ApiClient, options: TrafficOptions, signal: AbortSignal): Promise<void> {
-  let before = await read(client, options);
+  let before = await read(client, options, signal);
   let beforeMs = performance.now();
   while (await pause(1000 * options.interval, signal)) {
-    const after = await read(client, options);
+    const after = await read(client, options, signal).catch((error: unknown) => {
+      if (!signal.aborted) throw error;
+      return null;
+    });
+    // Ctrl-C is how this ends, in the midst of a reading too.
+    if (after === null) return;
     const nowMs = performance.now();
     print(trafficReport(before, after, (nowMs - beforeMs) / 1000), options);
     [before, beforeMs] = [after, nowMs];
@@ -67,8 +72,8 @@ function print(report: TrafficReport, { json, watch }: TrafficOptions): void {
   process.stdout.write(json ? `${JSON.stringify(report)}\n` : `${trafficText(report)}\n${watch ? '\n' : ''}`);
 }
 
-async function read(client: ApiClient, { url }: TrafficOptions): Promise<ClusterStatus> {
-  const status = await readClusterStatus(client);
+async function read(client: ApiClient, { url }: TrafficOptions, signal: AbortSignal): Promise<ClusterStatus> {
+  const status = await readClusterStatus(client, signal);
   if (status === null) throw new CommandFailure(`${url} does not show its status: it is no Switchyard, or needs its --admin-token-file`);
   return status;
 }

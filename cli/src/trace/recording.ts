@@ -14,8 +14,8 @@ export interface RecordingStatus {
   droppedRows: number;
 }
 
-export async function startRecording(admin: ApiClient, name: string): Promise<RecordingStatus> {
-  return (await admin.post<RecordingStatus>('/v1/switchyard/trace', { on: true, file: name })).body;
+export async function startRecording(admin: ApiClient, name: string, signal?: AbortSignal): Promise<RecordingStatus> {
+  return (await admin.post<RecordingStatus>('/v1/switchyard/trace', { on: true, file: name }, signal)).body;
 }
 
 /** Null when nothing was being recorded any more. */

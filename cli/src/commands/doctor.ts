@@ -3,9 +3,9 @@ import pc from 'picocolors';
 import { availableCpus } from '../cluster/cpu-share.ts';
 import type { Check } from '../doctor/check.ts';
 import { checkLocalLinks, checkPeerAddresses } from '../doctor/links.ts';
-import { checkCpus, checkMemory, checkOpenFiles, describeBandwidth } from '../doctor/machine.ts';
+import { availableMemory, checkCpus, checkMemory, checkOpenFiles, describeBandwidth } from '../doctor/machine.ts';
 import { checkNativeKernels } from '../doctor/native-kernels.ts';
-import { measureReadBandwidth } from '../doctor/read-bandwidth.ts';
+import { bytesPerThread, measureReadBandwidth } from '../doctor/read-bandwidth.ts';
 import { checkCompiler, checkModel, checkNode, checkOptionalTools, checkPort, checkTemporaryFolder } from '../doctor/software.ts';
 import { exitStatus } from '../failure.ts';
 import { integerIn } from '../terminal/option-values.ts';
@@ -24,14 +24,17 @@ export function doctorCommand(): Command {
     )
     .action(async (options: { port: number; link?: string[]; json?: boolean }) => {
       const threads = availableCpus().length;
-      const readBandwidthBytesPerSecond = await measureReadBandwidth(threads);
+      // Seen before the measurement takes its share.
+      const memory = checkMemory();
+      const bytes = bytesPerThread(threads, availableMemory());
+      const readBandwidthBytesPerSecond = await measureReadBandwidth(threads, bytes);
       const checks = [
         checkNode(),
         await checkNativeKernels(),
         checkCompiler(),
         checkCpus(),
-        checkMemory(),
-        describeBandwidth(readBandwidthBytesPerSecond, threads),
+        memory,
+        describeBandwidth(readBandwidthBytesPerSecond, threads, bytes),
         checkOpenFiles(),
         await checkPort(options.port),
         checkTemporaryFolder(),

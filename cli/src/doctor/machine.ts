@@ -4,6 +4,7 @@ import { availableCpus } from '../cluster/cpu-share.ts';
 import { formatBytes } from '../terminal/quantity.ts';
 import type { Check } from './check.ts';
 import { ok, warning } from './check.ts';
+import { bytesPerThreadWanted } from './read-bandwidth.ts';
 
 /** The bundled model with four workers needs about a tenth of this; below it nothing real fits. */
 const memoryBytesLow = 1024 ** 3;
@@ -21,15 +22,20 @@ export function checkCpus(): Check {
 
 export function checkMemory(): Check {
   const limit = containerMemoryLimit();
-  const available = Math.min(availableMemory(), limit ?? Number.POSITIVE_INFINITY);
+  const available = availableMemory();
   const found = `${formatBytes(available)} available of ${formatBytes(os.totalmem())}${limit === null ? '' : `, container limit ${formatBytes(limit)}`}`;
   return available < memoryBytesLow
     ? warning('memory', found, 'stop other programs or raise the limit: weights and KV cache live in memory')
     : ok('memory', found);
 }
 
+/** What may be allocated: what the machine has left, and a container's limit. */
+export function availableMemory(): number {
+  return Math.min(machineMemory(), containerMemoryLimit() ?? Number.POSITIVE_INFINITY);
+}
+
 /** Reclaimable page cache counts as available: the kernel's own estimate where it gives one. */
-function availableMemory(): number {
+function machineMemory(): number {
   try {
     const line = /^MemAvailable:\s+(\d+) kB/m.exec(readFileSync('/proc/meminfo', 'utf8'));
     if (line) return Number(line[1]) * 1024;
@@ -48,9 +54,13 @@ function containerMemoryLimit(): number | null {
   return null;
 }
 
-/** @param bytesPerSecond what `threads` threads read together */
-export function describeBandwidth(bytesPerSecond: number, threads: number): Check {
-  const found = `about ${(bytesPerSecond / 1e9).toFixed(0)} GB/s read by ${threads} thread${threads === 1 ? '' : 's'}`;
+/** @param bytesPerSecond what `threads` threads read together, each `bytes` of its own */
+export function describeBandwidth(bytesPerSecond: number, threads: number, bytes: number): Check {
+  const less =
+    bytes < bytesPerThreadWanted
+      ? ` of ${formatBytes(bytes)} each, for want of memory: less than ${formatBytes(bytesPerThreadWanted)}, so caches may have helped`
+      : '';
+  const found = `about ${(bytesPerSecond / 1e9).toFixed(0)} GB/s read by ${threads} thread${threads === 1 ? '' : 's'}${less}`;
   return ok('memory bandwidth', `${found}: decoding cannot go faster than its weights are read`);
 }
 

@@ -1,6 +1,7 @@
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import {
   type Assign,
   contiguousPlan,
@@ -11,7 +12,9 @@ import {
   type ToWorker,
   type WorkerStream,
 } from '@switchyard/proto';
-import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
+import { Engine } from '../../src/engine/engine.ts';
+import type { Model } from '../../src/model/contract.ts';
 import { parseFlags } from '../../src/process/flags.ts';
 import { WorkerProcess } from '../../src/process/worker-process.ts';
 import { toyModel, toyNative } from '../engine/toy-model.ts';
@@ -59,6 +62,31 @@ describe('the worker process', () => {
   let arrival: () => void;
   const running: { worker: WorkerProcess; status: Promise<number> }[] = [];
   let loads: number;
+  /** Steps that models of this test have begun, and how long each takes at least. */
+  let steps: number;
+  let stepMs: number;
+
+  /** As a large model is: its steps take time. */
+  const slowed = (model: Model): Model => {
+    const begin = () => {
+      steps++;
+      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, stepMs);
+    };
+    const lanes = model.lanes.map((lane): Model['lanes'][0] => ({
+      ...lane,
+      runSegment: (index, batch) => {
+        if (index === 0) begin();
+        lane.runSegment(index, batch);
+      },
+      runWhole:
+        lane.runWhole &&
+        ((batch) => {
+          begin();
+          lane.runWhole!(batch);
+        }),
+    }));
+    return { ...model, ...lanes[0], lanes };
+  };
 
   const nextAttached = async (): Promise<Heard> => {
     while (attached.length === 0) {
@@ -90,7 +118,7 @@ describe('the worker process', () => {
     const load: ConstructorParameters<typeof WorkerProcess>[0]['load'] = async ({ hosted, onProgress }) => {
       loads++;
       onProgress(1, 1, 'toy');
-      return toyModel(shape, hosted as number[][] | null);
+      return slowed(toyModel(shape, hosted as number[][] | null));
     };
     const worker = new WorkerProcess({ flags, native: toyNative, load, version: '0', log: () => {} });
     const status = worker.run();
@@ -135,6 +163,8 @@ describe('the worker process', () => {
     attached = [];
     arrival = () => {};
     loads = 0;
+    steps = 0;
+    stepMs = 0;
     control = await serve(`unix:${folder}/control.sock`);
   });
 
@@ -196,25 +226,68 @@ describe('the worker process', () => {
     expect(await ask(w0, 3)).toEqual(first);
   });
 
-  test('outlives the coordinator: the model stays, old requests are dropped, new ones run', async () => {
-    startWorker('w0', ['--coordinator-grace-ms', '1']);
+  test('a cancel ends its request within one step, and no other', async () => {
+    stepMs = 10;
+    startWorker('w0');
+    const coordinator = await nextAttached();
+    coordinator.send(assign(0, 1));
+    await coordinator.next('ready');
+    coordinator.send({ type: 'submit', ...submitOf([1], { maxTokens: 500 }), request: 8 });
+    await coordinator.next('tokens');
+    let before = Number.NaN;
+    const { cancel } = Engine.prototype;
+    const cancelled = vi.spyOn(Engine.prototype, 'cancel').mockImplementation(function (this: Engine, request) {
+      before = steps;
+      cancel.call(this, request);
+    });
+    coordinator.send({ type: 'cancel', request: 8 });
+    const ended = await coordinator.next('tokens', ({ finish }) => Array.from(finish).some((each) => each !== Finish.none));
+    cancelled.mockRestore();
+    expect([Array.from(ended.request).at(-1), Array.from(ended.finish).at(-1)]).toEqual([8, Finish.cancelled]);
+    const { kvBlocksUsed } = await coordinator.next('stats', ({ generatedTokens, running }) => generatedTokens > 0 && running === 0);
+    expect(kvBlocksUsed).toBe(0);
+    expect(steps).toBeLessThanOrEqual(before + 1);
+    coordinator.send({ type: 'submit', ...submitOf([1], { maxTokens: 20 }), request: 9 });
+    coordinator.send({ type: 'cancel', request: 8 });
+    const next = await coordinator.next('tokens', ({ finish }) => Array.from(finish).some((each) => each !== Finish.none));
+    expect([Array.from(next.request).at(-1), Array.from(next.finish).at(-1)]).toEqual([9, Finish.length]);
+  });
+
+  test.each([
+    ['when the next one comes', '60000'],
+    ['once it has been away for long', '1'],
+  ])('outlives the coordinator: the model stays, old requests end %s, new ones run', async (when, graceMs) => {
+    stepMs = 10;
+    startWorker('w0', ['--coordinator-grace-ms', graceMs]);
     const before = await nextAttached();
     before.send(assign(0, 1));
     await before.next('ready');
     before.send({ type: 'submit', ...submitOf([1], { maxTokens: 500 }), request: 1 });
     await before.next('tokens');
     await control.close();
+    if (when === 'once it has been away for long') {
+      for (let seen = -1; seen !== steps; await sleep(10 * stepMs)) seen = steps;
+      expect(steps).toBeLessThan(500);
+    }
     control = await serve(`unix:${folder}/control.sock`);
     const after = await nextAttached();
     await after.next('hello');
     after.send(assign(0, 1));
     await after.next('ready');
     expect(loads).toBe(1);
-    after.send({ type: 'submit', ...submitOf([1, 2], { maxTokens: 2 }), request: 1 });
-    const tokens = await after.next('tokens', ({ finish }) => Array.from(finish).includes(Finish.length));
-    expect(Array.from(tokens.request).every((request) => request === 1)).toBe(true);
+    after.send({ type: 'submit', ...submitOf([1, 2], { maxTokens: 20 }), request: 2 });
+    const requests: number[] = [];
+    for (let ended = false; !ended; ) {
+      const { request, finish } = await after.next('tokens');
+      requests.push(...Array.from(request));
+      ended = Array.from(finish).includes(Finish.length);
+    }
     const stats = await after.next('stats', ({ running }) => running === 0);
     expect(stats.kvBlocksUsed).toBe(0);
+    // Of the old one there would be hundreds of tokens more.
+    expect(steps).toBeLessThan(500);
+    expect(requests).toEqual(Array(20).fill(2));
+    expect(after.messages.filter(({ type }) => type === 'tokens')).toEqual([]);
   });
 
   test('traces only while the coordinator that asked is there', async () => {

@@ -91,7 +91,8 @@ export async function measureOneProcess(dir, threads, rounds) {
   for (let round = -1; round < rounds; round++) {
     for (const cell of results) {
       const taken = {};
-      for (const [sum, engine] of Object.entries(engines)) {
+      const order = Object.entries(engines);
+      for (const [sum, engine] of round % 2 === 0 ? order : order.reverse()) {
         // Prompts count where one token is produced, produced tokens elsewhere.
         const repeats = cell.produce === 1 ? 8 : 1;
         const tokens = cell.produce === 1 ? cell.prompt : cell.batch * cell.produce;

@@ -1,5 +1,7 @@
 // One measurement over a link. A command frame (u32 mode, u32 frames) says what follows: echo, where every frame comes back before the next is sent, or stream,
 // where frames go one way. At the end comes one frame of 8 bytes, the processor seconds that the serving side used (f64). The baseline in C does the same.
+import { giveBackFrame } from '../../proto/dist/index.js';
+
 export const modes = { echo: 0, stream: 1 };
 
 export function serveCommands(link) {
@@ -14,7 +16,9 @@ export function serveCommands(link) {
       before = process.cpuUsage();
       return;
     }
+    // Who needs a frame last gives its memory back, as workers do: the link once it has sent it, the receiver once it has read it.
     if (mode === modes.echo) link.send(frame);
+    else giveBackFrame(frame);
     if (--left > 0) return;
     mode = null;
     const used = process.cpuUsage(before);
@@ -37,8 +41,12 @@ export async function measure(link, reception, mode, bytes, frames, sameProcess 
   let left = mode === 'echo' ? frames : 0;
   const answered = new Promise((resolve) => {
     reception.receive = (received) => {
-      if (left-- === 0) resolve(received);
-      else if (left > 0) link.send(frame);
+      if (left-- === 0) {
+        resolve(received);
+        return;
+      }
+      giveBackFrame(received);
+      if (left > 0) link.send(frame);
     };
   });
   if (mode === 'echo') link.send(frame);

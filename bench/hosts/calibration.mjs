@@ -55,8 +55,8 @@ async function measureOn(workload, plan, network, cells) {
     const cluster = await startCluster(bed, { model: workload.model, plan, replay, coordinatorFlags: ['--no-prefix-cache'] });
     try {
       const request = (n, promptTokens, maxTokens) => ({
-        ...workload.request(n, promptTokens, maxTokens),
-        replaySequence: workload.request(n, 1, 1).replaySequence ?? n % workload.tracedSequences,
+        ...workload.request(n, promptTokens, maxTokens, true),
+        replaySequence: workload.request(n, 1, 1, true).replaySequence ?? n % workload.tracedSequences,
       });
       const warming = Array.from({ length: 16 }, (_, i) => request(2_000_000 + i, 64, workload.decodeTokens));
       await warm(cluster, warming);

@@ -6,8 +6,8 @@ import { warmUp } from '../warm-up.mjs';
 /** Prompt tokens of a decode cell; how many tokens each of its streams generates is the workload's: all must be under way for a while. */
 const decodePrompt = 16;
 /** Every cell is measured in rounds of other sequences, and its rate is the median round's: one round differs from the next by a tenth. One client's are short. */
-const decodeRounds = { 1: 5 };
 const roundsLeast = 3;
+const decodeRounds = { 1: 5 };
 /** Prompt tokens of each request of a prefill cell: about 2,000 in all, but for one client, whose prompt is one step. How often is the workload's. */
 const prefillPrompt = { 1: 512, 8: 256, 32: 64 };
 

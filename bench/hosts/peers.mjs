@@ -144,7 +144,9 @@ async function untilServing(bed, { ready, children }) {
   ]);
 }
 
-/** The client every system is measured with, on the first host. */
+let seed = 0;
+
+/** The client every system is measured with, on the first host. No prompt is sent twice: caches of prefixes must not help. */
 async function measure(bed, args) {
   const url = `http://${bed.hosts[0].address}:${port}`;
   const out = await bed.run(0, process.execPath, [
@@ -156,8 +158,7 @@ async function measure(bed, args) {
     '--json',
     '--timeout',
     120,
-    '--vocab',
-    config.vocab_size,
+    ...['--vocab', config.vocab_size, '--seed', ++seed],
     ...args,
   ]);
   return JSON.parse(out).levels;

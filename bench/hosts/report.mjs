@@ -1,13 +1,10 @@
 // All parts of a run as one table and one JSON file, each cell beside its prediction.
-import { execFileSync } from 'node:child_process';
 import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
-import os from 'node:os';
 import path from 'node:path';
 import { disturbedMax, median } from './measure.mjs';
 import { planKinds } from './plans.mjs';
 import { floorsOf, hostModelOf, measuredSeconds, predictCell } from './prediction.mjs';
 
-const root = path.resolve(path.dirname(new URL(import.meta.url).pathname), '../..');
 const kinds = Object.keys(planKinds);
 const within = 0.15;
 
@@ -42,30 +39,26 @@ export async function writeReport({ parts, out, openWorkload }) {
       groups.push({ ...rest, cells });
     }
   }
-  const machine = {
-    cpu: os.cpus()[0].model,
-    cores: os.cpus().length,
-    memoryBytes: os.totalmem(),
-    node: process.version,
-    kernel: os.release(),
-  };
-  const commit = execFileSync('git', ['rev-parse', '--short', 'HEAD'], { cwd: root, encoding: 'utf8' }).trim();
-  const date = new Date().toISOString().slice(0, 10);
-  writeFileSync(`${out}.json`, `${JSON.stringify({ date, commit, machine, workloads, parts: groups }, null, 1)}\n`);
-  writeFileSync(`${out}.md`, text(groups, workloads, machine, date, out));
+  writeFileSync(`${out}.json`, `${JSON.stringify({ workloads, parts: groups }, null, 1)}\n`);
+  writeFileSync(`${out}.md`, text(groups, workloads, out));
+}
+
+/** Parts may have been measured on different days, and of different states of the project. */
+function madeBy(groups) {
+  const runs = groups.map(({ madeBy: { commit, date, machine } }) => `${date}, commit ${commit}, ${machine}`);
+  return [...new Set(runs)].join('; ');
 }
 
 function withoutWorkers({ workers, sequences: _sequences, ...cell }) {
   return { ...cell, steps: workers.map(({ steps }) => steps), workerSeconds: workers.map(({ seconds }) => seconds) };
 }
 
-function text(groups, workloads, machine, date, out) {
+function text(groups, workloads, out) {
   const lines = [
     '# Several hosts',
     '',
-    `Hosts are network namespaces on one machine of ${machine.cores} cores (${machine.cpu}), one worker of one thread each, links by TCP; the coordinator and the clients run on the first. All`,
-    'hosts share the cores, so that a slow network decides what a fast machine would find on a faster one. `node bench/hosts/run.mjs`; ' +
-      `${date}, Linux ${machine.kernel}, Node ${machine.node}.`,
+    'Hosts are network namespaces on one machine, one worker of one thread each, links by TCP; the coordinator and the clients run on the first. All hosts share the cores, so that',
+    `a slow network decides what a fast machine would find on a faster one. Clusters are warm. \`node bench/hosts/run.mjs\`; ${madeBy(groups)}.`,
     '',
     'tokens/s of all streams, the median round; plans take turns round by round, and `x`, over contiguous, is the median of their ratios within a round; `predicted` is the step time that the cost model gives over the measured one, for the homes that the coordinator chose.',
     `Homes are chosen by the coordinator from the domain that each request declares. Plans are made by \`switchyard place\` from sequences that are not measured.`,
@@ -175,7 +168,7 @@ function predictionSummary(cells) {
     'The model is calibrated in the midst of the cells of each bit rate, on hosts of their own beside those of the plans.',
     'It is measured on one host alone (kernels, steps, requests), between two hosts and between more than there are cores, experts in contiguous ranges (frames, waking up, what the bed itself takes of the cores, how late it delivers), and on hosts that exchange nothing but share the cores.',
     'What a step waits for without any processor time to show for it (the scheduler, caches that others have filled) is one factor for decoding and one for prompts, found on the calibration with more hosts than cores.',
-    "Its requests are none of those that are measured. It knows the bed's delay and the bit rate that a TCP connection gets.",
+    "Its requests are of other sequences than those that are measured. It is told the bed's delay, the bit rate that a TCP connection gets, and how many bytes an answer's row took in each cell (the width that holds a sum depends on its value).",
     'Workers wait awake for frames that come close together; they count that time, and it is no part of the fit: any other program can have it.',
     '',
   ];

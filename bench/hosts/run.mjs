@@ -3,6 +3,7 @@
 //                            [--cache DIR] [--parts DIR] [--again] [--out bench/results/hosts | --no-report]
 // Every (workload, hosts, rate) is measured on its own, its plans beside one another and the calibration of the cost model in their midst; all is kept in --parts, and what is there already is not
 // measured again without --again, so that a run may be cut into pieces. The report is made of all parts. Needs root, iproute2 and a C compiler.
+import { execFileSync } from 'node:child_process';
 import { existsSync, mkdirSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
@@ -41,7 +42,12 @@ if (refusal !== null) {
   process.exit(2);
 }
 mkdirSync(flags.parts, { recursive: true });
-const keep = (name, part) => writeFileSync(path.join(flags.parts, `${name}.json`), JSON.stringify(part));
+const madeBy = {
+  commit: execFileSync('git', ['describe', '--always', '--dirty'], { cwd: root, encoding: 'utf8' }).trim(),
+  date: new Date().toISOString().slice(0, 10),
+  machine: `${os.cpus().length} × ${os.cpus()[0].model}, Linux ${os.release()}, Node ${process.version}`,
+};
+const keep = (name, part) => writeFileSync(path.join(flags.parts, `${name}.json`), JSON.stringify({ ...part, madeBy }));
 const has = (name) => !flags.again && existsSync(path.join(flags.parts, `${name}.json`));
 const openWorkload = {
   text: async () => {

@@ -56,10 +56,12 @@ export async function textWorkload(bed, cacheFolder) {
     replay: null,
     planningTrace: file,
     tracedSequences: domains.length * planningWindows,
-    /** A request on held-out text: the n-th, domains in turn. */
-    request(n, promptTokens, maxTokens) {
+    /** A request on held-out text: the n-th, domains in turn. The first half of each text is for calibration, the second for what it predicts. */
+    request(n, promptTokens, maxTokens, calibrating = false) {
       const domain = domains[n % domains.length];
-      const own = ids[domain].measuring;
+      const text = ids[domain].measuring;
+      const half = text.length >> 1;
+      const own = calibrating ? text.slice(0, half) : text.slice(half);
       const at = Math.floor(mixed(n) * Math.max(1, own.length - promptTokens));
       return { prompt: own.slice(at, at + promptTokens), maxTokens, domain, replaySequence: null };
     },
@@ -116,17 +118,20 @@ export async function replayWorkload(cacheFolder) {
   if (!existsSync(planningTrace)) writeTrace(train, planningTrace);
   const indexOf = new Map(trace.sequences.map(({ sequence }, index) => [sequence, index]));
   const order = test.sequences.map((_, i) => i).sort((a, b) => mixed(a) - mixed(b));
+  const half = order.length >> 1;
   return {
     name: 'replay',
     title: 'random weights of 2 GB, routing of gpt-oss-20b replayed',
     decodeTokens: 32,
-    prefillRounds: 1,
+    prefillRounds: 3,
     model,
     ...shapeOf(model),
     replay,
     planningTrace,
-    request(n, promptTokens, maxTokens) {
-      const { sequence, domain } = test.sequences[order[n % order.length]];
+    /** Replays the n-th held-out sequence: one half of them is for calibration, the other for what it predicts. */
+    request(n, promptTokens, maxTokens, calibrating = false) {
+      const own = calibrating ? order.slice(0, half) : order.slice(half);
+      const { sequence, domain } = test.sequences[own[n % own.length]];
       const prompt = Array.from(
         { length: promptTokens },
         (_, i) => 256 + Math.floor(mixed(n * 4099 + i) * (REPLAY_MODEL.vocab_size - 256)),

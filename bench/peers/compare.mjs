@@ -43,9 +43,12 @@ const config = JSON.parse(readFileSync(path.join(flags.model, 'config.json'), 'u
 const wanted = flags.only?.split(',') ?? ['switchyard', 'llama.cpp', ...(flags.vllm && flags.format === 'bf16' ? ['vllm'] : [])];
 const logs = mkdtempSync(path.join(os.tmpdir(), 'compare-'));
 
-/** The client every system is measured with. */
+let seed = 0;
+
+/** The client every system is measured with. No prompt is sent twice: caches of prefixes must not help. */
 function measure(url, args) {
-  const done = spawnSync(process.execPath, [cli, 'bench', 'serve', '--url', url, '--json', '--timeout', '60', ...args.map(String)], {
+  const own = ['--url', url, '--json', '--timeout', '60', '--seed', String(++seed)];
+  const done = spawnSync(process.execPath, [cli, 'bench', 'serve', ...own, ...args.map(String)], {
     encoding: 'utf8',
     maxBuffer: 1 << 26,
   });
@@ -63,7 +66,6 @@ function measure(url, args) {
 
 /** @param bandwidth true: each decode level is between two measurements of what the memory gives */
 async function measureServer(url, bandwidth) {
-  // Warm prefix caches must not help: prompts are random ids, new for every request.
   const most = Math.max(...batches);
   await warmUp(() => {
     const lengths = ['--prompt-tokens', 16, '--output-tokens', 64, '--vocab', config.vocab_size];
@@ -135,7 +137,7 @@ const cells = [
 ];
 const table = cells.map((cell) => {
   const row = Object.fromEntries(wanted.map((name) => [name, best(name, cell.pick)]));
-  const peers = wanted.filter((name) => name !== 'switchyard').map((name) => row[name]);
+  const peers = wanted.filter((name) => name !== 'switchyard' && row[name] !== null).map((name) => row[name]);
   return {
     ...cell,
     row,
@@ -172,6 +174,6 @@ if (flags.out) {
   );
   writeFileSync(
     `${flags.out}.md`,
-    `# ${path.basename(flags.model)}, ${flags.format}, ${threads} threads, over HTTP\n\n${lines.join('\n')}\n\nThroughput: best of ${flags.rounds} alternating rounds, whole requests, prompts of 16 tokens included. A step is the median time per output token of the round that came nearest to its bound; the bound is what the memory gave to ${threads} threads right before or after that measurement, whichever was more. ${machine.cpu}, ${machine.cores} cores, ${machine.instructionSet} at most.\n\n\`${run}\`\n`,
+    `# ${path.basename(flags.model)}, ${flags.format}, ${threads} threads, over HTTP\n\n${lines.join('\n')}\n\nThroughput: best of ${flags.rounds} alternating rounds, whole requests, prompts of 16 tokens included. A step is the median time per output token of the round that came nearest to its bound; the bound is the time to read its weights once, if streams choose experts evenly and each by itself, at what the memory gave to ${threads} threads right before or after that measurement, whichever was more. ${machine.cpu}, ${machine.cores} cores, ${machine.instructionSet} at most.\n\n\`${run}\`\n`,
   );
 }

@@ -28,7 +28,7 @@ export function distinctExperts({ experts, topK }, batch) {
   return experts * (1 - (1 - topK / experts) ** batch);
 }
 
-/** Bytes of weights that one decode step of `batch` sequences reads, each distinct expert once. */
+/** Bytes of weights that one decode step of `batch` sequences reads, each distinct expert once, if sequences choose evenly and each by itself: alike ones read fewer. */
 export function stepBytes(config, batch, format = 'bf16') {
   const p = parameters(config);
   const dense = p.layers * p.attention + p.head;
@@ -41,6 +41,6 @@ export function tokenOperations(config) {
   return 2 * (p.layers * (p.attention + p.router + p.topK * p.expert) + p.head);
 }
 
-/** Tokens per second that no program can exceed: decode at a batch, and prefill. bandwidth in bytes/s, peak in operations/s. */
+/** Tokens per second at which memory or arithmetic is all that is waited for: decode at a batch, and prefill. bandwidth in bytes/s, peak in operations/s. */
 export const decodeBound = (config, batch, bandwidth, format) => (batch * bandwidth) / stepBytes(config, batch, format);
 export const prefillBound = (config, peak) => peak / (tokenOperations(config) - 2 * parameters(config).head);

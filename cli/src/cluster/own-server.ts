@@ -28,7 +28,12 @@ export async function startOwnServer(flags: readonly string[], onLine: (line: st
   const child = startChild({
     args: [program, 'up', '--json', '--supervised', '--port', '0', ...flags],
     onStderr: onLine,
-    onStdout: (line) => announce(JSON.parse(line) as UpReport),
+    onStdout: (line) => {
+      const report = readReport(line);
+      // Its help, say.
+      if (report === null) onLine(line);
+      else announce(report);
+    },
   });
   const ended = child.ended.then((end) => {
     throw new CommandFailure(`the server ${describeEnd(end)} before it was ready:\n${child.lastLines().join('\n')}`);
@@ -48,5 +53,14 @@ export async function startOwnServer(flags: readonly string[], onLine: (line: st
   } finally {
     clearTimeout(timer);
     tooLong.catch(() => {});
+  }
+}
+
+function readReport(line: string): UpReport | null {
+  try {
+    const report = JSON.parse(line) as UpReport | null;
+    return report?.format === 'switchyard-up' ? report : null;
+  } catch {
+    return null;
   }
 }

@@ -12,6 +12,7 @@ import { serveBench } from '../load/serve-bench.ts';
 import { checkOutput } from '../terminal/output-file.ts';
 import { startProgress } from '../terminal/progress.ts';
 import { type BenchTarget, withTargetServer } from './bench-target.ts';
+import { checkUpFlags, withShape } from './bench-up-flags.ts';
 import { interruptSignal } from './interrupt.ts';
 
 interface Flags {
@@ -32,7 +33,7 @@ const vocab = 4096;
 export function benchCalibrateCommand(): Command {
   return new Command('calibrate')
     .description("Measure what the planner's cost model must know: host and links. For `switchyard place --calibration`")
-    .argument('[up-flags...]', 'after --: flags for the `switchyard up` that is measured (default: 1 node of 2 workers)')
+    .argument('[up-flags...]', 'after --: flags for the `switchyard up` that is measured (1 node of 2 workers unless they say otherwise)')
     .option(
       '--listen <address>',
       'answer the probes of another machine until interrupted, e.g. tcp://0.0.0.0:4790; measures nothing itself',
@@ -49,6 +50,7 @@ Examples:
   $ switchyard bench calibrate --dial tcp://10.0.0.2:4790 -- --model DIR   # on another`,
     )
     .action(async (upFlags: string[], flags: Flags) => {
+      checkUpFlags(upFlags);
       if (flags.listen === undefined) checkOutput(flags.out, '--out');
       const { signal, release } = interruptSignal();
       try {
@@ -75,8 +77,7 @@ async function answerUntil(address: string, signal: AbortSignal): Promise<void> 
 async function calibrate(upFlags: string[], dial: string | undefined, signal: AbortSignal): Promise<Calibration> {
   const intraNode = await overLoopback();
   const interNode = dial === undefined ? null : await overLink(dial);
-  const own = upFlags.length > 0 ? upFlags : ['--nodes', '1', '--workers-per-node', '2'];
-  return withTargetServer({ upFlags: own, timeoutMs: requestMsMax, signal }, async (target) => {
+  return withTargetServer({ upFlags: withShape(1, 2, upFlags), timeoutMs: requestMsMax, signal }, async (target) => {
     const { started } = target;
     if (started === null || started.workers.length < 2)
       throw new CommandFailure('calibrate needs two workers at least: one alone does not tell experts from the rest of a layer', {

@@ -17,6 +17,7 @@ import { formatBytes } from '../terminal/quantity.ts';
 import { textTable } from '../terminal/table.ts';
 import type { TargetOptions } from './bench-target.ts';
 import { withTargetServer } from './bench-target.ts';
+import { checkUpFlags, withShape } from './bench-up-flags.ts';
 import { interruptSignal } from './interrupt.ts';
 import { withServerOptions } from './server-options.ts';
 
@@ -75,6 +76,7 @@ Examples:
   $ switchyard bench quality --url http://127.0.0.1:8000`,
     )
     .action(async (upFlags: string[], options: QualityCommandOptions) => {
+      checkUpFlags(upFlags);
       checkOutput(options.out, '--out');
       const interrupt = interruptSignal();
       const heldOut = readHeldOut(options.heldOut);
@@ -85,7 +87,7 @@ Examples:
           : [{ name: 'served', flags: [] }];
       const results: QualityReport['results'] = [];
       for (const { name, flags } of classes) {
-        const startedFlags = options.url === undefined ? ['--nodes', '1', '--workers-per-node', '1', ...flags, ...upFlags] : [];
+        const startedFlags = options.url === undefined ? [...flags, ...withShape(1, 1, upFlags)] : [];
         results.push(
           await withTargetServer({ ...target, upFlags: startedFlags }, async ({ client, numericClass, cluster }) => {
             const { id } = await selectModel(client, options.model ?? null, interrupt.signal);

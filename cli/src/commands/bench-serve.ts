@@ -14,6 +14,7 @@ import { integerIn, integerList, numberIn } from '../terminal/option-values.ts';
 import { checkOutput } from '../terminal/output-file.ts';
 import { startProgress } from '../terminal/progress.ts';
 import { withTargetServer } from './bench-target.ts';
+import { checkUpFlags } from './bench-up-flags.ts';
 import { interruptSignal } from './interrupt.ts';
 import { withServerOptions } from './server-options.ts';
 
@@ -97,6 +98,7 @@ Examples:
   $ switchyard bench serve --text models/shunter-16m/held-out/novels.txt --out novels.json`,
     )
     .action(async (upFlags: string[], options: ServeOptions) => {
+      checkUpFlags(upFlags);
       checkOutput(options.out, '--out');
       const interrupt = interruptSignal();
       const extra = parseExtra(options.extra);

@@ -86,11 +86,18 @@ describe('the report', () => {
     others: 0,
     temperature: 0,
     results: [],
+    incomplete: null,
     exact: true,
   };
 
   it('of a lossy class says that the promise is off, even where everything is equal', () => {
     expect(formatExactReport(report)).toContain('The promise is off: class bf16+node-limit-2 is lossy');
     expect(formatExactReport({ ...report, promised: true })).not.toContain('promise');
+  });
+
+  it('that is not complete says so, and why', () => {
+    expect(formatExactReport({ ...report, incomplete: 'nothing answers', exact: false })).toMatch(
+      /but not everything was: nothing answers\n$/,
+    );
   });
 });

@@ -1,4 +1,4 @@
-import { cpSync, mkdtempSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs';
+import { cpSync, mkdtempSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs';
 import net from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
@@ -135,6 +135,29 @@ describe('a cluster of four workers', () => {
     const unsupported = report.results.filter((r: { unsupported: string | null }) => r.unsupported !== null);
     expect(unsupported.map((r: { scenario: string }) => r.scenario)).toEqual(['continued from the middle']);
     expect(report.exact).toBe(true);
+    expect(status).toBe(0);
+  });
+
+  it('loses no measurement to a second server that is not there', async () => {
+    const out = path.join(folder, 'exact.json');
+    const flags = ['--questions', '1', '--tokens', '4', '--others', '1', '--out', out];
+    const { status, stderr } = await switchyard(['bench', 'exact', '--url', up.report.url, '--also', 'http://127.0.0.1:9', ...flags]);
+    expect(stderr).toMatch(/error: nothing answers at http:\/\/127\.0\.0\.1:9/);
+    expect(status).toBe(1);
+    const report = JSON.parse(readFileSync(out, 'utf8'));
+    expect(report.results.length).toBeGreaterThan(4);
+    expect(report).toMatchObject({ incomplete: expect.stringContaining('nothing answers'), exact: false });
+  });
+
+  it('is compared with no other where a plan names its workers, which the report says', async () => {
+    const plan = path.join(folder, 'two.json');
+    writeFileSync(plan, JSON.stringify(scatteredPlan(up.report.planModel, 2, 1, 3)));
+    const flags = ['--questions', '1', '--tokens', '4', '--others', '1', '--json'];
+    const { status, stdout, stderr } = await switchyard(['bench', 'exact', ...flags, '--', '--plan', plan]);
+    expect(stderr).toContain('no other servers are started: --plan names the workers');
+    const report = JSON.parse(stdout);
+    expect(report.results.at(-1)).toMatchObject({ scenario: 'elsewhere', unsupported: '--plan names the workers' });
+    expect(report).toMatchObject({ incomplete: null, exact: true });
     expect(status).toBe(0);
   });
 

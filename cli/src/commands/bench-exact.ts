@@ -11,7 +11,7 @@ import { makeQuestions } from '../exact/questions.ts';
 import type { ExactReport } from '../exact/report.ts';
 import { formatExactReport, isExact } from '../exact/report.ts';
 import type { ExactBench, ScenarioResult } from '../exact/scenarios.ts';
-import { observeAlone, runElsewhere, runScenario, scenarios } from '../exact/scenarios.ts';
+import { notCompared, observeAlone, runElsewhere, runScenario, scenarios } from '../exact/scenarios.ts';
 import { exitStatus } from '../failure.ts';
 import { describeMachine } from '../load/machine.ts';
 import { collect, integerIn, numberIn } from '../terminal/option-values.ts';
@@ -19,6 +19,7 @@ import { checkOutput } from '../terminal/output-file.ts';
 import { startProgress } from '../terminal/progress.ts';
 import type { TargetOptions } from './bench-target.ts';
 import { withTargetServer } from './bench-target.ts';
+import { boundToItsWorkers, checkUpFlags } from './bench-up-flags.ts';
 import { interruptSignal } from './interrupt.ts';
 import { withServerOptions } from './server-options.ts';
 
@@ -73,17 +74,26 @@ Examples:
   $ switchyard bench exact --url http://old:8080 --also http://new:8080`,
     )
     .action(async (upFlags: string[], options: ExactOptions) => {
+      checkUpFlags(upFlags);
       checkOutput(options.out, '--out');
       const interrupt = interruptSignal();
       const target: TargetOptions = { ...options, upFlags, timeoutMs: options.timeout * 1000, signal: interrupt.signal };
-      const { report, reference, questions, others, started } = await compareHere(target, options);
-      for (const url of options.also ?? []) report.results.push(...(await compareAlso(url, target, { questions, others, reference })));
-      if (started && options.elsewhere) report.results.push(...(await compareElsewhere(target, started, { questions, others, reference })));
+      const { report, started, ...asked } = await compareHere(target, options);
+      let failure: unknown = null;
+      try {
+        for (const url of options.also ?? []) report.results.push(...(await compareAlso(url, target, asked)));
+        if (started && options.elsewhere) await compareElsewhere(target, started, asked, report.results);
+      } catch (error) {
+        // What was measured until then is kept, under the name of something unfinished.
+        failure = error;
+        report.incomplete = interrupt.signal.aborted ? 'interrupted' : (error as Error).message;
+      }
       interrupt.release();
-      report.exact = isExact(report.results);
+      report.exact = report.incomplete === null && isExact(report.results);
       const json = `${JSON.stringify(report, null, 2)}\n`;
       if (options.out) writeFileSync(options.out, json);
       process.stdout.write(options.json ? json : formatExactReport(report));
+      if (failure !== null) throw failure;
       if (!report.exact && ((report.target.switchyard && report.promised) || options.strict)) process.exitCode = exitStatus.failed;
     });
   return command;
@@ -131,6 +141,7 @@ async function compareHere(
       others: others.length,
       temperature: options.temperature,
       results,
+      incomplete: null,
       exact: false,
     };
     return { report, reference, questions, others, started };
@@ -163,8 +174,14 @@ async function compareAlso(url: string, target: TargetOptions, asked: Asked): Pr
   });
 }
 
-/** The same questions on other clusters of the same model: each is started, asked and stopped in turn. */
-async function compareElsewhere(target: TargetOptions, started: UpReport, asked: Asked): Promise<ScenarioResult[]> {
+/** The same questions on other clusters of the same model: each is started, asked and stopped in turn. Adds to `results` as it goes. */
+async function compareElsewhere(target: TargetOptions, started: UpReport, asked: Asked, results: ScenarioResult[]): Promise<void> {
+  const bound = boundToItsWorkers(target.upFlags);
+  if (bound !== null) {
+    process.stderr.write(`bench exact: no other servers are started: ${bound}\n`);
+    results.push(notCompared('elsewhere', bound));
+    return;
+  }
   const folder = mkdtempSync(path.join(os.tmpdir(), 'switchyard-exact-'));
   const planFile = path.join(folder, 'scattered.json');
   writeFileSync(planFile, JSON.stringify(scatteredPlan(started.planModel, 3, 1, 1)));
@@ -174,7 +191,6 @@ async function compareElsewhere(target: TargetOptions, started: UpReport, asked:
     { name: '5 workers over tcp', flags: ['--nodes', '1', '--workers-per-node', '5', '--transport', 'tcp'] },
     { name: '2 workers over grpc', flags: ['--nodes', '2', '--workers-per-node', '1', '--transport', 'grpc'] },
   ];
-  const results: ScenarioResult[] = [];
   try {
     for (const place of places) {
       process.stderr.write(`bench exact: ${place.name}\n`);
@@ -188,5 +204,4 @@ async function compareElsewhere(target: TargetOptions, started: UpReport, asked:
   } finally {
     rmSync(folder, { recursive: true, force: true });
   }
-  return results;
 }

@@ -18,7 +18,9 @@ export interface ExactReport {
   others: number;
   temperature: number;
   results: ScenarioResult[];
-  /** Every comparison that the server supports came out equal, bit for bit. */
+  /** Why comparisons that were asked for are missing, or null. */
+  incomplete: string | null;
+  /** Every comparison that was asked for and that the server supports came out equal, bit for bit. */
   exact: boolean;
 }
 
@@ -47,7 +49,14 @@ export function formatExactReport(report: ExactReport): string {
     textTable(['asked', 'same tokens', 'same logprobs', 'largest difference', ''], rows),
     '',
     ...(report.promised ? [] : [`The promise is off: class ${report.target.numericClass} is lossy, by an option that somebody gave.`]),
-    report.exact ? 'Everything that could be compared is identical, bit for bit.' : 'Not everything is identical.',
+    closingLine(report),
     '',
   ].join('\n');
+}
+
+function closingLine({ results, incomplete }: ExactReport): string {
+  if (!isExact(results)) return 'Not everything is identical.';
+  return incomplete === null
+    ? 'Everything that could be compared is identical, bit for bit.'
+    : `What was compared is identical, bit for bit, but not everything was: ${incomplete}`;
 }

@@ -105,9 +105,9 @@ export const scenarios: Scenario[] = [
 export async function runScenario(scenario: Scenario, bench: ExactBench, reference: readonly Observation[]): Promise<ScenarioResult> {
   const withoutIds =
     scenario.ids === true && (bench.questions.some((q) => typeof q.prompt === 'string') || reference.some((o) => o.ids === null));
-  if (withoutIds) return emptyResult(scenario.name, 'the server tells no token ids');
+  if (withoutIds) return notCompared(scenario.name, 'the server tells no token ids');
   if (scenario.greedy && bench.questions.some((q) => q.temperature > 0))
-    return emptyResult(scenario.name, 'a continuation draws its own random numbers');
+    return notCompared(scenario.name, 'a continuation draws its own random numbers');
   const stopOthers = scenario.busy ? keepBusy(bench) : async () => {};
   try {
     const retell = scenario.retell(bench);
@@ -118,11 +118,11 @@ export async function runScenario(scenario: Scenario, bench: ExactBench, referen
     };
     if (scenario.together) await Promise.all(bench.questions.map((_, index) => one(index)));
     else for (const index of bench.questions.keys()) await one(index);
-    if (differences.some((d) => d === null)) return emptyResult(scenario.name, 'the server does not return the logprobs of a prompt');
+    if (differences.some((d) => d === null)) return notCompared(scenario.name, 'the server does not return the logprobs of a prompt');
     return summarise(scenario.name, differences as Difference[]);
   } catch (error) {
     // A server that does not know a field may refuse it; that it cannot do something is no difference.
-    if (error instanceof ApiError && error.status === 400) return emptyResult(scenario.name, `refused: ${error.message}`);
+    if (error instanceof ApiError && error.status === 400) return notCompared(scenario.name, `refused: ${error.message}`);
     throw error;
   } finally {
     await stopOthers();
@@ -151,7 +151,8 @@ function summarise(scenario: string, differences: Difference[]): ScenarioResult 
   };
 }
 
-function emptyResult(scenario: string, unsupported: string): ScenarioResult {
+/** The row of a scenario that says only why it has nothing. */
+export function notCompared(scenario: string, unsupported: string): ScenarioResult {
   return {
     scenario,
     questions: 0,

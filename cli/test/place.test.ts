@@ -64,6 +64,17 @@ describe('switchyard place', () => {
     expect(await run('verify', plan, trace, certificate)).not.toContain('FAIL');
     expect(JSON.parse(await run('export', plan, '--format', 'sglang')).physical_to_logical_map).toHaveLength(24);
     expect(await run('diff', plan, plan, '--expert-bytes', '1M')).toContain('0 copies, 0 drops');
+    expect(JSON.parse(await run('diff', plan, plan, '--json'))).toEqual({
+      format: 'switchyard-place-diff',
+      version: 1,
+      copies: [],
+      drops: [],
+    });
+    expect(JSON.parse(await run('verify', plan, trace, certificate, '--json'))).toMatchObject({
+      format: 'switchyard-place-verify',
+      version: 1,
+      ok: true,
+    });
     const broken = JSON.parse(readFileSync(certificate, 'utf8'));
     broken.claims[0].bound += 1;
     writeFileSync(certificate, JSON.stringify(broken));
@@ -73,6 +84,7 @@ describe('switchyard place', () => {
   it('writes nothing in a dry run, and speaks JSON', async () => {
     const plan = join(dir, 'never.json');
     const report = JSON.parse(await run('--trace', trace, '--topology', topology, '--out', plan, '--dry-run', '--json', ...quick));
+    expect(report).toMatchObject({ format: 'switchyard-place', version: 1 });
     expect(report.proposed.remoteNodes).toBeLessThan(report.now.remoteNodes);
     expect(() => readFileSync(plan)).toThrow();
   });
@@ -95,9 +107,10 @@ describe('switchyard place', () => {
   it('answers worth-it and what-if', async () => {
     const worth = JSON.parse(await run('worth-it', '--trace', trace, '--levels', '0,50%', '--json', ...quick));
     expect(worth.levels[1].heldOut.remoteNodes).toBeLessThan(worth.levels[0].heldOut.remoteNodes);
-    const [before, after] = JSON.parse(
-      await run('what-if', '--trace', trace, '--topology', topology, '--lose-node', 'n1', '--json', ...quick),
-    );
+    expect(worth).toMatchObject({ format: 'switchyard-place-worth-it', version: 1 });
+    const what = JSON.parse(await run('what-if', '--trace', trace, '--topology', topology, '--lose-node', 'n1', '--json', ...quick));
+    expect(what).toMatchObject({ format: 'switchyard-place-what-if', version: 1 });
+    const [before, after] = what.clusters;
     expect(after.figures.remoteNodes).toBeLessThan(before.figures.remoteNodes);
   });
 

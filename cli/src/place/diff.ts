@@ -17,7 +17,9 @@ export function diffCommand(): Command {
       const from = inWorkerOrder(readPlan(fromPath), to.workers);
       const diff = diffPlans(from, to, flags.expertBytes ?? 1);
       if (flags.json) {
-        process.stdout.write(`${JSON.stringify(flags.expertBytes === undefined ? { copies: diff.copies, drops: diff.drops } : diff)}\n`);
+        const { copies, drops } = diff;
+        const report = { format: 'switchyard-place-diff', version: 1, ...(flags.expertBytes === undefined ? { copies, drops } : diff) };
+        process.stdout.write(`${JSON.stringify(report)}\n`);
         return;
       }
       const rows = to.workers.map((w, i) => [

@@ -152,6 +152,8 @@ async function placeByRouting(
   }
   if (flags.json) {
     const report = {
+      format: 'switchyard-place',
+      version: 1,
       stopped: placed.stopped,
       ...figures,
       bytesToMove: diff.bytes,
@@ -392,7 +394,14 @@ function placeByLoads(loads: LoadMatrix, topology: Topology, flags: PlaceFlags):
   const meanOf = (key: 'now' | 'proposed') => rows.reduce((sum, r) => sum + r[key], 0) / rows.length;
   if (flags.dryRun !== true) writeJson(flags.out, plan);
   if (flags.json) {
-    process.stdout.write(`${JSON.stringify({ now: { peakMean: meanOf('now') }, proposed: { peakMean: meanOf('proposed') }, plan })}\n`);
+    const report = {
+      format: 'switchyard-place',
+      version: 1,
+      now: { peakMean: meanOf('now') },
+      proposed: { peakMean: meanOf('proposed') },
+      plan,
+    };
+    process.stdout.write(`${JSON.stringify(report)}\n`);
     return;
   }
   const table = textTable(

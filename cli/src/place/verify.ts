@@ -35,7 +35,7 @@ export function verifyCommand(): Command {
       ];
       const judged = candidates.map((make) => make()).find((t) => traceDigest(t) === certificate.trace) ?? trace;
       const verdict = verifyCertificate(readPlan(planPath), judged, certificate);
-      if (flags.json) process.stdout.write(`${JSON.stringify(verdict)}\n`);
+      if (flags.json) process.stdout.write(`${JSON.stringify({ format: 'switchyard-place-verify', version: 1, ...verdict })}\n`);
       else for (const { ok, text } of verdict.checks) process.stdout.write(`${ok ? 'ok  ' : 'FAIL'}  ${text}\n`);
       if (!verdict.ok) throw new CommandFailure(flags.json ? '' : 'the certificate does not hold');
     });

@@ -67,7 +67,7 @@ export function whatIfCommand(): Command {
     line.finish();
     release();
     if (signal.aborted) process.exitCode = exitStatus.interrupted; // after what was found until then
-    if (flags.json) process.stdout.write(`${JSON.stringify(columns)}\n`);
+    if (flags.json) process.stdout.write(`${JSON.stringify({ format: 'switchyard-place-what-if', version: 1, clusters: columns })}\n`);
     else
       process.stdout.write(
         `${comparisonTable(columns, null, 'not proven')}\n${measuredOn(judged, test.tokens > 0)}; ${stepTimesBy(host)}\n`,

@@ -47,7 +47,7 @@ export function worthItCommand(): Command {
     release();
     if (signal.aborted) process.exitCode = exitStatus.interrupted; // after what was found until then
     if (flags.json) {
-      process.stdout.write(`${JSON.stringify(report)}\n`);
+      process.stdout.write(`${JSON.stringify({ format: 'switchyard-place-worth-it', version: 1, ...report })}\n`);
       return;
     }
     const percent = (v: number) => `${(100 * v).toFixed(1)}%`;

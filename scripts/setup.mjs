@@ -7,9 +7,9 @@ import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { installedMatches } from './installed.mjs';
 import { takeLock } from './lock.mjs';
+import { nodeNeeded, nodeSuffices } from './node-version.mjs';
 
 const root = path.dirname(path.dirname(fileURLToPath(import.meta.url)));
-const nodeMinimum = [20, 12];
 
 function say(message) {
   process.stderr.write(`switchyard setup: ${message}\n`);
@@ -30,9 +30,8 @@ function run(label, command, args, hint) {
 }
 
 function checkNode() {
-  const [major, minor] = process.versions.node.split('.').map(Number);
-  if (major < nodeMinimum[0] || (major === nodeMinimum[0] && minor < nodeMinimum[1]))
-    fail(`Node ${nodeMinimum.join('.')} or newer is needed, this is ${process.versions.node}: install it from https://nodejs.org`);
+  const { node } = process.versions;
+  if (!nodeSuffices(node)) fail(`Node ${nodeNeeded} is needed, this is ${node}: install it from https://nodejs.org`);
 }
 
 /** The stamp lives inside node_modules, so that removing or reinstalling that folder removes it too. */

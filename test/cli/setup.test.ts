@@ -1,5 +1,5 @@
 import { spawn, spawnSync } from 'node:child_process';
-import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
@@ -40,6 +40,28 @@ describe('closing line of a test run', () => {
   it('is never green when the run was not', () => {
     expect(summary(passing, 1)).toEqual({ line: '7 passed, 1 failed', status: 1 });
     expect(summary(null).status).toBe(1);
+  });
+});
+
+describe('version of Node', () => {
+  it('that setup asks for is the one that every package names', async () => {
+    const { nodeNeeded, nodeSuffices } = await import(pathToFileURL(path.join(scripts, 'node-version.mjs')).href);
+    for (const part of ['.', 'proto', 'placement', 'native', 'worker', 'coordinator', 'cli']) {
+      const { engines } = JSON.parse(readFileSync(path.join(scripts, '..', part, 'package.json'), 'utf8'));
+      expect(engines.node, part).toBe(nodeNeeded);
+    }
+    const versions = ['18.20.0', '20.18.3', '20.19.0', '21.7.0', '22.11.0', '22.12.0', '24.0.0'];
+    expect(versions.filter((version) => nodeSuffices(version))).toEqual(['20.19.0', '22.12.0', '24.0.0']);
+  });
+});
+
+describe('lockfile', () => {
+  it('has the digest of every package that it would fetch, and names no registry', () => {
+    const text = readFileSync(path.join(scripts, '..', 'package-lock.json'), 'utf8');
+    const { packages } = JSON.parse(text) as { packages: Record<string, { link?: boolean; integrity?: string }> };
+    const fetched = Object.entries(packages).filter(([where, { link }]) => where.includes('node_modules/') && !link);
+    expect(fetched.filter(([, { integrity }]) => integrity === undefined).map(([where]) => where)).toEqual([]);
+    expect(text).not.toMatch(/"resolved": "https?:/);
   });
 });
 

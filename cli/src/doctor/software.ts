@@ -7,7 +7,7 @@ import { bundledModel } from '../cluster/bundled-model.ts';
 import type { Check } from './check.ts';
 import { failed, ok, warning } from './check.ts';
 
-const nodeMinimum = [20, 12];
+const nodeMinimum = [20, 19];
 
 export function checkNode(): Check {
   const [major, minor] = process.versions.node.split('.').map(Number);

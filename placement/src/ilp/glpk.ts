@@ -16,7 +16,7 @@ import(workerData.glpk).then(async ({ default: load }) => {
 }).catch((error) => parentPort.postMessage({ error: String(error && error.message || error) }));
 `;
 
-/** The second solver, glpk.js, which the user installs (it is GPL-3.0, so it is no dependency). @throws not_found where it is not installed */
+/** The second solver, glpk.js. It is GPL-3.0, so only tests of a checkout depend on it; whoever uses this package installs it himself. @throws not_found where it is not installed */
 export function glpkSolver(): IlpSolver {
   let glpk: string;
   try {

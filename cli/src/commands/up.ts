@@ -20,7 +20,7 @@ import type { Progress } from '../terminal/progress.ts';
 import { startProgress } from '../terminal/progress.ts';
 import { formatBytes } from '../terminal/quantity.ts';
 import { interruptSignal } from './interrupt.ts';
-import { readSecret } from './server-options.ts';
+import { firstKey } from './server-options.ts';
 
 interface UpOptions {
   model: string;
@@ -309,14 +309,6 @@ async function printFirstCompletion(url: string, model: string, options: UpOptio
     output.write('\n\n');
     client.close();
   }
-}
-
-/** Of the lines that the coordinator reads: "KEY" or "KEY TENANT", and comments. */
-function firstKey(file: string): string | null {
-  const keys = readSecret(file, '--api-key-file')
-    .split('\n')
-    .map((line) => line.trim().split(/\s+/)[0]);
-  return keys.find((key) => key !== '' && !key.startsWith('#')) ?? null;
 }
 
 async function untilAborted(signal: AbortSignal): Promise<void> {

@@ -127,7 +127,8 @@ export async function status(cluster: Cluster): Promise<{
     node: string;
     state: string;
     load: number;
-    stats: { running: number; waiting: number; expertTokens: number[] } | null;
+    statsAgeMs: number | null;
+    stats: { running: number; waiting: number; generatedTokens: number; expertTokens: number[] } | null;
   }[];
 }> {
   const response = await fetch(`${cluster.url}/v1/switchyard/status`, { headers: { authorization: `Bearer ${adminToken}` } });

@@ -137,6 +137,7 @@ class Coordinator implements RunningCoordinator {
       const { listen, control, healthPort, adminSocket, tokenFile } = this.#config;
       const { host, port } = splitAddress(listen);
       const token = tokenFile === null ? '' : readSecretFile(tokenFile, '--token-file').trim();
+      if (tokenFile !== null && token === '') throw new SwitchyardError('invalid_request', `--token-file: ${tokenFile} is empty`);
       this.#control = await serveControl(control, { token, tls: readTls(this.#config) }, (stream) => this.#membership.accept(stream));
       this.controlAddress = this.#control.address;
       if (token === '' && !/^(unix:|127\.|localhost:|\[::1\])/.test(control))

@@ -107,6 +107,8 @@ describe('a worker that attaches', () => {
     await old.next('submit');
     await other.next('submit');
     const successor = await ScriptedWorker.join(control, 'n0w0');
+    // If it lives after all it shall not take its place back.
+    expect(await old.next('refuse')).toMatchObject({ message: 'another worker attached as n0w0' });
     await old.stream.closed;
     successor.ready();
     expect((await successor.next('peers')).peers).toHaveLength(2);
@@ -140,6 +142,20 @@ describe('a worker that attaches', () => {
     third.ready(1, 'no name\n');
     await third.stream.closed;
     expect(workers()[1].state).toBe('absent');
+  });
+
+  it('has read the same checkpoint as the others, or waits until they are gone', async () => {
+    const first = await ScriptedWorker.join(control, 'n0w0');
+    first.ready();
+    const second = await ScriptedWorker.join(control, 'n0w1');
+    second.ready(1, 'bf16', 2n);
+    await becomes(() => workers()[1].failure === 'version_mismatch: its checkpoint is not the one that n0w0 has read');
+    expect(ready()).toBe(false);
+    await first.stream.close();
+    await becomes(() => workers()[1].state === 'loaded');
+    const successor = await ScriptedWorker.join(control, 'n0w0');
+    successor.ready(1, 'bf16', 2n);
+    await becomes(ready);
   });
 
   it('that cannot serve says why', async () => {

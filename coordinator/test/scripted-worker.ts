@@ -52,8 +52,8 @@ export class ScriptedWorker {
     });
   }
 
-  ready(epoch = 1, numericClass = 'bf16'): void {
-    this.send({ type: 'ready', epoch, residentBytes: 1, kvBlocks: 64, weightsHash: 0xfedcba9876543210n, numericClass });
+  ready(epoch = 1, numericClass = 'bf16', weightsHash = 0xfedcba9876543210n): void {
+    this.send({ type: 'ready', epoch, residentBytes: 1, kvBlocks: 64, weightsHash, numericClass });
   }
 
   tokens(columns: Partial<Tokens>): void {

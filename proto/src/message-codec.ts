@@ -197,7 +197,7 @@ function fieldWriter(path: string, key: string, number: number, kind: FieldKind)
       };
     case 'string':
       return (writer, m) => {
-        const v = m[key] as string;
+        const v = wellFormed(m[key] as string);
         if (v !== '') writer.uint32(tag(WIRE_BYTES)).string(v);
       };
     case 'bytes':
@@ -207,7 +207,7 @@ function fieldWriter(path: string, key: string, number: number, kind: FieldKind)
       };
     case 'string[]':
       return (writer, m) => {
-        for (const v of m[key] as string[]) writer.uint32(tag(WIRE_BYTES)).string(v);
+        for (const v of m[key] as string[]) writer.uint32(tag(WIRE_BYTES)).string(wellFormed(v));
       };
     case 'uint32[]':
       return packedWriter(key, tag(WIRE_BYTES), (writer, v: number) => writer.uint32(checkUint32(path, v)));
@@ -220,6 +220,11 @@ function fieldWriter(path: string, key: string, number: number, kind: FieldKind)
     case 'double[]':
       return packedWriter(key, tag(WIRE_BYTES), (writer, v: number) => writer.double(v));
   }
+}
+
+/** Half of a surrogate pair, which JSON may bring and a cut may leave, is no text: a reader would refuse the message, and with it the stream. */
+function wellFormed(text: string): string {
+  return (text as string & { toWellFormed(): string }).toWellFormed();
 }
 
 function packedWriter<V>(key: string, tag: number, write: (writer: Writer, value: V) => void): (writer: Writer, message: Fields) => void {

@@ -145,6 +145,11 @@ describe('message codec', () => {
     expect(() => encodeUnion(toWorkerSchema, { ...(submit as object), ...fields } as never)).toThrow(SwitchyardError);
   });
 
+  it('writes half a surrogate pair as what is no character, which every reader takes', () => {
+    const said = { ...(submit as object), domain: 'a\ud800', traceId: '\udc00' } as never;
+    expect(decodeUnion(toWorkerSchema, encodeUnion(toWorkerSchema, said))).toMatchObject({ domain: 'a\ufffd', traceId: '\ufffd' });
+  });
+
   it('refuses a 64-bit id that a number cannot hold', () => {
     const type = lookup('ToWorker');
     const bytes = type.encode(type.fromObject({ cancel: { request: '9007199254740992' } })).finish();

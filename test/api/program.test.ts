@@ -83,6 +83,7 @@ describe('the coordinator program', () => {
     [[...model, '--plan', file('plan.json', JSON.stringify(plan))], /--plan .*plan\.json: .*model\.moeLayers/],
     [[...model, '--nodes', '64', '--workers-per-node', '64'], /--nodes 64 with --workers-per-node 64 make 4096 workers; the limit is 1024/],
     [[...model, '--token-file', '/nowhere'], /--token-file \/nowhere: ENOENT/],
+    [[...model, '--token-file', file('blank', '\n')], /--token-file: .*blank is empty/],
     [[...model, '--api-key-file', file('none', '# no key\n')], /--api-key-file .*none: has no key/],
     [[...model, '--tls-cert', '/nowhere'], /--tls-cert and --tls-key are needed together/],
     [[...model, '--control', 'unix:/nowhere/c.sock'], /cannot listen on unix:\/nowhere\/c\.sock/],

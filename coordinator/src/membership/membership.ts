@@ -69,6 +69,8 @@ export class Membership {
   readonly #events: MembershipEvents;
   readonly #log: Log;
   readonly #byName: ReadonlyMap<string, Place>;
+  /** What workers said that cannot serve beside those that do: they may when these are gone. */
+  readonly #different = new Map<Place, Ready>();
   #uncovered: number;
   #tracing = false;
 
@@ -150,6 +152,8 @@ export class Membership {
     }
     if (place.stream !== null) {
       const error = new SwitchyardError('worker_lost', `another worker attached as ${place.name}`);
+      // One that died does not read it. One that lives would take its place back, and so on for ever.
+      this.#tell(place, { type: 'refuse', code: 'bad_plan', message: error.message });
       void place.stream.close(error);
       this.#lose(place, error);
     }
@@ -197,14 +201,19 @@ export class Membership {
     }
   }
 
-  /** Workers of one model compute in one class: two that name different ones have read different checkpoints. */
+  /** Rows of one model only may meet: workers that serve together have read the same weights and compute in the same class. */
   #loaded(place: Place, ready: Ready): void {
-    const { numericClass } = ready;
-    const other = this.places.find((one) => one !== place && one.ready !== null && one.ready.numericClass !== numericClass);
-    if (!numericClassPattern.test(numericClass))
+    if (!numericClassPattern.test(ready.numericClass)) {
       void place.stream?.close(new SwitchyardError('bad_frame', 'ready: numericClass is no name'));
-    else if (other === undefined) this.#becomeReady(place, ready);
-    else this.#becomeFailed(place, 'version_mismatch', `it computes in ${numericClass}, ${other.name} in ${other.ready!.numericClass}`);
+      return;
+    }
+    const difference = this.places.reduce<string | null>((found, other) => found ?? differenceOf(ready, place, other), null);
+    if (difference === null) {
+      this.#becomeReady(place, ready);
+      return;
+    }
+    this.#different.set(place, ready);
+    this.#becomeFailed(place, 'version_mismatch', difference);
   }
 
   #becomeReady(place: Place, ready: Ready): void {
@@ -238,9 +247,14 @@ export class Membership {
   #lose(place: Place, error: SwitchyardError | null): void {
     const reason = error?.message ?? 'it closed its stream';
     Object.assign(place, vacancy(), { losses: place.losses + 1 });
+    this.#different.delete(place);
     this.#recount();
     this.#log.warn({ worker: place.name, uncovered: this.#uncovered }, `worker lost: ${reason}`);
     this.#events.onLost(place, new SwitchyardError('worker_lost', `worker ${place.name} was lost: ${reason}`));
+    // It may have been the one that others differ from.
+    const different = [...this.#different];
+    this.#different.clear();
+    for (const [other, ready] of different) this.#loaded(other, ready);
     this.#events.onChange();
   }
 
@@ -270,4 +284,13 @@ function vacancy() {
     stats: null,
     statsAtMs: 0,
   };
+}
+
+/** Why a worker that has loaded cannot serve beside another; null where it can. */
+function differenceOf(ready: Ready, place: Place, other: Place): string | null {
+  if (other === place || other.ready === null) return null;
+  const { numericClass, weightsHash } = other.ready;
+  if (ready.numericClass !== numericClass) return `it computes in ${ready.numericClass}, ${other.name} in ${numericClass}`;
+  if (ready.weightsHash !== weightsHash) return `its checkpoint is not the one that ${other.name} has read`;
+  return null;
 }

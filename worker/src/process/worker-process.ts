@@ -182,7 +182,8 @@ export class WorkerProcess {
   }
 
   private assign(assignment: Assignment): void {
-    if (this.serving?.assignment.key === assignment.key) {
+    // While another is being loaded, what is served is on its way out.
+    if (this.loading === null && this.serving?.assignment.key === assignment.key) {
       this.announceReady();
       return;
     }
@@ -334,7 +335,10 @@ function describeDevice(native: Native, { backend, isa, threads, cpus }: WorkerF
 }
 
 async function tokenOf({ tokenFile }: WorkerFlags): Promise<string> {
-  return tokenFile === null ? '' : (await readFile(tokenFile, 'utf8')).trim();
+  if (tokenFile === null) return '';
+  const token = (await readFile(tokenFile, 'utf8')).trim();
+  if (token === '') throw new SwitchyardError('invalid_request', `--token-file: ${tokenFile} is empty`);
+  return token;
 }
 
 async function tlsOf({ tlsCa, tlsCert, tlsKey, tlsServerName }: WorkerFlags): Promise<LinkOptions['tls']> {

@@ -1,7 +1,7 @@
 import { SwitchyardError } from '@switchyard/proto';
 import { expNonPositive } from './exponential.ts';
 
-/** Index of the largest of `count` logits from `offset` on; ties go to the lower index. Throws `internal` for a NaN, and when none is above -infinity. */
+/** Index of the largest of `count` logits from `offset` on; ties go to the lower index. Throws `internal` for a NaN, and when the largest is not finite. */
 export function argmax(logits: Float32Array, offset: number, count: number): number {
   let best = -1;
   let bestValue = Number.NEGATIVE_INFINITY;
@@ -14,7 +14,7 @@ export function argmax(logits: Float32Array, offset: number, count: number): num
       best = i;
     }
   }
-  if (best < 0) throw noNumber(count);
+  if (!Number.isFinite(bestValue)) throw noNumber(count, bestValue);
   return best;
 }
 
@@ -30,7 +30,7 @@ export function argmaxAdjusted(adjusted: Float64Array): number {
       best = i;
     }
   }
-  if (best < 0) throw noNumber(adjusted.length);
+  if (!Number.isFinite(bestValue)) throw noNumber(adjusted.length, bestValue);
   return best;
 }
 
@@ -38,8 +38,8 @@ function notANumber(token: number): SwitchyardError {
   return new SwitchyardError('internal', `the logit of token ${token} is not a number: weights or cache are corrupt`);
 }
 
-function noNumber(count: number): SwitchyardError {
-  return new SwitchyardError('internal', `no logit of ${count} is a number above -infinity: weights or cache are corrupt`);
+function noNumber(count: number, largest: number): SwitchyardError {
+  return new SwitchyardError('internal', `the largest of ${count} logits is ${largest}: weights or cache are corrupt`);
 }
 
 /**

@@ -65,4 +65,10 @@ describe('the worker program', () => {
     expect(status).toBe(1);
     expect(said).toContain('/nonexistent/token');
   });
+
+  test('takes no empty token for one', async () => {
+    const { status, said } = await start([...nowhere, '--token-file', '/dev/null']).ended;
+    expect(status).toBe(1);
+    expect(said).toContain('--token-file: /dev/null is empty');
+  });
 });

@@ -77,7 +77,8 @@ describe('Sampler', () => {
       () =>
         sampler.choose(Float32Array.from(row), 0, { sampling: greedy, history: null, masked: [], index: 0 });
     const infinite = Number.NEGATIVE_INFINITY;
-    expect(choose(infinite, infinite, infinite)).toThrow(/no logit of 3/);
+    expect(choose(infinite, infinite, infinite)).toThrow(/largest of 3 logits is -Infinity/);
+    expect(choose(1, Number.POSITIVE_INFINITY, 2)).toThrow(/largest of 3 logits is Infinity/);
     expect(choose(1, Number.NaN, 2)).toThrow(/logit of token 1 is not a number/);
     expect(choose(Number.NaN, infinite, infinite)).toThrow(/logit of token 0 is not a number/);
   });

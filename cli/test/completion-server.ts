@@ -43,6 +43,12 @@ export async function startCompletionServer(
       response.end(JSON.stringify({ error: { message: 'the queue is full', type: 'overloaded_error', code: 'queue_full' } }));
       return;
     }
+    if (behaviour === 'answer' && body.stream !== true) {
+      const usage = { prompt_tokens: Math.ceil(String(body.prompt).length / 4), completion_tokens: 1 };
+      response.writeHead(200, { 'content-type': 'application/json' });
+      response.end(JSON.stringify({ choices: [{ index: 0, text: 't0 ' }], usage }));
+      return;
+    }
     response.writeHead(200, { 'content-type': 'text/event-stream' });
     if (behaviour === 'silent') return;
     const chat = request.url === '/v1/chat/completions';

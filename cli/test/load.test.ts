@@ -3,7 +3,7 @@ import { afterEach, describe, expect, it } from 'vitest';
 import { ApiClient } from '../src/api/client.ts';
 import { selectModel } from '../src/api/models.ts';
 import { distribution } from '../src/load/distribution.ts';
-import { randomIdPrompts, textIdPrompts, tokenizeByServer } from '../src/load/prompts.ts';
+import { randomIdPrompts, textIdPrompts, textPrompts, tokenizeByServer, windowPlaces } from '../src/load/prompts.ts';
 import { serveBench } from '../src/load/serve-bench.ts';
 import { timedCompletion } from '../src/load/timed-completion.ts';
 import type { Behaviour, CompletionServer } from './completion-server.ts';
@@ -161,7 +161,21 @@ describe('prompts', () => {
     await start(() => 'answer');
     const ids = await tokenizeByServer(client, 'tiny', 'It was a dark night, and the captain');
     expect(ids).toHaveLength(36);
-    for (const prompt of textIdPrompts(4, 10, ids!, 1)) expect(ids!.join()).toContain(prompt.join());
+    for (const prompt of textIdPrompts(4, 10, ids!, 1, new Set())) expect(ids!.join()).toContain(prompt.join());
+  });
+});
+
+describe('windows of a text', () => {
+  it('are different in all levels of a run, down to the last one that the text has', async () => {
+    await start(() => 'answer');
+    const ids = Array.from({ length: 20 }, (_, i) => i);
+    const used = new Set<number>();
+    const firsts = [1, 2, 3].flatMap((seed) => textIdPrompts(5, 6, ids, seed, used).map(([first]) => first));
+    expect(firsts.sort((a, b) => a - b)).toEqual(ids.slice(0, windowPlaces(20, 6)));
+    expect(() => textIdPrompts(1, 6, ids, 4, used)).toThrow(/all 15 windows of the text are used/);
+    const texts = textPrompts(15, 6, 'abcdefghijklmnopqrst', 1, new Set());
+    expect(new Set(texts).size).toBe(15);
+    expect(texts.every((text) => text.length === 6)).toBe(true);
   });
 });
 

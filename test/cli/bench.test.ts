@@ -1,5 +1,24 @@
-import { describe, expect, it } from 'vitest';
-import { switchyard } from './program.ts';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import os from 'node:os';
+import path from 'node:path';
+import { afterAll, afterEach, describe, expect, it } from 'vitest';
+import type { Behaviour, CompletionServer } from '../../cli/test/completion-server.ts';
+import { startCompletionServer } from '../../cli/test/completion-server.ts';
+import { start, switchyard, until } from './program.ts';
+
+const folder = mkdtempSync(path.join(os.tmpdir(), 'sw-'));
+afterAll(() => rmSync(folder, { recursive: true }));
+
+let server: CompletionServer | null = null;
+afterEach(async () => {
+  await server?.close();
+  server = null;
+});
+
+async function serve(behave: (body: Record<string, unknown>, index: number) => Behaviour = () => 'answer'): Promise<string> {
+  server = await startCompletionServer(behave);
+  return server.url;
+}
 
 describe('bench', () => {
   it('starts no server for a subcommand that there is not', async () => {
@@ -14,5 +33,70 @@ describe('bench', () => {
     expect(stderr).toMatch(/error: the server exited with status 0 before it was ready/);
     expect(stderr).not.toMatch(/ at .*\.js:/);
     expect([status, stdout]).toEqual([1, '']);
+  });
+});
+
+describe('bench serve that is interrupted', () => {
+  const flags = ['--concurrency', '1,1', '--requests', '2', '--warmup', '0', '--prompt-tokens', '8', '--output-tokens', '3', '--json'];
+
+  it('reports the levels that are complete, and that they are not all', async () => {
+    const out = path.join(folder, 'part.json');
+    const url = await serve((_, index) => (index < 2 ? 'answer' : 'silent'));
+    const bench = start(['bench', 'serve', '--url', url, ...flags, '--out', out]);
+    await until(() => server!.requests.length === 3);
+    bench.child.kill('SIGINT');
+    const { status, stdout } = await bench.finished;
+    expect(status).toBe(130);
+    expect(JSON.parse(stdout)).toMatchObject({ interrupted: true, levels: [{ requests: 2 }] });
+    expect(JSON.parse(stdout).levels).toHaveLength(1);
+    expect(readFileSync(out, 'utf8')).toBe(stdout);
+  });
+
+  it('leaves an earlier report alone where none is', async () => {
+    const out = path.join(folder, 'kept.json');
+    writeFileSync(out, 'kept');
+    const url = await serve(() => 'silent');
+    const bench = start(['bench', 'serve', '--url', url, ...flags, '--out', out]);
+    await until(() => server!.requests.length === 1);
+    bench.child.kill('SIGINT');
+    const { status, stdout } = await bench.finished;
+    expect([status, stdout]).toEqual([130, '']);
+    expect(readFileSync(out, 'utf8')).toBe('kept');
+  });
+});
+
+describe('bench serve refuses prompts that would not differ or not be as long as asked', () => {
+  const text = path.join(folder, 'text.txt');
+  writeFileSync(text, 'It was a dark night, and the captain stood alone upon the deck.');
+
+  it.each([
+    [['--prompt-tokens', '64'], /has 63 tokens, fewer than --prompt-tokens 64/],
+    [
+      ['--prompt-tokens', '60', '--concurrency', '1', '--requests', '4', '--warmup', '1'],
+      /has 63 tokens: 4 different prompts of --prompt-tokens 60, fewer than the 5 requests/,
+    ],
+    [['--prompt-tokens', '17', '--chat'], /has 63 characters, about 16 tokens, fewer than --prompt-tokens 17/],
+    [['--shared-prefix', '4'], /--shared-prefix 4 is for random token ids/],
+  ])('--text %j', async (flags, message) => {
+    const url = await serve();
+    const { status, stderr, stdout } = await switchyard(['bench', 'serve', '--url', url, '--text', text, ...flags]);
+    expect(stderr).toMatch(message);
+    expect([status, stdout]).toEqual([2, '']);
+    expect(server!.requests.filter(({ body }) => body.stream === true)).toEqual([]);
+  });
+
+  it('which all share their last token', async () => {
+    const { status, stderr } = await switchyard(['bench', 'serve', '--prompt-tokens', '8', '--shared-prefix', '8']);
+    expect(stderr).toMatch(/--shared-prefix 8 must be less than --prompt-tokens 8/);
+    expect(status).toBe(2);
+  });
+
+  it('but takes a text that is just long enough', async () => {
+    const url = await serve();
+    const flags = ['--prompt-tokens', '60', '--concurrency', '1', '--requests', '3', '--warmup', '1', '--output-tokens', '2'];
+    const { status } = await switchyard(['bench', 'serve', '--url', url, '--text', text, ...flags]);
+    const prompts = server!.requests.filter(({ body }) => body.stream === true).map(({ body }) => JSON.stringify(body.prompt));
+    expect(new Set(prompts).size).toBe(4);
+    expect(status).toBe(0);
   });
 });

@@ -5,7 +5,15 @@ import type { ModelCard } from '../api/models.ts';
 import { selectModel } from '../api/models.ts';
 import { CommandFailure, exitStatus } from '../failure.ts';
 import { describeMachine } from '../load/machine.ts';
-import { charsPerTokenByServer, randomIdPrompts, textIdPrompts, textPrompts, tokenizeByServer } from '../load/prompts.ts';
+import {
+  charsPerTokenByServer,
+  randomIdPrompts,
+  textIdPrompts,
+  textPrompts,
+  tokenizeByServer,
+  type UsedPlaces,
+  windowPlaces,
+} from '../load/prompts.ts';
 import { serveBench } from '../load/serve-bench.ts';
 import type { ServeReport, ServeWorkload } from '../load/serve-report.ts';
 import { formatServeReport } from '../load/serve-report.ts';
@@ -100,6 +108,7 @@ Examples:
     .action(async (upFlags: string[], options: ServeOptions) => {
       checkUpFlags(upFlags);
       checkOutput(options.out, '--out');
+      checkPromptOptions(options);
       const interrupt = interruptSignal();
       const extra = parseExtra(options.extra);
       const report = await withTargetServer(
@@ -115,8 +124,8 @@ Examples:
               client,
               model: card.id,
               concurrencies: options.concurrency,
-              requestsAt: (c) => options.requests ?? Math.max(requestsAtLeast, requestsPerClient * c),
-              warmupAt: (c) => options.warmup ?? Math.min(c, warmupMost),
+              requestsAt: (c) => requestsAt(options, c),
+              warmupAt: (c) => warmupAt(options, c),
               maxTokens: options.outputTokens,
               temperature: options.temperature,
               ignoreEos: !options.stopAtEos,
@@ -129,9 +138,13 @@ Examples:
               },
               signal: interrupt.signal,
             });
+          } catch (error) {
+            // Levels that were complete before the interruption are reported.
+            if (!interrupt.signal.aborted) throw error;
           } finally {
             progress.finish();
           }
+          if (levels.length === 0 && interrupt.signal.aborted) throw new CommandFailure('', { status: exitStatus.interrupted });
           const workload: ServeWorkload = {
             prompts: kind,
             endpoint: options.chat ? 'chat' : 'completions',
@@ -152,6 +165,7 @@ Examples:
             target: { url: client.baseUrl, model: card.id, switchyard, numericClass },
             workload,
             levels,
+            interrupted: levels.length < options.concurrency.length,
             errors: levels.reduce((sum, level) => sum + level.errors, 0),
           } satisfies ServeReport;
         },
@@ -160,7 +174,7 @@ Examples:
       const json = `${JSON.stringify(report, null, 2)}\n`;
       if (options.out) writeFileSync(options.out, json);
       process.stdout.write(options.json ? json : formatServeReport(report));
-      if (interrupt.signal.aborted) process.exitCode = exitStatus.interrupted;
+      if (report.interrupted) process.exitCode = exitStatus.interrupted;
       else if (report.errors > 0) process.exitCode = exitStatus.failed;
     });
   return command;
@@ -185,12 +199,43 @@ function checkLengths(options: ServeOptions, card: ModelCard): void {
       `--prompt-tokens ${options.promptTokens} + --output-tokens ${options.outputTokens} = ${wanted} exceeds the context of ${card.id}: ${context}`,
       { status: exitStatus.usage },
     );
-  if (options.chat && !options.text) throw new CommandFailure('--chat needs --text: a chat message is text', { status: exitStatus.usage });
+}
+
+function requestsAt(options: ServeOptions, concurrency: number): number {
+  return options.requests ?? Math.max(requestsAtLeast, requestsPerClient * concurrency);
+}
+
+function warmupAt(options: ServeOptions, concurrency: number): number {
+  return options.warmup ?? Math.min(concurrency, warmupMost);
+}
+
+/** What can be refused before there is a server. */
+function checkPromptOptions({ chat, text, sharedPrefix, promptTokens }: ServeOptions): void {
+  const refuse = (message: string) => new CommandFailure(message, { status: exitStatus.usage });
+  if (chat && text === undefined) throw refuse('--chat needs --text: a chat message is text');
+  if (text !== undefined && sharedPrefix > 0)
+    throw refuse(`--shared-prefix ${sharedPrefix} is for random token ids: windows of --text ${text} share no beginning`);
+  if (sharedPrefix >= promptTokens)
+    throw refuse(`--shared-prefix ${sharedPrefix} must be less than --prompt-tokens ${promptTokens}: no two prompts would differ`);
+}
+
+/** @param size of a window, in the unit of `length`; `has` names the latter */
+function checkWindows(options: ServeOptions, length: number, size: number, has: string): void {
+  const refuse = (message: string) => new CommandFailure(`--text ${options.text} has ${has}${message}`, { status: exitStatus.usage });
+  if (length < size) throw refuse(`, fewer than --prompt-tokens ${options.promptTokens}`);
+  const places = windowPlaces(length, size);
+  const wanted = options.concurrency.reduce((sum, c) => sum + requestsAt(options, c) + warmupAt(options, c), 0);
+  if (wanted > places)
+    throw refuse(
+      `: ${places} different prompts of --prompt-tokens ${options.promptTokens}, fewer than the ${wanted} requests of all levels (--concurrency, --requests, --warmup)`,
+    );
 }
 
 function readText(file: string): string {
   try {
-    return readFileSync(file, 'utf8');
+    const text = readFileSync(file, 'utf8');
+    if (text === '') throw new Error('it is empty');
+    return text;
   } catch (error) {
     throw new CommandFailure(`--text ${file}: ${(error as Error).message}`, { status: exitStatus.usage, cause: error });
   }
@@ -215,16 +260,16 @@ async function promptMaker(
     };
   }
   const text = readText(options.text);
+  const used: UsedPlaces = new Set();
   const ids = options.chat ? null : await tokenizeByServer(client, card.id, text, signal);
   if (ids !== null) {
-    if (ids.length < promptTokens)
-      throw new CommandFailure(`--text ${options.text} has ${ids.length} tokens, fewer than --prompt-tokens ${promptTokens}`, {
-        status: exitStatus.usage,
-      });
-    return { promptsFor: (level, count) => textIdPrompts(count, promptTokens, ids, levelSeed(level)), kind: 'text as ids' };
+    checkWindows(options, ids.length, promptTokens, `${ids.length} tokens`);
+    return { promptsFor: (level, count) => textIdPrompts(count, promptTokens, ids, levelSeed(level), used), kind: 'text as ids' };
   }
   const charsPerToken = await charsPerTokenByServer(client, card.id, text, signal);
-  const windows: PromptMaker = (level, count) => textPrompts(count, promptTokens, text, charsPerToken, levelSeed(level));
+  const chars = Math.max(1, Math.round(promptTokens * charsPerToken));
+  checkWindows(options, text.length, chars, `${text.length} characters, about ${Math.floor(text.length / charsPerToken)} tokens`);
+  const windows: PromptMaker = (level, count) => textPrompts(count, chars, text, levelSeed(level), used);
   const asMessage = (content: string | unknown): CompletionRequest['prompt'] => [{ role: 'user', content: content as string }];
   return { promptsFor: options.chat ? (level, count) => windows(level, count).map(asMessage) : windows, kind: 'text' };
 }

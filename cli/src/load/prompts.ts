@@ -16,12 +16,28 @@ export function randomIdPrompts(count: number, tokens: number, sharedTokens: num
   return Array.from({ length: count }, () => [...shared, ...Array.from({ length: tokens - shared.length }, drawId)]);
 }
 
+/** Where windows of a text began in this run: none begins there again, or a server would answer from its prefix cache. */
+export type UsedPlaces = Set<number>;
+
+/** Places where a window of `size` can begin in a text of `length`, both in tokens or both in characters. */
+export function windowPlaces(length: number, size: number): number {
+  return Math.max(0, length - size + 1);
+}
+
+/** A random place that is not used yet. `used` must leave one. */
+function drawPlace(random: () => number, places: number, used: UsedPlaces): number {
+  if (used.size >= places) throw new RangeError(`all ${places} windows of the text are used`);
+  let place = Math.floor(random() * places);
+  while (used.has(place)) place = (place + 1) % places;
+  used.add(place);
+  return place;
+}
+
 /** Windows of a tokenised text, at random places: real language, exact counts. */
-export function textIdPrompts(count: number, tokens: number, ids: readonly number[], seed: number): number[][] {
+export function textIdPrompts(count: number, tokens: number, ids: readonly number[], seed: number, used: UsedPlaces): number[][] {
   const random = randomStream(seed);
-  const places = Math.max(1, ids.length - tokens);
   return Array.from({ length: count }, () => {
-    const from = Math.floor(random() * places);
+    const from = drawPlace(random, windowPlaces(ids.length, tokens), used);
     return ids.slice(from, from + tokens);
   });
 }
@@ -40,13 +56,11 @@ export async function tokenizeByServer(client: ApiClient, model: string, text: s
   return null;
 }
 
-/** Windows of about `tokens` tokens, by how many characters of this text the server itself counts as one token. For servers that take text only. */
-export function textPrompts(count: number, tokens: number, text: string, charsPerToken: number, seed: number): string[] {
+/** Windows of so many characters, for servers that take text only. */
+export function textPrompts(count: number, chars: number, text: string, seed: number, used: UsedPlaces): string[] {
   const random = randomStream(seed);
-  const chars = Math.max(1, Math.round(tokens * charsPerToken));
-  const places = Math.max(1, text.length - chars);
   return Array.from({ length: count }, () => {
-    const from = Math.floor(random() * places);
+    const from = drawPlace(random, windowPlaces(text.length, chars), used);
     return text.slice(from, from + chars);
   });
 }
@@ -54,6 +68,7 @@ export function textPrompts(count: number, tokens: number, text: string, charsPe
 /** A few thousand characters tell the ratio to about a percent and fit every context. */
 const calibrationChars = 2000;
 
+/** How many characters of this text the server itself counts as one token. */
 export async function charsPerTokenByServer(client: ApiClient, model: string, text: string, signal?: AbortSignal): Promise<number> {
   const sample = text.slice(0, calibrationChars);
   const { body } = await client.post<{ usage: { prompt_tokens: number } }>(

@@ -27,6 +27,8 @@ export interface ServeReport {
   target: { url: string; model: string; switchyard: boolean; numericClass: string | null };
   workload: ServeWorkload;
   levels: (LevelReport & { wire: WireReport | null; time: TimeReport | null })[];
+  /** Ended early: the levels are those that were complete by then. */
+  interrupted: boolean;
   errors: number;
 }
 
@@ -64,6 +66,7 @@ export function formatServeReport(report: ServeReport): string {
         formatDecimal(level.requestMs?.p50 ?? Number.NaN),
       ]),
     ),
+    ...(report.interrupted ? ['Interrupted: levels that were not complete are left out.'] : []),
     'Times in milliseconds. TTFT: first token; ITL: gap between chunks; TPOT: time per output token after the first.',
   ];
   const wired = report.levels.filter((level) => level.wire !== null && level.wire.links.length > 0);

@@ -65,6 +65,7 @@ export class ScriptedWorker {
       top: [],
       errors: [],
       cachedTokens: [],
+      queuedUs: [],
       prompt: [],
       traffic: [],
       routing: [],

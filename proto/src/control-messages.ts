@@ -156,6 +156,8 @@ export interface Tokens {
   prompt: PromptLogprobs[];
   traffic: Traffic[];
   routing: Routing[];
+  /** Microseconds from its submit until a step first computed something of it; 0 after the first token. */
+  queuedUs: Column;
 }
 
 /** What the rows of one sequence cost the network, summed over its MoE layers. */

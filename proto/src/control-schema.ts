@@ -145,6 +145,7 @@ const tokens = message<Tokens>('Tokens', {
   prompt: [8, [promptLogprobs]],
   traffic: [9, [traffic]],
   routing: [10, [routing]],
+  queuedUs: [11, 'uint32[]'],
 });
 
 const linkStats = message<LinkStats>('LinkStats', {

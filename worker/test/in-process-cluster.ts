@@ -74,6 +74,8 @@ export class InProcessWorker {
   /** Requests that have not ended, by number. */
   readonly open = new Map<number, Open>();
   cachedTokens = 0;
+  /** Of each request, what was said with its tokens: how long it waited for its first step. */
+  readonly queuedUs = new Map<number, number[]>();
   listener: Listener | null = null;
   private readonly options: ClusterOptions;
   private readonly index: number;
@@ -140,7 +142,7 @@ export class InProcessWorker {
     });
   }
 
-  private receive({ request, token, finish, logprob, top, errors, cachedTokens, prompt, traffic, routing }: Tokens): void {
+  private receive({ request, token, finish, logprob, top, errors, cachedTokens, queuedUs, prompt, traffic, routing }: Tokens): void {
     this.bills.push(...traffic);
     this.routing.push(...routing);
     for (const reading of prompt) {
@@ -163,6 +165,7 @@ export class InProcessWorker {
         }
       }
       this.cachedTokens += cachedTokens[i];
+      this.queuedUs.set(request[i], [...(this.queuedUs.get(request[i]) ?? []), queuedUs[i]]);
       if (finish[i] === Finish.none) continue;
       answer.finish = finish[i] as Finish;
       if (finish[i] === Finish.error) answer.error = errors[withError++];

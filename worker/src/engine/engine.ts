@@ -312,7 +312,9 @@ export class Engine {
     this.residency.grow(sequence);
     // A prefix that was cached when the decision was made may have shrunk or grown since; never run more than is pending.
     const rows = Math.min(decided, sequence.length - sequence.scheduled);
-    if (rows > 0) batch.add(sequence, rows);
+    if (rows <= 0) return;
+    sequence.start();
+    batch.add(sequence, rows);
   }
 
   /** Of the first `count` running sequences, the preempted ones wait again, before all others. */

@@ -76,7 +76,11 @@ export class Readout {
       top = this.alternatives(offset, total, request.logprobs);
     }
     const cachedTokens = first ? sequence.cachedTokens : 0;
-    this.output.addToken({ request: request.request, token, finish, cachedTokens, logprob, top, traffic: sequence.traffic }, first);
+    const queuedUs = first ? sequence.queuedUs : 0;
+    this.output.addToken(
+      { request: request.request, token, finish, cachedTokens, queuedUs, logprob, top, traffic: sequence.traffic },
+      first,
+    );
     this.counters.generatedTokens++;
     sequence.finished = finish !== Finish.none;
   }

@@ -39,6 +39,8 @@ export class Sequence implements Schedulable {
   publishedSerial = 0;
   /** Prompt tokens that the first admission found cached; reported with the first token. */
   cachedTokens = 0;
+  /** When a step first took something of it; NaN until then. */
+  private startedMs = Number.NaN;
   admittedBefore = false;
   cancelled = false;
   /** Ended, or about to, without anybody who wants to know. */
@@ -70,6 +72,16 @@ export class Sequence implements Schedulable {
     const { repetitionPenalty, presencePenalty, frequencyPenalty } = request.sampling;
     this.history = repetitionPenalty !== 1 || presencePenalty !== 0 || frequencyPenalty !== 0 ? new TokenHistory(request.prompt) : null;
     this.promptLogprobs = request.promptLogprobs ? { request: request.request, logprob: [], top: [] } : null;
+  }
+
+  /** A step is about to compute something of it. */
+  start(): void {
+    if (Number.isNaN(this.startedMs)) this.startedMs = performance.now();
+  }
+
+  /** Microseconds from its submit to its first step. */
+  get queuedUs(): number {
+    return Math.min(2 ** 32 - 1, Math.round((this.startedMs - this.submittedMs) * 1000));
   }
 
   get produced(): number {

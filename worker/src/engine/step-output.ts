@@ -17,6 +17,7 @@ export interface TokenEvent {
   token: number;
   finish: Finish;
   cachedTokens: number;
+  queuedUs: number;
   /** Null when the request wants no logprobs. */
   logprob: number | null;
   top: TopLogprobs | null;
@@ -36,6 +37,7 @@ export class StepOutput {
   private prompt: PromptLogprobs[] = [];
   private traffic: Traffic[] = [];
   private routing: Routing[] = [];
+  private queuedUs: number[] = [];
   /** True when a client is waiting for something else than the next of many tokens: its first, or an end. */
   urgent = false;
 
@@ -44,7 +46,7 @@ export class StepOutput {
   }
 
   addToken(event: TokenEvent, first: boolean): void {
-    this.addEntry(event.request, event.token, event.finish, event.cachedTokens, event.traffic);
+    this.addEntry(event.request, event.token, event.finish, event.cachedTokens, event.queuedUs, event.traffic);
     if (event.logprob !== null) this.logprob.push(event.logprob);
     if (event.top !== null) this.top.push(event.top);
     if (first || event.finish !== Finish.none) this.urgent = true;
@@ -63,13 +65,13 @@ export class StepOutput {
 
   /** An end without a token: cancelled, or nothing to produce. Carries no logprob. */
   addEnd(request: number, finish: Finish, cachedTokens: number, traffic: SequenceTraffic): void {
-    this.addEntry(request, 0, finish, cachedTokens, traffic);
+    this.addEntry(request, 0, finish, cachedTokens, 0, traffic);
     this.urgent = true;
   }
 
   /** @param traffic of the sequence; one that was refused has none */
   addError(request: number, error: SwitchyardError, traffic = new SequenceTraffic()): void {
-    this.addEntry(request, 0, Finish.error, 0, traffic);
+    this.addEntry(request, 0, Finish.error, 0, 0, traffic);
     this.errors.push({ code: error.code, message: error.message });
     this.urgent = true;
   }
@@ -87,6 +89,7 @@ export class StepOutput {
       prompt: this.prompt,
       traffic: this.traffic,
       routing: this.routing,
+      queuedUs: this.queuedUs,
     };
     this.request = [];
     this.token = [];
@@ -98,15 +101,17 @@ export class StepOutput {
     this.prompt = [];
     this.traffic = [];
     this.routing = [];
+    this.queuedUs = [];
     this.urgent = false;
     return tokens;
   }
 
-  private addEntry(request: number, token: number, finish: Finish, cachedTokens: number, traffic: SequenceTraffic): void {
+  private addEntry(request: number, token: number, finish: Finish, cachedTokens: number, queuedUs: number, traffic: SequenceTraffic): void {
     this.request.push(request);
     this.token.push(token);
     this.finish.push(finish);
     this.cachedTokens.push(cachedTokens);
+    this.queuedUs.push(queuedUs);
     if (finish !== Finish.none) this.traffic.push(billOf(request, traffic));
   }
 }

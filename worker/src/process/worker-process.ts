@@ -271,6 +271,7 @@ export class WorkerProcess {
       top: [],
       errors: [{ code, message }],
       cachedTokens: [0],
+      queuedUs: [0],
       prompt: [],
       traffic: [{ ...nothing, routing: { request, sampled: 0, held: [] } }],
       routing: [],

@@ -154,6 +154,18 @@ describe('Engine', () => {
     expect(answers).toEqual(await runAlone(submits));
   });
 
+  test('says with the first token how long it waited for a step', async () => {
+    const cluster = await start({ plan: alone, shape: { maxSequences: 1 } });
+    const submits = [1, 2].map((i) => submitOf([i, 1, 2], { maxTokens: 40 }));
+    await Promise.all(submits.map((submit) => cluster.run(0, submit)));
+    const [first, second] = submits.map(({ request }) => cluster.workers[0].queuedUs.get(request)!);
+    expect([first.length, second.length]).toEqual([40, 40]);
+    // The second began after the first had ended.
+    expect(second[0]).toBeGreaterThan(first[0]);
+    expect(new Set([...first.slice(1), ...second.slice(1)])).toEqual(new Set([0]));
+    await cluster.close();
+  });
+
   test('a prompt that was seen before is found in the cache, but not by another tenant', async () => {
     const cluster = await start({ plan: alone });
     const prompt = Array.from({ length: 64 }, (_, i) => i);

@@ -1,3 +1,4 @@
+import { crc32 } from 'node:zlib';
 /**
  * Reading and writing data-plane frames; `frame.ts` has the layout. Nothing is copied: rows and tables are written and read where they lie.
  *
@@ -7,7 +8,6 @@
  *   sealFrame(frame);                                     // checksum of header and tables
  *   link.send(frame);
  */
-import { crc32 } from './crc32.ts';
 import { type ErrorCode, errorCatalogue, SwitchyardError } from './errors.ts';
 import { FRAME_HEADER_BYTES, FRAME_MAGIC, FrameKind, FrameScope, PROTOCOL_VERSION, RowDType, rowBytes } from './frame.ts';
 import { frameMemory } from './frame-memory.ts';

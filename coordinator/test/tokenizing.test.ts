@@ -310,6 +310,22 @@ describe('the thread for long texts', () => {
     await thread.close();
   });
 
+  it('takes a conversation with many numbers and little text', async () => {
+    const tokenizing = new Tokenizing(modelDir);
+    const here = vi.spyOn(PromptEncoder.prototype, 'encode');
+    const call = { type: 'function', function: { name: 'f', arguments: Array(2_000).fill(0) } };
+    const conversation = (tool_calls: unknown[]) => ({
+      kind: 'conversation' as const,
+      conversation: { messages: [{ role: 'assistant', content: 'x', tool_calls }], tools: null, addGenerationPrompt: true, variables: {} },
+    });
+    const ids = await tokenizing.encode(conversation([call]));
+    expect(here).not.toHaveBeenCalled();
+    expect(await tokenizing.encode(conversation([]))).toEqual(ids);
+    expect(here).toHaveBeenCalledOnce();
+    here.mockRestore();
+    await tokenizing.close();
+  });
+
   it('takes many short texts of one request as it takes a long one', async () => {
     const tokenizing = new Tokenizing(modelDir);
     const here = vi.spyOn(PromptEncoder.prototype, 'encode');
@@ -323,6 +339,16 @@ describe('the thread for long texts', () => {
 });
 
 describe('stop strings', () => {
+  it('that ended where none counts are text, and do not hide one that ends later', () => {
+    const watch = new StopStrings(['<stop>', 'st'], false);
+    expect(watch.push('a<st', false)).toEqual({ text: 'a', stopped: false });
+    expect(watch.push('op', true)).toEqual({ text: '', stopped: false });
+    expect(watch.push('>b', true)).toEqual({ text: '', stopped: true });
+    const overlapping = new StopStrings(['aa'], false);
+    expect(overlapping.push('aaa', false)).toEqual({ text: 'aa', stopped: false });
+    expect(overlapping.push('ab', true)).toEqual({ text: '', stopped: true });
+  });
+
   it('end the text at the first one, however it is cut into pieces', () => {
     const stops = fc.array(fc.string({ unit: fc.constantFrom('a', 'b', 'c'), minLength: 1, maxLength: 4 }), { minLength: 1, maxLength: 3 });
     const piece = fc.string({ unit: fc.constantFrom('a', 'b', 'c'), maxLength: 3 });

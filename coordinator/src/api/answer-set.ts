@@ -1,7 +1,7 @@
 import { SwitchyardError } from '@switchyard/proto';
 import type { Log } from '../log.ts';
 import type { RequestMetrics } from '../metrics/request-metrics.ts';
-import { type Answer, type AnswerListener, codePoints, type FinishReason } from '../requests/answer.ts';
+import type { Answer, AnswerListener, FinishReason } from '../requests/answer.ts';
 import type { Dispatcher } from '../requests/dispatcher.ts';
 import type { Usage } from './answer-format.ts';
 import { billOf } from './bill.ts';
@@ -49,7 +49,7 @@ export abstract class AnswerSet implements AnswerListener {
   start(answers: readonly Answer[]): void {
     this.#answers = answers;
     this.#open = answers.length;
-    if (this.#echo !== null) for (const answer of answers) answer.startAt(codePoints(this.#echo[this.promptOf(answer)]));
+    if (this.#echo !== null) for (const answer of answers) answer.follow(this.#echo[this.promptOf(answer)]);
     try {
       this.#dispatcher.admit(answers);
     } catch (error) {
@@ -70,9 +70,11 @@ export abstract class AnswerSet implements AnswerListener {
     return Math.floor(answer.index / this.#choicesPerPrompt);
   }
 
-  /** "n0w1; least-loaded" for each choice, once known: for people who wonder where their request ran. */
+  /** "n0w1; least-loaded" for each choice, once known, as a header can hold it: for people who wonder where their request ran. */
   homes(): string {
-    return this.#answers.flatMap(({ home }) => (home === null ? [] : [`${this.#workers[home.worker].name}; ${home.reason}`])).join(', ');
+    return this.#answers
+      .flatMap(({ home }) => (home === null ? [] : [`${headerName(this.#workers[home.worker].name)}; ${home.reason}`]))
+      .join(', ');
   }
 
   /** What a choice that has ended tells of its home and its traffic, as JSON to add to it; '' unless asked for. */
@@ -166,6 +168,11 @@ export abstract class AnswerSet implements AnswerListener {
   #cancelOpen(): void {
     for (const answer of this.#answers) if (!answer.closed) this.#dispatcher.cancel(answer);
   }
+}
+
+/** A worker's name may have any characters, a header may not. */
+function headerName(name: string): string {
+  return name.replaceAll(/[^\w.:-]+/g, (rest) => Buffer.from(rest).toString('hex').toUpperCase().replaceAll(/../g, '%$&'));
 }
 
 /** Text may outgrow the longest string; anything else is a defect of ours, whose message stays in the log. */

@@ -89,6 +89,8 @@ export class Answer {
   readonly #stream: TextStream;
   readonly #stops: StopStrings | null;
   #offset = 0;
+  /** Of the prompt, before the answer. */
+  #echo = '';
   /** The last text of an answer that is complete but for its bill. */
   #awaitingBill: string | null = null;
 
@@ -102,20 +104,33 @@ export class Answer {
     this.#stops = spec.stopStrings.length === 0 ? null : new StopStrings(spec.stopStrings, spec.includeStop);
   }
 
-  /** Logprobs of the prompt's tokens from the second on. Text of an echoed prompt precedes the answer, and so its offsets. */
+  /** Logprobs of the prompt's tokens from the second on. */
   acceptPrompt({ logprob, top }: PromptLogprobs): void {
     const stream = new TextStream(this.#pieces);
     let offset = 0;
+    let at = 0;
     this.promptReports = this.spec.prompt.map((token, i) => {
       const report = { token, logprob: i === 0 ? null : logprob[i - 1], top: i === 0 ? null : (top[i - 1] ?? null), offset };
-      offset += codePoints(stream.push(token));
+      const next = at + this.#echoedChars(at, token, stream.push(token));
+      offset += codePoints(this.#echo.slice(at, next));
+      at = next;
       return report;
     });
   }
 
-  /** Characters that come before the first token of the answer. */
-  startAt(offset: number): void {
-    this.#offset = offset;
+  /** The prompt as its client gave it precedes the answer: offsets count from its beginning. */
+  follow(echo: string): void {
+    this.#echo = echo;
+    this.#offset = codePoints(echo);
+  }
+
+  /** How much of the echo one of the prompt's tokens spells. Tokenizers put control tokens around a text, and a space before it, that are none of it. */
+  #echoedChars(at: number, token: number, piece: string): number {
+    if (this.#echo.startsWith(piece, at)) return piece.length;
+    if (this.#specialIds.has(token)) return 0;
+    if (piece.startsWith(' ') && this.#echo.startsWith(piece.slice(1), at)) return piece.length - 1;
+    // The tokenizer writes some characters otherwise, a capital as a small letter, say.
+    return Math.min(piece.length, this.#echo.length - at);
   }
 
   /**
@@ -129,8 +144,7 @@ export class Answer {
     if (logprob !== null) this.reports.push({ token, logprob, top, offset: this.#offset });
     const piece = this.#shown(token, finish) ? this.#stream.push(token) : '';
     if (logprob !== null) this.#offset += codePoints(piece);
-    const watched = this.#stops !== null && this.completionTokens > this.spec.minTokens;
-    const { text, stopped } = watched ? this.#stops!.push(piece) : { text: piece, stopped: false };
+    const { text, stopped } = this.#stops?.push(piece, this.#mayStop) ?? { text: piece, stopped: false };
     if (stopped && finish === Finish.none && this.spec.wantTraffic) this.#awaitingBill = text;
     else if (stopped) this.#end(text, 'stop');
     else if (finish !== Finish.none) this.#end(text + this.#rest(), finish === Finish.stop ? 'stop' : 'length');
@@ -177,11 +191,15 @@ export class Answer {
     return this.spec.includeStop && this.spec.stopTokens.indexOf(token) < this.spec.clientStopTokens;
   }
 
+  get #mayStop(): boolean {
+    return this.completionTokens > this.spec.minTokens;
+  }
+
   /** Text held back so far: half a character, or what looked like the beginning of a stop string. */
   #rest(): string {
     const half = this.#stream.end();
     if (this.#stops === null) return half;
-    const { text, stopped } = half === '' ? { text: '', stopped: false } : this.#stops.push(half);
+    const { text, stopped } = half === '' ? { text: '', stopped: false } : this.#stops.push(half, this.#mayStop);
     return stopped ? text : text + this.#stops.end();
   }
 }

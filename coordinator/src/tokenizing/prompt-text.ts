@@ -80,13 +80,23 @@ export class PromptEncoder {
   }
 }
 
-/** Characters of all texts in the prompt. */
+/** Characters of the prompt, a conversation's about as JSON has them: numbers and brackets are work for a template too. */
 export function promptChars(prompt: PromptText): number {
   if (prompt.kind === 'text') return prompt.text.length;
-  const texts: string[] = [];
   const { messages, tools, variables } = prompt.conversation;
-  collectTexts([messages, tools, variables], texts, 0);
-  return texts.reduce((sum, text) => sum + text.length, 0);
+  return jsonChars([messages, tools, variables], 0);
+}
+
+/** Quotes or brackets of a value, or the comma and colon around it. */
+const PUNCTUATION_CHARS = 2;
+
+function jsonChars(value: unknown, depth: number): number {
+  checkDepth(depth);
+  if (typeof value !== 'object' || value === null) return String(value).length + PUNCTUATION_CHARS;
+  let chars = PUNCTUATION_CHARS;
+  if (Array.isArray(value)) for (const item of value) chars += jsonChars(item, depth + 1);
+  else for (const [key, item] of Object.entries(value)) chars += key.length + PUNCTUATION_CHARS + jsonChars(item, depth + 1);
+  return chars;
 }
 
 function collectTexts(value: unknown, into: string[], depth: number): void {

@@ -13,13 +13,17 @@ export class StopStrings {
     this.#include = include;
   }
 
-  /** @returns text that may leave, and whether a stop string ended the text there. Of several, the one that begins first. */
-  push(piece: string): { text: string; stopped: boolean } {
+  /**
+   * @param mayStop  a stop string that ends in this piece counts; where it does not, one that only begins there still may
+   * @returns text that may leave, and whether a stop string ended the text there. Of several, the one that begins first.
+   */
+  push(piece: string, mayStop = true): { text: string; stopped: boolean } {
     const text = this.#held + piece;
     let at = -1;
     let found = '';
-    for (const stop of this.#stops) {
-      const index = text.indexOf(stop);
+    for (const stop of mayStop ? this.#stops : []) {
+      // One that ended in what is held did so when it did not count.
+      const index = text.indexOf(stop, Math.max(0, this.#held.length - stop.length + 1));
       if (index >= 0 && (at < 0 || index < at)) {
         at = index;
         found = stop;

@@ -1,0 +1,77 @@
+import { Finish } from '@switchyard/proto';
+import { describe, expect, it } from 'vitest';
+import { Answer, type AnswerSpec } from '../src/requests/answer.ts';
+import { TokenPieces } from '../src/tokenizing/text-stream.ts';
+import { tokenBytes } from '../src/tokenizing/token-bytes.ts';
+
+/** SentencePiece's way: a beginning of sequence, and words that bring their space. */
+const words = ['<s>', '▁Hello', '▁wörld', '!', 'a', 'b', '<st', 'op>', '<', 'st'];
+const pieces = new TokenPieces(
+  tokenBytes({
+    added_tokens: [{ id: 0, content: '<s>', special: true, normalized: false }],
+    model: { vocab: Object.fromEntries(words.map((word, id) => [word, id])) },
+    decoder: { type: 'Metaspace' },
+  }),
+);
+const ids = (...tokens: string[]) => tokens.map((token) => words.indexOf(token));
+
+function answerOf(changes: Partial<AnswerSpec>) {
+  const heard = { text: '', end: null as string | null };
+  const spec = { prompt: [0], stopStrings: [], stopTokens: [], minTokens: 0, skipSpecial: true, ...changes } as unknown as AnswerSpec;
+  const listener = {
+    onPiece: (_: Answer, text: string) => {
+      heard.text += text;
+    },
+    onEnd: (_: Answer, reason: string) => {
+      heard.end = reason;
+    },
+    onFailed: () => {},
+    onBroken: () => {},
+    flush: () => {},
+  };
+  return { heard, answer: new Answer(0, spec, listener, pieces, new Set([0])) };
+}
+
+describe('a stop string', () => {
+  it.each([
+    ['that begins within the minimum and ends beyond it counts', 3, ['a', 'b', '<st', 'op>'], 'ab', 'stop'],
+    ['of many pieces counts as well', 2, ['a', '<', 'st', 'op>'], 'a', 'stop'],
+    ['that only seemed to begin there is text', 2, ['a', '<st', '<', 'b'], 'a<st<b', null],
+    ['that ends within the minimum does not', 4, ['a', 'b', '<st', 'op>', 'a'], 'ab<stop>a', null],
+  ])('%s', (_, minTokens, tokens, text, end) => {
+    const { heard, answer } = answerOf({ stopStrings: ['<stop>'], minTokens });
+    for (const token of ids(...tokens)) answer.accept(token, Finish.none, null, null);
+    expect(heard).toEqual({ text, end });
+  });
+
+  it('that has not ended when the answer does is text', () => {
+    const { heard, answer } = answerOf({ stopStrings: ['<stop>'], minTokens: 2 });
+    for (const token of ids('a', '<st')) answer.accept(token, Finish.none, null, null);
+    expect(heard.text).toBe('a');
+    answer.acceptEnd();
+    expect(heard).toEqual({ text: 'a<st', end: 'length' });
+  });
+});
+
+describe('offsets of an echoed prompt', () => {
+  const offsets = (echo: string, ...tokens: string[]) => {
+    const prompt = ids(...tokens);
+    const { answer } = answerOf({ prompt });
+    answer.follow(echo);
+    answer.acceptPrompt({ request: 0, logprob: prompt.slice(1).map(() => -1), top: [] });
+    answer.accept(words.indexOf('a'), Finish.none, -1, null);
+    return [...answer.promptReports!, ...answer.reports].map(({ offset }) => offset);
+  };
+
+  it('leave out what the tokenizer adds to a text', () => {
+    expect(offsets('Hello wörld!', '<s>', '▁Hello', '▁wörld', '!')).toEqual([0, 0, 5, 11, 12]);
+  });
+
+  it('count control tokens that the prompt itself has', () => {
+    expect(offsets('<s> Hello!', '<s>', '▁Hello', '!')).toEqual([0, 3, 9, 10]);
+  });
+
+  it('stay inside the text where the tokenizer writes it otherwise', () => {
+    expect(offsets('hELLO', '<s>', '▁Hello', '!')).toEqual([0, 0, 5, 5]);
+  });
+});

@@ -80,6 +80,19 @@ describe('files', () => {
     }
   });
 
+  it('of expert ids alone are converted and summarised by the shape that is given', async () => {
+    const dump = path.join(dir, 'bare.experts.u8');
+    writeFileSync(dump, Uint8Array.of(0, 1, 2, 3, 1, 2, 0, 3));
+    writeFileSync(path.join(dir, 'bare.seq.u16le'), Uint8Array.of(0, 0, 1, 0));
+    const out = path.join(dir, 'bare.trace');
+    expect((await switchyard(['trace', 'convert', dump, out])).stderr).toContain('an id dump does not say its shape');
+    expect((await switchyard(['trace', 'convert', dump, out, '--shape', '2x2x4'])).status).toBe(0);
+    for (const args of [[out], [dump, '--shape', '2x2x4']]) {
+      const { stdout } = await switchyard(['trace', 'info', '--json', ...args]);
+      expect(JSON.parse(stdout)).toMatchObject({ layers: 2, topK: 2, experts: 4, tokens: 2, sequences: 2 });
+    }
+  });
+
   it("that are converted are not replaced unasked, and become their owner's alone", async () => {
     const out = path.join(dir, 'converted.trace');
     writeFileSync(out, 'open to all', { mode: 0o644 });

@@ -1,5 +1,6 @@
 import { Command } from 'commander';
 import { readRouting } from '../place/files.ts';
+import { type IdShape, idShape } from '../place/option-values.ts';
 import { integerIn } from '../terminal/option-values.ts';
 import { checkNewOutput } from '../terminal/output-file.ts';
 import { writeConverted } from '../trace/converted-files.ts';
@@ -8,6 +9,7 @@ import { interruptSignal } from './interrupt.ts';
 
 interface ConvertOptions {
   tokensMax: number;
+  shape?: IdShape;
   force?: boolean;
   json?: boolean;
 }
@@ -18,13 +20,14 @@ export function traceConvertCommand(): Command {
     .argument('<from>', 'a trace of any format that `switchyard place` reads')
     .argument('<to>', 'where to write it; domains go to <to>.sequences.jsonl')
     .option('--tokens-max <count>', 'keep a sample of about this many tokens of a longer trace', integerIn(1, 50_000_000), 1_000_000)
+    .option('--shape <LxKxE>', 'layers x top-k x experts of a dump of expert ids without .shape.json, like 24x4x32', idShape)
     .option('--force', 'replace an existing file')
     .option('--json', 'print the counts as JSON')
     .addHelpText('after', '\nExample:\n  $ switchyard trace convert bench/placement/data/gpt-oss-20b.experts.u8.gz gpt-oss.trace')
     .action(async (from: string, to: string, options: ConvertOptions) => {
       checkTraceName(to, 'trace convert to');
       for (const file of [to, `${to}.sequences.jsonl`]) checkNewOutput(file, 'trace convert to', options.force === true);
-      const trace = await readRouting(from, options.tokensMax);
+      const trace = await readRouting(from, options.tokensMax, options.shape);
       const interrupt = interruptSignal();
       const files = await writeConverted(trace, to, new Date().toISOString(), interrupt.signal).finally(interrupt.release);
       const counts = { tokens: trace.tokens, sequences: trace.sequences.length };

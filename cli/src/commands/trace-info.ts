@@ -1,5 +1,6 @@
 import { Command } from 'commander';
 import { readRouting } from '../place/files.ts';
+import { type IdShape, idShape } from '../place/option-values.ts';
 import { integerIn } from '../terminal/option-values.ts';
 import { textTable } from '../terminal/table.ts';
 import type { TraceSummary } from '../trace/trace-summary.ts';
@@ -10,10 +11,11 @@ export function traceInfoCommand(): Command {
     .description('Say what a routing trace holds: tokens, sequences, domains, how evenly experts are used')
     .argument('<file>', 'a trace of any format that `switchyard place` reads')
     .option('--tokens-max <count>', 'read a sample of about this many tokens from a longer trace', integerIn(1, 50_000_000), 1_000_000)
+    .option('--shape <LxKxE>', 'layers x top-k x experts of a dump of expert ids without .shape.json, like 24x4x32', idShape)
     .option('--json', 'print as JSON')
     .addHelpText('after', '\nExample:\n  $ switchyard trace info requests.trace')
-    .action(async (file: string, options: { tokensMax: number; json?: boolean }) => {
-      const summary = summariseTrace(await readRouting(file, options.tokensMax));
+    .action(async (file: string, options: { tokensMax: number; shape?: IdShape; json?: boolean }) => {
+      const summary = summariseTrace(await readRouting(file, options.tokensMax, options.shape));
       process.stdout.write(options.json ? `${JSON.stringify(summary, null, 2)}\n` : formatSummary(summary));
     });
 }

@@ -32,6 +32,8 @@ export const bounds = {
   tokenizingMsMax: 30_000,
   /** Requests whose text waits for the tokenising thread. */
   tokenizingQueueMax: 256,
+  /** A worker that has refused a sequence for now is not asked again for so long while another may be: as often as workers say how they are. */
+  refusalRestMs: 1_000,
   /** Prompt prefixes whose home is remembered. */
   prefixesRememberedMax: 65_536,
   /** Tokens between two remembered points of a prompt, and points per prompt. */

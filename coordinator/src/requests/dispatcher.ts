@@ -2,6 +2,7 @@ import {
   type ErrorCode,
   errorCatalogue,
   Finish,
+  limits,
   type Routing,
   type Stats,
   type Submit,
@@ -15,6 +16,7 @@ import type { Answer, AnswerListener } from './answer.ts';
 import { chooseHome, chooseMove, type HomeCandidate, type HomePreference, type HomeReason, type HomeSlack } from './home-choice.ts';
 import { type HomeStatistics, type RequestKind, STRONG_PREFIX } from './home-statistics.ts';
 import { PrefixMemory, prefixPoints } from './prefix-memory.ts';
+import { Refusals } from './refusals.ts';
 import { addTraffic, checkedRouting, checkedTraffic, noTraffic, type TrafficSum } from './traffic.ts';
 
 export interface DispatcherLimits {
@@ -51,7 +53,7 @@ const SLACK_OF_MEAN_LOAD = 0.25;
 
 /**
  * Brings answers to workers and tokens back to answers. At most `runningMax` are with workers, `waitingMax` wait in order, more are refused: a client is better
- * told at once.
+ * told at once. A worker gets no more than it has room for.
  */
 export class Dispatcher {
   readonly #membership: Membership;
@@ -71,6 +73,7 @@ export class Dispatcher {
   /** Of those, in the worker's batch. */
   readonly #batched: number[];
   readonly #promptTokens: number[];
+  readonly #refusals: Refusals;
   readonly #lastChosen: number[];
   /** When each last got work after none, and last gave tokens; performance.now. */
   readonly #busySinceMs: number[];
@@ -96,6 +99,7 @@ export class Dispatcher {
     this.#batched = membership.places.map(() => 0);
     this.#promptTokens = membership.places.map(() => 0);
     this.#lastChosen = membership.places.map(() => 0);
+    this.#refusals = new Refusals(membership.places.length);
     this.#busySinceMs = membership.places.map(() => 0);
     this.#tokensAtMs = membership.places.map(() => 0);
   }
@@ -170,6 +174,8 @@ export class Dispatcher {
       const waits = i >= unserved.length - waiting;
       if (waits || this.#batched[place.worker] < this.#limits.batchMax) this.#setBatched(entry, !waits);
     });
+    this.#pump();
+    this.#flush();
   }
 
   answerOf(request: number): Answer | null {
@@ -189,6 +195,7 @@ export class Dispatcher {
     let topAt = 0;
     let errorAt = 0;
     let trafficAt = 0;
+    const refused: Answer[] = [];
     for (let i = 0; i < tokens.request.length; i++) {
       const request = tokens.request[i];
       const finish = tokens.finish[i];
@@ -206,6 +213,13 @@ export class Dispatcher {
       const top = reported ? (tokens.top[topAt++] ?? null) : null;
       if (entry.moved) {
         if (finish !== Finish.none) this.#release(request);
+        continue;
+      }
+      if (error !== null && this.#mayGoElsewhere(entry, error.code, now)) {
+        this.#setBatched(entry, false);
+        this.#release(request);
+        answer.refused = true;
+        refused.push(answer);
         continue;
       }
       if (tokens.cachedTokens[i] > 0) answer.cachedTokens = tokens.cachedTokens[i];
@@ -229,6 +243,7 @@ export class Dispatcher {
       }
       if (finish !== Finish.none) this.#release(request);
     }
+    this.#waiting.unshift(...refused);
     this.#pump();
     this.#flush();
   }
@@ -236,6 +251,7 @@ export class Dispatcher {
   /** Everything that ran there fails; the rest goes on. */
   onLost(place: Place, error: SwitchyardError): void {
     this.#prefixes.forget(place.worker);
+    this.#refusals.forget(place.worker);
     for (const [request, entry] of this.#running) {
       if (entry.place !== place) continue;
       this.#release(request);
@@ -270,11 +286,13 @@ export class Dispatcher {
 
   #pump(): void {
     while (this.#waiting.length > 0 && this.#running.size < this.#limits.runningMax) {
+      const takers = this.#membership.uncovered > 0 ? [] : this.#takers();
+      const candidates = this.#withRoom(takers);
+      if (takers.length > 0 && candidates.length === 0) break;
       const answer = this.#waiting.shift()!;
       this.#touched.add(answer.listener);
-      const place = this.#home(answer);
-      if (place === null) attempt(answer, () => answer.fail(new SwitchyardError('not_ready', 'no worker can serve at the moment')));
-      else this.#submit(answer, place);
+      if (candidates.length > 0) this.#submit(answer, this.#home(answer, candidates));
+      else attempt(answer, () => answer.fail(new SwitchyardError('not_ready', 'no worker can serve at the moment')));
     }
     if (this.#running.size === 0 && this.#waiting.length === 0) {
       this.#onIdle?.();
@@ -282,19 +300,25 @@ export class Dispatcher {
     }
   }
 
-  #home(answer: Answer): Place | null {
-    const { places, uncovered } = this.#membership;
-    const candidates = this.#candidates();
-    if (uncovered > 0 || candidates.length === 0) return null;
+  #home(answer: Answer, candidates: readonly HomeCandidate[]): Place {
     const { tenant, prompt } = answer.spec;
     answer.points = prefixPoints(tenant, prompt);
     answer.home = chooseHome(candidates, this.#preferences(kindOf(answer)), this.#slack(candidates));
-    return places[answer.home.worker];
+    return this.#membership.places[answer.home.worker];
   }
 
-  #candidates(): HomeCandidate[] {
-    return this.#membership.places
-      .filter(({ state }) => state === 'serving')
+  /** Who takes sequences: those that have refused one for now are asked where nobody else is left. */
+  #takers(): Place[] {
+    const now = performance.now();
+    const staying = this.#membership.places.filter(({ state, worker }) => state === 'serving' && !this.#refusals.isLeaving(worker));
+    const willing = staying.filter(({ worker }) => !this.#refusals.isResting(worker, now));
+    return willing.length > 0 ? willing : staying;
+  }
+
+  /** Workers refuse what they have no room for: it waits here, and goes to whoever has room first. */
+  #withRoom(takers: readonly Place[]): HomeCandidate[] {
+    return takers
+      .filter(({ worker }) => this.#load[worker] - this.#batched[worker] < limits.requestsWaitingMax)
       .map(({ worker, node }) => ({
         worker,
         node,
@@ -302,6 +326,13 @@ export class Dispatcher {
         promptTokens: this.#promptTokens[worker],
         lastChosen: this.#lastChosen[worker],
       }));
+  }
+
+  /** What its worker has refused, or will no longer begin, another may do: nothing of it has reached the client yet. */
+  #mayGoElsewhere({ answer, place }: Running, code: string, nowMs: number): boolean {
+    const refuses = this.#refusals.note(place.worker, code, nowMs);
+    if (!refuses || answer.refused || answer.closed || answer.completionTokens > 0 || this.#membership.uncovered > 0) return false;
+    return this.#takers().some((other) => other !== place);
   }
 
   /** A cache that holds much of the prompt counts most, one that holds little counts least. */
@@ -327,7 +358,7 @@ export class Dispatcher {
     const { answer, promptTokens } = entry;
     const { uncovered, places } = this.#membership;
     if (answer.closed || answer.home === null || promptTokens === 0 || answer.movedFrom !== null || uncovered > 0) return;
-    const candidates = this.#candidates().map((candidate) =>
+    const candidates = this.#withRoom(this.#takers()).map((candidate) =>
       candidate.worker === place.worker
         ? { ...candidate, load: candidate.load - 1, promptTokens: candidate.promptTokens - promptTokens }
         : candidate,

@@ -1,0 +1,155 @@
+import { mkdtempSync, rmSync } from 'node:fs';
+import os from 'node:os';
+import path from 'node:path';
+import { type ErrorCode, Finish, limits } from '@switchyard/proto';
+import { afterAll, afterEach, describe, expect, it, vi } from 'vitest';
+import { type RunningCoordinator, startCoordinator } from '../src/index.ts';
+import { modelDir } from './model-dir.ts';
+import { ScriptedWorker } from './scripted-worker.ts';
+
+// Longer than any of this takes: nobody here waits for its end.
+vi.mock('../src/bounds.ts', async (original) => {
+  const { bounds } = await original<typeof import('../src/bounds.ts')>();
+  return { bounds: { ...bounds, refusalRestMs: 600_000 } };
+});
+
+const folder = mkdtempSync(path.join(os.tmpdir(), 'sw-rf-'));
+afterAll(() => rmSync(folder, { recursive: true }));
+
+let coordinator: RunningCoordinator;
+let control: string;
+let serial = 0;
+afterEach(() => coordinator?.close(0));
+
+async function start(workers: number, config: Partial<Parameters<typeof startCoordinator>[0]> = {}): Promise<ScriptedWorker[]> {
+  control = `unix:${path.join(folder, `${serial++}.sock`)}`;
+  const shape = { workersPerNode: workers, ...config };
+  coordinator = await startCoordinator({ model: modelDir, listen: '127.0.0.1:0', control, logLevel: 'silent', ...shape });
+  const all = [];
+  for (let i = 0; i < workers; i++) all.push(await ScriptedWorker.join(control, `n0w${i}`));
+  for (const worker of all) worker.ready();
+  for (const worker of all) await worker.next('peers');
+  return all;
+}
+
+async function complete(body: Record<string, unknown> = {}) {
+  const response = await fetch(`${coordinator.url}/v1/completions`, {
+    method: 'POST',
+    headers: { 'content-type': 'application/json' },
+    body: JSON.stringify({ prompt: [100, 101], max_tokens: 4, ...body }),
+  });
+  const json = (await response.json()) as { choices: { text: string }[]; error?: { code: string } };
+  return { status: response.status, home: response.headers.get('x-switchyard-home'), text: json.choices?.[0].text, code: json.error?.code };
+}
+
+/** Whoever is asked next. */
+async function asked(workers: ScriptedWorker[]): Promise<{ index: number; request: number }> {
+  return await Promise.race(workers.map(async (worker, index) => ({ index, request: (await worker.next('submit')).request })));
+}
+
+function refuse(worker: ScriptedWorker, request: number, code: ErrorCode): void {
+  worker.tokens({ request: [request], token: [0], finish: [Finish.error], errors: [{ code, message: 'not now' }], cachedTokens: [0] });
+}
+
+function answer(worker: ScriptedWorker, request: number, finish: Finish = Finish.length): void {
+  worker.tokens({ request: [request], token: ['A'.charCodeAt(0) - 30], finish: [finish], cachedTokens: [0] });
+}
+
+const load = (index: number) => (coordinator.status() as { workers: { load: number }[] }).workers[index].load;
+
+async function becomes(condition: () => boolean): Promise<void> {
+  while (!condition()) await new Promise((resolve) => setTimeout(resolve, 5));
+}
+
+describe('a worker that shuts down', () => {
+  it('hands what it refuses to another home, and is asked for nothing more until it is back', async () => {
+    const both = await start(2);
+    const prompt = Array.from({ length: 80 }, (_, i) => 100 + i);
+    const first = complete({ prompt });
+    const refused = await asked(both);
+    const leaving = both[refused.index];
+    const other = both[1 - refused.index];
+    refuse(leaving, refused.request, 'shutting_down');
+    answer(other, (await other.next('submit')).request);
+    expect(await first).toMatchObject({ status: 200, text: 'A', home: expect.stringMatching(`^n0w${1 - refused.index}; `) });
+    // The other is the busier one, and has been for long.
+    const more = Array.from({ length: 6 }, (_, i) => complete({ prompt: i % 2 === 0 ? prompt : [300 + i] }));
+    for (const { request } of await other.submits(6)) answer(other, request);
+    expect((await Promise.all(more)).map(({ status }) => status)).toEqual(Array(6).fill(200));
+    expect(leaving.received.filter(({ type }) => type === 'submit')).toEqual([]);
+    // Back under its name, it has the fewest.
+    await leaving.stream.close();
+    const back = await ScriptedWorker.join(control, `n0w${refused.index}`);
+    back.ready();
+    await back.next('peers');
+    const again = [complete({ prompt: [500] }), complete({ prompt: [501] })];
+    const { request } = await back.next('submit');
+    answer(back, request);
+    answer(other, (await other.next('submit')).request);
+    expect((await Promise.all(again)).map(({ status }) => status)).toEqual([200, 200]);
+  });
+
+  it('fails what it had begun to answer, and what it refuses where there is no other', async () => {
+    const both = await start(2);
+    const begun = complete();
+    const { index, request } = await asked(both);
+    answer(both[index], request, Finish.none);
+    refuse(both[index], request, 'shutting_down');
+    expect(await begun).toMatchObject({ status: 503, code: 'shutting_down' });
+    const next = complete();
+    const { request: last } = await both[1 - index].next('submit');
+    refuse(both[1 - index], last, 'shutting_down');
+    expect(await next).toMatchObject({ status: 503, code: 'shutting_down' });
+    expect(await complete()).toMatchObject({ status: 503, code: 'not_ready' });
+    expect([load(0), load(1)]).toEqual([0, 0]);
+  });
+});
+
+describe('a worker that takes nothing for now', () => {
+  it.each(['queue_full', 'not_ready'] as const)('is passed over, and asked again where nobody else is left (%s)', async (code) => {
+    const both = await start(2);
+    const first = complete();
+    const { index, request } = await asked(both);
+    refuse(both[index], request, code);
+    answer(both[1 - index], (await both[1 - index].next('submit')).request);
+    expect((await first).status).toBe(200);
+    const second = complete();
+    // Given to another once: refused there as well, it has failed.
+    const { request: again } = await both[1 - index].next('submit');
+    refuse(both[1 - index], again, code);
+    const third = await asked(both);
+    refuse(both[third.index], third.request, code);
+    expect(await second).toMatchObject({ status: 503, code });
+    const last = complete();
+    const { index: taker, request: taken } = await asked(both);
+    answer(both[taker], taken);
+    expect((await last).status).toBe(200);
+  });
+
+  it('of a cluster of one fails what it refuses, and is asked again', async () => {
+    const [only] = await start(1);
+    const first = complete();
+    refuse(only, (await only.next('submit')).request, 'queue_full');
+    expect(await first).toMatchObject({ status: 503, code: 'queue_full' });
+    const second = complete();
+    answer(only, (await only.next('submit')).request);
+    expect((await second).status).toBe(200);
+  });
+});
+
+describe('what a worker has no room for', () => {
+  it('waits in the coordinator until somebody has', async () => {
+    const room = 2 + limits.requestsWaitingMax;
+    const [only] = await start(1, { requestsRunningMax: room + 200, maxSequences: 2 });
+    const open = Array.from({ length: 5 }, () => complete({ prompt: Array.from({ length: 8 }, () => [100]), n: 16 }));
+    const submits = await only.submits(room);
+    const requests = () => (coordinator.status() as { requests: { running: number; waiting: number } }).requests;
+    await becomes(() => requests().waiting === 5 * 128 - room);
+    expect(requests().running).toBe(room);
+    answer(only, submits[0].request);
+    const [next] = await only.submits(1);
+    expect(next.request).toBeGreaterThan(submits.at(-1)!.request);
+    await coordinator.close(0);
+    expect((await Promise.all(open)).map(({ code }) => code)).toEqual(Array(5).fill('shutting_down'));
+  });
+});

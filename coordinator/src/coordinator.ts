@@ -71,6 +71,7 @@ class Coordinator implements RunningCoordinator {
   readonly #log: Log;
   readonly #folder: ModelFolder;
   readonly #plan: Plan;
+  readonly #planChecksum: string;
   readonly #tokenizing: Tokenizing;
   readonly #metrics: Metrics;
   readonly #membership: Membership;
@@ -90,6 +91,7 @@ class Coordinator implements RunningCoordinator {
     this.#log = log;
     this.#folder = readModelFolder(config.model);
     this.#plan = choosePlan(config, this.#folder.plan);
+    this.#planChecksum = planChecksum(this.#plan);
     this.#tokenizing = new Tokenizing(config.model);
     const modelId = config.modelName ?? path.basename(path.resolve(config.model));
     this.#metrics = new Metrics(
@@ -97,7 +99,7 @@ class Coordinator implements RunningCoordinator {
         model: modelId,
         version,
         plan: this.#plan,
-        planChecksum: planChecksum(this.#plan),
+        planChecksum: this.#planChecksum,
         numericClass: () => this.#numericClass(),
       },
       config.metricsCompat,
@@ -108,8 +110,8 @@ class Coordinator implements RunningCoordinator {
       {
         onTokens: (place, tokens) => this.#dispatcher.onTokens(place, tokens),
         onTrace: (_place, rows) => this.#trace.append(rows),
-        onStats: (place, previous, stats) => {
-          this.#metrics.workers?.onStats(place, previous, stats);
+        onStats: (place, _previous, stats) => {
+          this.#metrics.workers?.onStats(place, stats);
           this.#dispatcher.onStats(place, stats);
         },
         onLost: (place, error) => this.#dispatcher.onLost(place, error),
@@ -229,15 +231,15 @@ class Coordinator implements RunningCoordinator {
       },
       contextMax: () => this.#contextMax(),
       fingerprint: () => this.#fingerprint(),
-      status: () => statusDocument(service, this.#plan),
+      status: () => statusDocument(service, this.#plan, this.#planChecksum),
     };
     return service;
   }
 
-  /** A sequence fits where it is sent: the smallest cache decides, as far as workers have said how large theirs are. */
+  /** What is asked for, within what the model was made for. A sequence fits where it is sent: the smallest cache decides, as far as workers have said theirs. */
   #contextMax(): number {
     const asked = this.#config.maxContext;
-    let tokens = asked > 0 ? asked : (this.#folder.contextMax ?? Number.MAX_SAFE_INTEGER);
+    let tokens = Math.min(asked > 0 ? asked : Number.MAX_SAFE_INTEGER, this.#folder.contextMax ?? Number.MAX_SAFE_INTEGER);
     for (const { ready } of this.#membership.places) if (ready !== null) tokens = Math.min(tokens, ready.kvBlocks * BLOCK_TOKENS);
     return tokens;
   }
@@ -258,7 +260,7 @@ class Coordinator implements RunningCoordinator {
       .update([...weights].sort().join())
       .digest('hex')
       .slice(0, 8);
-    return `sy-${planChecksum(this.#plan).slice(0, 8)}-${hash}-${this.#numericClass()}`;
+    return `sy-${this.#planChecksum.slice(0, 8)}-${hash}-${this.#numericClass()}`;
   }
 
   #healthReading(): Omit<HealthReading, 'beatMs'> {

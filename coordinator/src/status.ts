@@ -1,5 +1,5 @@
 import type { Plan } from '@switchyard/proto';
-import { parseLossy, planChecksum, type RowDType, rowBytes, type Stats } from '@switchyard/proto';
+import { parseLossy, type RowDType, rowBytes, type Stats } from '@switchyard/proto';
 import type { Service } from './api/service.ts';
 import type { Config } from './config.ts';
 import type { Membership, Place } from './membership/membership.ts';
@@ -8,7 +8,7 @@ import { homeReasons } from './requests/home-choice.ts';
 import { readPrediction } from './requests/plan-homes.ts';
 
 /** GET /v1/switchyard/status: the whole cluster in one document (docs/observe.md). Names and numbers only, nothing of any request. */
-export function statusDocument(service: Service, plan: Plan): Record<string, unknown> {
+export function statusDocument(service: Service, plan: Plan, checksum: string): Record<string, unknown> {
   const { membership, dispatcher, config, numericClass } = service;
   return {
     format: 'switchyard-status',
@@ -24,7 +24,7 @@ export function statusDocument(service: Service, plan: Plan): Record<string, unk
     uncoveredExperts: membership.uncovered,
     plan: {
       epoch: membership.epoch,
-      checksum: planChecksum(plan),
+      checksum,
       method: plan.provenance?.method ?? null,
       moeLayers: plan.model.moeLayers,
       experts: plan.model.experts,

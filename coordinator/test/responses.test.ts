@@ -10,7 +10,7 @@ import { CompletionFormat } from '../src/api/completion-format.ts';
 import { PacedWriter } from '../src/api/paced-writer.ts';
 import { type RunningCoordinator, startCoordinator } from '../src/index.ts';
 import { TextThread } from '../src/tokenizing/text-thread.ts';
-import { modelDir } from './model-dir.ts';
+import { modelDirOfContext } from './model-dir.ts';
 import { ScriptedWorker } from './scripted-worker.ts';
 
 // Real bounds are a minute and more memory than a test should take.
@@ -23,6 +23,8 @@ vi.mock('../src/bounds.ts', async (original) => {
 
 const folder = mkdtempSync(path.join(os.tmpdir(), 'sw-re-'));
 afterAll(() => rmSync(folder, { recursive: true }));
+/** Prompts here are far longer than the bundled model takes. */
+const modelDir = modelDirOfContext(1_000_000, folder);
 
 let coordinator: RunningCoordinator;
 let worker: ScriptedWorker;
@@ -38,7 +40,6 @@ async function start(config: Partial<Parameters<typeof startCoordinator>[0]> = {
     control,
     logLevel: 'silent',
     metricsCompat: 'vllm',
-    maxContext: 1_000_000,
     bodyBytesMax: 64 * 1024 * 1024,
     ...config,
   });

@@ -5,9 +5,17 @@ import { metricPrefix } from './names.ts';
 
 /** One series per (layer, expert) up to so many; a larger model has the imbalance per layer alone. */
 const expertSeriesMax = 4096;
+/** One series per ordered pair of workers up to so many, 64 workers; of a larger cluster the bytes of each worker by locality alone. */
+const linkSeriesMax = 4096;
 
 /** What each entry of `Stats.seconds` is. */
 export const activities = ['attention', 'exchange_wait', 'experts_own', 'experts_others', 'sampling', 'other', 'idle'] as const;
+
+/** What a process of a worker said, and which. */
+interface Said {
+  pid: number;
+  stats: Stats;
+}
 
 /**
  * What workers report once a second, as totals that survive their restarts. Gauges are read when someone asks.
@@ -23,11 +31,16 @@ export class WorkerMetrics {
   readonly #experts: Counter<string> | null;
   /** Rows computed by each worker, (workers) of (moeLayers * experts). */
   readonly #computed: Float64Array[];
+  readonly #perLink: boolean;
+  /** What each worker said last, whatever its stream has been through since. */
+  readonly #last: (Said | null)[];
 
   constructor(registry: Registry, model: string, plan: Plan, places: readonly Place[]) {
     this.#plan = plan;
     this.#model = model;
     this.#places = places;
+    this.#perLink = places.length * (places.length - 1) <= linkSeriesMax;
+    this.#last = places.map(() => null);
     const labelled = ['model_name', 'worker'];
     const counter = (suffix: string, help: string, labelNames: string[] = labelled) =>
       new Counter({ name: metricPrefix + suffix, help, labelNames, registers: [registry] });
@@ -49,7 +62,7 @@ export class WorkerMetrics {
     this.#bytes = counter('dispatch_bytes_total', 'Bytes sent from worker to worker: rows and, back, their sums.', [
       'model_name',
       'src',
-      'dst',
+      ...(this.#perLink ? ['dst'] : []),
       'locality',
     ]);
     const series = plan.model.moeLayers.length * plan.model.experts;
@@ -62,8 +75,11 @@ export class WorkerMetrics {
     this.#createGauges(registry);
   }
 
-  /** @param previous what the same worker process said last, or null when it is a new one */
-  onStats(place: Place, previous: Stats | null, stats: Stats): void {
+  onStats(place: Place, stats: Stats): void {
+    const said = { pid: place.hello?.pid ?? 0, stats };
+    const last = this.#last[place.worker];
+    this.#last[place.worker] = said;
+    const previous = last === null || isAnother(last, said) ? null : last.stats;
     const worker = { model_name: this.#model, worker: place.name };
     const add = (metric: Counter<string>, labels: Record<string, string>, now: number, before: number) => {
       if (now > before) metric.inc(labels, now - before);
@@ -117,7 +133,8 @@ export class WorkerMetrics {
   }
 
   #linkLabels(from: Place, to: Place): Record<string, string> {
-    return { model_name: this.#model, src: from.name, dst: to.name, locality: from.node === to.node ? 'node' : 'remote' };
+    const locality = from.node === to.node ? 'node' : 'remote';
+    return { model_name: this.#model, src: from.name, ...(this.#perLink ? { dst: to.name } : {}), locality };
   }
 
   #createSeries(): void {
@@ -125,11 +142,25 @@ export class WorkerMetrics {
       const worker = { model_name: this.#model, worker: place.name };
       for (const metric of [...Object.values(this.#counters), this.#awake]) metric.inc(worker, 0);
       for (const activity of activities) this.#seconds.inc({ ...worker, activity }, 0);
-      for (const peer of this.#places) if (peer !== place) this.#bytes.inc(this.#linkLabels(place, peer), 0);
     }
+    this.#createLinkSeries();
     const { moeLayers, experts } = this.#plan.model;
     for (const layer of moeLayers)
       for (let e = 0; e < experts; e++) this.#experts?.inc({ model_name: this.#model, layer: String(layer), expert: String(e) }, 0);
+  }
+
+  #createLinkSeries(): void {
+    const nodeSizes = new Map<number, number>();
+    for (const { node } of this.#places) nodeSizes.set(node, (nodeSizes.get(node) ?? 0) + 1);
+    for (const place of this.#places) {
+      if (this.#perLink) {
+        for (const peer of this.#places) if (peer !== place) this.#bytes.inc(this.#linkLabels(place, peer), 0);
+        continue;
+      }
+      const src = { model_name: this.#model, src: place.name };
+      if (nodeSizes.get(place.node)! > 1) this.#bytes.inc({ ...src, locality: 'node' }, 0);
+      if (nodeSizes.size > 1) this.#bytes.inc({ ...src, locality: 'remote' }, 0);
+    }
   }
 
   #createGauges(registry: Registry): void {
@@ -173,6 +204,19 @@ export class WorkerMetrics {
       },
     });
   }
+}
+
+/** A process that says `now` is not the one that said `last`: its counts begin anew. */
+function isAnother(last: Said, now: Said): boolean {
+  const before = counts(last.stats);
+  return now.pid !== last.pid || counts(now.stats).some((count, i) => count < before[i]);
+}
+
+/** What only grows while a process lives. */
+function counts({ steps, promptTokens, generatedTokens, seconds, awakeSeconds }: Stats): number[] {
+  let lifeSeconds = 0;
+  for (let i = 0; i < seconds.length; i++) lifeSeconds += seconds[i];
+  return [steps, promptTokens, generatedTokens, awakeSeconds, lifeSeconds];
 }
 
 /** By peer: a worker may have several links to one. */

@@ -7,6 +7,8 @@ import type { Service } from './service.ts';
 
 /** Ids of one /detokenize request: the longest published contexts. */
 const detokenizeMax = 2 ** 21;
+/** Its text has so many times the bytes that a body may have, at most: an id and its comma take about as much as the text of most tokens, the longest take 100 times. */
+const detokenizedBodies = 4;
 
 /**
  * POST /tokenize, as vLLM has it (`prompt` or `messages`, `add_special_tokens`, `return_token_strs`), and as llama.cpp has it (`content`, `add_special`,
@@ -35,7 +37,12 @@ export async function detokenize(service: Service, exchange: Exchange): Promise<
   const fields = await readFields(service, exchange);
   const given = fields.list('tokens', detokenizeMax);
   if (given === null) throw new SwitchyardError('invalid_request', 'tokens is missing', { param: 'tokens' });
-  const text = service.tokenizing.pieces.text(given.map((token) => checkToken(fields, 'tokens', token, service.model.vocab)));
+  const tokens = given.map((token) => checkToken(fields, 'tokens', token, service.model.vocab));
+  const { pieces } = service.tokenizing;
+  const bytes = tokens.reduce((sum, token) => sum + pieces.bytes(token).length, 0);
+  const bytesMax = detokenizedBodies * service.config.bodyBytesMax;
+  if (bytes > bytesMax) throw fields.invalid('tokens', `stand for ${bytes} bytes of text; the limit is ${bytesMax}`);
+  const text = pieces.text(tokens);
   return { prompt: text, content: text };
 }
 

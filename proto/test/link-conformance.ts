@@ -2,7 +2,16 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { fileURLToPath } from 'node:url';
 import { afterEach, describe, expect, it } from 'vitest';
-import { frameMemory, giveBackFrame, type Link, type LinkOptions, type Listener, SwitchyardError, type Transport } from '../src/index.ts';
+import {
+  frameMemory,
+  giveBackFrame,
+  type Link,
+  type LinkOptions,
+  type Listener,
+  limits,
+  SwitchyardError,
+  type Transport,
+} from '../src/index.ts';
 import type { Relay } from './relay.ts';
 
 export interface ConformanceSubject {
@@ -27,10 +36,15 @@ export interface ConformanceSubject {
 type SkippedCase = 'another process' | 'oversize at the receiver' | 'broken connection';
 
 const MIB = 1024 * 1024;
+/** More than any other case opens. */
+const fewLinks = 16;
 const peerScript = fileURLToPath(new URL('fixtures/peer.mjs', import.meta.url));
 const otherVersion = new URL('fixtures/other-version.mjs', import.meta.url).href;
 
-/** Everything `Link` promises, for one transport. An implementation joins by describing itself. */
+/**
+ * Everything `Link` promises, for one transport. An implementation joins by describing itself, in a test that mocks `limits.linksPerListenerMax` to be
+ * `fewLinks`: 2,048 would take more descriptors than a process may have.
+ */
 export function linkConformance(subject: ConformanceSubject): void {
   const options = subject.options ?? { token: '', tls: null };
   const dialOptions = subject.dialOptions ?? options;
@@ -318,6 +332,20 @@ export function linkConformance(subject: ConformanceSubject): void {
       const dialled = await Promise.all([dial(transport, listener.address), dial(transport, listener.address)]);
       await listener.close();
       expect(await Promise.all(dialled.map((l) => l.closed))).toEqual([null, null]);
+    });
+
+    it('refuses more links than a listener may have, until one of them ends', async () => {
+      expect(limits.linksPerListenerMax).toBe(fewLinks);
+      const transport = subject.create({});
+      const address = await listen(transport, () => {});
+      const open: Link[] = [];
+      while (open.length < fewLinks) open.push(await dial(transport, address));
+      const refused = { code: expect.stringMatching(/queue_full|link_closed/) };
+      for (let tries = 0; tries < 2; tries++) await expect(transport.dial(address, dialOptions)).rejects.toMatchObject(refused);
+      await open[0].close();
+      // The other end may hear of it a little later.
+      await expect.poll(() => dial(transport, address).then(() => 'open'), { timeout: 10_000 }).toBe('open');
+      await expect(transport.dial(address, dialOptions)).rejects.toMatchObject(refused);
     });
 
     it.skipIf(skipped('another process'))('notices that the process which dialled was killed', async () => {

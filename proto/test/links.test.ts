@@ -1,12 +1,19 @@
-import { mkdtempSync } from 'node:fs';
+import { mkdtempSync, rmSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
+import { afterAll, vi } from 'vitest';
 import { grpcTransport, type LinkTls, MemoryNetwork, socketTransport } from '../src/index.ts';
 import { makeCertificates } from './certificates.ts';
 import { linkConformance } from './link-conformance.ts';
 import { relayTo } from './relay.ts';
 
+vi.mock('../src/limits.ts', async (original) => {
+  const { limits } = await original<typeof import('../src/limits.ts')>();
+  return { limits: { ...limits, linksPerListenerMax: 16 } };
+});
+
 const folder = mkdtempSync(path.join(os.tmpdir(), 'sy-'));
+afterAll(() => rmSync(folder, { recursive: true }));
 let count = 0;
 
 const inProcess = {

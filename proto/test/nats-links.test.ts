@@ -4,6 +4,11 @@ import { linkConformance } from './link-conformance.ts';
 import { noNatsServer, startNatsServer } from './nats-server.ts';
 import { relayTo } from './relay.ts';
 
+vi.mock('../src/limits.ts', async (original) => {
+  const { limits } = await original<typeof import('../src/limits.ts')>();
+  return { limits: { ...limits, linksPerListenerMax: 16 } };
+});
+
 const server = noNatsServer === null ? await startNatsServer() : null;
 afterAll(() => server?.stop());
 vi.spyOn(console, 'log').mockImplementation(() => {}); // The client library prints what it could not parse.

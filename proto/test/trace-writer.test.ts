@@ -1,8 +1,13 @@
-import { existsSync, mkdtempSync, readFileSync, statSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
-import { describe, expect, it } from 'vitest';
+import { afterAll, describe, expect, it, vi } from 'vitest';
 import { type TraceHeader, TraceWriter } from '../src/index.ts';
+
+vi.mock('../src/limits.ts', async (original) => {
+  const { limits } = await original<typeof import('../src/limits.ts')>();
+  return { limits: { ...limits, traceSequencesMax: 3 } };
+});
 
 const header: TraceHeader = {
   format: 'switchyard-trace',
@@ -13,7 +18,10 @@ const header: TraceHeader = {
   topK: 2,
   createdAt: '2026-01-01T00:00:00Z',
 };
-const stem = () => path.join(mkdtempSync(path.join(os.tmpdir(), 'sy-trace-')), 'recording');
+const folder = mkdtempSync(path.join(os.tmpdir(), 'sy-trace-'));
+afterAll(() => rmSync(folder, { recursive: true }));
+let recordings = 0;
+const stem = () => path.join(folder, `recording-${recordings++}`);
 /** u16 ids as a worker sends them. */
 const ids = (...values: number[]) => new Uint8Array(Uint16Array.from(values).buffer);
 
@@ -77,6 +85,20 @@ describe('TraceWriter', () => {
       next = positions.at(-1)! + 1;
     }
     expect(next).toBe(60);
+  });
+
+  it('names the newest sequences of a file beside it, and keeps the rows of all', async () => {
+    const writer = new TraceWriter(stem(), header);
+    for (let sequence = 0; sequence < 5; sequence++) writer.append(sequence, `d${sequence}`, [0], [false], ids(0, 1, 2, 3));
+    writer.append(3, 'd3', [1], [true], ids(0, 1, 2, 3));
+    await writer.close();
+    const got = contents(writer.files[0]);
+    expect(got.records.length / 13).toBe(6);
+    expect(got.sequences).toEqual([
+      { sequence: 2, domain: 'd2', tokens: 1 },
+      { sequence: 3, domain: 'd3', tokens: 2 },
+      { sequence: 4, domain: 'd4', tokens: 1 },
+    ]);
   });
 
   it('drops and counts rows when the disk does not keep up', async () => {

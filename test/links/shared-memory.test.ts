@@ -1,12 +1,18 @@
-import { mkdtempSync, readdirSync, readFileSync, readlinkSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readdirSync, readFileSync, readlinkSync, rmSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { sharedMemory } from '@switchyard/native';
 import { type Link, limits, type SharedMemory, SwitchyardError, sharedMemoryTransport } from '@switchyard/proto';
-import { describe, expect, it } from 'vitest';
+import { afterAll, describe, expect, it, vi } from 'vitest';
 import { linkConformance } from '../../proto/test/link-conformance.ts';
 
+vi.mock('../../proto/src/limits.ts', async (original) => {
+  const { limits } = await original<typeof import('../../proto/src/limits.ts')>();
+  return { limits: { ...limits, linksPerListenerMax: 16 } };
+});
+
 const folder = mkdtempSync(path.join(os.tmpdir(), 'sy-shm-'));
+afterAll(() => rmSync(folder, { recursive: true }));
 let count = 0;
 linkConformance({
   name: 'shm',

@@ -3,11 +3,17 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { gzipSync } from 'node:zlib';
 import { MemoryNetwork, type Plan } from '@switchyard/proto';
-import { afterAll, describe, expect, test } from 'vitest';
+import { afterAll, describe, expect, test, vi } from 'vitest';
 import { type ReplayTrace, readReplayTrace } from '../../src/engine/replay-trace.ts';
 import { RoutingReplay } from '../../src/engine/routing-replay.ts';
 import { InProcessCluster, submitOf } from '../in-process-cluster.ts';
 import { type ToyShape, toyModel, toyNative } from './toy-model.ts';
+
+const bytesMax = 4096;
+vi.mock('@switchyard/proto', async (original) => {
+  const proto = await original<typeof import('@switchyard/proto')>();
+  return { ...proto, limits: { ...proto.limits, replayTraceBytesMax: 4096 } };
+});
 
 const shape: ToyShape = {
   experts: 6,
@@ -179,6 +185,23 @@ describe('trace files', () => {
     const file = writeTrace(`${name.replaceAll(' ', '-')}.trace`, change);
     expect(() => readReplayTrace(file)).toThrow(message);
     expect(() => readReplayTrace(file)).toThrow(file);
+  });
+
+  test.each([
+    ['more than the limit are refused', 'large.trace', bytesMax + 1, `${bytesMax + 1} bytes; the limit is ${bytesMax}`],
+    ['more than the limit once unpacked are refused', 'large.trace.gz', bytesMax + 1, `larger than ${bytesMax} bytes`],
+    ['as much as the limit are read', 'fitting.trace', bytesMax, 'is no switchyard-trace'],
+    ['as much as the limit once unpacked are read', 'fitting.trace.gz', bytesMax, 'is no switchyard-trace'],
+  ])('of %s', (_, name, bytes, message) => {
+    const file = path.join(folder, name);
+    writeFileSync(file, name.endsWith('.gz') ? gzipSync(Buffer.alloc(bytes, '\n')) : Buffer.alloc(bytes, '\n'));
+    expect(() => readReplayTrace(file)).toThrow(message);
+  });
+
+  test('with more than the limit of domains beside them are refused', () => {
+    const file = writeTrace('domains.trace');
+    writeFileSync(`${file}.sequences.jsonl`, Buffer.alloc(bytesMax + 1, '\n'));
+    expect(() => readReplayTrace(file)).toThrow(`sequences.jsonl cannot be read: ${bytesMax + 1} bytes; the limit is ${bytesMax}`);
   });
 
   test('that do not exist are refused', () => {

@@ -1,0 +1,64 @@
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import os from 'node:os';
+import path from 'node:path';
+import { afterAll, describe, expect, it, vi } from 'vitest';
+import { startCoordinator } from '../src/index.ts';
+import { PrefixMemory } from '../src/requests/prefix-memory.ts';
+import { TraceRecorder } from '../src/trace/trace-recorder.ts';
+import { modelDir } from './model-dir.ts';
+import { ScriptedWorker } from './scripted-worker.ts';
+
+// Real bounds are more time and memory than a test should take.
+vi.mock('../src/bounds.ts', async (original) => {
+  const { bounds } = await original<typeof import('../src/bounds.ts')>();
+  return { bounds: { ...bounds, helloTimeoutMs: 1_000, prefixesRememberedMax: 3 } };
+});
+vi.mock('@switchyard/proto', async (original) => {
+  const proto = await original<typeof import('@switchyard/proto')>();
+  return { ...proto, limits: { ...proto.limits, traceSequencesMax: 2 } };
+});
+
+const folder = mkdtempSync(path.join(os.tmpdir(), 'sw-bo-'));
+afterAll(() => rmSync(folder, { recursive: true }));
+
+describe('a worker that attaches', () => {
+  it('and says nothing is cut off, one that has said hello is not', async () => {
+    const control = `unix:${path.join(folder, 'c.sock')}`;
+    const coordinator = await startCoordinator({ model: modelDir, listen: '127.0.0.1:0', control, logLevel: 'silent', graceMs: 0 });
+    const polite = await ScriptedWorker.join(control, 'n0w0');
+    const silent = await ScriptedWorker.attach(control);
+    expect(await silent.stream.closed).toMatchObject({ code: 'link_closed', message: expect.stringContaining('no hello within 1000 ms') });
+    polite.ready();
+    await polite.next('peers');
+    await coordinator.close();
+  });
+});
+
+describe('the memory of prefixes', () => {
+  it('forgets those that were used longest ago', () => {
+    const memory = new PrefixMemory();
+    const known = () => [1, 2, 3, 4, 5].filter((point) => memory.find([point]) !== null);
+    memory.remember([1, 2], 0);
+    memory.remember([3], 1);
+    expect(known()).toEqual([1, 2, 3]);
+    memory.remember([1], 0);
+    memory.remember([4], 1);
+    expect(known()).toEqual([1, 3, 4]);
+    memory.remember([1, 2, 3, 4, 5], 0);
+    expect(known()).toEqual([3, 4, 5]);
+  });
+});
+
+describe('a recording', () => {
+  it('forgets which sequence a request of the distant past was', async () => {
+    const header = { format: 'switchyard-trace', version: 1, model: 'm', moeLayers: [0], experts: 8, topK: 1 } as const;
+    const recorder = new TraceRecorder(folder, header, () => ({ tenant: '', domain: '' }));
+    const { file } = recorder.start({ file: 'few', tenants: null });
+    for (const request of [70, 71, 70, 72, 71, 70])
+      recorder.append({ request: [request], position: [0], generated: [false], experts: new Uint8Array(2) });
+    expect(await recorder.stop()).toMatchObject({ sequences: 4, rows: 6 });
+    const bytes = readFileSync(`${file}-0000.trace`);
+    const records = bytes.subarray(bytes.indexOf(10) + 1);
+    expect(Array.from({ length: 6 }, (_, i) => records.readUInt32LE(10 * i))).toEqual([0, 1, 0, 2, 1, 3]);
+  });
+});

@@ -239,8 +239,8 @@ AttentionCall attention(const Reader &op, Compilation &compilation) {
 GatedCall gated_act(const Reader &op) {
   const int width = op.positive(0, "width"), step = op.integer(3, "step", 1, 2);
   const int activation = op.integer(5, "kind", SY_ACT_SILU, SY_ACT_GPT_OSS);
-  const int read = (width - 1) * step + 1;
   if ((int64_t)width * step > INT32_MAX) op.refuse("width = %d: too large", width);
+  const int read = (width - 1) * step + 1;
   const Columns gate = op.columns(0, "gate", op.op_.n[1], read), up = op.columns(0, "up", op.op_.n[2], read);
   const Columns out = op.columns(1, "out", op.op_.n[4], width);
   if (step == 1) {
@@ -286,6 +286,7 @@ void read_node_limit(const Reader &op, RouteCall &call) {
 }
 
 RouteCall route(const Reader &op) {
+  op.all_rows_only();
   RouteCall call{};
   call.experts = op.integer(0, "experts", 1, route_experts_max);
   call.k = op.integer(1, "k", 1, call.experts);
@@ -401,9 +402,13 @@ Step compile(const sy_op &op, int number, sy_object *const *objects, int object_
   }
   // A buffer of rows bounds how many logit rows a batch may ask for.
   if (reader.logit_rows())
-    for (int slot = 0; slot < 2; slot++)
-      if (reader.has(slot) && objects[op.obj[slot]]->kind == ObjectKind::buffer)
+    for (int slot = 0; slot < 2; slot++) {
+      if (!reader.has(slot)) continue;
+      // Not every op reads both.
+      if (op.obj[slot] >= (uint32_t)object_count) reader.refuse("obj[%d] = object %u: the program has %d", slot, op.obj[slot], object_count);
+      if (objects[op.obj[slot]]->kind == ObjectKind::buffer)
         shrink(compilation.limits.max_logit_rows, static_cast<Buffer *>(objects[op.obj[slot]])->rows);
+    }
   return step;
 }
 

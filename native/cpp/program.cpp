@@ -108,7 +108,7 @@ void validate(const sy_batch &batch, const BatchLimits &limits) {
     if (limits.variants > 0 && (uint32_t)batch.seq_variant[s] >= (uint32_t)limits.variants)
       fail(SY_INVALID_ARGUMENT, "batch seq_variant[%d] = %d: must be 0..%d", s, batch.seq_variant[s], limits.variants - 1);
     if (limits.kv_blocks > 0 && rows > 0) {
-      const int blocks = (batch.seq_pos[s] + rows + kv_block - 1) / kv_block;
+      const int blocks = (batch.seq_pos[s] + rows - 1) / kv_block + 1; // No sum here exceeds max_context.
       if (blocks > batch.max_blocks) fail(SY_INVALID_ARGUMENT, "batch max_blocks = %d: sequence %d needs %d", batch.max_blocks, s, blocks);
       const int wrong = first_outside(batch.block + (int64_t)s * batch.max_blocks, blocks, limits.kv_blocks);
       if (wrong >= 0)

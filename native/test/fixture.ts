@@ -1,8 +1,20 @@
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
-import type { Batch, Device, DeviceBuffer, DeviceOptions, MappedFile, Op, Source, Weight, WeightFormat } from '../src/index.ts';
-import { native } from '../src/index.ts';
+import { expect } from 'vitest';
+import type {
+  Batch,
+  Device,
+  DeviceBuffer,
+  DeviceOptions,
+  MappedFile,
+  NativeStatus,
+  Op,
+  Source,
+  Weight,
+  WeightFormat,
+} from '../src/index.ts';
+import { NativeError, native } from '../src/index.ts';
 
 /** Every way to run an op on this machine; all must agree. */
 export const deviceOptions: DeviceOptions[] = [
@@ -108,4 +120,20 @@ export function batchOf(sequences: readonly { position: number; rows: number; va
     for (let b = 0; b < blocks; b++) batch.block[s * blocks + b] = s + b * sequences.length;
   });
   return batch;
+}
+
+function refusal(call: () => unknown): NativeError {
+  try {
+    call();
+  } catch (error) {
+    expect(error).toBeInstanceOf(NativeError);
+    return error as NativeError;
+  }
+  throw new Error('the call was not refused');
+}
+/** The call must throw a NativeError of this status. */
+export function expectRefused(call: () => unknown, message: RegExp, status: NativeStatus = 'invalid_argument'): void {
+  const error = refusal(call);
+  expect(error.message).toMatch(message);
+  expect(error.status).toBe(status);
 }

@@ -1,8 +1,10 @@
 import fc from 'fast-check';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import type { Batch, DeviceBuffer, NativeObject, NativeStatus, Op } from '../src/index.ts';
+import { addon } from '../src/addon.ts';
+import type { Batch, DeviceBuffer, NativeObject, Op } from '../src/index.ts';
 import { NativeError, native, ops } from '../src/index.ts';
-import { batchOf, normals, oneSequence, random, Workbench } from './fixture.ts';
+import { encodeOps } from '../src/op-encoding.ts';
+import { batchOf, expectRefused, normals, oneSequence, random, Workbench } from './fixture.ts';
 
 let bench: Workbench;
 let x: DeviceBuffer;
@@ -14,20 +16,6 @@ beforeAll(() => {
 });
 afterAll(() => bench.close());
 
-function refusal(call: () => unknown): NativeError {
-  try {
-    call();
-  } catch (error) {
-    expect(error).toBeInstanceOf(NativeError);
-    return error as NativeError;
-  }
-  throw new Error('the call was not refused');
-}
-function expectRefused(call: () => unknown, message: RegExp, status: NativeStatus = 'invalid_argument'): void {
-  const error = refusal(call);
-  expect(error.message).toMatch(message);
-  expect(error.status).toBe(status);
-}
 const create = (...list: Op[]) => native.programCreate(bench.device, list, 4, 2, 64);
 const norm = { kind: 'rms', weight: null, bias: null, groups: 1, width: 32, xOff: 0, xStride: 32, outOff: 0, outStride: 32 } as const;
 const normRest = { weightStride: 0, eps: 1e-6, weightPlus: 0, logitRows: false } as const;
@@ -59,7 +47,10 @@ test('objects name the field, its value and its limit', () => {
   expectRefused(() => native.bufferLoad(out, 29, source), /first_float = 29: 100 floats must fit a buffer of 128/);
   expectRefused(() => native.bufferLoad(out, 0, { ...source, n: 11 }), /source: data reads bytes 0\.\.439 of a file of 400/);
   expectRefused(() => native.bufferLoad(out, 0, { ...source, offset: 8 }), /source: data reads bytes 8\.\.407 of a file of 400/);
-  expectRefused(() => native.tableCreate(bench.device, { ...source, strideN: 2 ** 52 }), /source: data reads bytes 0\.\.\d{18} of a file/);
+  expectRefused(
+    () => native.tableCreate(bench.device, { ...source, strideN: 2 ** 52 }),
+    /source: data reads bytes 0\.\.\d{18} of a file/,
+  );
   expectRefused(
     () => native.bufferLoad(out, 0, { ...source, file: x as unknown as typeof source.file }),
     /source.file is a buffer: it must be a file/,
@@ -167,6 +158,17 @@ test('ops are checked against their objects', () => {
   expectRefused(() => create(ops.clamp({ x, off: 0, width: 4, lo: 2, hi: 1 })), /lo = 2: must not exceed hi = 1/);
   expectRefused(() => create({ kind: 99, flags: 0, objects: [], ints: [], floats: [] }), /op 0: kind = 99/);
   expectRefused(() => create({ ...ops.gather({ x, out, width: 4 }), flags: 6 }), /flags = 6/);
+  expectRefused(
+    () => create({ ...ops.route({ ...route, ...routeRest }), flags: 1 }),
+    /op 0 \(route\): flags: this op cannot work on logit rows/,
+  );
+  // An object number that no field of the op reads.
+  const { bytes, objects } = encodeOps([{ ...ops.clamp({ x, off: 0, width: 4, lo: 0, hi: 1 }), flags: 1 }]);
+  new DataView(bytes.buffer).setUint32(12, 1000, true);
+  expectRefused(
+    () => addon.programCreate(bench.device, bytes, objects, 4, 2, 64),
+    /op 0 \(clamp\): obj\[1\] = object 1000: the program has 1/,
+  );
   expectRefused(
     () => create({ ...ops.clamp({ x, off: 0, width: 4, lo: 1, hi: 2 }), ints: [2 ** 31] }),
     /int 0 = 2147483648 is not a 32-bit integer/,
@@ -316,6 +318,15 @@ test('a wrong batch is refused before anything runs', () => {
   expectRefused(() => native.programRun(program, { ...good() } as Batch), /batch was not made by batchCreate/);
   expect(x.f32.every((v) => v === 7)).toBe(true);
   expectRefused(() => native.batchCreate(0, 1, 1, 1), /maxRows = 0/);
+});
+
+test('the last positions of the longest context need all of their blocks', () => {
+  const kv = native.kvCreate(bench.device, 1, 2, 8, 8, 'f32', false);
+  const write = ops.kvWrite({ k: x, v: x, kv, kOff: 0, kStride: 8, vOff: 16, vStride: 8 });
+  const program = native.programCreate(bench.device, [write], 1, 1, 2 ** 31 - 1);
+  const batch = oneSequence(1);
+  batch.seqPos[0] = 2 ** 31 - 2;
+  expectRefused(() => native.programRun(program, batch), /max_blocks = 1: sequence 0 needs 134217728/);
 });
 
 test('byte ranges are checked', () => {

@@ -32,7 +32,9 @@ Isa choose_isa(const char *name) {
 size_t buffer_bytes(int rows, int width) {
   if (rows < 1) fail(SY_INVALID_ARGUMENT, "rows = %d: must be at least 1", rows);
   if (width < 1) fail(SY_INVALID_ARGUMENT, "width = %d: must be at least 1", width);
-  return (size_t)rows * (size_t)width * 4;
+  if (rows > dimension_max || width > dimension_max)
+    fail(SY_INVALID_ARGUMENT, "buffer shape [%d, %d]: neither may exceed %d", rows, width, dimension_max);
+  return checked_bytes((__int128)rows * width * 4, "a buffer [%d, %d]", rows, width);
 }
 
 } // namespace

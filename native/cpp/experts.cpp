@@ -13,12 +13,16 @@ namespace {
 
 size_t aligned(size_t bytes, size_t to) { return (bytes + to - 1) / to * to; }
 
+/* Throws where all slots would be beyond any memory, so that the sizes inside one cannot wrap either. */
 ExpertLayout layout_of(const sy_experts_desc &d) {
   ExpertLayout l;
   l.gate_panel_bytes = panel_bytes(d.format, d.hidden);
   l.down_panel_bytes = panel_bytes(d.format, d.inter);
-  l.down_at = 2 * (size_t)panels_of(d.inter) * l.gate_panel_bytes;
-  l.gate_bias_at = l.down_at + (size_t)panels_of(d.hidden) * l.down_panel_bytes;
+  const __int128 gate_and_up = (__int128)2 * panels_of(d.inter) * l.gate_panel_bytes, down = (__int128)panels_of(d.hidden) * l.down_panel_bytes;
+  const __int128 biases_and_padding = (__int128)8 * d.inter + (__int128)4 * d.hidden + 3 * 64 + 4096;
+  checked_bytes((gate_and_up + down + biases_and_padding) * d.slots, "%d experts, hidden %d, inter %d,", d.slots, d.hidden, d.inter);
+  l.down_at = (size_t)gate_and_up;
+  l.gate_bias_at = l.down_at + (size_t)down;
   const size_t inter_bias = d.has_bias ? aligned((size_t)d.inter * 4, 64) : 0, hidden_bias = d.has_bias ? aligned((size_t)d.hidden * 4, 64) : 0;
   l.up_bias_at = l.gate_bias_at + inter_bias;
   l.down_bias_at = l.up_bias_at + inter_bias;
@@ -51,10 +55,12 @@ void require_shape(const sy_source *source, int n, int k, const char *name) {
 struct Scratch {
   size_t hidden_at, sums_at, sum_bytes, bytes;
   Scratch(const sy_experts_desc &d, const TileOps &ops, int64_t pairs, int64_t rows, int threads) {
-    hidden_at = aligned((size_t)pairs * ops.row_bytes(d.format, d.hidden), 64);
-    sums_at = aligned(hidden_at + (size_t)pairs * ops.row_bytes(d.format, d.inter), 64);
-    sum_bytes = (size_t)rows * (size_t)sum_stride(d.hidden) * sizeof(int64_t);
-    bytes = sums_at + (size_t)(threads - 1) * sum_bytes;
+    const size_t input_bytes = ops.row_bytes(d.format, d.hidden), hidden_bytes = ops.row_bytes(d.format, d.inter);
+    sum_bytes = (size_t)rows * (size_t)sum_stride(d.hidden) * sizeof(int64_t); // As large as a sum, which was checked.
+    bytes = checked_bytes((__int128)pairs * ((__int128)input_bytes + hidden_bytes) + (__int128)(threads - 1) * sum_bytes + 2 * 64,
+                          "the workspace of %lld pairs", (long long)pairs);
+    hidden_at = aligned((size_t)pairs * input_bytes, 64);
+    sums_at = aligned(hidden_at + (size_t)pairs * hidden_bytes, 64);
   }
 };
 
@@ -310,8 +316,11 @@ ExpertsPtr experts_create(Isa isa, const sy_experts_desc &d, Workspace *workspac
   validate_format(d.format);
   if (d.slots < 1 || d.hidden < 1 || d.inter < 1)
     fail(SY_INVALID_ARGUMENT, "experts: slots %d, hidden %d and inter %d must be at least 1", d.slots, d.hidden, d.inter);
+  if (d.hidden > dimension_max || d.inter > dimension_max)
+    fail(SY_INVALID_ARGUMENT, "experts: hidden %d and inter %d must not exceed %d", d.hidden, d.inter, dimension_max);
   if (d.activation != SY_ACT_SILU && d.activation != SY_ACT_GPT_OSS)
     fail(SY_INVALID_ARGUMENT, "experts: activation %d is not one of 0..%d", d.activation, SY_ACT_GPT_OSS);
+  const ExpertLayout layout = layout_of(d);
   ExpertsPtr experts(new Experts{});
   experts->isa = isa;
   experts->workspace = workspace ? workspace : &experts->own;
@@ -321,8 +330,8 @@ ExpertsPtr experts_create(Isa isa, const sy_experts_desc &d, Workspace *workspac
   experts->plan.groups.reserve((size_t)d.slots);
   if (isa == Isa::ref) experts->plain.resize((size_t)d.slots);
   else {
-    experts->layout = layout_of(d);
-    experts->memory = Region((size_t)d.slots * experts->layout.slot_bytes);
+    experts->layout = layout;
+    experts->memory = Region((size_t)d.slots * layout.slot_bytes);
   }
   return experts;
 }

@@ -96,6 +96,7 @@ RowSumPtr sum_create(Isa isa, int32_t mode, int32_t max_rows, int32_t hidden); /
 int sum_max_rows(const RowSum &sum);
 int sum_hidden(const RowSum &sum);
 void sum_clear(RowSum &sum, int32_t rows); /* throws */
+/* UINT64_MAX where it has more than 64 bits. */
 uint64_t sum_encoded_max(int32_t rows, int32_t hidden);
 /* Returns the bytes written. A row that holds a contribution outside the grid's range travels as a code without numbers. Throws SY_INVALID_ARGUMENT. */
 uint64_t sum_encode(const RowSum &sum, int32_t rows, const int32_t *row, uint8_t *out, uint64_t capacity);
@@ -167,6 +168,9 @@ struct RoutedCall {
 void experts_run_routed(Experts &experts, Pool &pool, const RoutedCall &call, RowSum &sum);
 
 /* ---- rows on the wire (rows.cpp) ----------------------------------------------------------------------------------------------------------- */
+
+/* Throws SY_INVALID_ARGUMENT if writing `bytes` at `out` would change row numbers, which are checked before and read meanwhile. */
+void require_apart(int32_t rows, const int32_t *row, const uint8_t *out, uint64_t bytes);
 
 /* x is [x_rows, width]; rows are written densely, one after the other, no padding. Return the bytes written. Throw. */
 uint64_t rows_encode(const float *x, int32_t x_rows, int32_t width, int32_t rows, const int32_t *row, int32_t dtype, uint8_t *out, uint64_t capacity);

@@ -26,9 +26,8 @@ const KvShape &checked(const KvShape &shape) {
 }
 
 size_t bytes_of(const KvShape &shape, int64_t block_stride) {
-  const __int128 bytes = (__int128)shape.blocks * block_stride * (shape.bf16 ? 2 : 4);
-  if (bytes > ((__int128)1 << 46)) fail(SY_OUT_OF_MEMORY, "a KV cache of %d blocks of %lld elements is beyond 64 TiB", shape.blocks, (long long)block_stride);
-  return (size_t)bytes;
+  return checked_bytes((__int128)shape.blocks * block_stride * (shape.bf16 ? 2 : 4), "a KV cache of %d blocks of %lld elements", shape.blocks,
+                       (long long)block_stride);
 }
 
 } // namespace

@@ -124,7 +124,7 @@ size_t linear_workspace_bytes(const Weight &weight, int rows, int threads) {
   if (!ops) return 0;
   const size_t own = (size_t)std::min(rows, ops->max_rows(weight.format)) * (size_t)threads;
   const size_t divided = (size_t)rows + (size_t)rows / groups_of_thread + (size_t)threads; // Groups of whole tiles do not divide evenly.
-  return std::max(own, divided) * ops->row_bytes(weight.format, weight.k) + 64 * (size_t)threads;
+  return checked_bytes((__int128)std::max(own, divided) * ops->row_bytes(weight.format, weight.k) + 64 * threads, "the workspace of %d rows", rows);
 }
 
 void linear(Pool &pool, const Weight &weight, const LinearCall &call, void *workspace) {
@@ -179,7 +179,7 @@ size_t head_linear_workspace_bytes(const Weight &weight, int rows, int heads, in
   const TileOps *ops = tile_ops(weight.isa);
   if (!ops) return 0;
   (void)heads; // Every thread keeps the tiles of the one head it works on.
-  return (size_t)threads * (((size_t)rows * ops->row_bytes(weight.format, weight.k) + 63) & ~size_t{63});
+  return checked_bytes((__int128)threads * (((__int128)rows * ops->row_bytes(weight.format, weight.k) + 63) & ~(__int128)63), "the workspace of %d rows", rows);
 }
 
 void head_linear(Pool &pool, const Weight &weight, const HeadLinearCall &call, void *workspace) {

@@ -146,7 +146,7 @@ size_t panel_bytes(int format, int k) {
   }
 }
 
-size_t panels_bytes(int format, int n, int k) { return (size_t)panels_of(n) * panel_bytes(format, k); }
+size_t panels_bytes(int format, int n, int k) { return checked_bytes((__int128)panels_of(n) * panel_bytes(format, k), "a weight [%d, %d]", n, k); }
 
 void panels_set(Pool &pool, const PackJob *jobs, int count) {
   int64_t all = 0, bytes = 0;
@@ -184,8 +184,8 @@ PlainMatrix plain_create(int format, int n, int k) {
   m.format = format;
   m.n = n;
   m.k = k;
-  m.values = Region((size_t)n * k * (quantised(format) ? 1 : 4));
-  if (quantised(format)) m.scales = Region((size_t)n * groups_of(k) * 4);
+  m.values = Region(checked_bytes((__int128)n * k * (quantised(format) ? 1 : 4), "a weight [%d, %d]", n, k));
+  if (quantised(format)) m.scales = Region(checked_bytes((__int128)n * groups_of(k) * 4, "the scales of a weight [%d, %d]", n, k));
   return m;
 }
 
@@ -211,6 +211,7 @@ void plain_set(PlainMatrix &m, int first_row, const sy_source &source) {
 WeightPtr weight_create(Isa isa, int32_t format, int32_t n, int32_t k) {
   validate_format(format);
   if (n < 1 || k < 1) fail(SY_INVALID_ARGUMENT, "weight shape [%d, %d] must be at least [1, 1]", n, k);
+  if (n > dimension_max || k > dimension_max) fail(SY_INVALID_ARGUMENT, "weight shape [%d, %d]: neither may exceed %d", n, k, dimension_max);
   WeightPtr weight(new Weight{isa, format, n, k, {}, {}, {}});
   if (isa == Isa::ref) {
     weight->plain = plain_create(format, n, k);

@@ -23,6 +23,7 @@ constexpr int group_k = SY_QUANT_GROUP;
 
 static inline bool quantised(int format) { return format == SY_W_I8 || format == SY_W_I4; }
 static inline int quant_steps(int format) { return format == SY_W_I8 ? 127 : 7; }
+/* n, k <= dimension_max. */
 static inline int groups_of(int k) { return (k + group_k - 1) / group_k; }
 static inline int pairs_of(int k) { return (k + 1) / 2; }
 static inline int panels_of(int n) { return (n + panel_columns - 1) / panel_columns; }

@@ -1,5 +1,7 @@
 #include "region.h"
 
+#include <cstdarg>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <sys/mman.h>
@@ -12,7 +14,18 @@ namespace sy {
 namespace {
 constexpr size_t huge_page = 2u << 20;
 constexpr size_t mapped_from = 1u << 20; /* below this a huge page would be mostly waste; so would one for a shorter rest */
+constexpr __int128 bytes_max = (__int128)1 << 46;
 } // namespace
+
+size_t checked_bytes(__int128 bytes, const char *format, ...) {
+  if (bytes <= bytes_max) return (size_t)bytes;
+  char text[400];
+  va_list arguments;
+  va_start(arguments, format);
+  vsnprintf(text, sizeof text, format, arguments);
+  va_end(arguments);
+  fail(SY_OUT_OF_MEMORY, "%s is beyond 64 TiB", text);
+}
 
 Region::Region(size_t bytes) : bytes_(bytes) {
   if (bytes == 0) return;

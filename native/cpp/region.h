@@ -10,6 +10,13 @@
 
 namespace sy {
 
+/* Rows and columns of every object: rounded up to whatever a kernel pads to (panels, groups, lanes), they stay an int. */
+constexpr int dimension_max = INT32_MAX - 128;
+
+/* A size in bytes that was computed wide enough not to wrap. Throws SY_OUT_OF_MEMORY beyond 64 TiB, half of what a process can address; the text names whose
+ * size it is. */
+size_t checked_bytes(__int128 bytes, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
 class Region {
 public:
   Region() = default;

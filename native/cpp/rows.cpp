@@ -11,6 +11,7 @@ namespace {
 
 constexpr int fp8_group = SY_ROW_F8_GROUP;
 constexpr float fp8_largest = 448.0f;
+static_assert(dimension_max <= INT32_MAX - fp8_group, "the end of a row's last group is an int");
 
 int fp8_groups(int width) { return (width + fp8_group - 1) / fp8_group; }
 
@@ -91,12 +92,18 @@ uint64_t row_bytes(int32_t dtype, int32_t width) {
 
 } // namespace
 
+void require_apart(int32_t rows, const int32_t *row, const uint8_t *out, uint64_t bytes) {
+  const uintptr_t read = reinterpret_cast<uintptr_t>(row), written = reinterpret_cast<uintptr_t>(out);
+  if (read < written + bytes && written < read + (uint64_t)rows * sizeof *row) fail(SY_INVALID_ARGUMENT, "out overlaps row: %d row numbers are read while it is written", rows);
+}
+
 uint64_t rows_encode(const float *x, int32_t x_rows, int32_t width, int32_t rows, const int32_t *row, int32_t dtype, uint8_t *out, uint64_t capacity) {
   if (rows < 0) fail(SY_INVALID_ARGUMENT, "rows %d is negative", rows);
   const uint64_t each = row_bytes(dtype, width), bytes = each * (uint64_t)rows;
   if (capacity < bytes) fail(SY_INVALID_ARGUMENT, "capacity %llu is below the %llu bytes of %d rows", (unsigned long long)capacity, (unsigned long long)bytes, rows);
   for (int i = 0; i < rows; i++)
     if (row[i] < 0 || row[i] >= x_rows) fail(SY_INVALID_ARGUMENT, "row[%d] %d is not below %d", i, row[i], x_rows);
+  require_apart(rows, row, out, bytes);
   for (int i = 0; i < rows; i++, out += each) {
     const float *from = x + (int64_t)row[i] * width;
     if (dtype == SY_ROW_F32) memcpy(out, from, each);

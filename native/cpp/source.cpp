@@ -96,8 +96,8 @@ void validate(const sy_source &s, const char *name) {
   if (s.n < 1 || s.k < 1) fail(SY_INVALID_ARGUMENT, "%s: shape [%d, %d] must be at least [1, 1]", name, s.n, s.k);
   if (s.dtype < SY_F32 || s.dtype > SY_I32) fail(SY_INVALID_ARGUMENT, "%s: dtype %d is not one of 0..%d", name, s.dtype, SY_I32);
   if (s.dtype == SY_MXFP4) {
-    require_inside(s.file, strided(s.offset, s.stride_n, 1, s.n, (s.k + 1) / 2, 1), name, "data");
-    require_inside(s.scale_file, strided(s.scale_offset, s.scale_stride, 1, s.n, (s.k + 31) / 32, 1), name, "scales");
+    require_inside(s.file, strided(s.offset, s.stride_n, 1, s.n, (s.k - 1) / 2 + 1, 1), name, "data");
+    require_inside(s.scale_file, strided(s.scale_offset, s.scale_stride, 1, s.n, (s.k - 1) / 32 + 1, 1), name, "scales");
     return;
   }
   const int bytes = element_bytes(s.dtype);

@@ -93,8 +93,10 @@ void validate_grid(int grid) {
 RowSumPtr sum_create(Isa isa, int32_t mode, int32_t max_rows, int32_t hidden) {
   if (mode != SY_SUM_EXACT && mode != SY_SUM_FAST) fail(SY_INVALID_ARGUMENT, "sum mode %d is not one of 0..%d", mode, SY_SUM_FAST);
   if (max_rows < 1 || hidden < 1) fail(SY_INVALID_ARGUMENT, "sum shape [%d, %d] must be at least [1, 1]", max_rows, hidden);
+  if (max_rows > dimension_max || hidden > dimension_max)
+    fail(SY_INVALID_ARGUMENT, "sum shape [%d, %d]: neither may exceed %d", max_rows, hidden, dimension_max);
   RowSumPtr sum(new RowSum{isa, mode, max_rows, hidden, sum_stride(hidden), {}, {}});
-  sum->memory = Region((size_t)max_rows * (size_t)sum->stride * (mode == SY_SUM_EXACT ? 8 : 4));
+  sum->memory = Region(checked_bytes((__int128)max_rows * sum->stride * (mode == SY_SUM_EXACT ? 8 : 4), "a sum [%d, %d]", max_rows, hidden));
   sum->poisoned = Region((size_t)max_rows);
   return sum;
 }
@@ -111,11 +113,16 @@ void sum_clear(RowSum &sum, int32_t rows) {
 }
 
 uint64_t sum_encoded_max(int32_t rows, int32_t hidden) {
-  return rows < 1 || hidden < 1 ? 0 : padded((uint64_t)rows) + (uint64_t)rows * (uint64_t)hidden * 8;
+  if (rows < 1 || hidden < 1) return 0;
+  const __int128 bytes = (__int128)padded((uint64_t)rows) + (__int128)rows * hidden * 8;
+  return bytes > (__int128)UINT64_MAX ? UINT64_MAX : (uint64_t)bytes;
 }
 
 uint64_t sum_encode(const RowSum &sum, int32_t rows, const int32_t *row, uint8_t *out, uint64_t capacity) {
   require_rows(sum, rows, row);
+  const uint64_t most = sum_encoded_max(rows, sum.hidden); // No size below exceeds it.
+  if (most == UINT64_MAX) fail(SY_INVALID_ARGUMENT, "rows %d of %d elements: their wire form has no size", rows, sum.hidden);
+  require_apart(rows, row, out, std::min(capacity, most));
   uint64_t bytes = padded((uint64_t)rows);
   if (capacity < bytes) fail(SY_INVALID_ARGUMENT, "capacity %llu cannot hold the codes of %d rows", (unsigned long long)capacity, rows);
   memset(out, 0, bytes);

@@ -23,7 +23,7 @@ struct RowSum {
 };
 
 /* Elements from one row of a sum to the next. */
-static inline int64_t sum_stride(int hidden) { return (hidden + 15) / 16 * (int64_t)16; }
+static inline int64_t sum_stride(int hidden) { return ((int64_t)hidden + 15) / 16 * 16; }
 
 /* Contributions and sums stay inside these, so that integer addition is exact. */
 constexpr float contribution_limit = 4503599627370496.0f; /* 2^52 */

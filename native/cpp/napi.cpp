@@ -3,7 +3,8 @@
  *
  * Handles. Every native thing that JavaScript holds is a plain object that wraps a Record and carries our type tag, so that no other object can be taken
  * for one. A record knows what it is and whether it was freed; using a freed one throws. Freed means freed: the arrays of a buffer are detached first, so
- * JavaScript never sees memory that is gone. What is dropped without being freed goes when the garbage collector finds it.
+ * JavaScript never sees memory that is gone. (If it has transferred the memory to an array of its own, that one keeps it.) What is dropped without being
+ * freed goes when the garbage collector finds it.
  */
 #include <node_api.h>
 
@@ -86,6 +87,10 @@ struct Record {
   std::unordered_set<Record *> owned; /* of a device: what is not freed yet */
   int holders = 1;               /* the JavaScript handle, a buffer's array, and for a device each record that it owns or owned */
   napi_ref array = nullptr;      /* weak: the ArrayBuffer over a buffer's memory */
+  bool shown = false;            /* some ArrayBuffer is over that memory: this one, or one that it was transferred to */
+  sy_object *kept = nullptr;     /* freed while shown and not to be hidden: it goes with the array */
+  int kept_objects = 0;          /* of a device */
+  sy_device *kept_device = nullptr; /* closed while it had some: it goes with the last */
   int64_t width = 0;             /* experts: hidden */
 
   Record(Kind what, void *pointer) : kind(what), any(pointer) {}
@@ -102,14 +107,23 @@ void release(napi_env env, Record *record) {
   if (owner) release(env, owner);
 }
 
-/* JavaScript's arrays over a buffer become empty before its memory goes. */
-void detach_array(napi_env env, Record *record) {
-  if (!record->array) return;
+/* JavaScript's arrays over a buffer become empty before its memory goes. False if that cannot be: where ours is detached or collected already, another may
+ * have taken the memory over. */
+bool hide_memory(napi_env env, Record *record) {
+  if (!record->shown) return true;
   napi_handle_scope scope = nullptr;
-  if (napi_open_handle_scope(env, &scope) != napi_ok) return;
+  if (napi_open_handle_scope(env, &scope) != napi_ok) return false;
   napi_value array = nullptr;
-  if (napi_get_reference_value(env, record->array, &array) == napi_ok && array) napi_detach_arraybuffer(env, array);
+  bool detached = true;
+  const bool hidden = record->array && napi_get_reference_value(env, record->array, &array) == napi_ok && array &&
+                      napi_is_detached_arraybuffer(env, array, &detached) == napi_ok && !detached && napi_detach_arraybuffer(env, array) == napi_ok;
   napi_close_handle_scope(env, scope);
+  return hidden;
+}
+
+void keep(Record *record) {
+  record->kept = record->object;
+  record->owner->kept_objects++;
 }
 
 void free_native(napi_env env, Record *record) {
@@ -117,24 +131,38 @@ void free_native(napi_env env, Record *record) {
   switch (record->kind) {
   case Kind::device:
     for (Record *owned : record->owned) {
-      detach_array(env, owned);
+      if (!hide_memory(env, owned)) keep(owned);
       owned->any = nullptr;
     }
     record->owned.clear();
-    sy_device_close(record->device);
+    if (record->kept_objects > 0) record->kept_device = record->device;
+    else sy_device_close(record->device);
     break;
   case Kind::file: sy_file_unmap(record->file); break;
   case Kind::program: sy_program_free(record->program); break;
   default:
-    detach_array(env, record);
-    sy_object_free(record->object);
+    if (hide_memory(env, record)) sy_object_free(record->object);
+    else keep(record);
   }
   if (record->owner) record->owner->owned.erase(record);
   record->any = nullptr;
 }
 
 void finalize_record(napi_env env, void *data, void *) { release(env, static_cast<Record *>(data)); }
-void finalize_array(napi_env env, void *, void *hint) { release(env, static_cast<Record *>(hint)); }
+void finalize_array(napi_env env, void *, void *hint) {
+  auto *record = static_cast<Record *>(hint);
+  record->shown = false;
+  if (record->kept) {
+    sy_object_free(record->kept);
+    record->kept = nullptr;
+    Record *device = record->owner;
+    if (--device->kept_objects == 0 && device->kept_device) {
+      sy_device_close(device->kept_device);
+      device->kept_device = nullptr;
+    }
+  }
+  release(env, record);
+}
 
 /* ---- one call ---------------------------------------------------------------------------------------------------------------------------------- */
 
@@ -215,25 +243,30 @@ public:
   }
   sy_object *object(napi_value value, Kind kind, const char *name) const { return record(value, kind, name).object; }
 
-  template <class T> T *array(napi_value value, napi_typedarray_type wanted, const char *type_name, size_t least, const char *name) const {
+  /* Elements of a typed array, over memory that only this thread changes: what was checked in a SharedArrayBuffer could be something else when it is used. */
+  template <class T> T *elements(napi_value value, napi_typedarray_type wanted, const char *type_name, size_t &length, const char *name) const {
     napi_typedarray_type type;
-    size_t length = 0;
     void *data = nullptr;
-    if (napi_get_typedarray_info(env, value, &type, &length, &data, nullptr, nullptr) != napi_ok || type != wanted) refuse("%s must be a %s", name, type_name);
-    if (length < least) refuse("%s has %zu elements: %zu are needed", name, length, least);
+    napi_value memory;
+    bool own = false;
+    if (napi_get_typedarray_info(env, value, &type, &length, &data, &memory, nullptr) != napi_ok || type != wanted) refuse("%s must be a %s", name, type_name);
+    if (napi_is_arraybuffer(env, memory, &own) != napi_ok || !own) refuse("%s is over a SharedArrayBuffer: it must be over an ArrayBuffer", name);
     return static_cast<T *>(data);
+  }
+  template <class T> T *array(napi_value value, napi_typedarray_type wanted, const char *type_name, size_t least, const char *name) const {
+    size_t length = 0;
+    T *data = elements<T>(value, wanted, type_name, length, name);
+    if (length < least) refuse("%s has %zu elements: %zu are needed", name, length, least);
+    return data;
   }
   int32_t *int32s(napi_value value, size_t least, const char *name) const { return array<int32_t>(value, napi_int32_array, "Int32Array", least, name); }
   float *floats(napi_value value, size_t least, const char *name) const { return array<float>(value, napi_float32_array, "Float32Array", least, name); }
   /* The part of a Uint8Array (or Buffer) from `offset` on. */
   Bytes bytes(napi_value value, napi_value offset_value, const char *name) const {
-    napi_typedarray_type type;
     size_t length = 0;
-    void *data = nullptr;
-    if (napi_get_typedarray_info(env, value, &type, &length, &data, nullptr, nullptr) != napi_ok || type != napi_uint8_array)
-      refuse("%s must be a Uint8Array", name);
+    uint8_t *data = elements<uint8_t>(value, napi_uint8_array, "Uint8Array", length, name);
     const size_t offset = (size_t)integer(offset_value, "offset", 0, (double)length);
-    return {static_cast<uint8_t *>(data) + offset, length - offset};
+    return {data + offset, length - offset};
   }
 
   napi_value undefined() const {
@@ -330,9 +363,17 @@ const char *const row_dtypes[] = {"f32", "bf16", "int8", "fp8"};                
 
 int32_t kv_dtype(const Call &call, napi_value value) { return choice(call.string(value, "dtype"), dtypes, "dtype"); }
 
-sy_source source(const Call &call, napi_value value) {
-  sy_source source{};
-  source.file = call.record(call.property(value, "file"), Kind::file, "source.file").file;
+/* What a description of a source says, with its files still as handles: reading a property may run a getter, which may free anything. Handles are looked up
+ * when nothing is left to be read. */
+struct Described {
+  sy_source source;
+  napi_value file, scale_file; /* null: none */
+};
+
+Described described(const Call &call, napi_value value) {
+  Described found{};
+  sy_source &source = found.source;
+  found.file = call.property(value, "file");
   source.offset = (uint64_t)call.integer(call.property(value, "offset"), "source.offset", 0, Call::safe);
   source.stride_n = call.whole(call.property(value, "strideN"), "source.strideN");
   source.stride_k = call.whole(call.property(value, "strideK"), "source.strideK");
@@ -340,15 +381,22 @@ sy_source source(const Call &call, napi_value value) {
   source.n = call.int32(call.property(value, "n"), "source.n");
   source.k = call.int32(call.property(value, "k"), "source.k");
   const napi_value scale = call.property(value, "scale");
-  if (call.is_null(scale)) return source;
-  source.scale_file = call.record(call.property(scale, "file"), Kind::file, "source.scale.file").file;
+  if (call.is_null(scale)) return found;
+  found.scale_file = call.property(scale, "file");
   source.scale_offset = (uint64_t)call.integer(call.property(scale, "offset"), "source.scale.offset", 0, Call::safe);
   source.scale_stride = call.whole(call.property(scale, "stride"), "source.scale.stride");
   source.block_n = call.int32(call.property(scale, "blockN"), "source.scale.blockN");
   source.block_k = call.int32(call.property(scale, "blockK"), "source.scale.blockK");
   source.n0 = call.int32(call.property(scale, "n0"), "source.scale.n0");
   source.k0 = call.int32(call.property(scale, "k0"), "source.scale.k0");
-  return source;
+  return found;
+}
+
+/* The source itself. From here until it was used no JavaScript may run. */
+const sy_source &mapped(const Call &call, Described &found) {
+  found.source.file = call.record(found.file, Kind::file, "source.file").file;
+  if (found.scale_file) found.source.scale_file = call.record(found.scale_file, Kind::file, "source.scale.file").file;
+  return found.source;
 }
 
 /* ---- device and files -------------------------------------------------------------------------------------------------------------------------- */
@@ -427,8 +475,10 @@ napi_value buffer_create(Call &call) {
   const size_t elements = (size_t)rows * (size_t)width;
   napi_value memory, f32, i32;
   record->holders++; // The array.
+  record->shown = true;
   if (napi_create_external_arraybuffer(call.env, sy_buffer_host(buffer), elements * 4, finalize_array, record, &memory) != napi_ok) {
     record->holders--;
+    record->shown = false;
     release(call.env, record);
     throw Refusal{SY_OUT_OF_MEMORY, "the buffer's memory cannot be shown to JavaScript"};
   }
@@ -444,17 +494,17 @@ napi_value buffer_create(Call &call) {
 }
 
 napi_value buffer_load(Call &call) {
-  sy_object *buffer = call.object(call.at(0), Kind::buffer, "buffer");
-  const sy_source from = source(call, call.at(2));
-  check(sy_buffer_load(buffer, call.whole(call.at(1), "firstFloat"), &from));
+  const int64_t first_float = call.whole(call.at(1), "firstFloat");
+  Described from = described(call, call.at(2));
+  check(sy_buffer_load(call.object(call.at(0), Kind::buffer, "buffer"), first_float, &mapped(call, from)));
   return call.undefined();
 }
 
 napi_value table_create(Call &call) {
+  Described from = described(call, call.at(1));
   Record &device = call.record(call.at(0), Kind::device, "device");
-  const sy_source from = source(call, call.at(1));
   sy_object *table = nullptr;
-  check(sy_table_create(device.device, &from, &table));
+  check(sy_table_create(device.device, &mapped(call, from), &table));
   return call.handle(call.own(device, Kind::table, table));
 }
 
@@ -468,14 +518,13 @@ napi_value weight_create(Call &call) {
 }
 
 napi_value weight_set(Call &call) {
-  sy_object *weight = call.object(call.at(0), Kind::weight, "weight");
-  const sy_source from = source(call, call.at(2));
-  check(sy_weight_set(weight, call.int32(call.at(1), "firstRow"), &from));
+  const int32_t first_row = call.int32(call.at(1), "firstRow");
+  Described from = described(call, call.at(2));
+  check(sy_weight_set(call.object(call.at(0), Kind::weight, "weight"), first_row, &mapped(call, from)));
   return call.undefined();
 }
 
 napi_value experts_create(Call &call) {
-  Record &device = call.record(call.at(0), Kind::device, "device");
   const napi_value options = call.at(1);
   sy_experts_desc desc{};
   desc.slots = call.int32(call.property(options, "slots"), "slots");
@@ -486,6 +535,7 @@ napi_value experts_create(Call &call) {
   desc.has_bias = call.boolean(call.property(options, "hasBias"), "hasBias") ? 1 : 0;
   desc.alpha = (float)call.number(call.property(options, "alpha"), "alpha");
   desc.limit = (float)call.number(call.property(options, "limit"), "limit");
+  Record &device = call.record(call.at(0), Kind::device, "device");
   sy_object *experts = nullptr;
   check(sy_experts_create(device.device, &desc, &experts));
   Record *record = call.own(device, Kind::experts, experts);
@@ -494,18 +544,18 @@ napi_value experts_create(Call &call) {
 }
 
 napi_value experts_set(Call &call) {
-  sy_object *experts = call.object(call.at(0), Kind::experts, "experts");
   const int32_t slot = call.int32(call.at(1), "slot");
   const char *const names[6] = {"gate", "up", "down", "gateBias", "upBias", "downBias"};
-  sy_source sources[6];
-  const sy_source *given[6];
+  Described sources[6];
+  bool present[6];
   for (int i = 0; i < 6; i++) {
     const napi_value value = call.property(call.at(2), names[i]);
-    given[i] = nullptr;
-    if (call.is_null(value)) continue;
-    sources[i] = source(call, value);
-    given[i] = &sources[i];
+    present[i] = !call.is_null(value);
+    if (present[i]) sources[i] = described(call, value);
   }
+  const sy_source *given[6];
+  for (int i = 0; i < 6; i++) given[i] = present[i] ? &mapped(call, sources[i]) : nullptr;
+  sy_object *experts = call.object(call.at(0), Kind::experts, "experts");
   check(sy_experts_set(experts, slot, given[0], given[1], given[2], given[3], given[4], given[5]));
   return call.undefined();
 }
@@ -614,21 +664,18 @@ napi_value rows_decode(Call &call) {
 
 /* programCreate(device, ops as bytes, objects, maxRows, maxSeqs, maxContext) */
 napi_value program_create(Call &call) {
-  Record &device = call.record(call.at(0), Kind::device, "device");
-  napi_typedarray_type type;
   size_t length = 0;
-  void *data = nullptr;
-  if (napi_get_typedarray_info(call.env, call.at(1), &type, &length, &data, nullptr, nullptr) != napi_ok || type != napi_uint8_array ||
-      length % sizeof(sy_op) != 0)
-    refuse("ops must be a Uint8Array of %zu-byte ops", sizeof(sy_op));
+  const uint8_t *data = call.elements<uint8_t>(call.at(1), napi_uint8_array, "Uint8Array", length, "ops");
+  if (length % sizeof(sy_op) != 0) refuse("ops must be a Uint8Array of %zu-byte ops", sizeof(sy_op));
   std::vector<sy_op> ops(length / sizeof(sy_op)); // Copied, because the array need not be aligned.
   if (length > 0) memcpy(ops.data(), data, length);
   uint32_t count = 0;
   if (napi_get_array_length(call.env, call.at(2), &count) != napi_ok) refuse("objects must be an array");
+  std::vector<napi_value> handles(count); // All before the first is looked up: an element may be a getter.
+  for (uint32_t i = 0; i < count; i++) check(call.env, napi_get_element(call.env, call.at(2), i, &handles[i]));
+  Record &device = call.record(call.at(0), Kind::device, "device");
   std::vector<sy_object *> objects;
-  for (uint32_t i = 0; i < count; i++) {
-    napi_value each;
-    check(call.env, napi_get_element(call.env, call.at(2), i, &each));
+  for (const napi_value each : handles) {
     Record &record = call.record(each, "an object of the program");
     if (record.kind == Kind::device || record.kind == Kind::file || record.kind == Kind::program)
       refuse("a program's object cannot be a %s", kind_names[(int)record.kind]);
@@ -646,13 +693,9 @@ enum BatchWord { word_rows, word_seqs, word_logit_rows, word_max_blocks, word_ma
 /* programRun(program, words) */
 napi_value program_run(Call &call) {
   sy_program *program = call.record(call.at(0), Kind::program, "program").program;
-  napi_typedarray_type type;
   size_t length = 0;
-  void *data = nullptr;
-  if (napi_get_typedarray_info(call.env, call.at(1), &type, &length, &data, nullptr, nullptr) != napi_ok || type != napi_int32_array ||
-      length < batch_header_words)
-    refuse("batch was not made by batchCreate");
-  int32_t *words = static_cast<int32_t *>(data);
+  int32_t *words = call.elements<int32_t>(call.at(1), napi_int32_array, "batch of batchCreate", length, "batch");
+  if (length < batch_header_words) refuse("batch was not made by batchCreate");
   const int64_t rows = words[word_max_rows], seqs = words[word_max_seqs], logit_rows = words[word_max_logit_rows], blocks = words[word_max_blocks];
   if (rows < 0 || seqs < 0 || logit_rows < 0 || blocks < 0 ||
       (__int128)seqs * blocks + batch_header_words + 2 * rows + 3 * seqs + 1 + logit_rows != (__int128)length)

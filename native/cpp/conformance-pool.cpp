@@ -3,6 +3,10 @@
 #include <chrono>
 #include <thread>
 
+#if defined(__linux__)
+#include <sched.h>
+#endif
+
 #include "conformance.h"
 #include "numeric.h"
 
@@ -41,6 +45,41 @@ void check_sessions(Check &check, Pool &pool, int threads) {
   check.is_true(calls == threads, text("a session that %d threads have come to", threads));
 }
 
+/* In whatever order pinned pools go, the caller is pinned for the youngest left and free with the last. */
+void check_pinning(Check &check) {
+#if defined(__linux__)
+  const auto allowed = [] {
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    sched_getaffinity(0, sizeof set, &set);
+    return set;
+  };
+  const cpu_set_t before = allowed();
+  std::vector<int32_t> cpus;
+  for (int cpu = 0; cpu < CPU_SETSIZE; cpu++)
+    if (CPU_ISSET(cpu, &before)) cpus.push_back(cpu);
+  const int32_t first = cpus.front(), last = cpus.back();
+  const auto pinned_to = [&](int32_t cpu) {
+    const cpu_set_t now = allowed();
+    return CPU_COUNT(&now) == 1 && CPU_ISSET(cpu, &now);
+  };
+  const auto free_again = [&] {
+    const cpu_set_t now = allowed();
+    return CPU_EQUAL(&now, &before) != 0;
+  };
+  for (const bool older_first : {true, false}) {
+    auto older = std::make_unique<Pool>(1, &first), younger = std::make_unique<Pool>(1, &last);
+    check.is_true(pinned_to(last), "pinned for the younger pool");
+    (older_first ? older : younger).reset();
+    check.is_true(pinned_to(older_first ? last : first), "pinned for the pool that is left");
+    (older_first ? younger : older).reset();
+    check.is_true(free_again(), "free when both are gone");
+  }
+#else
+  (void)check;
+#endif
+}
+
 SY_SUITE(pool) {
   for (int threads = 1; threads <= 3; threads++) {
     Pool &pool = pool_of(threads);
@@ -67,6 +106,7 @@ SY_SUITE(pool) {
   check.fails(SY_INVALID_ARGUMENT, [] { Pool none(0, nullptr); }, "a pool of no threads");
   const int32_t cpus[2] = {0, 100000};
   check.fails(SY_INVALID_ARGUMENT, [&] { Pool pinned(2, cpus); }, "a CPU that does not exist");
+  check_pinning(check);
 }
 
 } // namespace

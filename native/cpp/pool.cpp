@@ -1,5 +1,6 @@
 #include "pool.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <climits>
@@ -48,6 +49,24 @@ std::vector<uint64_t> only(int cpu) {
 void check_cpu(int cpu, int index) {
   if (cpu < 0 || cpu >= (int)(affinity_words * 64)) fail(SY_INVALID_ARGUMENT, "cpus[%d] = %d: a CPU number is 0..%zu", index, cpu, affinity_words * 64 - 1);
 }
+
+/* Pools to whose first CPU this thread was pinned, in the order of their making. */
+struct Pins {
+  struct Pin {
+    const Pool *pool;
+    int cpu;
+  };
+  std::vector<Pin> pools;
+  std::vector<uint64_t> before; /* what the thread was allowed before the first of them */
+};
+thread_local Pins pins_of_thread;
+
+bool forget(Pins &pins, const Pool *pool) {
+  const auto at = std::find_if(pins.pools.begin(), pins.pools.end(), [pool](const Pins::Pin &pin) { return pin.pool == pool; });
+  if (at == pins.pools.end()) return false;
+  pins.pools.erase(at);
+  return true;
+}
 #endif
 
 } // namespace
@@ -78,7 +97,7 @@ void WaitWord::wait_while(uint32_t old, const std::atomic<bool> &patient, std::a
 #else
   std::unique_lock<std::mutex> lock(mutex_);
   sleepers_.fetch_add(1, std::memory_order_seq_cst);
-  changed_.wait(lock, [&] { return load() != old; });
+  changed_.wait(lock, [&] { return value_.load(std::memory_order_seq_cst) != old; });
   sleepers_.fetch_sub(1, std::memory_order_relaxed);
 #endif
 }
@@ -102,6 +121,8 @@ Pool::Pool(int threads, const int32_t *cpus) : threads_(threads) {
     for (int i = 0; i < threads; i++) check_cpu(cpus[i], i);
     std::vector<uint64_t> before;
     if (affinity_of_caller(before) < 0) fail(SY_IO, "cannot read the CPUs this thread may use: %s", strerror(errno));
+    Pins &pins = pins_of_thread;
+    pins.pools.reserve(pins.pools.size() + 1);
     // Each CPU is tried on the caller first: a number that this machine lacks must fail here, not in a helper.
     for (int i = threads - 1; i >= 0; i--) {
       if (set_affinity_of_caller(only(cpus[i])) < 0) {
@@ -109,13 +130,16 @@ Pool::Pool(int threads, const int32_t *cpus) : threads_(threads) {
         fail(SY_INVALID_ARGUMENT, "cpus[%d] = %d: this process cannot run on that CPU", i, cpus[i]);
       }
     }
-    caller_affinity_ = before;
+    forget(pins, this); // Left by a pool that went on another thread.
+    if (pins.pools.empty()) pins.before = before;
+    pins.pools.push_back({this, cpus[0]});
+    pinned_ = true;
   }
 #else
   if (cpus) fail(SY_UNSUPPORTED, "cpus: threads can be pinned on Linux only");
 #endif
-  helpers_.reserve((size_t)threads - 1);
   try {
+    helpers_.reserve((size_t)threads - 1);
     for (int i = 1; i < threads; i++) {
       const int cpu = cpus ? cpus[i] : -1;
       helpers_.emplace_back([this, i, cpu] {
@@ -128,8 +152,12 @@ Pool::Pool(int threads, const int32_t *cpus) : threads_(threads) {
       });
     }
   } catch (const std::system_error &error) {
+    const size_t started = helpers_.size(); // Before stop() forgets them.
     stop();
-    fail(SY_OUT_OF_MEMORY, "threads = %d: cannot start thread %zu: %s", threads, helpers_.size() + 1, error.what());
+    fail(SY_OUT_OF_MEMORY, "threads = %d: cannot start thread %zu: %s", threads, started + 1, error.what());
+  } catch (...) {
+    stop();
+    throw;
   }
 }
 
@@ -140,9 +168,17 @@ void Pool::stop() {
   calls_.advance(calls_.load() + 1);
   for (std::thread &helper : helpers_) helper.join();
   helpers_.clear();
+  unpin_caller();
+}
+
+/* Pools may go in any order: the thread stays pinned for the youngest that is left, and with the last it may run where it could before. */
+void Pool::unpin_caller() {
 #if defined(__linux__)
-  if (!caller_affinity_.empty()) set_affinity_of_caller(caller_affinity_);
-  caller_affinity_.clear();
+  if (!pinned_) return;
+  pinned_ = false;
+  const Pins &pins = pins_of_thread;
+  if (!forget(pins_of_thread, this)) return; // It was another thread.
+  set_affinity_of_caller(pins.pools.empty() ? pins.before : only(pins.pools.back().cpu));
 #endif
 }
 

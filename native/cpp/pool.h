@@ -42,7 +42,7 @@ private:
 
 class Pool {
 public:
-  /* cpus: `threads` CPU numbers, or null. The caller is pinned to the first of them until the pool is destroyed. Throws Failure. */
+  /* cpus: `threads` CPU numbers, or null. The caller is pinned to the first of them until the pool is destroyed, on the same thread. Throws Failure. */
   Pool(int threads, const int32_t *cpus);
   ~Pool();
   Pool(const Pool &) = delete;
@@ -94,12 +94,14 @@ public:
 private:
   void serve(int thread);
   void stop();
+  void unpin_caller();
   /* Wakes the helpers and returns when they are ready, or after that long. */
   void call(double patience_us);
   bool ready() const { return watching_.load(std::memory_order_acquire) == threads_ - 1; }
 
   const int threads_;
   int active_ = threads_;
+  bool pinned_ = false; /* the caller */
   std::atomic<bool> patient_{false};
   void (*fn_)(void *, int) = nullptr;
   void *ctx_ = nullptr;
@@ -112,7 +114,6 @@ private:
   alignas(64) std::atomic<int> arrived_{0};
   WaitWord barriers_; /* number of barriers passed */
   std::vector<std::thread> helpers_;
-  std::vector<uint64_t> caller_affinity_; /* what to restore on the caller; empty when not pinned */
 };
 
 } // namespace sy

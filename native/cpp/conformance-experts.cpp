@@ -140,6 +140,30 @@ SY_SUITE(experts_large) {
   }
 }
 
+/* So many experts that each is one thread's, which adds to a sum of its own. */
+SY_SUITE(experts_whole) {
+  Random random(36);
+  for (int format = SY_W_F32; format <= SY_W_I4; format++) {
+    const Shape shape{20, 200, 136, format, SY_ACT_SILU, true, 0.1f};
+    const Values values(random, shape);
+    const int rows = 45, k = 3;
+    const std::vector<float> x = random.normals((size_t)rows * shape.hidden, 1.0f), weights = random.normals((size_t)rows * k, 0.5f);
+    std::vector<int32_t> ids, slots;
+    for (int i = 0; i < rows * k; i++) ids.push_back(i % 4 == 0 ? 7 : random.below(shape.slots)); // One expert has several tiles.
+    for (int i = 0; i < shape.slots; i++) slots.push_back(i == 3 ? -1 : shape.slots - 1 - i);
+    const auto run = [&](Isa isa, int threads) {
+      const ExpertsPtr experts = values.load(isa, threads);
+      const RowSumPtr sum = sum_create(isa, SY_SUM_EXACT, rows, shape.hidden);
+      for (int64_t i = 0; i < rows * sum->stride; i++) sum->exact(0)[i] = -1; // What was there must go.
+      experts_run_routed(*experts, pool_of(threads), {x.data(), shape.hidden, rows, k, ids.data(), k, weights.data(), k, slots.data(), shape.slots, grid}, *sum);
+      return bits_of_sum(*sum, rows);
+    };
+    const std::vector<float> want = run(Isa::ref, 1);
+    for (const Isa isa : simd_isas())
+      for (const int threads : {1, 2, 3}) check.equal_bytes(run(isa, threads).data(), want.data(), want.size() * 4, describe(shape, isa, threads));
+  }
+}
+
 /* Experts on three workers with two instruction sets, each pair once, sums sent and added in any order: the bits of one worker with all of them. */
 SY_SUITE(experts_divided) {
   Random random(33);

@@ -83,6 +83,7 @@ SY_SUITE(linear) {
     for (const int n : columns)
       for (const int k : depths) check_linear(check, random, {format, 1 + random.below(3), n, k, 1 + random.below(3), false, false, false, 1.0f});
     check_linear(check, random, {format, 97, 160, 192, 3, true, true, false, 0.5f});
+    check_linear(check, random, {format, 160, 96, 130, 3, true, true, false, 0.5f}); // Divided by rows, also where tiles are highest.
     check_linear(check, random, {format, 13, 700, 1030, 2, true, false, true, 1.0f}); // Large enough to be shared out.
     check_linear(check, random, {format, 1, 2050, 770, 3, false, true, false, 1.0f});
     check_linear(check, random, {format, 2, 1500, 1026, 2, true, false, false, 1.0f});
@@ -231,6 +232,7 @@ SY_SUITE(source) {
   refused("no file", [](sy_source &b) { b.file = nullptr; });
   refused("f8 without scales", [](sy_source &b) { b.dtype = SY_F8_E4M3; b.block_n = b.block_k = 128; });
   refused("f8 without blocks", [](sy_source &b) { b.dtype = SY_F8_E4M3; b.scale_file = b.file; });
+  refused("mxfp4 of the widest rows", [](sy_source &b) { b.dtype = SY_MXFP4; b.scale_file = b.file; b.k = INT32_MAX; });
   refused("mxfp4 scales outside", [](sy_source &b) { b.dtype = SY_MXFP4; b.scale_file = b.file; b.scale_offset = 4096; });
 }
 

@@ -51,13 +51,30 @@ function say(message) {
   process.stderr.write(`switchyard native: ${message}\n`);
 }
 
+/** Whether a compiler knows the language and every instruction set of the kernels. Asked of an empty text, it answers within milliseconds. */
+function isRecent(name) {
+  const flags = process.arch === 'x64' ? Object.values(instructionSets).flat() : [];
+  return (
+    spawnSync(name, ['-std=c++17', ...flags, '-fsyntax-only', '-x', 'c++', '-'], { input: '', stdio: ['pipe', 'ignore', 'ignore'] })
+      .status === 0
+  );
+}
+
 function findCompiler() {
+  const old = [];
   for (const name of [process.env.CXX, 'c++', 'g++', 'clang++']) {
     if (!name) continue;
     const answer = spawnSync(name, ['--version'], { encoding: 'utf8' });
-    // One compiler has several names (c++, g++): what it says after its name tells it apart.
-    if (answer.status === 0) return { name, version: answer.stdout.replace(/^\S+\s*/, '') };
-    if (name === process.env.CXX) say(`CXX=${name} does not run; trying the usual names`);
+    if (answer.status === 0) {
+      // One compiler has several names (c++, g++): what it says after its name tells it apart.
+      if (isRecent(name)) return { name, version: answer.stdout.replace(/^\S+\s*/, '') };
+      old.push(`${name} (${answer.stdout.split('\n')[0]})`);
+    }
+    if (name === process.env.CXX) say(`CXX=${name} ${answer.status === 0 ? 'is too old' : 'does not run'}; trying the usual names`);
+  }
+  if (old.length > 0) {
+    say(`too old: ${old.join(', ')}; C++17 with -mavx512bf16 needs gcc 10, clang 9 or newer: install one or set CXX`);
+    process.exit(1);
   }
   say(
     'no C++ compiler found: install one (Debian, Ubuntu: apt-get install g++; Fedora: dnf install gcc-c++; macOS: xcode-select --install) or set CXX',
@@ -105,7 +122,13 @@ function units(compiler) {
       const set = instructionSetOf(name);
       const flags = [...common, ...(set ? instructionSets[set] : []), ...(isBinding(name) ? [`-I${headers}`, '-DNAPI_VERSION=8'] : [])];
       const file = path.join(sources, `${name}.cpp`);
-      const key = digest([compiler.version, ...flags, ...[...closure(file)].map(([at, text]) => path.basename(at) + text)]);
+      const key = digest([
+        compiler.version,
+        process.platform,
+        process.arch,
+        ...flags,
+        ...[...closure(file)].map(([at, text]) => path.basename(at) + text),
+      ]);
       return { name, file, flags, object: path.join(objects, `${name}-${key}.o`) };
     });
 }
@@ -162,7 +185,8 @@ function sweep(current) {
   const keep = new Set(current.map((unit) => path.basename(unit.object)));
   for (const name of readdirSync(objects)) {
     const at = path.join(objects, name);
-    if (!keep.has(name) && Date.now() - statSync(at).mtimeMs > 600_000) rmSync(at, { force: true });
+    const found = statSync(at, { throwIfNoEntry: false }); // Another build may have renamed its file meanwhile.
+    if (!keep.has(name) && found && Date.now() - found.mtimeMs > 600_000) rmSync(at, { force: true });
   }
 }
 

@@ -19,7 +19,8 @@
 extern "C" {
 #endif
 
-#define SY_ABI_VERSION 2
+/* 3: ROUTE refuses SY_FLAG_LOGIT_ROWS; sizes beyond 64 TiB, rows and widths beyond 2^31 - 129, and output over the row numbers that are read are refused. */
+#define SY_ABI_VERSION 3
 
 typedef enum {
   SY_OK = 0,
@@ -127,7 +128,9 @@ sy_status sy_sum_create(sy_device *, int32_t mode, int32_t max_rows, int32_t hid
 sy_status sy_sum_clear(sy_object *, int32_t rows);
 /* Wire form of chosen rows: per row u8 width code then the payload (see below), 8-byte aligned rows. Exact: width is the smallest of int16/int32/int64 that
  * holds the row (codes 2,4,8), code 0 = a worthless row without payload; fast: code 1 = f32. Layout: u8 code[rows] padded to 8, then each row's hidden*width bytes padded to 8. */
+/* The most bytes that so many rows take; UINT64_MAX where that has more than 64 bits. */
 uint64_t sy_sum_encoded_max(int32_t rows, int32_t hidden);
+/* `out` must not overlap `row`. */
 sy_status sy_sum_encode(sy_object *, int32_t rows, const int32_t *row, uint8_t *out, uint64_t capacity, uint64_t *written);
 /* Adds encoded rows: encoded row i goes to row[i]. Bounds are checked: SY_CORRUPT, and nothing is added, if bytes do not parse exactly. */
 sy_status sy_sum_add_encoded(sy_object *, int32_t rows, const int32_t *row, const uint8_t *in, uint64_t bytes);
@@ -138,6 +141,7 @@ sy_status sy_sum_add_encoded(sy_object *, int32_t rows, const int32_t *row, cons
  * A scale below the smallest normal float is 0 and so are its values; values that are not finite make the scale NaN. */
 #define SY_ROW_F8_GROUP 128
 typedef enum { SY_ROW_F32 = 0, SY_ROW_BF16 = 1, SY_ROW_I8 = 2, SY_ROW_F8 = 3 } sy_row_dtype;
+/* `out` must not overlap `row`. */
 sy_status sy_rows_encode(const sy_object *x_buffer, int32_t rows, const int32_t *row, int32_t dtype, uint8_t *out, uint64_t capacity, uint64_t *written);
 /* The reverse, into rows 0.. of a buffer. */
 sy_status sy_rows_decode(sy_object *x_buffer, int32_t rows, int32_t dtype, const uint8_t *in, uint64_t bytes);

@@ -1,6 +1,7 @@
 import { existsSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { fileURLToPath } from 'node:url';
+import { requireAbi } from './abi-version.ts';
 import type { Device, Native, NativeObject, Program } from './contract.ts';
 import { NativeError } from './native-error.ts';
 
@@ -36,6 +37,7 @@ function load(): Addon & SharedMemoryCalls & CoreCalls {
   const { setErrorClass, ...calls } = createRequire(import.meta.url)(file) as Addon &
     SharedMemoryCalls &
     CoreCalls & { setErrorClass(of: typeof NativeError): void };
+  requireAbi(calls.abiVersion(), file);
   setErrorClass(NativeError);
   return calls;
 }

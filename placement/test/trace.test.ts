@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { gzipSync } from 'node:zlib';
 import fc from 'fast-check';
-import { describe, expect, it } from 'vitest';
+import { afterAll, describe, expect, it } from 'vitest';
 import { holdOut, NO_EXPERT, openTrace, type RoutingTrace, TraceBuilder, writeSwitchyardTrace } from '../src/index.ts';
 import { readNpyTrace } from '../src/trace/npy.ts';
 import { readSglangDump } from '../src/trace/sglang.ts';
@@ -32,6 +32,7 @@ async function rewritten(trace: RoutingTrace, chunkBytes: number): Promise<Routi
 
 describe('files that cannot be what they say', () => {
   const dir = mkdtempSync(join(tmpdir(), 'traces-'));
+  afterAll(() => rmSync(dir, { recursive: true }));
   const file = (name: string, content: string | Uint8Array) => {
     const path = join(dir, name);
     writeFileSync(path, content);
@@ -244,6 +245,7 @@ describe('other formats', () => {
     await expect(openTrace(join(dir, 'ragged.json'))).rejects.toThrow('ragged.json: expert_popularity: expected [layers][experts]');
     writeFileSync(join(dir, 'what.bin'), 'hello');
     await expect(openTrace(join(dir, 'what.bin'))).rejects.toThrow(/none of the known trace formats/);
+    rmSync(dir, { recursive: true });
   });
 });
 

@@ -1,10 +1,10 @@
-import { mkdtempSync } from 'node:fs';
+import { mkdtempSync, rmSync } from 'node:fs';
 import net from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
 import * as grpc from '@grpc/grpc-js';
 import fc from 'fast-check';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { afterAll, afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { FrameReader, GOODBYE, writePrefix } from '../src/frame-reader.ts';
 import type { FramedLink } from '../src/framed-link.ts';
 import {
@@ -205,6 +205,7 @@ function shakeHands(socket: net.Socket, handshake: Handshake, last: Uint8Array):
 
 describe('shared memory', () => {
   const folder = mkdtempSync(path.join(os.tmpdir(), 'sy-offer-'));
+  afterAll(() => rmSync(folder, { recursive: true }));
   const ringBytes = 4096;
   const unhandled: unknown[] = [];
   const onUnhandled = (error: unknown) => unhandled.push(error);

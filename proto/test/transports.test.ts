@@ -1,7 +1,9 @@
-import { mkdtempSync } from 'node:fs';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { existsSync, mkdtempSync, rmSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
-import { afterEach, describe, expect, it } from 'vitest';
+import { afterAll, afterEach, describe, expect, it } from 'vitest';
 import {
   dialBest,
   dialChoices,
@@ -18,6 +20,7 @@ import { socketRealm } from '../src/unix-socket.ts';
 
 const open = { token: '', tls: null };
 const folder = mkdtempSync(path.join(os.tmpdir(), 'sy-any-'));
+afterAll(() => rmSync(folder, { recursive: true }));
 const listening: Listeners[] = [];
 afterEach(async () => {
   await Promise.all(listening.splice(0).map((l) => l.close()));
@@ -149,8 +152,16 @@ describe('listenAny and dialBest', () => {
   });
 
   it('take over the socket file of a listener that died, but not of one that lives', async () => {
-    const socket = `uds://${folder}/d.sock`;
-    await listen([socket]);
+    const file = `${folder}/d.sock`;
+    const child = spawn(process.execPath, ['-e', `require('net').createServer().listen('${file}', () => console.log('listening'))`]);
+    await once(child.stdout, 'data');
+    const socket = `uds://${file}`;
+    await expect(listenAny([socket], open, () => {})).rejects.toMatchObject({ code: 'link_closed' });
+    child.kill('SIGKILL');
+    await once(child, 'exit');
+    expect(existsSync(file)).toBe(true);
+    const { addresses } = await listen([socket]);
+    await (await dialBest(addresses, open)).close();
     await expect(listenAny([socket], open, () => {})).rejects.toMatchObject({ code: 'link_closed' });
   });
 });

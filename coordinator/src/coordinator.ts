@@ -110,7 +110,7 @@ class Coordinator implements RunningCoordinator {
       {
         onTokens: (place, tokens) => this.#dispatcher.onTokens(place, tokens),
         onTrace: (_place, rows) => this.#trace.append(rows),
-        onStats: (place, _previous, stats) => {
+        onStats: (place, stats) => {
           this.#metrics.workers?.onStats(place, stats);
           this.#dispatcher.onStats(place, stats);
         },

@@ -2,6 +2,7 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import net from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
+import { Finish } from '@switchyard/proto';
 import { afterAll, afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { type RunningCoordinator, startCoordinator } from '../src/index.ts';
 import { modelDir } from './model-dir.ts';
@@ -179,6 +180,22 @@ describe('tokens', () => {
       [home, away].map(async (worker): Promise<[ScriptedWorker, number]> => [worker, (await worker.next('submit')).request]),
     );
   }
+
+  it('tell how long a sequence waited on its worker, which is queue time and no prefill', async () => {
+    const sum = async (metric: string) => {
+      const text = await (await fetch(`${coordinator.url}/metrics`)).text();
+      return Number(new RegExp(`^switchyard_request_${metric}_time_seconds_sum\\{.*\\} (.*)$`, 'm').exec(text)![1]);
+    };
+    const answer = complete({ max_tokens: 1 });
+    const [worker, request] = await submitted();
+    await new Promise((resolve) => setTimeout(resolve, 150));
+    worker.tokens({ request: [request], token: [69], finish: [Finish.length], cachedTokens: [0], queuedUs: [100_000] });
+    await answer;
+    // 0.15 s to the first token, 0.1 s of them in the worker's queue.
+    expect(await sum('queue')).toBeGreaterThan(0.0999);
+    expect(await sum('prefill')).toBeGreaterThan(0.03);
+    expect((await sum('queue')) + (await sum('prefill'))).toBeGreaterThan(0.145);
+  });
 
   it('keep their columns in step when an answer has ended before its worker knows', async () => {
     // Both on one home: the second is sent where the first prompt is known to be.

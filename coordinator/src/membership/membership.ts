@@ -51,7 +51,7 @@ export interface Place {
 export interface MembershipEvents {
   onTokens(place: Place, tokens: Tokens): void;
   onTrace(place: Place, rows: TraceRows): void;
-  onStats(place: Place, previous: Stats | null, stats: Stats): void;
+  onStats(place: Place, stats: Stats): void;
   /** Its stream ended while it held sequences, or could have. */
   onLost(place: Place, error: SwitchyardError): void;
   /** Some place changed its state. */
@@ -181,10 +181,9 @@ export class Membership {
         this.#events.onTrace(place, message);
         return;
       case 'stats': {
-        const previous = place.stats;
         place.stats = message;
         place.statsAtMs = performance.now();
-        this.#events.onStats(place, previous, message);
+        this.#events.onStats(place, message);
         return;
       }
       case 'progress':

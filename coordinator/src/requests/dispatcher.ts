@@ -42,6 +42,7 @@ interface Running {
   place: Place;
   /** Tokens of its prompt, until its first token has come. */
   promptTokens: number;
+  submittedMs: number;
   /** It goes on elsewhere under another number; what still comes from here is its bill. */
   moved: boolean;
   /** In the worker's batch, as far as that can be told. */
@@ -228,6 +229,8 @@ export class Dispatcher {
         if (carriesToken && !answer.awaitsBill) {
           this.#promptDone(entry);
           this.#setBatched(entry, true);
+          // Until its worker says, it is reckoned from what the worker has room for.
+          if (tokens.queuedUs[i] > 0) answer.batchedMs = entry.submittedMs + tokens.queuedUs[i] / 1000;
           this.#metrics.onToken(answer, now);
         }
         attempt(answer, () => {
@@ -402,7 +405,7 @@ export class Dispatcher {
       return;
     }
     const promptTokens = spec.prompt.length;
-    this.#running.set(answer.request, { answer, place, promptTokens, moved: false, batched: false });
+    this.#running.set(answer.request, { answer, place, promptTokens, submittedMs: performance.now(), moved: false, batched: false });
     this.#promptTokens[place.worker] += promptTokens;
     if (this.#load[place.worker]++ === 0) this.#busySinceMs[place.worker] = performance.now();
     this.#lastChosen[place.worker] = answer.request;

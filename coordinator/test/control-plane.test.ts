@@ -303,7 +303,14 @@ describe('tokens', () => {
     home.tokens({ request: [4711], token: [1], finish: [2], cachedTokens: [0] });
     home.tokens({ prompt: [{ request: 4711, logprob: [-1], top: [] }] });
     home.send({ type: 'trace', request: [4711], position: [0], generated: [false], experts: new Uint8Array(48) });
-    expect((await fetch(`${coordinator.url}/health/ready`)).status).toBe(200);
+    // Both are asked, and the messages of a worker are read in order.
+    const asked = Promise.all([complete({ max_tokens: 1 }), complete({ max_tokens: 1 })]);
+    for (const worker of [home, away]) {
+      const { request } = await worker.next('submit');
+      worker.tokens({ request: [request], token: [69], finish: [2], cachedTokens: [0] });
+    }
+    expect((await asked).map(({ json }) => json().choices[0].text)).toEqual(['c', 'c']);
+    expect(workers()[0]).toMatchObject({ state: 'ready', losses: 0 });
   });
 
   it('whose columns disagree harm nobody else', async () => {

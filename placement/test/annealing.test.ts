@@ -2,7 +2,7 @@ import { describe, expect, it } from 'vitest';
 import { place, seededRandom, thinTokens } from '../src/index.ts';
 import { LayerSearch } from '../src/solve/layer-search.ts';
 import { entriesOf, patternsOf } from '../src/trace/pattern-histogram.ts';
-import { gptOssSlice, testTopology } from './slice.ts';
+import { domainsApart, gptOssSlice, testTopology, worstDomain } from './slice.ts';
 
 describe('trials where nodes are few', () => {
   it('answer what serving every token again answers, for one expert and for two', async () => {
@@ -89,6 +89,16 @@ describe('annealing', () => {
         expect(own).toBeLessThanOrEqual(cluster.slotsOf[w]);
       });
       expect(score.remoteNodes).toBeLessThan(4);
+    }
+  });
+
+  it('is followed by rounds that lower the worst domain, where only visits count and where home share does too', async () => {
+    const trace = domainsApart();
+    for (const aim of [{}, { remoteNodesMax: 1.2 }]) {
+      const options = { replicas: 0.25, starts: 1, seed: 3, annealing: 20, ...aim };
+      const mean = await place(trace, testTopology(4, 1, 64), options);
+      const worst = await place(trace, testTopology(4, 1, 64), { ...options, robust: { kind: 'worst' } });
+      expect(worstDomain(worst)).toBeLessThan(0.95 * worstDomain(mean));
     }
   });
 

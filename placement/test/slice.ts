@@ -66,6 +66,34 @@ export function toyTrace(
   };
 }
 
+/** Experts that most sequences choose together are those that the sequences of the rare domain never do: what serves one well serves the other badly. */
+export function domainsApart(): RoutingTrace {
+  const shape = { layers: 4, experts: 16, topK: 2, sequences: 24, tokensEach: 20 };
+  const random = seededRandom(1);
+  const trace = toyTrace(shape);
+  trace.sequences.forEach((sequence, s) => {
+    sequence.domain = s % 6 === 0 ? 'rare' : 'common';
+  });
+  for (let t = 0; t < trace.tokens; t++) {
+    const group = random.below(4);
+    for (let l = 0; l < shape.layers; l++) {
+      const first = random.below(4);
+      const chosen = [first, (first + 1 + random.below(3)) % 4];
+      const rare = trace.sequences[trace.sequenceOf[t]].domain === 'rare';
+      trace.ids.set(
+        chosen.map((i) => (rare ? 4 * i + group : 4 * group + i)),
+        (t * shape.layers + l) * shape.topK,
+      );
+    }
+  }
+  return trace;
+}
+
+/** Remote nodes that a token of the worst domain visits, at that domain's best home. */
+export function worstDomain({ affinity }: { affinity: { domains: Record<string, number[]> } }): number {
+  return Math.max(...Object.values(affinity.domains).map((costs) => Math.min(...costs)));
+}
+
 /** Every expert has a holder, none is named twice, and no worker holds more than its slots. */
 export function expectValid(plan: { replicas: number[][][] }, slots: ArrayLike<number>): void {
   const used = new Int32Array(slots.length);

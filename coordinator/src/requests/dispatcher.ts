@@ -2,7 +2,6 @@ import {
   type ErrorCode,
   errorCatalogue,
   Finish,
-  limits,
   type Routing,
   type Stats,
   type Submit,
@@ -18,6 +17,7 @@ import { type HomeStatistics, type RequestKind, STRONG_PREFIX } from './home-sta
 import { PrefixMemory, prefixPoints } from './prefix-memory.ts';
 import { Refusals } from './refusals.ts';
 import { addTraffic, checkedRouting, checkedTraffic, noTraffic, type TrafficSum } from './traffic.ts';
+import { type Running, WorkerLoads } from './worker-loads.ts';
 
 export interface DispatcherLimits {
   runningMax: number;
@@ -34,19 +34,6 @@ export interface HomePolicy {
   moveGain: number;
   /** Such a prompt has at least so many tokens. */
   movePromptTokensMin: number;
-}
-
-/** A sequence with a worker. */
-interface Running {
-  answer: Answer;
-  place: Place;
-  /** Tokens of its prompt, until its first token has come. */
-  promptTokens: number;
-  submittedMs: number;
-  /** It goes on elsewhere under another number; what still comes from here is its bill. */
-  moved: boolean;
-  /** In the worker's batch, as far as that can be told. */
-  batched: boolean;
 }
 
 /** The slack grows with the load: with many sequences everywhere, four more are nothing. */
@@ -69,16 +56,8 @@ export class Dispatcher {
   readonly #nodes: number;
   readonly #traffic: TrafficSum = noTraffic();
   readonly #choices = new Map<HomeReason, number>();
-  /** Sequences per worker, tokens of their prompts that are not computed, and when each worker was last chosen. */
-  readonly #load: number[];
-  /** Of those, in the worker's batch. */
-  readonly #batched: number[];
-  readonly #promptTokens: number[];
+  readonly #loads: WorkerLoads;
   readonly #refusals: Refusals;
-  readonly #lastChosen: number[];
-  /** When each last got work after none, and last gave tokens; performance.now. */
-  readonly #busySinceMs: number[];
-  readonly #tokensAtMs: number[];
   readonly #touched = new Set<AnswerListener>();
   #flushing = false;
   #nextRequest = 1;
@@ -96,13 +75,8 @@ export class Dispatcher {
     this.#nodes = 1 + Math.max(...membership.places.map(({ node }) => node));
     this.#limits = dispatcherLimits;
     this.#metrics = metrics;
-    this.#load = membership.places.map(() => 0);
-    this.#batched = membership.places.map(() => 0);
-    this.#promptTokens = membership.places.map(() => 0);
-    this.#lastChosen = membership.places.map(() => 0);
+    this.#loads = new WorkerLoads(membership.places.length, dispatcherLimits.batchMax);
     this.#refusals = new Refusals(membership.places.length);
-    this.#busySinceMs = membership.places.map(() => 0);
-    this.#tokensAtMs = membership.places.map(() => 0);
   }
 
   get running(): number {
@@ -114,7 +88,7 @@ export class Dispatcher {
   }
 
   loadOf(worker: number): number {
-    return this.#load[worker];
+    return this.#loads.of(worker).sequences;
   }
 
   /** What all requests that have ended cost the network. */
@@ -137,9 +111,10 @@ export class Dispatcher {
   stepAgeMs(nowMs: number): number {
     let longest = -1;
     for (const { worker, stats, statsAtMs } of this.#membership.places) {
-      if (this.#load[worker] === 0) continue;
+      const { sequences, busySinceMs, tokensAtMs } = this.#loads.of(worker);
+      if (sequences === 0) continue;
       const stepAtMs = stats === null ? 0 : statsAtMs - stats.lastStepAgeMs;
-      longest = Math.max(longest, nowMs - Math.max(stepAtMs, this.#busySinceMs[worker], this.#tokensAtMs[worker]));
+      longest = Math.max(longest, nowMs - Math.max(stepAtMs, busySinceMs, tokensAtMs));
     }
     return longest;
   }
@@ -173,7 +148,7 @@ export class Dispatcher {
     const unserved = [...this.#running.values()].filter((entry) => entry.place === place && entry.promptTokens > 0);
     unserved.forEach((entry, i) => {
       const waits = i >= unserved.length - waiting;
-      if (waits || this.#batched[place.worker] < this.#limits.batchMax) this.#setBatched(entry, !waits);
+      if (waits || !this.#loads.batchIsFull(place.worker)) this.#loads.setBatched(entry, !waits);
     });
     this.#pump();
     this.#flush();
@@ -186,7 +161,7 @@ export class Dispatcher {
   /** One step of one worker. */
   onTokens(place: Place, tokens: Tokens): void {
     const now = performance.now();
-    this.#tokensAtMs[place.worker] = now;
+    this.#loads.gaveTokens(place.worker, now);
     for (const routing of tokens.routing) this.#reconsider(place, routing);
     for (const prompt of tokens.prompt) {
       const answer = this.#running.get(prompt.request)?.answer;
@@ -217,7 +192,7 @@ export class Dispatcher {
         continue;
       }
       if (error !== null && this.#mayGoElsewhere(entry, error.code, now)) {
-        this.#setBatched(entry, false);
+        this.#loads.setBatched(entry, false);
         this.#release(request);
         answer.refused = true;
         refused.push(answer);
@@ -227,8 +202,8 @@ export class Dispatcher {
       if (!answer.closed) {
         this.#touched.add(answer.listener);
         if (carriesToken && !answer.awaitsBill) {
-          this.#promptDone(entry);
-          this.#setBatched(entry, true);
+          this.#loads.promptDone(entry);
+          this.#loads.setBatched(entry, true);
           // Until its worker says, it is reckoned from what the worker has room for.
           if (tokens.queuedUs[i] > 0) answer.batchedMs = entry.submittedMs + tokens.queuedUs[i] / 1000;
           this.#metrics.onToken(answer, now);
@@ -321,14 +296,11 @@ export class Dispatcher {
   /** Workers refuse what they have no room for: it waits here, and goes to whoever has room first. */
   #withRoom(takers: readonly Place[]): HomeCandidate[] {
     return takers
-      .filter(({ worker }) => this.#load[worker] - this.#batched[worker] < limits.requestsWaitingMax)
-      .map(({ worker, node }) => ({
-        worker,
-        node,
-        load: this.#load[worker],
-        promptTokens: this.#promptTokens[worker],
-        lastChosen: this.#lastChosen[worker],
-      }));
+      .filter(({ worker }) => this.#loads.hasRoom(worker))
+      .map(({ worker, node }) => {
+        const { sequences, promptTokens, lastChosen } = this.#loads.of(worker);
+        return { worker, node, load: sequences, promptTokens, lastChosen };
+      });
   }
 
   /** What its worker has refused, or will no longer begin, another may do: nothing of it has reached the client yet. */
@@ -370,7 +342,7 @@ export class Dispatcher {
     const home = chooseMove(candidates, place.worker, share, this.#policy.moveGain, this.#slack(candidates));
     if (home === null) return;
     entry.moved = true;
-    this.#promptDone(entry);
+    this.#loads.promptDone(entry);
     this.#membership.cancel(place, reported.request);
     answer.movedFrom = answer.home;
     answer.home = home;
@@ -404,33 +376,14 @@ export class Dispatcher {
       attempt(answer, () => answer.fail(error as SwitchyardError));
       return;
     }
-    const promptTokens = spec.prompt.length;
-    this.#running.set(answer.request, { answer, place, promptTokens, submittedMs: performance.now(), moved: false, batched: false });
-    this.#promptTokens[place.worker] += promptTokens;
-    if (this.#load[place.worker]++ === 0) this.#busySinceMs[place.worker] = performance.now();
-    this.#lastChosen[place.worker] = answer.request;
+    const entry = { answer, place, promptTokens: spec.prompt.length, submittedMs: performance.now(), moved: false, batched: false };
+    this.#running.set(answer.request, entry);
+    this.#loads.add(entry);
     this.#prefixes.remember(answer.points, place.worker);
     const { reason } = answer.home!;
     this.#choices.set(reason, (this.#choices.get(reason) ?? 0) + 1);
     this.#metrics.onHome(reason);
-    this.#fillBatch(place);
-  }
-
-  /** Workers take sequences into their batch in order, as many as fit. */
-  #fillBatch(place: Place): void {
-    const { worker } = place;
-    if (this.#batched[worker] >= Math.min(this.#limits.batchMax, this.#load[worker])) return;
-    for (const entry of this.#running.values()) {
-      if (this.#batched[worker] >= this.#limits.batchMax) return;
-      if (entry.place === place) this.#setBatched(entry, true);
-    }
-  }
-
-  #setBatched(entry: Running, batched: boolean): void {
-    if (entry.batched === batched) return;
-    entry.batched = batched;
-    this.#batched[entry.place.worker] += batched ? 1 : -1;
-    entry.answer.batchedMs = batched ? (entry.answer.batchedMs ?? performance.now()) : null;
+    this.#loads.fillBatch(place, this.#running.values());
   }
 
   #mayMove({ home, movedFrom, spec }: Answer): boolean {
@@ -444,12 +397,6 @@ export class Dispatcher {
       home!.expectedShare === null &&
       spec.prompt.length >= movePromptTokensMin
     );
-  }
-
-  /** The first token has come, or will not: its worker has computed the prompt, or no longer has to. */
-  #promptDone(entry: Running): void {
-    this.#promptTokens[entry.place.worker] -= entry.promptTokens;
-    entry.promptTokens = 0;
   }
 
   /** A sequence has ended on a worker, which says what it cost and what it chose. */
@@ -468,10 +415,8 @@ export class Dispatcher {
     const entry = this.#running.get(request);
     if (entry === undefined) return;
     this.#running.delete(request);
-    this.#promptDone(entry);
-    this.#load[entry.place.worker]--;
-    if (entry.batched) this.#batched[entry.place.worker]--;
-    this.#fillBatch(entry.place);
+    this.#loads.remove(entry);
+    this.#loads.fillBatch(entry.place, this.#running.values());
   }
 
   /**

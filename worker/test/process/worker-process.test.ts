@@ -325,6 +325,24 @@ describe('the worker process', () => {
     });
   });
 
+  test('serves what it was assigned last, also when that is what it was just told to let go of', async () => {
+    startWorker('w0');
+    const coordinator = await nextAttached();
+    coordinator.send(assign(0, 1));
+    await coordinator.next('ready');
+    // Of two workers, the other of which does not exist; and at once the first assignment again.
+    coordinator.send(assign(0, 2));
+    coordinator.send(assign(0, 1));
+    await coordinator.next('ready');
+    await sleep(50);
+    coordinator.send({ type: 'submit', ...submitOf([1, 2], { maxTokens: 4 }), request: 3 });
+    for (let ended = false; !ended; ) {
+      const { errors, finish } = await coordinator.next('tokens');
+      expect(errors).toEqual([]);
+      ended = Array.from(finish).includes(Finish.length);
+    }
+  });
+
   test('a refusal ends the process with status 1', async () => {
     const { status } = startWorker('w0');
     const coordinator = await nextAttached();

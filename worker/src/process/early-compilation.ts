@@ -5,8 +5,8 @@ const INTERRUPT_BUDGET_BYTES = 10_000;
 
 /**
  * Lets V8 compile what runs often sooner. A frame passes through a hundred small functions, each of them once or twice: at V8's own pace a fresh worker has sent
- * and served tens of thousands of frames before their code is at its best, and until then an exchange costs more than twice the processor time. With this budget a
- * cluster's first thousand tokens come a fifth faster (`bench/results/engine-warming.md`); what code does, and what it costs in the end, is the same.
+ * and served tens of thousands of frames before their code is at its best, and until then an exchange costs more than twice the processor time. With this budget one
+ * stream's first thousands of tokens come 1.1 to 1.2 times as fast, but for the very first, and eight streams' a little faster (`bench/results/engine-warming.md`).
  */
 export function compileEarly(): void {
   setFlagsFromString(`--interrupt-budget=${INTERRUPT_BUDGET_BYTES}`);

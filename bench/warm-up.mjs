@@ -1,4 +1,4 @@
-// A program that runs in a just-in-time compiler is at its best only after thousands of tokens: a fresh worker needs twice the processor time for an exchange
+// A program that runs in a just-in-time compiler is at its best only after a while: one stream over fresh workers begins at a third of its speed
 // (results/engine-warming.md). What is measured is a server that has served for a while, whoever made it.
 
 /**

@@ -1,5 +1,6 @@
 // How soon fresh workers are at their best: two checkouts of the project, built, in turns on this machine, from the first token on.
 // `node bench/engine/warming.mjs --with DIR [--layouts 2x1,2x2] [--transport tcp] [--batches 1,8] [--rounds 12] [--repeats 3] [--out bench/results/engine-warming]`
+import { execFileSync } from 'node:child_process';
 import { readFileSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
@@ -26,7 +27,9 @@ if (flags.with === undefined) {
   process.stderr.write('--with: the other checkout\n');
   process.exit(2);
 }
-const programs = [path.resolve(flags.with), root].map((checkout) => path.join(checkout, 'worker/dist/main.js'));
+const checkouts = [path.resolve(flags.with), root];
+const programs = checkouts.map((checkout) => path.join(checkout, 'worker/dist/main.js'));
+const commits = checkouts.map((cwd) => execFileSync('git', ['describe', '--always', '--dirty'], { cwd, encoding: 'utf8' }).trim());
 const config = JSON.parse(readFileSync(path.join(flags.model, 'config.json'), 'utf8'));
 const { moeLayers, experts } = inspectModel(flags.model);
 const model = { type: config.model_type, vocab: config.vocab_size, moeLayers, experts };
@@ -78,7 +81,7 @@ const text = [
   '',
   `\`${command.trim()}\`, model ${path.basename(flags.model)}, ${new Date().toISOString().slice(0, 10)}, ${os.cpus().length} × ${os.cpus()[0].model}, Node ${process.version}.`,
   `Worker processes of one thread on this machine, over ${flags.transport}, contiguous plan, no HTTP. Tokens/s of each round of ${produce} tokens a stream, from the first on: medians of ${repeats}`,
-  'starts. OTHER → this one; ratios within a round: of the first four rounds, and of the last four.',
+  `starts. OTHER (${commits[0]}) → this one (${commits[1]}); ratios within a round: of the first four rounds, and of the last four.`,
   '',
   `| nodes x workers | streams | ${numbers.join(' | ')} | first | last |`,
   `| --- | --- | ${numbers.map(() => '---').join(' | ')} | --- | --- |`,
@@ -86,5 +89,5 @@ const text = [
   '',
 ].join('\n');
 writeFileSync(`${flags.out}.md`, text);
-writeFileSync(`${flags.out}.json`, `${JSON.stringify({ command, cells }, null, 1)}\n`);
+writeFileSync(`${flags.out}.json`, `${JSON.stringify({ command, commits, cells }, null, 1)}\n`);
 process.stdout.write(text);

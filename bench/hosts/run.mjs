@@ -4,7 +4,7 @@
 // Every (workload, hosts, rate) is measured on its own, its plans beside one another and the calibration of the cost model in their midst; all is kept in --parts, and what is there already is not
 // measured again without --again, so that a run may be cut into pieces. The report is made of all parts. Needs root, iproute2 and a C compiler.
 import { execFileSync } from 'node:child_process';
-import { existsSync, mkdirSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { parseArgs } from 'node:util';
@@ -48,7 +48,11 @@ const madeBy = {
   machine: `${os.cpus().length} × ${os.cpus()[0].model}, Linux ${os.release()}, Node ${process.version}`,
 };
 const keep = (name, part) => writeFileSync(path.join(flags.parts, `${name}.json`), JSON.stringify({ ...part, madeBy }));
-const has = (name) => !flags.again && existsSync(path.join(flags.parts, `${name}.json`));
+/** A part that does not say what made it is none. */
+function has(name) {
+  const file = path.join(flags.parts, `${name}.json`);
+  return !flags.again && existsSync(file) && JSON.parse(readFileSync(file, 'utf8')).madeBy !== undefined;
+}
 const openWorkload = {
   text: async () => {
     const bed = await startBed({ hosts: 1 });

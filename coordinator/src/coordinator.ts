@@ -21,7 +21,7 @@ import { type Config, completeConfig, type GivenConfig } from './config.ts';
 import { Health } from './health/health.ts';
 import type { HealthReading } from './health/health-counters.ts';
 import { createLog, type Log } from './log.ts';
-import { Membership } from './membership/membership.ts';
+import { type Assignment, Membership } from './membership/membership.ts';
 import { Metrics } from './metrics/metrics.ts';
 import { type ModelFolder, readModelFolder } from './model-folder.ts';
 import { choosePlan } from './placement-plan.ts';
@@ -46,7 +46,6 @@ export interface RunningCoordinator {
   close(graceMs?: number): Promise<void>;
 }
 
-const EPOCH = 1;
 const BLOCK_TOKENS = 16;
 
 /**
@@ -104,9 +103,9 @@ class Coordinator implements RunningCoordinator {
       },
       config.metricsCompat,
     );
-    const assignment = { epoch: EPOCH, modelDir: path.resolve(config.model), plan: this.#plan, engine: engineConfig(config) };
+    const assignment = { modelDir: path.resolve(config.model), plan: this.#plan, engine: engineConfig(config) };
     this.#membership = new Membership(
-      assignment,
+      { ...assignment, epoch: epochOf(assignment) },
       {
         onTokens: (place, tokens) => this.#dispatcher.onTokens(place, tokens),
         onTrace: (_place, rows) => this.#trace.append(rows),
@@ -305,6 +304,14 @@ function engineConfig(config: Config): EngineConfig {
     lossy: config.lossy,
     replayRouting: config.replayRouting === null ? '' : path.resolve(config.replayRouting),
   };
+}
+
+/** 32 bits that name what workers are to serve: rows for another plan, checkpoint or engine are refused, also where they come from another cluster. Never 0. */
+function epochOf({ modelDir, plan, engine }: Omit<Assignment, 'epoch'>): number {
+  const hash = createHash('sha256')
+    .update(JSON.stringify([planChecksum(plan), modelDir, engine]))
+    .digest();
+  return hash.readUInt32LE() || 1;
 }
 
 /** As workers name it, where config.json says how experts are stored. */

@@ -21,7 +21,7 @@ async function start(config: Partial<Parameters<typeof startCoordinator>[0]>, na
   const control = `unix:${path.join(folder, `${serial++}.sock`)}`;
   coordinator = await startCoordinator({ model: modelDir, listen: '127.0.0.1:0', control, logLevel: 'silent', ...config });
   const worker = await ScriptedWorker.join(control, name);
-  worker.send({ type: 'ready', epoch: 1, residentBytes: 1, kvBlocks: 100_000, weightsHash: 1n, numericClass: 'bf16' });
+  worker.ready({ kvBlocks: 100_000 });
   await worker.next('peers');
   return worker;
 }

@@ -67,16 +67,16 @@ describe('a worker that attaches', () => {
     const first = await ScriptedWorker.attach(control);
     first.hello('n0w1');
     const assign = await first.next('assign');
-    expect(assign).toMatchObject({ worker: 1, epoch: 1, modelDir, engine: { numericClass: 'auto', sumMode: 'exact', prefixCache: true } });
+    expect(assign).toMatchObject({ worker: 1, modelDir, engine: { numericClass: 'auto', sumMode: 'exact', prefixCache: true } });
     const plan = JSON.parse(Buffer.from(assign.plan).toString());
     expect(plan.workers.map(({ name }: { name: string }) => name)).toEqual(['n0w0', 'n0w1']);
-    first.send({ type: 'progress', epoch: 1, done: 1, total: 4, what: 'experts' });
+    first.send({ type: 'progress', epoch: first.epoch, done: 1, total: 4, what: 'experts' });
     await becomes(() => workers()[1].progress === 0.25);
     first.ready();
     await becomes(() => workers()[1].state === 'loaded');
     expect(ready()).toBe(false);
     const second = await ScriptedWorker.join(control, 'n0w0');
-    second.ready(7); // Of another epoch: not ours.
+    second.ready({ epoch: 7 }); // Of another epoch: not ours.
     second.ready();
     for (const worker of [first, second]) {
       const { peers } = await worker.next('peers');
@@ -128,7 +128,7 @@ describe('a worker that attaches', () => {
     // As far as config.json tells.
     expect(seen()).toMatchObject({ numericClass: 'bf16', plan: { rowBytes: 2 * 256 } });
     const first = await ScriptedWorker.join(control, 'n0w0');
-    first.ready(1, 'f32');
+    first.ready({ numericClass: 'f32' });
     await becomes(() => seen().numericClass === 'f32');
     expect(seen()).toMatchObject({ fingerprint: expect.stringMatching(/-f32$/), plan: { rowBytes: 4 * 256 } });
     const metrics = await (await fetch(`${coordinator.url}/metrics`)).text();
@@ -136,11 +136,11 @@ describe('a worker that attaches', () => {
       expect.stringMatching(/^switchyard_numeric_class_info\{model_name="[^"]+",numeric_class="f32",exact="true"\} 1$/),
     ]);
     const second = await ScriptedWorker.join(control, 'n0w1');
-    second.ready(1, 'bf16');
+    second.ready();
     await becomes(() => workers()[1].failure === 'version_mismatch: it computes in bf16, n0w0 in f32');
     expect(seen().numericClass).toBe('f32');
     const third = await ScriptedWorker.join(control, 'n0w1');
-    third.ready(1, 'no name\n');
+    third.ready({ numericClass: 'no name\n' });
     await third.stream.closed;
     expect(workers()[1].state).toBe('absent');
   });
@@ -149,19 +149,19 @@ describe('a worker that attaches', () => {
     const first = await ScriptedWorker.join(control, 'n0w0');
     first.ready();
     const second = await ScriptedWorker.join(control, 'n0w1');
-    second.ready(1, 'bf16', 2n);
-    await becomes(() => workers()[1].failure === 'version_mismatch: its checkpoint is not the one that n0w0 has read');
+    second.ready({ weightsHash: 2n });
+    await becomes(() => workers()[1].failure === 'version_mismatch: its checkpoint is another than n0w0 has read');
     expect(ready()).toBe(false);
     await first.stream.close();
     await becomes(() => workers()[1].state === 'loaded');
     const successor = await ScriptedWorker.join(control, 'n0w0');
-    successor.ready(1, 'bf16', 2n);
+    successor.ready({ weightsHash: 2n });
     await becomes(ready);
   });
 
   it('that cannot serve says why', async () => {
     const worker = await ScriptedWorker.join(control, 'n0w0');
-    worker.send({ type: 'failed', epoch: 1, code: 'bad_checkpoint', message: 'model.safetensors: truncated' });
+    worker.send({ type: 'failed', epoch: worker.epoch, code: 'bad_checkpoint', message: 'model.safetensors: truncated' });
     await becomes(() => workers()[0].failure === 'bad_checkpoint: model.safetensors: truncated');
     expect(workers()[0].state).toBe('failed');
   });
@@ -188,13 +188,11 @@ describe('tokens', () => {
     };
     const answer = complete({ max_tokens: 1 });
     const [worker, request] = await submitted();
-    await new Promise((resolve) => setTimeout(resolve, 150));
-    worker.tokens({ request: [request], token: [69], finish: [Finish.length], cachedTokens: [0], queuedUs: [100_000] });
+    // As if it had waited until now: all the time to the first token is queue time.
+    worker.tokens({ request: [request], token: [69], finish: [Finish.length], cachedTokens: [0], queuedUs: [3_600_000_000] });
     await answer;
-    // 0.15 s to the first token, 0.1 s of them in the worker's queue.
-    expect(await sum('queue')).toBeGreaterThan(0.0999);
-    expect(await sum('prefill')).toBeGreaterThan(0.03);
-    expect((await sum('queue')) + (await sum('prefill'))).toBeGreaterThan(0.145);
+    expect(await sum('queue')).toBeGreaterThan(0);
+    expect(await sum('prefill')).toBe(0);
   });
 
   it('keep their columns in step when an answer has ended before its worker knows', async () => {

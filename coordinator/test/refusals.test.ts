@@ -105,6 +105,32 @@ describe('a worker that shuts down', () => {
   });
 });
 
+describe('choices of one request', () => {
+  it('that a worker refuses go nowhere else when another of them fails in the same breath', async () => {
+    const both = await start(2);
+    const first = complete({ prompt: Array.from({ length: 80 }, (_, i) => 100 + i), n: 2, temperature: 1 });
+    const { index, request } = await asked(both);
+    const home = both[index];
+    const second = (await home.next('submit')).request;
+    answer(home, second, Finish.none);
+    home.tokens({
+      request: [request, second],
+      token: [0, 0],
+      finish: [Finish.error, Finish.error],
+      errors: Array(2).fill({ code: 'shutting_down', message: 'not now' }),
+      cachedTokens: [0, 0],
+    });
+    expect(await first).toMatchObject({ status: 503, code: 'shutting_down' });
+    // What is asked next is the first that the other hears of.
+    const next = complete({ prompt: [7] });
+    const other = both[1 - index];
+    const { prompt, request: asking } = await other.next('submit');
+    expect(Array.from(prompt)).toEqual([7]);
+    answer(other, asking);
+    expect((await next).status).toBe(200);
+  });
+});
+
 describe('a worker that takes nothing for now', () => {
   it.each(['queue_full', 'not_ready'] as const)('is passed over, and asked again where nobody else is left (%s)', async (code) => {
     const both = await start(2);

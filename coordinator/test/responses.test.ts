@@ -44,7 +44,7 @@ async function start(config: Partial<Parameters<typeof startCoordinator>[0]> = {
     ...config,
   });
   worker = await ScriptedWorker.join(control, 'n0w0');
-  worker.send({ type: 'ready', epoch: 1, residentBytes: 1, kvBlocks: 100_000, weightsHash: 1n, numericClass: 'bf16' });
+  worker.ready({ kvBlocks: 100_000 });
   await worker.next('peers');
 }
 

@@ -3,6 +3,7 @@ import {
   type CoordinatorStream,
   type FromWorker,
   PROTOCOL_VERSION,
+  type Ready,
   type Submit,
   type Tokens,
   type ToWorker,
@@ -11,12 +12,15 @@ import {
 /** A worker that does what a test says, over the real control stream: for what a real one cannot be made to do on demand. */
 export class ScriptedWorker {
   readonly received: ToWorker[] = [];
+  /** Of what it was assigned last. */
+  epoch = 0;
   readonly stream: CoordinatorStream;
   #wake: () => void = () => {};
 
   private constructor(stream: CoordinatorStream) {
     this.stream = stream;
     stream.onMessage((message) => {
+      if (message.type === 'assign') this.epoch = message.epoch;
       this.received.push(message);
       this.#wake();
     });
@@ -52,8 +56,10 @@ export class ScriptedWorker {
     });
   }
 
-  ready(epoch = 1, numericClass = 'bf16', weightsHash = 0xfedcba9876543210n): void {
-    this.send({ type: 'ready', epoch, residentBytes: 1, kvBlocks: 64, weightsHash, numericClass });
+  ready(said: Partial<Ready> = {}): void {
+    const { epoch } = this;
+    const loaded = { epoch, residentBytes: 1, kvBlocks: 64, weightsHash: 0xfedcba9876543210n, numericClass: 'bf16' };
+    this.send({ type: 'ready', ...loaded, ...said });
   }
 
   tokens(columns: Partial<Tokens>): void {

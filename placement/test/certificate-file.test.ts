@@ -80,6 +80,18 @@ describe('a certificate from a file', () => {
       'load: peak/mean',
     ],
     ['a home of the load is missing', ({ claims }) => (claims[1].homes as number[]).pop(), 'load: a home for every sequence'],
+    [
+      // No time is too short for workers that are infinitely fast.
+      'speeds add up to no number',
+      ({ claims }) =>
+        Object.assign(claims[1], { speeds: [1e308, 1e308, 1e308, 1e308], time: [1e-320, 1e-320, 1e-320], score: 1, bound: 1 }),
+      'a speed for every worker',
+    ],
+    [
+      'a time is so long that it proves everything',
+      ({ claims }) => Object.assign(claims[1], { speeds: [2, 2, 2, 2], time: [1e308, 1e308, 1e308], bound: claims[1].score }),
+      'each layer has its proof',
+    ],
     ['a layer has no time', ({ claims }) => (claims[1].time as number[]).pop(), 'a time and a number of replicas for every layer'],
     [
       'a proof is of a layer that is not there',

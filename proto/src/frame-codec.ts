@@ -1,4 +1,3 @@
-import { crc32 } from 'node:zlib';
 /**
  * Reading and writing data-plane frames; `frame.ts` has the layout. Nothing is copied: rows and tables are written and read where they lie.
  *
@@ -8,6 +7,7 @@ import { crc32 } from 'node:zlib';
  *   sealFrame(frame);                                     // checksum of header and tables
  *   link.send(frame);
  */
+import { crc32 } from 'node:zlib';
 import { type ErrorCode, errorCatalogue, SwitchyardError } from './errors.ts';
 import { FRAME_HEADER_BYTES, FRAME_MAGIC, FrameKind, FrameScope, PROTOCOL_VERSION, RowDType, rowBytes } from './frame.ts';
 import { frameMemory } from './frame-memory.ts';

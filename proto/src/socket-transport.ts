@@ -97,6 +97,8 @@ export function listening(server: net.Server, address: string, at: net.ListenOpt
     server.once('error', failed);
     server.listen(at, () => {
       server.off('error', failed);
+      // One connection that could not be accepted (no descriptor, no memory) is not the end of the others.
+      server.on('error', () => {});
       resolve();
     });
   });

@@ -4,6 +4,7 @@ import os from 'node:os';
 import path from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { nodeSuffices as nodeSufficesForDoctor } from '../../cli/src/doctor/software.ts';
 
 const scripts = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '..', '..', 'scripts');
 const moduleUrl = (name: string) => JSON.stringify(pathToFileURL(path.join(scripts, name)).href);
@@ -51,7 +52,9 @@ describe('version of Node', () => {
       expect(engines.node, part).toBe(nodeNeeded);
     }
     const versions = ['18.20.0', '20.18.3', '20.19.0', '21.7.0', '22.11.0', '22.12.0', '24.0.0'];
-    expect(versions.filter((version) => nodeSuffices(version))).toEqual(['20.19.0', '22.12.0', '24.0.0']);
+    // `doctor` says the same.
+    for (const rule of [nodeSuffices, nodeSufficesForDoctor])
+      expect(versions.filter((version) => rule(version))).toEqual(['20.19.0', '22.12.0', '24.0.0']);
   });
 });
 

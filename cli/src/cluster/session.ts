@@ -34,24 +34,32 @@ export function findSession(url: string, parent: string = os.tmpdir()): Session 
   return null;
 }
 
-/** One that listens on every address answers under all names of this machine; its secret goes to no other. */
+/**
+ * One that listens on every address answers under all names of this machine; its secret goes to no other. Nor does it go to another family of addresses: on
+ * `[::1]` anybody else may listen at the port that is ours on 127.0.0.1.
+ */
 function sameServer(served: string, asked: string): boolean {
   const [left, right] = [new URL(served), new URL(asked)];
   if (left.port !== right.port) return false;
-  if (everyAddress.has(left.hostname)) return isThisMachine(right.hostname);
-  return oneLoopback(left.hostname) === oneLoopback(right.hostname);
+  const [ours, theirs] = [loopbackOf(left.hostname), loopbackOf(right.hostname)];
+  if (ours === theirs) return true;
+  if (left.hostname === '0.0.0.0') return isThisMachine(theirs, ['IPv4']);
+  return left.hostname === '[::]' && isThisMachine(theirs, ['IPv4', 'IPv6']);
 }
-
-const everyAddress = new Set(['0.0.0.0', '[::]']);
-const loopback = new Set(['localhost', '127.0.0.1', '[::1]']);
 
 /** Whoever connects to "every address" reaches this machine by its loopback. */
-function oneLoopback(host: string): string {
-  return loopback.has(host) || everyAddress.has(host) ? 'localhost' : host;
+const loopbacks = new Map([
+  ['localhost', '127.0.0.1'],
+  ['0.0.0.0', '127.0.0.1'],
+  ['[::]', '[::1]'],
+]);
+
+function loopbackOf(host: string): string {
+  return loopbacks.get(host) ?? host;
 }
 
-function isThisMachine(host: string): boolean {
-  if (oneLoopback(host) === 'localhost' || host === os.hostname().toLowerCase()) return true;
+function isThisMachine(host: string, families: readonly string[]): boolean {
+  if (host === os.hostname().toLowerCase()) return true;
   const addresses = Object.values(os.networkInterfaces()).flatMap((list) => list ?? []);
-  return addresses.some(({ address, family }) => host === (family === 'IPv6' ? `[${address}]` : address));
+  return addresses.some(({ address, family }) => families.includes(family) && host === (family === 'IPv6' ? `[${address}]` : address));
 }

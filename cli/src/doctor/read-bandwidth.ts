@@ -12,10 +12,10 @@ export function bytesPerThread(threads: number, availableBytes: number): number 
 }
 
 /**
- * Bytes per second that `threads` threads read together, each `bytes` of its own, best of a few passes. The search for a byte that is not there is the C library's vectorised memchr:
- * no kernel of ours needs to be built for the estimate.
+ * Bytes per second that `threads` threads read together, each `bytes` of its own, best of a few passes. The search for a byte that is not there is the C library's
+ * vectorised memchr: no kernel of ours needs to be built for the estimate.
  */
-export async function measureReadBandwidth(threads: number, bytes: number): Promise<number> {
+export async function measureReadBandwidth(threads: number, bytes = bytesPerThreadWanted): Promise<number> {
   const program = `
     const { parentPort, workerData } = require('node:worker_threads');
     const memory = Buffer.alloc(workerData.bytes, 1);

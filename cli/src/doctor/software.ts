@@ -7,14 +7,16 @@ import { bundledModel } from '../cluster/bundled-model.ts';
 import type { Check } from './check.ts';
 import { failed, ok, warning } from './check.ts';
 
-const nodeMinimum = [20, 19];
-
 export function checkNode(): Check {
-  const [major, minor] = process.versions.node.split('.').map(Number);
-  const recent = major > nodeMinimum[0] || (major === nodeMinimum[0] && minor >= nodeMinimum[1]);
-  return recent
+  return nodeSuffices(process.versions.node)
     ? ok('node', process.version)
-    : failed('node', process.version, `install Node ${nodeMinimum.join('.')} or newer from https://nodejs.org`);
+    : failed('node', process.version, 'install Node 20.19, 22.12 or newer from https://nodejs.org');
+}
+
+/** As `engines` in package.json, and as setup has it before anything is built (scripts/node-version.mjs). */
+export function nodeSuffices(version: string): boolean {
+  const [major, minor] = version.split('.').map(Number);
+  return (major === 20 && minor >= 19) || (major === 22 && minor >= 12) || major > 22;
 }
 
 /** The first line that a program prints for its version, or null where it is not installed. */

@@ -200,7 +200,7 @@ export class Membership {
     }
   }
 
-  /** Rows of one model only may meet: workers that serve together have read the same weights and compute in the same class. */
+  /** Rows of one model only may meet: workers that serve together have read checkpoints that agree in what their hash covers, and compute in the same class. */
   #loaded(place: Place, ready: Ready): void {
     if (!numericClassPattern.test(ready.numericClass)) {
       void place.stream?.close(new SwitchyardError('bad_frame', 'ready: numericClass is no name'));
@@ -290,6 +290,6 @@ function differenceOf(ready: Ready, place: Place, other: Place): string | null {
   if (other === place || other.ready === null) return null;
   const { numericClass, weightsHash } = other.ready;
   if (ready.numericClass !== numericClass) return `it computes in ${ready.numericClass}, ${other.name} in ${numericClass}`;
-  if (ready.weightsHash !== weightsHash) return `its checkpoint is not the one that ${other.name} has read`;
+  if (ready.weightsHash !== weightsHash) return `its checkpoint is another than ${other.name} has read`;
   return null;
 }

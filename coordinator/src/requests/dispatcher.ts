@@ -41,7 +41,7 @@ const SLACK_OF_MEAN_LOAD = 0.25;
 
 /**
  * Brings answers to workers and tokens back to answers. At most `runningMax` are with workers, `waitingMax` wait in order, more are refused: a client is better
- * told at once. A worker gets no more than it has room for.
+ * told at once. What no worker has room for, as far as that can be told from here, waits too.
  */
 export class Dispatcher {
   readonly #membership: Membership;
@@ -204,8 +204,7 @@ export class Dispatcher {
         if (carriesToken && !answer.awaitsBill) {
           this.#loads.promptDone(entry);
           this.#loads.setBatched(entry, true);
-          // Until its worker says, it is reckoned from what the worker has room for.
-          if (tokens.queuedUs[i] > 0) answer.batchedMs = entry.submittedMs + tokens.queuedUs[i] / 1000;
+          answer.batchedMs ??= entry.submittedMs + (tokens.queuedUs[i] ?? 0) / 1000;
           this.#metrics.onToken(answer, now);
         }
         attempt(answer, () => {
@@ -221,7 +220,8 @@ export class Dispatcher {
       }
       if (finish !== Finish.none) this.#release(request);
     }
-    this.#waiting.unshift(...refused);
+    // Their clients may have gone since, with another of their choices.
+    this.#waiting.unshift(...refused.filter(({ closed }) => !closed));
     this.#pump();
     this.#flush();
   }
@@ -265,7 +265,7 @@ export class Dispatcher {
   #pump(): void {
     while (this.#waiting.length > 0 && this.#running.size < this.#limits.runningMax) {
       const takers = this.#membership.uncovered > 0 ? [] : this.#takers();
-      const candidates = this.#withRoom(takers);
+      const candidates = takers.filter(({ worker }) => this.#loads.hasRoom(worker)).map((place) => this.#candidate(place));
       if (takers.length > 0 && candidates.length === 0) break;
       const answer = this.#waiting.shift()!;
       this.#touched.add(answer.listener);
@@ -293,14 +293,9 @@ export class Dispatcher {
     return willing.length > 0 ? willing : staying;
   }
 
-  /** Workers refuse what they have no room for: it waits here, and goes to whoever has room first. */
-  #withRoom(takers: readonly Place[]): HomeCandidate[] {
-    return takers
-      .filter(({ worker }) => this.#loads.hasRoom(worker))
-      .map(({ worker, node }) => {
-        const { sequences, promptTokens, lastChosen } = this.#loads.of(worker);
-        return { worker, node, load: sequences, promptTokens, lastChosen };
-      });
+  #candidate({ worker, node }: Place): HomeCandidate {
+    const { sequences, promptTokens, lastChosen } = this.#loads.of(worker);
+    return { worker, node, load: sequences, promptTokens, lastChosen };
   }
 
   /** What its worker has refused, or will no longer begin, another may do: nothing of it has reached the client yet. */
@@ -333,11 +328,12 @@ export class Dispatcher {
     const { answer, promptTokens } = entry;
     const { uncovered, places } = this.#membership;
     if (answer.closed || answer.home === null || promptTokens === 0 || answer.movedFrom !== null || uncovered > 0) return;
-    const candidates = this.#withRoom(this.#takers()).map((candidate) =>
-      candidate.worker === place.worker
-        ? { ...candidate, load: candidate.load - 1, promptTokens: candidate.promptTokens - promptTokens }
-        : candidate,
-    );
+    const others = this.#takers().filter((other) => other !== place && this.#loads.hasRoom(other.worker));
+    const here = this.#candidate(place);
+    const candidates = [
+      { ...here, load: here.load - 1, promptTokens: here.promptTokens - promptTokens },
+      ...others.map((other) => this.#candidate(other)),
+    ];
     const share = Float64Array.from(routing.held, (held) => held / routing.sampled);
     const home = chooseMove(candidates, place.worker, share, this.#policy.moveGain, this.#slack(candidates));
     if (home === null) return;

@@ -83,7 +83,6 @@ export class WorkerLoads {
     if (entry.batched === batched) return;
     entry.batched = batched;
     this.#loads[entry.place.worker].batched += batched ? 1 : -1;
-    entry.answer.batchedMs = batched ? (entry.answer.batchedMs ?? performance.now()) : null;
   }
 
   /** Workers take sequences into their batch in order, as many as fit. @param running of all workers, in the order in which they were submitted */

@@ -65,7 +65,7 @@ function checkPlan(plan: Plan, trace: RoutingTrace, check: Check): boolean {
 }
 
 function near(a: number, b: number): boolean {
-  return Math.abs(a - b) <= tolerance * Math.max(1, Math.abs(a), Math.abs(b));
+  return Number.isFinite(a) && Number.isFinite(b) && Math.abs(a - b) <= tolerance * Math.max(1, Math.abs(a), Math.abs(b));
 }
 
 function nodesOf(plan: Plan): { nodeOf: Int32Array; nodes: number } {
@@ -222,8 +222,8 @@ function checkLoad(plan: Plan, trace: RoutingTrace, claim: LoadClaim, check: Che
   if (!check(claim.time.length === layers && claim.replicasMax.length === layers, 'load: a time and a number of replicas for every layer'))
     return;
   const shaped = areHomes(homes, plan, trace) && speeds.length === plan.workers.length && speeds.every((s) => s > 0);
-  if (!check(shaped, 'load: a home for every sequence, and a speed for every worker')) return;
   const all = speeds.reduce((a, b) => a + b, 0);
+  if (!check(shaped && Number.isFinite(all), 'load: a home for every sequence, and a speed for every worker')) return;
   const fastest = speeds.reduce((a, b) => Math.max(a, b), 0);
   const order = Uint32Array.from(sideBySide(trace));
   let sum = 0;
@@ -261,7 +261,7 @@ function checkLoad(plan: Plan, trace: RoutingTrace, claim: LoadClaim, check: Che
 
 /** True if some expert's rows are an exact multiple of t: one replica more would be needed at any smaller time. */
 function exactly(rows: Float64Array, t: number): boolean {
-  return rows.some((r) => r > 0 && Number.isInteger(r / t));
+  return rows.some((r) => r >= t && r > 0 && Number.isInteger(r / t));
 }
 
 function checkChain(plan: Plan, trace: RoutingTrace, claim: ChainClaim, check: Check): void {

@@ -1,4 +1,4 @@
-import { closeSync, fstatSync, openSync, readSync } from 'node:fs';
+import { closeSync, constants, fstatSync, openSync, readSync } from 'node:fs';
 import { limits } from '@switchyard/proto';
 import { badCheckpoint, quoted, shown } from './bad-checkpoint.ts';
 
@@ -50,7 +50,8 @@ export function storedElementBytes(dtype: StoredDType): number {
 export function readSafetensorsHeader(path: string): Map<string, TensorInfo> {
   let file: number;
   try {
-    file = openSync(path, 'r');
+    // A pipe under this name would be waited for.
+    file = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
   } catch (cause) {
     throw badCheckpoint(path, `cannot be opened (${(cause as NodeJS.ErrnoException).code ?? 'error'})`, null, cause);
   }

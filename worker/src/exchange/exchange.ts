@@ -24,12 +24,15 @@ export interface ExchangeOptions {
   dial: Dial;
 }
 
+/** Steps wait for links that are being made, but not for a machine that swallows what is sent to it: rows go around it, or fail those that need it. */
+const DIAL_WAIT_MS = 2_000;
+
 /** All that leaves this worker: rows of its own sequences, and as its node's gateway rows of others, over the same links. */
 export class Exchange {
   /** One for each lane of the model. */
   readonly homes: readonly HomeExchange[];
   readonly gateway: NodeGateway;
-  /** Resolves when every peer of the last announcement has been dialled once; null when that is so. */
+  /** Resolves when every peer of the last announcement has been dialled once, or for so long that it is not waited for; null when that is so. */
   connecting: Promise<void> | null = null;
   private readonly flights: Flights;
   private readonly peers: ReadonlySet<number>;
@@ -58,7 +61,7 @@ export class Exchange {
     // Nobody waits for a neighbour that is not there; nor for workers of an earlier announcement that have gone since.
     this.expectOnly(new Set(peers.map(({ worker }) => worker)));
     const dialled = peers.map(async ({ worker }) => {
-      await this.flights.settled(worker);
+      await atMost(DIAL_WAIT_MS, this.flights.settled(worker));
       this.expected.delete(worker);
       this.tellGateway();
     });
@@ -84,4 +87,15 @@ export class Exchange {
   close(): Promise<void> {
     return this.flights.close();
   }
+}
+
+/** Resolves with `work`, or when so much time has passed. */
+async function atMost(ms: number, work: Promise<void>): Promise<void> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<void>((resolve) => {
+    timer = setTimeout(resolve, ms);
+    timer.unref();
+  });
+  await Promise.race([work, late]);
+  clearTimeout(timer);
 }

@@ -84,6 +84,7 @@ export class ExpertServer {
   /** From now on frames are served with this model; null: they are refused with `not_ready`. */
   serve(served: ServedModel | null): void {
     this.served?.free();
+    this.served = null;
     this.served = served === null ? null : new Served(served);
   }
 
@@ -125,6 +126,7 @@ export class ExpertServer {
   }
 
   private take(client: Client, frame: DispatchFrame): void {
+    if (client.closed) return;
     const { served } = this;
     const refusal = served === null ? new SwitchyardError('not_ready', 'the worker serves no model yet') : served.refuse(frame);
     if (served === null || refusal !== null) {
@@ -159,7 +161,9 @@ export class ExpertServer {
       const stays = !client.closed && relay?.isOver !== true && served === this.served;
       if (stays) return true;
       this.rowsWaiting -= frame.rows;
-      if (served !== this.served && relay?.isOver !== true)
+      // Of a relay nobody else would hear that this worker's part will not come.
+      if (client.closed) relay?.fail('link_closed', 'its home is gone');
+      else if (served !== this.served && relay?.isOver !== true)
         this.answerError(client, frame, 'not_ready', 'the worker was given another plan');
       return false;
     });

@@ -205,7 +205,9 @@ export class HomeExchange implements LayerRunner {
   }
 
   private failure(worker: number, { layer }: MoeLayer, code: ErrorCode, why: string): SwitchyardError {
-    return new SwitchyardError(code, `worker ${this.options.routes.plan.workers[worker].name}, layer ${layer}: ${why}`);
+    // A peer without a model is no reason to think that of its home.
+    const named = code === 'not_ready' ? 'expert_unavailable' : code;
+    return new SwitchyardError(named, `worker ${this.options.routes.plan.workers[worker].name}, layer ${layer}: ${why}`);
   }
 
   private land(): void {

@@ -84,10 +84,13 @@ class Peer {
   private addresses: readonly string[];
   private readonly dial: Dial;
   private readonly events: PeerEvents;
-  private readonly closing = new AbortController();
+  private closed = false;
+  /** Of the dial under way. */
+  private attempt = new AbortController();
   /** Ends the pause before the next attempt. */
   private hurry: () => void = () => {};
   private announcements = 1;
+  private moves = 0;
   /** Who waits for the outcome of dialling. */
   private waiting: (() => void)[] = [];
   /** Bytes of links that are closed, and the last transport used. */
@@ -102,7 +105,7 @@ class Peer {
     void this.keepConnected();
   }
 
-  /** Dials at once where there is no link; one to another address is given up. */
+  /** Dials at once where there is no link; one to another address is given up, whether it stands or is being made. */
   moveTo(addresses: readonly string[]): void {
     const moved = addresses.join() !== this.addresses.join();
     this.addresses = addresses;
@@ -110,6 +113,8 @@ class Peer {
     if (moved) {
       void this.link?.close(new SwitchyardError('link_closed', `worker ${this.worker} has moved to ${addresses.join(', ')}`));
       this.link = null;
+      this.moves++;
+      this.attempt.abort();
     }
     this.hurry();
   }
@@ -127,7 +132,8 @@ class Peer {
   }
 
   async close(): Promise<void> {
-    this.closing.abort();
+    this.closed = true;
+    this.attempt.abort();
     this.hurry();
     await this.link?.close();
   }
@@ -142,14 +148,14 @@ class Peer {
 
   private async keepConnected(): Promise<void> {
     let pauseMs = REDIAL_MS_MIN;
-    while (!this.closing.signal.aborted) {
-      const heeded = this.announcements;
+    while (!this.closed) {
+      const { announcements, moves } = this;
       const wasOpen = await this.connectOnce();
-      // Announced meanwhile: that address has not been tried yet.
-      if (heeded !== this.announcements) continue;
+      // Elsewhere by now, and not tried there yet.
+      if (moves !== this.moves) continue;
       this.settle();
       pauseMs = wasOpen ? REDIAL_MS_MIN : Math.min(pauseMs * 2, REDIAL_MS_MAX);
-      if (!this.closing.signal.aborted) await this.pause(pauseMs);
+      if (!this.closed && announcements === this.announcements) await this.pause(pauseMs);
     }
     this.settle();
   }
@@ -161,17 +167,19 @@ class Peer {
   /** Dials and stays until the link ends. True when there was one. */
   private async connectOnce(): Promise<boolean> {
     let link: Link;
+    const { signal } = (this.attempt = new AbortController());
     try {
-      link = await this.dial(this.addresses, this.closing.signal);
+      link = await this.dial(this.addresses, signal);
     } catch (error) {
+      if (signal.aborted) return false;
       this.events.down(
         this.worker,
         error instanceof SwitchyardError ? error : new SwitchyardError('link_closed', String(error), { cause: error }),
       );
       return false;
     }
-    if (this.closing.signal.aborted) {
-      await link.close(); // It came too late for anybody to want it.
+    if (signal.aborted) {
+      void link.close(); // It came too late for anybody to want it.
       return false;
     }
     link.onFrame((frame) => this.events.frame(this.worker, frame));

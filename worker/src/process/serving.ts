@@ -64,7 +64,12 @@ export class Serving {
       onTokens,
       onTrace,
     });
-    server.serve({ native, model, epoch, worker, maxRows, gateway: this.exchange.gateway, counters, times });
+    try {
+      server.serve({ native, model, epoch, worker, maxRows, gateway: this.exchange.gateway, counters, times });
+    } catch (error) {
+      void this.exchange.close();
+      throw error;
+    }
   }
 
   /** Where the other workers are, all that are ready. Those that this plan does not need are ignored. */

@@ -213,9 +213,9 @@ export class WorkerProcess {
     };
     try {
       const options = loadOptions(assignment, flags, onProgress, signal);
-      this.weightsHash = await weightsHash(assignment.modelDir);
       const model = await load(options);
       try {
+        this.weightsHash = await weightsHash(assignment.modelDir);
         this.serving = new Serving({
           native,
           assignment,

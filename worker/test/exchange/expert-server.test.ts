@@ -65,6 +65,7 @@ describe('ExpertServer', () => {
   let link: Link;
   let counters: Counters;
   let answers: Frame[];
+  let onDialled: (link: Link) => void;
 
   const answered = async (count: number): Promise<Frame[]> => {
     while (answers.length < count) await new Promise((resolve) => setImmediate(resolve));
@@ -82,7 +83,13 @@ describe('ExpertServer', () => {
     ]);
     const times = new TimeSplit();
     const common = { native: toyNative, model, epoch: 7, worker: 5, maxRows: shape.maxRows, counters, times };
-    exchange = new Exchange({ ...common, plan, rowDeadlineMs: 20_000, dial: ([address]) => network.dial(address, options) });
+    onDialled = () => {};
+    const dial = async ([address]: readonly string[]) => {
+      const made = await network.dial(address, options);
+      onDialled(made);
+      return made;
+    };
+    exchange = new Exchange({ ...common, plan, rowDeadlineMs: 20_000, dial });
     server.serve({ ...common, gateway: exchange.gateway });
     exchange.announce([{ worker: 4, dataAddresses: ['memory://nobody'] }]);
     await network.listen('memory://server', options, (incoming) => server.accept(incoming));
@@ -143,6 +150,25 @@ describe('ExpertServer', () => {
     expect((await answered(2))[1]).toMatchObject({ kind: 'error', code: 'worker_lost', message: expect.stringContaining('w0') });
     link.send(dispatch({ scope: 'node' }, [0, 1]));
     expect((await answered(3))[2].kind).toBe('combine');
+  });
+
+  test('a relay whose home goes away before its own part is computed is not kept', async () => {
+    const relays = (server as unknown as { served: { relays: ReadonlySet<unknown> } }).served.relays;
+    let forwarded = 0;
+    await network.listen('memory://w4', options, (incoming) => incoming.onFrame(() => forwarded++));
+    onDialled = (made) => {
+      const send = made.send.bind(made);
+      made.send = (frame) => {
+        network.sever('memory://server');
+        return send(frame);
+      };
+    };
+    exchange.announce([{ worker: 4, dataAddresses: ['memory://w4'] }]);
+    await exchange.connecting;
+    link.send(dispatch({ scope: 'node' }, [0, 2]));
+    await link.closed;
+    while (forwarded === 0) await new Promise((resolve) => setImmediate(resolve));
+    expect(relays.size).toBe(0);
   });
 
   test('before a model is loaded it says so', async () => {

@@ -80,6 +80,66 @@ describe('PeerLinks', () => {
     expect(made.link(2)).toBeNull();
   });
 
+  test('a worker that has moved is not waited for where it was', async () => {
+    const network = new MemoryNetwork();
+    await network.listen('memory://there', options, () => {});
+    const events: string[] = [];
+    links = new PeerLinks(
+      ([address], signal) =>
+        address === 'memory://nowhere'
+          ? new Promise((_, reject) => signal.addEventListener('abort', () => reject(new Error('given up'))))
+          : network.dial(address, { ...options, signal }),
+      { up: () => events.push('up'), down: () => events.push('down'), frame: () => {} },
+    );
+    links.announce(1, ['memory://nowhere']);
+    const settled = links.settled(1);
+    links.announce(1, ['memory://there']);
+    await settled;
+    expect(links.link(1)!.peer).toBe('memory://there');
+    expect(events).toEqual(['up']);
+  });
+
+  test('nobody is waited for longer than one dial takes, however often it is announced', async () => {
+    let fail = () => {};
+    links = new PeerLinks(() => new Promise((_, reject) => (fail = () => reject(new Error('no answer')))), {
+      up: () => {},
+      down: () => {},
+      frame: () => {},
+    });
+    links.announce(1, ['memory://nowhere']);
+    const settled = links.settled(1);
+    links.announce(1, ['memory://nowhere']);
+    fail();
+    await settled;
+    expect(links.link(1)).toBeNull();
+  });
+
+  test('an old address that answers after the move is not believed', async () => {
+    const network = new MemoryNetwork();
+    const accepted: Link[] = [];
+    await network.listen('memory://old', options, (link) => accepted.push(link));
+    await network.listen('memory://new', options, () => {});
+    let answer = () => {};
+    const late = new Promise<void>((resolve) => {
+      answer = resolve;
+    });
+    links = new PeerLinks(
+      async ([address]) => {
+        const link = await network.dial(address, options);
+        if (address === 'memory://old') await late;
+        return link;
+      },
+      { up: () => {}, down: () => {}, frame: () => {} },
+    );
+    links.announce(1, ['memory://old']);
+    while (accepted.length === 0) await new Promise((resolve) => setImmediate(resolve));
+    links.announce(1, ['memory://new']);
+    answer();
+    await links.settled(1);
+    expect(links.link(1)!.peer).toBe('memory://new');
+    await accepted[0].closed;
+  });
+
   test('a link that is cut is dialled again by itself', async () => {
     const network = new MemoryNetwork();
     await network.listen('memory://a', options, () => {});

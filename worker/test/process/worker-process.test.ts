@@ -160,6 +160,7 @@ describe('the worker process', () => {
   beforeEach(async () => {
     folder = await mkdtemp(path.join(tmpdir(), 'switchyard-worker-'));
     await writeFile(path.join(folder, 'config.json'), '{}');
+    await writeFile(path.join(folder, 'model.safetensors'), Buffer.concat([Buffer.of(2, 0, 0, 0, 0, 0, 0, 0), Buffer.from('{}')]));
     attached = [];
     arrival = () => {};
     loads = 0;
@@ -339,7 +340,7 @@ describe('the worker process', () => {
     coordinator.send(assign(0, 1));
     await coordinator.next('ready');
     stepMs = 0;
-    await sleep(300);
+    while (loads < 2) await sleep(1);
     coordinator.send({ type: 'submit', ...submitOf([1, 2], { maxTokens: 4 }), request: 2 });
     for (let ended = false; !ended; ) {
       const { request, errors, finish } = await coordinator.next('tokens');

@@ -236,7 +236,8 @@ const rows = cells.map((cell) => {
 const command = [
   'node',
   'bench/hosts/peers.mjs',
-  ...process.argv.slice(2).filter((a, i, all) => !a.startsWith('/') && !/^--(llama|vllm|cache|out|model|gguf|plan)$/.test(all[i])),
+  // Without folders and files, which are of one machine.
+  ...process.argv.slice(2).filter((_, i, all) => ![all[i], all[i - 1]].some((a) => /^--(llama|vllm|cache|out|model|gguf|plan)$/.test(a))),
 ].join(' ');
 const text = [
   `# ${hosts} hosts at ${flags.rate} Mb/s, ${Number(flags.delay) / 1000} ms one way, all on ${os.cpus().length} cores`,

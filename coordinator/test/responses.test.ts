@@ -362,13 +362,6 @@ describe('a shutdown', () => {
 });
 
 describe('metrics', () => {
-  const stats: Stats = {
-    ...{ steps: 0, running: 0, waiting: 0, kvBlocksUsed: 0, kvBlocks: 100, lastStepAgeMs: 0, workPending: true, promptTokens: 0 },
-    ...{ generatedTokens: 0, prefixQueries: 0, prefixHits: 0, preemptions: 0, links: [], seconds: [], rowsDispatched: 0 },
-    ...{ remoteNodesVisited: 0, expertTokens: [], residentBytes: 0, awakeSeconds: 0 },
-  };
-  const queued = () => metric('vllm:request_queue_time_seconds_sum');
-
   it('count what waits in the coordinator as waiting, under the names that people scale by', async () => {
     await start({ requestsRunningMax: 1 });
     const asked = [complete({}), complete({})];
@@ -379,31 +372,6 @@ describe('metrics', () => {
     finish([(await worker.next('submit')).request]);
     await Promise.all(asked);
     expect(await metric('vllm:num_requests_waiting{model_name="m"}')).toBe(0);
-  });
-
-  it('count time in the queue of a worker as time in a queue: beyond its batch, and where its cache is full', async () => {
-    await start({ maxSequences: 2 });
-    const asked = [complete({}), complete({}), complete({})];
-    const requests = (await worker.submits(3)).map(({ request }) => request);
-    // The first two are in the batch at once, so they have waited for nothing.
-    await new Promise((resolve) => setTimeout(resolve, 300));
-    finish(requests.slice(0, 1));
-    await asked[0];
-    const beyond = await queued();
-    expect(beyond).toBeLessThan(0.15);
-    finish(requests.slice(1));
-    await Promise.all(asked);
-    expect(await queued()).toBeGreaterThan(0.25);
-    expect(await metric('vllm:request_queue_time_seconds_count')).toBe(3);
-
-    const cramped = complete({});
-    const before = await queued();
-    const { request } = await worker.next('submit');
-    worker.send({ type: 'stats', ...stats, waiting: 1 });
-    await new Promise((resolve) => setTimeout(resolve, 300));
-    finish([request]);
-    await cramped;
-    expect((await queued()) - before).toBeGreaterThan(0.25);
   });
 
   it('count every sequence of a request that was given up', async () => {

@@ -167,7 +167,8 @@ class Peer {
   /** Dials and stays until the link ends. True when there was one. */
   private async connectOnce(): Promise<boolean> {
     let link: Link;
-    const { signal } = (this.attempt = new AbortController());
+    this.attempt = new AbortController();
+    const { signal } = this.attempt;
     try {
       link = await this.dial(this.addresses, signal);
     } catch (error) {

@@ -4,7 +4,7 @@ import http from 'node:http';
 import net from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
-import { Finish, type PromptLogprobs, type Stats } from '@switchyard/proto';
+import { Finish, type PromptLogprobs } from '@switchyard/proto';
 import { afterAll, afterEach, describe, expect, it, vi } from 'vitest';
 import { CompletionFormat } from '../src/api/completion-format.ts';
 import { PacedWriter } from '../src/api/paced-writer.ts';

@@ -75,7 +75,8 @@ function workerStatus(place: Place, { places }: Membership, load: number): Recor
     device: parsed(hello?.device ?? ''),
     addresses: hello?.dataAddresses ?? [],
     experts: replicas,
-    residentBytes: stats?.residentBytes ?? ready?.residentBytes ?? 0,
+    // The last heartbeat may be from before it had loaded.
+    residentBytes: stats?.residentBytes || (ready?.residentBytes ?? 0),
     kvBlocks: ready?.kvBlocks ?? 0,
     load,
     losses,

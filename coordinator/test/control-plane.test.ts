@@ -123,6 +123,19 @@ describe('a worker that attaches', () => {
     ]);
   });
 
+  it('is known to hold what it has loaded before its next heartbeat', async () => {
+    const worker = await ScriptedWorker.join(control, 'n0w0');
+    const idle = {
+      ...{ steps: 0, running: 0, waiting: 0, kvBlocksUsed: 0, kvBlocks: 0, lastStepAgeMs: 0, workPending: false, promptTokens: 0 },
+      ...{ generatedTokens: 0, prefixQueries: 0, prefixHits: 0, preemptions: 0, links: [], seconds: [], rowsDispatched: 0 },
+      ...{ remoteNodesVisited: 0, expertTokens: [], residentBytes: 0, awakeSeconds: 0 },
+    };
+    worker.send({ type: 'stats', ...idle });
+    worker.ready({ residentBytes: 1234 });
+    await becomes(() => workers()[0].state === 'loaded');
+    expect(workers()[0]).toMatchObject({ residentBytes: 1234 });
+  });
+
   it('says in which numeric class it computes; one that computes in another cannot serve beside it', async () => {
     const seen = () => coordinator.status() as { numericClass: string; fingerprint: string; plan: { rowBytes: number } };
     // As far as config.json tells.

@@ -1,5 +1,6 @@
 import http from 'node:http';
 import type { AddressInfo } from 'node:net';
+import { afterEach } from 'vitest';
 
 /** What the test's server does with a request, chosen by the request's prompt length. */
 export type Behaviour = 'answer' | 'refuse' | 'error-event' | 'cut' | 'short' | 'no-usage' | 'silent' | 'stall';
@@ -85,5 +86,23 @@ export async function startCompletionServer(
         server.closeAllConnections();
         server.close(() => resolve());
       }),
+  };
+}
+
+/** For a file of tests: `serve` starts such a server and resolves to its URL, `requests` are what it has been asked; it is closed after each test. */
+export function completionServerOfTests() {
+  let server: CompletionServer | null = null;
+  const close = async () => {
+    await server?.close();
+    server = null;
+  };
+  afterEach(close);
+  return {
+    close,
+    async serve(behave: (body: Record<string, unknown>, index: number) => Behaviour = () => 'answer'): Promise<string> {
+      server = await startCompletionServer(behave);
+      return server.url;
+    },
+    requests: () => server!.requests,
   };
 }

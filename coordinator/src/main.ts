@@ -1,5 +1,5 @@
 /** The program: `switchyard coordinator`. Prints one line of JSON on stdout once it listens; logs go to stderr. */
-import { SwitchyardError } from '@switchyard/proto';
+import { oncePerWish, SwitchyardError } from '@switchyard/proto';
 import { type Config, help, readConfig } from './config.ts';
 import { type RunningCoordinator, startCoordinator } from './coordinator.ts';
 import { version } from './version.ts';
@@ -16,20 +16,12 @@ async function main(args: readonly string[]): Promise<void> {
   endOnSignals(coordinator, config);
 }
 
-/** Whoever starts us may pass a Ctrl-C on that the terminal has sent us too: the same wish arrives twice within milliseconds. */
-const SAME_WISH_MS = 1000;
-
 /** SIGTERM and SIGINT: running requests may end within the grace; another one, a second later or more, ends at once. */
 function endOnSignals(coordinator: RunningCoordinator, config: Config): void {
-  let askedMs: number | null = null;
-  const end = () => {
-    if (askedMs !== null) {
-      if (performance.now() - askedMs >= SAME_WISH_MS) process.exit(1);
-      return;
-    }
-    askedMs = performance.now();
-    void coordinator.close().then(() => process.exit(0));
-  };
+  const end = oncePerWish(
+    () => void coordinator.close().then(() => process.exit(0)),
+    () => process.exit(1),
+  );
   process.on('SIGTERM', end);
   process.on('SIGINT', end);
   if (!config.supervised) return;

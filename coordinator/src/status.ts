@@ -75,8 +75,7 @@ function workerStatus(place: Place, { places }: Membership, load: number): Recor
     device: parsed(hello?.device ?? ''),
     addresses: hello?.dataAddresses ?? [],
     experts: replicas,
-    // The last heartbeat may be from before it had loaded.
-    residentBytes: stats?.residentBytes || (ready?.residentBytes ?? 0),
+    residentBytes: stats?.residentBytes ?? ready?.residentBytes ?? 0,
     kvBlocks: ready?.kvBlocks ?? 0,
     load,
     losses,

@@ -1,24 +1,14 @@
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
-import { afterAll, afterEach, describe, expect, it } from 'vitest';
-import type { Behaviour, CompletionServer } from '../../cli/test/completion-server.ts';
-import { startCompletionServer } from '../../cli/test/completion-server.ts';
+import { afterAll, describe, expect, it } from 'vitest';
+import { completionServerOfTests } from '../../cli/test/completion-server.ts';
 import { start, switchyard, until } from './program.ts';
 
 const folder = mkdtempSync(path.join(os.tmpdir(), 'sw-'));
 afterAll(() => rmSync(folder, { recursive: true }));
 
-let server: CompletionServer | null = null;
-afterEach(async () => {
-  await server?.close();
-  server = null;
-});
-
-async function serve(behave: (body: Record<string, unknown>, index: number) => Behaviour = () => 'answer'): Promise<string> {
-  server = await startCompletionServer(behave);
-  return server.url;
-}
+const { serve, requests } = completionServerOfTests();
 
 describe('bench', () => {
   it('starts no server for a subcommand that there is not', async () => {
@@ -43,7 +33,7 @@ describe('bench serve that is interrupted', () => {
     const out = path.join(folder, 'part.json');
     const url = await serve((_, index) => (index < 2 ? 'answer' : 'silent'));
     const bench = start(['bench', 'serve', '--url', url, ...flags, '--out', out]);
-    await until(() => server!.requests.length === 3);
+    await until(() => requests().length === 3);
     bench.child.kill('SIGINT');
     const { status, stdout } = await bench.finished;
     expect(status).toBe(130);
@@ -57,7 +47,7 @@ describe('bench serve that is interrupted', () => {
     writeFileSync(out, 'kept');
     const url = await serve(() => 'silent');
     const bench = start(['bench', 'serve', '--url', url, ...flags, '--out', out]);
-    await until(() => server!.requests.length === 1);
+    await until(() => requests().length === 1);
     bench.child.kill('SIGINT');
     const { status, stdout } = await bench.finished;
     expect([status, stdout]).toEqual([130, '']);
@@ -82,7 +72,7 @@ describe('bench serve refuses prompts that would not differ or not be as long as
     const { status, stderr, stdout } = await switchyard(['bench', 'serve', '--url', url, '--text', text, ...flags]);
     expect(stderr).toMatch(message);
     expect([status, stdout]).toEqual([2, '']);
-    expect(server!.requests.filter(({ body }) => body.stream === true)).toEqual([]);
+    expect(requests().filter(({ body }) => body.stream === true)).toEqual([]);
   });
 
   it('which all share their last token', async () => {
@@ -95,7 +85,9 @@ describe('bench serve refuses prompts that would not differ or not be as long as
     const url = await serve();
     const flags = ['--prompt-tokens', '60', '--concurrency', '1', '--requests', '3', '--warmup', '1', '--output-tokens', '2'];
     const { status } = await switchyard(['bench', 'serve', '--url', url, '--text', text, ...flags]);
-    const prompts = server!.requests.filter(({ body }) => body.stream === true).map(({ body }) => JSON.stringify(body.prompt));
+    const prompts = requests()
+      .filter(({ body }) => body.stream === true)
+      .map(({ body }) => JSON.stringify(body.prompt));
     expect(new Set(prompts).size).toBe(4);
     expect(status).toBe(0);
   });

@@ -5,22 +5,12 @@ import os from 'node:os';
 import path from 'node:path';
 import tls from 'node:tls';
 import { fileURLToPath } from 'node:url';
-import { afterAll, afterEach, describe, expect, it } from 'vitest';
-import type { Behaviour, CompletionServer } from '../../cli/test/completion-server.ts';
-import { startCompletionServer } from '../../cli/test/completion-server.ts';
+import { afterAll, describe, expect, it } from 'vitest';
+import { completionServerOfTests } from '../../cli/test/completion-server.ts';
 import { makeCertificates } from '../../proto/test/certificates.ts';
 import { start, switchyard, until } from './program.ts';
 
-let server: CompletionServer | null = null;
-afterEach(async () => {
-  await server?.close();
-  server = null;
-});
-
-async function serve(behave: (body: Record<string, unknown>, index: number) => Behaviour = () => 'answer'): Promise<string> {
-  server = await startCompletionServer(behave);
-  return server.url;
-}
+const { serve, requests, close } = completionServerOfTests();
 
 describe('wrong usage', () => {
   it.each([
@@ -188,7 +178,7 @@ describe('chat', () => {
     writeFileSync(keys, '# ours\n\nfirst-key alice\nsecond-key bob\n');
     const { status, stderr } = await switchyard(['chat', '--url', url, '--max-tokens', '1', '--api-key-file', keys], 'one\n');
     expect([status, stderr]).toEqual([0, '']);
-    expect(server?.requests[0].authorization).toBe('Bearer first-key');
+    expect(requests()[0].authorization).toBe('Bearer first-key');
     writeFileSync(keys, '# none\n');
     const none = await switchyard(['chat', '--url', url, '--api-key-file', keys], 'one\n');
     rmSync(folder, { recursive: true });
@@ -203,7 +193,7 @@ describe('chat', () => {
     );
     expect(status).toBe(0);
     expect(stdout).toBe('t0 t1 \nt0 t1 \nconversation forgotten\nt0 t1 \n');
-    expect(server?.requests.map((r) => (r.body.messages as { content: string }[]).map((m) => m.content))).toEqual([
+    expect(requests().map((r) => (r.body.messages as { content: string }[]).map((m) => m.content))).toEqual([
       ['Be brief.', 'one'],
       ['Be brief.', 'one', 't0 t1 ', 'two'],
       ['Be brief.', 'three'],
@@ -216,7 +206,7 @@ describe('chat', () => {
     expect(status).toBe(1);
     expect(stderr).toMatch(/the queue is full \(try again in 2 s\)/);
     expect(stdout).toBe('t0 \n');
-    expect(server?.requests[1].body.messages).toEqual([{ role: 'user', content: 'two' }]);
+    expect(requests()[1].body.messages).toEqual([{ role: 'user', content: 'two' }]);
   });
 });
 
@@ -226,7 +216,7 @@ describe('chat with a server that goes away', () => {
     const chat = start(['chat', '--url', url, '--max-tokens', '1']);
     chat.child.stdin.write('one\n');
     await until(() => chat.output().stdout === 't0 \n');
-    await server!.close();
+    await close();
     chat.child.stdin.write('two\n');
     const { status, stdout, stderr } = await chat.finished;
     expect([status, stdout]).toEqual([1, 't0 \n']);
@@ -249,7 +239,7 @@ describe('at a terminal', () => {
     const url = await serve(() => behaviour);
     const args = ['bench', 'exact', '--url', url, '--questions', '1', '--others', '1'];
     const interrupted = start(args, atTerminal());
-    await until(() => server!.requests.some(({ path: route }) => route === '/v1/completions'));
+    await until(() => requests().some(({ path: route }) => route === '/v1/completions'));
     interrupted.child.kill('SIGINT');
     const first = await interrupted.finished;
     expect(first.status).toBe(130);
@@ -353,7 +343,11 @@ describe('bench serve', () => {
     ]);
     expect(status).toBe(0);
     expect(JSON.parse(stdout).workload.prompts).toBe('text as ids');
-    expect(server?.requests.filter((r) => r.path === '/v1/completions').every((r) => (r.body.prompt as number[]).length === 8)).toBe(true);
+    expect(
+      requests()
+        .filter((r) => r.path === '/v1/completions')
+        .every((r) => (r.body.prompt as number[]).length === 8),
+    ).toBe(true);
   });
 
   it('refuses prompts that the context cannot hold', async () => {

@@ -1,15 +1,12 @@
 import { readFileSync } from 'node:fs';
 import { native, sharedMemory, yieldCore } from '@switchyard/native';
-import { lingerAfterFrames, SwitchyardError, useSharedMemory } from '@switchyard/proto';
+import { lingerAfterFrames, oncePerWish, SwitchyardError, useSharedMemory } from '@switchyard/proto';
 import { loadModel } from './model/load.ts';
 import { compileEarly } from './process/early-compilation.ts';
 import { flagsHelp, parseFlags } from './process/flags.ts';
 import { stderrLog } from './process/log.ts';
 import { watchParent } from './process/parent-watch.ts';
 import { WorkerProcess } from './process/worker-process.ts';
-
-/** Whoever starts us may pass a Ctrl-C on that the terminal has sent us too: the same wish arrives twice within milliseconds. */
-const SAME_WISH_MS = 1000;
 
 /** The worker program. Exit status: 0 after an orderly stop, 1 when it failed, 2 for wrong flags. */
 async function main(): Promise<number> {
@@ -32,17 +29,13 @@ async function main(): Promise<number> {
   const { version } = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8')) as { version: string };
   const worker = new WorkerProcess({ flags, native, load: loadModel, version, log });
   const { graceMs } = flags;
-  let askedMs: number | null = null;
-  const stop = (why: string) => {
-    if (askedMs !== null) {
-      // Asked again: whoever asks is in a hurry.
-      if (performance.now() - askedMs >= SAME_WISH_MS) process.exit(1);
-      return;
-    }
-    askedMs = performance.now();
-    log('info', why);
-    void worker.stop(graceMs);
-  };
+  const stop = oncePerWish(
+    (why: string) => {
+      log('info', why);
+      void worker.stop(graceMs);
+    },
+    () => process.exit(1),
+  );
   process.on('SIGTERM', () => stop('SIGTERM'));
   process.on('SIGINT', () => stop('SIGINT'));
   if (flags.supervised) {

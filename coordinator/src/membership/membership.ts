@@ -216,7 +216,8 @@ export class Membership {
   }
 
   #becomeReady(place: Place, ready: Ready): void {
-    Object.assign(place, { state: 'loaded', ready, failure: null, progress: null });
+    // A heartbeat from before it had loaded says nothing of what it holds now.
+    Object.assign(place, { state: 'loaded', ready, failure: null, progress: null, stats: null });
     this.#log.info({ worker: place.name, residentBytes: ready.residentBytes, kvBlocks: ready.kvBlocks }, 'worker ready');
     this.#introduce();
     this.#events.onChange();

@@ -107,7 +107,7 @@ export class RequestMetrics {
   onToken(answer: Answer, nowMs: number): void {
     if (answer.firstTokenMs === 0) {
       answer.firstTokenMs = nowMs;
-      const batchedMs = Math.min(nowMs, answer.batchedMs ?? nowMs);
+      const batchedMs = Math.min(nowMs, answer.batchedMs);
       this.#firstToken.observe((nowMs - answer.arrivedMs) / 1000);
       this.#queue.observe((batchedMs - answer.arrivedMs) / 1000);
       this.#prefill.observe((nowMs - batchedMs) / 1000);
@@ -121,7 +121,7 @@ export class RequestMetrics {
     this.#promptTokens.observe(answer.spec.prompt.length);
     this.#generationTokens.observe(answer.completionTokens);
     this.#endToEnd.observe((nowMs - answer.arrivedMs) / 1000);
-    if (answer.firstTokenMs === 0 || answer.batchedMs === null) return;
+    if (answer.firstTokenMs === 0) return;
     this.#inference.observe((nowMs - answer.batchedMs) / 1000);
     this.#decode.observe((nowMs - answer.firstTokenMs) / 1000);
   }

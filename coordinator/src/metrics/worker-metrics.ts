@@ -184,11 +184,7 @@ export class WorkerMetrics {
     );
     perWorker('worker_up', '1 while the worker serves.', ({ state }) => (state === 'serving' ? 1 : 0));
     perWorker('worker_losses', 'How often the worker was lost.', ({ losses }) => losses);
-    perWorker(
-      'worker_resident_bytes',
-      'Weights held in memory.',
-      ({ ready, stats }) => stats?.residentBytes || (ready?.residentBytes ?? 0),
-    );
+    perWorker('worker_resident_bytes', 'Weights held in memory.', ({ ready, stats }) => stats?.residentBytes ?? ready?.residentBytes ?? 0);
     perWorker(
       'step_last_timestamp_seconds',
       'When the worker last ended a step, Unix time; 0: it has said nothing yet.',

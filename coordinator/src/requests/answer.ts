@@ -74,8 +74,8 @@ export class Answer {
   readonly traffic: TrafficSum = noTraffic();
   /** Milliseconds of performance.now. */
   arrivedMs = 0;
-  /** When a worker took it into its batch, as far as that can be told; null: it waits, here or there. */
-  batchedMs: number | null = null;
+  /** When a step first computed something of it, as its worker says with the first token. */
+  batchedMs = 0;
   firstTokenMs = 0;
   lastTokenMs = 0;
   completionTokens = 0;

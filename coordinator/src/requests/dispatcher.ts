@@ -204,7 +204,7 @@ export class Dispatcher {
         if (carriesToken && !answer.awaitsBill) {
           this.#loads.promptDone(entry);
           this.#loads.setBatched(entry, true);
-          answer.batchedMs ??= entry.submittedMs + (tokens.queuedUs[i] ?? 0) / 1000;
+          if (answer.firstTokenMs === 0) answer.batchedMs = entry.submittedMs + (tokens.queuedUs[i] ?? 0) / 1000;
           this.#metrics.onToken(answer, now);
         }
         attempt(answer, () => {

@@ -1,11 +1,15 @@
-import { closeSync, constants, fstatSync, openSync, readSync } from 'node:fs';
 import { badCheckpoint } from './bad-checkpoint.ts';
+import { readExactly, withRegularFile } from './regular-file.ts';
 
 /** Reads a JSON object from a file of at most `bytesMax`. Throws `bad_checkpoint`. */
 export function readJsonObject(path: string, bytesMax: number): Record<string, unknown> {
   let text: string;
   try {
-    text = new TextDecoder('utf-8', { fatal: true }).decode(readFile(path, bytesMax));
+    const read = withRegularFile(path, (file, bytes) => {
+      if (bytes > bytesMax) throw badCheckpoint(path, `${bytes} bytes, the limit is ${bytesMax}`);
+      return readExactly(file, 0, bytes);
+    });
+    text = new TextDecoder('utf-8', { fatal: true }).decode(read);
   } catch (cause) {
     if (cause instanceof TypeError) throw badCheckpoint(path, 'is not UTF-8', null, cause);
     const code = (cause as NodeJS.ErrnoException).code;
@@ -20,20 +24,4 @@ export function readJsonObject(path: string, bytesMax: number): Record<string, u
   }
   if (typeof parsed !== 'object' || parsed === null || Array.isArray(parsed)) throw badCheckpoint(path, 'is not a JSON object');
   return parsed as Record<string, unknown>;
-}
-
-/** Pipes are not waited for, and what has no end is no file. */
-function readFile(path: string, bytesMax: number): Uint8Array {
-  const file = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
-  try {
-    const status = fstatSync(file);
-    if (!status.isFile()) throw badCheckpoint(path, 'is not a file');
-    if (status.size > bytesMax) throw badCheckpoint(path, `${status.size} bytes, the limit is ${bytesMax}`);
-    const bytes = new Uint8Array(status.size);
-    let done = 0;
-    for (let got = -1; got !== 0 && done < bytes.length; done += got) got = readSync(file, bytes, done, bytes.length - done, done);
-    return bytes.subarray(0, done);
-  } finally {
-    closeSync(file);
-  }
 }

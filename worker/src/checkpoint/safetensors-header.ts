@@ -1,6 +1,6 @@
-import { closeSync, constants, fstatSync, openSync, readSync } from 'node:fs';
 import { limits } from '@switchyard/proto';
 import { badCheckpoint, quoted, shown } from './bad-checkpoint.ts';
+import { readExactly, withRegularFile } from './regular-file.ts';
 
 /** Bytes of one element. Sub-byte types have no place in a published MoE checkpoint (MXFP4 is stored as U8) and are refused by name. */
 const elementBytes = {
@@ -48,35 +48,12 @@ export function storedElementBytes(dtype: StoredDType): number {
  * Throws `bad_checkpoint` naming file, tensor and offset for anything that is not exactly that.
  */
 export function readSafetensorsHeader(path: string): Map<string, TensorInfo> {
-  let file: number;
-  try {
-    // A pipe under this name would be waited for.
-    file = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
-  } catch (cause) {
-    throw badCheckpoint(path, `cannot be opened (${(cause as NodeJS.ErrnoException).code ?? 'error'})`, null, cause);
-  }
-  try {
-    const status = fstatSync(file);
-    if (!status.isFile()) throw badCheckpoint(path, 'is not a file');
-    const fileBytes = status.size;
+  return withRegularFile(path, (file, fileBytes) => {
     const headerBytes = headerLength(readExactly(file, 0, Math.min(lengthFieldBytes, fileBytes)), fileBytes, path);
     return parseSafetensorsHeader(readExactly(file, lengthFieldBytes, headerBytes), fileBytes, path);
-  } finally {
-    closeSync(file);
-  }
+  });
 }
 
-function readExactly(file: number, at: number, bytes: number): Uint8Array {
-  const out = new Uint8Array(bytes);
-  for (let done = 0; done < bytes; ) {
-    const got = readSync(file, out, done, bytes - done, at + done);
-    if (got === 0) return out.subarray(0, done);
-    done += got;
-  }
-  return out;
-}
-
-/** Checks the length field of a file of `fileBytes`. */
 export function headerLength(field: Uint8Array, fileBytes: number, path: string): number {
   if (field.length < lengthFieldBytes)
     throw badCheckpoint(path, `truncated at offset 0: ${fileBytes} bytes, a header needs ${lengthFieldBytes}`);

@@ -1,17 +1,18 @@
 // Compiles the kernels: build/switchyard.node (the addon) and the programs conformance, bench and row-bench beside it.
+// Where nvcc is found (`NVCC`, the path, /usr/local/cuda; `NVCC=none` leaves it out) the kernels for GPUs are part of it.
 // Plain compiler calls, no build system. A file is compiled again when its text, a header it includes, the flags or the compiler changed; objects are
 // named by that content, so two builds at once cannot mix. Nothing is tuned to the machine that compiles: instruction sets are chosen when a device opens.
 // `--sanitize`: only build/sanitized/conformance, which stops at the first access outside memory and the first thing that C++ leaves undefined.
 import { spawn, spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, realpathSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import os from 'node:os';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 const root = path.dirname(fileURLToPath(import.meta.url));
-const sources = path.join(root, 'cpp');
+const sources = ['cpp', 'cuda'].map((folder) => path.join(root, folder));
 const sanitize = process.argv.includes('--sanitize');
 const build = path.join(root, sanitize ? 'build/sanitized' : 'build');
 const objects = path.join(build, 'objects');
@@ -82,6 +83,40 @@ function findCompiler() {
   process.exit(1);
 }
 
+/** The GPU's compiler and its runtime's static library, or null. The runtime finds the driver when it is called: a build runs on machines without one. */
+function findCuda() {
+  if (sanitize || process.env.NVCC === 'none') return null;
+  for (const name of [process.env.NVCC, 'nvcc', '/usr/local/cuda/bin/nvcc']) {
+    if (!name) continue;
+    const answer = spawnSync(name, ['--version'], { encoding: 'utf8' });
+    if (answer.status !== 0) {
+      if (name === process.env.NVCC) say(`NVCC=${name} does not run; trying the usual places`);
+      continue;
+    }
+    const at = name.includes('/') ? name : spawnSync('sh', ['-c', `command -v ${name}`], { encoding: 'utf8' }).stdout.trim();
+    const toolkit = path.resolve(path.dirname(realpathSync(at)), '..');
+    const library = ['lib64', 'lib', 'targets/x86_64-linux/lib', 'targets/sbsa-linux/lib']
+      .map((folder) => path.join(toolkit, folder, 'libcudart_static.a'))
+      .find((file) => existsSync(file));
+    if (library) return { name, version: answer.stdout, library };
+    say(`no CUDA: ${name} has no libcudart_static.a beside it`);
+  }
+  return null;
+}
+
+/** Machine code for the generations that have cp.async, as far as this nvcc knows them, and PTX for later ones. */
+function cudaFlags(compiler, cuda) {
+  const known = spawnSync(cuda.name, ['--list-gpu-arch'], { encoding: 'utf8' }).stdout;
+  const generations = ['80', '90', '100'].filter((generation) => known.includes(`compute_${generation}\n`));
+  const newest = generations.at(-1);
+  return [
+    ...generations.flatMap((generation) => ['-gencode', `arch=compute_${generation},code=sm_${generation}`]),
+    ...['-gencode', `arch=compute_${newest},code=compute_${newest}`],
+    ...['-O3', '-std=c++17', '-ftz=true', '-fmad=false', '-prec-div=true', '-ccbin', compiler.name],
+    ...['-Xcompiler', '-fPIC,-ffp-contract=off,-fvisibility=hidden'],
+  ];
+}
+
 /** The texts of a file and of every header of ours that it includes, in a fixed order. */
 function closure(file, seen = new Map()) {
   if (seen.has(file)) return seen;
@@ -109,28 +144,36 @@ function instructionSetOf(name) {
   return Object.keys(instructionSets).find((suffix) => name.endsWith(suffix)) ?? null;
 }
 
-/** What to compile: name, flags, object path. */
-function units(compiler) {
+/**
+ * What to compile: name, compiler, flags, object path. The kernels for GPUs (`.cu`) are compiled by nvcc, where there is one, and by the C++ compiler, for the
+ * emulation that tests run.
+ */
+function units(compiler, cuda) {
   const headers = createRequire(import.meta.url)('node-api-headers').include_dir;
-  const names = readdirSync(sources)
-    .filter((file) => file.endsWith('.cpp'))
-    .map((file) => file.slice(0, -4))
-    .sort();
-  return names
-    .filter((name) => process.arch === 'x64' || instructionSetOf(name) === null)
-    .map((name) => {
-      const set = instructionSetOf(name);
-      const flags = [...common, ...(set ? instructionSets[set] : []), ...(isBinding(name) ? [`-I${headers}`, '-DNAPI_VERSION=8'] : [])];
-      const file = path.join(sources, `${name}.cpp`);
-      const key = digest([
-        compiler.version,
-        process.platform,
-        process.arch,
-        ...flags,
-        ...[...closure(file)].map(([at, text]) => path.basename(at) + text),
-      ]);
-      return { name, file, flags, object: path.join(objects, `${name}-${key}.o`) };
-    });
+  const unit = (command, version, name, file, flags) => {
+    const texts = [...closure(file)].map(([at, text]) => path.basename(at) + text);
+    const key = digest([version, process.platform, process.arch, ...flags, ...texts]);
+    return { command, name, file, flags, object: path.join(objects, `${name}-${key}.o`) };
+  };
+  const files = sources.flatMap((folder) => readdirSync(folder).sort().map((name) => path.join(folder, name)));
+  return files.flatMap((file) => {
+    const { name, ext, dir } = path.parse(file);
+    const label = dir.endsWith('cuda') ? `cuda-${name}` : name;
+    if (ext === '.cu') {
+      const onGpu = cuda ? [unit(cuda.name, cuda.version, label, file, cuda.flags)] : [];
+      const emulated = name === 'gpu' ? [] : [unit(compiler.name, compiler.version, `emulated-${name}`, file, [...common, '-Wno-unknown-pragmas', '-x', 'c++'])];
+      return [...onGpu, ...emulated];
+    }
+    if (ext !== '.cpp' || (process.arch !== 'x64' && instructionSetOf(name) !== null)) return [];
+    const set = instructionSetOf(name);
+    const flags = [
+      ...common,
+      ...(set ? instructionSets[set] : []),
+      ...(isBinding(name) ? [`-I${headers}`, '-DNAPI_VERSION=8'] : []),
+      ...(cuda && name === 'accelerator' ? ['-DSY_WITH_CUDA'] : []),
+    ];
+    return [unit(compiler.name, compiler.version, label, file, flags)];
+  });
 }
 
 /** Runs a command to its end; its diagnostics are shown whole, never mixed with another's. */
@@ -145,21 +188,21 @@ function run(command, args) {
   });
 }
 
-async function compile(compiler, unit) {
+async function compile(unit) {
   const unfinished = `${unit.object}.${process.pid}`;
-  const { ok, text } = await run(compiler.name, [...unit.flags, '-c', unit.file, '-o', unfinished]);
+  const { ok, text } = await run(unit.command, [...unit.flags, '-c', unit.file, '-o', unfinished]);
   if (text) process.stderr.write(text);
   if (ok) renameSync(unfinished, unit.object);
   else rmSync(unfinished, { force: true });
   return ok;
 }
 
-async function compileAll(compiler, waiting) {
+async function compileAll(waiting) {
   // The largest files first, so that no thread is left alone with one at the end.
   const queue = waiting.slice().sort((a, b) => statSync(b.file).size - statSync(a.file).size);
   const failed = [];
   const thread = async () => {
-    for (let unit = queue.shift(); unit; unit = queue.shift()) if (!(await compile(compiler, unit))) failed.push(unit.name);
+    for (let unit = queue.shift(); unit; unit = queue.shift()) if (!(await compile(unit))) failed.push(unit.name);
   };
   await Promise.all(Array.from({ length: parallel }, thread));
   return failed;
@@ -171,6 +214,7 @@ async function link(compiler, target) {
     ...target.flags,
     '-pthread',
     ...target.units.map((unit) => unit.object),
+    ...target.libraries,
     '-o',
     unfinished,
   ]);
@@ -191,7 +235,10 @@ function sweep(current) {
 }
 
 const compiler = findCompiler();
-const all = units(compiler);
+const cuda = findCuda();
+if (cuda) cuda.flags = cudaFlags(compiler, cuda);
+const all = units(compiler, cuda);
+const libraries = cuda ? [cuda.library, '-ldl', '-lrt'] : [];
 const programs = ['conformance', 'bench', 'row-bench'];
 const isProgram = (unit, program) => unit.name === program || unit.name.startsWith(`${program}-`);
 const library = all.filter((unit) => !isBinding(unit.name) && !programs.some((program) => isProgram(unit, program)));
@@ -206,7 +253,7 @@ const targets = [
   })),
 ]
   .filter((target) => target.units.length > library.length)
-  .map((target) => ({ ...target, key: digest([...target.flags, ...target.units.map((unit) => unit.object)]) }));
+  .map((target) => ({ ...target, libraries, key: digest([...target.flags, ...libraries, ...target.units.map((unit) => unit.object)]) }));
 
 const upToDate = (target) =>
   existsSync(target.path) && existsSync(`${target.path}.key`) && readFileSync(`${target.path}.key`, 'utf8') === target.key;
@@ -215,8 +262,8 @@ if (stale.length > 0) {
   mkdirSync(objects, { recursive: true });
   const waiting = [...new Set(stale.flatMap((target) => target.units))].filter((unit) => !existsSync(unit.object));
   if (waiting.length > 0)
-    say(`compiling ${waiting.length} of ${all.length} files with ${compiler.name} ${compiler.version.split('\n')[0]}`);
-  const failed = new Set(await compileAll(compiler, waiting));
+    say(`compiling ${waiting.length} of ${all.length} files with ${compiler.name} ${compiler.version.split('\n')[0]}${cuda ? ` and ${cuda.name}` : ''}`);
+  const failed = new Set(await compileAll(waiting));
   let complete = true;
   // What can be linked is linked: a broken test program must not keep the addon from its users.
   for (const target of stale) {

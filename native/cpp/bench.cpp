@@ -1,7 +1,7 @@
 /*
  * Micro benchmarks of the matrix kernels against what this machine can do, measured in the same run: the rate at which memory can be read, and the rate
  * of fused multiply-adds. Usage: bench [threads] [word ...]: only subjects that match are measured. Words of a kind exclude the others of it: ref, avx2,
- * avx512; linear, experts; a format (f32, bf16-x16, int8, ...); tiny, middle.
+ * avx512, cuda; linear, experts; a format (f32, bf16-x16, int8, ...); tiny, middle, large. What cuda is compared with is GPU 0's own memory and arithmetic.
  */
 #include <algorithm>
 #include <chrono>
@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "accelerator.h"
 #include "float_environment.h"
 #include "kernels.h"
 #include "pack.h"
@@ -122,10 +123,6 @@ struct Values : sy_file {
   }
 };
 
-struct Ceilings {
-  double stream, fma;
-};
-
 void bench_linear(Pool &pool, Isa isa, const Ceilings &ceilings, int format) {
   const int n = 2048, k = 1024;
   const Values values((size_t)n * k);
@@ -148,8 +145,8 @@ void bench_linear(Pool &pool, Isa isa, const Ceilings &ceilings, int format) {
              {reinterpret_cast<float *>(x.data()), k, reinterpret_cast<float *>(out.data()), n, rows, nullptr, false, 1.0f}, workspace.data());
     });
     const double rate = bytes / time, flops = 2.0 * n * k * rows / time;
-    if (rows <= 4) printf(" | M=%d %.0f us %.1f GB/s (%.0f%%)", rows, time * 1e6, rate * 1e-9, 100 * rate / ceilings.stream);
-    else printf(" | M=%d %.0f GFLOP/s (%.0f%%)", rows, flops * 1e-9, 100 * flops / (ceilings.fma * speedup_of(isa, format)));
+    if (rows <= 4) printf(" | M=%d %.0f us %.1f GB/s (%.0f%%)", rows, time * 1e6, rate * 1e-9, 100 * rate / ceilings.read);
+    else printf(" | M=%d %.0f GFLOP/s (%.0f%%)", rows, flops * 1e-9, 100 * flops / (ceilings.compute * speedup_of(isa, format)));
   }
   printf("\n");
   fflush(stdout);
@@ -161,19 +158,20 @@ struct Model {
 };
 
 /* One layer's experts for a batch whose rows choose at random; layers in turn, as a model would run them. */
-void bench_experts(Pool &pool, Isa isa, const Ceilings &ceilings, const Model &m, int format) {
+void bench_experts(Pool &pool, Isa isa, Accelerator *accelerator, const Ceilings &ceilings, const Model &m, int format) {
   const Values values((size_t)m.hidden * m.inter);
   const sy_source gate = values.dense(m.inter, m.hidden), down = values.dense(m.hidden, m.inter);
   std::vector<ExpertsPtr> layers;
   for (int layer = 0; layer < m.layers; layer++) {
-    layers.push_back(experts_create(isa, {m.experts, m.hidden, m.inter, format, SY_ACT_SILU, 0, 0.0f, 0.0f}));
+    layers.push_back(experts_create(isa, {m.experts, m.hidden, m.inter, format, SY_ACT_SILU, 0, 0.0f, 0.0f}, nullptr, accelerator));
     for (int slot = 0; slot < m.experts; slot++) experts_set(*layers.back(), pool, slot, &gate, &gate, &down, nullptr, nullptr, nullptr);
   }
   std::vector<int32_t> slots((size_t)m.experts);
   for (int i = 0; i < m.experts; i++) slots[(size_t)i] = i;
   const double expert_bytes = 2.0 * (double)panels_bytes(format, m.inter, m.hidden) + (double)panels_bytes(format, m.hidden, m.inter);
-  printf("%-7s %-9s %s experts", isa == Isa::avx2 ? "avx2" : "avx512", format_names[format], m.name);
-  for (const int rows : {1, 8, 32, 512}) {
+  printf("%-7s %-9s %s experts", accelerator ? "cuda" : isa == Isa::avx2 ? "avx2" : "avx512", format_names[format], m.name);
+  for (const int rows : {1, 8, 32, 512, 4096}) {
+    if (rows > 512 && !accelerator) continue;
     std::vector<float> x((size_t)rows * m.hidden, 0.5f), weights((size_t)rows * m.k, 0.25f);
     const int batches = m.hidden > 512 ? 8 : 1; // A large model must not find the experts of the last step in a cache.
     std::vector<std::vector<int32_t>> ids((size_t)(m.layers * batches));
@@ -200,8 +198,8 @@ void bench_experts(Pool &pool, Isa isa, const Ceilings &ceilings, const Model &m
     };
     const double time = call_seconds(step) / m.layers;
     const double rate = active * expert_bytes / time, flops = 6.0 * m.hidden * m.inter * rows * m.k / time;
-    printf(" | T=%d %.1f us, %.1f GB/s (%.0f%%), %.0f GFLOP/s (%.0f%%)", rows, time * 1e6, rate * 1e-9, 100 * rate / ceilings.stream, flops * 1e-9,
-           100 * flops / (ceilings.fma * speedup_of(isa, format)));
+    printf(" | T=%d %.1f us, %.1f GB/s (%.0f%%), %.0f GFLOP/s (%.0f%%)", rows, time * 1e6, rate * 1e-9, 100 * rate / ceilings.read, flops * 1e-9,
+           100 * flops / (ceilings.compute * (accelerator ? 1 : speedup_of(isa, format))));
   }
   printf("\n");
   fflush(stdout);
@@ -222,7 +220,8 @@ int main(int count, char **words) {
     }
     return !any;
   };
-  const std::vector<const char *> isas{"ref", "avx2", "avx512"}, parts{"linear", "experts"}, formats(format_names, format_names + 6), models{"tiny", "middle"};
+  const std::vector<const char *> isas{"ref", "avx2", "avx512", "cuda"}, parts{"linear", "experts"}, formats(format_names, format_names + 6),
+      models{"tiny", "middle", "large"};
   printf("%d thread(s), memory read %.1f GB/s\n", threads, stream_rate(pool) * 1e-9);
   const auto every_format = [&](const auto &measure) {
     for (int format = SY_W_F32; format <= SY_W_I4; format++)
@@ -232,16 +231,30 @@ int main(int count, char **words) {
     const Ceilings ceilings{stream_rate(pool), fma_rate(pool, Isa::avx2)};
     every_format([&](int format) { bench_linear(pool, Isa::ref, ceilings, format); });
   }
+  const auto bench_models = [&](Isa isa, Accelerator *accelerator, const Ceilings &ceilings) {
+    if (!wanted("experts", parts)) return;
+    every_format([&](int format) {
+      for (const Model &model : {Model{"tiny 256/96 4 of 32", 6, 32, 4, 256, 96}, Model{"middle 1024/384 8 of 64", 2, 64, 8, 1024, 384},
+                                 Model{"large 2048/768 8 of 128", 1, 128, 8, 2048, 768}})
+        if (wanted(std::string(model.name).substr(0, std::string(model.name).find(' ')).c_str(), models)) bench_experts(pool, isa, accelerator, ceilings, model, format);
+    });
+  };
   for (const Isa isa : {Isa::avx2, Isa::avx512}) {
     if (!isa_supported(isa) || !wanted(isa == Isa::avx2 ? "avx2" : "avx512", isas)) continue;
     const Ceilings ceilings{stream_rate(pool), fma_rate(pool, isa)};
-    printf("%s: memory read %.1f GB/s, fma %.0f GFLOP/s\n", isa == Isa::avx2 ? "avx2" : "avx512", ceilings.stream * 1e-9, ceilings.fma * 1e-9);
+    printf("%s: memory read %.1f GB/s, fma %.0f GFLOP/s\n", isa == Isa::avx2 ? "avx2" : "avx512", ceilings.read * 1e-9, ceilings.compute * 1e-9);
     if (wanted("linear", parts)) every_format([&](int format) { bench_linear(pool, isa, ceilings, format); });
-    if (!wanted("experts", parts)) continue;
-    every_format([&](int format) {
-      if (wanted("tiny", models)) bench_experts(pool, isa, ceilings, {"tiny 256/96 4 of 32", 6, 32, 4, 256, 96}, format);
-      if (wanted("middle", models)) bench_experts(pool, isa, ceilings, {"middle 1024/384 8 of 64", 2, 64, 8, 1024, 384}, format);
-    });
+    bench_models(isa, nullptr, ceilings);
+  }
+  if (wanted("cuda", isas)) {
+    try {
+      const std::unique_ptr<Accelerator> gpu = accelerator_open("cuda");
+      const Ceilings ceilings = gpu->measure_ceilings();
+      printf("%s: memory read %.0f GB/s, fma %.0f GFLOP/s\n", gpu->name.c_str(), ceilings.read * 1e-9, ceilings.compute * 1e-9);
+      bench_models(isa_supported(Isa::avx512) ? Isa::avx512 : isa_supported(Isa::avx2) ? Isa::avx2 : Isa::ref, gpu.get(), ceilings);
+    } catch (const Failure &failure) {
+      printf("cuda: %s\n", failure.message.c_str());
+    }
   }
   return 0;
 }

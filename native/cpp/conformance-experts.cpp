@@ -16,8 +16,8 @@ struct Shape {
   float deviation;
 };
 
-std::string describe(const Shape &s, Isa isa, int threads) {
-  return text("experts %s threads %d hidden %d inter %d format %d activation %d bias %d", name_of(isa), threads, s.hidden, s.inter, s.format, s.activation, s.bias);
+std::string describe(const Shape &s, const Place &place) {
+  return text("experts %s hidden %d inter %d format %d activation %d bias %d", place.name.c_str(), s.hidden, s.inter, s.format, s.activation, s.bias);
 }
 
 /* Values of all experts, in one file: gate, up, down, biases, one expert after the other. */
@@ -38,9 +38,9 @@ struct Values {
     if (shape.bias) experts_set(experts, pool, slot, &gate, &up, &down, &gate_bias, &up_bias, &down_bias);
     else experts_set(experts, pool, slot, &gate, &up, &down, nullptr, nullptr, nullptr);
   }
-  ExpertsPtr load(Isa isa, int threads) const {
-    ExpertsPtr experts = experts_create(isa, {shape.slots, shape.hidden, shape.inter, shape.format, shape.activation, shape.bias, 1.702f, 7.0f});
-    for (int slot = 0; slot < shape.slots; slot++) set(*experts, pool_of(threads), slot, slot);
+  ExpertsPtr load(const Place &place) const {
+    ExpertsPtr experts = experts_create(place.isa, {shape.slots, shape.hidden, shape.inter, shape.format, shape.activation, shape.bias, 1.702f, 7.0f}, nullptr, place.accelerator);
+    for (int slot = 0; slot < shape.slots; slot++) set(*experts, pool_of(place.threads), slot, slot);
     return experts;
   }
 };
@@ -93,16 +93,16 @@ SY_SUITE(experts) {
         }();
         const std::vector<float> weights = random.normals((size_t)rows * 5, 0.5f);
         const std::vector<int32_t> slots = {2, -1, 0, 4, -1, 1, 3, 2};
-        const auto run = [&](Isa isa, int threads) {
-          const ExpertsPtr experts = values.load(isa, threads);
-          Pool &pool = pool_of(threads);
-          const RowSumPtr sum = sum_create(isa, SY_SUM_EXACT, rows + 1, size.hidden);
+        const auto run = [&](const Place &place) {
+          const ExpertsPtr experts = values.load(place);
+          Pool &pool = pool_of(place.threads);
+          const RowSumPtr sum = sum_create(place.isa, SY_SUM_EXACT, rows + 1, size.hidden);
           experts_run_pairs(*experts, pool, {x.data(), size.hidden + 1, rows, pairs.count(), pairs.row.data(), pairs.slot.data(), pairs.weight.data(), grid}, *sum);
           std::vector<float> out = bits_of_sum(*sum, rows + 1);
           experts_run_routed(*experts, pool, {x.data(), size.hidden + 1, rows, 3, ids.data(), 4, weights.data(), 5, slots.data(), 8, grid}, *sum);
           const std::vector<float> routed = bits_of_sum(*sum, rows + 1);
           out.insert(out.end(), routed.begin(), routed.end());
-          const RowSumPtr fast = sum_create(isa, SY_SUM_FAST, rows, size.hidden);
+          const RowSumPtr fast = sum_create(place.isa, SY_SUM_FAST, rows, size.hidden);
           experts_run_pairs(*experts, pool, {x.data(), size.hidden + 1, rows, pairs.count(), pairs.row.data(), pairs.slot.data(), pairs.weight.data(), grid}, *fast);
           const std::vector<float> added = bits_of_sum(*fast, rows); // In one call the order of adds is that of the slots, so even these bits agree.
           out.insert(out.end(), added.begin(), added.end());
@@ -113,9 +113,8 @@ SY_SUITE(experts) {
           out.insert(out.end(), probed.begin(), probed.end());
           return out;
         };
-        const std::vector<float> want = run(Isa::ref, 1);
-        for (const Isa isa : simd_isas())
-          for (const int threads : {1, 1 + rows % 3}) check.equal_bytes(run(isa, threads).data(), want.data(), want.size() * 4, describe(shape, isa, threads) + text(" rows %d", rows));
+        const std::vector<float> want = run(oracle);
+        for (const Place &place : places({1, 1 + rows % 3})) check.equal_bytes(run(place).data(), want.data(), want.size() * 4, describe(shape, place) + text(" rows %d", rows));
       }
 }
 
@@ -128,15 +127,14 @@ SY_SUITE(experts_large) {
     const int rows = 110;
     const std::vector<float> x = random.normals((size_t)rows * shape.hidden, 1.0f);
     const Pairs pairs = random_pairs(random, rows * 2, rows, shape.slots);
-    const auto run = [&](Isa isa, int threads) {
-      const ExpertsPtr experts = values.load(isa, threads);
-      const RowSumPtr sum = sum_create(isa, SY_SUM_EXACT, rows, shape.hidden);
-      experts_run_pairs(*experts, pool_of(threads), {x.data(), shape.hidden, rows, pairs.count(), pairs.row.data(), pairs.slot.data(), pairs.weight.data(), grid}, *sum);
+    const auto run = [&](const Place &place) {
+      const ExpertsPtr experts = values.load(place);
+      const RowSumPtr sum = sum_create(place.isa, SY_SUM_EXACT, rows, shape.hidden);
+      experts_run_pairs(*experts, pool_of(place.threads), {x.data(), shape.hidden, rows, pairs.count(), pairs.row.data(), pairs.slot.data(), pairs.weight.data(), grid}, *sum);
       return bits_of_sum(*sum, rows);
     };
-    const std::vector<float> want = run(Isa::ref, 1);
-    for (const Isa isa : simd_isas())
-      for (const int threads : {1, 2, 3}) check.equal_bytes(run(isa, threads).data(), want.data(), want.size() * 4, describe(shape, isa, threads));
+    const std::vector<float> want = run(oracle);
+    for (const Place &place : places({1, 2, 3})) check.equal_bytes(run(place).data(), want.data(), want.size() * 4, describe(shape, place));
   }
 }
 
@@ -151,20 +149,19 @@ SY_SUITE(experts_whole) {
     std::vector<int32_t> ids, slots;
     for (int i = 0; i < rows * k; i++) ids.push_back(i % 4 == 0 ? 7 : random.below(shape.slots)); // One expert has several tiles.
     for (int i = 0; i < shape.slots; i++) slots.push_back(i == 3 ? -1 : shape.slots - 1 - i);
-    const auto run = [&](Isa isa, int threads) {
-      const ExpertsPtr experts = values.load(isa, threads);
-      const RowSumPtr sum = sum_create(isa, SY_SUM_EXACT, rows, shape.hidden);
+    const auto run = [&](const Place &place) {
+      const ExpertsPtr experts = values.load(place);
+      const RowSumPtr sum = sum_create(place.isa, SY_SUM_EXACT, rows, shape.hidden);
       for (int64_t i = 0; i < rows * sum->stride; i++) sum->exact(0)[i] = -1; // What was there must go.
-      experts_run_routed(*experts, pool_of(threads), {x.data(), shape.hidden, rows, k, ids.data(), k, weights.data(), k, slots.data(), shape.slots, grid}, *sum);
+      experts_run_routed(*experts, pool_of(place.threads), {x.data(), shape.hidden, rows, k, ids.data(), k, weights.data(), k, slots.data(), shape.slots, grid}, *sum);
       return bits_of_sum(*sum, rows);
     };
-    const std::vector<float> want = run(Isa::ref, 1);
-    for (const Isa isa : simd_isas())
-      for (const int threads : {1, 2, 3}) check.equal_bytes(run(isa, threads).data(), want.data(), want.size() * 4, describe(shape, isa, threads));
+    const std::vector<float> want = run(oracle);
+    for (const Place &place : places({1, 2, 3})) check.equal_bytes(run(place).data(), want.data(), want.size() * 4, describe(shape, place));
   }
 }
 
-/* Experts on three workers with two instruction sets, each pair once, sums sent and added in any order: the bits of one worker with all of them. */
+/* Experts on workers with different instruction sets and on GPUs, each pair once, sums sent and added in any order: the bits of one worker with all of them. */
 SY_SUITE(experts_divided) {
   Random random(33);
   const Shape shape{6, 72, 48, SY_W_BF16_X16, SY_ACT_SILU, false, 0.3f};
@@ -174,8 +171,8 @@ SY_SUITE(experts_divided) {
   const Pairs pairs = random_pairs(random, rows * 4, rows, shape.slots);
   std::vector<int32_t> all_rows;
   for (int row = 0; row < rows; row++) all_rows.push_back(row);
-  std::vector<Isa> isas = simd_isas();
-  isas.push_back(Isa::ref);
+  std::vector<Place> workers = places({2});
+  workers.push_back(oracle);
   const auto encode = [&](const RowSum &sum) {
     std::vector<uint8_t> bytes(sum_encoded_max(rows, shape.hidden));
     bytes.resize(sum_encode(sum, rows, all_rows.data(), bytes.data(), bytes.size()));
@@ -194,9 +191,9 @@ SY_SUITE(experts_divided) {
       }
       const RowSumPtr total = sum_create(Isa::ref, SY_SUM_EXACT, rows, shape.hidden);
       for (size_t i = 0; i < part.size(); i++) {
-        const Isa isa = isas[(i + (size_t)round) % isas.size()];
-        const ExpertsPtr experts = values.load(isa, 2);
-        const RowSumPtr sum = sum_create(isa, SY_SUM_EXACT, rows, shape.hidden);
+        const Place &place = workers[(i + (size_t)round) % workers.size()];
+        const ExpertsPtr experts = values.load(place);
+        const RowSumPtr sum = sum_create(place.isa, SY_SUM_EXACT, rows, shape.hidden);
         experts_run_pairs(*experts, pool_of(2), {x.data(), shape.hidden, rows, part[i].count(), part[i].row.data(), part[i].slot.data(), part[i].weight.data(), fine}, *sum);
         const std::vector<uint8_t> bytes = encode(*sum);
         sum_add_encoded(*total, rows, all_rows.data(), bytes.data(), bytes.size());
@@ -220,18 +217,18 @@ SY_SUITE(experts_extreme) {
         std::vector<float> x = random.normals((size_t)shape.hidden, 1.0f);
         for (float &v : x) v *= scale;
         const int32_t zero = 0;
-        const auto run = [&](Isa isa, bool &poisoned) {
-          const ExpertsPtr experts = values.load(isa, 1);
-          const RowSumPtr sum = sum_create(isa, SY_SUM_EXACT, 1, shape.hidden);
+        const auto run = [&](const Place &place, bool &poisoned) {
+          const ExpertsPtr experts = values.load(place);
+          const RowSumPtr sum = sum_create(place.isa, SY_SUM_EXACT, 1, shape.hidden);
           experts_run_pairs(*experts, pool_of(1), {x.data(), shape.hidden, 1, 1, &zero, &zero, &weight, steps}, *sum);
           poisoned = sum->poisoned.data()[0] != 0;
           return bits_of_sum(*sum, 1);
         };
         bool want_poisoned, got_poisoned;
-        const std::vector<float> want = run(Isa::ref, want_poisoned);
-        for (const Isa isa : simd_isas()) {
-          const std::vector<float> got = run(isa, got_poisoned);
-          const std::string what = text("weight %g grid %d scale %g %s", (double)weight, steps, (double)scale, name_of(isa));
+        const std::vector<float> want = run(oracle, want_poisoned);
+        for (const Place &place : places({1})) {
+          const std::vector<float> got = run(place, got_poisoned);
+          const std::string what = text("weight %g grid %d scale %g %s", (double)weight, steps, (double)scale, place.name.c_str());
           check.is_true(got_poisoned == want_poisoned, what + ": poisoned");
           if (!want_poisoned) check.equal_bytes(got.data(), want.data(), got.size() * 4, what);
         }
@@ -243,12 +240,12 @@ SY_SUITE(experts_refused) {
   Random random(35);
   const Shape shape{3, 32, 32, SY_W_BF16_X16, SY_ACT_SILU, false, 0.3f};
   const Values values(random, shape);
-  std::vector<Isa> isas = simd_isas();
-  isas.push_back(Isa::ref);
-  for (const Isa isa : isas) {
+  std::vector<Place> all = places({1});
+  all.push_back(oracle);
+  for (const Place &place : all) {
     Pool &pool = pool_of(1);
-    const ExpertsPtr experts = values.load(isa, 1);
-    const RowSumPtr sum = sum_create(isa, SY_SUM_EXACT, 2, 32);
+    const ExpertsPtr experts = values.load(place);
+    const RowSumPtr sum = sum_create(place.isa, SY_SUM_EXACT, 2, 32);
     const std::vector<float> x(64, 1.0f);
     std::vector<float> out(32);
     const float weight = 1.0f;

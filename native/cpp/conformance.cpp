@@ -61,6 +61,38 @@ std::vector<Isa> simd_isas() {
 }
 const char *name_of(Isa isa) { return isa == Isa::ref ? "ref" : isa == Isa::avx2 ? "avx2" : "avx512"; }
 
+namespace {
+
+std::unique_ptr<Accelerator> gpu_or_null() {
+  try {
+    std::unique_ptr<Accelerator> gpu = accelerator_open("cuda");
+    fprintf(stderr, "with %s\n", gpu->name.c_str());
+    return gpu;
+  } catch (const Failure &failure) {
+    fprintf(stderr, "without a GPU: %s\n", failure.message.c_str());
+    return nullptr;
+  }
+}
+
+} // namespace
+
+std::vector<Place> accelerators() {
+  static const std::unique_ptr<Accelerator> emulated = accelerator_open("cuda-emulated"), gpu = gpu_or_null();
+  const std::vector<Isa> isas = simd_isas();
+  const Isa isa = isas.empty() ? Isa::ref : isas.back();
+  std::vector<Place> all{{isa, 1, emulated.get(), "emulated GPU"}};
+  if (gpu) all.push_back({isa, 1, gpu.get(), gpu->name});
+  return all;
+}
+std::vector<Place> places(const std::vector<int> &threads) {
+  std::vector<Place> all;
+  for (const Isa isa : simd_isas())
+    for (const int count : threads) all.push_back({isa, count, nullptr, text("%s threads %d", name_of(isa), count)});
+  for (Place &place : accelerators()) all.push_back(std::move(place));
+  return all;
+}
+const Place oracle{Isa::ref, 1, nullptr, "oracle"};
+
 Pool &pool_of(int threads) {
   static Pool one(1, nullptr), two(2, nullptr), three(3, nullptr);
   return threads == 1 ? one : threads == 2 ? two : three;

@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "accelerator.h"
 #include "kernels.h"
 
 namespace sy::conformance {
@@ -53,6 +54,19 @@ private:
 /* The SIMD instruction sets that this machine can run. */
 std::vector<Isa> simd_isas();
 const char *name_of(Isa isa);
+
+/* Where experts can be computed: an instruction set and a number of threads, or an accelerator, whose sums are on the CPU. */
+struct Place {
+  Isa isa;
+  int threads;
+  Accelerator *accelerator; /* or null */
+  std::string name;
+};
+/* The emulated GPU, and GPU 0 of this machine if there is one. */
+std::vector<Place> accelerators();
+/* Every instruction set with each of these numbers of threads, then the accelerators. */
+std::vector<Place> places(const std::vector<int> &threads);
+extern const Place oracle;
 /* Pools of 1, 2 and 3 threads, made once. */
 Pool &pool_of(int threads);
 

@@ -84,11 +84,13 @@ const char *name_of(ObjectKind kind) {
 
 std::unique_ptr<sy_device> device_open(const char *backend, const char *isa, int threads, const int32_t *cpus) {
   const std::string name = backend ? backend : "";
-  if (name != "cpu" && name != "cpu-ref") fail(SY_INVALID_ARGUMENT, "backend = \"%s\": must be cpu or cpu-ref", name.c_str());
   if (threads < 1) fail(SY_INVALID_ARGUMENT, "threads = %d: must be at least 1", threads);
   const Isa chosen = choose_isa(isa);
+  std::unique_ptr<Accelerator> accelerator = accelerator_open(name);
+  if (name != "cpu" && name != "cpu-ref" && !accelerator) fail(SY_INVALID_ARGUMENT, "backend = \"%s\": must be cpu, cpu-ref, cuda or cuda:N", name.c_str());
   // The oracle is one thread by definition, so that no error in sharing work can hide in it.
-  return name == "cpu" ? std::make_unique<sy_device>(name, chosen, threads, cpus) : std::make_unique<sy_device>(name, Isa::ref, 1, cpus);
+  return name == "cpu-ref" ? std::make_unique<sy_device>(name, Isa::ref, 1, cpus, nullptr)
+                           : std::make_unique<sy_device>(name, chosen, threads, cpus, std::move(accelerator));
 }
 
 void object_release(sy_object *object) {
@@ -115,10 +117,13 @@ Table::~Table() {
 sy_object::sy_object(sy_device &owner, sy::ObjectKind kind_) : device(&owner), kind(kind_) {}
 sy_object::~sy_object() = default;
 
-sy_device::sy_device(std::string backend_name, sy::Isa chosen, int threads, const int32_t *cpus)
-    : backend(std::move(backend_name)), isa(chosen), pool(threads, cpus) {
+sy_device::sy_device(std::string backend_name, sy::Isa chosen, int threads, const int32_t *cpus, std::unique_ptr<sy::Accelerator> takes_experts)
+    : backend(std::move(backend_name)), isa(chosen), pool(threads, cpus), accelerator(std::move(takes_experts)) {
   description = "{\"backend\":\"" + backend + "\",\"isa\":\"" + sy::isa_name(isa) + "\",\"threads\":" + std::to_string(threads) +
-                ",\"abi\":" + std::to_string(SY_ABI_VERSION) + "}";
+                ",\"abi\":" + std::to_string(SY_ABI_VERSION);
+  if (accelerator) // Names of GPUs hold no quotes.
+    description += ",\"accelerator\":\"" + accelerator->name + "\",\"acceleratorBytes\":" + std::to_string(accelerator->memory_bytes);
+  description += "}";
 }
 
 sy_device::~sy_device() {

@@ -9,6 +9,7 @@
 #include <string>
 #include <unordered_set>
 
+#include "accelerator.h"
 #include "kernels.h"
 #include "kv.h"
 #include "region.h"
@@ -41,13 +42,14 @@ struct sy_object {
 };
 
 struct sy_device {
-  sy_device(std::string backend_name, sy::Isa chosen, int threads, const int32_t *cpus);
+  sy_device(std::string backend_name, sy::Isa chosen, int threads, const int32_t *cpus, std::unique_ptr<sy::Accelerator> takes_experts);
   ~sy_device(); /* frees its programs, then its objects */
 
   const std::string backend;
   const sy::Isa isa;
   sy::Pool pool;
   sy::Workspace workspace;
+  const std::unique_ptr<sy::Accelerator> accelerator; /* or null */
   std::string description; /* JSON */
   std::unordered_set<sy_object *> objects;
   std::unordered_set<sy_program *> programs;
@@ -83,7 +85,7 @@ struct WeightObject final : sy_object {
 
 struct ExpertsObject final : sy_object {
   static constexpr ObjectKind tag = ObjectKind::experts;
-  ExpertsObject(sy_device &device, const sy_experts_desc &desc) : sy_object(device, tag), experts(experts_create(device.isa, desc, &device.workspace)) {}
+  ExpertsObject(sy_device &device, const sy_experts_desc &desc) : sy_object(device, tag), experts(experts_create(device.isa, desc, &device.workspace, device.accelerator.get())) {}
   ExpertsPtr experts;
 };
 

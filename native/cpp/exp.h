@@ -11,6 +11,8 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+
+#include "anywhere.h"
 #if defined(__AVX2__)
 #include <immintrin.h>
 #endif
@@ -24,7 +26,7 @@ constexpr float exp_c2 = 0x1.fffffcp-2f, exp_c3 = 0x1.555492p-3f, exp_c4 = 0x1.5
 constexpr float exp_lowest = -87.3f, exp_highest = 88.7228f;
 
 /* The scalar form needs a real fused multiply-add: the builtin falls back to a correct library call without one. */
-inline float sy_exp(float x) {
+SY_ANYWHERE inline float sy_exp(float x) {
   if (x != x) return x;
   if (x < exp_lowest) return 0.0f;
   if (x > exp_highest) return INFINITY;

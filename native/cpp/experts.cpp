@@ -30,13 +30,6 @@ ExpertLayout layout_of(const sy_experts_desc &d) {
   return l;
 }
 
-Panels gate_panels(const Experts &e, int slot) { return {e.slot(slot), 2 * e.layout.gate_panel_bytes, e.desc.format, e.desc.inter, e.desc.hidden}; }
-Panels up_panels(const Experts &e, int slot) {
-  return {e.slot(slot) + e.layout.gate_panel_bytes, 2 * e.layout.gate_panel_bytes, e.desc.format, e.desc.inter, e.desc.hidden};
-}
-Panels down_panels(const Experts &e, int slot) {
-  return {e.slot(slot) + e.layout.down_at, e.layout.down_panel_bytes, e.desc.format, e.desc.hidden, e.desc.inter};
-}
 
 void require_slot(const Experts &e, int64_t slot) {
   if (slot < 0 || slot >= e.desc.slots) fail(SY_INVALID_ARGUMENT, "slot %lld is not below %d", (long long)slot, e.desc.slots);
@@ -49,6 +42,23 @@ void require_shape(const sy_source *source, int n, int k, const char *name) {
   if (!source) fail(SY_INVALID_ARGUMENT, "%s is required", name);
   validate(*source, name);
   if (source->n != n || source->k != k) fail(SY_INVALID_ARGUMENT, "%s is [%d, %d], must be [%d, %d]", name, source->n, source->k, n, k);
+}
+
+struct ExpertSources {
+  const sy_source *gate, *up, *down, *gate_bias, *up_bias, *down_bias;
+};
+/* One expert into slot_bytes at `at`. Padding stays as it was. */
+void pack_slot(const Experts &e, Pool &pool, uint8_t *at, const ExpertSources &sources) {
+  const sy_experts_desc &d = e.desc;
+  const ExpertLayout &l = e.layout;
+  const Panels gate{at, 2 * l.gate_panel_bytes, d.format, d.inter, d.hidden}, up{at + l.gate_panel_bytes, 2 * l.gate_panel_bytes, d.format, d.inter, d.hidden};
+  const Panels down{at + l.down_at, l.down_panel_bytes, d.format, d.hidden, d.inter};
+  const PackJob jobs[] = {{gate, 0, sources.gate}, {up, 0, sources.up}, {down, 0, sources.down}};
+  panels_set(pool, jobs, 3);
+  if (!d.has_bias) return;
+  load_f32(*sources.gate_bias, 0, 0, d.inter, reinterpret_cast<float *>(at + l.gate_bias_at));
+  load_f32(*sources.up_bias, 0, 0, d.inter, reinterpret_cast<float *>(at + l.up_bias_at));
+  load_f32(*sources.down_bias, 0, 0, d.hidden, reinterpret_cast<float *>(at + l.down_bias_at));
 }
 
 /* Workspace of a call: [pairs] rows of tiles for gate and up, [pairs] rows of tiles for down, then a sum for every thread but the first. */
@@ -312,7 +322,7 @@ struct Run {
 
 } // namespace
 
-ExpertsPtr experts_create(Isa isa, const sy_experts_desc &d, Workspace *workspace) {
+ExpertsPtr experts_create(Isa isa, const sy_experts_desc &d, Workspace *workspace, Accelerator *accelerator) {
   validate_format(d.format);
   if (d.slots < 1 || d.hidden < 1 || d.inter < 1)
     fail(SY_INVALID_ARGUMENT, "experts: slots %d, hidden %d and inter %d must be at least 1", d.slots, d.hidden, d.inter);
@@ -328,11 +338,10 @@ ExpertsPtr experts_create(Isa isa, const sy_experts_desc &d, Workspace *workspac
   experts->set.assign((size_t)d.slots, 0);
   experts->plan.ends.assign((size_t)d.slots, 0);
   experts->plan.groups.reserve((size_t)d.slots);
-  if (isa == Isa::ref) experts->plain.resize((size_t)d.slots);
-  else {
-    experts->layout = layout;
-    experts->memory = Region((size_t)d.slots * layout.slot_bytes);
-  }
+  experts->layout = layout;
+  if (accelerator) experts->accelerated = accelerator->experts(d, layout);
+  else if (isa == Isa::ref) experts->plain.resize((size_t)d.slots);
+  else experts->memory = Region((size_t)d.slots * layout.slot_bytes);
   return experts;
 }
 
@@ -342,7 +351,8 @@ const sy_experts_desc &experts_desc(const Experts &experts) { return experts.des
 void experts_clear(Experts &e, int32_t slot) {
   require_slot(e, slot);
   e.set[(size_t)slot] = 0;
-  if (e.isa == Isa::ref) e.plain[(size_t)slot] = PlainExpert{};
+  if (e.accelerated) e.accelerated->clear(slot);
+  else if (e.isa == Isa::ref) e.plain[(size_t)slot] = PlainExpert{};
   else e.memory.discard((size_t)slot * e.layout.slot_bytes, e.layout.slot_bytes);
 }
 
@@ -360,7 +370,7 @@ void experts_set(Experts &e, Pool &pool, int32_t slot, const sy_source *gate, co
   } else if (gate_bias || up_bias || down_bias) fail(SY_INVALID_ARGUMENT, "biases given to experts without biases");
   e.set[(size_t)slot] = 0; // What is packed over keeps its padding; giving the pages back first would break up huge ones.
 
-  if (e.isa == Isa::ref) {
+  if (e.isa == Isa::ref && !e.accelerated) {
     PlainExpert &expert = e.plain[(size_t)slot];
     const auto matrix = [&](const sy_source &source) {
       PlainMatrix m = plain_create(d.format, source.n, source.k);
@@ -373,25 +383,24 @@ void experts_set(Experts &e, Pool &pool, int32_t slot, const sy_source *gate, co
       return values;
     };
     expert = PlainExpert{matrix(*gate), matrix(*up), matrix(*down), bias(gate_bias), bias(up_bias), bias(down_bias)};
+  } else if (e.accelerated) {
+    const Region packed(e.layout.slot_bytes);
+    pack_slot(e, pool, packed.data(), {gate, up, down, gate_bias, up_bias, down_bias});
+    e.accelerated->set(slot, packed.data());
   } else {
-    const Panels gate_at = gate_panels(e, slot), up_at = up_panels(e, slot), down_at = down_panels(e, slot);
-    const PackJob jobs[] = {{gate_at, 0, gate}, {up_at, 0, up}, {down_at, 0, down}};
-    panels_set(pool, jobs, 3);
-    if (d.has_bias) {
-      load_f32(*gate_bias, 0, 0, d.inter, reinterpret_cast<float *>(e.slot(slot) + e.layout.gate_bias_at));
-      load_f32(*up_bias, 0, 0, d.inter, reinterpret_cast<float *>(e.slot(slot) + e.layout.up_bias_at));
-      load_f32(*down_bias, 0, 0, d.hidden, reinterpret_cast<float *>(e.slot(slot) + e.layout.down_bias_at));
-    }
+    pack_slot(e, pool, e.slot(slot), {gate, up, down, gate_bias, up_bias, down_bias});
   }
   e.set[(size_t)slot] = 1;
 }
 
 void experts_reserve(Experts &e, int pairs, int rows, int threads) {
   begin_plan(e, pairs);
+  if (e.accelerated) return e.accelerated->reserve(pairs, rows);
   if (const TileOps *ops = tile_ops(e.isa)) e.workspace->reserve(Scratch(e.desc, *ops, pairs, rows, threads).bytes);
 }
 
 void run_plan(Experts &e, Pool &pool, const float *x, int64_t ldx, const ExpertSink &sink) {
+  if (e.accelerated) return e.accelerated->run(e, x, ldx, sink);
   const TileOps *ops = tile_ops(e.isa);
   if (!ops) return run_plan_ref(e, x, ldx, sink);
   int64_t pairs = 0;
@@ -431,13 +440,15 @@ void experts_run_pairs(Experts &e, Pool &pool, const PairsCall &call, RowSum &su
     last_row = std::max(last_row, call.row[p]);
   }
   plan_pairs(e, call);
+  const ExpertSink sink{&sum, 0, last_row + 1, power_of_two(-call.grid), nullptr};
+  if (e.accelerated) return run_plan(e, pool, call.x, call.ldx, sink);
   constexpr double bytes_per_us = 15'000, products_per_us = 25'000; // Of one core, roughly.
   const double bytes = (double)e.plan.groups.size() * (double)e.layout.slot_bytes, products = 3.0 * call.pairs * e.desc.hidden * e.desc.inter;
   const double estimate = std::max(bytes / bytes_per_us, products / products_per_us);
   const bool learns = pool.threads() > 1 && together_to_learn(estimate);
   ThreadChoice &choice = e.choices[row_class(call.pairs)];
   const Pool::Session session(pool, learns ? choice.begin(ticks(), estimate >= together_expected_from_us) : estimate >= together_always_from_us);
-  run_plan(e, pool, call.x, call.ldx, ExpertSink{&sum, 0, last_row + 1, power_of_two(-call.grid), nullptr});
+  run_plan(e, pool, call.x, call.ldx, sink);
   if (learns) choice.end(ticks(), call.pairs);
 }
 

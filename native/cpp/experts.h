@@ -4,6 +4,7 @@
 
 #include <vector>
 
+#include "accelerator.h"
 #include "kernels.h"
 #include "pack.h"
 #include "region.h"
@@ -44,6 +45,7 @@ struct Experts {
   ExpertLayout layout;  /* SIMD */
   Region memory;        /* SIMD: [slots] of slot_bytes; a clear slot holds no pages */
   std::vector<PlainExpert> plain; /* Isa::ref */
+  std::unique_ptr<AcceleratedExperts> accelerated; /* then `memory` is that device's */
 
   PairPlan plan;
   Workspace own, *workspace; /* see Scratch in experts.cpp */

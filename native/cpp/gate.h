@@ -13,9 +13,9 @@
 namespace sy {
 namespace {
 
-inline float sigmoid(float z) { return 1.0f / (1.0f + sy_exp(-z)); }
+SY_ANYWHERE inline float sigmoid(float z) { return 1.0f / (1.0f + sy_exp(-z)); }
 
-inline float gated(int activation, float alpha, float limit, float g, float u) {
+SY_ANYWHERE inline float gated(int activation, float alpha, float limit, float g, float u) {
   if (activation == SY_ACT_SILU) return (g * sigmoid(g)) * u;
   g = g > limit ? limit : g;
   u = u > limit ? limit : u;

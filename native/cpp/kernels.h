@@ -128,11 +128,12 @@ void combine(Pool &pool, const RowSum &sum, const CombineCall &call);
 /* ---- experts (experts.cpp) ----------------------------------------------------------------------------------------------------------------- */
 
 struct Experts;
+class Accelerator;
 struct ExpertsDeleter { void operator()(Experts *) const; };
 using ExpertsPtr = std::unique_ptr<Experts, ExpertsDeleter>;
 
-/* Throws. `workspace` outlives the experts; null: they have one of their own. */
-ExpertsPtr experts_create(Isa isa, const sy_experts_desc &desc, Workspace *workspace = nullptr);
+/* Throws. `workspace` outlives the experts; null: they have one of their own. With an accelerator they live on it. */
+ExpertsPtr experts_create(Isa isa, const sy_experts_desc &desc, Workspace *workspace = nullptr, Accelerator *accelerator = nullptr);
 const sy_experts_desc &experts_desc(const Experts &experts);
 void experts_set(Experts &experts, Pool &pool, int32_t slot, const sy_source *gate, const sy_source *up, const sy_source *down,
                  const sy_source *gate_bias, const sy_source *up_bias, const sy_source *down_bias); /* throws; on failure the slot is clear */

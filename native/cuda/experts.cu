@@ -1,0 +1,355 @@
+/* Experts on a GPU: what is in its memory, and the launches of a call. Compiled twice, see gpu.h. */
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+#include "../cpp/accelerator.h"
+#include "../cpp/experts.h"
+#include "ceilings.h"
+#include "panels.h"
+
+namespace sy::SY_GPU {
+namespace {
+
+constexpr size_t alignment = 256; /* of what lies in one block of memory */
+size_t aligned(size_t bytes) { return (bytes + alignment - 1) / alignment * alignment; }
+int blocks_of(int64_t items, int in_block) { return (int)((items + in_block - 1) / in_block); }
+
+/* Memory that is only ever made larger, its content lost. */
+template <void *(*make)(size_t), void (*free)(void *)> class Memory {
+public:
+  Memory() = default;
+  ~Memory() { free(data_); }
+  Memory(const Memory &) = delete;
+  Memory &operator=(const Memory &) = delete;
+  void reserve(size_t bytes) {
+    if (bytes <= bytes_) return;
+    free(data_);
+    data_ = nullptr, bytes_ = 0;
+    data_ = static_cast<uint8_t *>(make(bytes));
+    bytes_ = bytes;
+  }
+  template <class T> T *at(size_t offset) const { return reinterpret_cast<T *>(data_ + offset); }
+  bool empty() const { return !data_; }
+
+private:
+  uint8_t *data_ = nullptr;
+  size_t bytes_ = 0;
+};
+using DeviceMemory = Memory<allocate, release>;
+using PinnedMemory = Memory<allocate_pinned, release_pinned>;
+
+/* One after the other in a block of memory. */
+struct Offsets {
+  size_t bytes = 0;
+  size_t take(size_t count) {
+    const size_t at = bytes;
+    bytes = aligned(bytes + count);
+    return at;
+  }
+};
+
+int64_t stride_of(int width) { return (int64_t)groups_of(width) * group_k; }
+
+/* What goes to the GPU for a call, in one copy. */
+struct Request {
+  size_t x, pair_row, weight, row_begin, row_pair, few, many, bytes;
+  Request(const sy_experts_desc &d, int64_t pairs, int64_t rows) {
+    Offsets offsets;
+    x = offsets.take((size_t)(rows * stride_of(d.hidden)) * sizeof(float));
+    pair_row = offsets.take((size_t)pairs * sizeof(int32_t));
+    weight = offsets.take((size_t)pairs * sizeof(float));
+    row_begin = offsets.take((size_t)(rows + 1) * sizeof(int32_t));
+    row_pair = offsets.take((size_t)pairs * sizeof(int32_t));
+    few = offsets.take((size_t)pairs * sizeof(Tile));
+    many = offsets.take((size_t)pairs * sizeof(Tile));
+    bytes = offsets.bytes;
+  }
+};
+/* What a call writes in the GPU's memory. */
+struct Scratch {
+  size_t x_values, x_steps, x_scales, hidden, hidden_steps, hidden_scales, y, bytes;
+  Scratch(const sy_experts_desc &d, int64_t pairs, int64_t rows) {
+    Offsets offsets;
+    const size_t inputs = (size_t)(rows * stride_of(d.hidden)), hiddens = (size_t)(pairs * stride_of(d.inter));
+    const bool steps = quantised(d.format);
+    x_values = offsets.take(d.format == SY_W_BF16_X16 ? inputs * sizeof(float) : 0);
+    x_steps = offsets.take(steps ? inputs : 0);
+    x_scales = offsets.take(steps ? inputs / group_k * sizeof(float) : 0);
+    hidden = offsets.take(hiddens * sizeof(float));
+    hidden_steps = offsets.take(steps ? hiddens : 0);
+    hidden_scales = offsets.take(steps ? hiddens / group_k * sizeof(float) : 0);
+    y = offsets.take((size_t)pairs * (size_t)d.hidden * sizeof(float));
+    bytes = offsets.bytes;
+  }
+};
+/* What comes back: sums and marks of rows, or the outputs of pairs. */
+struct Answer {
+  size_t sums, poisoned, bytes;
+  Answer(const sy_experts_desc &d, int64_t pairs, int64_t rows) {
+    Offsets offsets;
+    sums = offsets.take((size_t)d.hidden * (size_t)std::max(rows * (int64_t)sizeof(int64_t), pairs * (int64_t)sizeof(float)));
+    poisoned = offsets.take((size_t)rows);
+    bytes = offsets.bytes;
+  }
+};
+
+/* The memory that all experts of a device share, because their calls come one at a time. */
+struct Workspace {
+  int ordinal;
+  PinnedMemory request, answer;
+  DeviceMemory device_request, scratch;
+
+  void reserve(const sy_experts_desc &d, int64_t pairs, int64_t rows) {
+    const size_t request_bytes = Request(d, pairs, rows).bytes;
+    request.reserve(request_bytes);
+    device_request.reserve(request_bytes);
+    scratch.reserve(Scratch(d, pairs, rows).bytes);
+    answer.reserve(Answer(d, pairs, rows).bytes);
+  }
+};
+
+/* The launches of one weight format. */
+struct Kernels {
+  void (*few_gate_up)(Product);
+  void (*many_gate_up)(Product);
+  void (*few_down)(Product);
+  void (*many_down)(Product);
+};
+template <int format> constexpr Kernels kernels_for() { return {few<format, true>, many<format, true>, few<format, false>, many<format, false>}; }
+Kernels kernels_of(int format) {
+  switch (format) {
+  case SY_W_F32: return kernels_for<SY_W_F32>();
+  case SY_W_F16: return kernels_for<SY_W_F16>();
+  case SY_W_BF16:
+  case SY_W_BF16_X16: return kernels_for<SY_W_BF16>(); // They differ in what is done to rows before.
+  case SY_W_I8: return kernels_for<SY_W_I8>();
+  default: return kernels_for<SY_W_I4>();
+  }
+}
+
+class GpuExperts final : public AcceleratedExperts {
+public:
+  GpuExperts(std::shared_ptr<Workspace> workspace, const sy_experts_desc &desc, const ExpertLayout &layout)
+      : workspace_(std::move(workspace)), desc_(desc), layout_(layout), kernels_(kernels_of(desc.format)), slots_((size_t)desc.slots), addresses_((size_t)desc.slots) {
+    use(workspace_->ordinal);
+    table_.reserve(addresses_.size() * sizeof(uint8_t *));
+  }
+  ~GpuExperts() override {
+    for (std::unique_ptr<DeviceMemory> &slot : slots_) slot.reset();
+  }
+
+  void set(int slot, const uint8_t *bytes) override {
+    use(workspace_->ordinal);
+    std::unique_ptr<DeviceMemory> &memory = slots_[(size_t)slot];
+    if (!memory) {
+      auto made = std::make_unique<DeviceMemory>();
+      made->reserve(layout_.slot_bytes);
+      memory = std::move(made);
+    }
+    upload_now(memory->at<void>(0), bytes, layout_.slot_bytes);
+    point(slot);
+  }
+  void clear(int slot) override {
+    use(workspace_->ordinal);
+    slots_[(size_t)slot].reset();
+    point(slot);
+  }
+  void reserve(int pairs, int rows) override {
+    use(workspace_->ordinal);
+    workspace_->reserve(desc_, pairs, rows);
+    rows_.reserve((size_t)rows);
+  }
+
+  void run(const Experts &experts, const float *x, int64_t ldx, const ExpertSink &sink) override {
+    const PairPlan &plan = experts.plan;
+    int pairs = 0;
+    for (const PairPlan::Group &group : plan.groups) pairs += group.count;
+    if (pairs > 0) {
+      use(workspace_->ordinal);
+      find_rows(plan, pairs);
+      workspace_->reserve(desc_, pairs, (int64_t)rows_.size());
+      send(plan, pairs, x, ldx);
+      const bool exact = sink.sum && sink.sum->mode == SY_SUM_EXACT;
+      compute(pairs, exact ? sink.steps_per_unit : 0.0f, exact);
+      finish();
+    }
+    take(plan, pairs, sink);
+  }
+
+private:
+  void point(int slot) {
+    addresses_[(size_t)slot] = slots_[(size_t)slot] ? slots_[(size_t)slot]->at<uint8_t>(0) : nullptr;
+    upload_now(table_.at<void>(0), addresses_.data(), addresses_.size() * sizeof(uint8_t *));
+  }
+
+  /* The rows that any pair reads, ascending, and each pair's place among them. */
+  void find_rows(const PairPlan &plan, int pairs) {
+    int last = 0;
+    for (int p = 0; p < pairs; p++) last = std::max(last, (int)plan.row[(size_t)p]);
+    place_.assign((size_t)last + 1, 0);
+    for (int p = 0; p < pairs; p++) place_[(size_t)plan.row[(size_t)p]]++;
+    rows_.clear();
+    counts_.clear();
+    for (int row = 0; row <= last; row++) {
+      if (place_[(size_t)row] == 0) continue;
+      counts_.push_back(place_[(size_t)row]);
+      place_[(size_t)row] = (int)rows_.size();
+      rows_.push_back(row);
+    }
+  }
+
+  void send(const PairPlan &plan, int pairs, const float *x, int64_t ldx) {
+    const Request at(desc_, pairs, (int64_t)rows_.size());
+    const PinnedMemory &to = workspace_->request;
+    const int64_t stride = stride_of(desc_.hidden);
+    for (size_t i = 0; i < rows_.size(); i++) {
+      float *row = to.at<float>(at.x) + (int64_t)i * stride;
+      memcpy(row, x + rows_[i] * ldx, (size_t)desc_.hidden * sizeof(float));
+      memset(row + desc_.hidden, 0, (size_t)(stride - desc_.hidden) * sizeof(float));
+    }
+    int32_t *pair_row = to.at<int32_t>(at.pair_row), *row_begin = to.at<int32_t>(at.row_begin), *row_pair = to.at<int32_t>(at.row_pair);
+    memcpy(to.at<float>(at.weight), plan.weight.data(), (size_t)pairs * sizeof(float));
+    row_begin[0] = 0;
+    for (size_t i = 0; i < rows_.size(); i++) {
+      row_begin[i + 1] = row_begin[i] + counts_[i];
+      counts_[i] = row_begin[i];
+    }
+    for (int p = 0; p < pairs; p++) {
+      pair_row[p] = place_[(size_t)plan.row[(size_t)p]];
+      row_pair[counts_[(size_t)pair_row[p]]++] = p;
+    }
+    few_ = many_ = 0;
+    const int most = many_rows(desc_.format);
+    for (const PairPlan::Group &group : plan.groups)
+      for (int done = 0; done < group.count;) {
+        const int left = group.count - done, rows = left <= few_rows ? left : std::min(left, most);
+        const Tile tile{group.slot, group.first + done, rows};
+        if (rows <= few_rows) to.at<Tile>(at.few)[few_++] = tile;
+        else to.at<Tile>(at.many)[many_++] = tile;
+        done += rows;
+      }
+    upload(workspace_->device_request.at<void>(0), to.at<void>(0), at.bytes);
+  }
+
+  /* Rows as the weights' format takes them. */
+  Inputs rounded(const float *x, int64_t stride, int rows, int width, float *values, int8_t *steps, float *scales) {
+    const Rounding rounding{x, stride, rows, width, values, steps, scales};
+    if (quantised(desc_.format)) {
+      launch(round_to_steps, {rows, blocks_of(stride / group_k, block_threads)}, block_threads, 0, rounding);
+      return {nullptr, steps, scales, stride};
+    }
+    if (desc_.format != SY_W_BF16_X16 || !values) return {x, nullptr, nullptr, stride};
+    launch(round_to_bf16, {rows, blocks_of(stride, block_threads)}, block_threads, 0, rounding);
+    return {values, nullptr, nullptr, stride};
+  }
+
+  void multiply(Product product, void (*few_kernel)(Product), void (*many_kernel)(Product), const Tile *few_tiles, const Tile *many_tiles) {
+    if (many_ > 0) {
+      product.tiles = many_tiles;
+      launch(many_kernel, {many_, blocks_of(product.panels, block_warps * many_panels)}, block_threads, many_shared_bytes, product);
+    }
+    if (few_ > 0) {
+      product.tiles = few_tiles;
+      launch(few_kernel, {few_, blocks_of(product.panels, block_warps)}, block_threads, few_shared_bytes(desc_.format), product);
+    }
+  }
+
+  void compute(int pairs, float steps_per_unit, bool exact) {
+    const Request in(desc_, pairs, (int64_t)rows_.size());
+    const Scratch at(desc_, pairs, (int64_t)rows_.size());
+    const DeviceMemory &request = workspace_->device_request, &scratch = workspace_->scratch;
+    const int rows = (int)rows_.size();
+    Product product{};
+    product.slots = table_.at<const uint8_t *>(0);
+    product.has_bias = desc_.has_bias;
+    const Tile *few_tiles = request.at<Tile>(in.few), *many_tiles = request.at<Tile>(in.many);
+
+    product.at = 0, product.panel_bytes = layout_.gate_panel_bytes, product.panels = 2 * panels_of(desc_.inter);
+    product.n = desc_.inter, product.k = desc_.hidden;
+    product.row = request.at<int32_t>(in.pair_row);
+    product.in = rounded(request.at<float>(in.x), stride_of(desc_.hidden), rows, desc_.hidden, scratch.at<float>(at.x_values), scratch.at<int8_t>(at.x_steps),
+                         scratch.at<float>(at.x_scales));
+    product.out = scratch.at<float>(at.hidden), product.ldo = stride_of(desc_.inter);
+    product.bias_at = layout_.gate_bias_at, product.up_bias_at = layout_.up_bias_at;
+    product.activation = desc_.activation, product.alpha = desc_.alpha, product.limit = desc_.limit;
+    product.round = desc_.format == SY_W_BF16_X16;
+    multiply(product, kernels_.few_gate_up, kernels_.many_gate_up, few_tiles, many_tiles);
+
+    product.at = layout_.down_at, product.panel_bytes = layout_.down_panel_bytes, product.panels = panels_of(desc_.hidden);
+    product.n = desc_.hidden, product.k = desc_.inter;
+    product.row = nullptr;
+    product.in = rounded(scratch.at<float>(at.hidden), stride_of(desc_.inter), pairs, desc_.inter, nullptr, scratch.at<int8_t>(at.hidden_steps),
+                         scratch.at<float>(at.hidden_scales));
+    product.out = scratch.at<float>(at.y), product.ldo = desc_.hidden;
+    product.bias_at = layout_.down_bias_at;
+    multiply(product, kernels_.few_down, kernels_.many_down, few_tiles, many_tiles);
+
+    const Answer back(desc_, pairs, rows);
+    if (!exact) return download(workspace_->answer.at<void>(back.sums), scratch.at<void>(at.y), (size_t)pairs * (size_t)desc_.hidden * sizeof(float));
+    memset(workspace_->answer.at<void>(back.poisoned), 0, (size_t)rows);
+    launch(sum_pairs, {rows, blocks_of(desc_.hidden, block_threads)}, block_threads, 0,
+           Contributions{scratch.at<float>(at.y), desc_.hidden, request.at<int32_t>(in.row_begin), request.at<int32_t>(in.row_pair), request.at<float>(in.weight),
+                         steps_per_unit, contribution_limit, workspace_->answer.at<int64_t>(back.sums), workspace_->answer.at<uint8_t>(back.poisoned)});
+  }
+
+  /* From the answer into the sink, as run_plan() leaves it. */
+  void take(const PairPlan &plan, int pairs, const ExpertSink &sink) {
+    if (sink.sum) sum_clear(*sink.sum, sink.cleared_rows);
+    if (pairs == 0) return;
+    const Answer at(desc_, pairs, (int64_t)rows_.size());
+    const float *y = workspace_->answer.at<float>(at.sums);
+    const size_t width = (size_t)desc_.hidden;
+    if (sink.out) {
+      memcpy(sink.out, y, (size_t)pairs * width * sizeof(float));
+    } else if (sink.sum->mode == SY_SUM_FAST) {
+      for (int p = 0; p < pairs; p++) {
+        float *sum = sink.sum->fast(plan.row[(size_t)p]);
+        for (size_t i = 0; i < width; i++) sum[i] += plan.weight[(size_t)p] * y[(size_t)p * width + i];
+      }
+    } else {
+      for (size_t i = 0; i < rows_.size(); i++) {
+        if (workspace_->answer.at<uint8_t>(at.poisoned)[i]) sink.sum->poison(rows_[i]);
+        const int64_t *from = workspace_->answer.at<int64_t>(at.sums) + i * width;
+        int64_t *sum = sink.sum->exact(rows_[i]);
+        for (size_t j = 0; j < width; j++) sum[j] += from[j];
+      }
+    }
+  }
+
+  const std::shared_ptr<Workspace> workspace_;
+  const sy_experts_desc desc_;
+  const ExpertLayout layout_;
+  const Kernels kernels_;
+  std::vector<std::unique_ptr<DeviceMemory>> slots_; /* null: clear */
+  std::vector<uint8_t *> addresses_;                 /* of the slots, as in table_ */
+  DeviceMemory table_;
+  std::vector<int32_t> rows_;            /* of the call */
+  std::vector<int> place_, counts_;      /* by row of x; by place */
+  int few_ = 0, many_ = 0;               /* tiles of the call */
+};
+
+class Gpu final : public Accelerator {
+public:
+  explicit Gpu(int ordinal) : workspace_(std::make_shared<Workspace>()) {
+    const Properties found = open(ordinal);
+    name = found.name, memory_bytes = found.memory_bytes;
+    workspace_->ordinal = ordinal;
+  }
+  std::unique_ptr<AcceleratedExperts> experts(const sy_experts_desc &desc, const ExpertLayout &layout) override {
+    return std::make_unique<GpuExperts>(workspace_, desc, layout);
+  }
+  Ceilings measure_ceilings() override {
+    use(workspace_->ordinal);
+    return ceilings();
+  }
+
+private:
+  const std::shared_ptr<Workspace> workspace_;
+};
+
+} // namespace
+
+std::unique_ptr<Accelerator> accelerator(int ordinal) { return std::make_unique<Gpu>(ordinal); }
+
+} // namespace sy::SY_GPU

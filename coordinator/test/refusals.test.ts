@@ -1,9 +1,11 @@
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
-import { type ErrorCode, Finish, limits } from '@switchyard/proto';
+import { contiguousPlan, type ErrorCode, Finish, limits, SwitchyardError } from '@switchyard/proto';
 import { afterAll, afterEach, describe, expect, it, vi } from 'vitest';
 import { type RunningCoordinator, startCoordinator } from '../src/index.ts';
+import { Membership } from '../src/membership/membership.ts';
+import { readModelFolder } from '../src/model-folder.ts';
 import { modelDir } from './model-dir.ts';
 import { ScriptedWorker } from './scripted-worker.ts';
 
@@ -44,7 +46,10 @@ async function complete(body: Record<string, unknown> = {}) {
 
 /** Whoever is asked next. */
 async function asked(workers: ScriptedWorker[]): Promise<{ index: number; request: number }> {
-  return await Promise.race(workers.map(async (worker, index) => ({ index, request: (await worker.next('submit')).request })));
+  const isAsked = ({ received }: ScriptedWorker) => received.some(({ type }) => type === 'submit');
+  await becomes(() => workers.some(isAsked));
+  const index = workers.findIndex(isAsked);
+  return { index, request: (await workers[index].next('submit')).request };
 }
 
 function refuse(worker: ScriptedWorker, request: number, code: ErrorCode): void {
@@ -102,6 +107,52 @@ describe('a worker that shuts down', () => {
     expect(await next).toMatchObject({ status: 503, code: 'shutting_down' });
     expect(await complete()).toMatchObject({ status: 503, code: 'not_ready' });
     expect([load(0), load(1)]).toEqual([0, 0]);
+  });
+});
+
+describe('a worker that is lost where others have all its experts', () => {
+  /** A plan by which each worker has every expert. */
+  function replicated(workers: number): string {
+    const named = Array.from({ length: workers }, (_, i) => ({ name: `n0w${i}`, node: 0 }));
+    const once = contiguousPlan(readModelFolder(modelDir).plan, named);
+    const file = path.join(folder, `${workers}-${serial}.json`);
+    writeFileSync(file, JSON.stringify({ ...once, replicas: once.replicas.map((layer) => layer.map(() => named.map((_, i) => i))) }));
+    return file;
+  }
+
+  it('leaves what it had not begun to answer to another, once, and takes with it what it had', async () => {
+    const three = await start(3, { plan: replicated(3) });
+    const prompt = Array.from({ length: 80 }, (_, i) => 100 + i);
+    const begun = complete({ prompt });
+    const { index, request } = await asked(three);
+    const waiting = complete({ prompt });
+    await three[index].next('submit');
+    answer(three[index], request, Finish.none);
+    await three[index].stream.close();
+    expect(await begun).toMatchObject({ status: 503, code: 'worker_lost' });
+    const others = three.filter((_, i) => i !== index);
+    const second = await asked(others);
+    await others[second.index].stream.close();
+    expect(await waiting).toMatchObject({ status: 503, code: 'worker_lost' });
+    const next = complete({ prompt });
+    const last = others[1 - second.index];
+    answer(last, (await last.next('submit')).request);
+    expect((await next).status).toBe(200);
+  });
+
+  it('and whose stream closes just as it is asked is passed over', async () => {
+    const both = await start(2, { plan: replicated(2) });
+    const submit = vi.spyOn(Membership.prototype, 'submit').mockImplementationOnce(() => {
+      throw new SwitchyardError('link_closed', 'it has just gone');
+    });
+    const first = complete();
+    const { index, request } = await asked(both);
+    expect(submit.mock.calls.map(([place]) => place.worker)).toEqual([1 - index, index]);
+    submit.mockRestore();
+    const second = complete();
+    answer(both[index], request);
+    answer(both[index], (await both[index].next('submit')).request);
+    expect((await Promise.all([first, second])).map(({ status }) => status)).toEqual([200, 200]);
   });
 });
 

@@ -10,7 +10,7 @@ const asking = Array.from({ length: 8 }, (_, i) => ({
   model,
   prompt: `Chapter ${i + 1}. It was a dark night, and ${['the sea', 'a horse', 'the king', 'nobody'][i % 4]}`,
   temperature: 0,
-  max_tokens: 96,
+  max_tokens: 160,
   ignore_eos: true,
   logprobs: 2,
 }));
@@ -42,12 +42,19 @@ async function answer(request: (typeof asking)[number]) {
   return { status: reply.status, home, ...reply.json() };
 }
 
+/** Answers that have begun. */
+async function firstTokens(): Promise<number> {
+  const text = await (await fetch(`${cluster.url}/metrics`)).text();
+  return Number(/^switchyard_time_to_first_token_seconds_count\{.*\} (\d+)$/m.exec(text)![1]);
+}
+
 it('a worker that is killed takes the requests with it whose home it is; the others end with the bits that they would have had', async () => {
   const undisturbed = [];
   for (const request of asking) undisturbed.push((await answer(request)).choices);
   const answers = asking.map(answer);
-  // Homes are all four, and all are in the middle of it.
+  // Homes are all four, and all are in the middle of it: what is not begun is given to another.
   await until(async () => (await status(cluster)).workers.every(({ load }) => load >= 2));
+  await until(async () => (await firstTokens()) === 2 * asking.length);
   cluster.workers.get('n1w0')!.kill('SIGKILL');
   const ended = await Promise.all(answers);
   const failed = ended.filter((one) => one.status !== 200);

@@ -66,8 +66,8 @@ export class Answer {
   home: HomeChoice | null = null;
   /** Where its first chunk was computed, when what that chose moved it. */
   movedFrom: HomeChoice | null = null;
-  /** A worker refused it, and it was given to another: that is tried once. */
-  refused = false;
+  /** A worker refused it or was lost before it had begun, and it was given to another: that is tried once. */
+  givenOn = false;
   /** `prefixPoints` of its prompt. */
   points: readonly number[] = [];
   /** As far as workers have told, all its homes together. */

@@ -191,10 +191,8 @@ export class Dispatcher {
         if (finish !== Finish.none) this.#release(request);
         continue;
       }
-      if (error !== null && this.#mayGoElsewhere(entry, error.code, now)) {
-        this.#loads.setBatched(entry, false);
+      if (error !== null && this.#refusals.note(place.worker, error.code, now) && this.#mayGoElsewhere(entry)) {
         this.#release(request);
-        answer.refused = true;
         refused.push(answer);
         continue;
       }
@@ -220,24 +218,29 @@ export class Dispatcher {
       }
       if (finish !== Finish.none) this.#release(request);
     }
-    // Their clients may have gone since, with another of their choices.
-    this.#waiting.unshift(...refused.filter(({ closed }) => !closed));
+    this.#giveOn(refused);
     this.#pump();
     this.#flush();
   }
 
-  /** Everything that ran there fails; the rest goes on. */
+  /** Everything that ran there fails, but for what it had not begun to answer and another can; the rest goes on. */
   onLost(place: Place, error: SwitchyardError): void {
     this.#prefixes.forget(place.worker);
     this.#refusals.forget(place.worker);
+    const unbegun: Answer[] = [];
     for (const [request, entry] of this.#running) {
       if (entry.place !== place) continue;
       this.#release(request);
       if (entry.answer.closed || entry.moved) continue;
+      if (this.#mayGoElsewhere(entry)) {
+        unbegun.push(entry.answer);
+        continue;
+      }
       this.#touched.add(entry.answer.listener);
       attempt(entry.answer, () => entry.answer.fail(error));
       this.#metrics.onEnd(entry.answer, performance.now());
     }
+    this.#giveOn(unbegun);
     this.#pump();
     this.#flush();
   }
@@ -298,11 +301,16 @@ export class Dispatcher {
     return { worker, node, load: sequences, promptTokens, lastChosen };
   }
 
-  /** What its worker has refused, or will no longer begin, another may do: nothing of it has reached the client yet. */
-  #mayGoElsewhere({ answer, place }: Running, code: string, nowMs: number): boolean {
-    const refuses = this.#refusals.note(place.worker, code, nowMs);
-    if (!refuses || answer.refused || answer.closed || answer.completionTokens > 0 || this.#membership.uncovered > 0) return false;
+  /** What its worker has refused, or was lost with, another may do, once: nothing of it has reached the client yet. */
+  #mayGoElsewhere({ answer, place }: Running): boolean {
+    if (answer.givenOn || answer.closed || answer.completionTokens > 0 || this.#membership.uncovered > 0) return false;
     return this.#takers().some((other) => other !== place);
+  }
+
+  /** They have waited longest. Their clients may have gone since, with another of their choices. */
+  #giveOn(answers: readonly Answer[]): void {
+    for (const answer of answers) answer.givenOn = true;
+    this.#waiting.unshift(...answers.filter(({ closed }) => !closed));
   }
 
   /** A cache that holds much of the prompt counts most, one that holds little counts least. */
@@ -369,7 +377,11 @@ export class Dispatcher {
     try {
       this.#membership.submit(place, submit);
     } catch (error) {
-      attempt(answer, () => answer.fail(error as SwitchyardError));
+      if ((error as SwitchyardError).code === 'link_closed') {
+        // Its loss is about to be told.
+        this.#refusals.leaves(place.worker);
+        this.#waiting.unshift(answer);
+      } else attempt(answer, () => answer.fail(error as SwitchyardError));
       return;
     }
     const entry = { answer, place, promptTokens: spec.prompt.length, submittedMs: performance.now(), moved: false, batched: false };

@@ -24,6 +24,11 @@ export class Refusals {
     return true;
   }
 
+  /** It takes nothing any more until it is back. */
+  leaves(worker: number): void {
+    this.#untilMs[worker] = Number.POSITIVE_INFINITY;
+  }
+
   /** Whoever comes next under its name has refused nothing. */
   forget(worker: number): void {
     this.#untilMs[worker] = 0;

@@ -21,6 +21,8 @@ export const bounds = {
   collectedCharsMax: 128 * 1024 * 1024,
   /** Idle keep-alive connections; longer than the usual load balancer's 60 s, so that it closes first. */
   keepAliveMs: 75_000,
+  /** A client that was refused because its bytes are not HTTP, or come too slowly, has so long to read why and to close its end. */
+  refusedSocketMs: 1_000,
   /** Nesting of JSON in tools and arguments, which are walked recursively. */
   jsonDepthMax: 64,
   /** Tools of one request: what OpenAI allows. */

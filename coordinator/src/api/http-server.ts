@@ -161,14 +161,13 @@ function admit(service: Service, exchange: Exchange, { access, path }: Route): v
   exchange.tenant = tenant;
 }
 
-function fail(service: Service, { request, response, id, path }: Exchange, error: unknown): void {
+function fail(service: Service, { response, id, path }: Exchange, error: unknown): void {
   const { code, status } = errorReply(error);
   service.metrics.requests.onError(code);
   const detail = error instanceof SwitchyardError ? { code, message: error.message } : { err: error };
   if (status === 500) service.log.error({ request: id, path, ...detail }, 'request failed');
   else service.log.debug({ request: id, path, ...detail }, 'request refused');
-  // What is left of a body that was not read cannot be told from the next request.
-  if (!request.complete && !response.headersSent) response.setHeader('connection', 'close');
+  // Node discards what is left of the body. To close instead would reset the connection, and with it what a client that still sends has yet to read.
   sendError(response, error);
 }
 
@@ -185,6 +184,7 @@ function refuseBytes(error: NodeJS.ErrnoException, socket: Socket): void {
     `HTTP/1.1 ${status} ${STATUS_CODES[status]}\r\ncontent-type: application/json; charset=utf-8\r\ncontent-length: ${Buffer.byteLength(body)}\r\n` +
       `x-request-id: req-none\r\nconnection: close\r\n\r\n${body}`,
   );
+  setTimeout(() => socket.destroy(), bounds.refusedSocketMs).unref();
 }
 
 function refusalOf(code: string | undefined): [status: number, code: ErrorCode, message: string] {

@@ -25,7 +25,7 @@ function report(error: unknown): number {
   // What an interrupted command waited for was given up: the wish was the user's.
   if (error instanceof Error && error.name === 'AbortError') return exitStatus.interrupted;
   if (error instanceof ApiError) process.stderr.write(`${pc.red('error:')} the server says: ${error.message}\n`);
-  else if (isRefusedBySystem(error)) process.stderr.write(`${pc.red('error:')} ${error.message}\n`);
+  else if (isRefusedBySystem(error) || isUnsupported(error)) process.stderr.write(`${pc.red('error:')} ${error.message}\n`);
   else if (isCatalogued(error)) process.stderr.write(`${pc.red('error:')} ${error.message} (${error.code})\n`);
   else process.stderr.write(`${pc.red('error:')} ${error instanceof Error ? (error.stack ?? error.message) : String(error)}\n`);
   return exitStatus.failed;
@@ -34,6 +34,11 @@ function report(error: unknown): number {
 /** An error of our catalogue, whichever copy of the package threw it. */
 function isCatalogued(error: unknown): error is Error & { code: string } {
   return error instanceof Error && error.name === 'SwitchyardError';
+}
+
+/** What this machine or this build of the kernels cannot do, like computing on a GPU that is not there. */
+function isUnsupported(error: unknown): error is Error {
+  return error instanceof Error && error.name === 'NativeError' && 'status' in error && error.status === 'unsupported';
 }
 
 /** A file or an address that the system did not let us have: its message names both. */

@@ -26,7 +26,7 @@ public:
   /* So that no later call with so many pairs and rows allocates. */
   virtual void reserve(int pairs, int rows) = 0;
   /* Runs the plan of `experts` as run_plan() does. Throws SY_IO where the device failed. */
-  virtual void run(const Experts &experts, const float *x, int64_t ldx, const ExpertSink &sink) = 0;
+  virtual void run(const Experts &experts, Pool &pool, const float *x, int64_t ldx, const ExpertSink &sink) = 0;
 };
 
 /* What a device can do at best, for benchmarks to compare with. */

@@ -400,7 +400,7 @@ void experts_reserve(Experts &e, int pairs, int rows, int threads) {
 }
 
 void run_plan(Experts &e, Pool &pool, const float *x, int64_t ldx, const ExpertSink &sink) {
-  if (e.accelerated) return e.accelerated->run(e, x, ldx, sink);
+  if (e.accelerated) return e.accelerated->run(e, pool, x, ldx, sink);
   const TileOps *ops = tile_ops(e.isa);
   if (!ops) return run_plan_ref(e, x, ldx, sink);
   int64_t pairs = 0;

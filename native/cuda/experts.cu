@@ -5,6 +5,7 @@
 
 #include "../cpp/accelerator.h"
 #include "../cpp/experts.h"
+#include "../cpp/team.h"
 #include "ceilings.h"
 #include "panels.h"
 
@@ -161,7 +162,7 @@ public:
     rows_.reserve((size_t)rows);
   }
 
-  void run(const Experts &experts, const float *x, int64_t ldx, const ExpertSink &sink) override {
+  void run(const Experts &experts, Pool &pool, const float *x, int64_t ldx, const ExpertSink &sink) override {
     const PairPlan &plan = experts.plan;
     int pairs = 0;
     for (const PairPlan::Group &group : plan.groups) pairs += group.count;
@@ -169,12 +170,12 @@ public:
       use(workspace_->ordinal);
       find_rows(plan, pairs);
       workspace_->reserve(desc_, pairs, (int64_t)rows_.size());
-      send(plan, pairs, x, ldx);
+      send(plan, pairs, pool, x, ldx);
       const bool exact = sink.sum && sink.sum->mode == SY_SUM_EXACT;
       compute(pairs, exact ? sink.steps_per_unit : 0.0f, exact);
       finish();
     }
-    take(plan, pairs, sink);
+    take(plan, pairs, pool, sink);
   }
 
 private:
@@ -199,15 +200,15 @@ private:
     }
   }
 
-  void send(const PairPlan &plan, int pairs, const float *x, int64_t ldx) {
+  void send(const PairPlan &plan, int pairs, Pool &pool, const float *x, int64_t ldx) {
     const Request at(desc_, pairs, (int64_t)rows_.size());
     const PinnedMemory &to = workspace_->request;
     const int64_t stride = stride_of(desc_.hidden);
-    for (size_t i = 0; i < rows_.size(); i++) {
+    each_row(pool, [&](size_t i) {
       float *row = to.at<float>(at.x) + (int64_t)i * stride;
       memcpy(row, x + rows_[i] * ldx, (size_t)desc_.hidden * sizeof(float));
       memset(row + desc_.hidden, 0, (size_t)(stride - desc_.hidden) * sizeof(float));
-    }
+    });
     int32_t *pair_row = to.at<int32_t>(at.pair_row), *row_begin = to.at<int32_t>(at.row_begin), *row_pair = to.at<int32_t>(at.row_pair);
     memcpy(to.at<float>(at.weight), plan.weight.data(), (size_t)pairs * sizeof(float));
     row_begin[0] = 0;
@@ -219,14 +220,16 @@ private:
       pair_row[p] = place_[(size_t)plan.row[(size_t)p]];
       row_pair[counts_[(size_t)pair_row[p]]++] = p;
     }
-    few_ = many_ = 0;
+    few_ = many_ = few_rows_ = 0;
     const int most = many_rows(desc_.format);
     for (const PairPlan::Group &group : plan.groups)
       for (int done = 0; done < group.count;) {
         const int left = group.count - done, rows = left <= few_rows ? left : std::min(left, most);
         const Tile tile{group.slot, group.first + done, rows};
-        if (rows <= few_rows) to.at<Tile>(at.few)[few_++] = tile;
-        else to.at<Tile>(at.many)[many_++] = tile;
+        if (rows <= few_rows) {
+          to.at<Tile>(at.few)[few_++] = tile;
+          few_rows_ = std::max(few_rows_, rows == 3 ? few_rows : rows);
+        } else to.at<Tile>(at.many)[many_++] = tile;
         done += rows;
       }
     upload(workspace_->device_request.at<void>(0), to.at<void>(0), at.bytes);
@@ -251,7 +254,7 @@ private:
     }
     if (few_ > 0) {
       product.tiles = few_tiles;
-      launch(few_kernel, {few_, blocks_of(product.panels, block_warps)}, block_threads, few_shared_bytes(desc_.format), product);
+      launch(few_kernel, {few_, blocks_of(product.panels, block_warps)}, block_threads, few_shared_bytes(desc_.format, few_rows_), product);
     }
   }
 
@@ -294,27 +297,48 @@ private:
   }
 
   /* From the answer into the sink, as run_plan() leaves it. */
-  void take(const PairPlan &plan, int pairs, const ExpertSink &sink) {
-    if (sink.sum) sum_clear(*sink.sum, sink.cleared_rows);
+  void take(const PairPlan &plan, int pairs, Pool &pool, const ExpertSink &sink) {
+    const bool exact = sink.sum && sink.sum->mode == SY_SUM_EXACT;
+    if (sink.sum && !exact) sum_clear(*sink.sum, sink.cleared_rows);
+    if (exact) clear_between(*sink.sum, pairs > 0 ? rows_ : std::vector<int32_t>{}, sink.cleared_rows);
     if (pairs == 0) return;
     const Answer at(desc_, pairs, (int64_t)rows_.size());
     const float *y = workspace_->answer.at<float>(at.sums);
     const size_t width = (size_t)desc_.hidden;
-    if (sink.out) {
-      memcpy(sink.out, y, (size_t)pairs * width * sizeof(float));
-    } else if (sink.sum->mode == SY_SUM_FAST) {
+    if (exact) {
+      each_row(pool, [&](size_t i) {
+        const int64_t *from = workspace_->answer.at<int64_t>(at.sums) + i * width;
+        int64_t *sum = sink.sum->exact(rows_[i]);
+        if (rows_[i] < sink.cleared_rows) memcpy(sum, from, width * sizeof(int64_t));
+        else
+          for (size_t j = 0; j < width; j++) sum[j] += from[j];
+        if (workspace_->answer.at<uint8_t>(at.poisoned)[i]) sink.sum->poison(rows_[i]);
+      });
+    } else if (sink.sum) {
       for (int p = 0; p < pairs; p++) {
         float *sum = sink.sum->fast(plan.row[(size_t)p]);
         for (size_t i = 0; i < width; i++) sum[i] += plan.weight[(size_t)p] * y[(size_t)p * width + i];
       }
-    } else {
-      for (size_t i = 0; i < rows_.size(); i++) {
-        if (workspace_->answer.at<uint8_t>(at.poisoned)[i]) sink.sum->poison(rows_[i]);
-        const int64_t *from = workspace_->answer.at<int64_t>(at.sums) + i * width;
-        int64_t *sum = sink.sum->exact(rows_[i]);
-        for (size_t j = 0; j < width; j++) sum[j] += from[j];
-      }
+    } else memcpy(sink.out, y, (size_t)pairs * width * sizeof(float));
+  }
+
+  /* Rows below `cleared` that are none of `rows` (ascending), which are written whole. */
+  static void clear_between(RowSum &sum, const std::vector<int32_t> &rows, int cleared) {
+    memset(sum.poisoned.data(), 0, (size_t)cleared);
+    size_t next = 0;
+    for (int row = 0; row < cleared; row++) {
+      if (next < rows.size() && rows[next] == row) next++;
+      else memset(sum.exact(row), 0, (size_t)sum.stride * sizeof(int64_t));
     }
+  }
+
+  /* body(i) for every row of the call, shared out over the pool where there is much to copy. */
+  template <class Body> void each_row(Pool &pool, const Body &body) const {
+    const bool alone = (int64_t)rows_.size() * desc_.hidden < combine_alone_below;
+    share(pool, alone, [&](const Team &team) {
+      const Range mine = team.part((int)rows_.size());
+      for (int i = mine.begin; i < mine.end; i++) body((size_t)i);
+    });
   }
 
   const std::shared_ptr<Workspace> workspace_;
@@ -326,7 +350,7 @@ private:
   DeviceMemory table_;
   std::vector<int32_t> rows_;            /* of the call */
   std::vector<int> place_, counts_;      /* by row of x; by place */
-  int few_ = 0, many_ = 0;               /* tiles of the call */
+  int few_ = 0, many_ = 0, few_rows_ = 0; /* tiles of the call; the most rows of a tile of few */
 };
 
 class Gpu final : public Accelerator {

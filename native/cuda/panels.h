@@ -4,7 +4,8 @@
  * A panel has 32 columns and a warp 32 threads: thread i sums column i, k ascending, in one accumulator, which is the order that the header asks for. Nothing is
  * split along k; what keeps a GPU busy is many columns, many experts and many rows.
  *
- *   few   up to 4 rows: a warp for each panel, whose bytes stream through a ring in shared memory, far ahead of the sums. Bound by memory.
+ *   few   up to 4 rows: a warp for each panel, whose bytes stream through a ring in shared memory, with the rows' columns beside them, far ahead of the
+ *         sums. Bound by memory, or, where columns are few, by the chain of additions: 4 cycles each.
  *   many  a warp for 4 neighbouring panels and 16 rows (8 in the quantised formats): 64 sums a thread, so that a weight serves 16 rows and an input 4 columns.
  *
  * Gate and up panels alternate (cpp/experts.h). Their two dots meet in the activation: in `many` in one thread, in `few` through shared memory.
@@ -106,96 +107,126 @@ template <int format> SY_GPU_CODE float weight_scale(const uint8_t *group, int l
 
 /* ---- few rows ---- */
 
-/* How a panel passes through a warp's ring: `stages` pieces of so many bytes and columns of k. */
+/* How a panel passes through a warp's ring: `stages` pieces, each of so many bytes of weights and the columns of k that belong to them. */
 struct Ring {
-  int stage_bytes, stage_k, stages;
+  int weight_bytes, stage_k, stages;
 };
 SY_ANYWHERE constexpr Ring ring_of(int format) {
   if (format == SY_W_F32) return {4096, 32, 4};
-  if (format == SY_W_I8) return {group_bytes(SY_W_I8), group_k, 7};
-  if (format == SY_W_I4) return {group_bytes(SY_W_I4), group_k, 12};
+  if (format == SY_W_I8) return {group_bytes(SY_W_I8), group_k, 6};
+  if (format == SY_W_I4) return {group_bytes(SY_W_I4), group_k, 8};
   return {4096, 64, 4};
 }
-constexpr size_t few_shared_bytes(int format) {
-  return (size_t)block_warps * ring_of(format).stage_bytes * ring_of(format).stages + (size_t)(block_warps / 2) * few_rows * panel_columns * sizeof(float);
+/* A row's part of a stage. */
+SY_ANYWHERE constexpr int input_bytes(int format) { return ring_of(format).stage_k * (format == SY_W_I8 || format == SY_W_I4 ? 1 : 4); }
+SY_ANYWHERE constexpr int stage_bytes(int format, int rows) { return ring_of(format).weight_bytes + rows * input_bytes(format); }
+SY_ANYWHERE constexpr int ring_bytes(int format, int rows) { return ring_of(format).stages * stage_bytes(format, rows); }
+SY_ANYWHERE constexpr size_t few_shared_bytes(int format, int rows) {
+  return (size_t)block_warps * ring_bytes(format, rows) + (size_t)(block_warps / 2) * rows * panel_columns * sizeof(float);
 }
 
-/* One stage: k0 .. k0 + count of `rows` rows. */
-template <int format, int rows>
-SY_GPU_CODE void add_stage(const uint8_t *stage, const Inputs &in, const int64_t (&row)[rows], int k0, int count, int lane, float (&sum)[rows]) {
-  if constexpr (format == SY_W_I8 || format == SY_W_I4) {
-    int steps[rows] = {};
+/* Pairs first .. end of a stage. */
+template <int format, int rows> SY_GPU_CODE void add_pairs(const uint8_t *weights, const float *x, int first, int end, int lane, float (&sum)[rows]) {
+  constexpr int row_floats = input_bytes(format) / 4;
+  int pair = first;
+#pragma unroll 8
+  for (; pair + 2 <= end; pair += 2) {
+    const WeightPair even = weights_of<format>(weights, pair, lane), odd = weights_of<format>(weights, pair + 1, lane);
 #pragma unroll
-    for (int quads = 0; quads < group_k / 4; quads += 4) {
-      int w[4];
-#pragma unroll
-      for (int i = 0; i < 4; i++) w[i] = weight_quad<format>(stage, quads + i, lane);
-#pragma unroll
-      for (int r = 0; r < rows; r++) {
-        const Int4 x = *reinterpret_cast<const Int4 *>(in.steps + row[r] * in.stride + k0 + quads * 4);
-        steps[r] = dot4(x.w, w[3], dot4(x.z, w[2], dot4(x.y, w[1], dot4(x.x, w[0], steps[r]))));
-      }
-    }
-    const float scale = weight_scale<format>(stage, lane);
-#pragma unroll
-    for (int r = 0; r < rows; r++) sum[r] = fmaf((float)steps[r], in.scales[row[r] * (in.stride / group_k) + k0 / group_k] * scale, sum[r]);
-  } else {
-    const int pairs = (count + 1) / 2;
-    const float *x[rows];
-#pragma unroll
-    for (int r = 0; r < rows; r++) x[r] = in.values + row[r] * in.stride + k0;
-#pragma unroll 4
-    for (int pair = 0; pair + 2 <= pairs; pair += 2) {
-      const WeightPair first = weights_of<format>(stage, pair, lane), second = weights_of<format>(stage, pair + 1, lane);
-#pragma unroll
-      for (int r = 0; r < rows; r++) {
-        const Float4 v = *reinterpret_cast<const Float4 *>(x[r] + 2 * pair);
-        sum[r] = add_pair(add_pair(sum[r], v.x, v.y, first), v.z, v.w, second);
-      }
-    }
-    if (pairs % 2) {
-      const WeightPair last = weights_of<format>(stage, pairs - 1, lane);
-#pragma unroll
-      for (int r = 0; r < rows; r++) sum[r] = add_pair(sum[r], x[r][2 * pairs - 2], x[r][2 * pairs - 1], last);
+    for (int r = 0; r < rows; r++) {
+      const Float4 v = *reinterpret_cast<const Float4 *>(x + r * row_floats + 2 * pair);
+      sum[r] = add_pair(add_pair(sum[r], v.x, v.y, even), v.z, v.w, odd);
     }
   }
+  if (pair == end) return;
+  const WeightPair last = weights_of<format>(weights, pair, lane);
+#pragma unroll
+  for (int r = 0; r < rows; r++) sum[r] = add_pair(sum[r], x[r * row_floats + 2 * pair], x[r * row_floats + 2 * pair + 1], last);
+}
+
+/* A group of a quantised format. `x_scale` is that of each row. */
+template <int format, int rows> SY_GPU_CODE void add_group(const uint8_t *weights, const uint8_t *x, const float (&x_scale)[rows], int lane, float (&sum)[rows]) {
+  int steps[rows] = {};
+#pragma unroll
+  for (int quads = 0; quads < group_k / 4; quads += 4) {
+    int w[4];
+#pragma unroll
+    for (int i = 0; i < 4; i++) w[i] = weight_quad<format>(weights, quads + i, lane);
+#pragma unroll
+    for (int r = 0; r < rows; r++) {
+      const Int4 v = *reinterpret_cast<const Int4 *>(x + r * group_k + quads * 4);
+      steps[r] = dot4(v.w, w[3], dot4(v.z, w[2], dot4(v.y, w[1], dot4(v.x, w[0], steps[r]))));
+    }
+  }
+  const float scale = weight_scale<format>(weights, lane);
+#pragma unroll
+  for (int r = 0; r < rows; r++) sum[r] = fmaf((float)steps[r], x_scale[r] * scale, sum[r]);
 }
 
 template <int format, int rows>
 SY_GPU_CODE void stream_panel(const Product &p, const uint8_t *panel, const Tile &tile, uint8_t *ring, int lane, float (&sum)[rows]) {
   constexpr Ring shape = ring_of(format);
-  int64_t row[rows];
+  constexpr bool steps_format = format == SY_W_I8 || format == SY_W_I4;
+  constexpr int bytes = stage_bytes(format, rows), x_bytes = input_bytes(format), x_pieces = x_bytes / 16, weight_pieces = shape.weight_bytes / 16;
+  const int stages = (p.k + shape.stage_k - 1) / shape.stage_k, whole = (int)(p.panel_bytes / shape.weight_bytes);
+  // The inputs' pieces that this thread brings: piece `lane + 32 i` of all rows.
+  constexpr int most_pieces = (rows * x_pieces + warp_threads - 1) / warp_threads;
+  const uint8_t *x_from[most_pieces];
 #pragma unroll
-  for (int r = 0; r < rows; r++) row[r] = input_row(p, tile, r);
-  const int stages = (p.k + shape.stage_k - 1) / shape.stage_k;
+  for (int i = 0; i < most_pieces; i++) {
+    const int piece = lane + i * warp_threads, r = piece / x_pieces < rows ? piece / x_pieces : rows - 1;
+    const int64_t at = input_row(p, tile, r) * p.in.stride;
+    x_from[i] = (steps_format ? reinterpret_cast<const uint8_t *>(p.in.steps + at) : reinterpret_cast<const uint8_t *>(p.in.values + at)) + piece % x_pieces * 16;
+  }
+  const float *scales[rows];
+#pragma unroll
+  for (int r = 0; r < rows; r++) scales[r] = steps_format ? p.in.scales + input_row(p, tile, r) * (p.in.stride / group_k) : nullptr;
+
+  const uint8_t *from = panel + lane * 16;
   const auto fetch = [&](int stage) {
     if (stage < stages) {
-      const size_t from = (size_t)stage * shape.stage_bytes;
-      const int bytes = p.panel_bytes - from < (size_t)shape.stage_bytes ? (int)(p.panel_bytes - from) : shape.stage_bytes;
-      uint8_t *to = ring + stage % shape.stages * shape.stage_bytes;
-      for (int at = lane * 16; at < bytes; at += warp_threads * 16) copy16(to + at, panel + from + at);
+      uint8_t *to = ring + stage % shape.stages * bytes;
+      if (stage < whole) {
+#pragma unroll
+        for (int i = 0; i < (weight_pieces + warp_threads - 1) / warp_threads; i++)
+          if (weight_pieces % warp_threads == 0 || lane + i * warp_threads < weight_pieces) copy16(to + (lane + i * warp_threads) * 16, from + i * warp_threads * 16);
+      } else
+        for (int at = lane * 16; (size_t)stage * shape.weight_bytes + at < p.panel_bytes; at += warp_threads * 16) copy16(to + at, from + at - lane * 16);
+      from += shape.weight_bytes;
+#pragma unroll
+      for (int i = 0; i < most_pieces; i++)
+        if (rows * x_pieces % warp_threads == 0 || lane + i * warp_threads < rows * x_pieces)
+          copy16(to + shape.weight_bytes + (lane + i * warp_threads) * 16, x_from[i] + (size_t)stage * x_bytes);
     }
     end_group(); // Also when empty: groups are counted.
   };
+#pragma unroll
   for (int stage = 0; stage < shape.stages - 1; stage++) fetch(stage);
   for (int stage = 0; stage < stages; stage++) {
+    float x_scale[rows];
+#pragma unroll
+    for (int r = 0; r < rows; r++) x_scale[r] = steps_format ? scales[r][stage] : 0.0f;
     wait_copies<shape.stages - 2>();
     sync_warp(); // Everybody's piece of this stage is here, and everybody has done with the stage before, which the next copies write over.
     fetch(stage + shape.stages - 1);
-    const int k0 = stage * shape.stage_k, count = p.k - k0 < shape.stage_k ? p.k - k0 : shape.stage_k;
-    add_stage<format, rows>(ring + stage % shape.stages * shape.stage_bytes, p.in, row, k0, count, lane, sum);
+    const uint8_t *here = ring + stage % shape.stages * bytes;
+    if constexpr (steps_format) {
+      add_group<format, rows>(here, here + shape.weight_bytes, x_scale, lane, sum);
+    } else {
+      const float *x = reinterpret_cast<const float *>(here + shape.weight_bytes);
+      if ((stage + 1) * shape.stage_k <= p.k) add_pairs<format, rows>(here, x, 0, shape.stage_k / 2, lane, sum);
+      else add_pairs<format, rows>(here, x, 0, (p.k - stage * shape.stage_k + 1) / 2, lane, sum);
+    }
   }
 }
 
 template <int format, bool gate_up, int rows> SY_GPU_CODE void few_of(const Product &p, const Tile &tile) {
   const int warp = thread_in_block() / warp_threads, lane = thread_in_block() % warp_threads, panel = block_y() * block_warps + warp;
-  constexpr Ring shape = ring_of(format);
   const uint8_t *slot = p.slots[tile.slot];
   float sum[rows] = {};
-  if (panel < p.panels)
-    stream_panel<format, rows>(p, slot + p.at + (size_t)panel * p.panel_bytes, tile, shared_memory() + warp * shape.stages * shape.stage_bytes, lane, sum);
+  if (panel < p.panels) stream_panel<format, rows>(p, slot + p.at + (size_t)panel * p.panel_bytes, tile, shared_memory() + warp * ring_bytes(format, rows), lane, sum);
   if constexpr (gate_up) {
-    float *ups = reinterpret_cast<float *>(shared_memory() + block_warps * shape.stages * shape.stage_bytes) + warp / 2 * few_rows * panel_columns;
+    float *ups = reinterpret_cast<float *>(shared_memory() + block_warps * ring_bytes(format, rows)) + warp / 2 * rows * panel_columns;
     if (warp % 2) {
 #pragma unroll
       for (int r = 0; r < rows; r++) ups[r * panel_columns + lane] = sum[r];

@@ -65,11 +65,22 @@ export interface Source {
 }
 
 export interface DeviceOptions {
-  backend: 'cpu' | 'cpu-ref';
+  /** `cuda:N`: experts live on GPU N, all else on the CPU. `cuda-emulated`: the GPU's kernels thread by thread on the CPU, for tests. */
+  backend: 'cpu' | 'cpu-ref' | 'cuda' | 'cuda-emulated' | `cuda:${number}`;
   isa: 'auto' | 'avx512' | 'avx2';
   threads: number;
   /** CPU numbers to pin the threads to, `threads` of them, or null. */
   cpus: number[] | null;
+}
+
+export interface DeviceDescription {
+  backend: string;
+  isa: string;
+  threads: number;
+  abi: number;
+  /** Name and memory of the GPU that holds the experts. */
+  accelerator?: string;
+  acceleratorBytes?: number;
 }
 
 export interface ExpertsOptions {
@@ -122,7 +133,7 @@ export interface Native {
   abiVersion(): number;
   deviceOpen(options: DeviceOptions): Device;
   deviceClose(device: Device): void;
-  deviceDescribe(device: Device): { backend: string; isa: string; threads: number; abi: number };
+  deviceDescribe(device: Device): DeviceDescription;
 
   fileMap(path: string): MappedFile;
   fileUnmap(file: MappedFile): void;

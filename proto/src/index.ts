@@ -1,3 +1,4 @@
+export { type Backend, backendNames, isBackend } from './backend.ts';
 export * from './control-messages.ts';
 export * from './control-stream.ts';
 export * from './document-fields.ts';

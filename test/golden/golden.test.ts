@@ -2,7 +2,7 @@ import { cpSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync }
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
-import type { Plan } from '@switchyard/proto';
+import type { Backend, Plan } from '@switchyard/proto';
 import { formatVerifyReport, inspectModel, verifyCheckpoint } from '@switchyard/worker';
 import { afterAll, describe, expect, test } from 'vitest';
 
@@ -13,12 +13,17 @@ const folders = readdirSync(here, { withFileTypes: true })
 const scratch = mkdtempSync(path.join(tmpdir(), 'switchyard-golden-'));
 afterAll(() => rmSync(scratch, { recursive: true }));
 
-const options = (dir: string, backend: 'cpu' | 'cpu-ref' = 'cpu') => ({
+const options = (dir: string, ...backends: Backend[]) => ({
   dir,
   nodes: 1,
   workersPerNode: 1,
   plan: null,
-  device: { backend, isa: 'auto' as const, threads: 1, cpus: null },
+  devices: (backends.length > 0 ? backends : ['cpu' as const]).map((backend) => ({
+    backend,
+    isa: 'auto' as const,
+    threads: 1,
+    cpus: null,
+  })),
   onProgress: () => {},
 });
 
@@ -66,6 +71,13 @@ describe.each(folders)('%s', (folder) => {
 
 test.each(['mixtral', 'deepseek_v3_fp8', 'gpt_oss_mxfp4', 'phimoe', 'smile_moe_pairs'])('%s on the scalar oracle', async (folder) => {
   const report = await verifyCheckpoint({ ...options(path.join(here, folder), 'cpu-ref'), nodes: 2 });
+  expect(report.status, formatVerifyReport(report)).toBe('pass');
+});
+
+/** Every weight format that checkpoints have, with and without biases: the whole model on the CPU, its experts over CPUs and GPUs. */
+test.each(['mixtral', 'deepseek_v3_fp8', 'gpt_oss_mxfp4', 'qwen3_moe'])('%s over processors and emulated GPUs', async (folder) => {
+  const report = await verifyCheckpoint({ ...options(path.join(here, folder), 'cpu', 'cuda-emulated'), nodes: 2, workersPerNode: 2 });
+  expect(report.backends).toEqual(['cpu', 'cuda-emulated', 'cpu', 'cuda-emulated']);
   expect(report.status, formatVerifyReport(report)).toBe('pass');
 });
 

@@ -2,6 +2,7 @@ import path from 'node:path';
 import { performance } from 'node:perf_hooks';
 import type { GivenConfig, RunningCoordinator } from '@switchyard/coordinator';
 import { startCoordinator } from '@switchyard/coordinator';
+import type { Backend } from '@switchyard/proto';
 import type { ClusterShape } from './cluster-shape.ts';
 import type { CpuShare } from './cpu-share.ts';
 import { makeOwnedFolder } from './owned-folder.ts';
@@ -16,6 +17,8 @@ import { WorkerFleet } from './worker-fleet.ts';
 export interface LocalClusterOptions {
   shape: ClusterShape;
   shares: CpuShare[];
+  /** One or more, taken by the workers in turn. */
+  backends: readonly Backend[];
   transport: LocalTransport;
   /** Where recorded traces are kept. */
   traceDir: string;
@@ -64,7 +67,11 @@ export async function startLocalCluster(options: LocalClusterOptions): Promise<L
 }
 
 function runWorkers(options: LocalClusterOptions, run: RunFolder, coordinator: RunningCoordinator, startedMs: number): LocalCluster {
-  const workers = options.shape.workers.map((worker, index) => ({ ...worker, share: options.shares[index] }));
+  const workers = options.shape.workers.map((worker, index) => ({
+    ...worker,
+    share: options.shares[index],
+    backend: options.backends[index % options.backends.length]!,
+  }));
   const around = {
     runFolder: run.path,
     tokenFile: run.tokenFile,

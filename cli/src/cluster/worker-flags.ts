@@ -21,6 +21,7 @@ export function workerArgs(worker: WorkerSpec, around: WorkerSurroundings): stri
     ...['--coordinator', around.controlAddress],
     ...['--name', worker.name, '--node', worker.node],
     ...dataAddresses(worker, around).flatMap((address) => ['--data', address]),
+    ...['--backend', worker.backend],
     ...['--threads', String(threads)],
     ...(cpus === null ? [] : ['--cpus', cpus.join(',')]),
     ...['--token-file', around.tokenFile],

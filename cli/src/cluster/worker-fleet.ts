@@ -1,4 +1,5 @@
 import { performance } from 'node:perf_hooks';
+import type { Backend } from '@switchyard/proto';
 import type { Child, ChildEnd } from './child-process.ts';
 import { startChild } from './child-process.ts';
 import type { CpuShare } from './cpu-share.ts';
@@ -9,6 +10,7 @@ export interface WorkerSpec {
   name: string;
   node: string;
   share: CpuShare;
+  backend: Backend;
 }
 
 /** A worker that ended without being asked to, and what happens next. */

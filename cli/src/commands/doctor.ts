@@ -30,7 +30,7 @@ export function doctorCommand(): Command {
       const readBandwidthBytesPerSecond = await measureReadBandwidth(threads, bytes);
       const checks = [
         checkNode(),
-        await checkNativeKernels(),
+        ...(await checkNativeKernels()),
         checkCompiler(),
         checkCpus(),
         memory,

@@ -1,9 +1,9 @@
-import { limits } from '@switchyard/proto';
+import { type Backend, limits } from '@switchyard/proto';
 import { Command, Option } from 'commander';
 import { clusterShape } from '../cluster/cluster-shape.ts';
 import { availableCpus } from '../cluster/cpu-share.ts';
 import { exitStatus } from '../failure.ts';
-import { integerIn } from '../terminal/option-values.ts';
+import { backendList, integerIn } from '../terminal/option-values.ts';
 import { startProgress } from '../terminal/progress.ts';
 import { verifyApart } from '../verify/verify-apart.ts';
 import { interruptSignal } from './interrupt.ts';
@@ -12,7 +12,7 @@ interface VerifyOptions {
   nodes?: number;
   workersPerNode?: number;
   plan?: string;
-  backend: 'cpu' | 'cpu-ref';
+  backend: Backend[];
   isa: 'auto' | 'avx512' | 'avx2';
   threads?: number;
   json?: boolean;
@@ -25,7 +25,11 @@ export function modelVerifyCommand(): Command {
     .option('--nodes <count>', 'nodes of the split (default: 2, or what the plan says)', integerIn(1, limits.nodesMax))
     .option('--workers-per-node <count>', 'workers in each (default: 2, or what the plan says)', integerIn(1, limits.workersMax))
     .option('--plan <file>', 'where each expert lives in the split (default: even, contiguous ranges)')
-    .addOption(new Option('--backend <name>', 'kernels; cpu-ref is the slow oracle').choices(['cpu', 'cpu-ref']).default('cpu'))
+    .addOption(
+      new Option('--backend <list>', 'kernels: cpu, cuda:N, cpu-ref (the slow oracle); of several, the workers of the split take turns')
+        .argParser(backendList)
+        .default(['cpu'], 'cpu'),
+    )
     .addOption(new Option('--isa <name>', 'instruction set').choices(['auto', 'avx512', 'avx2']).default('auto'))
     .option('--threads <count>', 'threads (default: all CPUs)', integerIn(1, 1024))
     .option('--json', 'print the report as JSON')
@@ -36,10 +40,12 @@ Exits with 1 where the checkpoint falls short of the reference, or the split of 
 
 Examples:
   $ switchyard model verify test/golden/mixtral
-  $ switchyard model verify test/golden/gpt_oss --nodes 3 --workers-per-node 1 --json`,
+  $ switchyard model verify test/golden/gpt_oss --nodes 3 --workers-per-node 1 --json
+  $ switchyard model verify test/golden/olmoe --backend cpu,cuda`,
     )
     .action(async (dir: string, options: VerifyOptions) => {
       const shape = clusterShape(options);
+      const { isa, threads = availableCpus().length } = options;
       const progress = startProgress('verify');
       const interrupt = interruptSignal();
       // What is being computed cannot be called off; the process can end without it.
@@ -53,7 +59,7 @@ Examples:
           nodes: new Set(shape.workers.map((worker) => worker.node)).size,
           workersPerNode: options.workersPerNode ?? 2,
           plan: shape.plan,
-          device: { backend: options.backend, isa: options.isa, threads: options.threads ?? availableCpus().length, cpus: null },
+          devices: options.backend.map((backend) => ({ backend, isa, threads, cpus: null })),
         };
         const report = await verifyApart(request, progress.update);
         progress.finish();

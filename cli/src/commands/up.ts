@@ -1,7 +1,7 @@
 import { existsSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
-import { limits, parseLossy } from '@switchyard/proto';
+import { type Backend, limits, parseLossy } from '@switchyard/proto';
 import { Command, Option } from 'commander';
 import pc from 'picocolors';
 import { ApiClient } from '../api/client.ts';
@@ -15,7 +15,7 @@ import { formatUpReport, upReport } from '../cluster/up-report.ts';
 import { explainDeath } from '../cluster/worker-death.ts';
 import type { LocalTransport } from '../cluster/worker-flags.ts';
 import { CommandFailure, exitStatus } from '../failure.ts';
-import { byteCount, integerIn, lossyList, nonEmpty } from '../terminal/option-values.ts';
+import { backendList, byteCount, integerIn, lossyList, nonEmpty } from '../terminal/option-values.ts';
 import type { Progress } from '../terminal/progress.ts';
 import { startProgress } from '../terminal/progress.ts';
 import { formatBytes } from '../terminal/quantity.ts';
@@ -48,6 +48,7 @@ interface UpOptions {
   homeSlackSequences?: number;
   homeMovePercent?: number;
   threads?: number;
+  backend: Backend[];
   pin: boolean;
   grace: number;
   traceDir: string;
@@ -109,6 +110,11 @@ export function upCommand(): Command {
       integerIn(1, 100),
     )
     .option('--threads <count>', 'threads of each worker (default: the CPUs divided)', integerIn(1, 1024))
+    .addOption(
+      new Option('--backend <list>', 'kernels: cpu, cuda:N (experts on GPU N), cpu-ref; of several, workers take turns')
+        .argParser(backendList)
+        .default(['cpu'], 'cpu'),
+    )
     .option('--no-pin', 'do not pin threads to CPUs')
     .option('--grace <seconds>', 'how long running requests may take to end after Ctrl-C', integerIn(0, 86_400), 5)
     .option('--trace-dir <dir>', 'where routing traces are recorded when asked for', defaultTraceDir())
@@ -124,6 +130,7 @@ Examples:
   $ switchyard up
   $ switchyard up --model /models/OLMoE-1B-7B --nodes 2 --workers-per-node 2 --numeric bf16
   $ switchyard up --nodes 1 --workers-per-node 1 --port 0
+  $ switchyard up --nodes 1 --workers-per-node 2 --backend cuda:0,cuda:1
   $ switchyard up --plan plan.json --transport grpc --try "Once upon a time"`,
     )
     .action(runUp);
@@ -155,6 +162,7 @@ async function runUp(options: UpOptions): Promise<void> {
   const cluster = await startLocalCluster({
     shape,
     shares,
+    backends: options.backend,
     transport: options.transport,
     // Commands in other folders are told of it.
     traceDir: path.resolve(options.traceDir),

@@ -1,4 +1,4 @@
-import { parseLossy } from '@switchyard/proto';
+import { type Backend, backendNames, isBackend, parseLossy } from '@switchyard/proto';
 import { InvalidArgumentError } from 'commander';
 import { parseBytes } from './quantity.ts';
 
@@ -35,6 +35,13 @@ export function byteCount(text: string): number {
 export function nonEmpty(text: string): string {
   if (text.trim() === '') throw new InvalidArgumentError('It must not be empty.');
   return text;
+}
+
+/** "cpu" or "cuda:0,cuda:1": as many as there are kinds of workers, which take them in turn. */
+export function backendList(text: string): Backend[] {
+  const names = text.split(',').map((name) => name.trim());
+  if (!names.every(isBackend)) throw new InvalidArgumentError(`It must be ${backendNames}, or several with commas between.`);
+  return names;
 }
 
 /** Adds to what an option that may be repeated has collected. */

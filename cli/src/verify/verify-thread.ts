@@ -19,6 +19,6 @@ try {
   });
   say({ kind: 'report', report });
 } catch (error) {
-  const { name, message, code, errno, syscall } = error as NodeJS.ErrnoException;
-  say({ kind: 'error', error: { name, message, code, ...(errno === undefined ? {} : { errno, syscall }) } });
+  const { name, message, code, errno, syscall, status } = error as NodeJS.ErrnoException & { status?: string };
+  say({ kind: 'error', error: { name, message, code, status, ...(errno === undefined ? {} : { errno, syscall }) } });
 }

@@ -1,5 +1,5 @@
 import type { Batch, Device, DeviceBuffer, Experts, RowSum } from '@switchyard/native';
-import type { RowDType } from '@switchyard/proto';
+import type { Backend, RowDType } from '@switchyard/proto';
 import type { NodeLimit } from './node-limit.ts';
 
 /**
@@ -110,7 +110,7 @@ export interface LoadOptions {
   };
   /** Lossy: keeps a token on a few nodes. */
   nodeLimit?: NodeLimit | null;
-  device: { backend: 'cpu' | 'cpu-ref'; isa: 'auto' | 'avx512' | 'avx2'; threads: number; cpus: number[] | null };
+  device: { backend: Backend; isa: 'auto' | 'avx512' | 'avx2'; threads: number; cpus: number[] | null };
   maxBatchRows: number;
   /** Rows of each lane, `maxBatchRows` at most; null: one lane of `maxBatchRows`. */
   laneRows: readonly number[] | null;

@@ -1,7 +1,7 @@
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { parseArgs } from 'node:util';
-import { limits, SwitchyardError } from '@switchyard/proto';
+import { type Backend, backendNames, isBackend, limits, SwitchyardError } from '@switchyard/proto';
 
 /** What one worker process may choose for itself. What the cluster must agree on arrives with the assignment. */
 export interface WorkerFlags {
@@ -11,7 +11,7 @@ export interface WorkerFlags {
   data: string[];
   threads: number;
   cpus: number[] | null;
-  backend: 'cpu' | 'cpu-ref';
+  backend: Backend;
   isa: 'auto' | 'avx512' | 'avx2';
   tokenFile: string | null;
   tlsCa: string | null;
@@ -49,7 +49,7 @@ const table: Table = {
   ),
   threads: row('threads', 'N', 1, 'compute threads', positive),
   cpus: row('cpus', 'LIST', null, 'CPU numbers to pin the threads to, as many as threads: 0,2 or 0-3', cpuList),
-  backend: row('backend', 'NAME', 'cpu', 'kernels: cpu, or cpu-ref (the slow oracle)', oneOf('cpu', 'cpu-ref')),
+  backend: row('backend', 'NAME', 'cpu', 'kernels: cpu, cuda:N (experts on GPU N), or cpu-ref (the slow oracle)', backend),
   isa: row('isa', 'NAME', 'auto', 'instruction set: auto, avx512, avx2', oneOf('auto', 'avx512', 'avx2')),
   tokenFile: row('token-file', 'FILE', null, 'file with the cluster token', text),
   tlsCa: row('tls-ca', 'FILE', null, 'certificate authority of the cluster (PEM); links and control stream use TLS', text),
@@ -122,6 +122,11 @@ function readFlag({ flag, fallback, parse }: FlagRow<unknown>, given: (string | 
 
 function text(value: string, flag: string): string {
   if (value === '') throw bad(flag, 'empty', 'some text');
+  return value;
+}
+
+function backend(value: string, flag: string): Backend {
+  if (!isBackend(value)) throw bad(flag, value, backendNames);
   return value;
 }
 

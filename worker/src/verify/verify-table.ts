@@ -27,11 +27,12 @@ export function formatVerifyReport(report: VerifyReport): string {
     const { expected, firstDifference: at } = one.generated;
     lines.push(`      greedy continuation: ${at < 0 ? `${expected.length} tokens equal` : `differs at token ${at}  FAIL`}`);
   }
-  const { split } = report;
+  const { split, backends } = report;
+  const mixed = new Set(backends).size > 1 ? ` (${backends.join(', ')})` : '';
   const differing = split.cases.filter((one) => one.firstDifferentBit >= 0);
   lines.push(
     '',
-    `over ${split.workers} workers in ${split.nodes} node${split.nodes === 1 ? '' : 's'}: ${split.ok ? 'the same bits' : 'FAIL'}`,
+    `over ${split.workers} workers in ${split.nodes} node${split.nodes === 1 ? '' : 's'}${mixed}: ${split.ok ? 'the same bits' : 'FAIL'}`,
   );
   for (const one of differing)
     lines.push(`      case ${one.case}, home ${one.home}, ${one.phase}: differs from logit ${one.firstDifferentBit}`);

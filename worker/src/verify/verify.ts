@@ -25,7 +25,8 @@ export interface VerifyOptions {
   nodes: number;
   workersPerNode: number;
   plan: Plan | null;
-  device: LoadOptions['device'];
+  /** What computes, one or more: the whole model on the first, the workers of the split on each in turn. */
+  devices: readonly LoadOptions['device'][];
   onProgress: (done: number, total: number, what: string) => void;
 }
 
@@ -38,6 +39,8 @@ export interface VerifyReport {
   modelType: string;
   numericClass: string;
   device: { backend: string; isa: string; threads: number };
+  /** Of each worker of the split. */
+  backends: string[];
   tolerance: number;
   cases: CaseReport[];
   split: SplitReport;
@@ -84,9 +87,11 @@ export async function verifyCheckpoint(options: VerifyOptions): Promise<VerifyRe
   const plan = options.plan ?? evenPlan(options, { type: graph.modelType, moeLayers, experts: graph.experts });
   requirePlanFits(plan, { moeLayers, experts: graph.experts });
   const progress = progressOf(options, expected, plan.workers.length);
-  const load = (hosted: LoadOptions['hosted']) => loadModel(loadOptions(options, hosted, expected));
+  const { devices } = options;
+  const load = (hosted: LoadOptions['hosted'], device: LoadOptions['device']) =>
+    loadModel(loadOptions(options.dir, hosted, device, expected));
 
-  const alone = await load(null);
+  const alone = await load(null, devices[0]!);
   const workers: Model[] = [];
   try {
     const runner = wholeModel(alone);
@@ -96,7 +101,7 @@ export async function verifyCheckpoint(options: VerifyOptions): Promise<VerifyRe
     });
     for (let w = 0; w < plan.workers.length; w++) {
       progress(`loading worker ${w + 1} of ${plan.workers.length}`);
-      workers.push(await load(hostedBy(plan, w)));
+      workers.push(await load(hostedBy(plan, w), devices[w % devices.length]!));
     }
     const cluster = new LockstepCluster(workers, plan);
     const split = splitReport(
@@ -115,6 +120,7 @@ export async function verifyCheckpoint(options: VerifyOptions): Promise<VerifyRe
       modelType: alone.shape.modelType,
       numericClass: alone.shape.numericClass.name,
       device: { backend, isa, threads },
+      backends: workers.map((worker) => native.deviceDescribe(worker.device).backend),
       tolerance: logitTolerance,
       cases,
       split,
@@ -228,15 +234,20 @@ function evenPlan({ nodes, workersPerNode }: VerifyOptions, model: Plan['model']
   );
 }
 
-function loadOptions(options: VerifyOptions, hosted: LoadOptions['hosted'], expected: readonly ExpectedCase[]): LoadOptions {
+function loadOptions(
+  dir: string,
+  hosted: LoadOptions['hosted'],
+  device: LoadOptions['device'],
+  expected: readonly ExpectedCase[],
+): LoadOptions {
   const longest = Math.max(...expected.map((wanted) => wanted.tokens.length));
   const longestGrown = Math.max(...expected.map((wanted) => wanted.tokens.length + wanted.generated.length));
   const rows = Math.min(longest, batchRowsMax);
   return {
-    dir: options.dir,
+    dir,
     hosted,
     numericClass: { activations: 'f32', experts: 'stored', dense: 'stored', sum: 'exact' },
-    device: options.device,
+    device,
     maxBatchRows: rows,
     laneRows: null,
     maxSequences: 1,

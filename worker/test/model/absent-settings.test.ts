@@ -172,7 +172,7 @@ test('verify compares logits of a prompt that fits the original context, though 
     nodes: 1,
     workersPerNode: 1,
     plan: null,
-    device: { backend: 'cpu', isa: 'auto', threads: 1, cpus: null },
+    devices: [{ backend: 'cpu', isa: 'auto', threads: 1, cpus: null }],
     onProgress: () => {},
   });
   const short = report.cases.filter((one) => one.tokens <= 50);

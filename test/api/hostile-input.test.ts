@@ -101,6 +101,9 @@ describe('what is not a request', () => {
     expect((await wrong.json()).error.code).toBe('method_not_allowed');
     expect((await fetch(`${cluster.url}/health`, { method: 'HEAD' })).status).toBe(200);
     expect((await fetch(`${cluster.url}/v1/models/%00%zz`)).status).toBe(404);
+    const longPath = await post(cluster, `/v1/models/${'x'.repeat(8_000)}`, '');
+    expect(longPath.status).toBe(405);
+    expect(expectEnvelope(longPath).message.length).toBeLessThan(400);
   });
 });
 
@@ -116,7 +119,11 @@ describe('fields', () => {
     ['max_tokens none', chat, { max_tokens: 0 }, 'max_tokens'],
     ['max_tokens negative', plain, { max_tokens: -186 }, 'max_tokens'],
     ['max_tokens huge', chat, { max_tokens: 1e300 }, 'max_tokens'],
-    ['both over the context', chat, { max_completion_tokens: 1024 }, 'max_tokens'],
+    ['both over the context', chat, { max_completion_tokens: 1024 }, 'max_completion_tokens'],
+    ['messages over the context', chat, { messages: [{ role: 'user', content: 'whale '.repeat(2000) }] }, 'messages'],
+    ['messages far over the context', chat, { messages: [{ role: 'user', content: 'x '.repeat(100_000) }] }, 'messages'],
+    ['prompt over the context', plain, { prompt: Array(1024).fill(100) }, 'prompt'],
+    ['prompt far over the context', plain, { prompt: 'x '.repeat(100_000) }, 'prompt'],
     ['stream_options alone', chat, { stream_options: { include_usage: true } }, 'stream_options'],
     ['stream text', chat, { stream: 'yes' }, 'stream'],
     ['top_logprobs alone', chat, { top_logprobs: 2 }, 'top_logprobs'],
@@ -131,6 +138,8 @@ describe('fields', () => {
       { tools: [{ type: 'function', function: { name: 'f' } }], tool_choice: { type: 'function', function: { name: 'g' } } },
       'tool_choice',
     ],
+    ['tool of another type', chat, { tools: [{ type: 'web_search' }] }, 'tools[0]'],
+    ['tool without a name', chat, { tools: [{ type: 'function', function: {} }] }, 'tools[0]'],
     ['stop empty', chat, { stop: '' }, 'stop'],
     ['stop number', chat, { stop: [1] }, 'stop[0]'],
     ['stop many', chat, { stop: Array(17).fill('x') }, 'stop'],
@@ -170,6 +179,18 @@ describe('fields', () => {
     const error = expectEnvelope(reply);
     expect(error.param).toBe(param);
     expect(error.message.length).toBeLessThan(400);
+  });
+
+  it.each([
+    [{ tool_choice: 'auto' }, 'tool_choice is "auto" without tools'],
+    [{ tools: [{ type: 'function', function: { name: 'f' } }], tool_choice: 'required' }, 'tool_choice is "required"; it must be'],
+    [{ tools: [{ type: 'web_search' }] }, 'tools[0] has type "web_search"; "function" is needed'],
+    [{ tools: [null] }, 'tools[0] has type null; '],
+    [{ tools: [{ type: 'function', function: { name: 5 } }] }, 'tools[0] has the number 5 for function.name'],
+    [{ modalities: ['text', 'audio'] }, 'modalities has "audio"; '],
+    [{ max_completion_tokens: 1020, max_tokens: 1 }, 'tokens of prompt and max_completion_tokens 1020 make'],
+  ])('names the value: %j', async (changes, text) => {
+    expect(expectEnvelope(await post(cluster, chat, { ...good, ...changes })).message).toContain(text);
   });
 
   it('names both numbers when prompt and max_tokens do not fit', async () => {

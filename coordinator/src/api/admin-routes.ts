@@ -2,7 +2,7 @@ import { SwitchyardError } from '@switchyard/proto';
 import { bounds } from '../bounds.ts';
 import { readJsonBody } from './body.ts';
 import type { Exchange } from './exchange.ts';
-import { Fields } from './fields.ts';
+import { Fields, typeName } from './fields.ts';
 import type { Service } from './service.ts';
 
 /**
@@ -27,7 +27,8 @@ export async function traceRoute(service: Service, exchange: Exchange): Promise<
     const file = fields.text('file', bounds.nameCharsMax);
     if (file === null) throw fields.invalid('file', 'is missing: a name inside the trace folder');
     const tenants = fields.list('tenants', bounds.apiKeysMax);
-    if (tenants?.some((tenant) => typeof tenant !== 'string')) throw fields.invalid('tenants', 'must be a list of names');
+    for (const tenant of tenants ?? [])
+      if (typeof tenant !== 'string') throw fields.invalid('tenants', `has ${typeName(tenant)}; names are needed`);
     const summary = service.trace.start({ file, tenants: tenants as string[] | null });
     service.membership.trace(true);
     service.log.warn({ request: exchange.id, file: summary.file }, 'routing trace on: it reveals prompts');

@@ -1,7 +1,7 @@
 import { limits } from '@switchyard/proto';
 import { bounds } from '../bounds.ts';
 import type { ChatTemplate, Conversation, TemplateMessage } from '../tokenizing/chat-template.ts';
-import { Fields, quoted, typeName } from './fields.ts';
+import { Fields, quoted, shown, typeName } from './fields.ts';
 
 const roles = ['system', 'developer', 'user', 'assistant', 'tool', 'function'] as const;
 
@@ -100,13 +100,14 @@ function readTools(fields: Fields, template: ChatTemplate | null): unknown[] | n
   fields.flag('parallel_tool_calls');
   const tools = fields.list('tools', bounds.toolsMax) ?? [];
   tools.forEach((tool, i) => {
-    const named = tool as { type?: unknown; function?: { name?: unknown } } | null;
-    if (named?.type !== 'function' || typeof named.function?.name !== 'string')
-      throw fields.invalid(`tools[${i}]`, 'needs type "function" and function.name');
+    const { type, function: called } = (tool ?? {}) as { type?: unknown; function?: { name?: unknown } };
+    if (type !== 'function') throw fields.invalid(`tools[${i}]`, `has type ${shown(type ?? null)}; "function" is needed`);
+    if (typeof called?.name !== 'string')
+      throw fields.invalid(`tools[${i}]`, `has ${typeName(called?.name ?? null)} for function.name; a string is needed`);
   });
   const choice = fields.raw('tool_choice');
   if (choice !== null && choice !== 'none' && tools.length === 0 && choice !== 'required')
-    throw fields.invalid('tool_choice', 'is given without tools');
+    throw fields.invalid('tool_choice', `is ${shown(choice)} without tools`);
   if (choice === 'none' || tools.length === 0) return null;
   if (typeof choice === 'object' && choice !== null) {
     const name = (choice as { function?: { name?: unknown } }).function?.name;
@@ -118,7 +119,10 @@ function readTools(fields: Fields, template: ChatTemplate | null): unknown[] | n
       );
   }
   if (choice !== null && choice !== 'auto')
-    throw fields.invalid('tool_choice', 'can be "auto" or "none": a call cannot be forced without constrained decoding');
+    throw fields.invalid(
+      'tool_choice',
+      `is ${shown(choice)}; it must be "auto" or "none": a call cannot be forced without constrained decoding`,
+    );
   if (template !== null && !template.supportsTools)
     throw fields.invalid('tools', "is not supported: this model's chat template has no place for tools");
   return tools;

@@ -1,7 +1,7 @@
 import { limits } from '@switchyard/proto';
 import type { ChatTemplate, Conversation } from '../tokenizing/chat-template.ts';
 import { readConversation } from './chat-messages.ts';
-import type { Fields } from './fields.ts';
+import { type Fields, shown } from './fields.ts';
 import type { GenerationRequest } from './generation-request.ts';
 import { type ModelBounds, readCommonFields, refuseUnsupported } from './sampling-fields.ts';
 import { readStreamFields } from './stream-fields.ts';
@@ -12,8 +12,8 @@ export type ChatRequest = Omit<GenerationRequest, 'prompts'> & { conversation: C
 export function readChatRequest(fields: Fields, model: ModelBounds, template: ChatTemplate | null): ChatRequest {
   refuseUnsupported(fields);
   const modalities = fields.list('modalities', 8);
-  if (modalities?.some((modality) => modality !== 'text'))
-    throw fields.invalid('modalities', 'has other entries than "text": this model writes text only');
+  for (const modality of modalities ?? [])
+    if (modality !== 'text') throw fields.invalid('modalities', `has ${shown(modality)}; this model writes "text" only`);
   fields.refuse('audio', 'this model writes text only');
   const streaming = readStreamFields(fields);
   const conversation = readConversation(fields, template);
@@ -22,5 +22,6 @@ export function readChatRequest(fields: Fields, model: ModelBounds, template: Ch
   const topLogprobs = fields.whole('top_logprobs', 0, limits.topLogprobsMax) ?? 0;
   if (topLogprobs > 0 && !wantLogprob) throw fields.invalid('top_logprobs', `is ${topLogprobs} without logprobs: true`);
   fields.ignore('reasoning_effort', 'verbosity', 'prediction', 'web_search_options', 'include_reasoning');
-  return { common, streaming, conversation, echo: null, wantLogprob, topLogprobs, returnTokenIds: common.returnTokenIds };
+  const promptField = 'messages';
+  return { common, streaming, conversation, promptField, echo: null, wantLogprob, topLogprobs, returnTokenIds: common.returnTokenIds };
 }

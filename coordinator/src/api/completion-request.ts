@@ -30,6 +30,7 @@ export function readCompletionRequest(fields: Fields, model: ModelBounds): Compl
     common,
     streaming,
     prompts,
+    promptField: 'prompt',
     echo,
     wantLogprob: logprobs !== null,
     topLogprobs: logprobs ?? 0,

@@ -9,6 +9,8 @@ export interface GenerationRequest {
   common: CommonSpec;
   streaming: StreamOptions;
   prompts: number[][];
+  /** The field that the prompts came in. */
+  promptField: 'messages' | 'prompt';
   /** What is echoed before each answer, per prompt; null: nothing. */
   echo: string[] | null;
   wantLogprob: boolean;
@@ -32,7 +34,7 @@ export interface Caller {
 export function answerSpecs(request: GenerationRequest, caller: Caller, contextMax: number): AnswerSpec[] {
   const { common } = request;
   return request.prompts.flatMap((prompt) => {
-    const maxTokens = checkContext(prompt.length, common.maxTokens, contextMax);
+    const maxTokens = checkContext(prompt.length, request, contextMax);
     return Array.from({ length: common.n }, (_, choice) => ({
       prompt,
       maxTokens,
@@ -58,20 +60,21 @@ export function answerSpecs(request: GenerationRequest, caller: Caller, contextM
 }
 
 /** @returns tokens that may be generated: what is asked, or all that there is room for */
-function checkContext(promptTokens: number, maxTokens: number | null, contextMax: number): number {
+function checkContext(promptTokens: number, { common, promptField }: GenerationRequest, contextMax: number): number {
+  const { maxTokens, maxTokensField } = common;
   const details = { n_prompt_tokens: promptTokens, n_ctx: contextMax };
   if (promptTokens + Math.min(maxTokens ?? 1, 1) > contextMax)
     throw new DetailedError(
       'context_length_exceeded',
       `the prompt has ${promptTokens} tokens; the context has ${contextMax} and must also hold the answer`,
-      'prompt',
+      promptField,
       details,
     );
   if (maxTokens !== null && promptTokens + maxTokens > contextMax)
     throw new DetailedError(
       'context_length_exceeded',
-      `${promptTokens} tokens of prompt and max_tokens ${maxTokens} make ${promptTokens + maxTokens}; the context has ${contextMax}`,
-      'max_tokens',
+      `${promptTokens} tokens of prompt and ${maxTokensField} ${maxTokens} make ${promptTokens + maxTokens}; the context has ${contextMax}`,
+      maxTokensField,
       { ...details, max_tokens: maxTokens },
     );
   return maxTokens ?? contextMax - promptTokens;

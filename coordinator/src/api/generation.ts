@@ -11,8 +11,9 @@ import { CollectedResponse } from './collected-response.ts';
 import { CompletionFormat } from './completion-format.ts';
 import { type CompletionRequest, readCompletionRequest } from './completion-request.ts';
 import type { Exchange } from './exchange.ts';
-import { Fields, quoted } from './fields.ts';
+import { Fields } from './fields.ts';
 import { answerSpecs, type GenerationRequest } from './generation-request.ts';
+import { checkModel } from './model-routes.ts';
 import type { Service } from './service.ts';
 import { StreamedResponse } from './streamed-response.ts';
 import { UnknownFields } from './unknown-fields.ts';
@@ -65,10 +66,7 @@ export async function chatInputTokens(service: Service, exchange: Exchange): Pro
 export async function readFields(service: Service, { request }: Exchange): Promise<Fields> {
   const fields = new Fields(await readJsonBody(request, service.config.bodyBytesMax));
   const model = fields.text('model');
-  if (model !== null && model !== service.modelId)
-    throw new SwitchyardError('model_not_found', `model ${quoted(model)} is not served here; ${quoted(service.modelId)} is`, {
-      param: 'model',
-    });
+  if (model !== null) checkModel(service, model);
   return fields;
 }
 

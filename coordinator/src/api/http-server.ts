@@ -7,11 +7,13 @@ import { healthQuestion } from '../health/health-counters.ts';
 import { checkAdmin, traceRoute } from './admin-routes.ts';
 import { errorReply } from './api-error.ts';
 import { closedSignal, type Exchange, requestId } from './exchange.ts';
+import { quoted } from './fields.ts';
 import { chatCompletions, chatInputTokens, completions } from './generation.ts';
+import { models, oneModel } from './model-routes.ts';
 import { removeAbandonedSocket } from './owner-socket.ts';
 import { sendError, sendJson } from './reply.ts';
 import type { Service } from './service.ts';
-import { detokenize, modelCard, tokenize } from './token-routes.ts';
+import { detokenize, tokenize } from './token-routes.ts';
 
 type Json = Record<string, unknown>;
 
@@ -34,7 +36,7 @@ const routes: readonly Route[] = [
   { method: 'POST', path: '/v1/chat/completions/input_tokens', access: 'key', reply: { body: chatInputTokens } },
   { method: 'POST', path: '/tokenize', access: 'key', reply: { body: tokenize } },
   { method: 'POST', path: '/detokenize', access: 'key', reply: { body: detokenize } },
-  { method: 'GET', path: '/v1/models', access: 'key', reply: { body: (service) => ({ object: 'list', data: [modelCard(service)] }) } },
+  { method: 'GET', path: '/v1/models', access: 'key', reply: { body: models } },
   { method: 'GET', path: '/v1/models/*', access: 'key', reply: { body: oneModel } },
   { method: 'GET', path: '/health', access: 'open', reply: { write: health } },
   { method: 'GET', path: '/health/live', access: 'open', reply: { write: health } },
@@ -144,10 +146,10 @@ function findRoute(exchange: Exchange): Route {
     if (route.path.endsWith('/*')) exchange.parameter = path.slice(route.path.length - 1);
     return route;
   }
-  if (matching.length === 0) throw new SwitchyardError('not_found', `there is nothing at ${JSON.stringify(path.slice(0, 128))}`);
+  if (matching.length === 0) throw new SwitchyardError('not_found', `there is nothing at ${quoted(path)}`);
   const allowed = matching.map((candidate) => (candidate.method === 'GET' ? 'GET, HEAD' : candidate.method)).join(', ');
   exchange.response.setHeader('allow', allowed);
-  throw new SwitchyardError('method_not_allowed', `${request.method} is not allowed at ${path}; ${allowed} is`);
+  throw new SwitchyardError('method_not_allowed', `${request.method} is not allowed at ${quoted(path)}; ${allowed} is`);
 }
 
 function admit(service: Service, exchange: Exchange, { access, path }: Route): void {
@@ -211,18 +213,6 @@ async function listening(server: Server, where: { host: string; port: number } |
     if ('socket' in where) server.listen(where.socket, resolve);
     else server.listen(where.port, where.host, resolve);
   });
-}
-
-function oneModel(service: Service, { parameter }: Exchange): Record<string, unknown> {
-  if (parameter !== service.modelId)
-    throw new SwitchyardError(
-      'model_not_found',
-      `model ${JSON.stringify(parameter.slice(0, 64))} is not served here; ${JSON.stringify(service.modelId)} is`,
-      {
-        param: 'model',
-      },
-    );
-  return modelCard(service);
 }
 
 function health(service: Service, { path, response }: Exchange): void {

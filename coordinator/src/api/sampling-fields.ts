@@ -28,7 +28,7 @@ export type CommonSpec = Pick<
   | 'returnTokenIds'
   | 'wantTraffic'
   | 'replaySequence'
-> & { n: number; seed: bigint; maxTokens: number | null };
+> & { n: number; seed: bigint; maxTokens: number | null; maxTokensField: 'max_tokens' | 'max_completion_tokens' };
 
 /**
  * Sampling and stopping, with OpenAI's names and the extras that clients of vLLM and llama.cpp send.
@@ -43,10 +43,12 @@ export function readCommonFields(fields: Fields, model: ModelBounds, maxTokensMi
   const clientStops = readStopTokens(fields, model.vocab);
   const bias = readLogitBias(fields, model.vocab);
   const maxTokensOld = fields.whole('max_tokens', maxTokensMin, 2 ** 31);
+  const maxTokens = fields.whole('max_completion_tokens', maxTokensMin, 2 ** 31);
   return {
     n,
     seed,
-    maxTokens: fields.whole('max_completion_tokens', maxTokensMin, 2 ** 31) ?? maxTokensOld,
+    maxTokens: maxTokens ?? maxTokensOld,
+    maxTokensField: maxTokens === null ? 'max_tokens' : 'max_completion_tokens',
     minTokens: fields.whole('min_tokens', 0, 2 ** 31) ?? 0,
     sampling: {
       temperature: fields.number('temperature', 0, 2) ?? defaults.temperature,

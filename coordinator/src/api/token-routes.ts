@@ -1,4 +1,3 @@
-import { limits, promisesSameBits, SwitchyardError } from '@switchyard/proto';
 import { readConversation } from './chat-messages.ts';
 import type { Exchange } from './exchange.ts';
 import { readFields } from './generation.ts';
@@ -36,7 +35,7 @@ export async function tokenize(service: Service, exchange: Exchange): Promise<Re
 export async function detokenize(service: Service, exchange: Exchange): Promise<Record<string, unknown>> {
   const fields = await readFields(service, exchange);
   const given = fields.list('tokens', detokenizeMax);
-  if (given === null) throw new SwitchyardError('invalid_request', 'tokens is missing', { param: 'tokens' });
+  if (given === null) throw fields.invalid('tokens', 'is missing');
   const tokens = given.map((token) => checkToken(fields, 'tokens', token, service.model.vocab));
   const { pieces } = service.tokenizing;
   const bytes = tokens.reduce((sum, token) => sum + pieces.bytes(token).length, 0);
@@ -44,22 +43,4 @@ export async function detokenize(service: Service, exchange: Exchange): Promise<
   if (bytes > bytesMax) throw fields.invalid('tokens', `stand for ${bytes} bytes of text; the limit is ${bytesMax}`);
   const text = pieces.text(tokens);
   return { prompt: text, content: text };
-}
-
-/** A model as clients list it. */
-export function modelCard(service: Service): Record<string, unknown> {
-  const contextMax = service.contextMax();
-  return {
-    id: service.modelId,
-    object: 'model',
-    created: service.createdAt,
-    owned_by: 'switchyard',
-    root: service.modelId,
-    parent: null,
-    max_model_len: contextMax,
-    meta: { n_ctx_train: contextMax, n_vocab: service.model.vocab },
-    numeric_class: service.numericClass,
-    exact: promisesSameBits(service.numericClass),
-    limits: { body_bytes: service.config.bodyBytesMax, choices: limits.choicesMax, top_logprobs: limits.topLogprobsMax },
-  };
 }

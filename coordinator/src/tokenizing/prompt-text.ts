@@ -12,6 +12,11 @@ export type PromptText =
   /** `controls`: control tokens in the text are read as such. */
   | { kind: 'text'; text: string; addSpecialTokens: boolean; controls: boolean };
 
+/** The field of a request that the prompt came in. */
+export function fieldOf({ kind }: PromptText): 'messages' | 'prompt' {
+  return kind === 'conversation' ? 'messages' : 'prompt';
+}
+
 /** Turns prompts into token ids: the checkpoint's tokenizer and chat template together. */
 export class PromptEncoder {
   readonly #longestTokenBytes: number;
@@ -33,23 +38,18 @@ export class PromptEncoder {
   encode(prompt: PromptText, tokensMax: number): number[] {
     if (prompt.kind === 'conversation') return this.#encodeConversation(prompt.conversation, tokensMax);
     const { text, addSpecialTokens, controls } = prompt;
-    this.#checkLength(text, tokensMax);
+    this.#checkLength(text, tokensMax, fieldOf(prompt));
     return controls ? this.tokenizer.encodePrompt(text, addSpecialTokens) : this.tokenizer.encodeText(text, addSpecialTokens);
   }
 
   /** No token stands for more bytes than the longest one. */
-  #checkLength(text: string, tokensMax: number): void {
+  #checkLength(text: string, tokensMax: number, field: string): void {
     const atLeast = Math.ceil(text.length / this.#longestTokenBytes);
     if (atLeast > tokensMax)
-      throw new DetailedError(
-        'context_length_exceeded',
-        `the prompt has at least ${atLeast} tokens; the context has ${tokensMax}`,
-        'prompt',
-        {
-          n_prompt_tokens: atLeast,
-          n_ctx: tokensMax,
-        },
-      );
+      throw new DetailedError('context_length_exceeded', `the prompt has at least ${atLeast} tokens; the context has ${tokensMax}`, field, {
+        n_prompt_tokens: atLeast,
+        n_ctx: tokensMax,
+      });
   }
 
   #encodeConversation(conversation: Conversation, tokensMax: number): number[] {
@@ -59,7 +59,7 @@ export class PromptEncoder {
     const texts: string[] = [];
     collectTexts([messages, tools, variables], texts, 0);
     const standIns = this.tokenizer.shield.standIns(texts, this.#tokensBeginInTemplate);
-    if (standIns === null) throw tooManyPrivate();
+    if (standIns === null) throw tooManyPrivate('messages');
     const shield = (text: string) => standIns.shield(text);
     const rendered = this.template.render({
       ...conversation,
@@ -75,8 +75,8 @@ export class PromptEncoder {
       tools: tools === null ? null : (mapTexts(tools, shield) as unknown[]),
       variables: mapTexts(variables, shield) as Record<string, unknown>,
     });
-    this.#checkLength(rendered, tokensMax);
-    return this.tokenizer.encodeShielded(rendered, standIns);
+    this.#checkLength(rendered, tokensMax, 'messages');
+    return this.tokenizer.encodeShielded(rendered, standIns, 'messages');
   }
 }
 

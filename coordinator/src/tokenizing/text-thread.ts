@@ -3,7 +3,7 @@ import { SwitchyardError } from '@switchyard/proto';
 import { bounds } from '../bounds.ts';
 import { DetailedError } from '../detailed-error.ts';
 import { startThread } from '../thread.ts';
-import type { PromptText } from './prompt-text.ts';
+import { fieldOf, type PromptText } from './prompt-text.ts';
 import type { TokenizeJob, TokenizeResult } from './tokenizing-thread.ts';
 
 interface Waiting {
@@ -105,7 +105,7 @@ export class TextThread {
     this.#thread = null;
     running?.reject(
       new SwitchyardError('invalid_request', `the text of ${running.chars} characters takes longer than ${this.#msMax} ms to tokenise`, {
-        param: 'prompt',
+        param: fieldOf(running.job.prompts[0]),
       }),
     );
     this.#next();

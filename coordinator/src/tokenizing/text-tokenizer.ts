@@ -44,16 +44,17 @@ export class TextTokenizer {
   /** Text that is nothing but text. */
   encodeText(text: string, addSpecialTokens: boolean): number[] {
     const standIns = this.shield.standIns([text], false);
-    if (standIns === null) throw tooManyPrivate();
-    return this.encodeShielded(standIns.shield(text), standIns, addSpecialTokens);
+    if (standIns === null) throw tooManyPrivate('prompt');
+    return this.encodeShielded(standIns.shield(text), standIns, 'prompt', addSpecialTokens);
   }
 
   /**
    * A rendered conversation: control tokens of the template are read, those spelled by shielded text are not.
    *
+   * @param field of the request that the text came in
    * @throws SwitchyardError `invalid_request` when the vocabulary cannot spell the text without control tokens
    */
-  encodeShielded(text: string, standIns: StandIns, addSpecialTokens = false): number[] {
+  encodeShielded(text: string, standIns: StandIns, field: 'messages' | 'prompt', addSpecialTokens = false): number[] {
     if (text === '' && !addSpecialTokens) return [];
     this.#standIns = standIns;
     try {
@@ -61,7 +62,7 @@ export class TextTokenizer {
       // A model whose own merges lead to a control token would read one where none was matched.
       if (countIn(ids, this.#controlIds) > this.#countControls(text) + (addSpecialTokens ? this.#controlsAround : 0))
         throw new SwitchyardError('invalid_request', 'the text spells a control token that this tokenizer cannot write as text', {
-          param: 'messages',
+          param: field,
         });
       return ids;
     } finally {
@@ -84,8 +85,8 @@ export class TextTokenizer {
   }
 }
 
-export function tooManyPrivate(): SwitchyardError {
-  return new SwitchyardError('invalid_request', 'the text uses every character of the Unicode private use area', { param: 'messages' });
+export function tooManyPrivate(field: 'messages' | 'prompt'): SwitchyardError {
+  return new SwitchyardError('invalid_request', 'the text uses every character of the Unicode private use area', { param: field });
 }
 
 function countIn(ids: readonly number[], set: ReadonlySet<number>): number {

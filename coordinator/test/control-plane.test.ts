@@ -206,6 +206,7 @@ describe('tokens', () => {
     await answer;
     expect(await sum('queue')).toBeGreaterThan(0);
     expect(await sum('prefill')).toBe(0);
+    expect(await sum('inference')).toBe(0);
   });
 
   it('keep their columns in step when an answer has ended before its worker knows', async () => {

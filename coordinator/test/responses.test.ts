@@ -10,6 +10,7 @@ import { CompletionFormat } from '../src/api/completion-format.ts';
 import { PacedWriter } from '../src/api/paced-writer.ts';
 import { type RunningCoordinator, startCoordinator } from '../src/index.ts';
 import { TextThread } from '../src/tokenizing/text-thread.ts';
+import { Tokenizing } from '../src/tokenizing/tokenizing.ts';
 import { modelDirOfContext } from './model-dir.ts';
 import { ScriptedWorker } from './scripted-worker.ts';
 
@@ -372,6 +373,29 @@ describe('metrics', () => {
     finish([(await worker.next('submit')).request]);
     await Promise.all(asked);
     expect(await metric('vllm:num_requests_waiting{model_name="m"}')).toBe(0);
+  });
+
+  it('count the time that a prompt takes to become tokens as time that its request waits', async () => {
+    await start();
+    const encodeAll = vi.spyOn(Tokenizing.prototype, 'encodeAll');
+    let tokenised: () => void = () => {};
+    encodeAll.mockImplementationOnce(
+      () =>
+        new Promise((resolve) => {
+          tokenised = () => resolve([[100]]);
+        }),
+    );
+    const asked = complete({ prompt: 'x' });
+    await becomes(() => encodeAll.mock.calls.length === 1);
+    const startedMs = performance.now();
+    for (let i = 0; i < 20; i++) await metric('switchyard_control_plane_up');
+    const tookMs = performance.now() - startedMs;
+    tokenised();
+    finish([(await worker.next('submit')).request]);
+    await asked;
+    encodeAll.mockRestore();
+    expect(1000 * (await metric('switchyard_request_queue_time_seconds_sum'))).toBeGreaterThan(tookMs);
+    expect(1000 * (await metric('switchyard_time_to_first_token_seconds_sum'))).toBeGreaterThan(tookMs);
   });
 
   it('count every sequence of a request that was given up', async () => {

@@ -12,6 +12,7 @@ export interface AnswerSetBase {
   metrics: RequestMetrics;
   log: Log;
   requestId: string;
+  arrivedMs: number;
   workers: readonly { name: string; node: number }[];
   /** Text of each prompt, where it comes before the answer. */
   echo: readonly string[] | null;
@@ -27,6 +28,7 @@ export abstract class AnswerSet implements AnswerListener {
   readonly #metrics: RequestMetrics;
   readonly #log: Log;
   readonly #requestId: string;
+  readonly #arrivedMs: number;
   readonly #workers: AnswerSetBase['workers'];
   readonly #echo: readonly string[] | null;
   readonly #choicesPerPrompt: number;
@@ -35,11 +37,12 @@ export abstract class AnswerSet implements AnswerListener {
   #open = 0;
   #over = false;
 
-  constructor({ dispatcher, metrics, log, requestId, workers, echo, choicesPerPrompt }: AnswerSetBase) {
+  constructor({ dispatcher, metrics, log, requestId, arrivedMs, workers, echo, choicesPerPrompt }: AnswerSetBase) {
     this.#dispatcher = dispatcher;
     this.#metrics = metrics;
     this.#log = log;
     this.#requestId = requestId;
+    this.#arrivedMs = arrivedMs;
     this.#workers = workers;
     this.#echo = echo;
     this.#choicesPerPrompt = choicesPerPrompt;
@@ -49,6 +52,7 @@ export abstract class AnswerSet implements AnswerListener {
   start(answers: readonly Answer[]): void {
     this.#answers = answers;
     this.#open = answers.length;
+    for (const answer of answers) answer.arrivedMs = this.#arrivedMs;
     if (this.#echo !== null) for (const answer of answers) answer.follow(this.#echo[this.promptOf(answer)]);
     try {
       this.#dispatcher.admit(answers);

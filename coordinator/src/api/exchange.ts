@@ -16,6 +16,8 @@ export interface Exchange {
   local: boolean;
   /** Began after the process was asked to end: it gets no text any more. */
   late: boolean;
+  /** When the last byte of its body was here, performance.now; 0 until then. */
+  arrivedMs: number;
   /** Aborts when the response closes: it is complete, or the client has gone. */
   closed: AbortSignal;
 }

@@ -63,8 +63,9 @@ export async function chatInputTokens(service: Service, exchange: Exchange): Pro
 }
 
 /** The body's fields, once it is known that they are meant for the model served here. */
-export async function readFields(service: Service, { request }: Exchange): Promise<Fields> {
-  const fields = new Fields(await readJsonBody(request, service.config.bodyBytesMax));
+export async function readFields(service: Service, exchange: Exchange): Promise<Fields> {
+  const fields = new Fields(await readJsonBody(exchange.request, service.config.bodyBytesMax));
+  exchange.arrivedMs = performance.now();
   const model = fields.text('model');
   if (model !== null) checkModel(service, model);
   return fields;
@@ -103,7 +104,7 @@ function checkReady(service: Service, { late }: Exchange): void {
 }
 
 function run(service: Service, exchange: Exchange, fields: Fields, request: GenerationRequest, format: AnswerFormat): void {
-  const { response, id, tenant } = exchange;
+  const { response, id, tenant, arrivedMs } = exchange;
   // The client may have left while its prompt was tokenised.
   if (response.destroyed) return;
   const specs = answerSpecs(request, { requestId: id, tenant, domain: domainOf(exchange, fields) }, service.contextMax());
@@ -114,6 +115,7 @@ function run(service: Service, exchange: Exchange, fields: Fields, request: Gene
     metrics: metrics.requests,
     log,
     requestId: id,
+    arrivedMs,
     workers,
     echo: request.echo,
     choicesPerPrompt: request.common.n,

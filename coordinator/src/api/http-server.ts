@@ -84,6 +84,7 @@ export async function listenHttp(service: Service, where: { host: string; port: 
       tenant: '',
       local,
       late: service.draining,
+      arrivedMs: 0,
       closed: closedSignal(response),
     };
     closeWithConnection(request, response);

@@ -107,10 +107,9 @@ export class RequestMetrics {
   onToken(answer: Answer, nowMs: number): void {
     if (answer.firstTokenMs === 0) {
       answer.firstTokenMs = nowMs;
-      const batchedMs = Math.min(nowMs, answer.batchedMs);
       this.#firstToken.observe((nowMs - answer.arrivedMs) / 1000);
-      this.#queue.observe((batchedMs - answer.arrivedMs) / 1000);
-      this.#prefill.observe((nowMs - batchedMs) / 1000);
+      this.#queue.observe((answer.batchedMs - answer.arrivedMs) / 1000);
+      this.#prefill.observe((nowMs - answer.batchedMs) / 1000);
     } else {
       this.#interToken.observe((nowMs - answer.lastTokenMs) / 1000);
     }

@@ -72,7 +72,7 @@ export class Answer {
   points: readonly number[] = [];
   /** As far as workers have told, all its homes together. */
   readonly traffic: TrafficSum = noTraffic();
-  /** Milliseconds of performance.now. */
+  /** Milliseconds of performance.now: when the last byte of its request was here. */
   arrivedMs = 0;
   /** When a step first computed something of it, as its worker says with the first token. */
   batchedMs = 0;

@@ -127,8 +127,6 @@ export class Dispatcher {
         'queue_full',
         `${this.#running.size} sequences run and ${this.#waiting.length} wait; with ${answers.length} more the limits of ${this.#limits.runningMax} and ${this.#limits.waitingMax} are exceeded`,
       );
-    const now = performance.now();
-    for (const answer of answers) answer.arrivedMs = now;
     this.#waiting.push(...answers);
     this.#pump();
     this.#flush();
@@ -202,7 +200,7 @@ export class Dispatcher {
         if (carriesToken && !answer.awaitsBill) {
           this.#loads.promptDone(entry);
           this.#loads.setBatched(entry, true);
-          if (answer.firstTokenMs === 0) answer.batchedMs = entry.submittedMs + (tokens.queuedUs[i] ?? 0) / 1000;
+          if (answer.firstTokenMs === 0) answer.batchedMs = Math.min(now, entry.submittedMs + (tokens.queuedUs[i] ?? 0) / 1000);
           this.#metrics.onToken(answer, now);
         }
         attempt(answer, () => {

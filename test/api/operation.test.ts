@@ -130,7 +130,13 @@ describe('a cluster with keys', () => {
   it('lets in who has one, and separates tenants', async () => {
     const client = (apiKey: string) => new OpenAI({ baseURL: `${cluster.url}/v1`, apiKey, maxRetries: 0 });
     await expect(client('key-c').models.list()).rejects.toBeInstanceOf(OpenAI.AuthenticationError);
-    expect((await post(cluster, chat, ask)).status).toBe(401);
+    for (const [path, body] of [
+      [chat, ask],
+      ['/v1/switchyard/trace', { on: false }],
+    ] as const) {
+      const refused = await post(cluster, path, body);
+      expect([refused.status, refused.headers.get('www-authenticate')]).toEqual([401, 'Bearer']);
+    }
     expect((await post(cluster, '/tokenize', { prompt: 'x' })).status).toBe(401);
     expect((await fetch(`${cluster.url}/health/ready`)).status).toBe(200);
     const request = { model, messages: [{ role: 'user' as const, content: 'The whale. '.repeat(60) }], max_tokens: 1 };

@@ -21,7 +21,10 @@ export function errorReply(error: unknown): ErrorReply {
   const details = known instanceof DetailedError ? known.details : {};
   return {
     status,
-    headers: retryAfter === undefined ? {} : { 'retry-after': String(retryAfter) },
+    headers: {
+      ...(retryAfter === undefined ? {} : { 'retry-after': String(retryAfter) }),
+      ...(known.code === 'unauthorized' ? { 'www-authenticate': 'Bearer' } : {}),
+    },
     body: JSON.stringify({ error: { message: known.message, type, param: known.param, code: known.code, ...details } }),
     code: known.code,
   };

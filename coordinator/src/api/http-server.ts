@@ -157,10 +157,7 @@ function admit(service: Service, exchange: Exchange, { access, path }: Route): v
   if (access === 'admin') checkAdmin(service, exchange, path === '/v1/switchyard/status');
   if (access !== 'key' || service.apiKeys === null || exchange.local) return;
   const tenant = service.apiKeys.tenantOf(exchange.request.headers.authorization);
-  if (tenant === null) {
-    exchange.response.setHeader('www-authenticate', 'Bearer');
-    throw new SwitchyardError('unauthorized', 'a valid API key is needed: Authorization: Bearer KEY');
-  }
+  if (tenant === null) throw new SwitchyardError('unauthorized', 'a valid API key is needed: Authorization: Bearer KEY');
   exchange.tenant = tenant;
 }
 

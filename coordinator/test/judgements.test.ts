@@ -1,7 +1,10 @@
+import type { IncomingMessage } from 'node:http';
+import { Readable } from 'node:stream';
 import { contiguousPlan } from '@switchyard/proto';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { ApiKeys } from '../src/api/api-keys.ts';
+import { readJsonBody } from '../src/api/body.ts';
 import { jsonErrorPosition } from '../src/api/json-position.ts';
 import { type HealthReading, judgeHealth } from '../src/health/health-counters.ts';
 import { uncoveredExperts } from '../src/membership/coverage.ts';
@@ -74,6 +77,24 @@ describe('where JSON breaks', () => {
       }),
       { numRuns: 2_000 },
     );
+  });
+
+  it('is found behind a string of any length', () => {
+    const text = `{"a":"${'x'.repeat(16_000_000)}","b":}`;
+    expect(jsonErrorPosition(text)).toBe(text.length - 1);
+    expect(jsonErrorPosition(text.slice(0, -8))).toBe(text.length - 8);
+  });
+});
+
+describe('a byte that is no UTF-8', () => {
+  it('is found behind any number of characters that stand for one', async () => {
+    const count = 200_000;
+    const body = Buffer.concat([Buffer.from(`"é${'\ufffd'.repeat(count)}`), Buffer.from([0xe2, 0x82])]);
+    const request = Object.assign(Readable.from([body], { objectMode: false }), { headers: { 'content-type': 'application/json' } });
+    const started = performance.now();
+    await expect(readJsonBody(request as unknown as IncomingMessage, body.length)).rejects.toThrow(`byte ${3 + 3 * count} cannot`);
+    // Looking at all that precedes each of them would take many times as long.
+    expect(performance.now() - started).toBeLessThan(5_000);
   });
 });
 

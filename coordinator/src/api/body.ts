@@ -66,8 +66,11 @@ function decode(bytes: Buffer): string {
 /** Decoding turns the first bad sequence into U+FFFD; what comes before it has as many bytes as it had. */
 function firstBadByte(bytes: Buffer): number {
   const text = bytes.toString('utf8');
-  for (let at = text.indexOf('\ufffd'); at >= 0; at = text.indexOf('\ufffd', at + 1)) {
-    const offset = Buffer.byteLength(text.slice(0, at));
+  let offset = 0;
+  let from = 0;
+  for (let at = text.indexOf('\ufffd'); at >= 0; at = text.indexOf('\ufffd', from + 1)) {
+    offset += Buffer.byteLength(text.slice(from, at));
+    from = at;
     // It may have been written out.
     if (bytes[offset] !== 0xef || bytes[offset + 1] !== 0xbf || bytes[offset + 2] !== 0xbd) return offset;
   }

@@ -10,7 +10,7 @@ export function jsonErrorPosition(text: string): number {
   let at = 0;
   let expecting: 'value' | 'value or ]' | 'key or }' | 'key' | 'colon' | 'comma' | 'end' = 'value';
   for (;;) {
-    at = skip(SPACE, text, at);
+    at = spaceEnd(text, at);
     if (at >= text.length) return text.length;
     const char = text[at];
     if (expecting === 'end') return at;
@@ -32,8 +32,8 @@ export function jsonErrorPosition(text: string): number {
         continue;
       }
       if (char !== '"') return at;
-      const end = skip(STRING, text, at);
-      if (end === at) return stringErrorPosition(text, at);
+      const { end, broken } = readString(text, at);
+      if (broken) return end;
       at = end;
       expecting = 'colon';
     } else if (char === '{' || char === '[') {
@@ -45,44 +45,51 @@ export function jsonErrorPosition(text: string): number {
       at++;
       expecting = open.length === 0 ? 'end' : 'comma';
     } else {
-      const end = skip(SCALAR, text, at);
-      if (end === at) return char === '"' ? stringErrorPosition(text, at) : wordErrorPosition(text, at);
+      const { end, broken } = char === '"' ? readString(text, at) : readWord(text, at);
+      if (broken) return end;
       at = end;
       expecting = open.length === 0 ? 'end' : 'comma';
     }
   }
 }
 
-const SPACE = /[ \t\n\r]*/y;
-const STRING_PATTERN = '"(?:[^"\\\\\\u0000-\\u001f]|\\\\(?:["\\\\/bfnrt]|u[0-9a-fA-F]{4}))*"';
-const STRING = new RegExp(STRING_PATTERN, 'y');
-const SCALAR = new RegExp(
-  `${STRING_PATTERN}|(?:true|false|null)(?![\\w])|-?(?:0|[1-9]\\d*)(?:\\.\\d+)?(?:[eE][+-]?\\d+)?(?![\\w.+-])`,
-  'y',
-);
-
-function skip(pattern: RegExp, text: string, at: number): number {
-  pattern.lastIndex = at;
-  return pattern.test(text) ? pattern.lastIndex : at;
+/** Where something ends, or cannot go on. */
+interface Read {
+  end: number;
+  broken: boolean;
 }
 
-/** The string that begins at `at` is broken: at its first bad escape or control character, else it never ends. */
-function stringErrorPosition(text: string, at: number): number {
+function spaceEnd(text: string, from: number): number {
+  let at = from;
+  while (at < text.length && ' \t\n\r'.includes(text[at])) at++;
+  return at;
+}
+
+const ESCAPE = /\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})/y;
+
+/** The string that begins at `at`; broken at its first bad escape or control character, else where it never ends. A pattern for all of it would need memory for each character. */
+function readString(text: string, at: number): Read {
   for (let i = at + 1; i < text.length; i++) {
-    if (text[i] < ' ') return i;
+    if (text[i] === '"') return { end: i + 1, broken: false };
+    if (text[i] < ' ') return { end: i, broken: true };
     if (text[i] !== '\\') continue;
-    if (!/^\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})/.test(text.slice(i, i + 6))) return i;
-    i++;
+    ESCAPE.lastIndex = i;
+    if (!ESCAPE.test(text)) return { end: i, broken: true };
+    i = ESCAPE.lastIndex - 1;
   }
-  return text.length;
+  return { end: text.length, broken: true };
 }
 
-/** A number or a word that begins well is wrong where it stops being one. */
-function wordErrorPosition(text: string, at: number): number {
+const WORD = /(?:true|false|null)(?![\w])|-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?(?![\w.+-])/y;
+
+/** A number or a word; one that begins well is broken where it stops being one. */
+function readWord(text: string, at: number): Read {
+  WORD.lastIndex = at;
+  if (WORD.test(text)) return { end: WORD.lastIndex, broken: false };
   for (const word of ['true', 'false', 'null']) {
     let same = 0;
     while (same < word.length && text[at + same] === word[same]) same++;
-    if (same > 0) return at + same;
+    if (same > 0) return { end: at + same, broken: true };
   }
-  return at;
+  return { end: at, broken: true };
 }

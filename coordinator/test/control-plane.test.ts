@@ -1,4 +1,4 @@
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import net from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
@@ -170,6 +170,27 @@ describe('a worker that attaches', () => {
     const successor = await ScriptedWorker.join(control, 'n0w0');
     successor.ready({ weightsHash: 2n });
     await becomes(ready);
+  });
+
+  it('and says what cannot be is cut off; the others go on', async () => {
+    await coordinator.close();
+    const traceDir = mkdtempSync(path.join(folder, 'trace-'));
+    const adminTokenFile = path.join(folder, 'admin');
+    writeFileSync(adminTokenFile, 'the-operator', { mode: 0o600 });
+    coordinator = await startCoordinator({
+      ...{ model: modelDir, listen: '127.0.0.1:0', control, workersPerNode: 2, logLevel: 'silent', graceMs: 0, traceDir, adminTokenFile },
+    });
+    const [rude, polite] = await pair();
+    const route = `${coordinator.url}/v1/switchyard/trace`;
+    const headers = { 'content-type': 'application/json', authorization: 'Bearer the-operator' };
+    expect((await fetch(route, { method: 'POST', headers, body: '{"on":true,"file":"x"}' })).status).toBe(200);
+    const asked = Promise.all([complete({ max_tokens: 1 }), complete({ max_tokens: 1 })]);
+    const { request } = await rude.next('submit');
+    rude.send({ type: 'trace', request: [request], position: [0], generated: [false], experts: new Uint8Array(1) });
+    expect(await rude.stream.closed).toMatchObject({ message: expect.stringContaining('expert ids') });
+    polite.tokens({ request: [(await polite.next('submit')).request], token: [69], finish: [Finish.length], cachedTokens: [0] });
+    expect((await asked).map(({ status }) => status).sort()).toEqual([200, 503]);
+    expect(workers().map(({ state }) => state)).toEqual(['absent', 'ready']);
   });
 
   it('that cannot serve says why', async () => {

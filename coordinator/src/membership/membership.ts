@@ -173,6 +173,16 @@ export class Membership {
   #receive(place: Place, stream: WorkerStream, message: FromWorker): void {
     // A stream that was replaced may still have messages on their way.
     if (place.stream !== stream) return;
+    try {
+      this.#take(place, stream, message);
+    } catch (error) {
+      // It costs its sender the stream, and nobody else the coordinator.
+      this.#log.error({ worker: place.name, err: error }, `${message.type} cannot be taken in`);
+      void stream.close(error instanceof SwitchyardError ? error : new SwitchyardError('internal', `${message.type} cannot be taken in`));
+    }
+  }
+
+  #take(place: Place, stream: WorkerStream, message: FromWorker): void {
     switch (message.type) {
       case 'tokens':
         this.#events.onTokens(place, message);

@@ -7,9 +7,11 @@ export const environmentPrefix = 'SWITCHYARD_COORDINATOR_';
 const text = z.string().min(1, 'it must not be empty');
 const optionalText = text.nullable();
 const whole = (min: number, max: number) =>
-  z.coerce
-    .number({ error: 'it must be a number' })
-    .refine((n) => Number.isInteger(n) && n >= min && n <= max, `it must be a whole number from ${min} to ${max}`);
+  z
+    .string()
+    // Number takes '' for 0: a variable of the environment that is set to nothing.
+    .refine((text) => /^\d+$/.test(text) && Number(text) >= min && Number(text) <= max, `it must be a whole number from ${min} to ${max}`)
+    .transform(Number);
 const oneOf = <const T extends string>(...names: T[]) => z.enum(names, { error: `it must be one of ${names.join(', ')}` });
 const onOff = z.boolean({ error: 'it must be true or false' });
 const lossyText = z.string().superRefine((list, context) => {

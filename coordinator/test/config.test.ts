@@ -26,7 +26,10 @@ describe('configuration', () => {
     [[], /^--model must be given/],
     [[...model, '--nodes'], /^--nodes needs a value \(N\)/],
     [[...model, '--nodes', '0'], /^--nodes is "0": it must be a whole number from 1 to 1024/],
-    [[...model, '--nodes', 'two'], /^--nodes is "two": it must be a number/],
+    [[...model, '--nodes', 'two'], /^--nodes is "two": it must be a whole number from 1 to 1024/],
+    [[...model, '--grace-ms='], /^--grace-ms is "": it must be a whole number from 0 to 86400000/],
+    [[...model, '--kv-blocks', ' '], /^--kv-blocks is " ": it must be a whole number/],
+    [[...model, '--max-context', '1e3'], /^--max-context is "1e3": it must be a whole number/],
     [[...model, '--numeric', 'fp8'], /^--numeric is "fp8": it must be one of auto, bf16, f32/],
     [[...model, '--listen', '8000'], /^--listen is "8000": it must be HOST:PORT/],
     [[...model, '--prefix-cache', 'yes'], /^yes is not an option/],
@@ -40,7 +43,7 @@ describe('configuration', () => {
   it('names the variable of the environment that is wrong', () => {
     expect(() => readConfig(model, { SWITCHYARD_COORDINATOR_FLY: '1' })).toThrow(/^SWITCHYARD_COORDINATOR_FLY is no option/);
     expect(() => readConfig(model, { SWITCHYARD_COORDINATOR_NODES: 'x' })).toThrow(
-      /^SWITCHYARD_COORDINATOR_NODES is "x": it must be a number/,
+      /^SWITCHYARD_COORDINATOR_NODES is "x": it must be a whole number from 1 to 1024/,
     );
   });
 

@@ -92,6 +92,20 @@ describe('what is not a request', () => {
     await expectAlive();
   });
 
+  it('addresses in full are answered like paths', async () => {
+    for (const [target, code] of [
+      [`${cluster.url}/v1/models?x=1`, 200],
+      ['HTTP://elsewhere/health/live', 200],
+      ['http://elsewhere', 404],
+      ['*', 404],
+    ] as const) {
+      const raw = await exchangeBytes(cluster.url, [
+        `${code === 404 ? 'OPTIONS' : 'GET'} ${target} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n`,
+      ]);
+      expect([target, statusOf(raw)]).toEqual([target, code]);
+    }
+  });
+
   it('unknown paths and methods', async () => {
     const missing = await fetch(`${cluster.url}/v1/embeddings`, { method: 'POST' });
     expect(missing.status).toBe(404);

@@ -74,7 +74,8 @@ export async function listenHttp(service: Service, where: { host: string; port: 
   });
   server.maxConnections = bounds.connectionsMax;
   server.on('request', (request, response) => {
-    const [rawPath] = (request.url ?? '/').split('?');
+    // A proxy may name the whole address (RFC 9112, 3.2.2).
+    const [rawPath] = (request.url ?? '/').replace(/^https?:\/\/[^/?]*/i, '').split('?');
     const exchange: Exchange = {
       request,
       response,

@@ -11,21 +11,24 @@ const decodeRounds = { 1: 5 };
 /** Prompt tokens of each request of a prefill cell: about 2,000 in all, but for one client, whose prompt is one step. How often is the workload's. */
 const prefillPrompt = { 1: 512, 8: 256, 32: 64 };
 
-/** A cell of whose cores' time other programs, or other machines on the same hardware, had more than this share is measured again, so many times in all. */
+/** A cell of whose cores' time other programs, or other machines on the same hardware, had more than this share is measured again. */
 export const disturbedMax = 0.06;
-const attemptsMax = 3;
+
+/** How long at most: rounds of warming up and of a cell, and how often a cell is measured that was disturbed each time. */
+export const fullEffort = { warmRoundsMax: 30, roundsMax: Infinity, attemptsMax: 3 };
 
 /** Sends the requests again and again until that is no longer getting faster: code is compiled, connections have opened their windows. */
-export function warm(cluster, requests) {
-  return warmUp(async () => {
+export function warm(cluster, requests, { warmRoundsMax } = fullEffort) {
+  const round = async () => {
     const completions = await cluster.batch(requests);
     return requests.reduce((tokens, { prompt, maxTokens }) => tokens + prompt.length + maxTokens, 0) / secondsOf(completions);
-  });
+  };
+  return warmUp(round, { roundsMax: warmRoundsMax });
 }
 
 /** One cluster's cell. */
-export async function measureCell(bed, cluster, workload, what) {
-  const [cell] = await measureBeside(bed, [cluster], workload, what);
+export async function measureCell(bed, cluster, workload, what, effort) {
+  const [cell] = await measureBeside(bed, [cluster], workload, what, effort);
   return cell;
 }
 
@@ -35,11 +38,11 @@ export async function measureCell(bed, cluster, workload, what) {
  *
  * @returns one cell a cluster
  */
-export async function measureBeside(bed, clusters, workload, what) {
+export async function measureBeside(bed, clusters, workload, what, effort = fullEffort) {
   const most = (cells) => Math.max(...cells.map(({ disturbed }) => disturbed));
   let best = null;
-  for (let attempt = 0; attempt < attemptsMax && !(best !== null && most(best) <= disturbedMax); attempt++) {
-    const cells = await measureOnce(bed, clusters, workload, what);
+  for (let attempt = 0; attempt < effort.attemptsMax && !(best !== null && most(best) <= disturbedMax); attempt++) {
+    const cells = await measureOnce(bed, clusters, workload, what, effort);
     if (best === null || most(cells) < most(best)) best = cells;
   }
   return best;
@@ -49,11 +52,12 @@ export async function measureBeside(bed, clusters, workload, what) {
  * @param first number of the first request: cells of different plans that have the same number ask for the same
  * @returns what it measured, of each cluster; times in seconds
  */
-async function measureOnce(bed, clusters, workload, { phase, batch, first }) {
+async function measureOnce(bed, clusters, workload, { phase, batch, first }, { roundsMax }) {
   const decoding = phase === 'decode';
   const promptTokens = decoding ? decodePrompt : (prefillPrompt[batch] ?? Math.min(512, Math.ceil(2048 / batch)));
   const maxTokens = decoding ? workload.decodeTokens : 1;
-  const rounds = decoding ? (decodeRounds[batch] ?? roundsLeast) : batch === 1 ? 2 * workload.prefillRounds : workload.prefillRounds;
+  const roundsWanted = decoding ? (decodeRounds[batch] ?? roundsLeast) : batch === 1 ? 2 * workload.prefillRounds : workload.prefillRounds;
+  const rounds = Math.max(roundsLeast, Math.min(roundsWanted, roundsMax));
   const before = await Promise.all(clusters.map((cluster) => cluster.counters()));
   const seen = clusters.map(() => []);
   for (let round = 0; round < rounds; round++) {

@@ -67,7 +67,8 @@ export async function hostModelOf(calibration, workload) {
     outside: { perRequest, perStep, perToken },
   };
   const { cores } = calibration;
-  const [beside, sharing] = calibration.together.map((some) => crowdedSpeedOf(some, host, workload, trace));
+  // Hosts with cores of their own never take turns.
+  const [beside, sharing = beside] = calibration.together.map((some) => crowdedSpeedOf(some, host, workload, trace));
   const crowdedSpeed = { beside, sharing };
   const machine = { cores, crowdedSpeed };
   const { frame, wake, carrier } = frameCosts(calibration, host, machine, workload, trace);
@@ -179,6 +180,14 @@ const workedSeconds = ({ processorSeconds, workers }) => {
   if (!(seconds > 0)) throw new Error('this part was measured by workers that do not count the time of waiting awake: measure it again');
   return seconds;
 };
+
+/** Processor time of the program that took most: a worker, what carries the packets, or the busier one of the API and its client. */
+function busiestSeconds({ plan }, { processorSeconds, workers }) {
+  const awakeOf = ({ name }) => workers.find((worker) => worker.name === name).awakeSeconds;
+  const worked = processorSeconds.workers.map((seconds, w) => seconds - awakeOf(plan.workers[w]));
+  return Math.max(...worked, processorSeconds.network, processorSeconds.outside / 2);
+}
+
 const sumOf = (values) => values.reduce((a, b) => a + b, 0);
 
 /** Distinct experts that rows touch in a layer, on average. */
@@ -305,12 +314,13 @@ export async function predictCell(part, cell, workload, { host, cores, crowdedSp
 }
 
 /**
- * What the cell could not be faster than: `cores`, if its processor time were spread over all cores without a pause; `network`, if no processor were needed and
- * only the links' bit rate and delay counted. Seconds, like `measuredSeconds`.
+ * What the cell could not be faster than: `cores`, if its processor time were spread over all cores without a pause, or, where hosts have their own, if the busiest
+ * program never waited; `network`, if no processor were needed and only the links' bit rate and delay counted. Seconds, like `measuredSeconds`.
  */
 export async function floorsOf(part, cell, workload, { host, cores }) {
   const { outside, network } = cell.processorSeconds;
-  const share = (workedSeconds(cell) + outside + network) / (cores * cell.elapsedSeconds);
+  const needed = part.coresPerHost ? busiestSeconds(part, cell) : (workedSeconds(cell) + outside + network) / cores;
+  const share = needed / cell.elapsedSeconds;
   const link = { bandwidth: (part.rateMbit * 1e6) / 8, latency: cell.delayMicros / 1e6 };
   const played = playCell(part, cell, workload, await workload.routing(), scaled(host, 0), link, null);
   const of = cell.phase === 'decode' ? (p) => p.secondsPerStep : (p) => p.seconds;

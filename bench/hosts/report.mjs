@@ -9,17 +9,24 @@ const kinds = Object.keys(planKinds);
 const within = 0.15;
 
 /** Files of `--parts`, without their ending. */
-export const partName = ({ workload, hosts, kind, network, rateMbit }) =>
-  [workload, hosts, kind.replace(/\W+/g, '-'), network, rateMbit].join('_');
-export const calibrationName = ({ workload, hosts, network, rateMbit }) => ['calibration', workload, hosts, network, rateMbit].join('_');
+export const partName = ({ workload, hosts, kind, ...where }) =>
+  [workload, hosts, kind.replace(/\W+/g, '-'), ...placeNames(where)].join('_');
+export const calibrationName = ({ workload, hosts, ...where }) => ['calibration', workload, hosts, ...placeNames(where)].join('_');
+const placeNames = ({ network, rateMbit, coresPerHost = null }) => [
+  network,
+  rateMbit,
+  ...(coresPerHost === null ? [] : [`own${coresPerHost}`]),
+];
 
-export async function writeReport({ parts, out, openWorkload }) {
+/** @param coresPerHost that hosts had to themselves, or null where all share the machine's: parts of others are left out */
+export async function writeReport({ parts, coresPerHost, out, openWorkload }) {
   const read = (name) => JSON.parse(readFileSync(path.join(parts, name), 'utf8'));
   const names = readdirSync(parts).filter((name) => name.endsWith('.json'));
   const groups = [];
   const workloads = {};
   for (const name of Object.keys(openWorkload)) {
-    const measured = names.filter((n) => n.startsWith(`${name}_`)).map(read);
+    const all = names.filter((n) => n.startsWith(`${name}_`)).map(read);
+    const measured = all.filter((part) => (part.coresPerHost ?? null) === coresPerHost);
     if (measured.length === 0) continue;
     const workload = await openWorkload[name]();
     workloads[name] = { title: workload.title, models: {} };
@@ -40,7 +47,7 @@ export async function writeReport({ parts, out, openWorkload }) {
     }
   }
   writeFileSync(`${out}.json`, `${JSON.stringify({ workloads, parts: groups }, null, 1)}\n`);
-  writeFileSync(`${out}.md`, text(groups, workloads, out));
+  writeFileSync(`${out}.md`, text(groups, workloads, coresPerHost, out));
 }
 
 /** Parts may have been measured on different days, and of different states of the project. */
@@ -53,12 +60,26 @@ function withoutWorkers({ workers, sequences: _sequences, ...cell }) {
   return { ...cell, steps: workers.map(({ steps }) => steps), workerSeconds: workers.map(({ seconds }) => seconds) };
 }
 
-function text(groups, workloads, out) {
+/** Who has which cores, and what made the parts. */
+function setting(groups, coresPerHost) {
+  const hosts =
+    'Hosts are network namespaces on one machine, one worker of one thread each, links by TCP; the coordinator and the clients run on the first.';
+  if (coresPerHost === null)
+    return [
+      `${hosts} All hosts share the cores, so that`,
+      `a slow network decides what a fast machine would find on a faster one. Clusters are warm. \`node bench/hosts/run.mjs\`; ${madeBy(groups)}.`,
+    ];
+  return [
+    `${hosts} Each host's worker has`,
+    `${coresPerHost} of the machine's cores to itself; the network, the coordinator and the clients share the others. Clusters are warm. \`node bench/hosts/run.mjs --cores-per-host ${coresPerHost}\`; ${madeBy(groups)}.`,
+  ];
+}
+
+function text(groups, workloads, coresPerHost, out) {
   const lines = [
     '# Several hosts',
     '',
-    'Hosts are network namespaces on one machine, one worker of one thread each, links by TCP; the coordinator and the clients run on the first. All hosts share the cores, so that',
-    `a slow network decides what a fast machine would find on a faster one. Clusters are warm. \`node bench/hosts/run.mjs\`; ${madeBy(groups)}.`,
+    ...setting(groups, coresPerHost),
     '',
     'tokens/s of all streams, the median round; plans take turns round by round, and `x`, over contiguous, is the median of their ratios within a round; `predicted` is the step time that the cost model gives over the measured one, for the homes that the coordinator chose.',
     `Homes are chosen by the coordinator from the domain that each request declares. Plans are made by \`switchyard place\` from sequences that are not measured.`,
@@ -73,7 +94,7 @@ function text(groups, workloads, out) {
           `${title}: ${hosts} hosts`,
         ),
       );
-  lines.push(...floors(cells), ...predictionSummary(cells), ...goals(cells));
+  lines.push(...floors(cells, coresPerHost), ...predictionSummary(cells, coresPerHost), ...goals(cells));
   if (existsSync(`${out}-peers.md`))
     lines.push(`Peers over the same hosts: [${path.basename(out)}-peers.md](${path.basename(out)}-peers.md).`, '');
   return lines.join('\n');
@@ -116,7 +137,7 @@ function table(cells, title) {
 }
 
 /** What the cores and the network need of a cell's time, each if the other were free: whichever needs more decides what a plan can gain. */
-function floors(cells) {
+function floors(cells, coresPerHost) {
   const rows = pairs(cells).map(([base, c]) => {
     const needs = (one) => [one.measuredSeconds, one.floors.cores, one.floors.network].map((s) => (1000 * s).toPrecision(3)).join(' | ');
     const deciding = base.floors.network > base.floors.cores ? 'network' : 'cores';
@@ -127,8 +148,15 @@ function floors(cells) {
   return [
     '## What decides, 4 hosts',
     '',
-    'Milliseconds of a decode step, or of a prefill. `cores`: what the measured processor time (waiting awake left out; with the API, the client and the program that carries the packets) takes of all',
-    'cores together if none of them ever waits. `network`: the same requests with processors that need no time, over links of the same bit rate and delay. No plan can be faster than either; where the',
+    ...(coresPerHost === null
+      ? [
+          'Milliseconds of a decode step, or of a prefill. `cores`: what the measured processor time (waiting awake left out; with the API, the client and the program that carries the packets) takes of all',
+          'cores together if none of them ever waits. `network`: the same requests with processors that need no time, over links of the same bit rate and delay. No plan can be faster than either; where the',
+        ]
+      : [
+          'Milliseconds of a decode step, or of a prefill. `cores`: the measured processor time (waiting awake left out) of the program that took most: a worker, the API or its client, or what carries the',
+          'packets. `network`: the same requests with processors that need no time, over links of the same bit rate and delay. No plan can be faster than either; where the',
+        ]),
     'cores need more, fewer bytes save little, and `x without cores` is what the plan would gain if only the network counted.',
     '',
     '| workload | link | | contiguous | cores | network | optimised + 25% | cores | network | decides | x | x without cores |',
@@ -155,7 +183,7 @@ function gainOf(base, c) {
 const linkName = (c) => (c.rateMbit >= 10_000 ? '10 Gb/s' : `${c.rateMbit} Mb/s, ${c.delayMicros / 1000} ms`);
 const labels = (c) => `${c.workload} | ${linkName(c)} | ${c.phase} ${c.batch}`;
 
-function predictionSummary(cells) {
+function predictionSummary(cells, coresPerHost) {
   const off = cells.map((c) => Math.abs(c.predicted.seconds / c.measuredSeconds - 1));
   const good = off.filter((e) => e <= within).length;
   const spread = median(cells.map((c) => (Math.max(...c.roundTokensPerSecond) - Math.min(...c.roundTokensPerSecond)) / c.tokensPerSecond));
@@ -166,8 +194,15 @@ function predictionSummary(cells) {
     `Predicted step time within ${100 * within} % of the measured one in ${good} of ${cells.length} cells; median error ${(100 * median(off)).toFixed(0)} %, largest ${(100 * Math.max(...off)).toFixed(0)} %.`,
     `Rounds of one cell differ by ${(100 * spread).toFixed(0)} % from slowest to fastest (median of cells); a cell is its median round. In ${disturbed} cells other programs, or other machines on the same hardware, had more than ${100 * disturbedMax} % of the cores' time each time that they were measured.`,
     'The model is calibrated in the midst of the cells of each bit rate, on hosts of their own beside those of the plans.',
-    'It is measured on one host alone (kernels, steps, requests), between two hosts and between more than there are cores, experts in contiguous ranges (frames, waking up, what the bed itself takes of the cores, how late it delivers), and on hosts that exchange nothing but share the cores.',
-    'What a step waits for without any processor time to show for it (the scheduler, caches that others have filled) is one factor for decoding and one for prompts, found on the calibration with more hosts than cores.',
+    ...(coresPerHost === null
+      ? [
+          'It is measured on one host alone (kernels, steps, requests), between two hosts and between more than there are cores, experts in contiguous ranges (frames, waking up, what the bed itself takes of the cores, how late it delivers), and on hosts that exchange nothing but share the cores.',
+          'What a step waits for without any processor time to show for it (the scheduler, caches that others have filled) is one factor for decoding and one for prompts, found on the calibration with more hosts than cores.',
+        ]
+      : [
+          'It is measured on one host alone (kernels, steps, requests), between two hosts and between as many as are predicted, experts in contiguous ranges (frames, waking up, what the bed itself takes of the cores, how late it delivers), and on as many that exchange nothing but share caches and memory.',
+          'What a step waits for without any processor time to show for it (the scheduler, cores that wake up) is one factor for decoding and one for prompts, found on the calibration with as many hosts as are predicted.',
+        ]),
     "Its requests are of other sequences than those that are measured. It is told the bed's delay, the bit rate that a TCP connection gets, and how many bytes an answer's row took in each cell (the width that holds a sum depends on its value).",
     'Workers wait awake for frames that come close together; they count that time, and it is no part of the fit: any other program can have it.',
     '',

@@ -1,8 +1,11 @@
 // Switchyard over several hosts of the test bed: contiguous against optimised plans, with and without replicas, beside what the cost model predicts.
 //   node bench/hosts/run.mjs [--workloads text,replay] [--hosts 2,4] [--plans …] [--rates 250,1000] [--delays 250,1000] [--batches 1,8,32]
+//                            [--cores-per-host N] [--warm-rounds 30] [--rounds N] [--attempts 3]
 //                            [--cache DIR] [--parts DIR] [--again] [--out bench/results/hosts | --no-report]
 // Every (workload, hosts, rate) is measured on its own, its plans beside one another and the calibration of the cost model in their midst; all is kept in --parts, and what is there already is not
 // measured again without --again, so that a run may be cut into pieces. The report is made of all parts. Needs root, iproute2 and a C compiler.
+// With --cores-per-host each host's workers have the machine's next N CPUs to themselves and everything else has what is left; such parts make a report of their own.
+// --warm-rounds, --rounds (3 at least) and --attempts bound how long a run takes.
 import { execFileSync } from 'node:child_process';
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
@@ -10,8 +13,9 @@ import path from 'node:path';
 import { parseArgs } from 'node:util';
 import { bedRefusal, startBed } from '../../test/hosts/bed/bed.mjs';
 import { startCluster } from '../../test/hosts/bed/cluster.mjs';
+import { divideCores, stayOn } from '../../test/hosts/bed/cores.mjs';
 import { calibrate } from './calibration.mjs';
-import { measureBeside, warm } from './measure.mjs';
+import { fullEffort, measureBeside, warm } from './measure.mjs';
 import { planKinds, planOf } from './plans.mjs';
 import { calibrationName, partName, writeReport } from './report.mjs';
 import { replayWorkload, textWorkload } from './workloads.mjs';
@@ -27,6 +31,10 @@ const { values: flags } = parseArgs({
     batches: { type: 'string', default: '1,8,32' },
     network: { type: 'string', default: 'switch' },
     transport: { type: 'string', default: 'tcp' },
+    'cores-per-host': { type: 'string' },
+    'warm-rounds': { type: 'string', default: String(fullEffort.warmRoundsMax) },
+    rounds: { type: 'string', default: String(fullEffort.roundsMax) },
+    attempts: { type: 'string', default: String(fullEffort.attemptsMax) },
     cache: { type: 'string', default: path.join(os.tmpdir(), 'switchyard-hosts-cache') },
     parts: { type: 'string', default: path.join(os.tmpdir(), 'switchyard-hosts-parts') },
     again: { type: 'boolean', default: false },
@@ -36,6 +44,8 @@ const { values: flags } = parseArgs({
   allowNegative: true,
 });
 const numbers = (text) => text.split(',').map(Number);
+const coresPerHost = flags['cores-per-host'] === undefined ? null : Number(flags['cores-per-host']);
+const effort = { warmRoundsMax: Number(flags['warm-rounds']), roundsMax: Number(flags.rounds), attemptsMax: Number(flags.attempts) };
 const refusal = bedRefusal({ network: flags.network });
 if (refusal !== null) {
   process.stderr.write(`no test bed: ${refusal}\n`);
@@ -43,15 +53,22 @@ if (refusal !== null) {
 }
 mkdirSync(flags.parts, { recursive: true });
 const madeBy = {
-  commit: execFileSync('git', ['describe', '--always', '--dirty'], { cwd: root, encoding: 'utf8' }).trim(),
+  commit: commit(),
   date: new Date().toISOString().slice(0, 10),
   machine: `${os.cpus().length} × ${os.cpus()[0].model}, Linux ${os.release()}, Node ${process.version}`,
 };
-const keep = (name, part) => writeFileSync(path.join(flags.parts, `${name}.json`), JSON.stringify({ ...part, madeBy }));
-/** A part that does not say what made it is none. */
+const keep = (name, part, whole = true) =>
+  writeFileSync(path.join(flags.parts, `${name}.json`), JSON.stringify({ ...part, whole, madeBy }));
+/** A part that does not say what made it is none, and one that was cut short is measured again. */
 function has(name) {
   const file = path.join(flags.parts, `${name}.json`);
-  return !flags.again && existsSync(file) && JSON.parse(readFileSync(file, 'utf8')).madeBy !== undefined;
+  if (flags.again || !existsSync(file)) return false;
+  const { madeBy, whole = true } = JSON.parse(readFileSync(file, 'utf8'));
+  return madeBy !== undefined && whole;
+}
+/** Where there is no git, who brought the files there says which they are. */
+function commit() {
+  return process.env.SWITCHYARD_COMMIT ?? execFileSync('git', ['describe', '--always', '--dirty'], { cwd: root, encoding: 'utf8' }).trim();
 }
 const openWorkload = {
   text: async () => {
@@ -70,56 +87,64 @@ for (const name of flags.workloads.split(',')) {
   const kinds = flags.plans.split(',');
   for (const hosts of numbers(flags.hosts))
     for (const rateMbit of numbers(flags.rates)) {
-      const what = { workload: name, hosts, network: flags.network, rateMbit };
+      const what = { workload: name, hosts, network: flags.network, rateMbit, coresPerHost };
       if ([calibrationName(what), ...kinds.map((kind) => partName({ ...what, kind }))].every(has)) continue;
-      const { parts, calibration } = await measureParts(workload, hosts, kinds, rateMbit);
-      keep(calibrationName(what), calibration);
-      for (const part of parts) keep(partName(part), part);
+      for (const part of await measureParts(workload, hosts, kinds, rateMbit)) keep(partName(part), part);
     }
 }
-if (flags.report) await writeReport({ parts: flags.parts, cache: flags.cache, out: flags.out, openWorkload });
+if (flags.report) await writeReport({ parts: flags.parts, coresPerHost, out: flags.out, openWorkload });
 
 function delaysOf() {
   return flags.network === 'veth' ? [0] : numbers(flags.delays);
 }
 
-/** All cells at one bit rate: a cluster for each plan, on the same hosts, measured in turns; and between prompts and decoding the calibration, on hosts of its own. */
+/**
+ * All cells at one bit rate: a cluster for each plan, on the same hosts, measured in turns; and between prompts and decoding the calibration, on hosts of its own.
+ * What is there so far is kept after every cell, so that a run that is cut short was not for nothing.
+ */
 async function measureParts(workload, hosts, kinds, rateMbit) {
   const startedMs = performance.now();
   const delays = delaysOf();
+  const cores = coresPerHost === null ? null : divideCores(Math.max(2, hosts), coresPerHost);
+  if (cores !== null) stayOn(cores.rest);
+  const cpus = cores?.hosts ?? null;
   const bed = await startBed({ hosts, network: flags.network, rateMbit, delayMicros: delays[0] });
   const { network, transport } = flags;
   const parts = kinds.map((kind) => {
     const plan = planOf(workload, hosts, kind, flags.cache);
-    return { workload: workload.name, hosts, kind, plan, network, transport, rateMbit, links: [], cells: [] };
+    return { workload: workload.name, hosts, kind, plan, network, transport, rateMbit, coresPerHost, links: [], cells: [] };
   });
   const clusters = [];
-  let calibration;
+  let calibrated = false;
   try {
     for (const [number, { plan }] of parts.entries())
       clusters.push(
         await startCluster(bed, {
-          ...{ model: workload.model, plan, replay: workload.replay, transport, number },
+          ...{ model: workload.model, plan, replay: workload.replay, transport, cpus, number },
           coordinatorFlags: ['--no-prefix-cache'],
         }),
       );
     let first = 1_000_000 + rateMbit;
     const warming = Array.from({ length: 16 }, (_, i) => workload.request(first + i, 64, workload.decodeTokens));
-    for (const cluster of clusters) await warm(cluster, warming);
+    for (const cluster of clusters) await warm(cluster, warming, effort);
     for (const delayMicros of delays) {
       await bed.setLink({ rateMbit, delayMicros });
       const link = { delayMicros, ...(await bed.measure(0, hosts - 1, Math.max(4, rateMbit / 50))) };
       for (const part of parts) part.links.push(link);
       for (const phase of ['prefill', 'decode']) {
-        if (phase === 'decode') calibration ??= await calibrate(workload, { network, rateMbit, delayMicros });
+        if (phase === 'decode' && !calibrated) {
+          keep(calibrationName(parts[0]), await calibrate(workload, { hosts, network, rateMbit, delayMicros, cpus, effort }));
+          calibrated = true;
+        }
         for (const batch of numbers(flags.batches)) {
           first = (delayMicros * 7 + batch) * 100 + (phase === 'decode' ? 50_000 : 0);
-          const cells = await measureBeside(bed, clusters, workload, { phase, batch, first });
+          const cells = await measureBeside(bed, clusters, workload, { phase, batch, first }, effort);
           for (const [p, cell] of cells.entries()) {
             parts[p].cells.push({ delayMicros, ...cell });
             process.stderr.write(
               `${workload.name}, ${hosts} hosts, ${parts[p].kind}, ${rateMbit} Mb/s, ${delayMicros} us: ${phase} ${batch}: ${cell.tokensPerSecond.toFixed(1)} tokens/s, r ${cell.r.toFixed(3)}\n`,
             );
+            keep(partName(parts[p]), parts[p], false);
           }
         }
       }
@@ -129,5 +154,5 @@ async function measureParts(workload, hosts, kinds, rateMbit) {
     await bed.stop();
   }
   const seconds = (performance.now() - startedMs) / 1000;
-  return { calibration, parts: parts.map((part) => ({ ...part, seconds })) };
+  return parts.map((part) => ({ ...part, seconds }));
 }

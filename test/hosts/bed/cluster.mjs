@@ -23,9 +23,13 @@ const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
  * @param plan a placement plan whose worker w runs on host `plan.workers[w].node`
  * @param replay trace whose routing is replayed, or null
  * @param threads of each worker
+ * @param cpus of each host's workers, as `taskset` reads them; null: they run where this process may. The coordinator and the client do that in any case
  * @param number of the cluster, where several share the hosts
  */
-export async function startCluster(bed, { model, plan, replay = null, transport = 'tcp', threads = 1, coordinatorFlags = [], number = 0 }) {
+export async function startCluster(
+  bed,
+  { model, plan, replay = null, transport = 'tcp', threads = 1, cpus = null, coordinatorFlags = [], number = 0 },
+) {
   const apiPort = firstPort + portsApart * number;
   const controlPort = apiPort + 1;
   const folder = mkdtempSync(path.join(os.tmpdir(), 'switchyard-hosts-'));
@@ -41,8 +45,9 @@ export async function startCluster(bed, { model, plan, replay = null, transport 
   const stdio = ['pipe', output, output];
   const { address } = bed.hosts[0];
   const children = [];
-  const start = (host, args, streams = stdio) => {
-    const child = bed.spawn(host, process.execPath, args, { stdio: streams });
+  const start = (host, args, streams = stdio, own = null) => {
+    const [command, ...rest] = [...(own === null ? [] : ['taskset', '--cpu-list', own]), process.execPath, ...args];
+    const child = bed.spawn(host, command, rest, { stdio: streams });
     child.stdin.on('error', () => {});
     children.push(child);
     return child;
@@ -53,10 +58,11 @@ export async function startCluster(bed, { model, plan, replay = null, transport 
     ...['--kv-bytes', 256 * 2 ** 20, '--supervised', ...(replay === null ? [] : ['--replay-routing', replay]), ...coordinatorFlags],
   ]);
   for (const { name, node } of plan.workers) {
-    start(node, [
+    const args = [
       ...[cli, 'worker', '--coordinator', `${address}:${controlPort}`, '--name', name, '--node', `n${node}`],
       ...['--data', `${transport}://${bed.hosts[node].address}:0`, '--threads', threads, '--token-file', tokenFile, '--supervised'],
-    ]);
+    ];
+    start(node, args, stdio, cpus === null ? null : cpus[node]);
   }
   const stop = async () => {
     for (const child of children) child.stdin.end();
@@ -128,7 +134,7 @@ async function untilReady(socket, children, log) {
     const ended = children.find((child) => child.exitCode !== null || child.signalCode !== null);
     if (ended !== undefined || Date.now() > deadline)
       throw new Error(
-        `the cluster did not start (${ended ? ended.spawnargs.slice(4, 8).join(' ') : 'late'}): ${readFileSync(log, 'utf8').slice(-2000)}`,
+        `the cluster did not start (${ended ? ended.spawnargs.slice(4, 11).join(' ') : 'late'}): ${readFileSync(log, 'utf8').slice(-2000)}`,
       );
     const status = await admin(socket, 'GET', '/v1/switchyard/status').catch(() => null);
     const failed = status?.workers.find(({ state }) => state === 'failed');

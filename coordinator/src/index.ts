@@ -5,6 +5,5 @@
  *   console.log(coordinator.url);
  *   await coordinator.close();
  */
-export { type Config, environmentPrefix, type GivenConfig, options as coordinatorOptions } from './config.ts';
+export type { GivenConfig } from './config.ts';
 export { type RunningCoordinator, startCoordinator } from './coordinator.ts';
-export { chooseHome, type HomeCandidate, type HomeChoice, type HomePreference, type HomeReason } from './requests/home-choice.ts';

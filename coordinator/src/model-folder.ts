@@ -4,7 +4,6 @@ import { readJson } from './tokenizing/tokenizer-folder.ts';
 
 /** What the coordinator must know of a checkpoint besides its text: where the experts are, how long a sequence may be, and how its authors sample. */
 export interface ModelFolder {
-  dir: string;
   plan: Plan['model'];
   /** Experts of a token. */
   topK: number;
@@ -43,7 +42,6 @@ export function readModelFolder(dir: string): ModelFolder {
   const generation = (readJson(path.join(dir, 'generation_config.json'), limits.configBytesMax) ?? {}) as Json;
   const fields = new ConfigFields(file, config);
   return {
-    dir,
     plan: moeShape(fields),
     topK: fields.whole(topKKeys, 1, limits.topKMax) ?? fields.missing(topKKeys.join(' or ')),
     grouping: grouping(fields),

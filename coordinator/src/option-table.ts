@@ -11,7 +11,7 @@ export interface Option<T> {
   help: string;
 }
 
-export type OptionTable = Record<string, Option<never> | Option<unknown>>;
+type OptionTable = Record<string, Option<never> | Option<unknown>>;
 export type Values<Table> = { readonly [K in keyof Table]: Table[K] extends { schema: z.ZodType<infer T> } ? T : never };
 
 export function option<T>(schema: z.ZodType<T>, fallback: NoInfer<T> | null, value: string | null, help: string): Option<T> {

@@ -5,6 +5,7 @@ import path from 'node:path';
 import { Finish } from '@switchyard/proto';
 import { afterAll, afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { type RunningCoordinator, startCoordinator } from '../src/index.ts';
+import { becomes } from './becomes.ts';
 import { modelDir } from './model-dir.ts';
 import { ScriptedWorker } from './scripted-worker.ts';
 
@@ -36,10 +37,6 @@ interface WorkerStatus {
 }
 const workers = () => (coordinator.status() as { workers: WorkerStatus[] }).workers;
 const ready = () => (coordinator.status() as { ready: boolean }).ready;
-
-async function becomes(condition: () => boolean): Promise<void> {
-  while (!condition()) await new Promise((resolve) => setTimeout(resolve, 5));
-}
 
 async function pair(): Promise<[ScriptedWorker, ScriptedWorker]> {
   const both = [await ScriptedWorker.join(control, 'n0w0'), await ScriptedWorker.join(control, 'n0w1')] as [ScriptedWorker, ScriptedWorker];

@@ -6,6 +6,7 @@ import { afterAll, afterEach, describe, expect, it, vi } from 'vitest';
 import { type RunningCoordinator, startCoordinator } from '../src/index.ts';
 import { Membership } from '../src/membership/membership.ts';
 import { readModelFolder } from '../src/model-folder.ts';
+import { becomes } from './becomes.ts';
 import { modelDir } from './model-dir.ts';
 import { ScriptedWorker } from './scripted-worker.ts';
 
@@ -61,10 +62,6 @@ function answer(worker: ScriptedWorker, request: number, finish: Finish = Finish
 }
 
 const load = (index: number) => (coordinator.status() as { workers: { load: number }[] }).workers[index].load;
-
-async function becomes(condition: () => boolean): Promise<void> {
-  while (!condition()) await new Promise((resolve) => setTimeout(resolve, 5));
-}
 
 describe('a worker that shuts down', () => {
   it('hands what it refuses to another home, and is asked for nothing more until it is back', async () => {

@@ -11,6 +11,7 @@ import { PacedWriter } from '../src/api/paced-writer.ts';
 import { type RunningCoordinator, startCoordinator } from '../src/index.ts';
 import { TextThread } from '../src/tokenizing/text-thread.ts';
 import { Tokenizing } from '../src/tokenizing/tokenizing.ts';
+import { becomes } from './becomes.ts';
 import { modelDirOfContext } from './model-dir.ts';
 import { ScriptedWorker } from './scripted-worker.ts';
 
@@ -137,10 +138,6 @@ async function rest(socket: net.Socket): Promise<string> {
 async function metric(name: string): Promise<number> {
   const line = (await (await fetch(`${coordinator.url}/metrics`)).text()).split('\n').find((text) => text.startsWith(name));
   return Number(line?.split(' ').at(-1));
-}
-
-async function becomes(condition: () => boolean | Promise<boolean>): Promise<void> {
-  while (!(await condition())) await new Promise((resolve) => setTimeout(resolve, 5));
 }
 
 const running = () => (coordinator.status() as { requests: { running: number; waiting: number } }).requests;

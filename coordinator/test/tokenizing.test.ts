@@ -200,8 +200,9 @@ describe('a template with tools', () => {
 });
 
 describe('ids to text', () => {
-  const pieces = new TokenPieces(tokenBytes(folder.tokenizer));
-  const ids = fc.array(fc.nat({ max: pieces.vocab - 1 }), { maxLength: 40 });
+  const bytes = tokenBytes(folder.tokenizer);
+  const pieces = new TokenPieces(bytes);
+  const ids = fc.array(fc.nat({ max: bytes.vocab - 1 }), { maxLength: 40 });
 
   it.each(cases.map((c) => [c.text.slice(0, 40), c] as const))('decodes %j', (_, c) => {
     expect(pieces.text(c.ids)).toBe(c.decoded);

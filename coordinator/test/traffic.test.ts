@@ -4,6 +4,7 @@ import path from 'node:path';
 import { Finish, type Traffic } from '@switchyard/proto';
 import { afterAll, afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { type RunningCoordinator, startCoordinator } from '../src/index.ts';
+import { becomes } from './becomes.ts';
 import { modelDir } from './model-dir.ts';
 import { ScriptedWorker } from './scripted-worker.ts';
 
@@ -220,7 +221,3 @@ describe('a long prompt of unknown kind', () => {
     await known;
   });
 });
-
-async function becomes(condition: () => boolean): Promise<void> {
-  while (!condition()) await new Promise((resolve) => setTimeout(resolve, 5));
-}

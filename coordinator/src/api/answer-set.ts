@@ -62,10 +62,6 @@ export abstract class AnswerSet implements AnswerListener {
     }
   }
 
-  get answers(): readonly Answer[] {
-    return this.#answers;
-  }
-
   get over(): boolean {
     return this.#over;
   }

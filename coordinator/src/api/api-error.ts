@@ -2,7 +2,7 @@ import { type ErrorCode, errorCatalogue, SwitchyardError } from '@switchyard/pro
 import { bounds } from '../bounds.ts';
 import { DetailedError } from '../detailed-error.ts';
 
-export interface ErrorReply {
+interface ErrorReply {
   status: number;
   headers: Record<string, string>;
   /** OpenAI's envelope as JSON. */

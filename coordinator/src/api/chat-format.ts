@@ -14,20 +14,14 @@ import {
 export class ChatFormat implements AnswerFormat {
   readonly #texts: TokenTexts;
   readonly #wantLogprob: boolean;
-  readonly #returnTokenIds: boolean;
-  readonly #promptIds: readonly number[];
+  /** Of the one prompt, when ids are asked for; else null. */
+  readonly #promptIds: readonly number[] | null;
   readonly #chunkHead: string;
   readonly #bodyHead: string;
 
-  /** @param promptIds of the one prompt; returned when ids are asked for */
-  constructor(
-    frame: AnswerFrame,
-    texts: TokenTexts,
-    options: { wantLogprob: boolean; returnTokenIds: boolean; promptIds: readonly number[] },
-  ) {
+  constructor(frame: AnswerFrame, texts: TokenTexts, options: { wantLogprob: boolean; promptIds: readonly number[] | null }) {
     this.#texts = texts;
     this.#wantLogprob = options.wantLogprob;
-    this.#returnTokenIds = options.returnTokenIds;
     this.#promptIds = options.promptIds;
     const rest = `"created":${frame.created},"model":${JSON.stringify(frame.model)},"system_fingerprint":${JSON.stringify(frame.fingerprint)}`;
     this.#chunkHead = `data: {"id":"${frame.id}","object":"chat.completion.chunk",${rest},"choices":[`;
@@ -35,8 +29,7 @@ export class ChatFormat implements AnswerFormat {
   }
 
   opening(index: number, usage: string): string {
-    const ids = this.#returnTokenIds ? `,"prompt_token_ids":[${this.#promptIds.join(',')}]` : '';
-    return `${this.#chunkHead}{"index":${index},"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}]${ids}${usage}}\n\n`;
+    return `${this.#chunkHead}{"index":${index},"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}]${this.#idsOfPrompt()}${usage}}\n\n`;
   }
 
   chunk({ index, text, reports, ids }: Piece, usage: string): string {
@@ -59,8 +52,7 @@ export class ChatFormat implements AnswerFormat {
   }
 
   body(choices: readonly string[], usage: Usage): string {
-    const ids = this.#returnTokenIds ? `,"prompt_token_ids":[${this.#promptIds.join(',')}]` : '';
-    return `${this.#bodyHead}${choices.join(',')}],"usage":${usageJson(usage)}${ids}}`;
+    return `${this.#bodyHead}${choices.join(',')}],"usage":${usageJson(usage)}${this.#idsOfPrompt()}}`;
   }
 
   reportChars({ token, top }: TokenReport): number {
@@ -71,7 +63,11 @@ export class ChatFormat implements AnswerFormat {
   }
 
   #ids(ids: readonly number[]): string {
-    return this.#returnTokenIds ? `,"token_ids":[${ids.join(',')}]` : '';
+    return this.#promptIds === null ? '' : `,"token_ids":[${ids.join(',')}]`;
+  }
+
+  #idsOfPrompt(): string {
+    return this.#promptIds === null ? '' : `,"prompt_token_ids":[${this.#promptIds.join(',')}]`;
   }
 
   #logprobs(reports: readonly TokenReport[], always = false): string {

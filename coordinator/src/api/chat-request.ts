@@ -6,7 +6,7 @@ import type { GenerationRequest } from './generation-request.ts';
 import { type ModelBounds, readCommonFields, refuseUnsupported } from './sampling-fields.ts';
 import { readStreamFields } from './stream-fields.ts';
 
-export type ChatRequest = Omit<GenerationRequest, 'prompts'> & { conversation: Conversation };
+type ChatRequest = Omit<GenerationRequest, 'prompts'> & { conversation: Conversation };
 
 /** POST /v1/chat/completions. @throws SwitchyardError `invalid_request` */
 export function readChatRequest(fields: Fields, model: ModelBounds, template: ChatTemplate | null): ChatRequest {
@@ -23,5 +23,5 @@ export function readChatRequest(fields: Fields, model: ModelBounds, template: Ch
   if (topLogprobs > 0 && !wantLogprob) throw fields.invalid('top_logprobs', `is ${topLogprobs} without logprobs: true`);
   fields.ignore('reasoning_effort', 'verbosity', 'prediction', 'web_search_options', 'include_reasoning');
   const promptField = 'messages';
-  return { common, streaming, conversation, promptField, echo: null, wantLogprob, topLogprobs, returnTokenIds: common.returnTokenIds };
+  return { common, streaming, conversation, promptField, echo: null, wantLogprob, topLogprobs };
 }

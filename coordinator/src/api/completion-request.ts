@@ -34,7 +34,6 @@ export function readCompletionRequest(fields: Fields, model: ModelBounds): Compl
     echo,
     wantLogprob: logprobs !== null,
     topLogprobs: logprobs ?? 0,
-    returnTokenIds: common.returnTokenIds,
     addSpecialTokens: fields.flag('add_special_tokens') ?? true,
   };
 }

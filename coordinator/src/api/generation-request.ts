@@ -15,12 +15,10 @@ export interface GenerationRequest {
   echo: string[] | null;
   wantLogprob: boolean;
   topLogprobs: number;
-  /** For bodies: prompt ids are returned too. */
-  returnTokenIds: boolean;
 }
 
 /** Who asks, for whom, and under which name. */
-export interface Caller {
+interface Caller {
   requestId: string;
   tenant: string;
   domain: string;

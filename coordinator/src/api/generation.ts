@@ -29,8 +29,9 @@ export async function chatCompletions(service: Service, exchange: Exchange): Pro
   const prompt = await service.tokenizing.encode({ kind: 'conversation', conversation }, encodeOptions(service, exchange));
   const request: GenerationRequest = { ...rest, prompts: [prompt] };
   const frame = answerFrame(service, `chatcmpl-${randomBytes(12).toString('hex')}`);
-  const { wantLogprob, returnTokenIds } = request;
-  run(service, exchange, fields, request, new ChatFormat(frame, service.tokenTexts, { wantLogprob, returnTokenIds, promptIds: prompt }));
+  const { wantLogprob, common } = request;
+  const promptIds = common.returnTokenIds ? prompt : null;
+  run(service, exchange, fields, request, new ChatFormat(frame, service.tokenTexts, { wantLogprob, promptIds }));
 }
 
 /** POST /v1/completions */
@@ -48,7 +49,7 @@ export async function completions(service: Service, exchange: Exchange): Promise
   const format = new CompletionFormat(frame, service.tokenTexts, {
     wantLogprob: request.wantLogprob,
     topLogprobs: request.topLogprobs,
-    promptIds: request.returnTokenIds ? prompts : null,
+    promptIds: request.common.returnTokenIds ? prompts : null,
     choicesPerPrompt: request.common.n,
   });
   run(service, exchange, fields, request, format);

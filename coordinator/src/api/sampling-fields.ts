@@ -28,7 +28,7 @@ export type CommonSpec = Pick<
   | 'returnTokenIds'
   | 'wantTraffic'
   | 'replaySequence'
-> & { n: number; seed: bigint; maxTokens: number | null; maxTokensField: 'max_tokens' | 'max_completion_tokens' };
+> & { n: number; maxTokens: number | null; maxTokensField: 'max_tokens' | 'max_completion_tokens' };
 
 /**
  * Sampling and stopping, with OpenAI's names and the extras that clients of vLLM and llama.cpp send.
@@ -38,7 +38,6 @@ export type CommonSpec = Pick<
 export function readCommonFields(fields: Fields, model: ModelBounds, maxTokensMin: number): CommonSpec {
   const { defaults } = model;
   const n = fields.whole('n', 1, limits.choicesMax) ?? 1;
-  const seed = readSeed(fields);
   const ignoreEos = fields.flag('ignore_eos') ?? false;
   const clientStops = readStopTokens(fields, model.vocab);
   const bias = readLogitBias(fields, model.vocab);
@@ -46,7 +45,6 @@ export function readCommonFields(fields: Fields, model: ModelBounds, maxTokensMi
   const maxTokens = fields.whole('max_completion_tokens', maxTokensMin, 2 ** 31);
   return {
     n,
-    seed,
     maxTokens: maxTokens ?? maxTokensOld,
     maxTokensField: maxTokens === null ? 'max_tokens' : 'max_completion_tokens',
     minTokens: fields.whole('min_tokens', 0, 2 ** 31) ?? 0,
@@ -59,7 +57,7 @@ export function readCommonFields(fields: Fields, model: ModelBounds, maxTokensMi
       repetitionPenalty: fields.number('repetition_penalty', 0.01, 10) ?? defaults.repetitionPenalty,
       presencePenalty: fields.number('presence_penalty', -2, 2) ?? 0,
       frequencyPenalty: fields.number('frequency_penalty', -2, 2) ?? 0,
-      seed,
+      seed: readSeed(fields),
       biasToken: bias.tokens,
       biasValue: bias.values,
     },

@@ -27,7 +27,7 @@ export interface Assignment {
 const numericClassPattern = /^[a-z0-9][a-z0-9+=.-]{0,127}$/;
 
 /** `loading` until the worker says ready, `loaded` until it knows its peers, then `serving`. `failed`: it cannot serve the assignment and said why. */
-export type PlaceState = 'absent' | 'loading' | 'loaded' | 'serving' | 'failed';
+type PlaceState = 'absent' | 'loading' | 'loaded' | 'serving' | 'failed';
 
 /** A worker's place in the plan, and who fills it now. */
 export interface Place {
@@ -48,7 +48,7 @@ export interface Place {
   losses: number;
 }
 
-export interface MembershipEvents {
+interface MembershipEvents {
   onTokens(place: Place, tokens: Tokens): void;
   onTrace(place: Place, rows: TraceRows): void;
   onStats(place: Place, stats: Stats): void;

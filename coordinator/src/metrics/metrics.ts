@@ -5,7 +5,7 @@ import { metricPrefix, vllmSuffixes } from './names.ts';
 import { RequestMetrics } from './request-metrics.ts';
 import { WorkerMetrics } from './worker-metrics.ts';
 
-export interface MetricsSubject {
+interface MetricsSubject {
   model: string;
   version: string;
   plan: Plan;
@@ -13,7 +13,7 @@ export interface MetricsSubject {
   numericClass(): string;
 }
 
-export interface QueueView {
+interface QueueView {
   readonly running: number;
   readonly waiting: number;
 }

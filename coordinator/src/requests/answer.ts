@@ -207,7 +207,7 @@ export class Answer {
 }
 
 /** Length as other languages count it. */
-export function codePoints(text: string): number {
+function codePoints(text: string): number {
   let count = text.length;
   for (let i = 0; i < text.length; i++) {
     const code = text.charCodeAt(i);

@@ -19,7 +19,7 @@ import { Refusals } from './refusals.ts';
 import { addTraffic, checkedRouting, checkedTraffic, noTraffic, type TrafficSum } from './traffic.ts';
 import { type Running, WorkerLoads } from './worker-loads.ts';
 
-export interface DispatcherLimits {
+interface DispatcherLimits {
   runningMax: number;
   waitingMax: number;
   /** Sequences in the batch of one worker; what it has beyond them waits there. */

@@ -8,7 +8,7 @@ export interface PlanHomes {
 }
 
 /** What a plan promises of its traffic. */
-export interface PlanPrediction {
+interface PlanPrediction {
   remoteNodes: number;
   homeShare: number;
 }

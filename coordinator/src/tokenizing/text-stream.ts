@@ -47,10 +47,6 @@ export class TokenPieces {
     this.#whole = new Array(bytes.vocab);
   }
 
-  get vocab(): number {
-    return this.#bytes.vocab;
-  }
-
   bytes(token: number): Uint8Array {
     return this.#bytes.of(token);
   }
@@ -87,7 +83,7 @@ function strictText(bytes: Uint8Array): string | null {
 }
 
 /** Bytes at the end that may yet become a character: a lead byte and the valid continuation bytes after it (Unicode table 3-7). */
-export function unfinishedBytes(bytes: Uint8Array): number {
+function unfinishedBytes(bytes: Uint8Array): number {
   const { length } = bytes;
   for (let back = 1; back <= Math.min(3, length); back++) {
     const lead = bytes[length - back];

@@ -14,7 +14,7 @@ interface Waiting {
 }
 
 /** What one request wants tokenised, in one go. */
-export interface TextJob {
+interface TextJob {
   prompts: readonly PromptText[];
   /** Of all prompts together. */
   chars: number;

@@ -4,7 +4,6 @@ import { limits, SwitchyardError } from '@switchyard/proto';
 
 /** What a checkpoint's folder says about text, parsed and nothing more. */
 export interface TokenizerFolder {
-  dir: string;
   tokenizer: TokenizerJson;
   config: TokenizerConfig;
   /** Jinja source of the chat template, and of the one for conversations with tools where the folder has two. */
@@ -19,7 +18,7 @@ export interface TokenizerJson {
   [key: string]: unknown;
 }
 
-export interface AddedTokenJson {
+interface AddedTokenJson {
   id: number;
   content: string;
   special: boolean;
@@ -49,7 +48,6 @@ export function readTokenizerFolder(dir: string): TokenizerFolder {
   const named = Array.isArray(config.chat_template) ? config.chat_template : [];
   const inConfig = typeof config.chat_template === 'string' ? config.chat_template : templateNamed(named, 'default');
   return {
-    dir,
     tokenizer,
     config,
     chatTemplate: readText(path.join(dir, 'chat_template.jinja'), limits.configBytesMax) ?? inConfig,

@@ -1,7 +1,7 @@
 import path from 'node:path';
 import { limits, SwitchyardError, type TraceHeader, type TraceRows, TraceWriter } from '@switchyard/proto';
 
-export interface TraceStart {
+interface TraceStart {
   /** Name of the recording inside the trace folder. */
   file: string;
   /** Record these tenants alone; null: all. */

@@ -1,4 +1,4 @@
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { afterAll, describe, expect, it, vi } from 'vitest';
@@ -50,6 +50,21 @@ describe('the memory of prefixes', () => {
 });
 
 describe('a recording', () => {
+  it('takes no name that another has, also where its first file is gone, and no folder that is not there', async () => {
+    const header = { format: 'switchyard-trace', version: 1, model: 'm', moeLayers: [0], experts: 8, topK: 1 } as const;
+    const dir = mkdtempSync(path.join(folder, 'trace-'));
+    const recorder = new TraceRecorder(dir, header, () => ({ tenant: '', domain: '' }));
+    writeFileSync(path.join(dir, 'old-0004.trace'), '');
+    expect(() => recorder.start({ file: 'old', tenants: null })).toThrow('file is "old"; there is a recording of that name');
+    for (const file of ['new', 'new-er']) {
+      recorder.start({ file, tenants: null });
+      await recorder.stop();
+    }
+    expect(() => recorder.start({ file: 'new', tenants: null })).toThrow('there is a recording of that name');
+    rmSync(dir, { recursive: true });
+    expect(() => recorder.start({ file: 'other', tenants: null })).toThrow(`--trace-dir ${dir}: ENOENT`);
+  });
+
   it('forgets which sequence a request of the distant past was', async () => {
     const header = { format: 'switchyard-trace', version: 1, model: 'm', moeLayers: [0], experts: 8, topK: 1 } as const;
     const recorder = new TraceRecorder(folder, header, () => ({ tenant: '', domain: '' }));

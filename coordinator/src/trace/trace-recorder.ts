@@ -1,3 +1,4 @@
+import { readdirSync } from 'node:fs';
 import path from 'node:path';
 import { limits, SwitchyardError, type TraceHeader, type TraceRows, TraceWriter } from '@switchyard/proto';
 
@@ -63,6 +64,8 @@ export class TraceRecorder {
     if (this.#writer !== null) throw invalid('on', `is true, and ${this.#stem} is being recorded already`);
     if (!/^[\w][\w.-]{0,127}$/.test(file))
       throw invalid('file', `is ${JSON.stringify(file.slice(0, 64))}; a name of letters, digits, '.', '-' and '_' is needed`);
+    // Files are never written over: those of the new recording would be found to be there only later, and its rows dropped.
+    if (recordings(this.#folder).has(file)) throw invalid('file', `is ${JSON.stringify(file)}; there is a recording of that name`);
     this.#stem = path.join(this.#folder, file);
     this.#tenants = tenants === null ? null : new Set(tenants);
     this.#traced.clear();
@@ -113,6 +116,15 @@ export class TraceRecorder {
     this.#traced.set(request, traced);
     if (this.#traced.size > limits.traceSequencesMax) this.#traced.delete(this.#traced.keys().next().value!);
     return traced;
+  }
+}
+
+/** Names of the recordings in a folder. */
+function recordings(folder: string): Set<string> {
+  try {
+    return new Set(readdirSync(folder).flatMap((name) => /^(.+)-\d+\.trace$/.exec(name)?.[1] ?? []));
+  } catch (error) {
+    throw new SwitchyardError('internal', `--trace-dir ${folder}: ${(error as Error).message}`, { cause: error });
   }
 }
 

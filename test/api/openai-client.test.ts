@@ -310,6 +310,20 @@ describe('completions', () => {
     expect(streamed).toEqual({ text, tokens: columns.tokens, token_logprobs: columns.token_logprobs });
   });
 
+  it('gives the ids of prompt and answer to who asks, whole and streamed', async () => {
+    const body = { ...base, prompt: [prompt, 'And God said'], n: 2, temperature: 1, seed: 3, return_token_ids: true };
+    type Ids = { index: number; token_ids?: number[]; prompt_token_ids?: number[] };
+    const whole = (await post(cluster, '/v1/completions', body)).json().choices as Ids[];
+    const { tokens } = (await post(cluster, '/tokenize', { prompt })).json();
+    expect(whole.slice(0, 2).map(({ prompt_token_ids }) => prompt_token_ids)).toEqual([tokens, tokens]);
+    const chunks = (await events(cluster, '/v1/completions', body)).slice(0, -1).map((event) => JSON.parse(event).choices[0] as Ids);
+    const streamed = whole.map(({ index }) => {
+      const own = chunks.filter((chunk) => chunk.index === index);
+      return { token_ids: own.flatMap((chunk) => chunk.token_ids ?? []), prompt_token_ids: own[0].prompt_token_ids };
+    });
+    expect(streamed).toEqual(whole.map(({ token_ids, prompt_token_ids }) => ({ token_ids, prompt_token_ids })));
+  });
+
   it('scores a prompt without generating', async () => {
     const { choices, usage } = await client.completions.create({ ...base, max_tokens: 0, echo: true, logprobs: 0 });
     expect(choices[0]).toMatchObject({ text: prompt, finish_reason: 'length' });

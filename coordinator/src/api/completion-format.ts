@@ -33,8 +33,9 @@ export class CompletionFormat implements AnswerFormat {
     this.#head = `{"id":"${frame.id}","object":"text_completion","created":${frame.created},"model":${JSON.stringify(frame.model)},"system_fingerprint":${JSON.stringify(frame.fingerprint)},"choices":[`;
   }
 
-  opening(): string {
-    return '';
+  opening(index: number, usage: string): string {
+    const ids = this.#idsOfPrompt(index);
+    return ids === '' ? '' : `data: ${this.#head}${this.#choice({ index, text: '' }, 'null', 'null', ids)}]${usage}}\n\n`;
   }
 
   chunk(piece: Piece, usage: string): string {
@@ -51,8 +52,7 @@ export class CompletionFormat implements AnswerFormat {
   }
 
   choice(piece: Piece, reason: FinishReason, extra: string): string {
-    const prompt = this.#promptIds?.[Math.floor(piece.index / this.#choicesPerPrompt)];
-    const ids = prompt === undefined ? '' : `${this.#ids(piece.ids)},"prompt_token_ids":[${prompt.join(',')}]`;
+    const ids = this.#ids(piece.ids) + this.#idsOfPrompt(piece.index);
     return this.#choice(piece, this.#wantLogprob ? this.#logprobs(piece.reports) : 'null', `"${reason}"`, ids + extra);
   }
 
@@ -68,12 +68,17 @@ export class CompletionFormat implements AnswerFormat {
     return chars;
   }
 
-  #choice({ index, text }: Piece, logprobs: string, reason: string, ids: string): string {
+  #choice({ index, text }: Pick<Piece, 'index' | 'text'>, logprobs: string, reason: string, ids: string): string {
     return `{"index":${index},"text":${JSON.stringify(text)},"logprobs":${logprobs},"finish_reason":${reason}${ids}}`;
   }
 
   #ids(ids: readonly number[]): string {
     return this.#promptIds === null ? '' : `,"token_ids":[${ids.join(',')}]`;
+  }
+
+  #idsOfPrompt(index: number): string {
+    const prompt = this.#promptIds?.[Math.floor(index / this.#choicesPerPrompt)];
+    return prompt === undefined ? '' : `,"prompt_token_ids":[${prompt.join(',')}]`;
   }
 
   /** OpenAI's columns. `top_logprobs` holds the chosen token too, whether or not it is among the best. */

@@ -379,6 +379,8 @@ describe('connections', () => {
       expect(raw).toContain('"error"');
     }
     await expectAlive();
+    const metrics = await (await fetch(`${cluster.url}/metrics`)).text();
+    expect(metrics).toMatch(/http_responses_total\{[^}]*route="none",status="400"\} [1-9]/);
   });
 
   it('that were refused are ended, also where the client never ends them', async () => {

@@ -93,7 +93,7 @@ export async function listenHttp(service: Service, where: { host: string; port: 
     service.exchanges.add(response);
     void serve(service, exchange);
   });
-  server.on('clientError', refuseBytes);
+  server.on('clientError', (error: NodeJS.ErrnoException, socket: Socket) => refuseBytes(service, error, socket));
   for (const { path } of routes) service.metrics.requests.expectRoute(path);
   if (local) await removeAbandonedSocket(where.socket);
   await listening(server, where);
@@ -173,13 +173,15 @@ function fail(service: Service, { response, id, path }: Exchange, error: unknown
 }
 
 /** Bytes that are not HTTP, too many of them, or too slow. */
-function refuseBytes(error: NodeJS.ErrnoException, socket: Socket): void {
+function refuseBytes({ metrics }: Service, error: NodeJS.ErrnoException, socket: Socket): void {
   const answering = (socket as Socket & { _httpMessage?: { headersSent: boolean } })._httpMessage?.headersSent === true;
   if (!socket.writable || answering || error.code === 'ECONNRESET') {
     socket.destroy();
     return;
   }
   const [status, code, message] = refusalOf(error.code);
+  metrics.requests.onError(code);
+  metrics.requests.onResponse('none', status);
   const { body } = errorReply(new SwitchyardError(code, message));
   socket.end(
     `HTTP/1.1 ${status} ${STATUS_CODES[status]}\r\ncontent-type: application/json; charset=utf-8\r\ncontent-length: ${Buffer.byteLength(body)}\r\n` +

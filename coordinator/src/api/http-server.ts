@@ -218,7 +218,7 @@ async function listening(server: Server, where: { host: string; port: number } |
 
 function health(service: Service, { path, response }: Exchange): void {
   const { status, body } = service.health.answer(healthQuestion(path)!);
-  sendJson(response, status, JSON.stringify(body), status === 503 ? { 'retry-after': '2' } : {});
+  sendJson(response, status, JSON.stringify(body), status === 503 ? { 'retry-after': String(bounds.retryAfterSeconds.not_ready) } : {});
 }
 
 async function metrics({ metrics: subject }: Service, { response }: Exchange): Promise<void> {

@@ -9,8 +9,9 @@ export class UnknownFields {
 
   log(log: Log, exchange: Exchange, fields: Fields): void {
     for (const name of fields.unknown()) {
+      if (this.#logged.size >= bounds.unknownFieldsLoggedMax) return;
       const shown = quoted(name);
-      if (this.#logged.has(shown) || this.#logged.size >= bounds.unknownFieldsLoggedMax) continue;
+      if (this.#logged.has(shown)) continue;
       this.#logged.add(shown);
       log.warn({ request: exchange.id, path: exchange.path }, `unknown field ${shown} was ignored`);
     }

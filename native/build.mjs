@@ -155,13 +155,20 @@ function units(compiler, cuda) {
     const key = digest([version, process.platform, process.arch, ...flags, ...texts]);
     return { command, name, file, flags, object: path.join(objects, `${name}-${key}.o`) };
   };
-  const files = sources.flatMap((folder) => readdirSync(folder).sort().map((name) => path.join(folder, name)));
+  const files = sources.flatMap((folder) =>
+    readdirSync(folder)
+      .sort()
+      .map((name) => path.join(folder, name)),
+  );
   return files.flatMap((file) => {
     const { name, ext, dir } = path.parse(file);
     const label = dir.endsWith('cuda') ? `cuda-${name}` : name;
     if (ext === '.cu') {
       const onGpu = cuda ? [unit(cuda.name, cuda.version, label, file, cuda.flags)] : [];
-      const emulated = name === 'gpu' ? [] : [unit(compiler.name, compiler.version, `emulated-${name}`, file, [...common, '-Wno-unknown-pragmas', '-x', 'c++'])];
+      const emulated =
+        name === 'gpu'
+          ? []
+          : [unit(compiler.name, compiler.version, `emulated-${name}`, file, [...common, '-Wno-unknown-pragmas', '-x', 'c++'])];
       return [...onGpu, ...emulated];
     }
     if (ext !== '.cpp' || (process.arch !== 'x64' && instructionSetOf(name) !== null)) return [];
@@ -262,7 +269,9 @@ if (stale.length > 0) {
   mkdirSync(objects, { recursive: true });
   const waiting = [...new Set(stale.flatMap((target) => target.units))].filter((unit) => !existsSync(unit.object));
   if (waiting.length > 0)
-    say(`compiling ${waiting.length} of ${all.length} files with ${compiler.name} ${compiler.version.split('\n')[0]}${cuda ? ` and ${cuda.name}` : ''}`);
+    say(
+      `compiling ${waiting.length} of ${all.length} files with ${compiler.name} ${compiler.version.split('\n')[0]}${cuda ? ` and ${cuda.name}` : ''}`,
+    );
   const failed = new Set(await compileAll(waiting));
   let complete = true;
   // What can be linked is linked: a broken test program must not keep the addon from its users.

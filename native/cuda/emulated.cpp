@@ -1,12 +1,13 @@
 /* A GPU of fibers: gpu.h for machines without one. Blocks run one after the other, a block's threads in turn, each until its next barrier. */
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <ucontext.h>
 #include <vector>
 
+#include "../cpp/kernels.h"
 #include "../cpp/numeric.h"
 #include "gpu.h"
-#include "../cpp/kernels.h"
 
 namespace sy::emulated {
 namespace {
@@ -58,16 +59,17 @@ bool open_barrier(State barrier, int first, int end) {
   return any;
 }
 
+void begin(Fiber &fiber, uint8_t *stack) {
+  getcontext(&fiber.context);
+  fiber.context.uc_stack.ss_sp = stack;
+  fiber.context.uc_stack.ss_size = stack_bytes;
+  fiber.context.uc_link = &block.scheduler;
+  fiber.state = State::ready;
+  makecontext(&fiber.context, enter, 0);
+}
+
 void run_block() {
-  for (int t = 0; t < block.threads; t++) {
-    Fiber &fiber = block.fibers[(size_t)t];
-    getcontext(&fiber.context);
-    fiber.context.uc_stack.ss_sp = block.stacks.data() + (size_t)t * stack_bytes;
-    fiber.context.uc_stack.ss_size = stack_bytes;
-    fiber.context.uc_link = &block.scheduler;
-    fiber.state = State::ready;
-    makecontext(&fiber.context, enter, 0);
-  }
+  for (int t = 0; t < block.threads; t++) begin(block.fibers[(size_t)t], block.stacks.data() + (size_t)t * stack_bytes);
   for (;;) {
     bool moved = false;
     for (block.current = 0; block.current < block.threads; block.current++) {

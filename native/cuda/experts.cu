@@ -6,6 +6,7 @@
 #include "../cpp/accelerator.h"
 #include "../cpp/experts.h"
 #include "../cpp/team.h"
+#include "../cpp/tiles.h"
 #include "ceilings.h"
 #include "panels.h"
 
@@ -13,7 +14,6 @@ namespace sy::SY_GPU {
 namespace {
 
 constexpr size_t alignment = 256; /* of what lies in one block of memory */
-size_t aligned(size_t bytes) { return (bytes + alignment - 1) / alignment * alignment; }
 int blocks_of(int64_t items, int in_block) { return (int)((items + in_block - 1) / in_block); }
 
 /* Memory that is only ever made larger, its content lost. */
@@ -40,14 +40,15 @@ private:
 using DeviceMemory = Memory<allocate, release>;
 using PinnedMemory = Memory<allocate_pinned, release_pinned>;
 
-/* One after the other in a block of memory. */
+/* Pieces one after the other in a block of memory. */
 struct Offsets {
-  size_t bytes = 0;
-  size_t take(size_t count) {
-    const size_t at = bytes;
-    bytes = aligned(bytes + count);
-    return at;
+  __int128 bytes = 0;
+  size_t take(__int128 count) {
+    const __int128 at = bytes;
+    bytes = (at + count + alignment - 1) / alignment * alignment;
+    return (size_t)at; // If it does not fit, nor does the sum: total() throws.
   }
+  size_t total(int64_t pairs) const { return checked_bytes(bytes, "the workspace of %lld pairs on a GPU", (long long)pairs); }
 };
 
 int64_t stride_of(int width) { return (int64_t)groups_of(width) * group_k; }
@@ -57,14 +58,14 @@ struct Request {
   size_t x, pair_row, weight, row_begin, row_pair, few, many, bytes;
   Request(const sy_experts_desc &d, int64_t pairs, int64_t rows) {
     Offsets offsets;
-    x = offsets.take((size_t)(rows * stride_of(d.hidden)) * sizeof(float));
-    pair_row = offsets.take((size_t)pairs * sizeof(int32_t));
-    weight = offsets.take((size_t)pairs * sizeof(float));
-    row_begin = offsets.take((size_t)(rows + 1) * sizeof(int32_t));
-    row_pair = offsets.take((size_t)pairs * sizeof(int32_t));
-    few = offsets.take((size_t)pairs * sizeof(Tile));
-    many = offsets.take((size_t)pairs * sizeof(Tile));
-    bytes = offsets.bytes;
+    x = offsets.take((__int128)rows * stride_of(d.hidden) * sizeof(float));
+    pair_row = offsets.take((__int128)pairs * sizeof(int32_t));
+    weight = offsets.take((__int128)pairs * sizeof(float));
+    row_begin = offsets.take((__int128)(rows + 1) * sizeof(int32_t));
+    row_pair = offsets.take((__int128)pairs * sizeof(int32_t));
+    few = offsets.take((__int128)pairs * sizeof(Tile));
+    many = offsets.take((__int128)pairs * sizeof(Tile));
+    bytes = offsets.total(pairs);
   }
 };
 /* What a call writes in the GPU's memory. */
@@ -72,7 +73,7 @@ struct Scratch {
   size_t x_values, x_steps, x_scales, hidden, hidden_steps, hidden_scales, y, bytes;
   Scratch(const sy_experts_desc &d, int64_t pairs, int64_t rows) {
     Offsets offsets;
-    const size_t inputs = (size_t)(rows * stride_of(d.hidden)), hiddens = (size_t)(pairs * stride_of(d.inter));
+    const __int128 inputs = (__int128)rows * stride_of(d.hidden), hiddens = (__int128)pairs * stride_of(d.inter);
     const bool steps = quantised(d.format);
     x_values = offsets.take(d.format == SY_W_BF16_X16 ? inputs * sizeof(float) : 0);
     x_steps = offsets.take(steps ? inputs : 0);
@@ -80,18 +81,19 @@ struct Scratch {
     hidden = offsets.take(hiddens * sizeof(float));
     hidden_steps = offsets.take(steps ? hiddens : 0);
     hidden_scales = offsets.take(steps ? hiddens / group_k * sizeof(float) : 0);
-    y = offsets.take((size_t)pairs * (size_t)d.hidden * sizeof(float));
-    bytes = offsets.bytes;
+    y = offsets.take((__int128)pairs * d.hidden * sizeof(float));
+    bytes = offsets.total(pairs);
   }
 };
 /* What comes back: sums and marks of rows, or the outputs of pairs. */
 struct Answer {
-  size_t sums, poisoned, bytes;
+  size_t sums, poisoned, wide, bytes;
   Answer(const sy_experts_desc &d, int64_t pairs, int64_t rows) {
     Offsets offsets;
-    sums = offsets.take((size_t)d.hidden * (size_t)std::max(rows * (int64_t)sizeof(int64_t), pairs * (int64_t)sizeof(float)));
-    poisoned = offsets.take((size_t)rows);
-    bytes = offsets.bytes;
+    sums = offsets.take((__int128)d.hidden * std::max(rows * (int64_t)sizeof(int64_t), pairs * (int64_t)sizeof(float)));
+    poisoned = offsets.take(rows);
+    wide = offsets.take(rows);
+    bytes = offsets.total(pairs);
   }
 };
 
@@ -109,6 +111,9 @@ struct Workspace {
     answer.reserve(Answer(d, pairs, rows).bytes);
   }
 };
+
+/* Experts with more rows than this are computed by `many`: below, what counts is that many warps read at a time. (Of 8, 16 and 32 the best on an H200.) */
+constexpr int few_up_to = 16;
 
 /* The launches of one weight format. */
 struct Kernels {
@@ -133,6 +138,9 @@ class GpuExperts final : public AcceleratedExperts {
 public:
   GpuExperts(std::shared_ptr<Workspace> workspace, const sy_experts_desc &desc, const ExpertLayout &layout)
       : workspace_(std::move(workspace)), desc_(desc), layout_(layout), kernels_(kernels_of(desc.format)), slots_((size_t)desc.slots), addresses_((size_t)desc.slots) {
+    constexpr int widest = 65535 * block_warps * panel_columns / 2; // Columns are the second dimension of a grid; gate and up share it.
+    if (desc.hidden > widest || desc.inter > widest)
+      fail(SY_UNSUPPORTED, "experts on a GPU: hidden %d and inter %d must not exceed %d", desc.hidden, desc.inter, widest);
     use(workspace_->ordinal);
     table_.reserve(addresses_.size() * sizeof(uint8_t *));
   }
@@ -159,7 +167,7 @@ public:
   void reserve(int pairs, int rows) override {
     use(workspace_->ordinal);
     workspace_->reserve(desc_, pairs, rows);
-    rows_.reserve((size_t)rows);
+    for (std::vector<int> *list : {&rows_, &place_, &counts_}) list->reserve((size_t)rows);
   }
 
   void run(const Experts &experts, Pool &pool, const float *x, int64_t ldx, const ExpertSink &sink) override {
@@ -171,9 +179,8 @@ public:
       find_rows(plan, pairs);
       workspace_->reserve(desc_, pairs, (int64_t)rows_.size());
       send(plan, pairs, pool, x, ldx);
-      const bool exact = sink.sum && sink.sum->mode == SY_SUM_EXACT;
-      compute(pairs, exact ? sink.steps_per_unit : 0.0f, exact);
-      finish();
+      compute(pairs);
+      bring(pairs, sink);
     }
     take(plan, pairs, pool, sink);
   }
@@ -221,17 +228,14 @@ private:
       row_pair[counts_[(size_t)pair_row[p]]++] = p;
     }
     few_ = many_ = few_rows_ = 0;
-    const int most = many_rows(desc_.format);
-    for (const PairPlan::Group &group : plan.groups)
-      for (int done = 0; done < group.count;) {
-        const int left = group.count - done, rows = left <= few_rows ? left : std::min(left, most);
-        const Tile tile{group.slot, group.first + done, rows};
-        if (rows <= few_rows) {
-          to.at<Tile>(at.few)[few_++] = tile;
-          few_rows_ = std::max(few_rows_, rows == 3 ? few_rows : rows);
-        } else to.at<Tile>(at.many)[many_++] = tile;
-        done += rows;
+    for (const PairPlan::Group &group : plan.groups) {
+      const bool is_few = group.count <= few_up_to;
+      const Tiling tiling(group.count, is_few ? few_rows : many_rows(desc_.format));
+      for (int i = 0; i < tiling.tiles; i++) {
+        to.at<Tile>(is_few ? at.few : at.many)[is_few ? few_++ : many_++] = {group.slot, group.first + tiling.first(i), tiling.height(i)};
+        if (is_few) few_rows_ = std::max(few_rows_, few_rows_of(tiling.height(i)));
       }
+    }
     upload(workspace_->device_request.at<void>(0), to.at<void>(0), at.bytes);
   }
 
@@ -258,7 +262,8 @@ private:
     }
   }
 
-  void compute(int pairs, float steps_per_unit, bool exact) {
+  /* y = the experts' outputs, by pair. */
+  void compute(int pairs) {
     const Request in(desc_, pairs, (int64_t)rows_.size());
     const Scratch at(desc_, pairs, (int64_t)rows_.size());
     const DeviceMemory &request = workspace_->device_request, &scratch = workspace_->scratch;
@@ -287,31 +292,50 @@ private:
     product.out = scratch.at<float>(at.y), product.ldo = desc_.hidden;
     product.bias_at = layout_.down_bias_at;
     multiply(product, kernels_.few_down, kernels_.many_down, few_tiles, many_tiles);
+  }
 
+  /* Sums of the call's rows, or the outputs themselves where they are added on the host. */
+  void bring(int pairs, const ExpertSink &sink) {
+    const int rows = (int)rows_.size();
+    const Request in(desc_, pairs, rows);
+    const Scratch at(desc_, pairs, rows);
     const Answer back(desc_, pairs, rows);
-    if (!exact) return download(workspace_->answer.at<void>(back.sums), scratch.at<void>(at.y), (size_t)pairs * (size_t)desc_.hidden * sizeof(float));
-    memset(workspace_->answer.at<void>(back.poisoned), 0, (size_t)rows);
-    launch(sum_pairs, {rows, blocks_of(desc_.hidden, block_threads)}, block_threads, 0,
-           Contributions{scratch.at<float>(at.y), desc_.hidden, request.at<int32_t>(in.row_begin), request.at<int32_t>(in.row_pair), request.at<float>(in.weight),
-                         steps_per_unit, contribution_limit, workspace_->answer.at<int64_t>(back.sums), workspace_->answer.at<uint8_t>(back.poisoned)});
+    const DeviceMemory &request = workspace_->device_request;
+    const PinnedMemory &answer = workspace_->answer;
+    const float *y = workspace_->scratch.at<float>(at.y);
+    wide_ = false;
+    if (!sink.sum || sink.sum->mode != SY_SUM_EXACT) {
+      download(answer.at<void>(back.sums), y, (size_t)pairs * (size_t)desc_.hidden * sizeof(float));
+      return finish();
+    }
+    uint8_t *const poisoned = answer.at<uint8_t>(back.poisoned), *const wide = answer.at<uint8_t>(back.wide);
+    memset(poisoned, 0, (size_t)rows);
+    memset(wide, 0, (size_t)rows);
+    const Contributions contributions{y, desc_.hidden, request.at<int32_t>(in.row_begin), request.at<int32_t>(in.row_pair), request.at<float>(in.weight),
+                                      sink.steps_per_unit, contribution_limit, answer.at<void>(back.sums), poisoned, wide};
+    const Grid grid{rows, blocks_of(desc_.hidden, block_threads)};
+    launch(sum_pairs<int32_t>, grid, block_threads, 0, contributions);
+    finish();
+    wide_ = std::any_of(wide, wide + rows, [](uint8_t w) { return w != 0; });
+    if (!wide_) return;
+    launch(sum_pairs<int64_t>, grid, block_threads, 0, contributions);
+    finish();
   }
 
   /* From the answer into the sink, as run_plan() leaves it. */
   void take(const PairPlan &plan, int pairs, Pool &pool, const ExpertSink &sink) {
     const bool exact = sink.sum && sink.sum->mode == SY_SUM_EXACT;
     if (sink.sum && !exact) sum_clear(*sink.sum, sink.cleared_rows);
-    if (exact) clear_between(*sink.sum, pairs > 0 ? rows_ : std::vector<int32_t>{}, sink.cleared_rows);
+    if (exact) clear_between(*sink.sum, pairs > 0 ? rows_ : std::vector<int>{}, sink.cleared_rows);
     if (pairs == 0) return;
     const Answer at(desc_, pairs, (int64_t)rows_.size());
     const float *y = workspace_->answer.at<float>(at.sums);
     const size_t width = (size_t)desc_.hidden;
     if (exact) {
       each_row(pool, [&](size_t i) {
-        const int64_t *from = workspace_->answer.at<int64_t>(at.sums) + i * width;
-        int64_t *sum = sink.sum->exact(rows_[i]);
-        if (rows_[i] < sink.cleared_rows) memcpy(sum, from, width * sizeof(int64_t));
-        else
-          for (size_t j = 0; j < width; j++) sum[j] += from[j];
+        const bool cleared = rows_[i] < sink.cleared_rows;
+        if (wide_) place(workspace_->answer.at<int64_t>(at.sums) + i * width, cleared, sink.sum->exact(rows_[i]));
+        else place(workspace_->answer.at<int32_t>(at.sums) + i * width, cleared, sink.sum->exact(rows_[i]));
         if (workspace_->answer.at<uint8_t>(at.poisoned)[i]) sink.sum->poison(rows_[i]);
       });
     } else if (sink.sum) {
@@ -322,8 +346,15 @@ private:
     } else memcpy(sink.out, y, (size_t)pairs * width * sizeof(float));
   }
 
+  template <class Integer> void place(const Integer *from, bool cleared, int64_t *sum) const {
+    if (cleared)
+      for (int i = 0; i < desc_.hidden; i++) sum[i] = from[i];
+    else
+      for (int i = 0; i < desc_.hidden; i++) sum[i] += from[i];
+  }
+
   /* Rows below `cleared` that are none of `rows` (ascending), which are written whole. */
-  static void clear_between(RowSum &sum, const std::vector<int32_t> &rows, int cleared) {
+  static void clear_between(RowSum &sum, const std::vector<int> &rows, int cleared) {
     memset(sum.poisoned.data(), 0, (size_t)cleared);
     size_t next = 0;
     for (int row = 0; row < cleared; row++) {
@@ -348,9 +379,9 @@ private:
   std::vector<std::unique_ptr<DeviceMemory>> slots_; /* null: clear */
   std::vector<uint8_t *> addresses_;                 /* of the slots, as in table_ */
   DeviceMemory table_;
-  std::vector<int32_t> rows_;            /* of the call */
-  std::vector<int> place_, counts_;      /* by row of x; by place */
+  std::vector<int> rows_, place_, counts_; /* rows of x that the call reads; by row of x; by place among rows_ */
   int few_ = 0, many_ = 0, few_rows_ = 0; /* tiles of the call; the most rows of a tile of few */
+  bool wide_ = false;                     /* the call's sums came as int64 */
 };
 
 class Gpu final : public Accelerator {

@@ -17,10 +17,12 @@
 #include <cuda_runtime.h>
 #define SY_GPU cuda
 #define SY_KERNEL __global__
+#define SY_KERNEL_BLOCKS(threads, blocks) __global__ __launch_bounds__(threads, blocks) /* so many blocks fit a multiprocessor's registers */
 #define SY_GPU_CODE __device__ __forceinline__
 #else
 #define SY_GPU emulated
 #define SY_KERNEL static
+#define SY_KERNEL_BLOCKS(threads, blocks) static
 #define SY_GPU_CODE static inline
 #endif
 

@@ -4,9 +4,10 @@
  * A panel has 32 columns and a warp 32 threads: thread i sums column i, k ascending, in one accumulator, which is the order that the header asks for. Nothing is
  * split along k; what keeps a GPU busy is many columns, many experts and many rows.
  *
- *   few   up to 4 rows: a warp for each panel, whose bytes stream through a ring in shared memory, with the rows' columns beside them, far ahead of the
+ *   few   up to 8 rows: a warp for each panel, whose bytes stream through a ring in shared memory, with the rows' columns beside them, far ahead of the
  *         sums. Bound by memory, or, where columns are few, by the chain of additions: 4 cycles each.
- *   many  a warp for 4 neighbouring panels and 16 rows (8 in the quantised formats): 64 sums a thread, so that a weight serves 16 rows and an input 4 columns.
+ *   many  a warp for 4 neighbouring panels and up to 16 rows (8 in the quantised formats): 64 sums a thread, so that a weight serves 16 rows and an input 4
+ *         columns. Bound by arithmetic.
  *
  * Gate and up panels alternate (cpp/experts.h). Their two dots meet in the activation: in `many` in one thread, in `few` through shared memory.
  */
@@ -21,8 +22,10 @@
 namespace sy::SY_GPU {
 
 constexpr int block_warps = 4, block_threads = block_warps * warp_threads;
-constexpr int few_rows = 4;
+constexpr int few_rows = 8;
 SY_ANYWHERE constexpr int many_rows(int format) { return format == SY_W_I8 || format == SY_W_I4 ? 8 : 16; }
+/* Tiles are computed for so many rows, the last repeated. */
+SY_ANYWHERE constexpr int few_rows_of(int rows) { return rows <= 2 ? rows : rows <= 4 ? 4 : rows <= 6 ? 6 : few_rows; }
 constexpr int many_panels = 4;
 
 /* Pairs first .. first+rows of the plan, all of one slot. */
@@ -247,20 +250,21 @@ template <int format, bool gate_up, int rows> SY_GPU_CODE void few_of(const Prod
 /* Blocks: [tiles, panels / 4]. */
 template <int format, bool gate_up> SY_KERNEL void few(Product p) {
   const Tile tile = p.tiles[block_x()];
-  if (tile.rows == 1) few_of<format, gate_up, 1>(p, tile);
-  else if (tile.rows == 2) few_of<format, gate_up, 2>(p, tile);
-  else few_of<format, gate_up, few_rows>(p, tile);
+  switch (few_rows_of(tile.rows)) {
+  case 1: return few_of<format, gate_up, 1>(p, tile);
+  case 2: return few_of<format, gate_up, 2>(p, tile);
+  case 4: return few_of<format, gate_up, 4>(p, tile);
+  case 6: return few_of<format, gate_up, 6>(p, tile);
+  default: return few_of<format, gate_up, few_rows>(p, tile);
+  }
 }
 
 /* ---- many rows ---- */
 
 constexpr size_t many_shared_bytes = (size_t)16 * group_k * sizeof(float);
 
-/* Blocks: [tiles, panels / 16]. */
-template <int format, bool gate_up> SY_KERNEL void many(Product p) {
-  constexpr int rows = many_rows(format);
+template <int format, bool gate_up, int rows> SY_GPU_CODE void many_of(const Product &p, const Tile &tile) {
   constexpr bool steps_format = format == SY_W_I8 || format == SY_W_I4;
-  const Tile tile = p.tiles[block_x()];
   const int thread = thread_in_block(), lane = thread % warp_threads, first = (block_y() * block_warps + thread / warp_threads) * many_panels;
   const uint8_t *slot = p.slots[tile.slot];
   const uint8_t *panel[many_panels];
@@ -344,6 +348,14 @@ template <int format, bool gate_up> SY_KERNEL void many(Product p) {
   }
 }
 
+/* Blocks: [tiles, panels / 16]. */
+template <int format, bool gate_up> SY_KERNEL_BLOCKS(block_threads, format == SY_W_I8 || format == SY_W_I4 ? 3 : 4) void many(Product p) {
+  constexpr int most = many_rows(format);
+  const Tile tile = p.tiles[block_x()];
+  if (tile.rows <= most * 3 / 4) many_of<format, gate_up, most * 3 / 4>(p, tile);
+  else many_of<format, gate_up, most>(p, tile);
+}
+
 /* ---- rows before, sums after ---- */
 
 struct Rounding {
@@ -386,12 +398,12 @@ struct Contributions {
   const int32_t *row_pair;  /* pairs of each row */
   const float *weight;      /* [pairs] */
   float steps_per_unit, limit;
-  int64_t *sums;            /* [rows, hidden] */
-  uint8_t *poisoned;        /* [rows]; only ever set to 1 */
+  void *sums;               /* [rows, hidden] int32 or int64 */
+  uint8_t *poisoned, *wide; /* [rows]; only ever set to 1: a contribution beyond the grid's range; a sum beyond the integer's */
 };
 
-/* Blocks: [rows, hidden / 128]. */
-SY_KERNEL void sum_pairs(Contributions c) {
+/* Blocks: [rows, hidden / 128]. Integer is what sums travel to the host as: nearly all fit 32 bits, and half the bytes are half the time. */
+template <class Integer> SY_KERNEL void sum_pairs(Contributions c) {
   const int column = block_y() * block_threads + thread_in_block(), row = block_x();
   if (column >= c.hidden) return;
   int64_t sum = 0;
@@ -402,7 +414,8 @@ SY_KERNEL void sum_pairs(Contributions c) {
     if (!(fabsf(steps) < c.limit)) c.poisoned[row] = 1;
     else sum += (int64_t)llrintf(steps);
   }
-  c.sums[(int64_t)row * c.hidden + column] = sum;
+  if ((int64_t)(Integer)sum != sum) c.wide[row] = 1;
+  static_cast<Integer *>(c.sums)[(int64_t)row * c.hidden + column] = (Integer)sum;
 }
 
 } // namespace sy::SY_GPU

@@ -1,5 +1,5 @@
 /*
- * Switchyard kernels: one flat C ABI that every back end fills ("cpu-ref", "cpu", later "cuda").
+ * Switchyard kernels: one flat C ABI that every back end fills ("cpu-ref", "cpu", "cuda").
  *
  * Model of use. A caller opens a device, creates objects on it (buffers, weights, experts, KV caches, accumulators), encodes a *program* (a list of
  * ops over those objects, at least one whole layer long), and runs it once per step with a batch descriptor. Nothing is allocated per run: the device's
@@ -41,11 +41,12 @@ typedef struct sy_object sy_object;   /* tagged: buffer, table, weight, experts,
 typedef struct sy_program sy_program;
 
 /* ---- device ------------------------------------------------------------------------------------------------------------------------------ */
-/* backend: "cpu-ref" (scalar oracle, one thread) or "cpu". isa: "auto", "avx512" (needs F,BW,VL,DQ,BF16,VNNI), "avx2" (needs AVX2,FMA,F16C).
+/* backend: "cpu-ref" (scalar oracle, one thread), "cpu", "cuda" or "cuda:N" ("cpu" whose experts live on GPU N of this machine: SY_UNSUPPORTED where there is
+ * none), "cuda-emulated" (the GPU's kernels thread by thread on the CPU, for tests). isa: "auto", "avx512" (needs F,BW,VL,DQ,BF16,VNNI), "avx2" (needs AVX2,FMA,F16C).
  * threads >= 1: the caller is thread 0, the pool adds threads-1. cpus: threads CPU numbers to pin to, or NULL. */
 sy_status sy_device_open(const char *backend, const char *isa, int32_t threads, const int32_t *cpus, sy_device **out);
 void sy_device_close(sy_device *);                       /* frees every object and program of the device */
-const char *sy_device_describe(const sy_device *);       /* JSON: {"backend","isa","threads","abi"} */
+const char *sy_device_describe(const sy_device *);       /* JSON: {"backend","isa","threads","abi"}, with a GPU also its name and memory: {"accelerator","acceleratorBytes"} */
 
 /* ---- files and sources --------------------------------------------------------------------------------------------------------------------- */
 sy_status sy_file_map(const char *path, sy_file **out, uint64_t *bytes);

@@ -4,6 +4,7 @@ import os from 'node:os';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { expect, test } from 'vitest';
+import { type DeviceOptions, type NativeError, native } from '../src/index.ts';
 
 test('compilers that do not know the instruction sets are named, with what is needed', () => {
   const folder = mkdtempSync(path.join(os.tmpdir(), 'switchyard-native-'));
@@ -19,4 +20,28 @@ test('compilers that do not know the instruction sets are named, with what is ne
   } finally {
     rmSync(folder, { recursive: true });
   }
+});
+
+const nvcc = [process.env.NVCC, 'nvcc', '/usr/local/cuda/bin/nvcc'].find(
+  (name) => name && name !== 'none' && spawnSync(name, ['--version']).status === 0,
+);
+
+test.skipIf(nvcc === undefined)(`the kernels for GPUs are built where nvcc is found${nvcc ? '' : ' (there is none here)'}`, () => {
+  const open = () => native.deviceClose(native.deviceOpen({ backend: 'cuda', isa: 'auto', threads: 1, cpus: null }));
+  try {
+    open();
+  } catch (error) {
+    // No GPU, no driver: but not a build without CUDA.
+    expect((error as NativeError).status).toBe('unsupported');
+    expect((error as NativeError).message).not.toContain('built without CUDA');
+  }
+});
+
+test('GPUs that are not there, or are none, are refused with the reason', () => {
+  const open = (backend: string) => () =>
+    native.deviceOpen({ backend: backend as DeviceOptions['backend'], isa: 'auto', threads: 1, cpus: null });
+  expect(open('cuda:999')).toThrow(/^backend = "cuda(:999)?": /);
+  expect(open('cuda:')).toThrow('backend = "cuda:": after the colon comes a GPU\'s number, 0..999');
+  expect(open('cuda:-1')).toThrow("after the colon comes a GPU's number");
+  expect(open('cuda-emulated:1')).toThrow('backend = "cuda-emulated:1": there is one, number 0');
 });

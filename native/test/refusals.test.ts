@@ -22,7 +22,7 @@ const normRest = { weightStride: 0, eps: 1e-6, weightPlus: 0, logitRows: false }
 
 test('devices name what they refuse', () => {
   const open = { backend: 'cpu', isa: 'auto', threads: 1, cpus: null } as const;
-  expectRefused(() => native.deviceOpen({ ...open, backend: 'gpu' as 'cpu' }), /backend = "gpu": must be cpu or cpu-ref/);
+  expectRefused(() => native.deviceOpen({ ...open, backend: 'gpu' as 'cpu' }), /backend = "gpu": must be cpu, cpu-ref, cuda or cuda:N/);
   expectRefused(() => native.deviceOpen({ ...open, isa: 'sse' as 'avx2' }), /isa = "sse"/);
   expectRefused(() => native.deviceOpen({ ...open, threads: 0 }), /threads = 0/);
   expectRefused(() => native.deviceOpen({ ...open, threads: 1.5 }), /threads = 1.5: must be an integer/);

@@ -36,7 +36,7 @@ const int8: ClassOptions = { activations: 'bf16', experts: 'int8', dense: 'int8'
 
 interface Machine {
   threads: number;
-  backend: 'cpu' | 'cpu-ref';
+  backend: 'cpu' | 'cpu-ref' | 'cuda-emulated';
   isa: 'auto' | 'avx2';
 }
 
@@ -126,12 +126,12 @@ async function startCluster(dir: string, numericClass: ClassOptions, shape: Mode
   });
 }
 
-/** AVX2 and the best there is, which may be the same; and scalar code, too slow for all but small models. */
+/** AVX2 and the best there is, which may be the same; and scalar code and the GPU's kernels on the CPU, too slow for all but small models. */
 const vectors = [
   { backend: 'cpu', isa: 'auto' },
   { backend: 'cpu', isa: 'avx2' },
 ] as const;
-const vectorsAndScalars = [...vectors, { backend: 'cpu-ref', isa: 'auto' }] as const;
+const everything = [...vectors, { backend: 'cpu-ref', isa: 'auto' }, { backend: 'cuda-emulated', isa: 'auto' }] as const;
 const usual: Machine = { threads: 1, ...vectors[0] };
 
 function layoutArbitrary(
@@ -193,9 +193,9 @@ describe.each([
   { name: 'bundled model, bf16 activations', dir: bundled, numericClass: bf16, longest: 150, runs: 12, kernels: vectors },
   { name: 'bundled model, f32 activations', dir: bundled, numericClass: f32, longest: 90, runs: 5, kernels: vectors },
   { name: 'bundled model, int8 weights', dir: bundled, numericClass: int8, longest: 90, runs: 5, kernels: vectors },
-  { name: 'mixtral', dir: golden('mixtral'), numericClass: f32, longest: 60, runs: 15, kernels: vectorsAndScalars },
-  { name: 'deepseek_v3', dir: golden('deepseek_v3'), numericClass: bf16, longest: 60, runs: 15, kernels: vectorsAndScalars },
-  { name: 'gpt_oss', dir: golden('gpt_oss_mxfp4'), numericClass: bf16, longest: 60, runs: 15, kernels: vectorsAndScalars },
+  { name: 'mixtral', dir: golden('mixtral'), numericClass: f32, longest: 60, runs: 15, kernels: everything },
+  { name: 'deepseek_v3', dir: golden('deepseek_v3'), numericClass: bf16, longest: 60, runs: 15, kernels: everything },
+  { name: 'gpt_oss', dir: golden('gpt_oss_mxfp4'), numericClass: bf16, longest: 60, runs: 15, kernels: everything },
 ])('$name', ({ dir, numericClass, longest, runs, kernels }) => {
   let shape: Model['shape'];
   let requests: Submit[];

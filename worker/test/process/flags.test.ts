@@ -42,6 +42,8 @@ describe('flags of the worker', () => {
     [[...needed, '--threads', '0'], '--threads is 0; it must be a whole number'],
     [[...needed, '--threads', 'many'], '--threads is many'],
     [[...needed, '--isa', 'sse'], '--isa is sse; it must be one of auto, avx512, avx2'],
+    [[...needed, '--backend', 'gpu'], '--backend is gpu; it must be cpu, cpu-ref, cuda or cuda:N'],
+    [[...needed, '--backend', 'cuda:x'], '--backend is cuda:x; it must be'],
     [[...needed, '--cpus', '1-'], '--cpus is 1-; it must be CPU numbers'],
     [[...needed, '--cpus', '0,1'], '--cpus is 2 CPUs; it must be as many as --threads, 1'],
     [[...needed, '--name='], '--name is empty'],

@@ -363,7 +363,7 @@ describe('doctor', () => {
     const { stdout } = await switchyard(['doctor', '--json', '--port', '1']);
     const { checks } = JSON.parse(stdout) as { checks: { name: string; status: string; fix: string | null }[] };
     expect(checks.map((check) => check.name)).toEqual(
-      expect.arrayContaining(['node', 'native kernels', 'cpus', 'memory', 'memory bandwidth', 'port 1']),
+      expect.arrayContaining(['node', 'native kernels', 'GPU', 'cpus', 'memory', 'memory bandwidth', 'port 1']),
     );
     for (const check of checks) if (check.status === 'warning' || check.status === 'failed') expect(check.fix).toBeTruthy();
     const works = checks.filter((check) => check.status === 'ok').map((check) => check.name);

@@ -66,19 +66,26 @@ describe('a cluster of four workers', () => {
     expect(streamed.length).toBeGreaterThan(0);
   });
 
-  it('answers as one worker alone does, and as a scattered plan over grpc does, bit for bit', async () => {
+  it('answers as one worker alone does, as a scattered plan over grpc does, and as workers with the kernels of a GPU do, bit for bit', async () => {
     const plan = path.join(folder, 'scattered.json');
     writeFileSync(plan, JSON.stringify(scatteredPlan(up.report.planModel, 3, 1, 5)));
     const here = await greedy(up.report.url);
     for (const flags of [
       ['--nodes', '1', '--workers-per-node', '1'],
       ['--plan', plan, '--transport', 'grpc'],
+      ['--nodes', '1', '--workers-per-node', '2', '--backend', 'cuda-emulated,cpu'],
     ]) {
       const other = await startUp(flags);
       expect(await greedy(other.report.url)).toEqual(here);
       other.child.kill('SIGINT');
       expect((await other.finished).status).toBe(0);
     }
+  });
+
+  it('does not begin with a GPU that is not there', async () => {
+    const { status, stdout, stderr } = await switchyard(['up', '--port', '0', '--backend', 'cpu,cuda:999']);
+    expect([status, stdout]).toEqual([1, '']);
+    expect(stderr).toMatch(/^error: --backend cuda:999: [^\n]+\n$/);
   });
 
   it('talks to `switchyard chat`', async () => {

@@ -7,6 +7,7 @@ import pc from 'picocolors';
 import { ApiClient } from '../api/client.ts';
 import type { ClusterStatus } from '../api/cluster-status.ts';
 import { selectModel } from '../api/models.ts';
+import { tryBackends } from '../cluster/backend-trial.ts';
 import { bundledModel } from '../cluster/bundled-model.ts';
 import { type ClusterShape, clusterShape } from '../cluster/cluster-shape.ts';
 import { availableCpus, shareCpus } from '../cluster/cpu-share.ts';
@@ -146,6 +147,7 @@ async function runUp(options: UpOptions): Promise<void> {
   if (options.replayRouting !== undefined && !existsSync(options.replayRouting))
     throw new CommandFailure(`--replay-routing ${options.replayRouting}: there is no such file`, { status: exitStatus.usage });
   const shape = clusterShape(options);
+  await checkGpus(options.backend);
   checkCache(options.kvBytes, shape.workers.length);
   checkNodeLimit(options.lossy, shape);
   const cpus = availableCpus();
@@ -236,6 +238,14 @@ function checkModel(dir: string): void {
   if (!existsSync(dir)) throw new CommandFailure(`--model ${dir}: there is no such folder`, { status: exitStatus.usage });
   if (!existsSync(path.join(dir, 'config.json')))
     throw new CommandFailure(`--model ${dir}: it has no config.json; give a folder in Hugging Face layout`, { status: exitStatus.usage });
+}
+
+/** Here, and not by workers that start again and again: a GPU that is not there will not come. */
+async function checkGpus(backends: readonly Backend[]): Promise<void> {
+  const gpus = backends.filter((backend) => backend.startsWith('cuda'));
+  if (gpus.length === 0) return;
+  const refused = (await tryBackends([...new Set(gpus)])).find((trial) => trial.refusal !== null);
+  if (refused) throw new CommandFailure(`--backend ${refused.backend}: ${refused.refusal?.replace(/^backend = "[^"]*": /, '')}`);
 }
 
 /** Memory is taken page by page as the cache fills: what cannot ever fit would otherwise end a worker long after it was ready. */

@@ -1,5 +1,7 @@
-import { limits, SwitchyardError, type Topology } from '@switchyard/proto';
+import { documentFields, parseTopology, type Topology } from '@switchyard/proto';
 import { maskNodesMax } from './node-set.ts';
+
+const { refusal } = documentFields('topology', 'bad_plan');
 
 /** A topology as the solvers see it: workers in one list, memory counted in experts. */
 export interface Cluster {
@@ -21,8 +23,8 @@ const rowsPerFrame = 16;
 
 /** Seconds of a row's way there and back, over the mean of all pairs. Links that the topology does not name are `interNode`. */
 function linkPrices(topology: Topology): Float64Array | null {
-  if (topology.links === null || topology.links.length === 0) return null;
   const nodes = topology.nodes.length;
+  if (topology.links === null || topology.links.length === 0 || nodes === 1) return null;
   const seconds = new Float64Array(nodes * nodes);
   const wayOf = (link: Topology['interNode'], bytes: number) => bytes / link.bandwidth + link.latency / rowsPerFrame;
   const { interNode, dispatchRowBytes, combineRowBytes } = topology;
@@ -41,31 +43,21 @@ function linkPrices(topology: Topology): Float64Array | null {
 /** Experts of one worker: 4,096 of each of 4,096 layers. */
 const slotsMax = 1 << 24;
 
-/** @throws bad_plan where a count is out of bounds or memory holds no expert */
-export function clusterOf(topology: Topology): Cluster {
-  const refuse = (message: string, param: string): never => {
-    throw new SwitchyardError('bad_plan', `topology: ${message}`, { param });
-  };
-  if (topology.format !== 'switchyard-topology' || topology.version !== 1)
-    refuse('format must be "switchyard-topology" version 1', 'format');
-  if (topology.nodes.length < 1 || topology.nodes.length > limits.nodesMax)
-    refuse(`${topology.nodes.length} nodes, must be 1 to ${limits.nodesMax}`, 'nodes');
-  for (const field of ['expertBytes', 'dispatchRowBytes', 'combineRowBytes'] as const)
-    if (!(topology[field] > 0)) refuse(`${field} is ${topology[field]}, must be above 0`, field);
-  for (const field of ['intraNode', 'interNode'] as const)
-    if (!(topology[field].bandwidth > 0) || !(topology[field].latency >= 0))
-      refuse(`${field} has bandwidth ${topology[field].bandwidth} and latency ${topology[field].latency}`, field);
-  const workers = topology.nodes.flatMap((node, n) => node.workers.map((worker) => ({ name: worker.name, node: n })));
-  if (workers.length < 1 || workers.length > limits.workersMax)
-    refuse(`${workers.length} workers, must be 1 to ${limits.workersMax}`, 'workers');
-  for (const [n, node] of topology.nodes.entries())
-    if (node.workers.length === 0) refuse(`node ${n} (${node.name}) has no workers`, 'nodes');
-  for (const link of topology.links ?? [])
-    if (!(topology.nodes[link.from] && topology.nodes[link.to]) || !(link.bandwidth > 0) || !(link.latency >= 0))
-      refuse(`link ${link.from} to ${link.to}, bandwidth ${link.bandwidth}, latency ${link.latency}`, 'links');
+/** Speeds are relative, and links are compared: what is further apart than any hardware leaves doubles no digits to add up. */
+const relativeSpeedRange = [1e-6, 1e6] as const;
+const bytesRange = [1, 1e15] as const;
+const bandwidthRange = [1, 1e18] as const;
+const latencyMax = 1e6;
+
+/**
+ * @param given checked as a file is, for programs write topologies too
+ * @throws bad_plan naming the field, its value and its limit
+ */
+export function clusterOf(given: Topology): Cluster {
+  const topology = parseTopology(given);
+  checkRanges(topology);
   const flat = topology.nodes.flatMap((node) => node.workers);
-  for (const worker of flat)
-    if (!(worker.relativeSpeed > 0)) refuse(`relativeSpeed of ${worker.name} is ${worker.relativeSpeed}, must be above 0`, 'relativeSpeed');
+  const workers = topology.nodes.flatMap((node, n) => node.workers.map(({ name }) => ({ name, node: n })));
   return {
     nodes: topology.nodes.length,
     nodeNames: topology.nodes.map((node) => node.name),
@@ -75,6 +67,32 @@ export function clusterOf(topology: Topology): Cluster {
     speedOf: Float64Array.from(flat, (w) => w.relativeSpeed),
     linkPrice: linkPrices(topology),
   };
+}
+
+/** What no cluster has, though it may be written: see the ranges. A link that is named twice would count twice. */
+function checkRanges(topology: Topology): void {
+  const within = (field: string, value: number, [min, max]: readonly [number, number]) => {
+    if (!(value >= min && value <= max)) throw refusal(field, value, `a number in ${min}..${max}`);
+  };
+  for (const field of ['expertBytes', 'dispatchRowBytes', 'combineRowBytes'] as const) within(field, topology[field], bytesRange);
+  topology.nodes.forEach(({ workers }, n) => {
+    workers.forEach(({ relativeSpeed }, w) => {
+      within(`nodes[${n}].workers[${w}].relativeSpeed`, relativeSpeed, relativeSpeedRange);
+    });
+  });
+  const checkLink = (field: string, link: Topology['interNode']) => {
+    within(`${field}.bandwidth`, link.bandwidth, bandwidthRange);
+    within(`${field}.latency`, link.latency, [0, latencyMax]);
+  };
+  checkLink('interNode', topology.interNode);
+  checkLink('intraNode', topology.intraNode);
+  const named = new Set<string>();
+  topology.links?.forEach((link, i) => {
+    checkLink(`links[${i}]`, link);
+    const way = `${link.from} to ${link.to}`;
+    if (named.has(way)) throw refusal(`links[${i}]`, way, 'named once');
+    named.add(way);
+  });
 }
 
 /** Equal nodes of equal workers whose memory holds `slots` experts in all, spread as evenly as integers allow. */

@@ -36,6 +36,9 @@ export const bounds = {
   tokenizingQueueMax: 256,
   /** A worker that has refused a sequence for now is not asked again for so long while another may be: as often as workers say how they are. */
   refusalRestMs: 1_000,
+  /** One that fails what it is asked: a peer of it that has died is back within seconds as a rule. Each time twice as long, up to what its return may wait for. */
+  failureRestMs: 1_000,
+  failureRestMsMax: 16_000,
   /** Prompt prefixes whose home is remembered. */
   prefixesRememberedMax: 65_536,
   /** Tokens between two remembered points of a prompt, and points per prompt. */

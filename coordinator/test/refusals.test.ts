@@ -13,7 +13,7 @@ import { ScriptedWorker } from './scripted-worker.ts';
 // Longer than any of this takes: nobody here waits for its end.
 vi.mock('../src/bounds.ts', async (original) => {
   const { bounds } = await original<typeof import('../src/bounds.ts')>();
-  return { bounds: { ...bounds, refusalRestMs: 600_000 } };
+  return { bounds: { ...bounds, refusalRestMs: 600_000, failureRestMs: 600_000, failureRestMsMax: 600_000 } };
 });
 
 const folder = mkdtempSync(path.join(os.tmpdir(), 'sw-rf-'));
@@ -208,6 +208,57 @@ describe('a worker that takes nothing for now', () => {
     const second = complete();
     answer(only, (await only.next('submit')).request);
     expect((await second).status).toBe(200);
+  });
+});
+
+describe('a worker that fails whatever it is asked', () => {
+  it.each(['expert_unavailable', 'internal', 'a code of its own'])(
+    'is passed over while another may be asked, though it has nothing to do (%s)',
+    async (code) => {
+      const both = await start(2);
+      const first = complete();
+      const { index, request } = await asked(both);
+      const [failing, healthy] = [both[index], both[1 - index]];
+      refuse(failing, request, code as ErrorCode);
+      // What it had begun may have cost more than a refusal: it is not done again.
+      expect((await first).status).toBeGreaterThanOrEqual(500);
+      const more = Array.from({ length: 6 }, (_, i) => complete({ prompt: [200 + i] }));
+      for (const { request } of await healthy.submits(6)) answer(healthy, request);
+      expect((await Promise.all(more)).map(({ status }) => status)).toEqual(Array(6).fill(200));
+      expect(failing.received.filter(({ type }) => type === 'submit')).toEqual([]);
+    },
+  );
+
+  it('is asked where all do, and where there is no other', async () => {
+    const both = await start(2);
+    for (const _ of both) {
+      const failed = complete();
+      const { index, request } = await asked(both);
+      refuse(both[index], request, 'expert_unavailable');
+      expect(await failed).toMatchObject({ status: 503, code: 'expert_unavailable' });
+    }
+    const more = [complete({ prompt: [1] }), complete({ prompt: [2] })];
+    for (const worker of both) answer(worker, (await worker.next('submit')).request);
+    expect((await Promise.all(more)).map(({ status }) => status)).toEqual([200, 200]);
+    await coordinator.close(0);
+    const [only] = await start(1);
+    const failed = complete();
+    refuse(only, (await only.next('submit')).request, 'expert_unavailable');
+    expect((await failed).status).toBe(503);
+    const next = complete();
+    answer(only, (await only.next('submit')).request);
+    expect((await next).status).toBe(200);
+  });
+
+  it('because of the request is asked like any other', async () => {
+    const both = await start(2);
+    const first = complete();
+    const { index, request } = await asked(both);
+    refuse(both[index], request, 'context_length_exceeded');
+    expect((await first).status).toBe(400);
+    const more = [complete({ prompt: [1] }), complete({ prompt: [2] })];
+    for (const worker of both) answer(worker, (await worker.next('submit')).request);
+    expect((await Promise.all(more)).map(({ status }) => status)).toEqual([200, 200]);
   });
 });
 

@@ -200,7 +200,10 @@ export class Dispatcher {
         if (carriesToken && !answer.awaitsBill) {
           this.#loads.promptDone(entry);
           this.#loads.setBatched(entry, true);
-          if (answer.firstTokenMs === 0) answer.batchedMs = Math.min(now, entry.submittedMs + (tokens.queuedUs[i] ?? 0) / 1000);
+          if (answer.firstTokenMs === 0) {
+            answer.batchedMs = Math.min(now, entry.submittedMs + (tokens.queuedUs[i] ?? 0) / 1000);
+            this.#refusals.answers(place.worker);
+          }
           this.#metrics.onToken(answer, now);
         }
         attempt(answer, () => {
@@ -286,7 +289,7 @@ export class Dispatcher {
     return this.#membership.places[answer.home.worker];
   }
 
-  /** Who takes sequences: those that have refused one for now are asked where nobody else is left. */
+  /** Who takes sequences: those that have refused or failed one just now are asked where nobody else is left. */
   #takers(): Place[] {
     const now = performance.now();
     const staying = this.#membership.places.filter(({ state, worker }) => state === 'serving' && !this.#refusals.isLeaving(worker));

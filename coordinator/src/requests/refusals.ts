@@ -1,27 +1,34 @@
-import { bounds } from '../bounds.ts';
+import { isFailure, isRefusal, restMs } from './rest.ts';
 
-/** Codes by which a worker says that it takes nothing new, and for how long it is then left alone: one that shuts down until it is back. */
-const restMs = new Map<string, number>([
-  ['shutting_down', Number.POSITIVE_INFINITY],
-  ['not_ready', bounds.refusalRestMs],
-  ['queue_full', bounds.refusalRestMs],
-]);
-
-/** Which workers have refused what they were asked of late: one that is about to end has ever less to do, and would be asked first. */
+/**
+ * Which workers have refused or failed what they were asked of late. One that is about to end, or that fails all at once, has ever less to do, and would be asked
+ * first.
+ */
 export class Refusals {
   /** performance.now. */
   readonly #untilMs: number[];
+  /** How often in a row each was found to fail. */
+  readonly #failures: number[];
 
   constructor(workers: number) {
     this.#untilMs = Array<number>(workers).fill(0);
+    this.#failures = Array<number>(workers).fill(0);
   }
 
   /** @returns whether another worker may take what this one has not */
   note(worker: number, code: string, nowMs: number): boolean {
-    const rest = restMs.get(code);
-    if (rest === undefined) return false;
-    this.#untilMs[worker] = Math.max(this.#untilMs[worker], nowMs + rest);
-    return true;
+    if (isFailure(code)) {
+      // What fails during its rest was sent before it, or because nobody else was left: it tells nothing new.
+      if (this.isResting(worker, nowMs)) return false;
+      this.#failures[worker]++;
+    }
+    this.#untilMs[worker] = Math.max(this.#untilMs[worker], nowMs + restMs(code, this.#failures[worker]));
+    return isRefusal(code);
+  }
+
+  /** It has begun to answer something. */
+  answers(worker: number): void {
+    this.#failures[worker] = 0;
   }
 
   /** It takes nothing any more until it is back. */
@@ -32,6 +39,7 @@ export class Refusals {
   /** Whoever comes next under its name has refused nothing. */
   forget(worker: number): void {
     this.#untilMs[worker] = 0;
+    this.#failures[worker] = 0;
   }
 
   isLeaving(worker: number): boolean {

@@ -17,6 +17,7 @@ import { ApiKeys, readSecretFile } from './api/api-keys.ts';
 import { type HttpListener, listenHttp } from './api/http-server.ts';
 import { OpenExchanges } from './api/open-exchanges.ts';
 import type { Service } from './api/service.ts';
+import { bounds } from './bounds.ts';
 import { type Config, completeConfig, type GivenConfig } from './config.ts';
 import { Health } from './health/health.ts';
 import type { HealthReading } from './health/health-counters.ts';
@@ -207,6 +208,8 @@ class Coordinator implements RunningCoordinator {
         vocab: this.#folder.vocab,
         eosTokens: this.#folder.eosTokens,
         defaults: this.#folder.sampling,
+        // More would be refused for ever, however little there is to do.
+        sequencesMax: Math.min(bounds.sequencesPerRequestMax, config.requestsRunningMax + config.requestsWaitingMax),
         replaying: config.replayRouting !== null,
       },
       topK: this.#folder.topK,

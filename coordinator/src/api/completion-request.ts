@@ -1,5 +1,4 @@
 import { limits } from '@switchyard/proto';
-import { bounds } from '../bounds.ts';
 import type { Fields } from './fields.ts';
 import type { GenerationRequest } from './generation-request.ts';
 import { checkToken, type ModelBounds, readCommonFields, refuseUnsupported } from './sampling-fields.ts';
@@ -17,13 +16,10 @@ export function readCompletionRequest(fields: Fields, model: ModelBounds): Compl
   fields.refuse('suffix', 'this model does not fill in the middle');
   const streaming = readStreamFields(fields);
   const common = readCommonFields(fields, model, 0);
-  const prompts = readPrompts(fields, model.vocab);
+  const prompts = readPrompts(fields, model);
   const sequences = prompts.length * common.n;
-  if (sequences > bounds.sequencesPerRequestMax)
-    throw fields.invalid(
-      'n',
-      `${common.n} and ${prompts.length} prompts make ${sequences} sequences; the limit is ${bounds.sequencesPerRequestMax}`,
-    );
+  if (sequences > model.sequencesMax)
+    throw fields.invalid('n', `${common.n} and ${prompts.length} prompts make ${sequences} sequences; the limit is ${model.sequencesMax}`);
   const logprobs = fields.whole('logprobs', 0, limits.topLogprobsMax);
   const echo = fields.flag('echo') ?? false;
   return {
@@ -39,14 +35,15 @@ export function readCompletionRequest(fields: Fields, model: ModelBounds): Compl
 }
 
 /** A string, strings, token ids, or lists of token ids. */
-function readPrompts(fields: Fields, vocab: number): (string | number[])[] {
+function readPrompts(fields: Fields, { vocab, sequencesMax }: ModelBounds): (string | number[])[] {
   const given = fields.raw('prompt');
   if (given === null) throw fields.invalid('prompt', 'is missing');
   if (typeof given === 'string') return [given];
   if (!Array.isArray(given)) throw fields.wrong('prompt', given, 'a string, a list of strings, token ids or lists of token ids are needed');
   if (given.length === 0) throw fields.invalid('prompt', 'is empty');
   if (typeof given[0] === 'number') return [readIds(fields, given, vocab)];
-  if (given.length > limits.promptsMax) throw fields.invalid('prompt', `has ${given.length} prompts; the limit is ${limits.promptsMax}`);
+  const promptsMax = Math.min(limits.promptsMax, sequencesMax);
+  if (given.length > promptsMax) throw fields.invalid('prompt', `has ${given.length} prompts; the limit is ${promptsMax}`);
   return given.map((prompt) => {
     if (typeof prompt === 'string') return prompt;
     if (Array.isArray(prompt)) return readIds(fields, prompt, vocab);

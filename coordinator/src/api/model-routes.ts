@@ -34,6 +34,10 @@ function modelCard(service: Service): Record<string, unknown> {
     meta: { n_ctx_train: contextMax, n_vocab: service.model.vocab },
     numeric_class: service.numericClass,
     exact: promisesSameBits(service.numericClass),
-    limits: { body_bytes: service.config.bodyBytesMax, choices: limits.choicesMax, top_logprobs: limits.topLogprobsMax },
+    limits: {
+      body_bytes: service.config.bodyBytesMax,
+      choices: Math.min(limits.choicesMax, service.model.sequencesMax),
+      top_logprobs: limits.topLogprobsMax,
+    },
   };
 }

@@ -10,6 +10,8 @@ export interface ModelBounds {
   vocab: number;
   eosTokens: readonly number[];
   defaults: SamplingDefaults;
+  /** Sequences of one request. */
+  sequencesMax: number;
   /** A routing trace is replayed, so requests may say which of its sequences. */
   replaying: boolean;
 }
@@ -37,7 +39,7 @@ export type CommonSpec = Pick<
  */
 export function readCommonFields(fields: Fields, model: ModelBounds, maxTokensMin: number): CommonSpec {
   const { defaults } = model;
-  const n = fields.whole('n', 1, limits.choicesMax) ?? 1;
+  const n = fields.whole('n', 1, Math.min(limits.choicesMax, model.sequencesMax)) ?? 1;
   const ignoreEos = fields.flag('ignore_eos') ?? false;
   const clientStops = readStopTokens(fields, model.vocab);
   const bias = readLogitBias(fields, model.vocab);

@@ -1,0 +1,67 @@
+import { mkdtempSync, rmSync } from 'node:fs';
+import os from 'node:os';
+import path from 'node:path';
+import { Finish } from '@switchyard/proto';
+import { afterAll, afterEach, describe, expect, it } from 'vitest';
+import { type RunningCoordinator, startCoordinator } from '../src/index.ts';
+import { modelDir } from './model-dir.ts';
+import { ScriptedWorker } from './scripted-worker.ts';
+
+const folder = mkdtempSync(path.join(os.tmpdir(), 'sw-fi-'));
+afterAll(() => rmSync(folder, { recursive: true }));
+
+let coordinator: RunningCoordinator;
+let worker: ScriptedWorker;
+let serial = 0;
+afterEach(() => coordinator?.close(0));
+
+async function start(config: Partial<Parameters<typeof startCoordinator>[0]> = {}): Promise<void> {
+  const control = `unix:${path.join(folder, `${serial++}.sock`)}`;
+  coordinator = await startCoordinator({ model: modelDir, listen: '127.0.0.1:0', control, logLevel: 'silent', ...config });
+  worker = await ScriptedWorker.join(control, 'n0w0');
+  worker.ready();
+  await worker.next('peers');
+}
+
+const plain = '/v1/completions';
+const chat = '/v1/chat/completions';
+
+interface Reply {
+  status: number;
+  json: { choices?: unknown[]; error?: { code: string; message: string; param: string | null } };
+}
+
+async function post(route: string, body: Record<string, unknown>): Promise<Reply> {
+  const given = route === plain ? { prompt: [100] } : { messages: [{ role: 'user', content: 'x' }] };
+  const response = await fetch(coordinator.url + route, {
+    method: 'POST',
+    headers: { 'content-type': 'application/json' },
+    body: JSON.stringify({ ...given, ...body }),
+  });
+  return { status: response.status, json: (await response.json()) as Reply['json'] };
+}
+
+/** Answers what has been submitted with a token each. */
+async function answer(sequences: number): Promise<void> {
+  const request = (await worker.submits(sequences)).map((submit) => submit.request);
+  const each = <T>(value: T) => request.map(() => value);
+  worker.tokens({ request, token: each(50), finish: each(Finish.length), cachedTokens: each(0) });
+}
+
+describe('more sequences than may run and wait together', () => {
+  it.each([
+    [chat, { n: 6 }, 'n is 6; it must be from 1 to 5'],
+    [plain, { n: 6 }, 'n is 6; it must be from 1 to 5'],
+    [plain, { n: 2, prompt: [[1], [2], [3]] }, 'n 2 and 3 prompts make 6 sequences; the limit is 5'],
+    [plain, { prompt: ['1', '2', '3', '4', '5', '6'] }, 'prompt has 6 prompts; the limit is 5'],
+  ])('are the fault of the request (%s %o)', async (route, body, message) => {
+    await start({ requestsRunningMax: 2, requestsWaitingMax: 3 });
+    const { status, json } = await post(route, { ...body, max_tokens: 1 });
+    expect([status, json.error]).toMatchObject([400, { code: 'invalid_request', param: message.split(' ')[0], message }]);
+    const most = post(chat, { n: 5, max_tokens: 1 });
+    await answer(2);
+    await answer(2);
+    await answer(1);
+    expect((await most).json.choices).toHaveLength(5);
+  });
+});

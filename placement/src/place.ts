@@ -89,6 +89,7 @@ export const defaultPlaceOptions: PlaceOptions = {
 
 export interface Placement {
   plan: Plan;
+  /** Its memory is what the plan may use: with the replica budget, but for whole groups. */
   cluster: Cluster;
   /** Nodes of every expert as bits, (layers) of (experts). */
   masks: Int32Array[];
@@ -105,26 +106,30 @@ export interface Placement {
  * Decides where every expert and replica lives: nodes first, then workers inside each node. A pure function of (trace, topology, options): it reads no clock but
  * `now`, and gives the same plan for the same seed unless a deadline or the signal cuts the search short, when it returns its best plan so far.
  *
- * @throws bad_plan where the experts do not fit the memory, groups that are to stay whole do not, or the warm start is a plan of other layers, experts or workers
+ * @throws bad_plan where an option is out of its range, the trace is empty, the experts do not fit the memory, groups that are to stay whole do not, or the warm start
+ * is a plan of other layers, experts or workers
  */
 export async function place(trace: RoutingTrace, topology: Topology, options: Partial<PlaceOptions> = {}): Promise<Placement> {
   const o = { ...defaultPlaceOptions, ...options };
+  checkOptions(o);
+  if (trace.tokens === 0) throw new SwitchyardError('bad_plan', 'the trace has 0 tokens, must be at least 1', { param: 'trace' });
   const layers = trace.moeLayers.length;
   const copies = layers * trace.experts;
   const whole = clusterOf(topology);
-  const cluster = limitSlots(whole, Math.floor(copies * (1 + o.replicas) + 1e-9));
+  // Whole groups need room that a limit per worker may split.
+  const grouped = o.wholeGroups !== null && whole.nodes > 1;
+  const cluster = grouped ? whole : limitSlots(whole, Math.floor(copies * (1 + o.replicas) + 1e-9));
   checkRoom(cluster, layers, trace.experts);
   if (o.warmStart !== null) checkSameShape(o.warmStart, { model: trace, workers: cluster.workers });
   const view = inNodeGroups(cluster);
   const stop = () => o.signal?.aborted === true || (o.now !== null && o.now() >= o.deadlineMs);
   const random = seededRandom(o.seed);
   const sample = thinPatterns(trace, o.sampleTokens);
-  const found =
-    o.wholeGroups !== null && whole.nodes > 1
-      ? { replicas: await placeGroups(sample, whole, o, o.wholeGroups, random, stop), homes: null }
-      : o.model === 'chain'
-        ? { replicas: await placeChain(sample, view, { ...o, stop, pause: nextTurn }), homes: null }
-        : await placeForHomes(trace, sample, view, o, random, stop);
+  const found = grouped
+    ? { replicas: await placeGroups(sample, cluster, o, o.wholeGroups!, random, stop), homes: null }
+    : o.model === 'chain'
+      ? { replicas: await placeChain(sample, view, { ...o, stop, pause: nextTurn }), homes: null }
+      : await placeForHomes(trace, sample, view, o, random, stop);
   const plan = planOf(trace, cluster, found.replicas, {
     method: o.model,
     seed: o.seed,
@@ -136,6 +141,26 @@ export async function place(trace: RoutingTrace, topology: Topology, options: Pa
     ...(o.wholeGroups === null ? {} : { wholeGroups: o.wholeGroups }),
   });
   return describe(plan, cluster, trace, o.homeTolerance, { homes: found.homes, stopped: stop() });
+}
+
+/** What makes of a search nothing but a wrong plan, or none. NaN is in no range. */
+function checkOptions(o: PlaceOptions): void {
+  const within = (field: string, value: number, min: number, max = Infinity) => {
+    if (!(value >= min && value <= max))
+      throw new SwitchyardError('bad_plan', `${field} is ${value}, must be in ${min}..${max}`, { param: field });
+  };
+  within('replicas', o.replicas, 0);
+  within('seed', o.seed, 0, Number.MAX_SAFE_INTEGER);
+  within('peakMeanMax', o.peakMeanMax, 1);
+  within('homeTolerance', o.homeTolerance, 0);
+  within('remoteRowPrice', o.remoteRowPrice, 0, 1e6);
+  within('sampleTokens', o.sampleTokens, 1);
+  within('starts', o.starts, 1);
+  within('annealing', o.annealing, 0, 1e9);
+  within('remoteNodesMax', o.remoteNodesMax, 1e-6);
+  within('programColumns', o.programColumns, 0);
+  within('warmRounds', o.warmRounds, 0);
+  if (o.robust.kind === 'cvar') within('robust.share', o.robust.share, 1e-6, 1);
 }
 
 function checkRoom(cluster: Cluster, layers: number, experts: number): void {

@@ -11,6 +11,7 @@ import {
   explain,
   exportPlan,
   homesOf,
+  NO_EXPERT,
   paretoFront,
   paretoPage,
   place,
@@ -23,6 +24,7 @@ import {
   relabelToMatch,
   robustValue,
   scoreFanOut,
+  selectSequences,
   slotMap,
   solveChain,
   stageMove,
@@ -137,6 +139,36 @@ describe('place', () => {
       /memory holds 600 experts, the model has 768 \(24 layers x 32\)/,
     );
     expect(() => clusterOf({ ...testTopology(1, 1, 1), expertBytes: 0 })).toThrow(/expertBytes is 0/);
+  });
+
+  it.each<[Parameters<typeof place>[2], string]>([
+    [{ starts: 0 }, 'starts is 0, must be in 1..Infinity'],
+    [{ replicas: -0.2 }, 'replicas is -0.2, must be in 0..Infinity'],
+    [{ replicas: Number.NaN }, 'replicas is NaN'],
+    [{ peakMeanMax: Number.NaN }, 'peakMeanMax is NaN, must be in 1..Infinity'],
+    [{ homeTolerance: -1 }, 'homeTolerance is -1'],
+    [{ remoteRowPrice: Number.NaN }, 'remoteRowPrice is NaN'],
+    [{ annealing: 20, remoteNodesMax: 0, replicas: Infinity }, 'remoteNodesMax is 0'],
+    [{ robust: { kind: 'cvar', share: 2 } }, 'robust.share is 2, must be in 0.000001..1'],
+  ])('refuses %o by field', async (options, message) => {
+    const trace = toyTrace({ layers: 2, experts: 8, topK: 2, sequences: 8, tokensEach: 10 });
+    await expect(place(trace, testTopology(3, 1, 16), { ...quick, ...options })).rejects.toThrow(message);
+  });
+
+  it('refuses a trace without tokens, and scores one without choices', async () => {
+    const trace = toyTrace({ layers: 2, experts: 8, topK: 2, sequences: 8, tokensEach: 10 });
+    const empty = selectSequences(trace, () => false);
+    await expect(place(empty, testTopology(3, 1, 16), quick)).rejects.toThrow('the trace has 0 tokens, must be at least 1');
+    const none = { ...trace, ids: new Uint16Array(trace.ids.length).fill(NO_EXPERT) };
+    const placed = await place(none, testTopology(3, 1, 16), quick);
+    expect(placed.score.homeShare).toBe(1);
+    expect(explain(placed, none).nodes.map(({ rowShare }) => rowShare)).toEqual([0, 0, 0]);
+  });
+
+  it('names the memory that a plan of whole groups may use', async () => {
+    const trace = toyTrace({ layers: 2, experts: 8, topK: 2, sequences: 8, tokensEach: 10 });
+    const { plan, cluster } = await place(trace, testTopology(3, 1, 16), { ...quick, replicas: 0.2, wholeGroups: 1 });
+    expectValid(plan, cluster.slotsOf);
   });
 
   it('lowers the worst domain when asked to', async () => {
@@ -336,6 +368,11 @@ describe('around a plan', () => {
     const why = explain(placed, trace);
     expect(why.layers.reduce((sum, l) => sum + l.remoteNodes, 0) / 24).toBeCloseTo(score.remoteNodes, 9);
     expect(why.nodes.reduce((sum, n) => sum + n.rowShare, 0)).toBeCloseTo(1, 9);
+    // Of a worker twice as fast, as scores are.
+    cluster.speedOf[1] = 2;
+    const uneven = { ...placed, score: scoreFanOut(trace, plan.replicas, cluster, placed.homes) };
+    expect(explain(uneven, trace).layers.reduce((sum, l) => sum + l.peakMean, 0) / 24).toBeCloseTo(uneven.score.peakMean, 9);
+    cluster.speedOf[1] = 1;
     const map = slotMap(plan);
     map.forEach((layer, l) => {
       const perWorker = layer.length / 4;

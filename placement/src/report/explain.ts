@@ -1,6 +1,7 @@
 import { type Cluster, inNodeGroups } from '../cluster/cluster.ts';
 import { NodeCover, popcount } from '../cluster/node-set.ts';
 import type { Placement } from '../place.ts';
+import { peakOverMean } from '../score/fan-out-score.ts';
 import { NO_EXPERT, type RoutingTrace } from '../trace/routing-trace.ts';
 
 /** Why a plan looks as it does, node by node and layer by layer. */
@@ -87,7 +88,7 @@ export function explain(placement: Placement, trace: RoutingTrace): Explanation 
       name,
       experts: masks.reduce((sum, layer) => sum + layer.reduce((s, mask) => s + ((mask >>> n) & 1), 0), 0),
       homeShare: tokensAt[n] / trace.tokens,
-      rowShare: rows / allRows,
+      rowShare: rows / Math.max(1, allRows),
       servedAtHome: rowsOf[n] === 0 ? 0 : rowsAtHome[n] / rowsOf[n],
       domains: [...domainTokens[n]]
         .sort((a, b) => b[1] - a[1] || (a[0] < b[0] ? -1 : 1))
@@ -109,12 +110,7 @@ export function explain(placement: Placement, trace: RoutingTrace): Explanation 
     return {
       layer: trace.moeLayers[l],
       remoteNodes: visits[l] / trace.tokens,
-      peakMean:
-        (load.reduce((a, b) => Math.max(a, b), 0) * workers) /
-        Math.max(
-          1,
-          load.reduce((a, b) => a + b, 0),
-        ),
+      peakMean: peakOverMean(load, cluster.speedOf),
       replicas: plan.replicas[l].reduce((sum, list) => sum + list.length - 1, 0),
       hottest: { expert: hottest, share: own[hottest] / Math.max(1, total), nodes: popcount(layer[hottest]) },
     };

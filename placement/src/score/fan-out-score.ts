@@ -7,7 +7,7 @@ export interface FanOutScore {
   tokens: number;
   /** Remote nodes that a token visits per MoE layer: `r`, the mean over tokens and layers. */
   remoteNodes: number;
-  /** Share of (token, expert) visits that the home node serves. */
+  /** Share of (token, expert) visits that the home node serves; 1 where there are none. */
   homeShare: number;
   /** Rows served, (layers, workers). */
   rows: Float64Array;
@@ -120,7 +120,7 @@ export function scoreFanOut(
   return {
     tokens: trace.tokens,
     remoteNodes: visits / (trace.tokens * layers),
-    homeShare: servedAtHome / served,
+    homeShare: served === 0 ? 1 : servedAtHome / served,
     rows,
     peakMean: peakSum / layers,
     nodePeakMean: nodePeakSum / layers,

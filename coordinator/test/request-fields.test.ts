@@ -65,3 +65,20 @@ describe('more sequences than may run and wait together', () => {
     expect((await most).json.choices).toHaveLength(5);
   });
 });
+
+describe('min_tokens', () => {
+  it.each([
+    [chat, { min_tokens: 5, max_tokens: 4 }, 'min_tokens is 5; max_tokens is 4'],
+    [chat, { min_tokens: 5, max_completion_tokens: 4, max_tokens: 9 }, 'min_tokens is 5; max_completion_tokens is 4'],
+    [plain, { min_tokens: 1, max_tokens: 0 }, 'min_tokens is 1; max_tokens is 0'],
+    [plain, { min_tokens: 1024 }, 'min_tokens is 1024; the context has room for 1023 tokens of answer'],
+  ])('above what may be generated is refused (%s %o)', async (route, body, message) => {
+    await start();
+    const { status, json } = await post(route, body);
+    expect([status, json.error]).toMatchObject([400, { code: 'invalid_request', param: 'min_tokens', message }]);
+    const most = post(plain, { min_tokens: 1023 });
+    expect((await worker.next('submit')).minTokens).toBe(1023);
+    await coordinator.close(0);
+    await most;
+  });
+});

@@ -1,3 +1,4 @@
+import { SwitchyardError } from '@switchyard/proto';
 import { DetailedError } from '../detailed-error.ts';
 import type { AnswerSpec } from '../requests/answer.ts';
 import type { CommonSpec } from './sampling-fields.ts';
@@ -27,16 +28,18 @@ interface Caller {
 /**
  * One specification per prompt and choice, in the order of their indexes. Computes before it validates: the numbers in a message are the request's own.
  *
- * @throws DetailedError `context_length_exceeded` with the numbers, when a prompt leaves no room for what is asked
+ * @throws DetailedError `context_length_exceeded` with the numbers, when a prompt leaves no room for what is asked; SwitchyardError `invalid_request` when no
+ * answer can be as long as is asked
  */
 export function answerSpecs(request: GenerationRequest, caller: Caller, contextMax: number): AnswerSpec[] {
   const { common } = request;
   return request.prompts.flatMap((prompt) => {
     const maxTokens = checkContext(prompt.length, request, contextMax);
+    checkMinTokens(common, maxTokens);
     return Array.from({ length: common.n }, (_, choice) => ({
       prompt,
       maxTokens,
-      minTokens: Math.min(common.minTokens, maxTokens),
+      minTokens: common.minTokens,
       sampling: samplingOfChoice(common.sampling, choice),
       stopTokens: common.stopTokens,
       clientStopTokens: common.clientStopTokens,
@@ -76,4 +79,11 @@ function checkContext(promptTokens: number, { common, promptField }: GenerationR
       { ...details, max_tokens: maxTokens },
     );
   return maxTokens ?? contextMax - promptTokens;
+}
+
+/** The least that is asked for, against all that may be generated. */
+function checkMinTokens({ minTokens, maxTokens, maxTokensField }: CommonSpec, room: number): void {
+  if (minTokens <= room) return;
+  const most = maxTokens === null ? `the context has room for ${room} tokens of answer` : `${maxTokensField} is ${maxTokens}`;
+  throw new SwitchyardError('invalid_request', `min_tokens is ${minTokens}; ${most}`, { param: 'min_tokens' });
 }

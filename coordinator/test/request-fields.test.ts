@@ -82,3 +82,28 @@ describe('min_tokens', () => {
     await most;
   });
 });
+
+describe('what an assistant refused to say', () => {
+  it('is what it said', async () => {
+    await start();
+    const asked = { role: 'user', content: 'How?' };
+    const prompts: number[][] = [];
+    for (const said of [{ content: null, refusal: 'I will not.' }, { refusal: 'I will not.' }, { content: 'I will not.', refusal: null }]) {
+      const reply = post(chat, { messages: [asked, { role: 'assistant', ...said }, asked], max_tokens: 1 });
+      const { request, prompt } = await worker.next('submit');
+      prompts.push([...prompt]);
+      worker.tokens({ request: [request], token: [50], finish: [Finish.length], cachedTokens: [0] });
+      expect((await reply).status).toBe(200);
+    }
+    expect(prompts[0]).toEqual(prompts[2]);
+    expect(prompts[1]).toEqual(prompts[2]);
+  });
+
+  it.each([
+    [{ role: 'user', content: null, refusal: 'x' }, 'messages[0].content is missing'],
+    [{ role: 'assistant', refusal: 7 }, 'messages[0].refusal is the number 7; a string is needed'],
+  ])('is of an assistant, and text (%o)', async (message, problem) => {
+    await start();
+    expect(await post(chat, { messages: [message] })).toMatchObject({ status: 400, json: { error: { message: problem } } });
+  });
+});

@@ -34,7 +34,9 @@ function readMessage(parent: Fields, value: unknown, index: number, template: Ch
   const role = message.oneOf('role', roles);
   if (role === null) throw message.invalid('role', 'is missing');
   const toolCalls = message.list('tool_calls', bounds.toolsMax);
-  const content = readContent(message);
+  // An assistant that refused has said so there, and nothing as content.
+  const refusal = role === 'assistant' ? message.text('refusal') : null;
+  const content = readContent(message) ?? refusal;
   if (content === null && !(role === 'assistant' && (toolCalls !== null || message.has('function_call'))))
     throw message.invalid('content', 'is missing');
   message.refuse('audio', 'only text is');

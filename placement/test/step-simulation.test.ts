@@ -257,3 +257,25 @@ describe('planned steps', () => {
     expect(short.contextTokens).toBe(55);
   });
 });
+
+it('ends where steps take longer than doubles count instants', () => {
+  const trace = traceOf([
+    [0, 1, 2, 3],
+    [1, 3, 0, 2],
+    [2, 3, 1, 0],
+  ]);
+  const cluster = evenCluster(1, 3, 8);
+  const replicas = [0, 1].map(() => [[0], [1], [2], [0]]);
+  // Workers on the same cores finish one another's parts late or early by a digit of the time, which is days.
+  const slow: HostModel = {
+    ...host,
+    experts: { fixed: 1e7 / 3, perRow: 1e6 / 7, perExpert: 1e6 / 11 },
+    step: { ...host.step, fixed: 1e6 / 3 },
+  };
+  const steps = cluster.workers.map(() =>
+    Array.from({ length: 6 }, () => ({ rows: [0, 1, 2], contextTokens: 6, tokens: 3, afterRequests: 0 })),
+  );
+  const coreGroups = [{ cores: 2, crowdedSpeed: { beside: 0.9, sharing: 0.7 }, workers: [0, 1, 2], outside: true, carrier: null }];
+  const { seconds } = simulateSteps({ trace, replicas, cluster, links, host: slow, frames, coreGroups, steps, stepsInFlight: 2 });
+  expect(seconds).toBeGreaterThan(1e7);
+});

@@ -91,7 +91,9 @@ export class SharedCores {
   finish(now: number): void {
     this.progress(now);
     this.changed = true;
-    for (const one of this.busy.filter(({ left }) => left <= instant)) finishPart(one);
+    // A time of days has no digits for what is left of a part: it is done when no later time comes of it.
+    const done = (one: Server) => one.left <= instant || now + one.left / (this.partOf(one) * this.speed) <= now;
+    for (const one of this.busy.filter(done)) finishPart(one);
   }
 
   private progress(now: number): void {

@@ -239,11 +239,11 @@ class Coordinator implements RunningCoordinator {
   }
 
   /** What is asked for, within what the model was made for. A sequence fits where it is sent: the smallest cache decides, as far as workers have said theirs. */
-  #contextMax(): number {
+  #contextMax(): number | null {
     const asked = this.#config.maxContext;
-    let tokens = Math.min(asked > 0 ? asked : Number.MAX_SAFE_INTEGER, this.#folder.contextMax ?? Number.MAX_SAFE_INTEGER);
-    for (const { ready } of this.#membership.places) if (ready !== null) tokens = Math.min(tokens, ready.kvBlocks * BLOCK_TOKENS);
-    return tokens;
+    const caches = this.#membership.places.flatMap(({ ready }) => (ready === null ? [] : [ready.kvBlocks * BLOCK_TOKENS]));
+    const known = [...(asked > 0 ? [asked] : []), ...(this.#folder.contextMax === null ? [] : [this.#folder.contextMax]), ...caches];
+    return known.length === 0 ? null : Math.min(...known);
   }
 
   /** As workers say; until one has loaded, as far as config.json tells. */

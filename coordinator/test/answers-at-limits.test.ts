@@ -7,7 +7,7 @@ import { type RunningCoordinator, startCoordinator } from '../src/index.ts';
 import { readModelFolder } from '../src/model-folder.ts';
 import { tokenBytes } from '../src/tokenizing/token-bytes.ts';
 import { readTokenizerFolder } from '../src/tokenizing/tokenizer-folder.ts';
-import { modelDir } from './model-dir.ts';
+import { modelDir, modelDirOfContext } from './model-dir.ts';
 import { ScriptedWorker } from './scripted-worker.ts';
 
 const folder = mkdtempSync(path.join(os.tmpdir(), 'sw-al-'));
@@ -39,6 +39,27 @@ describe('the context', () => {
     await coordinator.close(0);
     await start({ maxContext: made - 1 });
     expect(coordinator.status()).toMatchObject({ contextMax: made - 1 });
+  });
+});
+
+describe('a context of which nothing is known', () => {
+  it('is left out until a worker has loaded, and then what its cache holds', async () => {
+    const control = `unix:${path.join(folder, `${serial++}.sock`)}`;
+    const model = modelDirOfContext(null, folder);
+    coordinator = await startCoordinator({ model, modelName: 'm', listen: '127.0.0.1:0', control, logLevel: 'silent' });
+    const said = async () => {
+      const card = (await (await fetch(`${coordinator.url}/v1/models/m`)).json()) as {
+        max_model_len?: number;
+        meta: { n_ctx_train?: number };
+      };
+      const counted = (await (await post('/tokenize', { prompt: 'x' })).json()) as { max_model_len?: number };
+      return [card.max_model_len, card.meta.n_ctx_train, counted.max_model_len, coordinator.status().contextMax];
+    };
+    expect(await said()).toEqual([undefined, undefined, undefined, null]);
+    const worker = await ScriptedWorker.join(control, 'n0w0');
+    worker.ready({ kvBlocks: 64 });
+    await worker.next('peers');
+    expect(await said()).toEqual([1024, 1024, 1024, 1024]);
   });
 });
 

@@ -5,12 +5,12 @@ import { fileURLToPath } from 'node:url';
 /** The bundled model. */
 export const modelDir = fileURLToPath(new URL('../../models/shunter-16m', import.meta.url));
 
-/** A folder like the bundled model's, made for so many tokens as it says. */
-export function modelDirOfContext(tokens: number, folder: string): string {
+/** A folder like the bundled model's, made for so many tokens as it says; null: it does not say. */
+export function modelDirOfContext(tokens: number | null, folder: string): string {
   const dir = path.join(folder, `context-${tokens}`);
   mkdirSync(dir);
   for (const file of readdirSync(modelDir)) if (file !== 'config.json') symlinkSync(path.join(modelDir, file), path.join(dir, file));
   const config = JSON.parse(readFileSync(path.join(modelDir, 'config.json'), 'utf8'));
-  writeFileSync(path.join(dir, 'config.json'), JSON.stringify({ ...config, max_position_embeddings: tokens }));
+  writeFileSync(path.join(dir, 'config.json'), JSON.stringify({ ...config, max_position_embeddings: tokens ?? undefined }));
   return dir;
 }

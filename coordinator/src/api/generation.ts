@@ -85,7 +85,7 @@ async function promptIds(service: Service, exchange: Exchange, { prompts, addSpe
 }
 
 function encodeOptions(service: Service, { closed }: Exchange): EncodeOptions {
-  return { tokensMax: service.contextMax(), unwanted: closed };
+  return { tokensMax: service.contextMax() ?? Number.POSITIVE_INFINITY, unwanted: closed };
 }
 
 function answerFrame(service: Service, id: string): AnswerFrame {
@@ -108,7 +108,9 @@ function run(service: Service, exchange: Exchange, fields: Fields, request: Gene
   const { response, id, tenant, arrivedMs } = exchange;
   // The client may have left while its prompt was tokenised.
   if (response.destroyed) return;
-  const specs = answerSpecs(request, { requestId: id, tenant, domain: domainOf(exchange, fields) }, service.contextMax());
+  // Unknown: all workers have gone meanwhile, and none will take it.
+  const contextMax = service.contextMax() ?? Number.MAX_SAFE_INTEGER;
+  const specs = answerSpecs(request, { requestId: id, tenant, domain: domainOf(exchange, fields) }, contextMax);
   const { dispatcher, metrics, membership, tokenizing, log } = service;
   const { places: workers } = membership;
   const base = {

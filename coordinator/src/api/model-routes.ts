@@ -22,7 +22,8 @@ export function checkModel({ modelId }: Service, asked: string): void {
 
 /** A model as clients list it. */
 function modelCard(service: Service): Record<string, unknown> {
-  const contextMax = service.contextMax();
+  // Left out where it is not known: what clients count with is a number.
+  const contextMax = service.contextMax() ?? undefined;
   return {
     id: service.modelId,
     object: 'model',

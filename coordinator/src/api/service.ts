@@ -39,8 +39,8 @@ export interface Service {
   readonly draining: boolean;
   /** As workers name it. */
   readonly numericClass: string;
-  /** Tokens of one sequence, as far as is known by now. */
-  contextMax(): number;
+  /** Tokens of one sequence, as far as is known by now; null when nothing is. */
+  contextMax(): number | null;
   /** Names what answers follow from: plan, weights and numeric class. */
   fingerprint(): string;
   /** The status document (docs/observe.md). */

@@ -28,7 +28,7 @@ export async function tokenize(service: Service, exchange: Exchange): Promise<Re
     { unwanted: exchange.closed },
   );
   const strings = fields.flag('return_token_strs') === true ? { token_strs: tokens.map((token) => pieces.text([token])) } : {};
-  return { count: tokens.length, max_model_len: service.contextMax(), tokens, ...strings };
+  return { count: tokens.length, max_model_len: service.contextMax() ?? undefined, tokens, ...strings };
 }
 
 /** POST /detokenize: ids to text, control tokens spelled out. */

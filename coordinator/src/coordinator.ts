@@ -136,6 +136,7 @@ class Coordinator implements RunningCoordinator {
 
   async listen(): Promise<void> {
     try {
+      this.#health.start();
       const { listen, control, healthPort, adminSocket, tokenFile } = this.#config;
       const { host, port } = splitAddress(listen);
       const token = tokenFile === null ? '' : readSecretFile(tokenFile, '--token-file').trim();

@@ -18,13 +18,17 @@ export class Health {
   readonly #counters = new HealthCounters();
   readonly #observe: () => Omit<HealthReading, 'beatMs'>;
   readonly #thresholds: HealthThresholds;
-  readonly #beat: NodeJS.Timeout;
+  #beat: NodeJS.Timeout | undefined;
   #thread: Worker | null = null;
 
   constructor(observe: () => Omit<HealthReading, 'beatMs'>, thresholds: HealthThresholds) {
     this.#observe = observe;
     this.#thresholds = thresholds;
     this.update();
+  }
+
+  /** Until `close`. */
+  start(): void {
     this.#beat = setInterval(() => this.update(), BEAT_MS);
     this.#beat.unref();
   }

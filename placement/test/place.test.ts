@@ -351,6 +351,16 @@ describe('around a plan', () => {
     }
   });
 
+  it('baselines that know equal nodes only refuse others', async () => {
+    const trace = toyTrace({ layers: 2, experts: 8, topK: 2, sequences: 8, tokensEach: 10 });
+    const uneven = testTopology(2, 2, 16);
+    uneven.nodes[0].workers.push(uneven.nodes[1].workers.pop()!);
+    for (const name of ['eplb-hierarchical', 'exflow'] as const)
+      await expect(baselinePlan(name, trace, uneven, { timeLimitMs: 500 })).rejects.toThrow(
+        'worker 2 is on node 0, must be on 1: nodes of 2 workers each',
+      );
+  });
+
   it('prices steps, explains, exports and draws', async () => {
     const trace = await gptOssSlice();
     const topology = testTopology(4, 1, 300);

@@ -57,10 +57,24 @@ export async function baselinePlan(
   return plan(await moetunerPlan(trace, cluster, topology, o));
 }
 
+/** Both published two-level policies number the workers node by node, equally many on each. @throws bad_plan where nodes are not like that */
+function workersPerNode(cluster: Cluster, policy: string): number {
+  const perNode = cluster.workers.length / cluster.nodes;
+  const uneven = cluster.nodeOf.findIndex((node, w) => node !== Math.floor(w / perNode));
+  if (uneven >= 0)
+    throw new SwitchyardError(
+      'bad_plan',
+      `${policy}: worker ${uneven} is on node ${cluster.nodeOf[uneven]}, must be on ${Math.floor(uneven / perNode)}: nodes of ${perNode} workers each`,
+      { param: 'workers' },
+    );
+  return perNode;
+}
+
 function eplbPlan(name: 'eplb' | 'eplb-hierarchical', trace: RoutingTrace, cluster: Cluster, o: BaselineOptions): number[][][] {
   const { counts, experts } = expertLoads(trace);
   const workers = cluster.workers.length;
   const slots = Math.ceil((experts * (1 + o.replicas) - 1e-9) / workers) * workers;
+  if (name === 'eplb-hierarchical') workersPerNode(cluster, 'EPLB hierarchical');
   return trace.moeLayers.map((_, l) => {
     const loads = counts.subarray(l * experts, (l + 1) * experts);
     const { workersOf } =
@@ -87,8 +101,8 @@ function among(w: Transitions, members: number[][]): Transitions {
 /** ExFlow in two stages, as published: nodes first, then the workers of each node. Its program is solved for as long as the limit allows. */
 async function exflowPlan(trace: RoutingTrace, cluster: Cluster, o: BaselineOptions): Promise<number[][][]> {
   const w = transitionsOf(trace, 'top1');
-  const perNode = cluster.workers.length / cluster.nodes;
-  if (trace.experts % cluster.workers.length !== 0 || !Number.isInteger(perNode))
+  const perNode = workersPerNode(cluster, 'ExFlow');
+  if (trace.experts % cluster.workers.length !== 0)
     throw new SwitchyardError(
       'bad_plan',
       `ExFlow: ${trace.experts} experts on ${cluster.workers.length} workers of ${cluster.nodes} nodes do not divide`,

@@ -190,6 +190,24 @@ describe('a worker that attaches', () => {
     expect(workers().map(({ state }) => state)).toEqual(['absent', 'ready']);
   });
 
+  it('and names another node than the plan is told of in the log, once', async () => {
+    await coordinator.close();
+    const warnings: string[] = [];
+    coordinator = await startCoordinator(
+      { model: modelDir, listen: '127.0.0.1:0', control, nodes: 2, logLevel: 'warn', graceMs: 0 },
+      (line) => warnings.push(JSON.parse(line).msg),
+    );
+    for (const [name, node] of [
+      ['n0w0', 'n0'],
+      ['n1w0', `n0${'x'.repeat(200)}`],
+    ]) {
+      const worker = await ScriptedWorker.join(control, name, node);
+      worker.ready();
+    }
+    await becomes(ready);
+    expect(warnings).toEqual([`worker n1w0 says it is on node "n0${'x'.repeat(126)}"; in the plan it is on "n1", which counts`]);
+  });
+
   it('that cannot serve says why', async () => {
     const worker = await ScriptedWorker.join(control, 'n0w0');
     worker.send({ type: 'failed', epoch: worker.epoch, code: 'bad_checkpoint', message: 'model.safetensors: truncated' });

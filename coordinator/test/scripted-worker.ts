@@ -32,9 +32,9 @@ export class ScriptedWorker {
   }
 
   /** Attaches, says hello and takes its assignment. */
-  static async join(address: string, name: string): Promise<ScriptedWorker> {
+  static async join(address: string, name: string, node = 'n0'): Promise<ScriptedWorker> {
     const worker = await ScriptedWorker.attach(address);
-    worker.hello(name);
+    worker.hello(name, node);
     await worker.next('assign');
     return worker;
   }
@@ -43,12 +43,12 @@ export class ScriptedWorker {
     this.stream.send(message);
   }
 
-  hello(name: string): void {
+  hello(name: string, node = 'n0'): void {
     this.send({
       type: 'hello',
       protocolVersion: PROTOCOL_VERSION,
       name,
-      node: 'n0',
+      node,
       pid: 1,
       dataAddresses: [`uds:///${name}`],
       device: '{}',

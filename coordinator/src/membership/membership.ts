@@ -163,11 +163,20 @@ export class Membership {
       hello: { ...hello, dataAddresses: hello.dataAddresses.slice(0, limits.addressesMax) },
     });
     this.#log.info({ worker: place.name, pid: hello.pid, peer: stream.peer }, 'worker attached');
+    this.#compareNodes(place, hello);
     const { epoch, modelDir, engine } = this.#assignment;
     stream.send({ type: 'assign', worker: place.worker, epoch, modelDir, plan: this.#planBytes, engine });
     if (this.#tracing) stream.send({ type: 'trace', on: true });
     this.#events.onChange();
     return place;
+  }
+
+  /** Started on another machine than the plan was made for, it serves all the same, but what was local then is not. */
+  #compareNodes({ name, node }: Place, hello: Hello): void {
+    const planned = `n${node}`;
+    if (hello.node === planned) return;
+    const said = JSON.stringify(hello.node.slice(0, bounds.nameCharsMax));
+    this.#log.warn({ worker: name }, `worker ${name} says it is on node ${said}; in the plan it is on "${planned}", which counts`);
   }
 
   #receive(place: Place, stream: WorkerStream, message: FromWorker): void {

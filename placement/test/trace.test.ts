@@ -4,7 +4,17 @@ import { join } from 'node:path';
 import { gzipSync } from 'node:zlib';
 import fc from 'fast-check';
 import { afterAll, describe, expect, it } from 'vitest';
-import { holdOut, NO_EXPERT, openTrace, type RoutingTrace, TraceBuilder, writeSwitchyardTrace } from '../src/index.ts';
+import {
+  chooseHomes,
+  evenCluster,
+  expertLoads,
+  holdOut,
+  NO_EXPERT,
+  openTrace,
+  type RoutingTrace,
+  TraceBuilder,
+  writeSwitchyardTrace,
+} from '../src/index.ts';
 import { readNpyTrace } from '../src/trace/npy.ts';
 import { readSglangDump } from '../src/trace/sglang.ts';
 import { readSwitchyardTrace } from '../src/trace/switchyard-format.ts';
@@ -63,6 +73,58 @@ describe('files that cannot be what they say', () => {
     ],
   ])('as JSONL are refused by line: %#', async (content, message) => {
     await expect(openTrace(file('bad.jsonl', content))).rejects.toThrow(message);
+  });
+
+  it.each([
+    [{ moeLayers: [1, 1] }, 'header: moeLayers[1] is 1, must be an integer above 1, at most 65535'],
+    [{ moeLayers: ['a'] }, 'moeLayers[0] is "a", must be an integer above -1'],
+    [{ moeLayers: [1e9] }, 'moeLayers[0] is 1000000000'],
+    [{ model: 5 }, 'model is 5, must be text'],
+  ])('by a header like %o are refused', async (change, message) => {
+    const header = { format: 'switchyard-trace', version: 1, model: 'm', moeLayers: [0], experts: 4, topK: 1, ...change };
+    await expect(openTrace(file('odd.trace', `${JSON.stringify(header)}\n`))).rejects.toThrow(message);
+  });
+
+  it('by lines that are JSON but no objects are refused, by the name of the file beside', async () => {
+    await expect(readSwitchyardTrace(bytesOf('null\n'), null, 'x')).rejects.toThrow('x: line 1: format is undefined version undefined');
+    const { chunks } = writeSwitchyardTrace(tinyTrace(4, [[1, 2]]), 'now');
+    const trace = file('beside.trace.gz', gzipSync(Buffer.concat([...chunks])));
+    const beside = file('beside.trace.sequences.jsonl', 'null\n');
+    await expect(openTrace(trace)).rejects.toThrow(`${beside}: line 1: sequence is not a number`);
+  });
+
+  it('as NumPy arrays are refused by shape, before memory is taken for it, and by ids that mean no choice elsewhere', async () => {
+    const array = (shape: string, ids: number[], experts: number | null = null) => {
+      const header = `{'descr': '<u2', 'fortran_order': False, 'shape': (${shape}), }`.padEnd(117, ' ');
+      const start = Buffer.concat([Buffer.from([0x93]), Buffer.from('NUMPY'), Buffer.from([1, 0, 118, 0]), Buffer.from(`${header}\n`)]);
+      return readNpyTrace(() => bytesOf(start, Buffer.from(Uint16Array.from(ids).buffer)), 'x.npy', { experts });
+    };
+    await expect(array('1, 1000000000000000', [])).rejects.toThrow('shape (1, 1000000000000000), must have 1..1024 layers and top-1..32');
+    await expect(array('1, 0', [])).rejects.toThrow('shape (1, 0), must have 1..1024 layers');
+    await expect(array('1, 2', [1, 65535], 4)).rejects.toThrow('row 0: expert id is 65535, must be in 0..65534');
+  });
+
+  it.each([
+    ['[[1, "5"]]', 'layer 0, expert 1: load is "5", must be a number in 0..9007199254740991'],
+    ['[[1, 2], [3, null]]', 'layer 1, expert 1: load is null'],
+    ['[[[1], 2]]', 'layer 0, expert 0: load is [1]'],
+    ['[[1e308, 1e308]]', 'layer 0, expert 0: load is 1e+308'],
+    [JSON.stringify(Array.from({ length: 1025 }, () => [1])), 'layers is 1025, at most 1024'],
+  ])('as loads are refused by place: %#', async (content, message) => {
+    await expect(openTrace(file('loads.json', content))).rejects.toThrow(message);
+  });
+
+  it.each([
+    ['{"topk_ids_of_layer": [[[0], [1]]], "positions": [0]}', 'positions holds 1 numbers, must be as many as the 2 tokens'],
+    ['{"topk_ids_of_layer": [[[0], [1]]], "positions": [0, -1]}', 'position is -1, must be an integer from 0 to 4294967295'],
+    ['{"logical_count": [[[1, 2], [3, 4]], 5, 6, 7, 8]}', 'logical_count is ragged: 8 numbers in a list of (5, 2, 2)'],
+  ])('as SGLang dumps are refused by place: %#', async (content, message) => {
+    await expect(openTrace(file('dump.json', content))).rejects.toThrow(message);
+  });
+
+  it('as JSONL are refused where a position is beyond what is kept', async () => {
+    const content = '{"req_id":1,"token_idx":4294967296,"layer":0,"topk_ids":[1]}';
+    await expect(openTrace(file('far.jsonl', content))).rejects.toThrow('token_idx is 4294967296, must be an integer from 0 to 4294967295');
   });
 
   it('as id dumps are refused by shape, before memory is taken for it', async () => {
@@ -261,6 +323,27 @@ describe('bounds and splits', () => {
     expect(kept.sequences.length).toBeGreaterThan(5);
     for (const { tokens } of kept.sequences) expect(tokens).toBe(10);
     expect(() => fill('refuse')).toThrow(/more than 200 tokens \(tokensMax\)/);
+  });
+
+  it('says so where its only sequence is longer than memory', () => {
+    const builder = new TraceBuilder({ model: 'm', moeLayers: [0], experts: 4, topK: 1 }, 'long', { tokensMax: 20 });
+    for (let p = 0; p < 30; p++) builder.add(1, p, true, [0], 0, () => `token ${p}`);
+    expect(() => builder.build()).toThrow('one sequence has more than 20 tokens (tokensMax)');
+  });
+
+  it('loads know their layers', () => {
+    expect(expertLoads(tinyTrace(4, [[1, 2]])).moeLayers).toEqual([1, 3]);
+  });
+
+  it('a domain that the plan has not seen is like any other, whatever its name', async () => {
+    const trace = await gptOssSlice();
+    const sequences = trace.sequences.map((sequence) => ({ ...sequence, domain: 'constructor' }));
+    const masks = trace.moeLayers.map(() => new Int32Array(32).fill(1));
+    const homes = (of: RoutingTrace) => [
+      ...chooseHomes(of, masks, evenCluster(2, 1, 800), { kind: 'domain', affinity: { otherwise: [0, 1], domains: {} } }, 1),
+    ];
+    expect(homes({ ...trace, sequences })).toEqual(homes(trace));
+    expect(homes(trace)).toEqual(trace.sequences.map(() => 0));
   });
 
   it('holds out whole sequences', async () => {

@@ -140,7 +140,9 @@ function predictedCosts(
 ): Float64Array {
   const { nodes } = cluster;
   if (predictor.kind === 'whole-sequence') return homePrices(sequenceHomeCosts(trace, masks, cluster));
-  const ofDomain = (s: number) => predictor.affinity.domains[trace.sequences[s].domain ?? ''] ?? predictor.affinity.otherwise;
+  // Domains have any names, also those that every object has something under.
+  const byDomain = new Map(Object.entries(predictor.affinity.domains));
+  const ofDomain = (s: number) => byDomain.get(trace.sequences[s].domain ?? '') ?? predictor.affinity.otherwise;
   const cost = new Float64Array(trace.sequences.length * nodes);
   if (predictor.kind === 'domain') {
     trace.sequences.forEach((_, s) => {

@@ -53,9 +53,10 @@ function nameDomains(text: string, builder: TraceBuilder, source: string): void 
     throw badTrace(source, 'sequences', 'not JSON');
   }
   if (!Array.isArray(list)) throw badTrace(source, 'sequences', 'not a list');
-  list.forEach((entry: { sequence?: unknown; dataset?: string; category?: string; domain?: string }, i) => {
+  list.forEach((entry: { sequence?: unknown; dataset?: unknown; category?: unknown; domain?: unknown } | null, i) => {
     if (typeof entry?.sequence !== 'number') throw badTrace(source, `sequences entry ${i}`, 'sequence is not a number');
     const parts = [entry.dataset, entry.category].filter((part) => typeof part === 'string');
-    builder.nameDomain(entry.sequence, entry.domain ?? (parts.length > 0 ? parts.join('/') : null));
+    const { domain } = entry;
+    builder.nameDomain(entry.sequence, typeof domain === 'string' ? domain : parts.length > 0 ? parts.join('/') : null);
   });
 }

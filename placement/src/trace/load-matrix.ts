@@ -11,13 +11,22 @@ export interface LoadMatrix {
   counts: Float64Array;
 }
 
-export function loadMatrixOf(flat: ArrayLike<number>, layers: number, experts: number, source: string): LoadMatrix {
+/** Rows: beyond this they are no longer counted one by one, and far beyond sums are no numbers. */
+const loadMax = Number.MAX_SAFE_INTEGER;
+
+/** @param flat (layers, experts) */
+export function loadMatrixOf(flat: ArrayLike<unknown>, layers: number, experts: number, source: string): LoadMatrix {
+  if (layers > limits.moeLayersMax) throw badTrace(source, 'shape', `layers is ${layers}, at most ${limits.moeLayersMax}`);
   if (experts > limits.expertsMax) throw badTrace(source, 'shape', `experts is ${experts}, at most ${limits.expertsMax}`);
   if (flat.length !== layers * experts) throw badTrace(source, 'shape', `${flat.length} numbers for ${layers} layers x ${experts} experts`);
-  const counts = Float64Array.from(flat);
-  counts.forEach((count, i) => {
-    if (!(count >= 0) || !Number.isFinite(count))
-      throw badTrace(source, `layer ${Math.floor(i / experts)}, expert ${i % experts}`, `load ${count} is not a finite number >= 0`);
+  const counts = Float64Array.from(flat, (count, i) => {
+    if (typeof count === 'number' && count >= 0 && count <= loadMax) return count;
+    const shown = typeof count === 'number' ? count : JSON.stringify(count);
+    throw badTrace(
+      source,
+      `layer ${Math.floor(i / experts)}, expert ${i % experts}`,
+      `load is ${shown}, must be a number in 0..${loadMax}`,
+    );
   });
   return { layers, experts, counts };
 }
@@ -51,7 +60,7 @@ function matrixOfRows(rows: unknown, source: string, place: string): LoadMatrix 
     !rows.every((row) => Array.isArray(row) && row.length === rows[0].length && row.length > 0)
   )
     throw badTrace(source, place, 'expected [layers][experts], lists of equal length');
-  return loadMatrixOf((rows as number[][]).flat(), rows.length, (rows as number[][])[0].length, source);
+  return loadMatrixOf((rows as unknown[][]).flat(), rows.length, (rows as unknown[][])[0].length, source);
 }
 
 /** Rows per expert and layer in a routing trace. */
@@ -63,5 +72,5 @@ export function expertLoads(trace: RoutingTrace): LoadMatrix {
     const id = trace.ids[i];
     if (id !== NO_EXPERT) counts[Math.floor((i % row) / trace.topK) * trace.experts + id]++;
   }
-  return { layers, experts: trace.experts, counts };
+  return { layers, experts: trace.experts, moeLayers: trace.moeLayers, counts };
 }

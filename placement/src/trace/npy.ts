@@ -1,5 +1,6 @@
+import { limits } from '@switchyard/proto';
 import { ByteStream, type Bytes } from './byte-stream.ts';
-import { badTrace, type RoutingTrace, type TraceBounds, TraceBuilder } from './routing-trace.ts';
+import { badTrace, NO_EXPERT, type RoutingTrace, type TraceBounds, TraceBuilder } from './routing-trace.ts';
 
 const widths: Record<string, { bytes: number; read: (view: DataView, at: number) => number }> = {
   '|u1': { bytes: 1, read: (v, at) => v.getUint8(at) },
@@ -60,6 +61,13 @@ async function* rows(bytes: Bytes, source: string): AsyncGenerator<{ values: Flo
   if (shape.length < 2 || shape.length > 3 || shape.some((n) => !Number.isInteger(n) || n < 0))
     throw badTrace(source, 'header', `shape (${shape.join(', ')}), expected (tokens, layers) or (tokens, layers, topK)`);
   const [tokens, layers, topK = 1] = shape;
+  // Before memory is taken for a row.
+  if (layers < 1 || layers > limits.moeLayersMax || topK < 1 || topK > limits.topKMax)
+    throw badTrace(
+      source,
+      'header',
+      `shape (${shape.join(', ')}), must have 1..${limits.moeLayersMax} layers and top-1..${limits.topKMax}`,
+    );
   const values = new Float64Array(layers * topK);
   for (let token = 0; token < tokens; token++) {
     const taken = await stream.exactly(values.length * width.bytes);
@@ -67,7 +75,8 @@ async function* rows(bytes: Bytes, source: string): AsyncGenerator<{ values: Flo
     const view = new DataView(taken.buffer, taken.byteOffset, taken.length);
     for (let i = 0; i < values.length; i++) {
       values[i] = width.read(view, i * width.bytes);
-      if (values[i] < 0) throw badTrace(source, `row ${token}`, `expert id ${values[i]} is negative`);
+      if (values[i] < 0 || values[i] >= NO_EXPERT)
+        throw badTrace(source, `row ${token}`, `expert id is ${values[i]}, must be in 0..${NO_EXPERT - 1}`);
     }
     yield { values, layers, topK, token };
   }

@@ -46,6 +46,12 @@ export interface TraceBounds {
 /** 24 layers x top-4 x 2 bytes x 400,000 tokens is 77 MB; DeepSeek-V3's 58 x 8 is 371 MB. */
 export const defaultTraceBounds: TraceBounds = { tokensMax: 400_000, whenFull: 'thin' };
 
+/** Highest number of a layer that a plan may name. */
+export const layerMax = 65_535;
+
+/** Positions are kept in 32 bits. */
+export const positionMax = 0xffff_ffff;
+
 /** Sequences that one trace may name. */
 const sequencesMax = 10_000_000;
 
@@ -62,6 +68,17 @@ export function checkShape(shape: TraceShape, source: string): void {
   refuse('experts', shape.experts, limits.expertsMax);
   refuse('topK', shape.topK, limits.topKMax);
   refuse('number of MoE layers', shape.moeLayers.length, limits.moeLayersMax);
+  shape.moeLayers.forEach((layer, l) => {
+    const above = l === 0 ? -1 : shape.moeLayers[l - 1];
+    if (!Number.isInteger(layer) || layer <= above || layer > layerMax)
+      throw badTrace(
+        source,
+        'header',
+        `moeLayers[${l}] is ${JSON.stringify(layer)}, must be an integer above ${above}, at most ${layerMax}`,
+      );
+  });
+  if (typeof shape.model !== 'string')
+    throw badTrace(source, 'header', `model is ${JSON.stringify(shape.model) ?? 'absent'}, must be text`);
   if (shape.groups === undefined) return;
   refuse('groups', shape.groups, shape.experts);
   if (shape.experts % shape.groups !== 0)
@@ -161,7 +178,15 @@ export class TraceBuilder {
 
   /** Sorts tokens by sequence (in order of first arrival) and position, and numbers the sequences densely. */
   build(): RoutingTrace {
-    if (this.count === 0) throw badTrace(this.source, 'end', 'the trace holds no tokens');
+    if (this.count === 0) {
+      const { tokensMax } = this.bounds;
+      const thinned = this.keepBelow < 0x1_0000_0000;
+      throw badTrace(
+        this.source,
+        'end',
+        thinned ? `one sequence has more than ${tokensMax} tokens (tokensMax)` : 'the trace holds no tokens',
+      );
+    }
     const dense = new Map<number, number>();
     for (let t = 0; t < this.count; t++) if (!dense.has(this.sequence[t])) dense.set(this.sequence[t], dense.size);
     const order = Uint32Array.from({ length: this.count }, (_, t) => t);

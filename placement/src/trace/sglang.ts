@@ -1,7 +1,7 @@
 import type { Bytes } from './byte-stream.ts';
 import { jsonEvents } from './json-events.ts';
 import { type LoadMatrix, loadMatrixOf } from './load-matrix.ts';
-import { badTrace, NO_EXPERT, type RoutingTrace, type TraceBounds, TraceBuilder } from './routing-trace.ts';
+import { badTrace, NO_EXPERT, positionMax, type RoutingTrace, type TraceBounds, TraceBuilder } from './routing-trace.ts';
 
 /** Ids of one record (one forward pass of one rank): 61 layers x 16,384 tokens x top-8 is 8 million. */
 const recordIdsMax = 32_000_000;
@@ -10,7 +10,8 @@ interface Record {
   /** Flat ids, (layers, tokens, topK). */
   ids: number[];
   tokens: number;
-  positions: number[];
+  /** (tokens); null: in their order. */
+  positions: number[] | null;
 }
 
 /**
@@ -68,10 +69,18 @@ export async function readSglangDump(
   const flush = (topK: number) => {
     if (record === null) return;
     const { ids, tokens, positions } = record;
+    if (positions !== null && positions.length !== tokens)
+      throw badTrace(
+        source,
+        `sequence ${sequence + 1}`,
+        `positions holds ${positions.length} numbers, must be as many as the ${tokens} tokens`,
+      );
     builder ??= new TraceBuilder({ model: options.model ?? 'unknown', moeLayers, experts, topK }, source, options);
     const row = new Uint16Array(moeLayers.length * topK);
     for (let t = 0; t < tokens; t++) {
-      const position = positions[t] ?? t;
+      const position = positions === null ? t : positions[t];
+      if (!Number.isInteger(position) || position < 0 || position > positionMax)
+        throw badTrace(source, `sequence ${sequence + 1}`, `position is ${position}, must be an integer from 0 to ${positionMax}`);
       if (position !== lastPosition + 1) sequence++;
       lastPosition = position;
       const place = () => `sequence ${sequence}, position ${position}`;
@@ -100,7 +109,7 @@ export async function readSglangDump(
       layers = layers === 0 ? found.shape[0] : layers;
       if (found.shape[2] !== topK || found.shape[0] !== layers)
         throw badTrace(source, `byte ${found.offset}`, `(${found.shape.join(', ')}) after records of ${layers} layers and top-${topK}`);
-      record = { ids: found.flat, tokens: found.shape[1], positions: pendingPositions ?? [] };
+      record = { ids: found.flat, tokens: found.shape[1], positions: pendingPositions };
     } else {
       flush(topK);
       pendingPositions = null;
@@ -197,6 +206,9 @@ async function* arrays(bytes: Bytes, source: string, keys: string[]): AsyncGener
         throw badTrace(source, `byte ${event.offset}`, `${key} is ragged: ${size} entries after lists of ${shape[depth]}`);
       shape[depth] = size;
       if (depth === 0) {
+        const numbers = shape.reduce((a, b) => a * b, 1);
+        if (flat.length !== numbers)
+          throw badTrace(source, `byte ${event.offset}`, `${key} is ragged: ${flat.length} numbers in a list of (${shape.join(', ')})`);
         if (objectHeldOne.length > 0) objectHeldOne[objectHeldOne.length - 1] = true;
         yield { key, flat, shape, offset: event.offset };
         key = null;

@@ -32,7 +32,7 @@ export async function readSwitchyardTrace(
     if (flags > 1) throw badTrace(source, `record ${record} at byte ${start}`, `flags are ${flags}, only bit 0 is defined`);
     builder.add(view.getUint32(0, true), view.getUint32(4, true), flags === 1, ids, 0, () => `record ${record} at byte ${start}`);
   }
-  if (sequences !== null) await readSequenceLines(sequences, builder, `${source}.sequences.jsonl`);
+  if (sequences !== null) await readSequenceLines(sequences, builder, `${source.replace(/\.gz$/, '')}.sequences.jsonl`);
   return builder.build();
 }
 
@@ -43,11 +43,11 @@ function parseHeader(line: string | null, source: string): TraceHeader {
   } catch {
     throw badTrace(source, 'line 1', 'the header is not JSON');
   }
-  if (header.format !== 'switchyard-trace' || header.version !== 1)
+  if (header?.format !== 'switchyard-trace' || header.version !== 1)
     throw badTrace(
       source,
       'line 1',
-      `format is ${JSON.stringify(header.format)} version ${header.version}, expected "switchyard-trace" version 1`,
+      `format is ${JSON.stringify(header?.format)} version ${header?.version}, expected "switchyard-trace" version 1`,
     );
   if (!Array.isArray(header.moeLayers)) throw badTrace(source, 'line 1', 'moeLayers is not a list');
   return header;
@@ -59,13 +59,13 @@ async function readSequenceLines(bytes: Bytes, builder: TraceBuilder, source: st
     const line = await stream.line();
     if (line === null) return;
     if (line.trim() === '') continue;
-    let entry: { sequence?: unknown; domain?: unknown };
+    let entry: { sequence?: unknown; domain?: unknown } | null;
     try {
       entry = JSON.parse(line);
     } catch {
       throw badTrace(source, `line ${number}`, 'not JSON');
     }
-    if (typeof entry.sequence !== 'number') throw badTrace(source, `line ${number}`, 'sequence is not a number');
+    if (typeof entry?.sequence !== 'number') throw badTrace(source, `line ${number}`, 'sequence is not a number');
     builder.nameDomain(entry.sequence, typeof entry.domain === 'string' ? entry.domain : null);
   }
 }

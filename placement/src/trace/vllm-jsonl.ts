@@ -1,11 +1,8 @@
 import { ByteStream, type Bytes } from './byte-stream.ts';
-import { badTrace, NO_EXPERT, type RoutingTrace, type TraceBounds, TraceBuilder } from './routing-trace.ts';
+import { badTrace, layerMax, NO_EXPERT, positionMax, type RoutingTrace, type TraceBounds, TraceBuilder } from './routing-trace.ts';
 
 /** Tokens that may be waiting for their remaining layers at one time. */
 const openTokensMax = 200_000;
-
-/** Highest number of a layer that a plan may name. */
-const layerMax = 65_535;
 
 interface Line {
   req_id: string | number;
@@ -87,8 +84,8 @@ async function* lines(bytes: Bytes, source: string): AsyncGenerator<{ line: Line
     const fault =
       typeof line.req_id !== 'string' && typeof line.req_id !== 'number'
         ? 'req_id is missing'
-        : !Number.isInteger(line.token_idx) || line.token_idx < 0
-          ? `token_idx is ${line.token_idx}`
+        : !Number.isInteger(line.token_idx) || line.token_idx < 0 || line.token_idx > positionMax
+          ? `token_idx is ${line.token_idx}, must be an integer from 0 to ${positionMax}`
           : !Number.isInteger(line.layer) || line.layer < 0 || line.layer > layerMax
             ? `layer is ${line.layer}, must be an integer from 0 to ${layerMax}`
             : !Array.isArray(line.topk_ids) ||

@@ -1,4 +1,4 @@
-import type { Plan } from '@switchyard/proto';
+import type { Plan, Topology } from '@switchyard/proto';
 import { describe, expect, it } from 'vitest';
 import {
   baselineNames,
@@ -402,6 +402,29 @@ describe('around a plan', () => {
     expect(paretoPage(points, 'plans')).toContain('b &#60;&#38;&#62;');
     expect(changedTopology(topology, { kind: 'lose-node', node: 'n1' }).nodes.map((n) => n.name)).toEqual(['n0', 'n2', 'n3']);
     expect(() => changedTopology(topology, { kind: 'lose-node', node: 'x' })).toThrow(/no node is named x/);
+  });
+});
+
+describe('a cluster that does not exist yet', () => {
+  it('has other names for what is added after what was lost', () => {
+    const changes = [{ kind: 'add-node' }, { kind: 'lose-node', node: 'n0' }, { kind: 'add-node' }] as const;
+    const { nodes } = changes.reduce<Topology>(changedTopology, testTopology(3, 1, 16));
+    expect(nodes.map(({ name }) => name)).toEqual(['n1', 'n2', 'added-3', 'added-4']);
+  });
+
+  it('has the links of the last node for its copy', () => {
+    const link = { bandwidth: 1e8, latency: 1e-3 };
+    const slow = { ...testTopology(2, 1, 16), links: [{ from: 0, to: 1, ...link }] };
+    expect(changedTopology(slow, { kind: 'add-node' }).links).toEqual([
+      { from: 0, to: 1, ...link },
+      { from: 0, to: 2, ...link },
+    ]);
+  });
+
+  it('has links of some speed', () => {
+    expect(() => changedTopology(testTopology(2, 1, 16), { kind: 'link-speed', factor: Infinity })).toThrow(
+      'link speed factor is Infinity, must be a number above 0',
+    );
   });
 });
 

@@ -1,6 +1,17 @@
 import type { Topology } from '@switchyard/proto';
 import { beforeAll, describe, expect, it } from 'vitest';
-import { type Certificate, type ChainClaim, parseCertificate, place, prove, type RoutingTrace, verifyCertificate } from '../src/index.ts';
+import {
+  type Certificate,
+  type ChainClaim,
+  clusterOf,
+  parseCertificate,
+  place,
+  planDigest,
+  prove,
+  type RoutingTrace,
+  tightenChain,
+  verifyCertificate,
+} from '../src/index.ts';
 
 /** 60 tokens of 6 sequences through 3 layers of 8 experts, top-2. */
 const layers = 3;
@@ -47,6 +58,32 @@ function verdictAfter(change: (file: { claims: Record<string, unknown>[] } & Rec
 }
 
 const windowOf = (...duals: [string, number][]) => ({ kind: 'window', from: 0, to: 2, duals });
+
+describe('a certificate', () => {
+  it('is of the layers of its plan', () => {
+    const plan = { ...proven.plan, model: { ...proven.plan.model, moeLayers: [3, 4, 5] } };
+    const { checks } = verifyCertificate(plan, trace, { ...proven.certificate, plan: planDigest(plan) });
+    expect(checks.filter(({ ok }) => !ok).map(({ text }) => text)).toEqual(['3 layers and 8 experts, as in the trace']);
+  });
+
+  it('names the speeds by which a load is judged', () => {
+    const { checks } = verdictAfter(({ claims }) => Object.assign(claims[1], { speeds: [1, 2, 3, 4] }));
+    expect(checks.map(({ text }) => text)).toContain('load: a home for every sequence, and a speed for every worker, 1 to 4');
+  });
+
+  it('holds however little effort is made', () => {
+    const homes = Int32Array.from(trace.sequences, (_, s) => s % 4);
+    const certificate = prove(proven.plan, clusterOf(topology), trace, { homes, claims: ['fan-out'], rounds: 0 });
+    expect(verifyCertificate(proven.plan, trace, certificate).checks.filter(({ ok }) => !ok)).toEqual([]);
+  });
+
+  it('has windows of two layers at least', async () => {
+    const [, , claim] = proven.certificate.claims;
+    if (claim.kind !== 'chain') throw new Error('expected a chain claim');
+    const tightened = tightenChain(claim, trace, { width: 1, rounds: 1, timeLimitMs: 1000 });
+    await expect(tightened).rejects.toThrow('width is 1, must be an integer of at least 2');
+  });
+});
 
 describe('a certificate from a file', () => {
   it('holds as it was written', () => {

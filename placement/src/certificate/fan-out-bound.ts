@@ -44,7 +44,7 @@ export function proveFanOut(
     const pairsMax = pairLimit(nodeExperts[l]);
     let reference: Float64Array<ArrayBufferLike> = new Float64Array(pairsOf).fill(Math.min(1, pairsMax / ((experts * (experts - 1)) / 2)));
     let best = { bound: -Infinity, quantised: [] as number[], price: [] as number[], countPrice: 0 };
-    for (let round = 0; round < rounds; round++) {
+    for (let round = 0; round < Math.max(1, rounds); round++) {
       const quantised = reference.map((m) => Math.round(m * 255));
       const { weight, constant } = answer(trace, l, quantised, nodes);
       const { price, countPrice, value, chosen } = heaviestPairs(weight, experts, degreeMax, pairsMax);

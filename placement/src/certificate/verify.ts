@@ -46,7 +46,7 @@ function checkPlan(plan: Plan, trace: RoutingTrace, check: Check): boolean {
   const layers = trace.moeLayers.length;
   if (
     !check(
-      plan.replicas.length === layers && plan.model.experts === trace.experts,
+      plan.replicas.length === layers && plan.model.experts === trace.experts && plan.model.moeLayers.join() === trace.moeLayers.join(),
       `${plan.replicas.length} layers and ${plan.model.experts} experts, as in the trace`,
     )
   )
@@ -223,8 +223,11 @@ function checkLoad(plan: Plan, trace: RoutingTrace, claim: LoadClaim, check: Che
     return;
   const shaped = areHomes(homes, plan, trace) && speeds.length === plan.workers.length && speeds.every((s) => s > 0);
   const all = speeds.reduce((a, b) => a + b, 0);
-  if (!check(shaped && Number.isFinite(all), 'load: a home for every sequence, and a speed for every worker')) return;
+  const slowest = speeds.reduce((a, b) => Math.min(a, b), Infinity);
   const fastest = speeds.reduce((a, b) => Math.max(a, b), 0);
+  // A plan knows no speeds, and with the right ones any plan is balanced: whoever reads the verdict has to know which they are.
+  if (!check(shaped && Number.isFinite(all), `load: a home for every sequence, and a speed for every worker, ${slowest} to ${fastest}`))
+    return;
   const order = Uint32Array.from(sideBySide(trace));
   let sum = 0;
   let ratios = 0;

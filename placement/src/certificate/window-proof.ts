@@ -1,3 +1,4 @@
+import { SwitchyardError } from '@switchyard/proto';
 import { HighsSession } from '../ilp/highs.ts';
 import { type LinearProgram, ProgramBuilder } from '../ilp/program.ts';
 import type { Transitions } from '../score/transitions.ts';
@@ -25,13 +26,15 @@ export async function proveWindows(
   stars: { proofs: StarProof[]; staying: number[] },
   options: WindowOptions,
 ): Promise<{ proofs: (StarProof | WindowProof)[]; bound: number }> {
+  if (!Number.isInteger(options.width) || options.width < 2)
+    throw new SwitchyardError('bad_plan', `width is ${options.width}, must be an integer of at least 2`, { param: 'width' });
   const total = w.counts.reduce((sum, counts) => sum + counts.reduce((a, b) => a + b, 0), 0);
   const proofs: (StarProof | WindowProof)[] = [];
   let staying = 0;
   for (let from = 0; from < w.layers - 1; from += options.width - 1) {
     const to = Math.min(w.layers - 1, from + options.width - 1);
     const star = stars.staying.slice(from, to).reduce((a, b) => a + b, 0);
-    const found = to - from < 2 ? null : await proveWindow(w, from, to, options);
+    const found = to - from < 2 || options.signal?.aborted ? null : await proveWindow(w, from, to, options);
     if (found !== null && found.staying < star) {
       proofs.push(found.proof);
       staying += found.staying;

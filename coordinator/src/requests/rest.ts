@@ -2,7 +2,7 @@ import { bounds } from '../bounds.ts';
 
 /** Codes by which a worker says that it takes nothing new. */
 const refusing = new Set(['shutting_down', 'not_ready', 'queue_full']);
-/** Codes of which only the request can be the cause. All others may be: then its worker rests in vain, for a moment in which others serve. */
+/** Codes that tell of the request alone. Any other may tell of the worker; where it does not, the worker rests in vain, for a moment in which others serve. */
 const blamingTheRequest = new Set(['invalid_request', 'context_length_exceeded', 'cancelled']);
 
 export function isRefusal(code: string): boolean {

@@ -39,7 +39,7 @@ export interface FanOutClaim {
   layers: {
     /** Co-location from which each token's lambda follows, 0..255 for 0..1: upper triangle, row by row, base64. */
     reference: string;
-    /** Dual price of one more co-location of expert e, in units of 2^-scaleBits, (experts). */
+    /** Dual price of one more co-location of expert e, in units of 2^-8, (experts). */
     degreePrice: number[];
     /** Dual price of one more co-located pair, in the same units. */
     countPrice: number;
@@ -69,7 +69,7 @@ export interface LoadClaim {
 
 /**
  * Transitions (top-1) that stay on their part. Class: plans with one copy of every expert and at most `partExpertsMax` experts of a layer on a part.
- * Per pair of adjacent layers, the staying pairs form a matching with degrees at most that: any dual of it is an upper bound. `windows` holds stronger proofs.
+ * Per pair of adjacent layers, the staying pairs form a matching with degrees at most that: any dual of it is an upper bound. Windows of layers prove more.
  */
 export interface ChainClaim {
   kind: 'chain';
@@ -82,7 +82,7 @@ export interface ChainClaim {
   proofs: (StarProof | WindowProof)[];
 }
 
-/** Duals of one layer pair, in units of 2^-scaleBits: bound = C (sum u + sum v) + sum max(0, W - u - v). */
+/** Duals of one layer pair, in units of 2^-8: bound = C (sum u + sum v) + sum max(0, W - u - v). */
 export interface StarProof {
   kind: 'star';
   layer: number;
@@ -95,13 +95,12 @@ export interface WindowProof {
   kind: 'window';
   from: number;
   to: number;
-  /** [row name, dual in units of 2^-scaleBits] */
+  /** [row name, dual in units of 2^-8] */
   duals: [string, number][];
 }
 
 /** Dual values are multiples of 2^-8: exact sums up to 2^45. */
-export const scaleBits = 8;
-export const scale = 2 ** scaleBits;
+export const scale = 2 ** 8;
 
 export function planDigest(plan: Plan): string {
   return createHash('sha256')

@@ -2,7 +2,7 @@ import { NO_EXPERT, type RoutingTrace } from '../trace/routing-trace.ts';
 import { type FanOutClaim, scale } from './certificate.ts';
 
 /** The fewest co-located pairs of `k` experts on `nodes` nodes: as even a split as can be. */
-export function pairsMin(k: number, nodes: number): number {
+function pairsMin(k: number, nodes: number): number {
   const low = Math.floor(k / nodes);
   const larger = k - low * nodes;
   return (larger * ((low + 1) * low)) / 2 + ((nodes - larger) * low * (low - 1)) / 2;
@@ -68,7 +68,7 @@ export function proveFanOut(
 }
 
 /** Experts that one expert may be co-located with: the rest of every node that it can be on, given that all others need a place too. `sizes` largest first. */
-export function degreeLimit(experts: number, sizes: readonly number[]): number {
+function degreeLimit(experts: number, sizes: readonly number[]): number {
   const copies = Math.max(1, 1 + sizes.reduce((a, b) => a + b, 0) - experts);
   return Math.min(
     experts - 1,
@@ -77,7 +77,7 @@ export function degreeLimit(experts: number, sizes: readonly number[]): number {
 }
 
 /** Co-located pairs of a layer at most. */
-export function pairLimit(sizes: readonly number[]): number {
+function pairLimit(sizes: readonly number[]): number {
   return sizes.reduce((sum, s) => sum + (s * (s - 1)) / 2, 0);
 }
 

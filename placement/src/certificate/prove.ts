@@ -48,14 +48,14 @@ function nodeExperts(plan: Plan, cluster: Cluster): number[][] {
   });
 }
 
-export function fanOutClaim(plan: Plan, cluster: Cluster, trace: RoutingTrace, homes: Int32Array, rounds: number): FanOutClaim {
+function fanOutClaim(plan: Plan, cluster: Cluster, trace: RoutingTrace, homes: Int32Array, rounds: number): FanOutClaim {
   const sizes = nodeExperts(plan, cluster);
   const { layers, bound } = proveFanOut(trace, cluster.nodes, sizes, rounds);
   const score = scoreFanOut(trace, plan.replicas, cluster, homes).remoteNodes;
   return { kind: 'fan-out', score, bound, homes: Array.from(homes), nodeExperts: sizes, layers };
 }
 
-export function loadClaim(plan: Plan, cluster: Cluster, trace: RoutingTrace, homes: Int32Array): LoadClaim {
+function loadClaim(plan: Plan, cluster: Cluster, trace: RoutingTrace, homes: Int32Array): LoadClaim {
   const { counts, experts, layers } = expertLoads(trace);
   const replicasMax = plan.replicas.map((layer) => layer.reduce((sum, list) => sum + list.length, 0));
   const speed = cluster.speedOf;
@@ -78,7 +78,7 @@ export function loadClaim(plan: Plan, cluster: Cluster, trace: RoutingTrace, hom
 }
 
 /** Star bound of every layer pair; NaN where there are no transitions. */
-export function chainClaim(plan: Plan, cluster: Cluster, trace: RoutingTrace, level: 'node' | 'worker'): ChainClaim {
+function chainClaim(plan: Plan, cluster: Cluster, trace: RoutingTrace, level: 'node' | 'worker'): ChainClaim {
   const parts = level === 'node' ? cluster.nodes : cluster.workers.length;
   const partOf = Int32Array.from(plan.replicas.flat(), (workers) => (level === 'node' ? cluster.nodeOf[workers[0]] : workers[0]));
   const transitions = transitionsOf(trace, 'top1');

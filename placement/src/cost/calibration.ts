@@ -1,4 +1,4 @@
-import { SwitchyardError, type Topology } from '@switchyard/proto';
+import { documentFields, type Topology } from '@switchyard/proto';
 import type { HostModel } from './host-model.ts';
 
 /** Measured constants of the cost model, in seconds: `switchyard bench calibrate` writes them, `switchyard place --calibration` reads them. */
@@ -21,35 +21,23 @@ const hostFields: { readonly [part in Exclude<keyof HostModel, 'wake'>]: readonl
   outside: ['perRequest', 'perStep', 'perToken'],
 };
 
+const { refusal, record, amount, positive } = documentFields('calibration', 'bad_plan');
+
 /** @throws bad_plan naming the field, its value and its limit */
 export function parseCalibration(value: unknown): Calibration {
-  const refuse = (field: string, shown: unknown, limit: string) =>
-    new SwitchyardError('bad_plan', `calibration: ${field} is ${JSON.stringify(shown) ?? 'absent'}, must be ${limit}`, { param: field });
-  const record = (field: string, of: unknown): Record<string, unknown> => {
-    if (typeof of !== 'object' || of === null || Array.isArray(of)) throw refuse(field, of, 'an object');
-    return of as Record<string, unknown>;
-  };
   const file = record('file', value);
   if (file.format !== 'switchyard-calibration' || file.version !== 1)
-    throw refuse('format', file.format, '"switchyard-calibration" version 1');
-  const cost = (field: string, seconds: unknown): number => {
-    if (!(typeof seconds === 'number' && Number.isFinite(seconds) && seconds >= 0)) throw refuse(field, seconds, 'a number of at least 0');
-    return seconds;
-  };
+    throw refusal('format', file.format, '"switchyard-calibration" version 1');
   const given = record('host', file.host);
-  const host: Record<string, unknown> = { wake: cost('host.wake', given.wake) };
+  const host: Record<string, unknown> = { wake: amount('host.wake', given.wake) };
   for (const [part, fields] of Object.entries(hostFields)) {
     const costs = record(`host.${part}`, given[part]);
-    host[part] = Object.fromEntries(fields.map((field) => [field, cost(`host.${part}.${field}`, costs[field])]));
+    host[part] = Object.fromEntries(fields.map((field) => [field, amount(`host.${part}.${field}`, costs[field])]));
   }
   const link = (field: 'interNode' | 'intraNode') => {
     if (file[field] == null) return null;
     const { bandwidth, latency } = record(field, file[field]);
-    if (!(typeof bandwidth === 'number' && Number.isFinite(bandwidth) && bandwidth > 0))
-      throw refuse(`${field}.bandwidth`, bandwidth, 'a number above 0');
-    if (!(typeof latency === 'number' && Number.isFinite(latency) && latency >= 0))
-      throw refuse(`${field}.latency`, latency, 'a number of at least 0');
-    return { bandwidth, latency };
+    return { bandwidth: positive(`${field}.bandwidth`, bandwidth), latency: amount(`${field}.latency`, latency) };
   };
   return {
     format: 'switchyard-calibration',

@@ -269,7 +269,10 @@ export class LayerSearch {
     return rows;
   }
 
-  /** More than a change of e's holders can gain: a visit for each row that a new holder may meet, and its own rows off the fullest node. Costs no look at tokens. */
+  /**
+   * About the most that a change of e's holders gains: a visit for each row that a new holder may meet, and its own rows off the fullest node. Costs no look at tokens.
+   * Where links or nodes are not alike, or another cover takes rows of other experts along, more may be gained.
+   */
   gainCeiling(e: number, mask: number): number {
     const { visitPrice, remoteRowPrice, peakPrice } = this.prices;
     const { demandOf } = this;

@@ -4,7 +4,7 @@ import { ChainSearch } from './chain-search.ts';
 
 export interface ChainOptions {
   seed: number;
-  /** Experts of each part, (layers) of (parts), summing to at most the number of experts; those left over stay unplaced at -1. By default as even as can be. */
+  /** Experts of each part, (layers) of (parts), summing to at most the number of experts; the last part takes those left over. By default as even as can be. */
   sizes?: Int32Array[];
   /** Peak over mean load allowed, averaged over layers; Infinity: locality alone. */
   peakMeanMax: number;

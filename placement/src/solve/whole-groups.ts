@@ -104,7 +104,7 @@ function groupSize({ experts }: RoutingTrace, groups: number): number {
 }
 
 /** The same tokens, as if a group were one expert. */
-export function groupTrace(trace: RoutingTrace, groups: number): RoutingTrace {
+function groupTrace(trace: RoutingTrace, groups: number): RoutingTrace {
   const size = groupSize(trace, groups);
   const topK = Math.min(trace.topK, groups);
   const rows = trace.tokens * trace.moeLayers.length;

@@ -1,6 +1,6 @@
 import { seededRandom, shuffle } from '../random.ts';
 import { patternsOf } from './pattern-histogram.ts';
-import { NO_EXPERT, type RoutingTrace } from './routing-trace.ts';
+import type { RoutingTrace } from './routing-trace.ts';
 
 /** The tokens of the given sequences, in the trace's order. */
 export function selectSequences(trace: RoutingTrace, keep: (sequence: number) => boolean): RoutingTrace {
@@ -76,13 +76,4 @@ export function thinPatterns(trace: RoutingTrace, patternsMax: number): RoutingT
     tokens = next;
   }
   return thinTokens(trace, tokens);
-}
-
-/** Keeps only the first `topK` choices of every token and layer: the trace of ExFlow is top-1. */
-export function keepTop(trace: RoutingTrace, topK: number): RoutingTrace {
-  if (topK >= trace.topK) return trace;
-  const rows = trace.tokens * trace.moeLayers.length;
-  const ids = new Uint16Array(rows * topK).fill(NO_EXPERT);
-  for (let r = 0; r < rows; r++) for (let k = 0; k < topK; k++) ids[r * topK + k] = trace.ids[r * trace.topK + k];
-  return { ...trace, topK, ids };
 }

@@ -287,7 +287,7 @@ async function placeForHomes(
     const usage = sequenceUsage(sample);
     let best: FanOutSearch | null = null;
     for (let start = 0; start < o.starts && (best === null || !stop()); start++) {
-      const next = new FanOutSearch(sample, clusterSequences(usage, tokens, balance, random), base);
+      const next = new FanOutSearch(sample, await clusterSequences(usage, tokens, balance, random, base), base);
       next.placeSingles();
       next.addReplicas();
       await next.converge(4, 1e-3);

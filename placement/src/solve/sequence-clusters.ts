@@ -19,14 +19,22 @@ export function sequenceUsage(trace: RoutingTrace): Float32Array {
   return usage;
 }
 
-/** Balanced k-means of the sequences by what they use: the start of co-clustering. Centres begin at far-apart sequences (k-means++). */
-export function clusterSequences(
+/** Rounds of k-means. */
+const rounds = 8;
+
+/**
+ * Balanced k-means of the sequences by what they use: the start of co-clustering. Centres begin at far-apart sequences (k-means++).
+ *
+ * @param options.stop asked between rounds: true ends it with the homes of the last one; the first is always made
+ * @param options.pause awaited between rounds, so that whoever shares the thread can run (and abort)
+ */
+export async function clusterSequences(
   usage: Float32Array,
   tokens: ArrayLike<number>,
   balance: HomeBalance,
   random: Random,
-  rounds = 8,
-): Int32Array {
+  { stop, pause }: { stop: () => boolean; pause: () => Promise<void> },
+): Promise<Int32Array> {
   const homes = balance.share.length;
   const sequences = tokens.length;
   const width = usage.length / sequences;
@@ -56,7 +64,7 @@ export function clusterSequences(
   }
   const cost = new Float64Array(sequences * homes);
   let homeOf: Int32Array = new Int32Array(sequences);
-  for (let round = 0; round < rounds; round++) {
+  for (let round = 0; round < rounds && (round === 0 || !stop()); round++) {
     for (let s = 0; s < sequences; s++) for (let h = 0; h < homes; h++) cost[s * homes + h] = tokens[s] * distance(s, centres, h);
     homeOf = assignHomes(cost, tokens, balance);
     centres.fill(0);
@@ -67,6 +75,7 @@ export function clusterSequences(
       for (let i = 0; i < width; i++) centres[h * width + i] += tokens[s] * usage[s * width + i];
     }
     for (let h = 0; h < homes; h++) if (weight[h] > 0) for (let i = 0; i < width; i++) centres[h * width + i] /= weight[h];
+    await pause();
   }
   return homeOf;
 }

@@ -59,7 +59,7 @@ export async function placeWholeGroups(trace: RoutingTrace, cluster: Cluster, op
   const usage = sequenceUsage(coarse);
   let best: FanOutSearch | null = null;
   for (let start = 0; start < options.starts && (best === null || !base.stop()); start++) {
-    const next = new FanOutSearch(coarse, clusterSequences(usage, tokens, base.balance, random), {
+    const next = new FanOutSearch(coarse, await clusterSequences(usage, tokens, base.balance, random, base), {
       ...base,
       slots: groupSlots,
       prices: { ...base.prices, peakPrice: groupPeakPrice },

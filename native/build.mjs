@@ -95,7 +95,7 @@ function findCuda() {
     }
     const at = name.includes('/') ? name : spawnSync('sh', ['-c', `command -v ${name}`], { encoding: 'utf8' }).stdout.trim();
     const toolkit = path.resolve(path.dirname(realpathSync(at)), '..');
-    const library = ['lib64', 'lib', 'targets/x86_64-linux/lib', 'targets/sbsa-linux/lib']
+    const library = ['lib64', 'lib', 'targets/x86_64-linux/lib', 'targets/sbsa-linux/lib', 'lib/x86_64-linux-gnu', 'lib/aarch64-linux-gnu']
       .map((folder) => path.join(toolkit, folder, 'libcudart_static.a'))
       .find((file) => existsSync(file));
     if (library) return { name, version: answer.stdout, library };
@@ -104,11 +104,12 @@ function findCuda() {
   return null;
 }
 
-/** Machine code for the generations that have cp.async, as far as this nvcc knows them, and PTX for later ones. */
+/** Machine code for the generations that have cp.async, as far as this nvcc knows them, and PTX for later ones. Null: it knows none, or does not say. */
 function cudaFlags(compiler, cuda) {
   const known = spawnSync(cuda.name, ['--list-gpu-arch'], { encoding: 'utf8' }).stdout;
   const generations = ['80', '90', '100'].filter((generation) => known.includes(`compute_${generation}\n`));
   const newest = generations.at(-1);
+  if (!newest) return null;
   return [
     ...generations.flatMap((generation) => ['-gencode', `arch=compute_${generation},code=sm_${generation}`]),
     ...['-gencode', `arch=compute_${newest},code=compute_${newest}`],
@@ -164,7 +165,7 @@ function units(compiler, cuda) {
     const { name, ext, dir } = path.parse(file);
     const label = dir.endsWith('cuda') ? `cuda-${name}` : name;
     if (ext === '.cu') {
-      const onGpu = cuda ? [unit(cuda.name, cuda.version, label, file, cuda.flags)] : [];
+      const onGpu = cuda ? [unit(cuda.name, cuda.version + compiler.version, label, file, cuda.flags)] : [];
       const emulated =
         name === 'gpu'
           ? []
@@ -241,31 +242,35 @@ function sweep(current) {
   }
 }
 
-const compiler = findCompiler();
-const cuda = findCuda();
-if (cuda) cuda.flags = cudaFlags(compiler, cuda);
-const all = units(compiler, cuda);
-const libraries = cuda ? [cuda.library, '-ldl', '-lrt'] : [];
 const programs = ['conformance', 'bench', 'row-bench'];
 const isProgram = (unit, program) => unit.name === program || unit.name.startsWith(`${program}-`);
-const library = all.filter((unit) => !isBinding(unit.name) && !programs.some((program) => isProgram(unit, program)));
-const targets = [
-  ...(sanitize
-    ? []
-    : [{ path: path.join(build, 'switchyard.node'), flags: shared, units: [...library, ...all.filter((unit) => isBinding(unit.name))] }]),
-  ...(sanitize ? ['conformance'] : programs).map((program) => ({
-    path: path.join(build, program),
-    flags: sanitize ? ['-fsanitize=address,undefined'] : [],
-    units: [...library, ...all.filter((unit) => isProgram(unit, program))],
-  })),
-]
-  .filter((target) => target.units.length > library.length)
-  .map((target) => ({ ...target, libraries, key: digest([...target.flags, ...libraries, ...target.units.map((unit) => unit.object)]) }));
+
+/** What is linked of which units. */
+function targetsOf(all, cuda) {
+  const library = all.filter((unit) => !isBinding(unit.name) && !programs.some((program) => isProgram(unit, program)));
+  const libraries = cuda ? [cuda.library, '-ldl', '-lrt'] : [];
+  return [
+    ...(sanitize
+      ? []
+      : [{ path: path.join(build, 'switchyard.node'), flags: shared, units: [...library, ...all.filter((unit) => isBinding(unit.name))] }]),
+    ...(sanitize ? ['conformance'] : programs).map((program) => ({
+      path: path.join(build, program),
+      flags: sanitize ? ['-fsanitize=address,undefined'] : [],
+      units: [...library, ...all.filter((unit) => isProgram(unit, program))],
+    })),
+  ]
+    .filter((target) => target.units.length > library.length)
+    .map((target) => ({ ...target, libraries, key: digest([...target.flags, ...libraries, ...target.units.map((unit) => unit.object)]) }));
+}
 
 const upToDate = (target) =>
   existsSync(target.path) && existsSync(`${target.path}.key`) && readFileSync(`${target.path}.key`, 'utf8') === target.key;
-const stale = targets.filter((target) => !upToDate(target));
-if (stale.length > 0) {
+
+/** Builds what is not up to date. False: something that a build without CUDA has too did not compile or link. Null: only the kernels for GPUs did not. */
+async function buildAll(compiler, cuda) {
+  const all = units(compiler, cuda);
+  const stale = targetsOf(all, cuda).filter((target) => !upToDate(target));
+  if (stale.length === 0) return true;
   mkdirSync(objects, { recursive: true });
   const waiting = [...new Set(stale.flatMap((target) => target.units))].filter((unit) => !existsSync(unit.object));
   if (waiting.length > 0)
@@ -273,6 +278,7 @@ if (stale.length > 0) {
       `compiling ${waiting.length} of ${all.length} files with ${compiler.name} ${compiler.version.split('\n')[0]}${cuda ? ` and ${cuda.name}` : ''}`,
     );
   const failed = new Set(await compileAll(waiting));
+  if (cuda && [...failed].some((name) => name.startsWith('cuda-'))) return null;
   let complete = true;
   // What can be linked is linked: a broken test program must not keep the addon from its users.
   for (const target of stale) {
@@ -284,5 +290,26 @@ if (stale.length > 0) {
   }
   sweep(all);
   say(`${complete ? 'built' : 'failed'} in ${((Date.now() - started) / 1000).toFixed(1)} s`);
-  if (!complete) process.exit(1);
+  return complete;
 }
+
+const compiler = findCompiler();
+let cuda = findCuda();
+if (cuda) {
+  cuda.flags = cudaFlags(compiler, cuda);
+  if (!cuda.flags)
+    say(
+      `no CUDA: ${cuda.name} builds for none of the GPUs that are supported (compute capability 8.0 and newer), or is older than CUDA 11.5`,
+    );
+  if (!cuda.flags) cuda = null;
+}
+let complete = await buildAll(compiler, cuda);
+if (complete === null) {
+  say(`no CUDA: ${cuda.name} with ${compiler.name} does not compile its kernels (above); NVCC=none leaves them out from the beginning`);
+  cuda = null;
+  complete = await buildAll(compiler, null);
+}
+if (!complete) process.exit(1);
+// Tests ask it; a program asks the kernels themselves.
+if (!sanitize)
+  writeFileSync(path.join(build, 'cuda.json'), `${JSON.stringify(cuda && { nvcc: cuda.name, version: cuda.version.trim() })}\n`);

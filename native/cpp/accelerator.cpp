@@ -24,7 +24,7 @@ std::unique_ptr<Accelerator> accelerator_open(const std::string &backend) {
 #ifdef SY_WITH_CUDA
   return cuda::accelerator(ordinal);
 #else
-  fail(SY_UNSUPPORTED, "backend = \"%s\": these kernels were built without CUDA, because nvcc was not found", backend.c_str());
+  fail(SY_UNSUPPORTED, "backend = \"%s\": these kernels were built without CUDA: that needs nvcc", backend.c_str());
 #endif
 }
 

@@ -20,9 +20,8 @@ struct ExpertSink;
 class AcceleratedExperts {
 public:
   virtual ~AcceleratedExperts() = default;
-  /* A slot's bytes as ExpertLayout lays them out. Throws SY_OUT_OF_MEMORY; the slot is clear then. */
+  /* A slot's bytes as ExpertLayout lays them out. The memory of all slots was taken when the experts were created. */
   virtual void set(int slot, const uint8_t *bytes) = 0;
-  virtual void clear(int slot) = 0;
   /* So that no later call with so many pairs and rows allocates. */
   virtual void reserve(int pairs, int rows) = 0;
   /* Runs the plan of `experts` as run_plan() does. Throws SY_IO where the device failed. */

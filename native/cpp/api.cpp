@@ -115,6 +115,12 @@ sy_status sy_experts_set(sy_object *object, int32_t slot, const sy_source *gate,
 sy_status sy_experts_clear(sy_object *object, int32_t slot) {
   return guarded([&] { experts_clear(*as<ExpertsObject>(object, "experts").experts, slot); });
 }
+sy_status sy_experts_reserve(sy_object *object, int32_t pairs, int32_t rows) {
+  return guarded([&] {
+    if (pairs < 0 || rows < 0) fail(SY_INVALID_ARGUMENT, "pairs = %d, rows = %d: must not be negative", pairs, rows);
+    experts_reserve(*as<ExpertsObject>(object, "experts").experts, pairs, rows, object->device->pool.threads());
+  });
+}
 sy_status sy_experts_probe(sy_object *object, int32_t slot, const float *x, int32_t rows, float *out) {
   return guarded([&] {
     check_rows(rows, x);

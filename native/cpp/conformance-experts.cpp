@@ -161,6 +161,59 @@ SY_SUITE(experts_whole) {
   }
 }
 
+/* Wide enough that every ring of a GPU goes round several times, for both matrices; groups of every size that it has a kernel for; rows that are shared out. */
+SY_SUITE(experts_wide) {
+  Random random(37);
+  const int counts[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 13, 16, 17, 29, 40};
+  constexpr int slots = (int)(sizeof counts / sizeof *counts), rows = 40;
+  for (int format = SY_W_F32; format <= SY_W_I4; format++)
+    for (const auto &[hidden, inter] : {std::pair{1100, 40}, std::pair{40, 1099}}) {
+      const Shape shape{slots, hidden, inter, format, SY_ACT_SILU, true, 0.05f};
+      const Values values(random, shape);
+      const std::vector<float> x = random.normals((size_t)rows * hidden, 1.0f);
+      Pairs pairs;
+      for (int slot = 0; slot < slots; slot++)
+        for (int i = 0; i < counts[slot]; i++) {
+          pairs.row.push_back((i * 7 + slot) % rows); // 7 and 40 have no common factor: no row twice.
+          pairs.slot.push_back(slot);
+          pairs.weight.push_back(random.uniform(-0.2f, 1.0f));
+        }
+      const auto run = [&](const Place &place) {
+        const ExpertsPtr experts = values.load(place);
+        const RowSumPtr sum = sum_create(place.isa, SY_SUM_EXACT, rows, hidden);
+        experts_run_pairs(*experts, pool_of(place.threads), {x.data(), hidden, rows, pairs.count(), pairs.row.data(), pairs.slot.data(), pairs.weight.data(), grid}, *sum);
+        return bits_of_sum(*sum, rows);
+      };
+      const std::vector<float> want = run(oracle);
+      for (const Place &place : places({1})) check.equal_bytes(run(place).data(), want.data(), want.size() * 4, describe(shape, place));
+    }
+}
+
+/* A product just below the smallest normal number that rounds to it is that number: processors look after rounding. */
+SY_SUITE(experts_tiny) {
+  const float almost_above = 0x1.0008p+0f, almost_below = 0x1.fffp-1f; // 1 + 2^-13, 1 - 2^-13
+  std::vector<float> content(7, 0.0f);
+  content[2] = almost_below * 0x1p-63f; // gate, up, down, gate bias, up bias, down bias of an expert [1, 1]
+  content[3] = almost_above * 0x1p-62f;
+  const std::unique_ptr<MemoryFile> file = MemoryFile::of(content);
+  const sy_source zero = dense(*file, 1, 1, 0), down = dense(*file, 1, 1, 2), gate_bias = dense(*file, 1, 1, 3);
+  const float x = 0.0f;
+  const auto run = [&](const Place &place) {
+    // GPT-OSS with alpha 0: half the gate.
+    const ExpertsPtr experts = experts_create(place.isa, {1, 1, 1, SY_W_F32, SY_ACT_GPT_OSS, 1, 0.0f, 7.0f}, nullptr, place.accelerator);
+    experts_set(*experts, pool_of(1), 0, &zero, &zero, &down, &gate_bias, &zero, &zero);
+    float out = 0.0f;
+    experts_probe(*experts, pool_of(1), 0, &x, 1, &out);
+    return out;
+  };
+  const float want = run(oracle);
+  check.is_true(want == 0x1p-126f, "the oracle keeps the smallest normal number");
+  for (const Place &place : places({1})) {
+    const float got = run(place);
+    check.equal(&got, &want, 1, "tiny product, " + place.name);
+  }
+}
+
 /* Experts on workers with different instruction sets and on GPUs, each pair once, sums sent and added in any order: the bits of one worker with all of them. */
 SY_SUITE(experts_divided) {
   Random random(33);
@@ -178,7 +231,7 @@ SY_SUITE(experts_divided) {
     bytes.resize(sum_encode(sum, rows, all_rows.data(), bytes.data(), bytes.size()));
     return bytes;
   };
-  // 0: contributions of ordinary size; -60: every sum needs int64.
+  // -20: contributions of ordinary size; -40: every sum needs int64.
   for (const int fine : {grid, -40}) {
     std::vector<uint8_t> want;
     for (int round = 0; round < 6; round++) {

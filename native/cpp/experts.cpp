@@ -351,8 +351,8 @@ const sy_experts_desc &experts_desc(const Experts &experts) { return experts.des
 void experts_clear(Experts &e, int32_t slot) {
   require_slot(e, slot);
   e.set[(size_t)slot] = 0;
-  if (e.accelerated) e.accelerated->clear(slot);
-  else if (e.isa == Isa::ref) e.plain[(size_t)slot] = PlainExpert{};
+  if (e.accelerated) return;
+  if (e.isa == Isa::ref) e.plain[(size_t)slot] = PlainExpert{};
   else e.memory.discard((size_t)slot * e.layout.slot_bytes, e.layout.slot_bytes);
 }
 

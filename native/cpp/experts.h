@@ -45,7 +45,7 @@ struct Experts {
   ExpertLayout layout;  /* SIMD */
   Region memory;        /* SIMD: [slots] of slot_bytes; a clear slot holds no pages */
   std::vector<PlainExpert> plain; /* Isa::ref */
-  std::unique_ptr<AcceleratedExperts> accelerated; /* then `memory` is that device's */
+  std::unique_ptr<AcceleratedExperts> accelerated; /* then `memory` and `plain` stay empty */
 
   PairPlan plan;
   Workspace own, *workspace; /* see Scratch in experts.cpp */

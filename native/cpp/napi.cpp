@@ -575,6 +575,11 @@ napi_value experts_probe(Call &call) {
   return call.undefined();
 }
 
+napi_value experts_reserve(Call &call) {
+  check(sy_experts_reserve(call.object(call.at(0), Kind::experts, "experts"), call.count(call.at(1), "pairs"), call.count(call.at(2), "rows")));
+  return call.undefined();
+}
+
 napi_value experts_run(Call &call) {
   sy_object *experts = call.object(call.at(0), Kind::experts, "experts"), *x = call.object(call.at(1), Kind::buffer, "x");
   const int32_t pairs = call.count(call.at(2), "pairs");
@@ -753,6 +758,7 @@ const Export exported[] = {
     {"expertsSet", entry<experts_set>},
     {"expertsClear", entry<experts_clear>},
     {"expertsProbe", entry<experts_probe>},
+    {"expertsReserve", entry<experts_reserve>},
     {"expertsRun", entry<experts_run>},
     {"kvCreate", entry<kv_create>},
     {"kvCopyBlock", entry<kv_copy_block>},

@@ -1,15 +1,36 @@
-/* A GPU of fibers: gpu.h for machines without one. Blocks run one after the other, a block's threads in turn, each until its next barrier. */
+/* A GPU of fibers: gpu.h for machines without one. Blocks run one after the other, a block's threads in turn, each until its next barrier. Needs glibc. */
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
-#include <ucontext.h>
 #include <vector>
+#ifdef __GLIBC__
+#include <ucontext.h>
+#endif
 
 #include "../cpp/kernels.h"
 #include "../cpp/numeric.h"
 #include "gpu.h"
 
 namespace sy::emulated {
+namespace {
+
+void *zeroed(size_t bytes) {
+  void *memory = std::aligned_alloc(256, (bytes + 255) / 256 * 256);
+  if (!memory) fail(SY_OUT_OF_MEMORY, "%zu bytes", bytes);
+  return memset(memory, 0, bytes);
+}
+
+} // namespace
+
+void copy16(void *to, const void *from) { memcpy(to, from, 16); }
+int dot4(int a, int b, int sum) {
+  for (int byte = 0; byte < 4; byte++) sum += (int)(int8_t)(a >> 8 * byte) * (int)(int8_t)(b >> 8 * byte);
+  return sum;
+}
+float half_to_float(uint16_t h) { return from_f16(h); }
+
+#ifdef __GLIBC__
+
 namespace {
 
 constexpr size_t stack_bytes = 128 * 1024;
@@ -87,12 +108,6 @@ void run_block() {
   }
 }
 
-void *zeroed(size_t bytes) {
-  void *memory = std::aligned_alloc(256, (bytes + 255) / 256 * 256);
-  if (!memory) fail(SY_OUT_OF_MEMORY, "%zu bytes", bytes);
-  return memset(memory, 0, bytes);
-}
-
 } // namespace
 
 void run_blocks(void (*body)(const void *), const void *arguments, Grid grid, int threads, size_t shared_bytes) {
@@ -114,18 +129,29 @@ int block_y() { return block.y; }
 uint8_t *shared_memory() { return reinterpret_cast<uint8_t *>(block.shared.data()); }
 void sync_block() { wait(State::at_block_barrier); }
 void sync_warp() { wait(State::at_warp_barrier); }
-void copy16(void *to, const void *from) { memcpy(to, from, 16); }
-int dot4(int a, int b, int sum) {
-  for (int byte = 0; byte < 4; byte++) sum += (int)(int8_t)(a >> 8 * byte) * (int)(int8_t)(b >> 8 * byte);
-  return sum;
-}
-float half_to_float(uint16_t h) { return from_f16(h); }
 
-Properties open(int ordinal) {
+#else
+
+/* Device refuses to exist there. */
+void run_blocks(void (*)(const void *), const void *, Grid, int, size_t) { abort(); }
+int thread_in_block() { return 0; }
+int block_x() { return 0; }
+int block_y() { return 0; }
+uint8_t *shared_memory() { return nullptr; }
+void sync_block() {}
+void sync_warp() {}
+
+#endif
+
+Device::Device(int number) : ordinal(number), name("emulated GPU") {
   if (ordinal != 0) fail(SY_UNSUPPORTED, "backend = \"cuda-emulated:%d\": there is one, number 0", ordinal);
-  return {"emulated GPU", 0};
+#ifndef __GLIBC__
+  fail(SY_UNSUPPORTED, "backend = \"cuda-emulated\": this system's C library has no contexts to switch between");
+#endif
 }
-void use(int) {}
+Device::~Device() = default;
+void Device::use() const {}
+void Device::use_if_possible() const noexcept {}
 void *allocate(size_t bytes) { return zeroed(bytes); }
 void release(void *memory) { free(memory); }
 void *allocate_pinned(size_t bytes) { return zeroed(bytes); }
@@ -134,5 +160,6 @@ void upload_now(void *to, const void *from, size_t bytes) { memcpy(to, from, byt
 void upload(void *to, const void *from, size_t bytes) { memcpy(to, from, bytes); }
 void download(void *to, const void *from, size_t bytes) { memcpy(to, from, bytes); }
 void finish() {}
+void settle() {}
 
 } // namespace sy::emulated

@@ -85,7 +85,7 @@ struct Scratch {
     bytes = offsets.total(pairs);
   }
 };
-/* What comes back: sums and marks of rows, or the outputs of pairs. */
+/* What comes back: sums and marks of rows, or the outputs of pairs where they are added on the host (0: they are not). */
 struct Answer {
   size_t sums, poisoned, wide, bytes;
   Answer(const sy_experts_desc &d, int64_t pairs, int64_t rows) {
@@ -97,18 +97,23 @@ struct Answer {
   }
 };
 
+bool adds_here(const ExpertSink &sink) { return !sink.sum || sink.sum->mode != SY_SUM_EXACT; }
+
 /* The memory that all experts of a device share, because their calls come one at a time. */
 struct Workspace {
-  int ordinal;
+  explicit Workspace(int ordinal) : device(ordinal) {}
+  ~Workspace() { device.use_if_possible(); }
+
+  Device device;
   PinnedMemory request, answer;
   DeviceMemory device_request, scratch;
 
-  void reserve(const sy_experts_desc &d, int64_t pairs, int64_t rows) {
+  void reserve(const sy_experts_desc &d, int64_t pairs, int64_t rows, bool outputs_come_back) {
     const size_t request_bytes = Request(d, pairs, rows).bytes;
     request.reserve(request_bytes);
     device_request.reserve(request_bytes);
     scratch.reserve(Scratch(d, pairs, rows).bytes);
-    answer.reserve(Answer(d, pairs, rows).bytes);
+    answer.reserve(Answer(d, outputs_come_back ? pairs : 0, rows).bytes);
   }
 };
 
@@ -137,36 +142,22 @@ Kernels kernels_of(int format) {
 class GpuExperts final : public AcceleratedExperts {
 public:
   GpuExperts(std::shared_ptr<Workspace> workspace, const sy_experts_desc &desc, const ExpertLayout &layout)
-      : workspace_(std::move(workspace)), desc_(desc), layout_(layout), kernels_(kernels_of(desc.format)), slots_((size_t)desc.slots), addresses_((size_t)desc.slots) {
+      : workspace_(std::move(workspace)), desc_(desc), layout_(layout), kernels_(kernels_of(desc.format)) {
     constexpr int widest = 65535 * block_warps * panel_columns / 2; // Columns are the second dimension of a grid; gate and up share it.
     if (desc.hidden > widest || desc.inter > widest)
       fail(SY_UNSUPPORTED, "experts on a GPU: hidden %d and inter %d must not exceed %d", desc.hidden, desc.inter, widest);
-    use(workspace_->ordinal);
-    table_.reserve(addresses_.size() * sizeof(uint8_t *));
+    workspace_->device.use();
+    slots_.reserve((size_t)desc.slots * layout.slot_bytes); // At once, so that what does not fit is known before anything is packed.
   }
-  ~GpuExperts() override {
-    for (std::unique_ptr<DeviceMemory> &slot : slots_) slot.reset();
-  }
+  ~GpuExperts() override { workspace_->device.use_if_possible(); }
 
   void set(int slot, const uint8_t *bytes) override {
-    use(workspace_->ordinal);
-    std::unique_ptr<DeviceMemory> &memory = slots_[(size_t)slot];
-    if (!memory) {
-      auto made = std::make_unique<DeviceMemory>();
-      made->reserve(layout_.slot_bytes);
-      memory = std::move(made);
-    }
-    upload_now(memory->at<void>(0), bytes, layout_.slot_bytes);
-    point(slot);
-  }
-  void clear(int slot) override {
-    use(workspace_->ordinal);
-    slots_[(size_t)slot].reset();
-    point(slot);
+    workspace_->device.use();
+    upload_now(slots_.at<void>((size_t)slot * layout_.slot_bytes), bytes, layout_.slot_bytes);
   }
   void reserve(int pairs, int rows) override {
-    use(workspace_->ordinal);
-    workspace_->reserve(desc_, pairs, rows);
+    workspace_->device.use();
+    workspace_->reserve(desc_, pairs, rows, false);
     for (std::vector<int> *list : {&rows_, &place_, &counts_}) list->reserve((size_t)rows);
   }
 
@@ -175,22 +166,22 @@ public:
     int pairs = 0;
     for (const PairPlan::Group &group : plan.groups) pairs += group.count;
     if (pairs > 0) {
-      use(workspace_->ordinal);
+      workspace_->device.use();
       find_rows(plan, pairs);
-      workspace_->reserve(desc_, pairs, (int64_t)rows_.size());
-      send(plan, pairs, pool, x, ldx);
-      compute(pairs);
-      bring(pairs, sink);
+      workspace_->reserve(desc_, pairs, (int64_t)rows_.size(), adds_here(sink));
+      try {
+        send(plan, pairs, pool, x, ldx);
+        compute(pairs);
+        bring(pairs, sink);
+      } catch (...) {
+        settle(); // What was launched writes to memory that the next call uses.
+        throw;
+      }
     }
     take(plan, pairs, pool, sink);
   }
 
 private:
-  void point(int slot) {
-    addresses_[(size_t)slot] = slots_[(size_t)slot] ? slots_[(size_t)slot]->at<uint8_t>(0) : nullptr;
-    upload_now(table_.at<void>(0), addresses_.data(), addresses_.size() * sizeof(uint8_t *));
-  }
-
   /* The rows that any pair reads, ascending, and each pair's place among them. */
   void find_rows(const PairPlan &plan, int pairs) {
     int last = 0;
@@ -269,7 +260,7 @@ private:
     const DeviceMemory &request = workspace_->device_request, &scratch = workspace_->scratch;
     const int rows = (int)rows_.size();
     Product product{};
-    product.slots = table_.at<const uint8_t *>(0);
+    product.slots = slots_.at<const uint8_t>(0), product.slot_bytes = layout_.slot_bytes;
     product.has_bias = desc_.has_bias;
     const Tile *few_tiles = request.at<Tile>(in.few), *many_tiles = request.at<Tile>(in.many);
 
@@ -299,12 +290,12 @@ private:
     const int rows = (int)rows_.size();
     const Request in(desc_, pairs, rows);
     const Scratch at(desc_, pairs, rows);
-    const Answer back(desc_, pairs, rows);
+    const Answer back(desc_, adds_here(sink) ? pairs : 0, rows);
     const DeviceMemory &request = workspace_->device_request;
     const PinnedMemory &answer = workspace_->answer;
     const float *y = workspace_->scratch.at<float>(at.y);
     wide_ = false;
-    if (!sink.sum || sink.sum->mode != SY_SUM_EXACT) {
+    if (adds_here(sink)) {
       download(answer.at<void>(back.sums), y, (size_t)pairs * (size_t)desc_.hidden * sizeof(float));
       return finish();
     }
@@ -324,11 +315,11 @@ private:
 
   /* From the answer into the sink, as run_plan() leaves it. */
   void take(const PairPlan &plan, int pairs, Pool &pool, const ExpertSink &sink) {
-    const bool exact = sink.sum && sink.sum->mode == SY_SUM_EXACT;
+    const bool exact = !adds_here(sink);
     if (sink.sum && !exact) sum_clear(*sink.sum, sink.cleared_rows);
     if (exact) clear_between(*sink.sum, pairs > 0 ? rows_ : std::vector<int>{}, sink.cleared_rows);
     if (pairs == 0) return;
-    const Answer at(desc_, pairs, (int64_t)rows_.size());
+    const Answer at(desc_, exact ? 0 : pairs, (int64_t)rows_.size());
     const float *y = workspace_->answer.at<float>(at.sums);
     const size_t width = (size_t)desc_.hidden;
     if (exact) {
@@ -376,9 +367,7 @@ private:
   const sy_experts_desc desc_;
   const ExpertLayout layout_;
   const Kernels kernels_;
-  std::vector<std::unique_ptr<DeviceMemory>> slots_; /* null: clear */
-  std::vector<uint8_t *> addresses_;                 /* of the slots, as in table_ */
-  DeviceMemory table_;
+  DeviceMemory slots_; /* [slots, slot_bytes] */
   std::vector<int> rows_, place_, counts_; /* rows of x that the call reads; by row of x; by place among rows_ */
   int few_ = 0, many_ = 0, few_rows_ = 0; /* tiles of the call; the most rows of a tile of few */
   bool wide_ = false;                     /* the call's sums came as int64 */
@@ -386,16 +375,14 @@ private:
 
 class Gpu final : public Accelerator {
 public:
-  explicit Gpu(int ordinal) : workspace_(std::make_shared<Workspace>()) {
-    const Properties found = open(ordinal);
-    name = found.name, memory_bytes = found.memory_bytes;
-    workspace_->ordinal = ordinal;
+  explicit Gpu(int ordinal) : workspace_(std::make_shared<Workspace>(ordinal)) {
+    name = workspace_->device.name, memory_bytes = workspace_->device.memory_bytes;
   }
   std::unique_ptr<AcceleratedExperts> experts(const sy_experts_desc &desc, const ExpertLayout &layout) override {
     return std::make_unique<GpuExperts>(workspace_, desc, layout);
   }
   Ceilings measure_ceilings() override {
-    use(workspace_->ordinal);
+    workspace_->device.use();
     return ceilings();
   }
 

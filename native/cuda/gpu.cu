@@ -12,8 +12,6 @@ namespace {
 constexpr int least_major = 8; /* cp.async */
 
 thread_local cudaStream_t current = nullptr;
-constexpr int most_devices = 64;
-cudaStream_t streams[most_devices] = {}; /* one a device, made when it is opened: calls on one device come from one thread at a time */
 
 [[noreturn]] void fail_with(cudaError_t error, const char *what) {
   fail(error == cudaErrorMemoryAllocation ? SY_OUT_OF_MEMORY : SY_IO, "CUDA, %s: %s", what, cudaGetErrorString(error));
@@ -29,26 +27,38 @@ void check(cudaError_t error, const char *what) {
 
 cudaStream_t stream() { return current; }
 
-Properties open(int ordinal) {
+Device::Device(int number) : ordinal(number) {
   int count = 0;
   const cudaError_t error = cudaGetDeviceCount(&count);
   if (error != cudaSuccess) {
     cudaGetLastError();
-    fail(SY_UNSUPPORTED, "backend = \"cuda\": %s", error == cudaErrorInsufficientDriver ? "there is no NVIDIA driver, or it is too old" : cudaGetErrorString(error));
+    fail(SY_UNSUPPORTED, "backend = \"cuda:%d\": %s", ordinal,
+         error == cudaErrorInsufficientDriver ? "there is no NVIDIA driver, or it is too old" : cudaGetErrorString(error));
   }
-  if (ordinal >= count || ordinal >= most_devices) fail(SY_UNSUPPORTED, "backend = \"cuda:%d\": there are %d GPUs, numbered from 0", ordinal, count);
+  if (ordinal >= count) fail(SY_UNSUPPORTED, "backend = \"cuda:%d\": the GPUs of this machine are numbered from 0, and there %s %d", ordinal, count == 1 ? "is" : "are", count);
   cudaDeviceProp found;
   check(cudaGetDeviceProperties(&found, ordinal), "properties");
   if (found.major < least_major)
     fail(SY_UNSUPPORTED, "backend = \"cuda:%d\": %s has compute capability %d.%d, %d.0 is needed", ordinal, found.name, found.major, found.minor, least_major);
+  name = found.name;
+  memory_bytes = found.totalGlobalMem;
   check(cudaSetDevice(ordinal), "device");
-  if (!streams[ordinal]) check(cudaStreamCreateWithFlags(&streams[ordinal], cudaStreamNonBlocking), "stream");
-  return {found.name, found.totalGlobalMem};
+  cudaStream_t stream;
+  check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "opening the device");
+  queue_ = stream;
+}
+Device::~Device() {
+  use_if_possible();
+  cudaStreamDestroy(static_cast<cudaStream_t>(queue_));
+}
+void Device::use() const {
+  check(cudaSetDevice(ordinal), "device");
+  current = static_cast<cudaStream_t>(queue_);
 }
 
-void use(int ordinal) {
-  check(cudaSetDevice(ordinal), "device");
-  current = streams[ordinal];
+void Device::use_if_possible() const noexcept {
+  cudaSetDevice(ordinal);
+  current = static_cast<cudaStream_t>(queue_);
 }
 
 void *allocate(size_t bytes) {
@@ -57,7 +67,7 @@ void *allocate(size_t bytes) {
     cudaGetLastError();
     size_t free = 0, total = 0;
     cudaMemGetInfo(&free, &total);
-    fail(SY_OUT_OF_MEMORY, "%zu bytes on the GPU: %zu of %zu are free", bytes, free, total);
+    fail(SY_OUT_OF_MEMORY, "%zu bytes are needed on the GPU: %zu of %zu are free", bytes, free, total);
   }
   check(cudaMemsetAsync(memory, 0, bytes, current), "clearing");
   return memory;
@@ -82,5 +92,9 @@ void upload_now(void *to, const void *from, size_t bytes) {
 void upload(void *to, const void *from, size_t bytes) { check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, current), "upload"); }
 void download(void *to, const void *from, size_t bytes) { check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, current), "download"); }
 void finish() { check(cudaStreamSynchronize(current), "run"); }
+void settle() {
+  cudaStreamSynchronize(current);
+  cudaGetLastError();
+}
 
 } // namespace sy::cuda

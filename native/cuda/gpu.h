@@ -36,15 +36,25 @@ struct Grid {
 
 /* ---- the host's side: gpu.cu, emulated.cpp ---- */
 
-struct Properties {
+/* A GPU of this machine, with a queue of launches and copies of its own. */
+class Device {
+public:
+  explicit Device(int ordinal); /* throws SY_UNSUPPORTED with the reason where there is none */
+  ~Device();
+  Device(const Device &) = delete;
+  Device &operator=(const Device &) = delete;
+  /* Every call below is for the device that the calling thread named last. */
+  void use() const;
+  void use_if_possible() const noexcept; /* for destructors */
+
+  const int ordinal;
   std::string name;
-  uint64_t memory_bytes;
+  uint64_t memory_bytes = 0;
+
+private:
+  void *queue_ = nullptr;
 };
 
-/* Throws SY_UNSUPPORTED with the reason where there is no such device. */
-Properties open(int ordinal);
-/* Every call below is for the device that the calling thread named last. */
-void use(int ordinal);
 void *allocate(size_t bytes);             /* device memory, zeroed. Throws SY_OUT_OF_MEMORY */
 void release(void *memory);
 void *allocate_pinned(size_t bytes);      /* host memory, zeroed, that the device can write to at the same address. Throws SY_OUT_OF_MEMORY */
@@ -53,14 +63,15 @@ void upload_now(void *to, const void *from, size_t bytes);
 /* In the order of the launches around them. `from` and `to` on the host's side are pinned. */
 void upload(void *to, const void *from, size_t bytes);
 void download(void *to, const void *from, size_t bytes);
-void finish(); /* returns when all launches and copies are done. Throws SY_IO where one failed. */
+void finish(); /* returns when all launches and copies are done. Throws SY_IO where one failed: such a device is of no use any more, until the process ends. */
+void settle(); /* finish(), whatever became of them */
 
 #ifdef __CUDACC__
 void check(cudaError_t error, const char *what); /* throws */
 cudaStream_t stream();
 
 template <class Arguments> void launch(void (*kernel)(Arguments), Grid grid, int threads, size_t shared_bytes, const Arguments &arguments) {
-  if (shared_bytes > 48 * 1024)
+  if (shared_bytes > 48 * 1024) // What a block may have without asking.
     check(cudaFuncSetAttribute(reinterpret_cast<const void *>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared_bytes), "shared memory");
   kernel<<<dim3((unsigned)grid.x, (unsigned)grid.y), (unsigned)threads, shared_bytes, stream()>>>(arguments);
   check(cudaGetLastError(), "launch");

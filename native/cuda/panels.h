@@ -33,7 +33,8 @@ struct Tile {
   int32_t slot, first, rows;
 };
 
-/* Input rows as the weights' format takes them. Rows begin `stride` elements apart, a multiple of the quantisation group; the rest of a row is zeros. */
+/* Input rows as the weights' format takes them. Rows begin `stride` elements apart, a multiple of the quantisation group. Behind an odd width comes a zero, behind
+ * that zeros or what an earlier call left: it is copied, never used. */
 struct Inputs {
   const float *values;  /* formats 0..3: f32, rounded to bf16 for SY_W_BF16_X16 */
   const int8_t *steps;  /* formats 4, 5 */
@@ -42,7 +43,8 @@ struct Inputs {
 };
 
 struct Product {
-  const uint8_t *const *slots; /* each slot's memory */
+  const uint8_t *slots;        /* [slots, slot_bytes] */
+  size_t slot_bytes;
   size_t at, panel_bytes;      /* where the matrix begins in a slot */
   int panels, n, k;            /* panels of the matrix: of gate and up together; columns of the output; width of the input */
   const Tile *tiles;
@@ -57,6 +59,7 @@ struct Product {
   bool round;                  /* what comes out is rounded to bf16 */
 };
 
+SY_GPU_CODE const uint8_t *slot_of(const Product &p, const Tile &tile) { return p.slots + (size_t)tile.slot * p.slot_bytes; }
 SY_GPU_CODE int64_t input_row(const Product &p, const Tile &tile, int r) {
   const int pair = tile.first + (r < tile.rows ? r : tile.rows - 1);
   return p.row ? p.row[pair] : pair;
@@ -64,7 +67,7 @@ SY_GPU_CODE int64_t input_row(const Product &p, const Tile &tile, int r) {
 SY_GPU_CODE float plus_bias(const Product &p, const uint8_t *slot, size_t bias_at, int column, float dot) {
   return p.has_bias ? dot + reinterpret_cast<const float *>(slot + bias_at)[column] : dot;
 }
-/* One element between the matrices. The columns that fill up the last panel are zero, which the rounding of rows relies on. */
+/* One element between the matrices. The columns that fill up the last panel are zero: an odd width is read as one more. */
 SY_GPU_CODE void store_gated(const Product &p, const uint8_t *slot, int pair, int column, float gate, float up) {
   float value = 0.0f;
   if (column < p.n) {
@@ -225,7 +228,7 @@ SY_GPU_CODE void stream_panel(const Product &p, const uint8_t *panel, const Tile
 
 template <int format, bool gate_up, int rows> SY_GPU_CODE void few_of(const Product &p, const Tile &tile) {
   const int warp = thread_in_block() / warp_threads, lane = thread_in_block() % warp_threads, panel = block_y() * block_warps + warp;
-  const uint8_t *slot = p.slots[tile.slot];
+  const uint8_t *slot = slot_of(p, tile);
   float sum[rows] = {};
   if (panel < p.panels) stream_panel<format, rows>(p, slot + p.at + (size_t)panel * p.panel_bytes, tile, shared_memory() + warp * ring_bytes(format, rows), lane, sum);
   if constexpr (gate_up) {
@@ -261,12 +264,12 @@ template <int format, bool gate_up> SY_KERNEL void few(Product p) {
 
 /* ---- many rows ---- */
 
-constexpr size_t many_shared_bytes = (size_t)16 * group_k * sizeof(float);
+constexpr size_t many_shared_bytes = (size_t)many_rows(SY_W_F32) * group_k * sizeof(float);
 
 template <int format, bool gate_up, int rows> SY_GPU_CODE void many_of(const Product &p, const Tile &tile) {
   constexpr bool steps_format = format == SY_W_I8 || format == SY_W_I4;
   const int thread = thread_in_block(), lane = thread % warp_threads, first = (block_y() * block_warps + thread / warp_threads) * many_panels;
-  const uint8_t *slot = p.slots[tile.slot];
+  const uint8_t *slot = slot_of(p, tile);
   const uint8_t *panel[many_panels];
 #pragma unroll
   for (int c = 0; c < many_panels; c++) panel[c] = slot + p.at + (size_t)(first + c < p.panels ? first + c : p.panels - 1) * p.panel_bytes;
@@ -387,7 +390,7 @@ SY_KERNEL void round_to_steps(Rounding r) {
     finite = finite && is_finite(value);
   }
   const GroupScale scale = group_scale(largest, finite, 127.0f);
-  r.scales[block_x() * (r.stride / group_k) + group] = count > 0 ? scale.scale : 0.0f;
+  r.scales[block_x() * (r.stride / group_k) + group] = scale.scale;
   for (int i = 0; i < group_k; i++) r.steps[at + i] = i < count ? (int8_t)quantise(from_bf16(to_bf16(r.x[at + i])), scale.inverse, 127) : (int8_t)0;
 }
 

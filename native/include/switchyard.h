@@ -19,8 +19,8 @@
 extern "C" {
 #endif
 
-/* 3: ROUTE refuses SY_FLAG_LOGIT_ROWS; sizes beyond 64 TiB, rows and widths beyond 2^31 - 129, and output over the row numbers that are read are refused. */
-#define SY_ABI_VERSION 3
+/* 4: sy_experts_reserve; back ends "cuda", "cuda:N" and "cuda-emulated". */
+#define SY_ABI_VERSION 4
 
 typedef enum {
   SY_OK = 0,
@@ -71,7 +71,7 @@ typedef struct {
 } sy_source;
 
 /* ---- objects ------------------------------------------------------------------------------------------------------------------------------- */
-/* Zeroed, 64-byte aligned f32/i32 memory, [rows, width]. On CPU devices sy_buffer_host is its address (NULL on others). */
+/* Zeroed, 64-byte aligned f32/i32 memory, [rows, width]. sy_buffer_host is its address: buffers are in the host's memory on every device so far. */
 sy_status sy_buffer_create(sy_device *, int32_t rows, int32_t width, sy_object **out);
 void *sy_buffer_host(sy_object *);
 sy_status sy_buffer_load(sy_object *, int64_t first_float, const sy_source *); /* converts to f32, row-major dense */
@@ -110,6 +110,8 @@ sy_status sy_experts_create(sy_device *, const sy_experts_desc *, sy_object **ou
 sy_status sy_experts_set(sy_object *, int32_t slot, const sy_source *gate, const sy_source *up, const sy_source *down,
                          const sy_source *gate_bias, const sy_source *up_bias, const sy_source *down_bias);
 sy_status sy_experts_clear(sy_object *, int32_t slot);
+/* Takes the workspace of calls with up to so many pairs and rows, so that none of them allocates. */
+sy_status sy_experts_reserve(sy_object *, int32_t pairs, int32_t rows);
 /* Unweighted f32 outputs of one expert: out[rows, hidden] = E_slot(x[rows, hidden]). For calibration and tests. */
 sy_status sy_experts_probe(sy_object *, int32_t slot, const float *x, int32_t rows, float *out);
 

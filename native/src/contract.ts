@@ -148,6 +148,8 @@ export interface Native {
   expertsSet(experts: Experts, slot: number, sources: ExpertSources): void;
   expertsClear(experts: Experts, slot: number): void;
   expertsProbe(experts: Experts, slot: number, x: Float32Array, rows: number, out: Float32Array): void;
+  /** Takes the workspace of calls with up to so many pairs and rows, so that none of them allocates. */
+  expertsReserve(experts: Experts, pairs: number, rows: number): void;
   /** Arrays are read up to `pairs` entries. */
   expertsRun(
     experts: Experts,

@@ -1,5 +1,5 @@
 import { spawnSync } from 'node:child_process';
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -22,11 +22,9 @@ test('compilers that do not know the instruction sets are named, with what is ne
   }
 });
 
-const nvcc = [process.env.NVCC, 'nvcc', '/usr/local/cuda/bin/nvcc'].find(
-  (name) => name && name !== 'none' && spawnSync(name, ['--version']).status === 0,
-);
+const cuda = JSON.parse(readFileSync(new URL('../build/cuda.json', import.meta.url), 'utf8')) as { nvcc: string } | null;
 
-test.skipIf(nvcc === undefined)(`the kernels for GPUs are built where nvcc is found${nvcc ? '' : ' (there is none here)'}`, () => {
+test.skipIf(cuda === null)(`the kernels for GPUs are part of a build with nvcc${cuda ? '' : ' (this was one without)'}`, () => {
   const open = () => native.deviceClose(native.deviceOpen({ backend: 'cuda', isa: 'auto', threads: 1, cpus: null }));
   try {
     open();
@@ -34,6 +32,41 @@ test.skipIf(nvcc === undefined)(`the kernels for GPUs are built where nvcc is fo
     // No GPU, no driver: but not a build without CUDA.
     expect((error as NativeError).status).toBe('unsupported');
     expect((error as NativeError).message).not.toContain('built without CUDA');
+  }
+});
+
+test('an nvcc that cannot compile is left out, with the reason, and all else is built', () => {
+  const folder = mkdtempSync(path.join(os.tmpdir(), 'switchyard-native-'));
+  try {
+    // One that says what it can do and then does nothing of it; a static library lies beside it.
+    mkdirSync(path.join(folder, 'bin'));
+    mkdirSync(path.join(folder, 'lib'));
+    writeFileSync(path.join(folder, 'lib/libcudart_static.a'), '');
+    const nvcc = path.join(folder, 'bin/nvcc');
+    const lines = [
+      '#!/bin/sh',
+      'case $1 in',
+      '--version) echo Cuda ;;',
+      '--list-gpu-arch) echo compute_80 ;;',
+      '*) echo broken >&2; exit 1 ;;',
+      'esac',
+    ];
+    writeFileSync(nvcc, `${lines.join('\n')}\n`, { mode: 0o755 });
+    cpSync(fileURLToPath(new URL('..', import.meta.url)), path.join(folder, 'native'), {
+      recursive: true,
+      filter: (file) => !/(node_modules|dist|test|build\/[^o].*)$/.test(file),
+    });
+    symlinkSync(fileURLToPath(new URL('../../node_modules', import.meta.url)), path.join(folder, 'node_modules'));
+    const run = spawnSync(process.execPath, [path.join(folder, 'native/build.mjs')], {
+      encoding: 'utf8',
+      env: { ...process.env, NVCC: nvcc },
+    });
+    expect(run.stderr).toMatch(/no CUDA: \S+nvcc with \S+ does not compile its kernels/);
+    expect(run.status, run.stderr).toBe(0);
+    expect(existsSync(path.join(folder, 'native/build/switchyard.node'))).toBe(true);
+    expect(readFileSync(path.join(folder, 'native/build/cuda.json'), 'utf8')).toBe('null\n');
+  } finally {
+    rmSync(folder, { recursive: true });
   }
 });
 

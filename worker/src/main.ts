@@ -2,6 +2,7 @@ import { readFileSync } from 'node:fs';
 import { native, sharedMemory, yieldCore } from '@switchyard/native';
 import { lingerAfterFrames, oncePerWish, SwitchyardError, useSharedMemory } from '@switchyard/proto';
 import { loadModel } from './model/load.ts';
+import { watchDevice } from './process/device-loss.ts';
 import { compileEarly } from './process/early-compilation.ts';
 import { flagsHelp, parseFlags } from './process/flags.ts';
 import { stderrLog } from './process/log.ts';
@@ -27,6 +28,11 @@ async function main(): Promise<number> {
   lingerAfterFrames(yieldCore);
   const log = stderrLog(flags.name);
   const { version } = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8')) as { version: string };
+  if (flags.backend.startsWith('cuda'))
+    watchDevice(native, (error) => {
+      log('error', `the GPU is lost: ${error.message}`);
+      process.exit(1);
+    });
   const worker = new WorkerProcess({ flags, native, load: loadModel, version, log });
   const { graceMs } = flags;
   const stop = oncePerWish(

@@ -8,6 +8,8 @@ export interface BackendTrial {
   backend: Backend;
   found: { isa: string; abi: number; accelerator?: string; acceleratorBytes?: number } | null;
   refusal: string | null;
+  /** There is one, but it cannot be used now: another program holds its memory, say. */
+  busy: boolean;
 }
 
 const probe = `
@@ -17,9 +19,9 @@ const probe = `
       const device = native.deviceOpen({ backend, isa: 'auto', threads: 1, cpus: null });
       const found = native.deviceDescribe(device);
       native.deviceClose(device);
-      return { backend, found, refusal: null };
+      return { backend, found, refusal: null, busy: false };
     } catch (error) {
-      return { backend, found: null, refusal: error.message };
+      return { backend, found: null, refusal: error.message, busy: error.status !== 'unsupported' };
     }
   };
   console.log(JSON.stringify(process.argv.slice(1).map(trial)));`;

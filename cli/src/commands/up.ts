@@ -69,8 +69,16 @@ export function upCommand(): Command {
     .description('Start a coordinator and its workers on this machine and serve a model until Ctrl-C')
     .option('--model <dir>', 'checkpoint in Hugging Face layout', bundledModel())
     .option('--name <id>', 'name that clients ask for (default: that of the folder)', nonEmpty)
-    .option('--nodes <count>', 'groups of workers (default: 2, or what the plan says)', integerIn(1, limits.nodesMax))
-    .option('--workers-per-node <count>', 'workers in each (default: 2, or what the plan says)', integerIn(1, limits.workersMax))
+    .option(
+      '--nodes <count>',
+      'groups of workers (default: 2, or what the plan says; 1 where --backend names GPUs alone)',
+      integerIn(1, limits.nodesMax),
+    )
+    .option(
+      '--workers-per-node <count>',
+      'workers in each (default: 2, or what the plan says; with GPUs alone one for each)',
+      integerIn(1, limits.workersMax),
+    )
     .option('--plan <file>', 'where each expert lives (default: even, contiguous ranges)')
     .option('--host <address>', 'address to listen on', '127.0.0.1')
     .option('--port <port>', 'port to listen on; 0 takes any free one', integerIn(0, 65_535), 8000)
@@ -142,7 +150,16 @@ function defaultTraceDir(): string {
   return path.join(process.env.XDG_STATE_HOME ?? path.join(os.homedir(), '.local', 'state'), 'switchyard', 'traces');
 }
 
-async function runUp(options: UpOptions): Promise<void> {
+/** A process on a GPU takes some hundred megabytes of it: where only GPUs are named and nothing else is said, each has one. */
+function withShape(options: UpOptions): UpOptions {
+  const { backend, nodes, workersPerNode, plan } = options;
+  const said = nodes !== undefined || workersPerNode !== undefined || plan !== undefined;
+  if (said || !backend.every((name) => /^cuda(:|$)/.test(name))) return options;
+  return { ...options, nodes: 1, workersPerNode: backend.length };
+}
+
+async function runUp(given: UpOptions): Promise<void> {
+  const options = withShape(given);
   checkModel(options.model);
   if (options.replayRouting !== undefined && !existsSync(options.replayRouting))
     throw new CommandFailure(`--replay-routing ${options.replayRouting}: there is no such file`, { status: exitStatus.usage });
@@ -244,7 +261,10 @@ function checkModel(dir: string): void {
 async function checkGpus(backends: readonly Backend[]): Promise<void> {
   const gpus = backends.filter((backend) => backend.startsWith('cuda'));
   if (gpus.length === 0) return;
-  const refused = (await tryBackends([...new Set(gpus)])).find((trial) => trial.refusal !== null);
+  const trials = await tryBackends([...new Set(gpus)]).catch((error: Error) => {
+    throw new CommandFailure(`the native kernels do not work here: ${error.message}; rebuild them: npm run build`);
+  });
+  const refused = trials.find((trial) => trial.refusal !== null);
   if (refused) throw new CommandFailure(`--backend ${refused.backend}: ${refused.refusal?.replace(/^backend = "[^"]*": /, '')}`);
 }
 

@@ -1,7 +1,7 @@
 import { type BackendTrial, tryBackends } from '../cluster/backend-trial.ts';
 import { formatBytes } from '../terminal/quantity.ts';
 import type { Check } from './check.ts';
-import { failed, ok } from './check.ts';
+import { failed, ok, warning } from './check.ts';
 
 export async function checkNativeKernels(): Promise<Check[]> {
   const fix = 'rebuild them: npm run build';
@@ -14,7 +14,8 @@ export async function checkNativeKernels(): Promise<Check[]> {
   }
 }
 
-function describeGpu({ found, refusal }: BackendTrial): Check {
+function describeGpu({ found, refusal, busy }: BackendTrial): Check {
   if (found) return ok('GPU', `${found.accelerator}, ${formatBytes(found.acceleratorBytes ?? 0)}: --backend cuda puts experts there`);
-  return { name: 'GPU', status: 'absent', found: `none: ${refusal?.replace(/^backend = "cuda": /, '')}`, fix: null };
+  if (busy) return warning('GPU', `it cannot be used now: ${refusal}`, 'see with nvidia-smi which program uses it');
+  return { name: 'GPU', status: 'absent', found: `none: ${refusal?.replace(/^backend = "[^"]*": /, '')}`, fix: null };
 }

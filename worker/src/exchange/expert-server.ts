@@ -311,6 +311,8 @@ class Served {
     this.pairSlot = new Int32Array(maxRows * topK);
     this.pairExpert = new Int32Array(maxRows * topK);
     this.pairWeight = new Float32Array(maxRows * topK);
+    for (const { experts, slotOf } of model.moe)
+      if (slotOf.some((slot) => slot >= 0)) native.expertsReserve(experts, maxRows * topK, maxRows);
   }
 
   get connecting(): Promise<void> | null {

@@ -216,6 +216,7 @@ export const toyNative = {
     const view = new DataView(bytes.buffer, bytes.byteOffset + offset);
     for (let i = 0; i < rows * HIDDEN; i++) x.f32[i] = view.getFloat32(i * 4, true);
   },
+  expertsReserve: () => {},
   expertsRun: (experts, x, pairs, row, slot, weight, _grid, sum) => {
     const { layer } = experts as unknown as { layer: number };
     for (let p = 0; p < pairs; p++) {

@@ -39,16 +39,20 @@ export interface PlaceOptions {
   sampleTokens: number;
   /** Independent starts; the best is refined. */
   starts: number;
-  /** Changes that simulated annealing proposes after the starts, per expert that memory holds; 0: none. A hundred are quick, thousands find what descents do not. */
+  /**
+   * Changes that simulated annealing proposes after the starts, per expert that memory holds; 0: none. A hundred are quick, thousands find what descents do not. Not for
+   * the chain model.
+   */
   annealing: number;
   /** Remote nodes per token and layer to end at when annealing: what may be spent on them is, and as much as can be is served at home. Infinity: prices as given. */
   remoteNodesMax: number;
   /** Small instances end with integer programs of at most this many columns; 0: none do. Not for the chain model. */
   programColumns: number;
+  /** Not for the chain model. */
   robust: Robustness;
   /** Every group of this many (consecutive experts of a layer) on one node, single extra copies apart; null: experts go where they like. */
   wholeGroups: number | null;
-  /** Start from this plan, and change only what pays. */
+  /** Start from this plan, and change only what pays. Not for the chain model. */
   warmStart: Plan | null;
   /** Rounds of improvement after a warm start. */
   warmRounds: number;
@@ -143,12 +147,13 @@ export async function place(trace: RoutingTrace, topology: Topology, options: Pa
   return describe(plan, cluster, trace, o.homeTolerance, { homes: found.homes, stopped: stop() });
 }
 
+function within(field: string, value: number, min: number, max = Infinity): void {
+  if (!(value >= min && value <= max))
+    throw new SwitchyardError('bad_plan', `${field} is ${value}, must be in ${min}..${max}`, { param: field });
+}
+
 /** What makes of a search nothing but a wrong plan, or none. NaN is in no range. */
 function checkOptions(o: PlaceOptions): void {
-  const within = (field: string, value: number, min: number, max = Infinity) => {
-    if (!(value >= min && value <= max))
-      throw new SwitchyardError('bad_plan', `${field} is ${value}, must be in ${min}..${max}`, { param: field });
-  };
   within('replicas', o.replicas, 0);
   within('seed', o.seed, 0, Number.MAX_SAFE_INTEGER);
   within('peakMeanMax', o.peakMeanMax, 1);
@@ -206,13 +211,14 @@ export function describe(
  * Plans from loads alone: what EPLB does, better packed. One node level; every worker counts alike but for its speed and memory.
  *
  * @param options.stop asked between steps: true ends the search with what it has
- * @throws bad_plan where the experts do not fit the memory
+ * @throws bad_plan where `replicas` is below 0, or the experts do not fit the memory
  */
 export function placeLoads(
   loads: LoadMatrix,
   topology: Topology,
   options: { replicas: number; seed: number; effort?: number; model?: string; stop?: () => boolean },
 ): Plan {
+  within('replicas', options.replicas, 0);
   const copies = loads.layers * loads.experts;
   const cluster = limitSlots(clusterOf(topology), Math.floor(copies * (1 + options.replicas) + 1e-9));
   checkRoom(cluster, loads.layers, loads.experts);

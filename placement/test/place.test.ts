@@ -237,6 +237,9 @@ describe('place', () => {
     const loads = expertLoads(await gptOssSlice());
     const plan = placeLoads(loads, testTopology(1, 5, 200), { replicas: 0.25, seed: 1, effort: 200 });
     expectValid(plan, new Int32Array(5).fill(192));
+    expect(() => placeLoads(loads, testTopology(1, 5, 200), { replicas: -0.2, seed: 1 })).toThrow(
+      'replicas is -0.2, must be in 0..Infinity',
+    );
     expect(() => placeLoads(loads, testTopology(1, 5, 100), { replicas: 0.25, seed: 1 })).toThrow(
       /memory holds 500 experts, the model has 768/,
     );
@@ -308,6 +311,14 @@ describe('certificates', () => {
     const certificate = prove(plan, cluster, trace, { homes, claims: ['fan-out', 'load', 'chain'] });
     expect(certificate.claims.map((claim) => claim.kind)).toEqual(['fan-out', 'load']);
     expect(verifyCertificate(plan, trace, certificate).checks.filter((check) => !check.ok)).toEqual([]);
+  });
+
+  it('claim nothing about transitions between replicas, and name no link where no row leaves', async () => {
+    const trace = toyTrace({ layers: 2, experts: 8, topK: 2, sequences: 6, tokensEach: 10 });
+    const placed = await place(trace, testTopology(2, 1, 16), { ...quick, replicas: 1 });
+    const certificate = prove(placed.plan, placed.cluster, trace, { homes: placed.homes, claims: ['fan-out', 'load', 'chain'] });
+    expect(verifyCertificate(placed.plan, trace, certificate).checks.filter((check) => !check.ok)).toEqual([]);
+    expect(explain(placed, trace).nodes.map(({ busiestLink }) => busiestLink)).toEqual([null, null]);
   });
 
   it('windows prove more than stars, and the checker agrees', async () => {

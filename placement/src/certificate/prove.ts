@@ -20,7 +20,7 @@ import { proveFanOut } from './fan-out-bound.ts';
 import { matchingDual } from './matching-dual.ts';
 import { proveWindows, type WindowOptions } from './window-proof.ts';
 
-/** What to prove; chain claims hold for plans without replicas only, and there is none where no token goes from one MoE layer to another. */
+/** What to prove; chain claims are of plans without replicas, and there is none for others, or where no token goes from one MoE layer to another. */
 export interface ProveOptions {
   homes: Int32Array;
   claims: ('fan-out' | 'load' | 'chain')[];
@@ -33,6 +33,7 @@ export function prove(plan: Plan, cluster: Cluster, trace: RoutingTrace, options
   const claims = options.claims.flatMap((kind): Claim[] => {
     if (kind === 'fan-out') return [fanOutClaim(plan, cluster, trace, options.homes, options.rounds ?? 24)];
     if (kind === 'load') return [loadClaim(plan, cluster, trace, options.homes)];
+    if (plan.replicas.some((layer) => layer.some((workers) => workers.length > 1))) return [];
     const claim = chainClaim(plan, cluster, trace, 'worker');
     return Number.isNaN(claim.bound) ? [] : [claim];
   });

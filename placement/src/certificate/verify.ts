@@ -9,7 +9,7 @@ import { type Certificate, type ChainClaim, type FanOutClaim, type LoadClaim, pl
  */
 export interface Verdict {
   ok: boolean;
-  /** One line per check, failed ones first among equals. */
+  /** One line per check, failed ones first. */
   checks: { ok: boolean; text: string }[];
 }
 

@@ -15,7 +15,7 @@ export interface Explanation {
     servedAtHome: number;
     /** Domains with most tokens at home here. */
     domains: { domain: string; tokens: number }[];
-    /** Node that most of its rows leave for, with rows per token. */
+    /** Node that most of its rows leave for, with rows per token; null: none leave. */
     busiestLink: { to: string; rowsPerToken: number } | null;
     /** What one more slot would save: the best replica not held here, in remote nodes per token (all layers). */
     nextReplica: { layer: number; expert: number; saves: number } | null;
@@ -79,7 +79,7 @@ export function explain(placement: Placement, trace: RoutingTrace): Explanation 
     let rows = 0;
     for (let i = 0; i < score.rows.length; i++) if (cluster.nodeOf[i % workers] === n) rows += score.rows[i];
     let busiest = -1;
-    for (let m = 0; m < nodes; m++) if (m !== n && (busiest < 0 || linkRows[n * nodes + m] > linkRows[n * nodes + busiest])) busiest = m;
+    for (let m = 0; m < nodes; m++) if (linkRows[n * nodes + m] > (busiest < 0 ? 0 : linkRows[n * nodes + busiest]) && m !== n) busiest = m;
     let next = -1;
     for (let i = n * layers * trace.experts; i < (n + 1) * layers * trace.experts; i++)
       if (saves[i] > 0 && (next < 0 || saves[i] > saves[next])) next = i;

@@ -35,12 +35,11 @@ export async function worthIt(
   options: Partial<PlaceOptions> = {},
   levels: readonly number[] = [0, 0.125, 0.25, 0.5, 1],
 ): Promise<WorthReport> {
-  const split = holdOut(trace, 0.3, options.seed ?? 1);
+  const { now, deadlineMs, seed, homeTolerance } = { ...defaultPlaceOptions, ...options };
+  const split = holdOut(trace, 0.3, seed);
   const enough = split.test.tokens > 0;
   const { train, test } = enough ? split : { train: trace, test: trace };
-  const { now, deadlineMs } = { ...defaultPlaceOptions, ...options };
   const cluster = clusterOf(topology);
-  const tolerance = options.homeTolerance ?? 0.05;
   const pick = (s: { remoteNodes: number; homeShare: number; peakMean: number }) => ({
     remoteNodes: s.remoteNodes,
     homeShare: s.homeShare,
@@ -70,7 +69,9 @@ export async function worthIt(
     };
     const placed = await place(train, roomy, { ...options, replicas });
     const by = (predictor: Parameters<typeof chooseHomes>[3]) =>
-      pick(scoreFanOut(test, placed.plan.replicas, placed.cluster, chooseHomes(test, placed.masks, placed.cluster, predictor, tolerance)));
+      pick(
+        scoreFanOut(test, placed.plan.replicas, placed.cluster, chooseHomes(test, placed.masks, placed.cluster, predictor, homeTolerance)),
+      );
     report.levels.push({
       replicas,
       stopped: placed.stopped,

@@ -89,7 +89,7 @@ function findCover(
     }
     bit <<= 1;
   }
-  all = uncovered === 32 ? -1 : (1 << uncovered) - 1;
+  all = (-1 >>> (32 - uncovered)) | 0; // All of 32 bits are -1, as what is reachable is.
   bitsMax = 0;
   let reachable = 0;
   for (let c = 0; c < candidates; c++) {

@@ -123,6 +123,12 @@ describe('chooseReplicas', () => {
     expect(choose(given)).toEqual(experts.map((e) => 1 + (e % 8)));
   });
 
+  it.each([30, 31, 32])('covers %i experts of which home holds the others', (remote) => {
+    const experts = Array.from({ length: 32 }, (_, e) => e);
+    const replicas = experts.map((e) => [e >= remote ? 0 : 1 + (e % 2)]);
+    expect(choose({ experts, replicas, nodeOf: [0, 1, 2], home: 0, load: [0, 0, 0] })).toEqual(replicas.map(([w]) => w));
+  });
+
   it('works with the highest node numbers', () => {
     const nodeOf = [0, 31, 32, limits.nodesMax - 2, limits.nodesMax - 1];
     // The lower of two nodes comes first, whatever the loads.

@@ -146,7 +146,7 @@ function floors(cells, coresPerHost) {
     return `| ${labels(c)} | ${needs(base)} | ${needs(c)} | ${deciding} | ${gain}x | ${most}x |`;
   });
   return [
-    '## What decides, 4 hosts',
+    `## What decides, ${mostHosts(cells)} hosts`,
     '',
     ...(coresPerHost === null
       ? [
@@ -166,11 +166,14 @@ function floors(cells, coresPerHost) {
   ];
 }
 
-/** Cells of the plan with replicas at 4 hosts, each after its contiguous counterpart. */
+/** What a plan is for: of several numbers of hosts the largest is judged. */
+const mostHosts = (cells) => Math.max(...cells.map((c) => c.hosts));
+
+/** Cells of the plan with replicas on the most hosts, each after its contiguous counterpart. */
 function pairs(cells) {
   const same = ['workload', 'hosts', 'network', 'rateMbit', 'delayMicros', 'phase', 'batch'];
   return cells
-    .filter((one) => one.kind === 'optimised + 25%' && one.hosts === 4)
+    .filter((one) => one.kind === 'optimised + 25%' && one.hosts === mostHosts(cells))
     .map((c) => [cells.find((b) => b.kind === 'contiguous' && same.every((key) => b[key] === c[key])), c])
     .filter(([base]) => base !== undefined);
 }
@@ -209,7 +212,7 @@ function predictionSummary(cells, coresPerHost) {
   ];
 }
 
-/** What the plan with replicas is worth at 4 hosts, beside what the model says it should be. */
+/** What the plan with replicas is worth on the most hosts, beside what the model says it should be. */
 function goals(cells) {
   let reached = 0;
   let near = 0;
@@ -221,7 +224,7 @@ function goals(cells) {
     return `| ${labels(c)} | ${gain.toFixed(2)}x | ${predicted.toFixed(2)}x |`;
   });
   return [
-    '## Optimised + 25 % over contiguous, 4 hosts',
+    `## Optimised + 25 % over contiguous, ${mostHosts(cells)} hosts`,
     '',
     `The gain is predicted within ${100 * within} % in ${near} of ${rows.length} cells; it is at least the predicted one in ${reached}.`,
     '',

@@ -165,9 +165,9 @@ public:
     const PairPlan &plan = experts.plan;
     int pairs = 0;
     for (const PairPlan::Group &group : plan.groups) pairs += group.count;
+    find_rows(plan, pairs);
     if (pairs > 0) {
       workspace_->device.use();
-      find_rows(plan, pairs);
       workspace_->reserve(desc_, pairs, (int64_t)rows_.size(), adds_here(sink));
       try {
         send(plan, pairs, pool, x, ldx);
@@ -184,7 +184,7 @@ public:
 private:
   /* The rows that any pair reads, ascending, and each pair's place among them. */
   void find_rows(const PairPlan &plan, int pairs) {
-    int last = 0;
+    int last = -1;
     for (int p = 0; p < pairs; p++) last = std::max(last, (int)plan.row[(size_t)p]);
     place_.assign((size_t)last + 1, 0);
     for (int p = 0; p < pairs; p++) place_[(size_t)plan.row[(size_t)p]]++;
@@ -317,7 +317,7 @@ private:
   void take(const PairPlan &plan, int pairs, Pool &pool, const ExpertSink &sink) {
     const bool exact = !adds_here(sink);
     if (sink.sum && !exact) sum_clear(*sink.sum, sink.cleared_rows);
-    if (exact) clear_between(*sink.sum, pairs > 0 ? rows_ : std::vector<int>{}, sink.cleared_rows);
+    if (exact) clear_between(*sink.sum, rows_, sink.cleared_rows);
     if (pairs == 0) return;
     const Answer at(desc_, exact ? 0 : pairs, (int64_t)rows_.size());
     const float *y = workspace_->answer.at<float>(at.sums);

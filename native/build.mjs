@@ -299,7 +299,7 @@ if (cuda) {
   cuda.flags = cudaFlags(compiler, cuda);
   if (!cuda.flags)
     say(
-      `no CUDA: ${cuda.name} builds for none of the GPUs that are supported (compute capability 8.0 and newer), or is older than CUDA 11.5`,
+      `no CUDA: ${cuda.name} does not say that it builds for compute capability 8.0 or newer`,
     );
   if (!cuda.flags) cuda = null;
 }

@@ -8,6 +8,7 @@ import { readModelFolder } from '../src/model-folder.ts';
 import { tokenBytes } from '../src/tokenizing/token-bytes.ts';
 import { readTokenizerFolder } from '../src/tokenizing/tokenizer-folder.ts';
 import { modelDir, modelDirOfContext } from './model-dir.ts';
+import { startWithOneWorker } from './one-worker.ts';
 import { ScriptedWorker } from './scripted-worker.ts';
 
 const folder = mkdtempSync(path.join(os.tmpdir(), 'sw-al-'));
@@ -18,12 +19,9 @@ let serial = 0;
 afterEach(() => coordinator?.close(0));
 
 async function start(config: Partial<Parameters<typeof startCoordinator>[0]>, name = 'n0w0'): Promise<ScriptedWorker> {
-  const control = `unix:${path.join(folder, `${serial++}.sock`)}`;
-  coordinator = await startCoordinator({ model: modelDir, listen: '127.0.0.1:0', control, logLevel: 'silent', ...config });
-  const worker = await ScriptedWorker.join(control, name);
-  worker.ready({ kvBlocks: 100_000 });
-  await worker.next('peers');
-  return worker;
+  const started = await startWithOneWorker(folder, config, { kvBlocks: 100_000 }, name);
+  coordinator = started.coordinator;
+  return started.worker;
 }
 
 const post = (route: string, body: unknown) =>

@@ -3,24 +3,19 @@ import os from 'node:os';
 import path from 'node:path';
 import { Finish } from '@switchyard/proto';
 import { afterAll, afterEach, describe, expect, it } from 'vitest';
-import { type RunningCoordinator, startCoordinator } from '../src/index.ts';
-import { modelDir } from './model-dir.ts';
-import { ScriptedWorker } from './scripted-worker.ts';
+import type { RunningCoordinator, startCoordinator } from '../src/index.ts';
+import { startWithOneWorker } from './one-worker.ts';
+import type { ScriptedWorker } from './scripted-worker.ts';
 
 const folder = mkdtempSync(path.join(os.tmpdir(), 'sw-fi-'));
 afterAll(() => rmSync(folder, { recursive: true }));
 
 let coordinator: RunningCoordinator;
 let worker: ScriptedWorker;
-let serial = 0;
 afterEach(() => coordinator?.close(0));
 
 async function start(config: Partial<Parameters<typeof startCoordinator>[0]> = {}): Promise<void> {
-  const control = `unix:${path.join(folder, `${serial++}.sock`)}`;
-  coordinator = await startCoordinator({ model: modelDir, listen: '127.0.0.1:0', control, logLevel: 'silent', ...config });
-  worker = await ScriptedWorker.join(control, 'n0w0');
-  worker.ready();
-  await worker.next('peers');
+  ({ coordinator, worker } = await startWithOneWorker(folder, config));
 }
 
 const plain = '/v1/completions';

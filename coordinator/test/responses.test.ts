@@ -8,12 +8,13 @@ import { Finish, type PromptLogprobs } from '@switchyard/proto';
 import { afterAll, afterEach, describe, expect, it, vi } from 'vitest';
 import { CompletionFormat } from '../src/api/completion-format.ts';
 import { PacedWriter } from '../src/api/paced-writer.ts';
-import { type RunningCoordinator, startCoordinator } from '../src/index.ts';
+import type { RunningCoordinator, startCoordinator } from '../src/index.ts';
 import { TextThread } from '../src/tokenizing/text-thread.ts';
 import { Tokenizing } from '../src/tokenizing/tokenizing.ts';
 import { becomes } from './becomes.ts';
 import { modelDirOfContext } from './model-dir.ts';
-import { ScriptedWorker } from './scripted-worker.ts';
+import { startWithOneWorker } from './one-worker.ts';
+import type { ScriptedWorker } from './scripted-worker.ts';
 
 // Real bounds are a minute and more memory than a test should take.
 vi.mock('../src/bounds.ts', async (original) => {
@@ -30,24 +31,11 @@ const modelDir = modelDirOfContext(1_000_000, folder);
 
 let coordinator: RunningCoordinator;
 let worker: ScriptedWorker;
-let serial = 0;
 afterEach(() => coordinator?.close(0));
 
 async function start(config: Partial<Parameters<typeof startCoordinator>[0]> = {}): Promise<void> {
-  const control = `unix:${path.join(folder, `${serial++}.sock`)}`;
-  coordinator = await startCoordinator({
-    model: modelDir,
-    modelName: 'm',
-    listen: '127.0.0.1:0',
-    control,
-    logLevel: 'silent',
-    metricsCompat: 'vllm',
-    bodyBytesMax: 64 * 1024 * 1024,
-    ...config,
-  });
-  worker = await ScriptedWorker.join(control, 'n0w0');
-  worker.ready({ kvBlocks: 100_000 });
-  await worker.next('peers');
+  const usual = { model: modelDir, modelName: 'm', metricsCompat: 'vllm' as const, bodyBytesMax: 64 * 1024 * 1024 };
+  ({ coordinator, worker } = await startWithOneWorker(folder, { ...usual, ...config }, { kvBlocks: 100_000 }));
 }
 
 interface Reply {

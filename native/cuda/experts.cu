@@ -147,6 +147,7 @@ public:
     if (desc.hidden > widest || desc.inter > widest)
       fail(SY_UNSUPPORTED, "experts on a GPU: hidden %d and inter %d must not exceed %d", desc.hidden, desc.inter, widest);
     workspace_->device.use();
+    for (const auto kernel : {kernels_.few_gate_up, kernels_.few_down}) allow_shared(kernel, few_shared_bytes(desc.format, few_rows));
     slots_.reserve((size_t)desc.slots * layout.slot_bytes); // At once, so that what does not fit is known before anything is packed.
   }
   ~GpuExperts() override { workspace_->device.use_if_possible(); }

@@ -70,14 +70,17 @@ void settle(); /* finish(), whatever became of them */
 void check(cudaError_t error, const char *what); /* throws */
 cudaStream_t stream();
 
+/* Once for each kernel and device: its blocks may have so much shared memory. Without asking they have 48 KiB. */
+template <class Arguments> void allow_shared(void (*kernel)(Arguments), size_t bytes) {
+  check(cudaFuncSetAttribute(reinterpret_cast<const void *>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes), "shared memory");
+}
 template <class Arguments> void launch(void (*kernel)(Arguments), Grid grid, int threads, size_t shared_bytes, const Arguments &arguments) {
-  if (shared_bytes > 48 * 1024) // What a block may have without asking.
-    check(cudaFuncSetAttribute(reinterpret_cast<const void *>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared_bytes), "shared memory");
   kernel<<<dim3((unsigned)grid.x, (unsigned)grid.y), (unsigned)threads, shared_bytes, stream()>>>(arguments);
   check(cudaGetLastError(), "launch");
 }
 #else
 void run_blocks(void (*body)(const void *arguments), const void *arguments, Grid grid, int threads, size_t shared_bytes);
+template <class Arguments> void allow_shared(void (*)(Arguments), size_t) {}
 template <class Arguments> struct Launched {
   void (*kernel)(Arguments);
   Arguments arguments;

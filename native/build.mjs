@@ -297,10 +297,7 @@ const compiler = findCompiler();
 let cuda = findCuda();
 if (cuda) {
   cuda.flags = cudaFlags(compiler, cuda);
-  if (!cuda.flags)
-    say(
-      `no CUDA: ${cuda.name} does not say that it builds for compute capability 8.0 or newer`,
-    );
+  if (!cuda.flags) say(`no CUDA: ${cuda.name} does not say that it builds for compute capability 8.0 or newer`);
   if (!cuda.flags) cuda = null;
 }
 let complete = await buildAll(compiler, cuda);

@@ -86,9 +86,20 @@ export async function listenOnSocket(
 /** Gives each connection to `incoming`, which hands it to `receiveInPlace`. */
 export function socketServer(secured: LinkTls | null, incoming: (socket: net.Socket) => void, protocols: string[] = []): net.Server {
   if (secured === null) return net.createServer({ pauseOnConnect: true, noDelay: true }, incoming);
-  const server = tls.createServer({ ...listenerTls(secured), noDelay: true, ALPNProtocols: protocols }, incoming);
-  return server.on('tlsClientError', () => {}); // The dialler sees it; a listener goes on.
+  const options = { ...listenerTls(secured), ...probed, noDelay: true, ALPNProtocols: protocols, handshakeTimeout: limits.dialTimeoutMs };
+  const server = tls.createServer(options, (socket) => {
+    // A connection may come out of the handshake of TLS after the listener has closed.
+    if (server.listening) incoming(socket);
+    else socket.destroy();
+  });
+  // Before that handshake it is no link yet, and counts as none.
+  server.maxConnections = 2 * limits.linksPerListenerMax;
+  // The dialler sees it; a listener goes on. Node leaves a socket open whose handshake took too long.
+  return server.on('tlsClientError', (_error, socket) => socket.destroy());
 }
+
+/** A peer whose machine has vanished says nothing: the kernel asks. */
+const probed = { keepAlive: true, keepAliveInitialDelay: limits.keepaliveTimeMs };
 
 export function listening(server: net.Server, address: string, at: net.ListenOptions): Promise<void> {
   return new Promise((resolve, reject) => {
@@ -149,13 +160,13 @@ export function connectTcp(
   protocols: string[] = [],
 ): void {
   if (secured === null) {
-    const keepAlive = { keepAlive: true, keepAliveInitialDelay: limits.keepaliveTimeMs };
-    receiver.attach(net.connect({ host, port, noDelay: true, ...keepAlive, onread: inPlace(receiver) }));
+    receiver.attach(net.connect({ host, port, noDelay: true, ...probed, onread: inPlace(receiver) }));
     return;
   }
   const servername = secured.serverName ?? (net.isIP(host) === 0 ? host : '');
   const socket = tls.connect({ host, port, servername, ALPNProtocols: protocols, ...certificates(secured) });
   socket.setNoDelay(true);
+  socket.setKeepAlive(probed.keepAlive, probed.keepAliveInitialDelay); // `tls.connect` hands it to no socket
   receiveChunks(socket, receiver);
 }
 
@@ -176,7 +187,7 @@ export function receiveInPlace(accepted: net.Socket, receiver: SocketReceiver): 
   const handle = holder._handle;
   holder._handle = null;
   const socket = new net.Socket({ handle, onread: inPlace(receiver) } as net.SocketConstructorOpts);
-  socket.setKeepAlive(true, limits.keepaliveTimeMs);
+  socket.setKeepAlive(probed.keepAlive, probed.keepAliveInitialDelay);
   receiver.attach(socket);
   socket.resume();
 }

@@ -26,6 +26,8 @@ interface Flight {
   rows: number;
   cargo: Cargo;
   sentMs: number;
+  /** What `stoodStillMs` was then. */
+  stoodStillMs: number;
   deadlineMs: number;
 }
 
@@ -50,6 +52,10 @@ export class Flights {
   private readonly unanswered: Readonly<Record<Urgency, Int32Array>>;
   private lastTag = 0;
   private readonly watchdog: NodeJS.Timeout;
+  private readonly checkMs: number;
+  private lastCheckMs = performance.now();
+  /** For so long this process was stopped, or in one long call, while answers that had arrived lay unread: no worker is late for that. */
+  private stoodStillMs = 0;
 
   constructor(options: FlightsOptions) {
     const { workers, rowDeadlineMs, dial } = options;
@@ -65,7 +71,8 @@ export class Flights {
     this.held = { urgent: Array.from({ length: workers }, () => []), bulk: Array.from({ length: workers }, () => []) };
     this.unanswered = { urgent: new Int32Array(workers), bulk: new Int32Array(workers) };
     // Not in the path of any row: it only looks for rows that are late.
-    this.watchdog = setInterval(() => this.checkDeadlines(), Math.max(10, rowDeadlineMs / CHECKS_PER_DEADLINE));
+    this.checkMs = Math.max(10, rowDeadlineMs / CHECKS_PER_DEADLINE);
+    this.watchdog = setInterval(() => this.checkDeadlines(), this.checkMs);
     this.watchdog.unref();
   }
 
@@ -98,7 +105,8 @@ export class Flights {
     cargo: Cargo,
     deadlineMs = this.options.rowDeadlineMs,
   ): boolean {
-    this.flights.set(tag, { worker, urgency, frame, rows, cargo, sentMs: performance.now(), deadlineMs });
+    const { stoodStillMs } = this;
+    this.flights.set(tag, { worker, urgency, frame, rows, cargo, sentMs: performance.now(), stoodStillMs, deadlineMs });
     this.rows[worker] += rows;
     // The far end cuts off whoever has more unanswered.
     if (this.unanswered[urgency][worker] >= limits.framesInFlightMax) {
@@ -203,9 +211,12 @@ export class Flights {
 
   private checkDeadlines(): void {
     const now = performance.now();
-    for (const { worker, sentMs, deadlineMs } of this.flights.values()) {
-      if (now - sentMs < deadlineMs) continue;
-      const waited = `no answer for ${Math.round(now - sentMs)} ms; the limit is ${Math.round(deadlineMs)}`;
+    this.stoodStillMs += Math.max(0, now - this.lastCheckMs - this.checkMs);
+    this.lastCheckMs = now;
+    for (const { worker, sentMs, stoodStillMs, deadlineMs } of this.flights.values()) {
+      const waitedMs = now - sentMs - (this.stoodStillMs - stoodStillMs);
+      if (waitedMs < deadlineMs) continue;
+      const waited = `no answer for ${Math.round(waitedMs)} ms; the limit is ${Math.round(deadlineMs)}`;
       const reason = new SwitchyardError('deadline_exceeded', waited);
       // The worker stands still: its other connection is no better.
       for (const each of urgencies) this.links[each].cut(worker, reason);

@@ -39,7 +39,7 @@ async function becomes(condition: () => boolean): Promise<void> {
 }
 
 /** Flights to one worker, which takes frames and answers when the test says so. */
-async function flightsTo() {
+async function flightsTo(rowDeadlineMs = 20_000) {
   const network = new MemoryNetwork();
   const arrived: number[] = [];
   const cameBy = new Map<number, Link>();
@@ -52,7 +52,7 @@ async function flightsTo() {
   );
   const flights = new Flights({
     workers: 1,
-    rowDeadlineMs: 20_000,
+    rowDeadlineMs,
     dial: ([to], signal) => network.dial(to, { ...options, signal }),
     onReachable: () => {},
   });
@@ -114,4 +114,34 @@ describe('Flights', () => {
     }
     await flights.close();
   });
+
+  test('are not late for the time in which this process stood still', async () => {
+    const { flights, arrived, ends, send, answer } = await flightsTo(400);
+    const tag = send('urgent');
+    await becomes(() => arrived.includes(tag));
+    answer(tag, combineOf(tag));
+    standStill(600);
+    await becomes(() => ends.length === 1);
+    expect(ends).toEqual([`${tag} landed`]);
+    await flights.close();
+  });
+
+  test('are late when the worker is, however often this process stood still', async () => {
+    const { flights, arrived, ends, send } = await flightsTo(400);
+    const tag = send('urgent');
+    await becomes(() => arrived.includes(tag));
+    const startedMs = performance.now();
+    for (let stops = 0; ends.length === 0; stops++) {
+      if (stops < 3) standStill(300);
+      await new Promise((resolve) => setTimeout(resolve, 10));
+    }
+    expect(ends).toEqual([`${tag} deadline_exceeded`]);
+    expect(performance.now() - startedMs).toBeGreaterThan(900);
+    await flights.close();
+  });
 });
+
+/** As a process that is stopped, or busy in one long call. */
+function standStill(ms: number): void {
+  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, ms);
+}

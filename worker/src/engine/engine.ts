@@ -218,6 +218,8 @@ export class Engine {
       if (lane.work === 'prefill') promptsDue = lane.batch.rows > 0;
     }
     const waiting = this.lanes.some((lane) => lane.progress !== null);
+    // Refusals and cancels come between steps, and the steps under way may be waiting for others.
+    if (this.output.urgent) this.flush();
     if (this.workPending) {
       if (waiting) this.times.enter(Activity.exchangeWait);
       else this.wake();

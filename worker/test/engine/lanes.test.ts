@@ -1,4 +1,4 @@
-import { MemoryNetwork, type Plan, parseFrame, promptLanes, type Transport } from '@switchyard/proto';
+import { Finish, MemoryNetwork, type Plan, parseFrame, promptLanes, type Transport } from '@switchyard/proto';
 import { expect, test } from 'vitest';
 import { InProcessCluster, submitOf } from '../in-process-cluster.ts';
 import { toyModel, toyNative } from './toy-model.ts';
@@ -147,5 +147,24 @@ test('a prompt whose first chunk has no logits ends once, when none of its chunk
   for (let i = 0; i < 50; i++) await new Promise((resolve) => setImmediate(resolve));
   expect(ran.length).toBe(before);
   expect(engine.residency.pool.used).toBe(0);
+  await cluster.close();
+});
+
+test('what ends while a step waits for rows is told at once: a refusal, and a cancelled request that no step has begun', async () => {
+  const gate = new Gate();
+  const { cluster, ran } = await start(gate);
+  const { engine } = cluster.workers[0];
+  await cluster.run(0, submitOf([1], { maxTokens: 1 }));
+  ran.length = 0;
+  gate.shut = true;
+  const prompts = Array.from({ length: shape.maxSequences }, () => cluster.run(0, submitOf(long.prompt.slice(0, 128), { maxTokens: 1 })));
+  while (ran.length < promptLanes) await new Promise((resolve) => setImmediate(resolve));
+  expect((await cluster.run(0, submitOf([97], { maxTokens: 1 }))).error).toMatchObject({ code: 'invalid_request' });
+  const waiting = submitOf([1], { maxTokens: 1 });
+  const answer = cluster.run(0, waiting);
+  engine.cancel(waiting.request);
+  expect(await answer).toMatchObject({ finish: Finish.cancelled, tokens: [] });
+  gate.open();
+  for (const prompt of prompts) expect((await prompt).error).toBeNull();
   await cluster.close();
 });

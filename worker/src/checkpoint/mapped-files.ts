@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import type { MappedFile, Native, Source } from '@switchyard/native';
 import { badCheckpoint, quoted } from './bad-checkpoint.ts';
+import { storedElementBytes, type TensorInfo } from './safetensors-header.ts';
 import { readTensorBytes } from './tensor-bytes.ts';
 import type { ScaleView, TensorView } from './tensor-view.ts';
 
@@ -45,37 +46,45 @@ export class MappedFiles {
   }
 
   private scale(scale: ScaleView): NonNullable<Source['scale']> {
-    if (scale.transposed) return this.transposedScale(scale);
+    if (scale.transposed || scale.tensor.dtype === 'BF16') return this.rewrittenScale(scale);
     const { offset, stride, blockN, blockK, n0, k0 } = scale;
     return { file: this.map(scale.tensor.file, scale), offset, stride, blockN, blockK, n0, k0 };
   }
 
   /**
-   * A source's scales are row-major, and those of a transposed view are not: they are written out the other way round, a few kilobytes in a private file
-   * that has no name once it is mapped.
+   * A source's FP8 scales are row-major f32, and those of a transposed view or of a Qwen checkpoint are not: they are written out so, a few kilobytes in a
+   * private file that has no name once it is mapped.
    */
-  private transposedScale(scale: ScaleView): NonNullable<Source['scale']> {
-    const { tensor, stride, blockN, blockK, n0, k0 } = scale;
-    const key = `${tensor.file}#${tensor.name}#transposed`;
+  private rewrittenScale(scale: ScaleView): NonNullable<Source['scale']> {
+    const { tensor, offset, stride, blockN, blockK, n0, k0, transposed } = scale;
+    const key = `${tensor.file}#${tensor.name}#${transposed ? 'transposed' : 'widened'}`;
     const rows = tensor.shape.at(-2)!;
     let file = this.files.get(key);
     if (file === undefined) {
       const scratch = mkdtempSync(path.join(tmpdir(), 'switchyard-'));
       try {
         const name = path.join(scratch, 'scales');
-        writeFileSync(name, transposeScales(new Float32Array(readTensorBytes(tensor)), rows, stride), { mode: 0o600 });
+        const scales = readScales(tensor);
+        writeFileSync(name, transposed ? transposeScales(scales, rows, stride) : scales, { mode: 0o600 });
         file = this.native.fileMap(name);
         this.files.set(key, file);
       } finally {
         rmSync(scratch, { recursive: true });
       }
     }
-    return { file, offset: 0, stride: rows, blockN, blockK, n0, k0 };
+    const first = (offset - tensor.offset) / storedElementBytes(tensor.dtype);
+    return { file, offset: first * Float32Array.BYTES_PER_ELEMENT, stride: transposed ? rows : stride, blockN, blockK, n0, k0 };
   }
 }
 
-function transposeScales(scales: Float32Array, rows: number, columns: number): Uint8Array {
+function readScales(tensor: TensorInfo): Float32Array {
+  const bytes = readTensorBytes(tensor);
+  // A bf16 is the upper half of an f32.
+  return new Float32Array(tensor.dtype === 'BF16' ? Uint32Array.from(new Uint16Array(bytes), (half) => half << 16).buffer : bytes);
+}
+
+function transposeScales(scales: Float32Array, rows: number, columns: number): Float32Array {
   const out = new Float32Array(scales.length);
   for (let i = 0; i < rows; i++) for (let j = 0; j < columns; j++) out[j * rows + i] = scales[i * columns + j]!;
-  return new Uint8Array(out.buffer);
+  return out;
 }

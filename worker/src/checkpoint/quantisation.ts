@@ -4,7 +4,7 @@ import type { ConfigReader } from './config-reader.ts';
 export type Quantisation = { method: 'none' } | { method: 'fp8'; block: [number, number] } | { method: 'mxfp4' };
 
 /**
- * Reads `quantization_config`. FP8 means e4m3 with f32 block scales as DeepSeek-V3 publishes it; activations are never quantised here, so only checkpoints
+ * Reads `quantization_config`. FP8 means e4m3 with block scales, in f32 as DeepSeek publishes it or in bf16 as Qwen does; activations are never quantised here, so only checkpoints
  * that leave their scales to run time ("dynamic") mean the same thing.
  */
 export function readQuantisation(config: ConfigReader): Quantisation {
@@ -12,7 +12,8 @@ export function readQuantisation(config: ConfigReader): Quantisation {
   if (quantization === null) return { method: 'none' };
   const method = quantization.choice('quant_method', ['fp8', 'mxfp4']);
   if (method === 'mxfp4') return { method };
-  quantization.choice('fmt', ['e4m3'], 'e4m3');
+  // The same format under DeepSeek's name and, in MiniMax's checkpoints, under PyTorch's.
+  quantization.choice('fmt', ['e4m3', 'float8_e4m3fn'], 'e4m3');
   quantization.choice('activation_scheme', ['dynamic'], 'dynamic');
   const [blockN, blockK] = quantization.numbers('weight_block_size', 2) as [number, number];
   for (const size of [blockN, blockK])

@@ -103,16 +103,16 @@ export class Tensors {
     return { tensor, dtype: 'f8_e4m3', offset, strideN: k, strideK: 1, n, k, scale: this.blockScales(tensor, i, n, k) };
   }
 
-  /** FP8 block scales `X_scale_inv` of tensor `X`: f32 [.., ceil(n/blockN), ceil(k/blockK)] (DeepSeek-V3). */
+  /** FP8 block scales `X_scale_inv` of tensor `X`: f32 or bf16 [.., ceil(n/blockN), ceil(k/blockK)] (DeepSeek-V3, Qwen3). */
   private blockScales(tensor: TensorInfo, i: number, n: number, k: number): TensorView['scale'] {
     if (this.quantisation.method !== 'fp8') throw this.refusal(tensor, 'is F8_E4M3, but config.json has no quantization_config for fp8');
     const [blockN, blockK] = this.quantisation.block;
     const rows = Math.ceil(n / blockN);
     const columns = Math.ceil(k / blockK);
-    const scales = this.typed(this.shaped(`${tensor.name}_scale_inv`, [...tensor.shape.slice(0, -2), rows, columns]), 'F32');
+    const scales = this.typed(this.shaped(`${tensor.name}_scale_inv`, [...tensor.shape.slice(0, -2), rows, columns]), 'F32', 'BF16');
     return {
       tensor: scales,
-      offset: scales.offset + i * rows * columns * 4,
+      offset: scales.offset + i * rows * columns * storedElementBytes(scales.dtype),
       stride: columns,
       blockN,
       blockK,
@@ -131,8 +131,8 @@ export class Tensors {
     return tensor;
   }
 
-  private typed(tensor: TensorInfo, dtype: StoredDType): TensorInfo {
-    if (tensor.dtype !== dtype) throw this.refusal(tensor, `is ${tensor.dtype}, expected ${dtype}`);
+  private typed(tensor: TensorInfo, ...dtypes: StoredDType[]): TensorInfo {
+    if (!dtypes.includes(tensor.dtype)) throw this.refusal(tensor, `is ${tensor.dtype}, expected ${dtypes.join(' or ')}`);
     return tensor;
   }
 

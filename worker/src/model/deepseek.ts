@@ -61,9 +61,10 @@ export function deepSeekBlock(g: GraphBuilder, tensors: Tensors, layer: number, 
 /**
  * The gate of DeepSeek-V3 and those that took it over: sigmoid scores, whose learned bias takes part in choosing and not in weighting; groups compete by
  * the sum of their two best. Experts outside the kept groups score -inf, not 0: a bias may make an allowed score negative.
+ * @param names what a family's published configs say in `scoring_func` for it
  */
-export function readSigmoidGate(config: ConfigReader): { rule: RoutingRule; biased: boolean } {
-  config.choice('scoring_func', ['sigmoid'], 'sigmoid');
+export function readSigmoidGate(config: ConfigReader, names: readonly string[] = ['sigmoid']): { rule: RoutingRule; biased: boolean } {
+  config.choice('scoring_func', names, 'sigmoid');
   config.choice('topk_method', ['noaux_tc'], 'noaux_tc');
   const rule: RoutingRule = {
     score: 'sigmoid',

@@ -60,7 +60,8 @@ export function readRopeSettings(config: ConfigReader): RopeSettings {
 /** The rotary embedding of a family that adds nothing of its own. `divisors` of LongRoPE: see `longRope`. */
 export function readRope(config: ConfigReader, rotated: number, interleaved: boolean, divisors: LongDivisors = 'by length'): Rope {
   const settings = readRopeSettings(config);
-  if (rotated % 2 !== 0) throw badCheckpoint(config.path, `rotary embedding of ${rotated} dims: pairs need an even number`);
+  if (rotated < 2 || rotated % 2 !== 0)
+    throw badCheckpoint(config.path, `rotary embedding of ${rotated} dims: pairs need an even number, 2 at least`);
   const rope = { rotated, interleaved, ...variantsOf(settings, rotated, divisors) };
   for (const { frequencies, magnitude } of rope.variants)
     if (!Number.isFinite(magnitude) || !frequencies.every(Number.isFinite))

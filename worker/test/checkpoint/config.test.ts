@@ -41,6 +41,11 @@ describe('what is not implemented is refused by name', () => {
       { rope_scaling: { type: 'longrope', short_factor: [1], long_factor: [1], original_max_position_embeddings: 64 } },
       /"rope_scaling\.short_factor".*a list of 8 numbers/,
     ],
+    [
+      'glm4_moe',
+      { partial_rotary_factor: 0.01, rope_parameters: undefined },
+      /rotary embedding of 0 dims: pairs need an even number, 2 at least/,
+    ],
     ['phimoe', { num_experts_per_tok: 3 }, /"num_experts_per_tok" is 3, not 2, which SparseMixer/],
     ['deepseek_v2', { topk_method: 'noaux_tc' }, /"topk_method" is "noaux_tc".*greedy, group_limited_greedy/],
     ['deepseek_v2', { scoring_func: 'sigmoid' }, /"scoring_func" is "sigmoid"/],
@@ -115,6 +120,22 @@ describe('a config that does not fit the tensors names the tensor', () => {
 
   test('layers of multi-token prediction are left alone, others are not', () => {
     expect(describeFolder('mixtral', { num_hidden_layers: 2 }).layers).toBe(2);
+  });
+});
+
+describe('the spelling of published checkpoints', () => {
+  test("dots.llm1 says with DeepSeek's name of the method that it scores by sigmoid", () => {
+    expect(describeFolder('dots1', { scoring_func: 'noaux_tc' }).moe.length).toBe(describeFolder('dots1', {}).moe.length);
+    expect(() => describeFolder('dots1', { scoring_func: 'softmax' })).toThrow(/"scoring_func" is "softmax".*supported: sigmoid, noaux_tc/);
+    expect(() => describeFolder('deepseek_v3', { scoring_func: 'noaux_tc' })).toThrow(/"scoring_func" is "noaux_tc"/);
+  });
+
+  test('MiniMax-M2 names its FP8 format as PyTorch does', () => {
+    const fp8 = { quant_method: 'fp8', weight_block_size: [128, 128], activation_scheme: 'dynamic', fmt: 'float8_e4m3fn' };
+    expect(openCheckpoint(scratch.copyOf('deepseek_v3_fp8', { quantization_config: fp8 })).quantisation).toEqual({
+      method: 'fp8',
+      block: [128, 128],
+    });
   });
 });
 

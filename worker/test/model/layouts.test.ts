@@ -1,6 +1,6 @@
 import { readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
-import { afterAll, test } from 'vitest';
+import { afterAll, expect, test } from 'vitest';
 import {
   above,
   type FileTensor,
@@ -105,6 +105,29 @@ test('FP8 blocks are read alike whichever way a projection is used, at any rank'
   const [got, wanted] = await Promise.all([quantised, dequantised].map((dir) => logitsOfFolder(tinyOptions(dir), tokens)));
   expectSameBits(got!, wanted!);
 });
+
+test('FP8 scales are read alike in bf16, as Qwen publishes them, and in f32', async () => {
+  const block = [24, 16] as const;
+  const settings = { quantization_config: { quant_method: 'fp8', fmt: 'e4m3', weight_block_size: block } };
+  const [narrow, wide] = [narrowed, (tensor: FileTensor) => widened(narrowed(tensor))].map((change) =>
+    rewritten('deepseek_v3', (tensors) => withScales(withFp8(tensors, ...block), change), settings),
+  );
+  const [got, wanted] = await Promise.all([narrow, wide].map((dir) => logitsOfFolder(tinyOptions(dir!), tokens)));
+  expectSameBits(got!, wanted!);
+  const halves = (tensor: FileTensor) => ({ ...narrowed(tensor), dtype: 'F16' });
+  const half = rewritten('deepseek_v3', (tensors) => withScales(withFp8(tensors, ...block), halves), settings);
+  await expect(logitsOfFolder(tinyOptions(half), tokens)).rejects.toThrow(/weight_scale_inv" at offset \d+ is F16, expected F32 or BF16/);
+});
+
+function withScales(tensors: Map<string, FileTensor>, change: (scale: FileTensor) => FileTensor): Map<string, FileTensor> {
+  return new Map([...tensors].map(([name, tensor]) => [name, name.endsWith('_scale_inv') ? change(tensor) : tensor]));
+}
+
+/** The upper halves of f32 values. */
+function narrowed({ shape, bytes }: FileTensor): FileTensor {
+  const halves = Uint16Array.from(new Uint32Array(bytes.buffer), (word) => word >>> 16);
+  return { dtype: 'BF16', shape, bytes: new Uint8Array(halves.buffer) };
+}
 
 /** Every projection but the head becomes e4m3 with pseudo-random bytes and scales. */
 function withFp8(tensors: Map<string, FileTensor>, blockN: number, blockK: number): Map<string, FileTensor> {

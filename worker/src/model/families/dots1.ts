@@ -12,7 +12,9 @@ import { readRope } from '../rope.ts';
 export function dots1({ config: stored, tensors }: Checkpoint): ModelGraph {
   const config = stored.defaulting({ norm_topk_prob: false, sliding_window: 4096, max_window_layers: 62 });
   const sizes = readDecoderConfig(config);
-  const blocks = readDeepSeekBlocks(config, sizes.hidden, readSigmoidGate(config));
+  // As published, `scoring_func` is the name that DeepSeek gave to the method of choosing.
+  const gate = readSigmoidGate(config, ['sigmoid', 'noaux_tc']);
+  const blocks = readDeepSeekBlocks(config, sizes.hidden, gate);
   const biased = config.flag('attention_bias', false);
   const slides = slidingLayers(config, sizes.layers);
   const rope = readRope(config, sizes.headDim, false);

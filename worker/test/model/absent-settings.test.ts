@@ -32,6 +32,9 @@ const families: [folder: string, absent: Settings, said: Settings][] = [
   ['deepseek_v3', { routed_scaling_factor: undefined }, { routed_scaling_factor: 2.5 }],
   ['deepseek_v3', { n_group: undefined, topk_group: undefined }, { n_group: 8, topk_group: 4 }],
   ['dots1', { norm_topk_prob: undefined }, { norm_topk_prob: false }],
+  ['ernie4_5_moe', { moe_layer_start_index: undefined }, { moe_layer_start_index: 1 }],
+  ['qwen2_moe', { use_sliding_window: true, sliding_window: undefined }, { use_sliding_window: true, sliding_window: 4096 }],
+  ['qwen3_moe', { use_sliding_window: true, sliding_window: undefined }, { use_sliding_window: true, sliding_window: 4096 }],
 ];
 
 test.each(families)('%s without %o', async (folder, absent, said) => {

@@ -10,7 +10,8 @@ import { readRope } from '../rope.ts';
 import { isSparseLayer } from '../sparse-layers.ts';
 
 /** Qwen3-MoE (arXiv:2505.09388): q and k are normed per head before they are rotated; no shared expert. */
-export function qwen3Moe({ config, tensors }: Checkpoint): ModelGraph {
+export function qwen3Moe({ config: stored, tensors }: Checkpoint): ModelGraph {
+  const config = stored.defaulting({ sliding_window: 4096 });
   const sizes = readDecoderConfig(config);
   const { hidden } = sizes;
   const { experts, topK } = readExpertCounts(config, ['num_experts', 'num_local_experts']);

@@ -231,7 +231,10 @@ function keepAlive(
       session.ping(ignore);
       late = setTimeout(() => {
         late = null;
-        if (!lane.heard) lane.destroy(new SwitchyardError('link_closed', `${peer} has been silent for ${timeMs + timeoutMs} ms`));
+        // Where this process stood still, what the peer said lies unread: the sockets' turn comes before that of immediates.
+        setImmediate(() => {
+          if (!lane.heard) lane.destroy(new SwitchyardError('link_closed', `${peer} has been silent for ${timeMs + timeoutMs} ms`));
+        });
       }, timeoutMs);
     }
   }, timeMs);

@@ -283,10 +283,15 @@ class Coordinator implements RunningCoordinator {
 /** Steps that a prompt must take for a move after the first to pay: two of them are computed in vain, the first and one that is under way by then. */
 const MOVE_STEPS_MIN = 8;
 
-function homePolicy({ homeChoice, homeSlackSequences, homeSlackTokens, homeMovePercent, maxBatchRows }: Config): HomePolicy {
+/** A home that holds more of its cache reads it for longer than the weights that its sequences share, and may have no room for what they become. */
+const FILLING_CACHE_MAX = 0.25;
+
+function homePolicy(config: Config): HomePolicy {
+  const { homeChoice, homeFill, homeSlackSequences, homeSlackTokens, homeMovePercent, maxBatchRows } = config;
   return {
     choice: homeChoice,
     slack: { sequences: homeSlackSequences, promptTokens: homeSlackTokens },
+    filling: { sequences: homeChoice === 'load' ? 1 : homeFill, promptTokens: maxBatchRows, cacheUsed: FILLING_CACHE_MAX },
     moveGain: homeMovePercent / 100,
     movePromptTokensMin: MOVE_STEPS_MIN * maxBatchRows,
   };

@@ -22,6 +22,7 @@ beforeEach(async () => {
     listen: '127.0.0.1:0',
     control,
     workersPerNode: 2,
+    homeFill: 1, // Requests are to be on both workers at once.
     logLevel: 'silent',
     graceMs: 0,
   });
@@ -175,7 +176,8 @@ describe('a worker that attaches', () => {
     const adminTokenFile = path.join(folder, 'admin');
     writeFileSync(adminTokenFile, 'the-operator', { mode: 0o600 });
     coordinator = await startCoordinator({
-      ...{ model: modelDir, listen: '127.0.0.1:0', control, workersPerNode: 2, logLevel: 'silent', graceMs: 0, traceDir, adminTokenFile },
+      ...{ model: modelDir, listen: '127.0.0.1:0', control, workersPerNode: 2, homeFill: 1 },
+      ...{ logLevel: 'silent', graceMs: 0, traceDir, adminTokenFile },
     });
     const [rude, polite] = await pair();
     const route = `${coordinator.url}/v1/switchyard/trace`;

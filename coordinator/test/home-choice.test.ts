@@ -8,7 +8,7 @@ import {
   gainMin,
   type HomeCandidate,
   type HomePreference,
-  type HomeSlack,
+  type HomeRules,
   homeReasons,
 } from '../src/requests/home-choice.ts';
 import { HomeStatistics, type RequestKind } from '../src/requests/home-statistics.ts';
@@ -23,6 +23,7 @@ const candidates: fc.Arbitrary<HomeCandidate[]> = fc.uniqueArray(
     node: fc.nat({ max: nodes - 1 }),
     load: fc.nat({ max: 10 }),
     promptTokens: fc.nat({ max: 300 }),
+    cacheUsed: fc.constantFrom(0, 0.2, 1),
     lastChosen: fc.nat(),
   }),
   { selector: (c) => c.worker, minLength: 1, maxLength: 8 },
@@ -33,33 +34,90 @@ const preference: fc.Arbitrary<HomePreference> = fc.oneof(
   fc.record({ kind: fc.constant('nodes' as const), share, reason: fc.constantFrom('domain' as const, 'tenant' as const) }),
 );
 const preferences = fc.array(preference, { maxLength: 4 });
-const slack: fc.Arbitrary<HomeSlack> = fc.record({ sequences: fc.nat({ max: 5 }), promptTokens: fc.nat({ max: 200 }) });
+const rules: fc.Arbitrary<HomeRules> = fc.record({
+  slack: fc.record({ sequences: fc.nat({ max: 5 }), promptTokens: fc.nat({ max: 200 }) }),
+  filling: fc.record({
+    sequences: fc.integer({ min: 1, max: 8 }),
+    promptTokens: fc.nat({ max: 400 }),
+    cacheUsed: fc.constantFrom(0, 0.25),
+  }),
+  promptTokens: fc.nat({ max: 100 }),
+});
+const still = { slack: { sequences: 4, promptTokens: 0 }, filling: { sequences: 1, promptTokens: 512, cacheUsed: 0.25 }, promptTokens: 16 };
 
-function limitsOf(among: readonly HomeCandidate[], { sequences, promptTokens }: HomeSlack) {
+function fillsBy({ filling, promptTokens }: HomeRules) {
+  return (c: HomeCandidate) =>
+    c.load > 0 && c.load < filling.sequences && c.promptTokens + promptTokens <= filling.promptTokens && c.cacheUsed <= filling.cacheUsed;
+}
+
+/** Whether a preferred worker has room. */
+function limitsOf(among: readonly HomeCandidate[], given: HomeRules) {
   const load = Math.min(...among.map((c) => c.load));
   const tokens = Math.min(...among.map((c) => c.promptTokens));
-  return (c: HomeCandidate) => c.load <= load + sequences && c.promptTokens <= tokens + promptTokens;
+  const fills = fillsBy(given);
+  return (c: HomeCandidate) => fills(c) || (c.load <= load + given.slack.sequences && c.promptTokens <= tokens + given.slack.promptTokens);
+}
+
+/** Of some: the fullest that is being filled, or else the least busy. */
+function bestOf(among: readonly HomeCandidate[], given: HomeRules): HomeCandidate {
+  const filling = among.filter(fillsBy(given));
+  const byLoad = filling.length > 0 ? -1 : 1;
+  return (filling.length > 0 ? filling : [...among]).sort(
+    (a, b) => byLoad * (a.load - b.load) || a.promptTokens - b.promptTokens || a.lastChosen - b.lastChosen || a.worker - b.worker,
+  )[0];
 }
 
 describe('home choice', () => {
-  it('stays within the slack, whatever is preferred, or takes one with the fewest sequences', () => {
+  it('stays within the slack, whatever is preferred, or fills a home, or takes one with the fewest sequences', () => {
     fc.assert(
-      fc.property(candidates, preferences, slack, (among, preferred, given) => {
+      fc.property(candidates, preferences, rules, (among, preferred, given) => {
         const { worker, reason } = chooseHome(among, preferred, given);
         const chosen = among.find((c) => c.worker === worker)!;
         const least = Math.min(...among.map(({ load }) => load));
         expect(limitsOf(among, given)(chosen) || chosen.load === least).toBe(true);
         if (among.length === 1) expect(reason).toBe('only');
-        if (reason === 'least-loaded' || (reason === 'overload' && !preferred.some(({ kind }) => kind === 'nodes')))
-          expect(chosen.load).toBe(least);
+        if (reason === 'filling') expect(fillsBy(given)(chosen)).toBe(true);
+        if (reason === 'least-loaded') expect(chosen.load).toBe(least);
+        if (reason === 'filling' || reason === 'least-loaded' || (reason === 'overload' && !preferred.some(({ kind }) => kind === 'nodes')))
+          expect(chosen).toEqual(bestOf(among, given));
       }),
     );
+  });
+
+  /** Loads of four workers after so many requests for which nothing speaks, none of which has ended. */
+  function loadsAfter(requests: number, given: HomeRules, computed: boolean): number[] {
+    const among = [0, 1, 2, 3].map((worker) => ({ worker, node: worker % 2, load: 0, promptTokens: 0, cacheUsed: 0, lastChosen: 0 }));
+    for (let turn = 1; turn <= requests; turn++) {
+      const home = among[chooseHome(among, [], given).worker];
+      home.load++;
+      home.lastChosen = turn;
+      if (!computed) home.promptTokens += given.promptTokens;
+    }
+    return among.map(({ load }) => load);
+  }
+
+  it('fills one home after the other, then spreads', () => {
+    const eight = { ...still, filling: { ...still.filling, sequences: 8 } };
+    expect(loadsAfter(3, eight, false)).toEqual([3, 0, 0, 0]);
+    expect(loadsAfter(20, eight, false)).toEqual([8, 8, 4, 0]);
+    expect(loadsAfter(36, eight, false)).toEqual([9, 9, 9, 9]);
+    expect(loadsAfter(6, still, false)).toEqual([2, 2, 1, 1]);
+  });
+
+  it('fills no home that has prompts to compute, nor one whose cache is used', () => {
+    const long = { ...still, filling: { ...still.filling, sequences: 8 }, promptTokens: 400 };
+    expect(loadsAfter(6, long, false)).toEqual([2, 2, 1, 1]);
+    expect(loadsAfter(6, long, true)).toEqual([6, 0, 0, 0]);
+    const among = [0, 1].map((worker) => ({ worker, node: 0, load: 2 * worker, promptTokens: 0, cacheUsed: 0.3 * worker, lastChosen: 0 }));
+    expect(chooseHome(among, [], long)).toMatchObject({ worker: 0, reason: 'least-loaded' });
+    among[1].cacheUsed = 0.2;
+    expect(chooseHome(among, [], long)).toMatchObject({ worker: 1, reason: 'filling' });
   });
 
   it('does not depend on the order of the candidates', () => {
     const shuffled = candidates.chain((among) => fc.tuple(fc.constant(among), fc.shuffledSubarray(among, { minLength: among.length })));
     fc.assert(
-      fc.property(shuffled, preferences, slack, ([among, other], preferred, given) => {
+      fc.property(shuffled, preferences, rules, ([among, other], preferred, given) => {
         expect(chooseHome(other, preferred, given)).toEqual(chooseHome(among, preferred, given));
       }),
     );
@@ -68,7 +126,7 @@ describe('home choice', () => {
   it('takes the first preferred worker that has room', () => {
     const workers = fc.array(fc.nat({ max: 20 }), { minLength: 1, maxLength: 4 });
     fc.assert(
-      fc.property(candidates, workers, preferences, slack, (among, named, more, given) => {
+      fc.property(candidates, workers, preferences, rules, (among, named, more, given) => {
         const first = named.map((worker) => ({ kind: 'worker' as const, worker, reason: 'prefix' as const }));
         const { worker, reason } = chooseHome(among, [...first, ...more], given);
         const fits = limitsOf(among, given);
@@ -80,19 +138,20 @@ describe('home choice', () => {
 
   it('by nodes takes the best with room, but for gains that are noise; the first preference decides', () => {
     fc.assert(
-      fc.property(candidates, share, preferences, slack, (among, shares, more, given) => {
+      fc.property(candidates, share, preferences, rules, (among, shares, more, given) => {
         const { worker, reason, expectedShare } = chooseHome(among, [{ kind: 'nodes', share: shares, reason: 'domain' }, ...more], given);
         if (among.length === 1) return;
         const fits = limitsOf(among, given);
         const chosen = among.find((c) => c.worker === worker)!;
         expect(expectedShare).toBe(shares[chosen.node]);
         // Nobody with room on a node that is better by more than noise.
-        const leastBusy = (node: number) =>
-          among
-            .filter((c) => c.node === node)
-            .sort((a, b) => a.load - b.load || a.promptTokens - b.promptTokens || a.lastChosen - b.lastChosen || a.worker - b.worker)[0];
-        for (const node of new Set(among.map((c) => c.node)))
-          if (fits(leastBusy(node))) expect(shares[node]).toBeLessThan(shares[chosen.node] + gainMin);
+        for (const node of new Set(among.map((c) => c.node))) {
+          const there = bestOf(
+            among.filter((c) => c.node === node),
+            given,
+          );
+          if (fits(there)) expect(shares[node]).toBeLessThan(shares[chosen.node] + gainMin);
+        }
         const best = Math.max(...among.map((c) => shares[c.node]));
         if (reason === 'domain') expect(shares[chosen.node]).toBe(best);
       }),
@@ -100,10 +159,10 @@ describe('home choice', () => {
   });
 
   it('takes turns among equals', () => {
-    const among = [0, 1, 2].map((worker) => ({ worker, node: 0, load: 0, promptTokens: 0, lastChosen: 0 }));
+    const among = [0, 1, 2].map((worker) => ({ worker, node: 0, load: 0, promptTokens: 0, cacheUsed: 0, lastChosen: 0 }));
     const chosen: number[] = [];
     for (let turn = 1; turn <= 6; turn++) {
-      const { worker } = chooseHome(among, [], { sequences: 4, promptTokens: 0 });
+      const { worker } = chooseHome(among, [], still);
       among[worker].lastChosen = turn;
       chosen.push(worker);
     }
@@ -112,7 +171,7 @@ describe('home choice', () => {
 
   it('knows the reasons that it gives', () => {
     fc.assert(
-      fc.property(candidates, preferences, slack, (among, preferred, given) => {
+      fc.property(candidates, preferences, rules, (among, preferred, given) => {
         expect(homeReasons).toContain(chooseHome(among, preferred, given).reason);
       }),
     );
@@ -123,17 +182,16 @@ describe('a move after the first chunk', () => {
   it('gains what it must, goes to a worker with room, and never to the node where it is', () => {
     const gains = fc.double({ min: 0.01, max: 1, noNaN: true });
     fc.assert(
-      fc.property(candidates, share, gains, slack, fc.nat(), (among, shares, gain, given, pick) => {
+      fc.property(candidates, share, gains, rules, fc.nat(), (among, shares, gain, given, pick) => {
         const here = among[pick % among.length];
         const move = chooseMove(among, here.worker, shares, gain, given);
         const fits = limitsOf(among, given);
         const better = among.filter((c) => shares[c.node] - shares[here.node] >= gain && c.node !== here.node);
         if (move === null) {
-          // Nobody with the fewest sequences of a better node has room, or there is no better node.
+          // The best of no better node has room, or there is no better node.
           for (const c of better) {
             const same = among.filter(({ node }) => node === c.node);
-            const least = Math.min(...same.map(({ load }) => load));
-            expect(same.filter(({ load }) => load === least).every(fits)).toBe(false);
+            expect(fits(bestOf(same, given))).toBe(false);
           }
           return;
         }

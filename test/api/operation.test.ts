@@ -23,7 +23,7 @@ async function metric(of: Cluster, name: string): Promise<number> {
 describe('workers that come and go', () => {
   let cluster: Cluster;
   beforeAll(async () => {
-    cluster = await startCluster({ nodes: 2, workersPerNode: 1, withWorkers: false });
+    cluster = await startCluster({ nodes: 2, workersPerNode: 1, withWorkers: false, flags: ['--home-fill', '1'] });
   });
   afterAll(() => cluster?.stop());
 

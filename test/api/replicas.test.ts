@@ -28,7 +28,7 @@ beforeAll(async () => {
   const twice = { ...once, replicas: once.replicas.map((layer) => layer.map(([w]) => [w % 2, 2 + (w % 2)])) };
   const plan = path.join(folder, 'plan.json');
   writeFileSync(plan, JSON.stringify(twice));
-  cluster = await startCluster({ nodes: 2, workersPerNode: 2, flags: ['--plan', plan, '--no-prefix-cache'] });
+  cluster = await startCluster({ nodes: 2, workersPerNode: 2, flags: ['--plan', plan, '--no-prefix-cache', '--home-fill', '1'] });
 });
 
 afterAll(async () => {

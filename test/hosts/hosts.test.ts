@@ -49,7 +49,7 @@ describe.skipIf(refusal !== null)(`several hosts${refusal === null ? '' : `, ski
   afterAll(() => bed?.stop());
 
   async function withCluster<T>(plan: Plan, flags: string[], use: (cluster: Cluster) => Promise<T>): Promise<T> {
-    const cluster = await startCluster(bed, { model, plan, coordinatorFlags: ['--no-prefix-cache', ...flags] });
+    const cluster = await startCluster(bed, { model, plan, coordinatorFlags: ['--no-prefix-cache', '--home-fill', '1', ...flags] }); // Every host is a home.
     return use(cluster).finally(cluster.stop);
   }
 

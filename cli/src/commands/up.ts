@@ -47,6 +47,7 @@ interface UpOptions {
   metricsCompat?: 'none' | 'vllm';
   homeChoice?: 'routing' | 'load';
   homeSlackSequences?: number;
+  homeFill?: number;
   homeMovePercent?: number;
   threads?: number;
   backend: Backend[];
@@ -109,6 +110,11 @@ export function upCommand(): Command {
       ).choices(['routing', 'load']),
     )
     .option(
+    .option(
+      '--home-fill <count>',
+      'sequences that a home takes before an idle worker becomes a home too; 1: all are homes alike (default: 8)',
+      integerIn(1, 4096),
+    )
       '--home-slack-sequences <count>',
       'sequences more than the least busy worker that a preferred home may have',
       integerIn(0, 4096),
@@ -209,6 +215,7 @@ async function runUp(given: UpOptions): Promise<void> {
       ...(options.metricsCompat === undefined ? {} : { metricsCompat: options.metricsCompat }),
       ...(options.homeChoice === undefined ? {} : { homeChoice: options.homeChoice }),
       ...(options.homeSlackSequences === undefined ? {} : { homeSlackSequences: options.homeSlackSequences }),
+      ...(options.homeFill === undefined ? {} : { homeFill: options.homeFill }),
       ...(options.homeMovePercent === undefined ? {} : { homeMovePercent: options.homeMovePercent }),
       ...(options.replayRouting === undefined ? {} : { replayRouting: options.replayRouting }),
     },

@@ -12,7 +12,16 @@ import {
 import type { Membership, Place } from '../membership/membership.ts';
 import type { RequestMetrics } from '../metrics/request-metrics.ts';
 import type { Answer, AnswerListener } from './answer.ts';
-import { chooseHome, chooseMove, type HomeCandidate, type HomePreference, type HomeReason, type HomeSlack } from './home-choice.ts';
+import {
+  chooseHome,
+  chooseMove,
+  type HomeCandidate,
+  type HomeFilling,
+  type HomePreference,
+  type HomeReason,
+  type HomeRules,
+  type HomeSlack,
+} from './home-choice.ts';
 import { type HomeStatistics, type RequestKind, STRONG_PREFIX } from './home-statistics.ts';
 import { PrefixMemory, prefixPoints } from './prefix-memory.ts';
 import { Refusals } from './refusals.ts';
@@ -30,6 +39,7 @@ export interface HomePolicy {
   /** `routing`: by what is known of a request's kind; `load`: by load alone, but for prompts whose beginning a worker has computed. */
   choice: 'routing' | 'load';
   slack: HomeSlack;
+  filling: HomeFilling;
   /** A long prompt of which nothing is known moves after its first chunk to a node that would serve so much more of its visits. 1: never. */
   moveGain: number;
   /** Such a prompt has at least so many tokens. */
@@ -285,7 +295,7 @@ export class Dispatcher {
   #home(answer: Answer, candidates: readonly HomeCandidate[]): Place {
     const { tenant, prompt } = answer.spec;
     answer.points = prefixPoints(tenant, prompt);
-    answer.home = chooseHome(candidates, this.#preferences(kindOf(answer)), this.#slack(candidates));
+    answer.home = chooseHome(candidates, this.#preferences(kindOf(answer)), this.#rules(candidates, prompt.length));
     return this.#membership.places[answer.home.worker];
   }
 
@@ -297,9 +307,10 @@ export class Dispatcher {
     return willing.length > 0 ? willing : staying;
   }
 
-  #candidate({ worker, node }: Place): HomeCandidate {
+  #candidate({ worker, node, stats }: Place): HomeCandidate {
     const { sequences, promptTokens, lastChosen } = this.#loads.of(worker);
-    return { worker, node, load: sequences, promptTokens, lastChosen };
+    const cacheUsed = stats === null || stats.kvBlocks === 0 ? 0 : stats.kvBlocksUsed / stats.kvBlocks;
+    return { worker, node, load: sequences, promptTokens, cacheUsed, lastChosen };
   }
 
   /** What its worker has refused, or was lost with, another may do, once: nothing of it has reached the client yet. */
@@ -323,10 +334,10 @@ export class Dispatcher {
     return cached.tokens >= STRONG_PREFIX * kind.promptTokens ? [sticky, ...preferences] : [...preferences, sticky];
   }
 
-  #slack(candidates: readonly HomeCandidate[]): HomeSlack {
-    const { sequences, promptTokens } = this.#policy.slack;
+  #rules(candidates: readonly HomeCandidate[], promptTokens: number): HomeRules {
+    const { slack, filling } = this.#policy;
     const mean = candidates.reduce((sum, { load }) => sum + load, 0) / candidates.length;
-    return { sequences: Math.max(sequences, Math.floor(SLACK_OF_MEAN_LOAD * mean)), promptTokens };
+    return { slack: { ...slack, sequences: Math.max(slack.sequences, Math.floor(SLACK_OF_MEAN_LOAD * mean)) }, filling, promptTokens };
   }
 
   /** Moves a sequence whose first chunk tells that another node holds much more of what it needs. Nothing of it has reached the client yet. */
@@ -344,7 +355,7 @@ export class Dispatcher {
       ...others.map((other) => this.#candidate(other)),
     ];
     const share = Float64Array.from(routing.held, (held) => held / routing.sampled);
-    const home = chooseMove(candidates, place.worker, share, this.#policy.moveGain, this.#slack(candidates));
+    const home = chooseMove(candidates, place.worker, share, this.#policy.moveGain, this.#rules(candidates, promptTokens));
     if (home === null) return;
     entry.moved = true;
     this.#loads.promptDone(entry);
@@ -402,7 +413,7 @@ export class Dispatcher {
       moveGain < 1 &&
       this.#nodes > 1 &&
       movedFrom === null &&
-      home!.reason === 'least-loaded' &&
+      home!.reason === 'least-loaded' && // A prompt as long as that fills no home.
       home!.expectedShare === null &&
       spec.prompt.length >= movePromptTokensMin
     );

@@ -6,6 +6,8 @@ export interface HomeCandidate {
   load: number;
   /** Tokens of their prompts that it has yet to compute. */
   promptTokens: number;
+  /** Share of its KV cache that they hold. */
+  cacheUsed: number;
   /** When it was last chosen, as a running count. */
   lastChosen: number;
 }
@@ -13,6 +15,27 @@ export interface HomeCandidate {
 /** How much busier than the least busy worker a preferred one may be. */
 export interface HomeSlack {
   sequences: number;
+  promptTokens: number;
+}
+
+/**
+ * Until when a home that has sequences takes more, before an idle worker becomes a home too. A step reads the weights of a home's own layers once for all of its
+ * rows, and those of an expert once for all rows that ask for it together: eight sequences on one home cost little more than one, on eight homes eight times as
+ * much. From some rows on a step multiplies for longer than it reads; there, and where caches are long, spreading is better.
+ */
+export interface HomeFilling {
+  /** It has fewer than so many. 1: none is filled. */
+  sequences: number;
+  /** Of prompts that it has yet to compute, this one's included, it has so many tokens at most: prompts are computed side by side. */
+  promptTokens: number;
+  cacheUsed: number;
+}
+
+/** What is known of the moment, and what it is judged by. */
+export interface HomeRules {
+  slack: HomeSlack;
+  filling: HomeFilling;
+  /** Of the sequence. */
   promptTokens: number;
 }
 
@@ -24,8 +47,8 @@ export type HomePreference =
 
 /**
  * Why a worker is a home. `prefix`: it has computed the beginning of this prompt. The next four: what is known of the routing of prompts that begin alike, of the
- * tenant's domain, of the domain, of the tenant. `first-chunk`: moved, by what the first chunk of the prompt chose. `least-loaded`: nothing speaks for one of
- * them. `overload`: something does, but those preferred are too busy. `only`: there is no other.
+ * tenant's domain, of the domain, of the tenant. `first-chunk`: moved, by what the first chunk of the prompt chose. `filling`: nothing speaks for one of them, and
+ * it is a home already. `least-loaded`: nothing speaks for one of them. `overload`: something does, but those preferred are too busy. `only`: there is no other.
  */
 export const homeReasons = [
   'prefix',
@@ -34,6 +57,7 @@ export const homeReasons = [
   'domain',
   'tenant',
   'first-chunk',
+  'filling',
   'least-loaded',
   'overload',
   'only',
@@ -53,35 +77,40 @@ export const gainMin = 0.03;
 /**
  * Which worker becomes a sequence's home. Pure, and independent of the order of the candidates. What a client reads does not depend on it.
  *
- * A preferred worker wins if it is a candidate and not too busy. The first preference among nodes decides: the node with the largest share whose least busy worker
- * is not too busy, unless the least busy worker of all is nearly as well placed. Else the least busy worker; of equals the one that has waited longest.
+ * A preferred worker wins if it is a candidate and not too busy. The first preference among nodes decides: the node with the largest share whose best worker is not
+ * too busy, unless the best worker of all is nearly as well placed. Else the best worker: one that is being filled, the fullest first, or else the least busy one;
+ * of equals the one that has waited longest.
  *
  * @param candidates   at least one
  * @param preferences  strongest first
  */
-export function chooseHome(candidates: readonly HomeCandidate[], preferences: readonly HomePreference[], slack: HomeSlack): HomeChoice {
+export function chooseHome(candidates: readonly HomeCandidate[], preferences: readonly HomePreference[], rules: HomeRules): HomeChoice {
   if (candidates.length === 1) return { worker: candidates[0].worker, reason: 'only', expectedShare: null };
-  const load = new LoadLimit(candidates, slack);
+  const order = new HomeOrder(candidates, rules);
+  const best = order.best(candidates);
   let overload = false;
+  const unpreferred = (expectedShare: number | null): HomeChoice => {
+    const reason = overload ? 'overload' : order.fills(best) ? 'filling' : 'least-loaded';
+    return { worker: best.worker, reason, expectedShare };
+  };
   for (const preference of preferences) {
     if (preference.kind === 'worker') {
       const preferred = candidates.find(({ worker }) => worker === preference.worker);
       if (preferred === undefined) continue;
-      if (load.allows(preferred)) return { worker: preferred.worker, reason: preference.reason, expectedShare: null };
+      if (order.allows(preferred)) return { worker: preferred.worker, reason: preference.reason, expectedShare: null };
       overload = true;
       continue;
     }
     const { share, reason } = preference;
     for (const node of nodesByShare(candidates, share)) {
-      if (node !== load.least.node && share[node] - share[load.least.node] < gainMin) break;
-      const home = preferredOf(node, candidates, preferences, load);
-      if (load.allows(home)) return { worker: home.worker, reason: overload ? 'overload' : reason, expectedShare: share[node] };
+      if (node !== best.node && share[node] - share[best.node] < gainMin) break;
+      const home = preferredOf(node, candidates, preferences, order);
+      if (order.allows(home)) return { worker: home.worker, reason: overload ? 'overload' : reason, expectedShare: share[node] };
       overload = true;
     }
-    const { worker, node } = load.least;
-    return { worker, reason: overload ? 'overload' : 'least-loaded', expectedShare: share[node] };
+    return unpreferred(share[best.node]);
   }
-  return { worker: load.least.worker, reason: overload ? 'overload' : 'least-loaded', expectedShare: null };
+  return unpreferred(null);
 }
 
 /**
@@ -94,53 +123,65 @@ export function chooseMove(
   current: number,
   share: ArrayLike<number>,
   gain: number,
-  slack: HomeSlack,
+  rules: HomeRules,
 ): HomeChoice | null {
   const here = candidates.find(({ worker }) => worker === current);
   if (here === undefined) return null;
-  const load = new LoadLimit(candidates, slack);
+  const order = new HomeOrder(candidates, rules);
   for (const node of nodesByShare(candidates, share)) {
     if (node === here.node || share[node] - share[here.node] < gain) return null;
-    const home = leastLoaded(candidates.filter((candidate) => candidate.node === node));
-    if (load.allows(home)) return { worker: home.worker, reason: 'first-chunk', expectedShare: share[node] };
+    const home = order.best(candidates.filter((candidate) => candidate.node === node));
+    if (order.allows(home)) return { worker: home.worker, reason: 'first-chunk', expectedShare: share[node] };
   }
   return null;
 }
 
-class LoadLimit {
-  readonly least: HomeCandidate;
-  readonly #sequences: number;
-  readonly #promptTokens: number;
+class HomeOrder {
+  readonly #rules: HomeRules;
+  readonly #sequencesMax: number;
+  readonly #promptTokensMax: number;
 
-  constructor(candidates: readonly HomeCandidate[], slack: HomeSlack) {
-    this.least = leastLoaded(candidates);
-    this.#sequences = this.least.load + slack.sequences;
-    this.#promptTokens = Math.min(...candidates.map(({ promptTokens }) => promptTokens)) + slack.promptTokens;
+  constructor(candidates: readonly HomeCandidate[], rules: HomeRules) {
+    const { slack } = rules;
+    this.#rules = rules;
+    this.#sequencesMax = Math.min(...candidates.map(({ load }) => load)) + slack.sequences;
+    this.#promptTokensMax = Math.min(...candidates.map(({ promptTokens }) => promptTokens)) + slack.promptTokens;
   }
 
-  allows({ load, promptTokens }: HomeCandidate): boolean {
-    return load <= this.#sequences && promptTokens <= this.#promptTokens;
+  /** Not too busy to be preferred. */
+  allows(candidate: HomeCandidate): boolean {
+    const { load, promptTokens } = candidate;
+    return this.fills(candidate) || (load <= this.#sequencesMax && promptTokens <= this.#promptTokensMax);
+  }
+
+  /** Has sequences, and takes this one before a worker without any does. */
+  fills({ load, promptTokens, cacheUsed }: HomeCandidate): boolean {
+    const { filling, promptTokens: own } = this.#rules;
+    return load > 0 && load < filling.sequences && promptTokens + own <= filling.promptTokens && cacheUsed <= filling.cacheUsed;
+  }
+
+  best(candidates: readonly HomeCandidate[]): HomeCandidate {
+    return candidates.reduce((best, candidate) => (this.#compare(candidate, best) < 0 ? candidate : best));
+  }
+
+  #compare(a: HomeCandidate, b: HomeCandidate): number {
+    const fillsA = this.fills(a);
+    if (fillsA !== this.fills(b)) return fillsA ? -1 : 1;
+    const byLoad = fillsA ? b.load - a.load : a.load - b.load;
+    return byLoad || a.promptTokens - b.promptTokens || a.lastChosen - b.lastChosen || a.worker - b.worker;
   }
 }
 
-/** Of a node: a worker that a preference names, if it is not too busy, else the least busy. */
+/** Of a node: a worker that a preference names, if it is not too busy, else the best. */
 function preferredOf(
   node: number,
   candidates: readonly HomeCandidate[],
   preferences: readonly HomePreference[],
-  load: LoadLimit,
+  order: HomeOrder,
 ): HomeCandidate {
   const there = candidates.filter((candidate) => candidate.node === node);
   const named = there.find((candidate) => preferences.some((p) => p.kind === 'worker' && p.worker === candidate.worker));
-  return named !== undefined && load.allows(named) ? named : leastLoaded(there);
-}
-
-function leastLoaded(candidates: readonly HomeCandidate[]): HomeCandidate {
-  return candidates.reduce((least, candidate) => (compareLoads(candidate, least) < 0 ? candidate : least));
-}
-
-function compareLoads(a: HomeCandidate, b: HomeCandidate): number {
-  return a.load - b.load || a.promptTokens - b.promptTokens || a.lastChosen - b.lastChosen || a.worker - b.worker;
+  return named !== undefined && order.allows(named) ? named : order.best(there);
 }
 
 /** Nodes that have a candidate, the largest share first, of equals the lower number. */

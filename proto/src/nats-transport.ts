@@ -90,6 +90,10 @@ async function listen(
         if (ending.signal.aborted) return;
         const next = await open().catch(() => null);
         if (next === null) continue;
+        if (ending.signal.aborted) {
+          await next.close(); // It came too late.
+          return;
+        }
         connection = next;
         serve();
       }
@@ -110,7 +114,9 @@ async function dial(address: string, bounds: NatsTransportOptions, options: Link
   const { server, prefix } = parseNatsAddress(address);
   const cancelled = () => new SwitchyardError('cancelled', `dialling ${address} was aborted`, { cause: options.signal?.reason });
   if (options.signal?.aborted) throw cancelled();
-  const connection = await connect(server, options.tls, bounds.dialTimeoutMs);
+  const connection = await whileWanted(connect(server, options.tls, bounds.dialTimeoutMs), options.signal).catch((error) => {
+    throw options.signal?.aborted ? cancelled() : error;
+  });
   let stream: NatsStream | null = null;
   let link: FramedLink | null = null;
   const aborted = () => {
@@ -190,6 +196,24 @@ async function connect(server: string, secured: LinkTls | null, timeout: number)
     return await nats.connect(options);
   } catch (error) {
     throw failure(error, `no NATS server on ${server}`);
+  }
+}
+
+/** The client library cannot be told that nobody wants the connection any more: what comes of it then is closed. @throws as soon as that is so */
+async function whileWanted(connecting: Promise<NatsConnection>, signal: AbortSignal | undefined): Promise<NatsConnection> {
+  if (signal === undefined) return connecting;
+  let unwanted = ignore;
+  const aborted = new Promise<never>((_, reject) => {
+    unwanted = () => {
+      connecting.then((connection) => connection.close(), ignore);
+      reject(signal.reason);
+    };
+  });
+  signal.addEventListener('abort', unwanted, { once: true });
+  try {
+    return await Promise.race([connecting, aborted]);
+  } finally {
+    signal.removeEventListener('abort', unwanted);
   }
 }
 

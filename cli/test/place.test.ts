@@ -205,6 +205,15 @@ describe('switchyard place', () => {
     await expect(run('--trace', trace, '--topology', topology, '--out', dir)).rejects.toThrow(`--out ${dir}: it is a folder`);
   });
 
+  it('says before it reads where a result would overwrite another, or what it is made from', async () => {
+    const [same, other] = [join(dir, 'same.json'), join(dir, '.', 'other.json')];
+    const ask = (...more: string[]) => run('--trace', trace, '--topology', topology, ...more, ...quick);
+    await expect(ask('--out', same, '--certificate', same)).rejects.toThrow(`--certificate ${same}: --out writes there too`);
+    await expect(ask('--out', other, '--pareto', `${dir}/./other.json`)).rejects.toThrow('other.json: --out writes there too');
+    await expect(ask('--out', trace)).rejects.toThrow(`--out ${trace}: --trace reads it`);
+    await expect(ask('--certificate', topology)).rejects.toThrow(`--certificate ${topology}: --topology reads it`);
+  });
+
   it('refuses options that would change nothing', async () => {
     const loads = join(dir, 'loads.json');
     writeFileSync(loads, '[[1,2,3,4],[3,2,1,0]]');
@@ -355,6 +364,11 @@ describe('switchyard place', () => {
     await expect(run('--topology', topology)).rejects.toThrow('place needs --trace <file>');
     await expect(run('--trace', trace, '--topology', trace)).rejects.toThrow(/is not JSON/);
     await expect(run('what-if', '--trace', trace, '--topology', topology)).rejects.toThrow(/nothing to ask/);
+    await expect(run('what-if', '--trace', trace, '--topology', topology, '--lose-node', 'n7')).rejects.toThrow(/no node is named n7/);
+    expect(progress).toBe('');
+    await expect(run('worth', '--trace', trace)).rejects.toThrow(
+      'place has no worth: there are worth-it, what-if, diff, export, verify; without one it needs --trace and --topology',
+    );
     await expect(run('--trace', join(dir, 'no.trace'), '--topology', topology)).rejects.toThrow(/cannot read the trace|no such file/);
   });
 });

@@ -38,13 +38,20 @@ export function placeCommand(): Command {
     );
   // Commander would ask the subcommands for a mandatory option of their parent, so these two are checked here.
   addSearchOptions(command).action((flags: Partial<PlaceFlags>, given: Command) => {
+    const [stray] = given.args;
+    if (stray !== undefined)
+      throw new CommandFailure(
+        `place has no ${stray}: there are ${command.commands.map((child) => child.name()).join(', ')}; without one it needs --trace and --topology`,
+        { status: exitStatus.usage },
+      );
     for (const name of ['trace', 'topology'] as const)
       if (flags[name] === undefined)
         throw new CommandFailure(`place needs --${name} <file> (--help shows the options)`, { status: exitStatus.usage });
     return placeAction(flags as PlaceFlags, optionsGiven(given));
   });
   for (const child of [worthItCommand(), whatIfCommand(), diffCommand(), exportCommand(), verifyCommand()]) command.addCommand(child);
-  return command.enablePositionalOptions();
+  // A mistyped subcommand is an argument to commander, which would say that there is one too many.
+  return command.enablePositionalOptions().allowExcessArguments();
 }
 
 /** Options that were given on the command line, as opposed to those that have their default. */

@@ -1,4 +1,5 @@
 import { writeFileSync } from 'node:fs';
+import path from 'node:path';
 import {
   baselinePlan,
   type Certificate,
@@ -36,7 +37,7 @@ import type { Plan, Topology } from '@switchyard/proto';
 import { interruptSignal } from '../commands/interrupt.ts';
 import { CommandFailure, exitStatus } from '../failure.ts';
 import { checkOutput } from '../terminal/output-file.ts';
-import { formatBytes } from '../terminal/quantity.ts';
+import { counted, formatBytes } from '../terminal/quantity.ts';
 import { textTable } from '../terminal/table.ts';
 import { comparisonTable, figuresOf, measuredOn, stepTimesBy } from './comparison.ts';
 import { readCluster, readPlanOf, readTrace, writeJson } from './files.ts';
@@ -72,7 +73,10 @@ export async function placeAction(flags: PlaceFlags, given: readonly string[]): 
     throw new CommandFailure('--prove windows=N proves the chain model: it needs --model chain', { status: exitStatus.usage });
   if (flags.budgetBytes !== undefined && flags.current === undefined)
     throw new CommandFailure('--budget-bytes counts from the plan in force: it needs --current', { status: exitStatus.usage });
-  if (flags.dryRun !== true) for (const option of ['out', 'certificate', 'pareto'] as const) checkOutput(flags[option], `--${option}`);
+  if (flags.dryRun !== true) {
+    checkApart(flags);
+    for (const option of ['out', 'certificate', 'pareto'] as const) checkOutput(flags[option], `--${option}`);
+  }
   const input = await readTrace(flags.trace, flags.tokensMax, flags.shape);
   if (input.kind === 'loads') {
     refuseForLoads(flags.trace, given);
@@ -84,6 +88,20 @@ export async function placeAction(flags: PlaceFlags, given: readonly string[]): 
     if (signal.aborted) process.exitCode = exitStatus.interrupted;
   } finally {
     release();
+  }
+}
+
+/** No result is written over another, nor over what it is made from; the plan in force alone may be replaced. */
+function checkApart(flags: PlaceFlags): void {
+  const taken = new Map<string, string>();
+  for (const option of ['trace', 'topology', 'calibration'] as const)
+    if (flags[option] !== undefined) taken.set(path.resolve(flags[option]), `--${option} reads it`);
+  for (const option of ['out', 'certificate', 'pareto'] as const) {
+    const file = flags[option];
+    if (file === undefined) continue;
+    const why = taken.get(path.resolve(file));
+    if (why !== undefined) throw new CommandFailure(`--${option} ${file}: ${why}`, { status: exitStatus.usage });
+    taken.set(path.resolve(file), `--${option} writes there too`);
   }
 }
 
@@ -148,7 +166,7 @@ async function placeByRouting(
     writeJson(flags.out, placed.plan);
     if (flags.certificate !== undefined) writeJson(flags.certificate, certificate);
     if (flags.pareto !== undefined)
-      writeFileSync(flags.pareto, paretoPage(points!, `Placement of ${trace.model} on ${cluster.nodes} nodes`));
+      writeFileSync(flags.pareto, paretoPage(points!, `Placement of ${trace.model} on ${counted(cluster.nodes, 'node')}`));
   }
   if (flags.json) {
     const report = {
@@ -371,7 +389,7 @@ export function explanationText(why: Explanation): string[] {
       l.remoteNodes.toFixed(3),
       l.peakMean.toFixed(3),
       l.replicas,
-      `${l.hottest.expert} (${(100 * l.hottest.share).toFixed(1)}% of rows, on ${l.hottest.nodes} nodes)`,
+      `${l.hottest.expert} (${(100 * l.hottest.share).toFixed(1)}% of rows, on ${counted(l.hottest.nodes, 'node')})`,
     ]),
   );
   const homes = why.nodes.flatMap((n) =>

@@ -40,10 +40,12 @@ export function whatIfCommand(): Command {
     ];
     if (changes.length === 0)
       throw new CommandFailure('nothing to ask: give --lose-node, --add-node or --link-speed', { status: exitStatus.usage });
+    const { topology: before, host } = readCluster(flags);
+    // Before a search that may take minutes: a node that is not there cannot be lost.
+    const after = changes.reduce(changedTopology, before);
     const trace = await readRouting(flags.trace, flags.tokensMax, flags.shape);
     const { train, test } = holdOut(trace, trace.sequences.length >= 8 ? 0.25 : 0, flags.seed);
     const judged = thinTokens(test.tokens > 0 ? test : train, 40_000);
-    const { topology: before, host } = readCluster(flags);
     const { signal, release } = interruptSignal();
     const line = new ProgressLine(null);
     const ask = async (name: string, topology: Topology) => {
@@ -60,10 +62,7 @@ export function whatIfCommand(): Command {
         figures: figuresOf(score, { trace: judged, replicas: placed.plan.replicas, homes, cluster, topology, seed: flags.seed }, host),
       };
     };
-    const columns = [
-      await ask('as it is', before),
-      await ask(changes.map((c) => c.kind).join(', '), changes.reduce(changedTopology, before)),
-    ];
+    const columns = [await ask('as it is', before), await ask(changes.map((c) => c.kind).join(', '), after)];
     line.finish();
     release();
     if (signal.aborted) process.exitCode = exitStatus.interrupted; // after what was found until then

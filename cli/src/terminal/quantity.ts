@@ -19,6 +19,11 @@ export function parseBytes(text: string): number | null {
   return Number.isSafeInteger(Math.round(bytes)) ? Math.round(bytes) : null;
 }
 
+/** "1 node", "2 nodes". */
+export function counted(count: number, noun: string): string {
+  return `${count} ${noun}${count === 1 ? '' : 's'}`;
+}
+
 /** Three significant digits at least, without exponent: 0.123, 1.23, 12.3, 123. */
 export function formatDecimal(value: number): string {
   if (!Number.isFinite(value)) return '-';

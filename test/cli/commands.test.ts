@@ -21,6 +21,19 @@ describe('wrong usage', () => {
     [['bench', 'serve', '--concurrency', '1,zero'], /'zero'|1,zero/],
     [['bench', 'serve', '--url', 'http://127.0.0.1:9', '--', '--nodes', '2'], /names one that runs/],
     [['trace', 'info'], /missing required argument 'file'/],
+    [['model', 'inspect', '/nowhere/model'], /error: \/nowhere\/model: there is no such folder/],
+    [['model', 'verify', '/nowhere/model'], /error: \/nowhere\/model: there is no such folder/],
+    [['bench', 'serve', '--', '--fly'], /unknown option '--fly'/],
+    [
+      ['bench', 'quality', '--url', 'http://127.0.0.1:9', '--classes', 'f32'],
+      /--classes f32 is for servers that are started here, but --url/,
+    ],
+    [
+      ['bench', 'calibrate', '--listen', 'tcp://127.0.0.1:0', '--dial', 'tcp://127.0.0.1:9'],
+      /--listen .* and --dial .* are for two machines/,
+    ],
+    [['bench', 'calibrate', '--listen', 'anywhere'], /--listen anywhere: address "anywhere" is not scheme/],
+    [['bench', 'calibrate', '--dial', 'anywhere'], /--dial anywhere: address "anywhere" is not scheme/],
   ])('%j ends with status 2 and says why', async (args, message) => {
     const { status, stderr, stdout } = await switchyard(args);
     expect(stderr).toMatch(message);
@@ -98,7 +111,7 @@ describe('up', () => {
   it('says in one line where traces cannot be kept, and starts nothing', async () => {
     const file = fileURLToPath(import.meta.url);
     const { status, stderr } = await switchyard(['up', '--port', '0', '--trace-dir', path.join(file, 'traces')]);
-    expect(stderr).toMatch(/^error: .*commands\.test\.ts/m);
+    expect(stderr).toMatch(/^error: --trace-dir .*commands\.test\.ts/m);
     expect(stderr).not.toMatch(/ at .*\.js:/);
     expect(status).toBe(1);
   });
@@ -106,6 +119,14 @@ describe('up', () => {
   it.runIf(process.platform === 'linux')('does not wait for a folder that the system will never make', async () => {
     const { status, stderr } = await switchyard(['up', '--port', '0', '--trace-dir', '/proc/switchyard/traces']);
     expect(stderr).toMatch(/^error: .*\/proc\/switchyard/m);
+    expect(status).toBe(1);
+  });
+});
+
+describe("an address that is nobody's", () => {
+  it('is named by the flag that was given', async () => {
+    const { status, stderr } = await switchyard(['up', '--port', '0', '--host', 'nowhere.invalid']);
+    expect(stderr).toMatch(/^error: --host nowhere\.invalid cannot be resolved/m);
     expect(status).toBe(1);
   });
 });
@@ -275,7 +296,7 @@ describe('model verify', () => {
     const none = await switchyard(['model', 'verify', '/nowhere']);
     expect(none.stderr).toMatch(/^error: .*\/nowhere/m);
     expect(none.stderr).not.toMatch(/ at .*\.js:/);
-    expect(none.status).toBe(1);
+    expect(none.status).toBe(2);
   });
 });
 

@@ -3,6 +3,7 @@ import { performance } from 'node:perf_hooks';
 import type { GivenConfig, RunningCoordinator } from '@switchyard/coordinator';
 import { startCoordinator } from '@switchyard/coordinator';
 import type { Backend } from '@switchyard/proto';
+import { CommandFailure } from '../failure.ts';
 import type { ClusterShape } from './cluster-shape.ts';
 import type { CpuShare } from './cpu-share.ts';
 import { makeOwnedFolder } from './owned-folder.ts';
@@ -48,7 +49,7 @@ export async function startLocalCluster(options: LocalClusterOptions): Promise<L
   const run = createRunFolder();
   let coordinator: RunningCoordinator | null = null;
   try {
-    makeOwnedFolder(path.resolve(options.traceDir));
+    makeTraceFolder(options.traceDir);
     const config = {
       ...options.coordinator,
       control: `unix:${path.join(run.path, 'control.sock')}`,
@@ -63,6 +64,14 @@ export async function startLocalCluster(options: LocalClusterOptions): Promise<L
     await coordinator?.close();
     run.remove();
     throw error;
+  }
+}
+
+function makeTraceFolder(dir: string): void {
+  try {
+    makeOwnedFolder(path.resolve(dir));
+  } catch (error) {
+    throw new CommandFailure(`--trace-dir ${dir}: ${(error as Error).message}`, { cause: error });
   }
 }
 

@@ -36,7 +36,9 @@ export async function startOwnServer(flags: readonly string[], onLine: (line: st
     },
   });
   const ended = child.ended.then((end) => {
-    throw new CommandFailure(`the server ${describeEnd(end)} before it was ready:\n${child.lastLines().join('\n')}`);
+    // Flags that it does not take are a wrong use of this command.
+    const status = end.status === exitStatus.usage ? exitStatus.usage : exitStatus.failed;
+    throw new CommandFailure(`the server ${describeEnd(end)} before it was ready:\n${child.lastLines().join('\n')}`, { status });
   });
   let timer: NodeJS.Timeout | undefined;
   const tooLong = new Promise<never>((_, reject) => {

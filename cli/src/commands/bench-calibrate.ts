@@ -1,6 +1,6 @@
 import { writeFileSync } from 'node:fs';
 import type { Calibration } from '@switchyard/placement';
-import { dialBest, type LinkOptions, listenAny } from '@switchyard/proto';
+import { dialBest, type LinkOptions, listenAny, SwitchyardError } from '@switchyard/proto';
 import { inspectModel } from '@switchyard/worker';
 import { Command } from 'commander';
 import { fitHost, type MeasuredLoad } from '../calibration/host-fit.ts';
@@ -51,6 +51,13 @@ Examples:
     )
     .action(async (upFlags: string[], flags: Flags) => {
       checkUpFlags(upFlags);
+      if (flags.listen !== undefined && flags.dial !== undefined)
+        throw new CommandFailure(
+          `--listen ${flags.listen} and --dial ${flags.dial} are for two machines: one answers, the other measures`,
+          {
+            status: exitStatus.usage,
+          },
+        );
       if (flags.listen === undefined) checkOutput(flags.out, '--out');
       const { signal, release } = interruptSignal();
       try {
@@ -64,8 +71,16 @@ Examples:
     });
 }
 
+/** Says which flag gave an address that is none. */
+function blaming(option: string, address: string): (error: unknown) => never {
+  return (error) => {
+    if (!(error instanceof SwitchyardError) || error.code !== 'invalid_request') throw error;
+    throw new CommandFailure(`${option} ${address}: ${error.message}`, { status: exitStatus.usage, cause: error });
+  };
+}
+
 async function answerUntil(address: string, signal: AbortSignal): Promise<void> {
-  const listeners = await listenAny([address], probeOptions, answerProbes);
+  const listeners = await listenAny([address], probeOptions, answerProbes).catch(blaming('--listen', address));
   process.stdout.write(`answering probes on ${listeners.addresses.join(', ')}\n`);
   await new Promise<void>((resolve) => {
     if (signal.aborted) resolve();
@@ -76,7 +91,7 @@ async function answerUntil(address: string, signal: AbortSignal): Promise<void> 
 
 async function calibrate(upFlags: string[], dial: string | undefined, signal: AbortSignal): Promise<Calibration> {
   const intraNode = await overLoopback();
-  const interNode = dial === undefined ? null : await overLink(dial);
+  const interNode = dial === undefined ? null : await overLink(dial).catch(blaming('--dial', dial));
   return withTargetServer({ upFlags: withShape(1, 2, upFlags), timeoutMs: requestMsMax, signal }, async (target) => {
     const { started } = target;
     if (started === null || started.workers.length < 2)

@@ -3,6 +3,7 @@ import path from 'node:path';
 import { Command } from 'commander';
 import { selectModel } from '../api/models.ts';
 import { bundledModel } from '../cluster/bundled-model.ts';
+import { CommandFailure, exitStatus } from '../failure.ts';
 import type { MachineDescription } from '../load/machine.ts';
 import { describeMachine } from '../load/machine.ts';
 import type { WireReport } from '../load/wire-report.ts';
@@ -75,8 +76,15 @@ Examples:
   $ switchyard bench quality --classes f32,bf16+int8-experts+int8-dense -- --threads 2
   $ switchyard bench quality --url http://127.0.0.1:8000`,
     )
-    .action(async (upFlags: string[], options: QualityCommandOptions) => {
+    .action(async (upFlags: string[], options: QualityCommandOptions, given: Command) => {
       checkUpFlags(upFlags);
+      if (options.url !== undefined && given.getOptionValueSource('classes') === 'cli')
+        throw new CommandFailure(
+          `--classes ${options.classes} is for servers that are started here, but --url ${options.url} names one that runs`,
+          {
+            status: exitStatus.usage,
+          },
+        );
       checkOutput(options.out, '--out');
       const interrupt = interruptSignal();
       const heldOut = readHeldOut(options.heldOut);

@@ -1,6 +1,7 @@
 import os from 'node:os';
 import type { Fit, LoadOptions, ModelInspection } from '@switchyard/worker';
 import { Command, InvalidArgumentError, Option } from 'commander';
+import { checkModelFolder } from '../terminal/model-folder.ts';
 import { formatBytes, parseBytes } from '../terminal/quantity.ts';
 import { textTable } from '../terminal/table.ts';
 
@@ -36,6 +37,7 @@ Examples:
   $ switchyard model inspect /models/Mixtral-8x7B --expert-dtype int8 --memory 24GiB,48GiB`,
     )
     .action(async (dir: string, options: InspectOptions) => {
+      checkModelFolder(dir);
       // Only here: the kernels that it loads may be what is wrong with a machine, and no other command needs them.
       const { fitInto, inspectModel } = await import('@switchyard/worker');
       const numericClass: NumericClass = {

@@ -3,6 +3,7 @@ import { Command, Option } from 'commander';
 import { clusterShape } from '../cluster/cluster-shape.ts';
 import { availableCpus } from '../cluster/cpu-share.ts';
 import { exitStatus } from '../failure.ts';
+import { checkModelFolder } from '../terminal/model-folder.ts';
 import { backendList, integerIn } from '../terminal/option-values.ts';
 import { startProgress } from '../terminal/progress.ts';
 import { verifyApart } from '../verify/verify-apart.ts';
@@ -44,6 +45,7 @@ Examples:
   $ switchyard model verify test/golden/olmoe --backend cpu,cuda`,
     )
     .action(async (dir: string, options: VerifyOptions) => {
+      checkModelFolder(dir);
       const shape = clusterShape(options);
       const { isa, threads = availableCpus().length } = options;
       const progress = startProgress('verify');

@@ -16,6 +16,7 @@ import { formatUpReport, upReport } from '../cluster/up-report.ts';
 import { explainDeath } from '../cluster/worker-death.ts';
 import type { LocalTransport } from '../cluster/worker-flags.ts';
 import { CommandFailure, exitStatus } from '../failure.ts';
+import { checkModelFolder } from '../terminal/model-folder.ts';
 import { backendList, byteCount, integerIn, lossyList, nonEmpty } from '../terminal/option-values.ts';
 import type { Progress } from '../terminal/progress.ts';
 import { startProgress } from '../terminal/progress.ts';
@@ -46,8 +47,8 @@ interface UpOptions {
   prefixCache: boolean;
   metricsCompat?: 'none' | 'vllm';
   homeChoice?: 'routing' | 'load';
-  homeSlackSequences?: number;
   homeFill?: number;
+  homeSlackSequences?: number;
   homeMovePercent?: number;
   threads?: number;
   backend: Backend[];
@@ -110,11 +111,11 @@ export function upCommand(): Command {
       ).choices(['routing', 'load']),
     )
     .option(
-    .option(
       '--home-fill <count>',
       'sequences that a home takes before an idle worker becomes a home too; 1: all are homes alike (default: 8)',
       integerIn(1, 4096),
     )
+    .option(
       '--home-slack-sequences <count>',
       'sequences more than the least busy worker that a preferred home may have',
       integerIn(0, 4096),
@@ -214,8 +215,8 @@ async function runUp(given: UpOptions): Promise<void> {
       ...(options.maxSequences === undefined ? {} : { maxSequences: options.maxSequences }),
       ...(options.metricsCompat === undefined ? {} : { metricsCompat: options.metricsCompat }),
       ...(options.homeChoice === undefined ? {} : { homeChoice: options.homeChoice }),
-      ...(options.homeSlackSequences === undefined ? {} : { homeSlackSequences: options.homeSlackSequences }),
       ...(options.homeFill === undefined ? {} : { homeFill: options.homeFill }),
+      ...(options.homeSlackSequences === undefined ? {} : { homeSlackSequences: options.homeSlackSequences }),
       ...(options.homeMovePercent === undefined ? {} : { homeMovePercent: options.homeMovePercent }),
       ...(options.replayRouting === undefined ? {} : { replayRouting: options.replayRouting }),
     },
@@ -259,7 +260,7 @@ async function runUp(given: UpOptions): Promise<void> {
 }
 
 function checkModel(dir: string): void {
-  if (!existsSync(dir)) throw new CommandFailure(`--model ${dir}: there is no such folder`, { status: exitStatus.usage });
+  checkModelFolder(dir, `--model ${dir}`);
   if (!existsSync(path.join(dir, 'config.json')))
     throw new CommandFailure(`--model ${dir}: it has no config.json; give a folder in Hugging Face layout`, { status: exitStatus.usage });
 }
@@ -301,6 +302,8 @@ function explainListening({ host, port }: UpOptions): (error: unknown) => never 
         cause: error,
       });
     if (cause?.code === 'EADDRNOTAVAIL') throw new CommandFailure(`--host ${host} is no address of this machine`, { cause: error });
+    if (cause?.code === 'ENOTFOUND' || cause?.code === 'EAI_AGAIN')
+      throw new CommandFailure(`--host ${host} cannot be resolved: give an address of this machine`, { cause: error });
     if (cause?.code === 'EACCES')
       throw new CommandFailure(`port ${port} needs more rights than you have: choose one above 1023 with --port`, { cause: error });
     throw error;

@@ -195,7 +195,9 @@ export class Residency implements Omit<Handles, 'sum'> {
     const probed = probedExperts(bank.views.length);
     const views = probed.flatMap((expert) => matricesOf(bank.views[expert]!));
     return step(`layers.${layer}.grid`, views, () => {
-      const input = probeInput(this.buffer(inputNorm).f32, inputNormPlus);
+      const norm = this.buffer(inputNorm).f32;
+      requireFinite(inputNorm, norm);
+      const input = probeInput(norm, inputNormPlus);
       const slot = this.createExperts(bank, 1, storedFormat(expertDType(bank)));
       const sizes = probed.map((expert) => this.answerSize(node, expert, slot, input));
       this.native.objectFree(slot);
@@ -246,6 +248,18 @@ function step(what: string, views: readonly TensorView[], run: () => void): Pack
 
 function matricesOf({ gate, up, down }: ExpertViews): TensorView[] {
   return [gate, up, down];
+}
+
+/** Else the experts that read it would be blamed. */
+function requireFinite({ pieces }: Constant, values: Float32Array): void {
+  const wrong = values.findIndex((value) => !Number.isFinite(value));
+  if (wrong < 0) return;
+  const { tensor } = pieces.findLast(({ at }) => at <= wrong)!.view;
+  throw badCheckpoint(
+    tensor.file,
+    `tensor ${quoted(tensor.name)} at offset ${tensor.offset}: element ${wrong} is ${values[wrong]}`,
+    tensor.name,
+  );
 }
 
 function hasBias(bank: ExpertBank): boolean {

@@ -125,6 +125,13 @@ test('weights that are not numbers are refused, or stop the request that meets t
     code: 'bad_checkpoint',
     message: expect.stringMatching(/experts\.0\.w2\.weight" at offset \d+: expert 0 of layer 1 answers NaN/),
   });
+  // The experts that read a norm are not to blame for it.
+  poison('model.layers.1.post_attention_layernorm.weight');
+  await expect(loadModel(tinyOptions(dir))).rejects.toMatchObject({
+    code: 'bad_checkpoint',
+    message: expect.stringMatching(/"model\.layers\.1\.post_attention_layernorm\.weight" at offset \d+: element 0 is NaN/),
+    param: 'model.layers.1.post_attention_layernorm.weight',
+  });
   poison('model.layers.2.block_sparse_moe.gate.weight');
   await withModel(tinyOptions(dir), (model) => {
     expect(() => logitsOf(wholeModel(model), someTokens(3, model.shape.vocab))).toThrow(/row 0: layer 2: a router score is not a number/);

@@ -1,3 +1,4 @@
+import { SwitchyardError } from '@switchyard/proto';
 import type { Model } from '../model/contract.ts';
 import { wholeModel } from './lockstep-cluster.ts';
 import { greedy, SequenceRun } from './sequence-run.ts';
@@ -13,6 +14,8 @@ export interface Perplexity {
 /**
  * How well a model predicts a text: windows of `seen` tokens that step by seen - 1, the first token of each given, so that every token but the text's first
  * is predicted once. Log-probabilities are taken in double from f32 logits.
+ *
+ * @throws SwitchyardError `invalid_request` where nothing would be predicted
  */
 export function measurePerplexity(
   model: Model,
@@ -20,6 +23,8 @@ export function measurePerplexity(
   seen: number,
   onProgress: (done: number, total: number) => void,
 ): Perplexity {
+  if (!Number.isSafeInteger(seen) || seen < 2) throw refusal('seen', `is ${seen}; it must be an integer from 2`);
+  if (ids.length < 2) throw refusal('ids', `has ${ids.length} tokens; at least 2 are needed`);
   const runner = wholeModel(model);
   const { vocab } = model.shape;
   const tokens = Int32Array.from(ids);
@@ -33,6 +38,10 @@ export function measurePerplexity(
     onProgress(predicted, tokens.length - 1);
   }
   return { tokens: predicted, nats: nats / predicted, perplexity: Math.exp(nats / predicted) };
+}
+
+function refusal(param: string, what: string): SwitchyardError {
+  return new SwitchyardError('invalid_request', `${param} ${what}`, { param });
 }
 
 /** log softmax of one row of logits (rows, vocab) at `token`. */

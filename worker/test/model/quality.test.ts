@@ -31,6 +31,16 @@ test('every token but the first is predicted once, however narrow the window', a
   });
 });
 
+test('a window that predicts nothing, or a text of which nothing is to be predicted, is refused', async () => {
+  await withModel(tinyOptions(dir), (model) => {
+    for (const seen of [1, 0, -3, 2.5, Number.NaN])
+      expect(() => measurePerplexity(model, [1, 2, 3], seen, () => {}), String(seen)).toThrow(
+        `seen is ${seen}; it must be an integer from 2`,
+      );
+    expect(() => measurePerplexity(model, [1], 8, () => {})).toThrow('ids has 1 tokens; at least 2 are needed');
+  });
+});
+
 test('answers are greedy and end before a stop token', async () => {
   await withModel(tinyOptions(dir), (model) => {
     const cases = readExpectedCases(dir, model.shape);

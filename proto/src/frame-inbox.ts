@@ -5,6 +5,7 @@ export class FrameInbox {
   #earlyBytes = 0;
   #receive: ((frame: Uint8Array) => void) | null = null;
   #resume: (() => void) | null = null;
+  #stopped = false;
 
   constructor(bytesMax: number) {
     this.#bytesMax = bytesMax;
@@ -28,9 +29,15 @@ export class FrameInbox {
     this.#receive = receive;
     const early = this.#early;
     this.#early = [];
-    for (const frame of early) receive(frame);
+    for (const frame of early) if (!this.#stopped) receive(frame);
     const resume = this.#resume;
     this.#resume = null;
     resume?.();
+  }
+
+  /** Who receives has closed the link, perhaps while it is handed what came early: it wants no more. */
+  stop(): void {
+    this.#stopped = true;
+    this.#early = [];
   }
 }

@@ -80,7 +80,10 @@ export class FramedLink implements Link {
       // A process that is killed also ends its streams: only a goodbye makes an end orderly.
       if (this.#state === 'handshake' || this.#state === 'open') this.#fail(this.#broken(cause));
     });
-    socket.on('close', () => this.#ended(this.#state === 'closing' ? null : this.#broken(cause)));
+    socket.on('close', () => {
+      const orderly = this.#state === 'closing' && cause === undefined && socket.writableFinished; // else what was sent is not written
+      this.#ended(orderly ? null : this.#broken(cause));
+    });
     this.#timer = setTimeout(
       () => this.#fail(new SwitchyardError('link_closed', `${this.peer} did not finish the handshake within ${limits.dialTimeoutMs} ms`)),
       limits.dialTimeoutMs,
@@ -137,6 +140,7 @@ export class FramedLink implements Link {
   }
 
   async close(reason?: SwitchyardError): Promise<void> {
+    this.#inbox.stop();
     if (this.#state === 'closed') return;
     if (reason !== undefined || this.#state === 'handshake') {
       this.#fail(reason ?? new SwitchyardError('link_closed', `the link to ${this.peer} was closed before it opened`));

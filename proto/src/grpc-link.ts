@@ -85,6 +85,7 @@ export class GrpcLink implements Link, LaneStream {
   }
 
   async close(reason?: SwitchyardError): Promise<void> {
+    this.#inbox.stop();
     if (this.#state === 'closed') return;
     if (reason !== undefined) {
       this.ended(reason);
@@ -114,12 +115,12 @@ export class GrpcLink implements Link, LaneStream {
     this.#settle(error);
   }
 
-  /** The stream is gone: whoever did not end it in order has lost it. */
+  /** The stream is gone: whoever did not end it in order, or had not written all that was sent, has lost it. */
   broken(): void {
     const { cause } = this.#lane;
     const why = cause === undefined ? '' : `: ${cause.message}`;
     const error = cause instanceof SwitchyardError ? cause : new SwitchyardError('link_closed', `${this.peer} went away${why}`, { cause });
-    this.ended(this.#state === 'closing' ? null : error);
+    this.ended(this.#state === 'closing' && this.#window.pendingBytes === 0 ? null : error);
   }
 
   begins(bytes: number): void {

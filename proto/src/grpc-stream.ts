@@ -209,6 +209,7 @@ class CallLink implements Link {
   }
 
   async close(reason?: SwitchyardError): Promise<void> {
+    this.#inbox.stop();
     if (this.#state === 'closed') return;
     if (reason !== undefined) {
       this.#ended(reason);

@@ -156,6 +156,7 @@ class MemoryLink implements Link {
   }
 
   async close(reason?: SwitchyardError): Promise<void> {
+    this.#inbox.stop();
     if (this.#state === 'closed') return;
     if (reason !== undefined) this.cut(reason);
     else if (this.#state === 'open') {

@@ -109,6 +109,7 @@ export class SharedMemoryLink implements Link {
   }
 
   async close(reason?: SwitchyardError): Promise<void> {
+    this.#inbox.stop();
     if (this.#state === 'closed') return;
     if (reason !== undefined) {
       this.#fail(reason);

@@ -183,6 +183,23 @@ export function linkConformance(subject: ConformanceSubject): void {
       expect((await collect(dialled, 2)).map((f) => f[0])).toEqual([1, 2]);
     });
 
+    it.each([undefined, new SwitchyardError('bad_frame', 'no frame of ours')])(
+      'hands over none of them after the first made it close: %s',
+      async (reason) => {
+        const { dialled } = await pair(undefined, (link) => {
+          for (let i = 0; i < 3; i++) link.send(Uint8Array.of(i));
+        });
+        await new Promise((resolve) => setTimeout(resolve, 20));
+        const got: number[] = [];
+        dialled.onFrame((frame) => {
+          got.push(frame[0]);
+          void dialled.close(reason);
+        });
+        await dialled.closed;
+        expect(got).toEqual([0]);
+      },
+    );
+
     it('tells the sender to wait, and when to go on', async () => {
       const { dialled, accepted } = await pair(subject.create({ pendingBytesMax: 4 * MIB }));
       const frames = Array.from({ length: 64 }, (_, i) => new Uint8Array(MIB).fill(i));
@@ -250,6 +267,15 @@ export function linkConformance(subject: ConformanceSubject): void {
       await ends[cutter].close(reason);
       expect(await ends[cutter].closed).toBe(reason);
       expect(await far.closed).toMatchObject({ code: 'link_closed' });
+    });
+
+    it('does not call it order where the peer cuts a link that waits for it to take what was sent', async () => {
+      const { dialled, accepted } = await pair();
+      for (let i = 0; i < 48; i++) dialled.send(new Uint8Array(MIB));
+      const closing = dialled.close();
+      await accepted.close(new SwitchyardError('internal', 'broken on purpose'));
+      await closing;
+      expect(await dialled.closed).toMatchObject({ code: 'link_closed' });
     });
 
     it('refuses an oversize or empty frame at the sender, and goes on', async () => {

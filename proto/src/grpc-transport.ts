@@ -138,7 +138,7 @@ function serve(
     lane.afterNextWrite(() => {
       clearTimeout(idle);
       void link.closed.then(() => {
-        idle = setTimeout(() => lane.destroy(), limits.closeTimeoutMs);
+        if (!session.destroyed) idle = setTimeout(() => lane.destroy(), limits.closeTimeoutMs);
       });
       link.accepted(stream);
       accept(link);
@@ -187,6 +187,7 @@ function dial(address: string, bounds: GrpcTransportOptions, options: LinkOption
   signal?.addEventListener('abort', aborted, { once: true });
   void link.closed.then(() => {
     session.close();
+    if (lane.session.destroyed) return;
     const late = setTimeout(() => lane.destroy(), IDLE_CONNECTION_MS);
     lane.session.once('close', () => clearTimeout(late));
   });

@@ -1,14 +1,16 @@
+import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import net from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
+import { text } from 'node:stream/consumers';
 import tls from 'node:tls';
 import { fileURLToPath } from 'node:url';
 import { afterAll, describe, expect, it } from 'vitest';
 import { completionServerOfTests } from '../../cli/test/completion-server.ts';
 import { makeCertificates } from '../../proto/test/certificates.ts';
-import { start, switchyard, until } from './program.ts';
+import { programPath, start, switchyard, until } from './program.ts';
 
 const { serve, requests, close } = completionServerOfTests();
 
@@ -120,6 +122,17 @@ describe('up', () => {
     const { status, stderr } = await switchyard(['up', '--port', '0', '--trace-dir', '/proc/switchyard/traces']);
     expect(stderr).toMatch(/^error: .*\/proc\/switchyard/m);
     expect(status).toBe(1);
+  });
+});
+
+describe('up --supervised', () => {
+  it('ends in order where there is no standard input', async () => {
+    const args = [programPath, 'up', '--port', '0', '--nodes', '1', '--workers-per-node', '1', '--supervised'];
+    const child = spawn(process.execPath, args, { stdio: ['ignore', 'ignore', 'pipe'] });
+    const stderr = text(child.stderr);
+    const [status] = await once(child, 'close');
+    expect(await stderr).toMatch(/^stopping$/m);
+    expect(status).toBe(0);
   });
 });
 

@@ -5,7 +5,8 @@ import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import type { UpReport } from '../../cli/src/cluster/up-report.ts';
 
-const program = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '..', '..', 'cli', 'dist', 'main.js');
+/** The built program. */
+export const programPath = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '..', '..', 'cli', 'dist', 'main.js');
 
 export interface Finished {
   status: number | null;
@@ -23,7 +24,7 @@ export interface Running {
 
 /** Starts the built program as a user's shell would. */
 export function start(args: string[], env: Record<string, string> = {}): Running {
-  const child = spawn(process.execPath, [program, ...args], { env: { ...process.env, NO_COLOR: '1', ...env } });
+  const child = spawn(process.execPath, [programPath, ...args], { env: { ...process.env, NO_COLOR: '1', ...env } });
   const output = { stdout: '', stderr: '' };
   child.stdout.on('data', (chunk) => {
     output.stdout += chunk;

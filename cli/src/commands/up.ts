@@ -314,7 +314,9 @@ function explainListening({ host, port }: UpOptions): (error: unknown) => never 
 function endWithStdin(): void {
   process.stdin.resume();
   process.stdin.on('end', () => process.kill(process.pid, 'SIGTERM'));
-  process.stdin.unref();
+  process.stdin.on('error', () => process.kill(process.pid, 'SIGTERM'));
+  // A file has no such method, /dev/null either: it ends at once, and so does whatever was started with it.
+  process.stdin.unref?.();
 }
 
 function showLoading(progress: Progress, status: ClusterStatus): void {

@@ -102,3 +102,20 @@ describe('what an assistant refused to say', () => {
     expect(await post(chat, { messages: [message] })).toMatchObject({ status: 400, json: { error: { message: problem } } });
   });
 });
+
+describe('a domain', () => {
+  it.each([
+    ['UTF-8', Buffer.from('Zauberflöte 魔笛').toString('latin1'), 'Zauberflöte 魔笛'],
+    ['Latin-1', 'Zauberflöte', 'Zauberflöte'],
+  ])('in the header is the same as in metadata, as %s', async (_, header, domain) => {
+    await start();
+    const reply = fetch(coordinator.url + plain, {
+      method: 'POST',
+      headers: { 'content-type': 'application/json', 'x-switchyard-domain': header },
+      body: JSON.stringify({ prompt: [100], max_tokens: 1 }),
+    });
+    expect((await worker.next('submit')).domain).toBe(domain);
+    await coordinator.close(0);
+    await reply;
+  });
+});

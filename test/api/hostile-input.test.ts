@@ -113,6 +113,9 @@ describe('what is not a request', () => {
     expect(wrong.status).toBe(405);
     expect(wrong.headers.get('allow')).toBe('POST');
     expect((await wrong.json()).error.code).toBe('method_not_allowed');
+    const deleted = await fetch(`${cluster.url}/v1/models`, { method: 'DELETE' });
+    expect(deleted.headers.get('allow')).toBe('GET, HEAD');
+    expect((await deleted.json()).error.message).toBe('DELETE is not allowed at "/v1/models"; allowed: GET, HEAD');
     expect((await fetch(`${cluster.url}/health`, { method: 'HEAD' })).status).toBe(200);
     expect((await fetch(`${cluster.url}/v1/models/%00%zz`)).status).toBe(404);
     const longPath = await post(cluster, `/v1/models/${'x'.repeat(8_000)}`, '');

@@ -1,3 +1,4 @@
+import { isUtf8 } from 'node:buffer';
 import { randomBytes } from 'node:crypto';
 import { SwitchyardError } from '@switchyard/proto';
 import { bounds } from '../bounds.ts';
@@ -134,7 +135,13 @@ function run(service: Service, exchange: Exchange, fields: Fields, request: Gene
 /** What kind of text this is, for traces: the header, or a field that OpenAI's clients can send. */
 function domainOf({ request }: Exchange, fields: Fields): string {
   const header = request.headers['x-switchyard-domain'];
-  if (typeof header === 'string') return header.slice(0, bounds.nameCharsMax);
+  if (typeof header === 'string') return headerText(header).slice(0, bounds.nameCharsMax);
   const metadata = fields.object('metadata');
   return metadata === null ? '' : (new Fields(metadata, 'metadata').text('domain', bounds.nameCharsMax) ?? '');
+}
+
+/** Node gives a header's bytes as Latin-1. Clients write UTF-8, and the same name in `metadata` is the same domain. */
+function headerText(header: string): string {
+  const bytes = Buffer.from(header, 'latin1');
+  return isUtf8(bytes) ? bytes.toString('utf8') : header;
 }

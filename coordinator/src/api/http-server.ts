@@ -151,7 +151,7 @@ function findRoute(exchange: Exchange): Route {
   if (matching.length === 0) throw new SwitchyardError('not_found', `there is nothing at ${quoted(path)}`);
   const allowed = matching.map((candidate) => (candidate.method === 'GET' ? 'GET, HEAD' : candidate.method)).join(', ');
   exchange.response.setHeader('allow', allowed);
-  throw new SwitchyardError('method_not_allowed', `${request.method} is not allowed at ${quoted(path)}; ${allowed} is`);
+  throw new SwitchyardError('method_not_allowed', `${request.method} is not allowed at ${quoted(path)}; allowed: ${allowed}`);
 }
 
 function admit(service: Service, exchange: Exchange, { access, path }: Route): void {

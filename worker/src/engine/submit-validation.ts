@@ -1,5 +1,8 @@
 import { limits, type Submit, SwitchyardError } from '@switchyard/proto';
 
+/** Whatever is done to a logit with numbers of this size, it stays a number in float64: one that overflowed would be taken for a corrupt weight. */
+const sizeMax = 1e100;
+
 /**
  * Refuses a request that this worker could not serve as asked. The coordinator has validated what clients send; this is the worker's own guard, for its kernels
  * index by these numbers.
@@ -28,19 +31,24 @@ export function validateSubmit(request: Submit, vocab: number, capacity: number)
   }
   const badBias = firstOutside(biasToken, vocab);
   if (badBias >= 0) return invalid('biasToken', `entry ${badBias} is ${biasToken[badBias]}; the vocabulary has ${vocab}`);
-  for (let i = 0; i < biasValue.length; i++)
-    if (!Number.isFinite(biasValue[i])) return invalid('biasValue', `entry ${i} is ${biasValue[i]}`);
-
-  if (!(sampling.temperature >= 0 && Number.isFinite(sampling.temperature)))
-    return invalid('temperature', `is ${sampling.temperature}; it must be >= 0`);
-  if (!(sampling.topP >= 0 && sampling.topP <= 1)) return invalid('topP', `is ${sampling.topP}; it must be in [0, 1]`);
-  if (!(sampling.minP >= 0 && sampling.minP <= 1)) return invalid('minP', `is ${sampling.minP}; it must be in [0, 1]`);
-  if (!(sampling.repetitionPenalty > 0 && Number.isFinite(sampling.repetitionPenalty))) {
-    return invalid('repetitionPenalty', `is ${sampling.repetitionPenalty}; it must be > 0`);
+  for (let i = 0; i < biasValue.length; i++) {
+    const wrong = outside('biasValue', biasValue[i], -sizeMax, sizeMax, `entry ${i} `);
+    if (wrong !== null) return wrong;
   }
-  if (!Number.isFinite(sampling.presencePenalty)) return invalid('presencePenalty', `is ${sampling.presencePenalty}`);
-  if (!Number.isFinite(sampling.frequencyPenalty)) return invalid('frequencyPenalty', `is ${sampling.frequencyPenalty}`);
-  return null;
+
+  return (
+    outside('temperature', sampling.temperature, 0, sizeMax) ??
+    outside('topP', sampling.topP, 0, 1) ??
+    outside('minP', sampling.minP, 0, 1) ??
+    outside('repetitionPenalty', sampling.repetitionPenalty, 1 / sizeMax, sizeMax) ??
+    outside('presencePenalty', sampling.presencePenalty, -sizeMax, sizeMax) ??
+    outside('frequencyPenalty', sampling.frequencyPenalty, -sizeMax, sizeMax)
+  );
+}
+
+/** A number that is none counts as outside. */
+function outside(param: string, value: number, least: number, most: number, entry = ''): SwitchyardError | null {
+  return value >= least && value <= most ? null : invalid(param, `${entry}is ${value}; it must be in [${least}, ${most}]`);
 }
 
 function firstOutside(tokens: ArrayLike<number>, vocab: number): number {

@@ -63,6 +63,10 @@ async function listen(
     });
   const answer = (message: Msg) => {
     const id = message.string();
+    if (ending.signal.aborted) {
+      message.respond(refusalFrame(new SwitchyardError('link_closed', 'the listener is closing')));
+      return;
+    }
     if (!ID_PATTERN.test(id) || links.size >= limits.linksPerListenerMax) {
       message.respond(refusalFrame(refusalFor(links.size, id)));
       return;

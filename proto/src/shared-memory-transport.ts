@@ -49,10 +49,15 @@ async function listen(
   accept: (link: Link) => void,
 ): Promise<Listener> {
   const links = new Set<SharedMemoryLink>();
+  let closing = false;
   const listener = await listenOnSocket(SCHEME, address, socketBounds, options, (socket) => {
     const offered = firstFrame(socket);
     offered.frame.then(
       (offer) => {
+        if (closing) {
+          void socket.close();
+          return;
+        }
         const region = acceptOffer(memory, bounds, socket, offer);
         if (region === null) return;
         const link = new SharedMemoryLink(socket, region, 1, bounds);
@@ -67,6 +72,7 @@ async function listen(
   return {
     address: listener.address,
     close: async () => {
+      closing = true; // The socket is needed until the last link has ended.
       await Promise.all([...links].map((link) => link.close()));
       await listener.close();
     },

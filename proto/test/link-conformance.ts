@@ -360,6 +360,22 @@ export function linkConformance(subject: ConformanceSubject): void {
       expect(await Promise.all(dialled.map((l) => l.closed))).toEqual([null, null]);
     });
 
+    it('takes nobody new while its listener waits for links to close', async () => {
+      const transport = subject.create({});
+      let accepted = 0;
+      const listener = await transport.listen(subject.address(), options, (link) => {
+        accepted++;
+        links.push(link);
+        for (let i = 0; i < 48; i++) link.send(new Uint8Array(MIB)); // Nobody takes them, so it is not closed soon.
+      });
+      const dialled = await dial(transport, listener.address);
+      const closing = listener.close();
+      await expect(dial(transport, listener.address)).rejects.toMatchObject({ code: 'link_closed' });
+      await dialled.close(new SwitchyardError('internal', 'no longer waited for'));
+      await closing;
+      expect(accepted).toBe(1);
+    });
+
     it('refuses more links than a listener may have, until one of them ends', async () => {
       expect(limits.linksPerListenerMax).toBe(fewLinks);
       const transport = subject.create({});

@@ -106,16 +106,16 @@ test('FP8 blocks are read alike whichever way a projection is used, at any rank'
   expectSameBits(got!, wanted!);
 });
 
-test('FP8 scales are read alike in bf16, as Qwen publishes them, and in f32', async () => {
+test.each(['deepseek_v3', 'granitemoe'])('FP8 scales of %s are read alike in bf16, as Qwen publishes them, and in f32', async (folder) => {
   const block = [24, 16] as const;
   const settings = { quantization_config: { quant_method: 'fp8', fmt: 'e4m3', weight_block_size: block } };
   const [narrow, wide] = [narrowed, (tensor: FileTensor) => widened(narrowed(tensor))].map((change) =>
-    rewritten('deepseek_v3', (tensors) => withScales(withFp8(tensors, ...block), change), settings),
+    rewritten(folder, (tensors) => withScales(withFp8(tensors, ...block), change), settings),
   );
   const [got, wanted] = await Promise.all([narrow, wide].map((dir) => logitsOfFolder(tinyOptions(dir!), tokens)));
   expectSameBits(got!, wanted!);
   const halves = (tensor: FileTensor) => ({ ...narrowed(tensor), dtype: 'F16' });
-  const half = rewritten('deepseek_v3', (tensors) => withScales(withFp8(tensors, ...block), halves), settings);
+  const half = rewritten(folder, (tensors) => withScales(withFp8(tensors, ...block), halves), settings);
   await expect(logitsOfFolder(tinyOptions(half), tokens)).rejects.toThrow(/weight_scale_inv" at offset \d+ is F16, expected F32 or BF16/);
 });
 
@@ -129,7 +129,7 @@ function narrowed({ shape, bytes }: FileTensor): FileTensor {
   return { dtype: 'BF16', shape, bytes: new Uint8Array(halves.buffer) };
 }
 
-/** Every projection but the head becomes e4m3 with pseudo-random bytes and scales. */
+/** Every projection but the head, stacked or not, becomes e4m3 with pseudo-random bytes and scales. */
 function withFp8(tensors: Map<string, FileTensor>, blockN: number, blockK: number): Map<string, FileTensor> {
   const out = new Map(tensors);
   let state = 7;
@@ -138,16 +138,18 @@ function withFp8(tensors: Map<string, FileTensor>, blockN: number, blockK: numbe
     return state >>> 8;
   };
   for (const [name, { shape }] of tensors) {
-    if (!/(proj|proj_with_mqa)\.weight$/.test(name)) continue;
-    const [n, k] = shape as [number, number];
+    if (!/(proj|proj_with_mqa|_linear)\.weight$/.test(name)) continue;
+    const [n, k] = shape.slice(-2) as [number, number];
+    const stack = shape.slice(0, -2);
+    const matrices = stack.reduce((product, size) => product * size, 1);
     // Exponents around 1: no byte is a NaN.
     out.set(name, {
       dtype: 'F8_E4M3',
       shape,
-      bytes: Uint8Array.from({ length: n * k }, () => (next() & 0x87) | ((5 + (next() & 1)) << 3)),
+      bytes: Uint8Array.from({ length: matrices * n * k }, () => (next() & 0x87) | ((5 + (next() & 1)) << 3)),
     });
-    const scaleShape = [Math.ceil(n / blockN), Math.ceil(k / blockK)];
-    const scales = Float32Array.from({ length: scaleShape[0]! * scaleShape[1]! }, () => 0.05 + (next() & 1023) / 4096);
+    const scaleShape = [...stack, Math.ceil(n / blockN), Math.ceil(k / blockK)];
+    const scales = Float32Array.from({ length: scaleShape.reduce((product, size) => product * size) }, () => 0.05 + (next() & 1023) / 4096);
     out.set(`${name}_scale_inv`, { dtype: 'F32', shape: scaleShape, bytes: new Uint8Array(scales.buffer) });
   }
   return out;

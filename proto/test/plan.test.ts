@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { contiguousPlan, limits, type Plan, parsePlan, planChecksum, SwitchyardError } from '../src/index.ts';
+import { contiguousPlan, limits, type Plan, parsePlan, planChecksum } from '../src/index.ts';
 
 const arbitraryPlan: fc.Arbitrary<Plan> = fc
   .record({
@@ -100,7 +100,7 @@ describe('parsePlan', () => {
     );
     fc.assert(
       fc.property(json, (given) => {
-        expect(() => parsePlan(given)).toThrow(SwitchyardError);
+        expect(() => parsePlan(given)).toThrow(expect.objectContaining({ code: 'bad_plan' }));
       }),
     );
   });

@@ -181,7 +181,7 @@ class CallLink implements Link {
     });
     call.on('data', (message: Buffer) => this.#received(message));
     call.on('error', ignore);
-    end.whenEnded((error) => this.#ended(this.#state === 'closing' ? null : error));
+    end.whenEnded((error) => this.#ended(this.#state === 'closing' && this.#window.pendingBytes === 0 ? null : error));
   }
 
   get pendingBytes(): number {

@@ -91,6 +91,26 @@ describe.each(addresses)('control stream over %s', (_, address) => {
 });
 
 describe('control stream', () => {
+  it.each(['worker', 'coordinator'])(
+    'does not call it order where a stream is cut that waits for what the %s sent to be taken',
+    async (sender) => {
+      let arrived!: (worker: WorkerStream) => void;
+      const accepted = new Promise<WorkerStream>((resolve) => {
+        arrived = resolve;
+      });
+      const coordinator = await attachToCoordinator(await serve('127.0.0.1:0', open, arrived), open);
+      const worker = await accepted;
+      const large = 'x'.repeat(30_000_000); // Nobody takes it.
+      if (sender === 'worker') coordinator.send({ ...hello, device: large });
+      else worker.send({ type: 'refuse', code: 'internal', message: large });
+      const [closer, cutter] = sender === 'worker' ? [coordinator, worker] : [worker, coordinator];
+      const closing = closer.close();
+      await cutter.close(new SwitchyardError('internal', 'broken on purpose'));
+      await closing;
+      expect(await closer.closed).toMatchObject({ code: 'link_closed' });
+    },
+  );
+
   it('refuses a wrong or missing token, and takes the right one', async () => {
     const at = await serve('127.0.0.1:0', { token: 'right', tls: null }, () => {});
     for (const token of ['', 'wrong', 'right '])

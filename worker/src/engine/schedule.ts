@@ -43,7 +43,7 @@ export interface StepDecision {
 }
 
 /**
- * Decides one step of a lane: decodes first, so that a long prompt never stops the streams beside it; then prompts in order of arrival, in chunks of what is left;
+ * Decides one step of a lane: decodes first, so that a long prompt never stops the streams beside it (nor keeps the blocks that they need); then prompts in order of arrival, in chunks of what is left;
  * then waiting sequences while blocks last. Of a prompt the next chunk may be given out while the one before is in a step; everything else waits for its step to
  * end. Pure: reads its arguments, writes only `out`.
  *
@@ -91,9 +91,13 @@ export function decideStep(
   if (work === 'decode') return;
 
   let kept = 0;
+  let wanting = false;
   for (let i = 0; i < running.length; i++) {
     if (out.preempted[i] === 1) continue;
     kept++;
+    // A stream takes the block that it lacks from a younger sequence that is in no step: one with a chunk in some lane at all times would never let go.
+    wanting ||= work === 'prefill' && blocksFor(running[i].length, limits) - running[i].blockCount > free;
+    if (wanting) continue;
     const pending = running[i].length - running[i].scheduled;
     if (pending <= 1 || rowsLeft === 0 || !isDue(work, running[i])) continue;
     out.rows[i] = chunkRows(pending, running[i].everyLogit, rowsLeft, logitsLeft);
@@ -101,8 +105,8 @@ export function decideStep(
     logitsLeft -= logitRows(out.rows[i], pending, running[i].everyLogit);
   }
 
-  const preempting = kept < running.length;
-  while (!preempting && rowsLeft > 0 && logitsLeft > 0 && out.admitted < waiting.length && kept + out.admitted < limits.sequences) {
+  const lacking = wanting || kept < running.length;
+  while (!lacking && rowsLeft > 0 && logitsLeft > 0 && out.admitted < waiting.length && kept + out.admitted < limits.sequences) {
     const sequence = waiting[out.admitted];
     const cost = admissionCost(sequence);
     // With nothing else running there is nobody to leave blocks for.

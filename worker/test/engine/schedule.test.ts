@@ -68,6 +68,14 @@ describe('decideStep', () => {
     expect(decide([needy, busy, sequence(5, 4)], [], 0, 'decode')).toEqual({ kept: 2, admitted: 0, rows: [1, 0] });
   });
 
+  test('while a stream lacks a block, younger prompts begin nothing more, so that one of them can be preempted; older ones go on', () => {
+    const needy = sequence(9, 8, { blockCount: 2 });
+    const busy = sequence(30, 20, { inFlight: 1 });
+    expect(decide([needy, busy], [sequence(4, 0)], 0, 'prefill')).toEqual({ kept: 2, admitted: 0, rows: [0, 0] });
+    expect(decide([busy, needy], [], 0, 'prefill')).toEqual({ kept: 2, admitted: 0, rows: [10, 0] });
+    expect(decide([needy, busy], [], 1, 'prefill')).toEqual({ kept: 2, admitted: 0, rows: [0, 10] });
+  });
+
   test('never exceeds a limit, and always gives the oldest something when blocks allow', () => {
     const arbitrary = fc
       .record({

@@ -287,8 +287,10 @@ export class WorkerProcess {
   private send(message: FromWorker): void {
     try {
       this.stream?.send(message);
-    } catch {
-      // The stream is closing; `converse` is about to notice.
+    } catch (error) {
+      const { code, message: why } = asSwitchyardError(error);
+      // A stream that is closing: `converse` is about to notice.
+      if (code !== 'link_closed') this.options.log('error', `cannot send ${message.type}: ${why}`);
     }
   }
 

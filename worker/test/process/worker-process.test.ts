@@ -65,6 +65,8 @@ describe('the worker process', () => {
   /** Steps that models of this test have begun, and how long each takes at least. */
   let steps: number;
   let stepMs: number;
+  /** Errors that workers of this test have logged. */
+  let errors: string[];
 
   /** As a large model is: its steps take time. */
   const slowed = (model: Model): Model => {
@@ -103,7 +105,7 @@ describe('the worker process', () => {
       arrival();
     });
 
-  const startWorker = (name: string, extra: string[] = []) => {
+  const startWorker = (name: string, extra: string[] = [], done = 1) => {
     const flags = parseFlags([
       '--coordinator',
       `unix:${folder}/control.sock`,
@@ -117,10 +119,13 @@ describe('the worker process', () => {
     ])!;
     const load: ConstructorParameters<typeof WorkerProcess>[0]['load'] = async ({ hosted, onProgress }) => {
       loads++;
-      onProgress(1, 1, 'toy');
+      onProgress(done, 1, 'toy');
       return slowed(toyModel(shape, hosted as number[][] | null));
     };
-    const worker = new WorkerProcess({ flags, native: toyNative, load, version: '0', log: () => {} });
+    const log = (level: string, text: string) => {
+      if (level === 'error') errors.push(text);
+    };
+    const worker = new WorkerProcess({ flags, native: toyNative, load, version: '0', log });
     const status = worker.run();
     running.push({ worker, status });
     return { worker, status };
@@ -166,6 +171,7 @@ describe('the worker process', () => {
     loads = 0;
     steps = 0;
     stepMs = 0;
+    errors = [];
     control = await serve(`unix:${folder}/control.sock`);
   });
 
@@ -173,6 +179,14 @@ describe('the worker process', () => {
     await Promise.all(running.splice(0).map(({ worker, status }) => worker.stop(1).then(() => status)));
     await control.close();
     await rm(folder, { recursive: true });
+  });
+
+  test('says what it could not send, for whoever waits for it waits in vain', async () => {
+    startWorker('w0', [], 0.5);
+    const heard = await nextAttached();
+    heard.send(assign(0, 1));
+    await heard.next('ready');
+    expect(errors).toEqual([expect.stringMatching(/cannot send progress: .*done is 0\.5/)]);
   });
 
   test('says hello, loads what it is assigned, serves, reports, and stops when told', async () => {

@@ -117,6 +117,8 @@ describe('what is not a request', () => {
     expect(deleted.headers.get('allow')).toBe('GET, HEAD');
     expect((await deleted.json()).error.message).toBe('DELETE is not allowed at "/v1/models"; allowed: GET, HEAD');
     expect((await fetch(`${cluster.url}/health`, { method: 'HEAD' })).status).toBe(200);
+    const expecting = await exchangeBytes(cluster.url, ['GET /v1/models HTTP/1.1\r\nhost: x\r\nexpect: cake\r\nconnection: close\r\n\r\n']);
+    expect([statusOf(expecting), expecting.includes('x-request-id: ')]).toEqual([200, true]);
     expect((await fetch(`${cluster.url}/v1/models/%00%zz`)).status).toBe(404);
     const longPath = await post(cluster, `/v1/models/${'x'.repeat(8_000)}`, '');
     expect(longPath.status).toBe(405);

@@ -93,6 +93,8 @@ export async function listenHttp(service: Service, where: { host: string; port: 
     service.exchanges.add(response);
     void serve(service, exchange);
   });
+  // An expectation that we do not know is no reason to refuse (RFC 9110, 10.1.1); Node would, without a body.
+  server.on('checkExpectation', (request, response) => server.emit('request', request, response));
   server.on('clientError', (error: NodeJS.ErrnoException, socket: Socket) => refuseBytes(service, error, socket));
   for (const { path } of routes) service.metrics.requests.expectRoute(path);
   if (local) await removeAbandonedSocket(where.socket);

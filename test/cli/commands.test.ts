@@ -58,6 +58,7 @@ describe('files', () => {
   it.each([
     [['trace', 'info', '/nowhere/x.trace'], /cannot read the trace \/nowhere\/x.trace: no such file/],
     [['up', '--port', '0', '--replay-routing', '/nowhere/x.trace'], /--replay-routing \/nowhere\/x.trace: there is no such file/],
+    [['up', '--port', '0', '--api-key-file', '/nowhere/keys'], /--api-key-file \/nowhere\/keys: ENOENT/],
     [['trace', 'convert', slice, path.join(dir, 'x.trace.gz')], /x.trace.gz: traces are written unpacked; choose a name without .gz/],
     [['trace', 'record', '--out', path.join(dir, 'x.trace.gz')], /--out .*x.trace.gz: traces are written unpacked/],
     [['trace', 'convert', slice, '/nowhere/x.trace'], /trace convert to \/nowhere\/x.trace: ENOENT/],

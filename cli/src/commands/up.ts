@@ -170,6 +170,7 @@ async function runUp(given: UpOptions): Promise<void> {
   checkModel(options.model);
   if (options.replayRouting !== undefined && !existsSync(options.replayRouting))
     throw new CommandFailure(`--replay-routing ${options.replayRouting}: there is no such file`, { status: exitStatus.usage });
+  if (options.apiKeyFile !== undefined) firstKey(options.apiKeyFile);
   const shape = clusterShape(options);
   await checkGpus(options.backend);
   checkCache(options.kvBytes, shape.workers.length);

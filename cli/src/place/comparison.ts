@@ -8,7 +8,7 @@ import {
   type StepTimeWorkload,
   uncalibratedHost,
 } from '@switchyard/placement';
-import { formatBytes } from '../terminal/quantity.ts';
+import { counted, formatBytes } from '../terminal/quantity.ts';
 import { textTable } from '../terminal/table.ts';
 
 /** The numbers by which two plans are compared. */
@@ -65,7 +65,7 @@ export function comparisonTable(columns: { name: string; figures: PlanFigures }[
 
 /** What the figures were measured on, in words. */
 export function measuredOn(trace: RoutingTrace, heldOut: boolean): string {
-  return `measured on ${trace.tokens} tokens of ${trace.sequences.length} ${heldOut ? 'held-out ' : ''}sequences`;
+  return `measured on ${counted(trace.tokens, 'token')} of ${counted(trace.sequences.length, heldOut ? 'held-out sequence' : 'sequence')}`;
 }
 
 export function stepTimesBy(measured: HostModel | null): string {

@@ -46,7 +46,7 @@ export function addSearchOptions(command: Command, effort = { starts: 2, sampleT
     .addOption(
       new Option('--robust <kind>', 'over domains: mean, worst or cvar:20%').argParser(robustness).default({ kind: 'mean' }, 'mean'),
     )
-    .option('--deadline <time>', 'stop the search after this long, with the best plan so far', duration)
+    .option('--deadline <time>', 'stop a search after this long, with the best plan so far', duration)
     .option('--tokens-max <count>', 'tokens held in memory; longer traces are thinned by sequence', integerIn(1, 50_000_000), 400_000)
     .option('--shape <LxKxE>', 'layers x top-k x experts of a dump of expert ids without .shape.json, like 24x4x32', idShape);
 }

@@ -32,6 +32,9 @@ export interface SamplingDefaults {
 
 const topKKeys = ['num_experts_per_tok', 'experts_per_token', 'moe_topk', 'moe_k'];
 
+/** First layer with experts where config.json does not say: what the family's own code takes. Else the first of all. */
+const firstSparseLayer: Readonly<Record<string, number>> = { deepseek_v3: 3, glm4_moe: 1, ernie4_5_moe: 1 };
+
 type Json = Record<string, unknown>;
 
 /** @throws SwitchyardError `bad_checkpoint` naming file and field. */
@@ -60,7 +63,7 @@ function moeShape(fields: ConfigFields): Plan['model'] {
   const layers = fields.whole(['num_hidden_layers', 'num_layers', 'n_layer'], 1, 10_000) ?? fields.missing('num_hidden_layers');
   const expertKeys = ['num_local_experts', 'num_experts', 'n_routed_experts', 'moe_num_experts'];
   const experts = fields.whole(expertKeys, 1, limits.expertsMax) ?? fields.missing(expertKeys.join(' or '));
-  const first = fields.whole(['first_k_dense_replace', 'moe_layer_start_index'], 0, 10_000) ?? 0;
+  const first = fields.whole(['first_k_dense_replace', 'moe_layer_start_index'], 0, 10_000) ?? firstSparseLayer[type] ?? 0;
   // -1: the last layer.
   const lastGiven = fields.whole(['moe_layer_end_index'], -1, 10_000) ?? -1;
   const last = lastGiven < 0 ? layers - 1 : Math.min(lastGiven, layers - 1);

@@ -1,4 +1,4 @@
-import { mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { cpSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -22,6 +22,25 @@ describe('a checkpoint as the coordinator sees it', () => {
     expect(plan.type).toBe(inspected.modelType);
     expect(plan.moeLayers).toEqual(inspected.moeLayers);
     expect([plan.experts, topK, vocab]).toEqual([inspected.experts, inspected.topK, inspected.vocab]);
+  });
+
+  it.each([
+    ['glm4_moe', 'first_k_dense_replace'],
+    ['ernie4_5_moe', 'moe_layer_start_index'],
+  ])('%s without %s has its experts where its own code has them', (name, key) => {
+    const copy = path.join(folder, name);
+    cpSync(path.join(golden, name), copy, { recursive: true });
+    const { [key]: _, ...config } = JSON.parse(readFileSync(path.join(copy, 'config.json'), 'utf8'));
+    writeFileSync(path.join(copy, 'config.json'), JSON.stringify(config));
+    expect(readModelFolder(copy).plan.moeLayers).toEqual(inspectModel(copy).moeLayers);
+  });
+
+  it('deepseek_v3 without first_k_dense_replace begins with three layers that have none', () => {
+    writeFileSync(
+      path.join(folder, 'config.json'),
+      '{"model_type":"deepseek_v3","num_hidden_layers":5,"vocab_size":5,"n_routed_experts":4,"num_experts_per_tok":1}',
+    );
+    expect(readModelFolder(folder).plan.moeLayers).toEqual([3, 4]);
   });
 
   it.each([

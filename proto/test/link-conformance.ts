@@ -1,5 +1,4 @@
 import { type ChildProcess, spawn } from 'node:child_process';
-import { createHash } from 'node:crypto';
 import { fileURLToPath } from 'node:url';
 import { afterEach, describe, expect, it } from 'vitest';
 import {
@@ -12,6 +11,7 @@ import {
   SwitchyardError,
   type Transport,
 } from '../src/index.ts';
+import { collect, digest, digests, mixedFrames } from './link-frames.ts';
 import type { Relay } from './relay.ts';
 
 export interface ConformanceSubject {
@@ -495,36 +495,4 @@ export function linkConformance(subject: ConformanceSubject): void {
 function asJson({ token, tls }: LinkOptions): string {
   const pem = (bytes: Uint8Array | null) => (bytes === null ? null : Buffer.from(bytes).toString());
   return JSON.stringify({ token, tls: tls === null ? null : { ...tls, ca: pem(tls.ca), cert: pem(tls.cert), key: pem(tls.key) } });
-}
-
-/** 200 frames between 1 byte and 600 KiB, small ones more often; the same for the same seed. */
-function mixedFrames(seed: number): Uint8Array[] {
-  let state = seed;
-  const random = () => {
-    state = (Math.imul(state, 1_103_515_245) + 12_345) >>> 0;
-    return state / 4_294_967_296;
-  };
-  return Array.from({ length: 200 }, (_, i) => {
-    const length = i === 0 ? 1 : Math.ceil(600 * 1024 * random() ** 8);
-    const frame = new Uint8Array(length);
-    for (let at = 0; at < length; at += 1 + (length >> 6)) frame[at] = random() * 256;
-    return frame;
-  });
-}
-
-function collect(link: Link, count: number): Promise<Uint8Array[]> {
-  return new Promise((resolve) => {
-    const frames: Uint8Array[] = [];
-    link.onFrame((frame) => {
-      if (frames.push(frame) === count) resolve(frames);
-    });
-  });
-}
-
-function digests(frames: Uint8Array[]): string[] {
-  return frames.map(digest);
-}
-
-function digest(frame: Uint8Array): string {
-  return `${frame.length} ${createHash('sha1').update(frame).digest('hex')}`;
 }

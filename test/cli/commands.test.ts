@@ -126,6 +126,15 @@ describe('up', () => {
   });
 });
 
+describe('bench calibrate --listen', () => {
+  it('has no result: what it says goes to stderr, and Ctrl-C is how it ends', async () => {
+    const { child, finished, output } = start(['bench', 'calibrate', '--listen', 'tcp://127.0.0.1:0', '--json']);
+    await until(() => /answering probes on tcp:\/\/127\.0\.0\.1:\d/.test(output().stderr));
+    child.kill('SIGINT');
+    expect(await finished).toMatchObject({ status: 0, stdout: '' });
+  });
+});
+
 describe('up --supervised', () => {
   it('ends in order where there is no standard input', async () => {
     const args = [programPath, 'up', '--port', '0', '--nodes', '1', '--workers-per-node', '1', '--supervised'];

@@ -81,7 +81,7 @@ function blaming(option: string, address: string): (error: unknown) => never {
 
 async function answerUntil(address: string, signal: AbortSignal): Promise<void> {
   const listeners = await listenAny([address], probeOptions, answerProbes).catch(blaming('--listen', address));
-  process.stdout.write(`answering probes on ${listeners.addresses.join(', ')}\n`);
+  process.stderr.write(`answering probes on ${listeners.addresses.join(', ')}\n`);
   await new Promise<void>((resolve) => {
     if (signal.aborted) resolve();
     signal.addEventListener('abort', () => resolve(), { once: true });

@@ -3,6 +3,7 @@ import { readRouting } from '../place/files.ts';
 import { type IdShape, idShape } from '../place/option-values.ts';
 import { integerIn } from '../terminal/option-values.ts';
 import { checkNewOutput } from '../terminal/output-file.ts';
+import { counted } from '../terminal/quantity.ts';
 import { writeConverted } from '../trace/converted-files.ts';
 import { checkTraceName } from '../trace/trace-name.ts';
 import { interruptSignal } from './interrupt.ts';
@@ -34,7 +35,7 @@ export function traceConvertCommand(): Command {
       process.stdout.write(
         options.json
           ? `${JSON.stringify({ format: 'switchyard-trace-conversion', version: 1, files, ...counts })}\n`
-          : `wrote ${counts.tokens} tokens in ${counts.sequences} sequences to ${to}\n`,
+          : `wrote ${counted(counts.tokens, 'token')} in ${counted(counts.sequences, 'sequence')} to ${to}\n`,
       );
     });
 }

@@ -4,6 +4,7 @@ import { ApiClient, ApiError } from '../api/client.ts';
 import { findSession } from '../cluster/session.ts';
 import { CommandFailure, exitStatus } from '../failure.ts';
 import { checkNewOutput } from '../terminal/output-file.ts';
+import { counted } from '../terminal/quantity.ts';
 import type { RecordingStatus } from '../trace/recording.ts';
 import { earlierRecording, moveRecording, removeRest, startRecording, stopRecording } from '../trace/recording.ts';
 import { droppedText, endedElsewhere, watchRecording } from '../trace/recording-watch.ts';
@@ -104,6 +105,6 @@ function report(options: RecordOptions, recorded: RecordingStatus, files: string
     return;
   }
   process.stdout.write(
-    `${rows} tokens of ${sequences} sequences${droppedText(recorded)}\n${files.map((file) => `  ${file}${local ? '' : " (on the server's machine)"}\n`).join('')}`,
+    `${counted(rows, 'token')} of ${counted(sequences, 'sequence')}${droppedText(recorded)}\n${files.map((file) => `  ${file}${local ? '' : " (on the server's machine)"}\n`).join('')}`,
   );
 }

@@ -4,6 +4,7 @@ import { Command, Option } from 'commander';
 import { interruptSignal } from '../commands/interrupt.ts';
 import { exitStatus } from '../failure.ts';
 import { integerIn } from '../terminal/option-values.ts';
+import { counted } from '../terminal/quantity.ts';
 import { textTable } from '../terminal/table.ts';
 import { evenNodes } from './even-topology.ts';
 import { readRouting, readTopology } from './files.ts';
@@ -78,7 +79,7 @@ export function worthItCommand(): Command {
     const left = flags.levels.slice(report.levels.length);
     process.stdout.write(
       `${textTable(['plan', 'r (fitted)', 'r', 'home share', 'peak/mean', 'r, home by domain', 'less traffic'], rows)}\n` +
-        `${report.tokens} tokens of ${report.sequences} sequences, ${held}\n` +
+        `${counted(report.tokens, 'token')} of ${counted(report.sequences, 'sequence')}, ${held}\n` +
         `${left.length > 0 ? `stopped early: not searched with ${left.map((r) => `+${percent(r)}`).join(', ')} replicas\n` : ''}`,
     );
   });

@@ -81,7 +81,7 @@ export class FramedLink implements Link {
       if (this.#state === 'handshake' || this.#state === 'open') this.#fail(this.#broken(cause));
     });
     socket.on('close', () => {
-      const orderly = this.#state === 'closing' && cause === undefined && socket.writableFinished; // else what was sent is not written
+      const orderly = this.#state === 'closing' && socket.writableFinished; // All that was sent is written.
       this.#ended(orderly ? null : this.#broken(cause));
     });
     this.#timer = setTimeout(

@@ -74,7 +74,7 @@ const systems = {
       path.join(flags.llama, 'llama-server'),
       [
         ...['-m', gguf, '--rpc', rpc, '-ngl', 99, '--host', bed.hosts[0].address, '--port', port, '-t', 1, '-tb', 1, '-fit', 'off'],
-        ...['-np', sequences, '-c', sequences * context, '--no-webui', '--cache-ram', 0, '--threads-http', sequences + 16],
+        ...['-np', sequences, '-c', sequences * context, '--no-webui', '--cache-ram', 0, '--threads-http', hosts * sequences + 16],
       ],
       { stdio: ['ignore', log, log] },
     );
@@ -166,11 +166,16 @@ async function measure(bed, args) {
 
 async function measureServer(bed) {
   const most = Math.max(...batches);
-  await warmUp(async () => {
-    const lengths = ['--prompt-tokens', 16, '--output-tokens', 64, '--requests', 2 * most];
-    const [level] = await measure(bed, ['--concurrency', most, ...lengths]);
-    return level.outputTokensPerSecond;
-  });
+  // As many clients as make every host the home of a full batch, where a server has homes; where not, they stand in line.
+  const clients = hosts * most;
+  await warmUp(
+    async () => {
+      const lengths = ['--prompt-tokens', 16, '--output-tokens', 32, '--requests', clients];
+      const [level] = await measure(bed, ['--concurrency', clients, ...lengths]);
+      return level.outputTokensPerSecond;
+    },
+    { roundsMax: 6 },
+  );
   const decode = await measure(bed, [
     '--concurrency',
     flags.batches,

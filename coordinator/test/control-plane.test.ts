@@ -373,6 +373,20 @@ describe('tokens', () => {
 });
 
 describe('home choice', () => {
+  it('fills a home before another worker becomes one, unless told otherwise', async () => {
+    await coordinator.close();
+    coordinator = await startCoordinator({
+      ...{ model: modelDir, listen: '127.0.0.1:0', control, workersPerNode: 2, logLevel: 'silent', graceMs: 0 },
+    });
+    const both = await pair();
+    const open = [complete({ max_tokens: 2 }), complete({ max_tokens: 2 })];
+    const submits = () => both.map(({ received }) => received.filter(({ type }) => type === 'submit').length).sort();
+    await becomes(() => submits()[1] === 2);
+    expect(submits()).toEqual([0, 2]);
+    for (const worker of both) await worker.stream.close();
+    await Promise.all(open);
+  });
+
   it('returns a conversation to the worker that knows it, and spreads others', async () => {
     const both = await pair();
     const homes: number[] = [];

@@ -20,14 +20,15 @@ export interface HomeSlack {
 
 /**
  * Until when a home that has sequences takes more, before an idle worker becomes a home too. A step reads the weights of a home's own layers once for all of its
- * rows, and those of an expert once for all rows that ask for it together: eight sequences on one home cost little more than one, on eight homes eight times as
- * much. From some rows on a step multiplies for longer than it reads; there, and where caches are long, spreading is better.
+ * rows, and those of an expert once for all rows that ask for it together; several homes, whose steps nothing keeps together, read them each for itself. From some
+ * rows on a step multiplies for longer than it reads; there, and where caches are long, spreading is better.
  */
 export interface HomeFilling {
   /** It has fewer than so many. 1: none is filled. */
   sequences: number;
   /** Of prompts that it has yet to compute, this one's included, it has so many tokens at most: prompts are computed side by side. */
   promptTokens: number;
+  /** It holds at most this share of its KV cache. */
   cacheUsed: number;
 }
 

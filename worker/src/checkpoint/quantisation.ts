@@ -4,8 +4,8 @@ import type { ConfigReader } from './config-reader.ts';
 export type Quantisation = { method: 'none' } | { method: 'fp8'; block: [number, number] } | { method: 'mxfp4' };
 
 /**
- * Reads `quantization_config`. FP8 means e4m3 with block scales, in f32 as DeepSeek publishes it or in bf16 as Qwen does; activations are never quantised here, so only checkpoints
- * that leave their scales to run time ("dynamic") mean the same thing.
+ * Reads `quantization_config`. FP8 means e4m3 with block scales, in f32 as DeepSeek publishes it or in bf16 as Qwen does; activations are never quantised here,
+ * so only checkpoints that leave their scales to run time ("dynamic") mean the same thing.
  */
 export function readQuantisation(config: ConfigReader): Quantisation {
   const quantization = config.nested('quantization_config');

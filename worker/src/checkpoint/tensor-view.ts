@@ -17,8 +17,8 @@ export interface TensorView {
 }
 
 /**
- * Scales of a quantised view. FP8: one f32 or bf16 per block of (blockN, blockK) of the stored tensor, in which the view begins at (n0, k0). MXFP4: one byte per
- * 32 elements of a row.
+ * Scales of a quantised view. FP8: one f32 or bf16 per block of (blockN, blockK) of the stored tensor, in which the view begins at (n0, k0). MXFP4: one byte
+ * per 32 elements of a row.
  */
 export interface ScaleView {
   readonly tensor: TensorInfo;

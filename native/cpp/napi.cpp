@@ -214,6 +214,7 @@ public:
     if (napi_get_value_string_utf8(env, value, nullptr, 0, &length) != napi_ok) refuse("%s must be a string", name);
     std::string text(length, '\0');
     check(env, napi_get_value_string_utf8(env, value, text.data(), length + 1, &length));
+    if (text.find('\0') != std::string::npos) refuse("%s holds a zero character", name); // C would take what comes before it for the whole.
     return text;
   }
   napi_value property(napi_value object, const char *name) const {
@@ -477,10 +478,14 @@ napi_value buffer_create(Call &call) {
   record->holders++; // The array.
   record->shown = true;
   if (napi_create_external_arraybuffer(call.env, sy_buffer_host(buffer), elements * 4, finalize_array, record, &memory) != napi_ok) {
-    record->holders--;
+    if (record->shown) record->holders--; // Else the array was finalized already: an engine does that with one that is too large for it.
     record->shown = false;
     release(call.env, record);
-    throw Refusal{SY_OUT_OF_MEMORY, "the buffer's memory cannot be shown to JavaScript"};
+    napi_value pending;
+    napi_get_and_clear_last_exception(call.env, &pending); // The engine's own error; ours has a status.
+    char text[120];
+    snprintf(text, sizeof text, "a buffer [%d, %d]: this JavaScript engine has no array of %zu bytes", rows, width, elements * 4);
+    throw Refusal{SY_OUT_OF_MEMORY, text};
   }
   try {
     check(call.env, napi_create_reference(call.env, memory, 0, &record->array));

@@ -1,3 +1,4 @@
+import { constants } from 'node:buffer';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { native } from '../src/index.ts';
 import { expectRefused, Workbench } from './fixture.ts';
@@ -22,4 +23,11 @@ test('sizes that 64 bits do not hold are refused, not wrapped', () => {
   expectRefused(() => native.weightCreate(bench.device, 'int4', 1, 2 ** 31 - 128), /neither may exceed 2147483519/);
   expectRefused(() => native.bufferCreate(bench.device, 1, 2 ** 31 - 1), /neither may exceed 2147483519/);
   expect(native.sumEncodedMax(2 ** 31 - 1, 2 ** 31 - 1)).toBe(2 ** 64);
+});
+
+test('a buffer that is larger than this Node shows is refused like any other', () => {
+  const floats = Math.floor(constants.MAX_LENGTH / 4) + 1; // Beyond any memory since Node 22, 4 GiB before.
+  const [rows, width] = floats < 2 ** 31 ? [1, floats] : [2 ** 31 - 129, 2 ** 31 - 129];
+  expectRefused(() => native.bufferCreate(bench.device, rows, width), /a buffer \[\d+, \d+\]/, 'out_of_memory');
+  expect(native.bufferCreate(bench.device, 2, 2).f32.length).toBe(4);
 });

@@ -45,7 +45,7 @@ MappedFile::~MappedFile() {
 
 MappedFile *file_map(const char *path) {
   if (!path) fail(SY_INVALID_ARGUMENT, "path is null");
-  const int descriptor = open(path, O_RDONLY | O_CLOEXEC);
+  const int descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); // A pipe would wait for whoever writes to it.
   if (descriptor < 0) fail(SY_IO, "cannot open %s: %s", path, strerror(errno));
   struct stat status;
   auto refuse = [&](const char *what) {

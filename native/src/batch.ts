@@ -48,19 +48,19 @@ class WordBatch implements Batch {
     return this.#words[header.rows]!;
   }
   set rows(count: number) {
-    this.#words[header.rows] = count;
+    this.#words[header.rows] = word('rows', count);
   }
   get seqs(): number {
     return this.#words[header.seqs]!;
   }
   set seqs(count: number) {
-    this.#words[header.seqs] = count;
+    this.#words[header.seqs] = word('seqs', count);
   }
   get logitRows(): number {
     return this.#words[header.logitRows]!;
   }
   set logitRows(count: number) {
-    this.#words[header.logitRows] = count;
+    this.#words[header.logitRows] = word('logitRows', count);
   }
 
   get failedRows(): number {
@@ -71,6 +71,12 @@ class WordBatch implements Batch {
     if (!(batch instanceof WordBatch)) throw new NativeError('invalid_argument', 'batch was not made by batchCreate');
     return batch.#words;
   }
+}
+
+/** What an array of words would cut to 32 bits in silence. */
+function word(name: string, value: number): number {
+  if (value !== (value | 0)) throw new NativeError('invalid_argument', `batch ${name} = ${value}: must be a 32-bit integer`);
+  return value;
 }
 
 function positive(name: string, value: number): number {

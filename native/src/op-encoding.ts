@@ -20,7 +20,8 @@ export function encodeOps(ops: readonly Op[]): { bytes: Uint8Array; objects: Nat
     view.setUint32(at, op.kind, true);
     view.setUint32(at + 4, op.flags, true);
     for (let slot = 0; slot < objectSlots; slot++) {
-      const object = op.objects[slot] ?? null;
+      const object = slot < op.objects.length ? op.objects[slot] : null;
+      if (object === undefined) throw new NativeError('invalid_argument', `op ${index}: object ${slot} is undefined: absent is null`);
       if (object !== null && !numbers.has(object)) numbers.set(object, numbers.size);
       view.setUint32(at + 8 + slot * 4, object === null ? none : numbers.get(object)!, true);
     }

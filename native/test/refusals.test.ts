@@ -1,3 +1,8 @@
+import { spawnSync } from 'node:child_process';
+import { mkdtempSync, rmSync } from 'node:fs';
+import os from 'node:os';
+import path from 'node:path';
+import { fileURLToPath } from 'node:url';
 import fc from 'fast-check';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { addon } from '../src/addon.ts';
@@ -34,6 +39,29 @@ test('devices name what they refuse', () => {
 test('files name the path', () => {
   expectRefused(() => native.fileMap('/nonexistent/weights.bin'), /cannot open \/nonexistent\/weights.bin/, 'io');
   expectRefused(() => native.fileMap('/'), /cannot map \/: not a regular file/, 'io');
+});
+
+test('strings end where JavaScript ends them', () => {
+  const { file } = bench.source(Float32Array.of(1), 1, 1);
+  expectRefused(() => native.fileMap(`${file.path}\0.other`), /path holds a zero character/);
+  const open = { backend: 'cpu\0' as 'cpu', isa: 'auto', threads: 1, cpus: null } as const;
+  expectRefused(() => native.deviceOpen(open), /backend holds a zero character/);
+});
+
+test('a pipe that nobody writes to is refused, not waited for', () => {
+  const folder = mkdtempSync(path.join(os.tmpdir(), 'switchyard-native-'));
+  try {
+    const pipe = path.join(folder, 'pipe');
+    expect(spawnSync('mkfifo', [pipe]).status).toBe(0);
+    // In a process of its own, because whoever waits there waits for ever.
+    const addonFile = fileURLToPath(new URL('../build/switchyard.node', import.meta.url));
+    const script = 'require(process.argv[1]).fileMap(process.argv[2])';
+    const run = spawnSync(process.execPath, ['-e', script, addonFile, pipe], { encoding: 'utf8', timeout: 10_000 });
+    expect(run.stderr).toContain(`cannot map ${pipe}: not a regular file`);
+    expect(run.status).toBe(1);
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
 });
 
 test('objects name the field, its value and its limit', () => {
@@ -170,6 +198,9 @@ test('ops are checked against their objects', () => {
     () => create({ ...ops.clamp({ x, off: 0, width: 4, lo: 1, hi: 2 }), ints: [2 ** 31] }),
     /int 0 = 2147483648 is not a 32-bit integer/,
   );
+  // Absent is null: a sink or a bias that is undefined must not be left out in silence.
+  expectRefused(() => create(ops.attention({ ...attention, sinks: undefined as never })), /op 0: object 3 is undefined: absent is null/);
+  expectRefused(() => create(ops.linear({ ...linear, bias: undefined as never })), /op 0: object 3 is undefined/);
 });
 
 test('a wrong batch is refused before anything runs', () => {
@@ -312,6 +343,14 @@ test('a wrong batch is refused before anything runs', () => {
     spoil(batch);
     expectRefused(() => native.programRun(program, batch), message);
   }
+  for (const count of [1.5, 2 ** 32 + 1, Number.NaN, undefined as never])
+    for (const name of ['rows', 'seqs', 'logitRows'] as const)
+      expectRefused(
+        () => {
+          good()[name] = count;
+        },
+        new RegExp(`batch ${name} = ${count}: must be a 32-bit integer`),
+      );
   expectRefused(() => native.programRun(program, { ...good() } as Batch), /batch was not made by batchCreate/);
   expect(x.f32.every((v) => v === 7)).toBe(true);
   expectRefused(() => native.batchCreate(0, 1, 1, 1), /maxRows = 0/);

@@ -5,6 +5,7 @@ import os from 'node:os';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { contiguousPlan, serveControl } from '../../proto/dist/index.js';
+import { median } from '../median.mjs';
 import { warmUp } from '../warm-up.mjs';
 import { request } from './request.mjs';
 
@@ -130,7 +131,7 @@ export async function measureClusters(dir, model, layouts, rounds) {
       results.push({
         ...layout,
         batch,
-        tokensPerSecond: speeds.sort((a, b) => a - b)[Math.floor(rounds / 2)],
+        tokensPerSecond: median(speeds),
         bytesPerToken: bytes / tokens,
         ...rest,
         microsecondsPerStep: seconds.map((s) => (s * 1e6) / steps),

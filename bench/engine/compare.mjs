@@ -6,9 +6,9 @@ import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { inspectModel } from '../../worker/dist/index.js';
+import { median } from '../median.mjs';
 import { warmUp } from '../warm-up.mjs';
 import { startCluster } from './cluster.mjs';
-import { median } from './request.mjs';
 
 const root = fileURLToPath(new URL('../..', import.meta.url));
 const { values: flags } = parseArgs({

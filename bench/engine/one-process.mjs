@@ -1,7 +1,8 @@
 // One worker in this process, exact sums against fast ones: engines take turns within each round, so that both saw the same machine.
 import { native } from '../../native/dist/index.js';
 import { Counters, Engine, Exchange, loadModel, TimeSplit } from '../../worker/dist/index.js';
-import { median, request } from './request.mjs';
+import { median } from '../median.mjs';
+import { request } from './request.mjs';
 
 const MAX_ROWS = 512;
 

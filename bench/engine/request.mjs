@@ -32,5 +32,3 @@ export function request(vocab, tokens, maxTokens) {
     replaySequence: 0,
   };
 }
-
-export const median = (values) => [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)];

@@ -7,8 +7,8 @@ import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { inspectModel } from '../../worker/dist/index.js';
+import { median } from '../median.mjs';
 import { startCluster } from './cluster.mjs';
-import { median } from './request.mjs';
 
 const root = fileURLToPath(new URL('../..', import.meta.url));
 const { values: flags } = parseArgs({
@@ -67,9 +67,9 @@ for (const layout of flags.layouts.split(','))
 
 const row = ({ layout, batch, speeds: [other, own] }) => {
   const shown = own.map((r, i) => `${Math.round(median(other[i]))} → ${Math.round(median(r))}`);
-  const first = median(own.slice(0, 4).flatMap((r, i) => r.map((speed, k) => speed / other[i][k])));
-  const last = median(own.slice(-4).flatMap((r, i) => r.map((speed, k) => speed / other[rounds - 4 + i][k])));
-  return `| ${layout} | ${batch} | ${shown.join(' | ')} | ${first.toFixed(2)}x | ${last.toFixed(2)}x |`;
+  const ratios = own.map((r, i) => r.map((speed, k) => speed / other[i][k]));
+  const [first, last] = [ratios.slice(0, 4), ratios.slice(-4)].map((some) => median(some.flat()).toFixed(2));
+  return `| ${layout} | ${batch} | ${shown.join(' | ')} | ${first}x | ${last}x |`;
 };
 const numbers = Array.from({ length: rounds }, (_, i) => i + 1);
 const command = `node bench/engine/warming.mjs --with OTHER ${process.argv

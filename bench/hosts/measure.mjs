@@ -1,6 +1,7 @@
 // One cell of the table: a phase and a batch, on a running cluster, by its clients and by the counters of its workers and of the bed.
 import os from 'node:os';
 import { machineSeconds, processorSecondsOf } from '../../test/hosts/bed/processor-time.mjs';
+import { median } from '../median.mjs';
 import { warmUp } from '../warm-up.mjs';
 
 /** Prompt tokens of a decode cell; how many tokens each of its streams generates is the workload's: all must be under way for a while. */
@@ -140,11 +141,6 @@ function since(before, after, c) {
     wireBytes: wireDifference(before.wire, after.wire),
     late: lateDifference(before.wire, after.wire),
   };
-}
-
-export function median(values) {
-  const sorted = [...values].sort((a, b) => a - b);
-  return (sorted[(sorted.length - 1) >> 1] + sorted[sorted.length >> 1]) / 2;
 }
 
 /** By how many seconds in all, and how many packets. */

@@ -2,7 +2,7 @@
 // the cell's own requests are played through on the homes that the coordinator chose for them.
 import { clusterOf, fitCosts, simulateSteps } from '../../placement/dist/index.js';
 import { batchRowsDefault, promptLaneRows, promptLanes, solePromptRows } from '../../proto/dist/index.js';
-import { median } from './measure.mjs';
+import { median } from '../median.mjs';
 import { topologyOf } from './plans.mjs';
 import { onHosts } from './workloads.mjs';
 

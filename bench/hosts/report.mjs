@@ -1,7 +1,8 @@
 // All parts of a run as one table and one JSON file, each cell beside its prediction.
 import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
-import { disturbedMax, median } from './measure.mjs';
+import { median } from '../median.mjs';
+import { disturbedMax } from './measure.mjs';
 import { planKinds } from './plans.mjs';
 import { floorsOf, hostModelOf, measuredSeconds, predictCell } from './prediction.mjs';
 

@@ -5,15 +5,35 @@ import os from 'node:os';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { contiguousPlan, serveControl } from '../../proto/dist/index.js';
+import { atEnd } from '../leftovers.mjs';
 import { median } from '../median.mjs';
 import { warmUp } from '../warm-up.mjs';
 import { request } from './request.mjs';
 
 const ownProgram = fileURLToPath(new URL('../../worker/dist/main.js', import.meta.url));
 
-/** @param program of a worker: of this checkout, or of another */
+/** The end of what a worker has said, for whoever asks why it ended. */
+const saidCharsMax = 2000;
+
+/**
+ * @param program of a worker: of this checkout, or of another
+ * @throws Error when a worker ends or fails, here and in every run: who waited for it would wait for ever
+ */
 export async function startCluster(dir, model, { workers, nodes, transport }, program = ownProgram) {
   const folder = mkdtempSync(path.join(os.tmpdir(), 'switchyard-engine-'));
+  const children = [];
+  const endNow = () => {
+    for (const child of children) child.kill('SIGKILL');
+    rmSync(folder, { recursive: true, force: true });
+  };
+  const ended = atEnd(endNow);
+  let fail;
+  const failure = new Promise((_, reject) => {
+    fail = (why) => reject(new Error(why));
+  });
+  // Told to whoever waits next, if nobody does.
+  failure.catch(() => {});
+  const unlessFailed = (outcome) => Promise.race([outcome, failure]);
   const streams = [];
   let allHere;
   const here = new Promise((resolve) => {
@@ -26,17 +46,23 @@ export async function startCluster(dir, model, { workers, nodes, transport }, pr
         streams.push(stream);
         if (streams.length === workers) allHere();
       }
-      if (message.type === 'failed') throw new Error(message.message);
+      if (message.type === 'failed') fail(`${stream.hello?.name ?? 'a worker'}: ${message.message}`);
       stream.heard?.(message);
     });
   });
-  const children = Array.from({ length: workers }, (_, w) => {
+  for (let w = 0; w < workers; w++) {
     const data = ['uds', 'shm'].includes(transport) ? `${transport}://${folder}/w${w}.${transport}` : `${transport}://127.0.0.1:0`;
     const node = `n${Math.floor((w * nodes) / workers)}`;
     const args = ['--coordinator', `unix:${folder}/control.sock`, '--name', `w${w}`, '--node', node, '--supervised', '--data', data];
-    return spawn(process.execPath, [program, ...args], { stdio: ['pipe', 'ignore', 'ignore'] });
-  });
-  await here;
+    const child = spawn(process.execPath, [program, ...args], { stdio: ['pipe', 'ignore', 'pipe'] });
+    let said = '';
+    child.stderr.setEncoding('utf8').on('data', (text) => {
+      said = (said + text).slice(-saidCharsMax);
+    });
+    child.once('close', (status, signal) => fail(`w${w} ended with ${signal ?? `status ${status}`}: ${said}`));
+    children.push(child);
+  }
+  await unlessFailed(here);
   streams.sort((a, b) => (a.hello.name < b.hello.name ? -1 : 1));
   const plan = contiguousPlan(
     { type: model.type, moeLayers: model.moeLayers, experts: model.experts },
@@ -58,11 +84,13 @@ export async function startCluster(dir, model, { workers, nodes, transport }, pr
     lossy: '',
   };
   const next = (stream, type) =>
-    new Promise((resolve) => {
-      stream.heard = (message) => {
-        if (message.type === type) resolve(message);
-      };
-    });
+    unlessFailed(
+      new Promise((resolve) => {
+        stream.heard = (message) => {
+          if (message.type === type) resolve(message);
+        };
+      }),
+    );
   const ready = streams.map((stream) => next(stream, 'ready'));
   for (const [worker, stream] of streams.entries()) {
     stream.send({ type: 'assign', worker, epoch: 1, modelDir: dir, plan: Buffer.from(JSON.stringify(plan)), engine });
@@ -75,27 +103,31 @@ export async function startCluster(dir, model, { workers, nodes, transport }, pr
     /** Seconds until `batch` requests, spread over the homes, have produced `produce` tokens each. */
     async run(batch, prompt, produce) {
       const startedMs = performance.now();
-      await new Promise((resolve) => {
-        let left = batch;
-        for (const stream of streams) {
-          stream.heard = (message) => {
-            if (message.type !== 'tokens') return;
-            if (message.errors.length > 0) throw new Error(message.errors[0].message);
-            for (const finish of Array.from(message.finish)) if (finish !== 0 && --left === 0) resolve();
-          };
-        }
-        for (let i = 0; i < batch; i++) streams[i % workers].send({ type: 'submit', ...request(model.vocab, prompt, produce) });
-      });
+      await unlessFailed(
+        new Promise((resolve) => {
+          let left = batch;
+          for (const stream of streams) {
+            stream.heard = (message) => {
+              if (message.type !== 'tokens') return;
+              if (message.errors.length > 0) fail(message.errors[0].message);
+              for (const finish of Array.from(message.finish)) if (finish !== 0 && --left === 0) resolve();
+            };
+          }
+          for (let i = 0; i < batch; i++) streams[i % workers].send({ type: 'submit', ...request(model.vocab, prompt, produce) });
+        }),
+      );
       return (performance.now() - startedMs) / 1000;
     },
     async stats() {
       return Promise.all(streams.map((stream) => next(stream, 'stats')));
     },
     async close() {
+      const gone = children.map((child) => new Promise((resolve) => child.once('exit', resolve)));
       for (const child of children) child.kill('SIGTERM');
-      await Promise.all(children.map((child) => new Promise((resolve) => child.once('exit', resolve))));
+      await Promise.all(gone);
       await control.close();
       rmSync(folder, { recursive: true });
+      ended();
     },
   };
 }

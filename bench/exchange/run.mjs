@@ -6,6 +6,7 @@ import os from 'node:os';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
+import { atEnd } from '../leftovers.mjs';
 import { measure, serveCommands } from './measure.mjs';
 import { report } from './report.mjs';
 import { linkOptions, subjects } from './subjects.mjs';
@@ -33,22 +34,33 @@ const cells = [
   { mode: 'stream', bytes: 8 * MIB },
 ];
 
+const unknown = flags.only?.split(',').filter((name) => subjects[name] === undefined) ?? [];
+if (unknown.length > 0) {
+  process.stderr.write(`--only: there is no ${unknown.join(', ')}; there are ${Object.keys(subjects).join(', ')}\n`);
+  process.exit(2);
+}
 const folder = mkdtempSync(path.join(os.tmpdir(), 'switchyard-exchange-'));
-const binary = path.join(folder, 'baseline');
-execFileSync('cc', ['-O2', '-o', binary, path.join(here, 'baseline.c')], { stdio: 'inherit' });
+// A mapped file where shared memory is one: the temporary folder's disk would be written to.
+const ringFile = path.join(existsSync('/dev/shm') ? '/dev/shm' : folder, `switchyard-exchange-${process.pid}`);
 const children = [];
-process.on('exit', () => {
+atEnd(() => {
   for (const child of children) child.kill();
   rmSync(ringFile, { force: true });
+  rmSync(folder, { recursive: true, force: true });
 });
+const binary = path.join(folder, 'baseline');
+execFileSync('cc', ['-O2', '-o', binary, path.join(here, 'baseline.c')], { stdio: 'inherit' });
 
-/** Starts a process and waits for its first line. */
+/** Starts a process and waits for its first line. Nobody answers for one that ends, then or later. */
 function start(command, args) {
   const child = spawn(command, args, { stdio: ['pipe', 'pipe', 'inherit'] });
   children.push(child);
-  return new Promise((resolve, reject) => {
+  child.once('exit', (status, signal) => {
+    process.stderr.write(`${[command, ...args].join(' ')} ended with ${signal ?? `status ${status}`}\n`);
+    process.exit(1);
+  });
+  return new Promise((resolve) => {
     child.stdout.setEncoding('utf8').once('data', (line) => resolve(line.trim()));
-    child.once('exit', (status) => reject(new Error(`${command} ended with status ${status}`)));
   });
 }
 
@@ -80,8 +92,6 @@ function processorSecondsOf(pid) {
 /** name → run(mode, bytes, frames) → { seconds, processorSeconds } */
 const runners = {};
 
-// A mapped file where shared memory is one: the temporary folder's disk would be written to.
-const ringFile = path.join(existsSync('/dev/shm') ? '/dev/shm' : folder, `switchyard-exchange-${process.pid}`);
 const baselines = { shm: ringFile, uds: path.join(folder, 'c.sock'), tcp: String(20_000 + (process.pid % 20_000)) };
 for (const [kind, where] of Object.entries(baselines)) {
   await start(binary, ['serve', kind, where]);
@@ -129,7 +139,6 @@ for (let round = 0; round < rounds; round++) {
   process.stderr.write(`round ${round + 1} of ${rounds}\n`);
 }
 
-rmSync(folder, { recursive: true });
 mkdirSync(path.dirname(flags.out), { recursive: true });
 const machine = {
   cpu: os.cpus()[0].model,

@@ -1,7 +1,7 @@
 /**
  * What choosing homes by routing brings: `node bench/homes/run.mjs [nodes]`. The bundled model on one worker a node, prompts from its held-out text. A trace of the
  * first half of each domain's text makes a plan; requests over the second half are then served by each way of choosing homes, in the same order. Counted, not timed:
- * `r` is the workers' own count of distinct remote nodes per token and layer. Answers are compared as well: they must be the same everywhere.
+ * `r` is the workers' own count of distinct remote nodes per token and layer. Answers are compared as well: they must be the same everywhere, or the exit status is 1.
  */
 import { spawn } from 'node:child_process';
 import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
@@ -10,6 +10,7 @@ import path from 'node:path';
 import { createInterface } from 'node:readline';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
+import { atEnd } from '../leftovers.mjs';
 
 const repository = fileURLToPath(new URL('../..', import.meta.url));
 const modelDir = path.join(repository, 'models', 'shunter-16m');
@@ -19,6 +20,7 @@ const names = Array.from({ length: nodes }, (_, n) => `n${n}w0`);
 const parts = 24;
 const promptChars = 600;
 const folder = mkdtempSync(path.join(os.tmpdir(), 'sw-homes-'));
+atEnd(() => rmSync(folder, { recursive: true, force: true }));
 const planFile = path.join(folder, 'plan.json');
 
 const adminToken = 'bench';
@@ -69,20 +71,33 @@ async function startCluster(flags) {
     createInterface({ input: coordinator.stdout }).once('line', (line) => resolve(JSON.parse(line)));
     coordinator.once('exit', (status) => reject(new Error(`the coordinator ended with status ${status}`)));
   });
+  let stopping = false;
   const workers = names.map((name, n) => {
     const data = `uds://${path.join(folder, `${name}.sock`)}`;
     const args = ['--coordinator', control, '--name', name, '--node', `n${n}`, '--data', data, '--threads', '1', '--supervised'];
-    return spawn(process.execPath, [path.join(repository, 'worker/dist/main.js'), ...args], { stdio: ['pipe', 'ignore', 'ignore'] });
+    const worker = spawn(process.execPath, [path.join(repository, 'worker/dist/main.js'), ...args], { stdio: ['pipe', 'ignore', 'pipe'] });
+    let said = '';
+    worker.stderr.setEncoding('utf8').on('data', (text) => {
+      said = (said + text).slice(-2000);
+    });
+    worker.once('close', (status) => {
+      if (stopping) return;
+      process.stderr.write(`${name} ended with status ${status}: ${said}\n`);
+      process.exit(1);
+    });
+    return worker;
   });
-  while (!(await fetch(`${url}/health/ready`)).ok) await sleep(50);
-  const stop = () =>
-    Promise.all(
+  const stop = () => {
+    stopping = true;
+    return Promise.all(
       [coordinator, ...workers].map((child) => {
         const ended = new Promise((resolve) => child.once('exit', resolve));
         child.kill('SIGKILL');
         return ended;
       }),
     );
+  };
+  while (!(await fetch(`${url}/health/ready`)).ok) await sleep(50);
   return { url, stop };
 }
 
@@ -134,7 +149,7 @@ async function makePlan() {
     }),
   );
   const args = ['place', '--trace', files[0], '--topology', topology, '--replicas', '25%', '--out', planFile];
-  const place = spawn(process.execPath, [path.join(repository, 'cli/dist/main.js'), ...args], { stdio: ['ignore', 'ignore', 'ignore'] });
+  const place = spawn(process.execPath, [path.join(repository, 'cli/dist/main.js'), ...args], { stdio: ['ignore', 'ignore', 'inherit'] });
   const status = await new Promise((resolve) => place.once('exit', resolve));
   if (status !== 0) throw new Error(`place ended with status ${status}`);
 }
@@ -152,32 +167,29 @@ const ways = [
   },
 ];
 
-try {
-  await makePlan();
-  const results = [];
-  let reference = null;
-  for (const { name, flags, ...how } of ways) {
-    const cluster = await startCluster(flags);
-    const answers = await serve(cluster.url, prompts(parts / 2, parts), how);
-    // Workers tell their counters once a second.
-    await sleep(2200);
-    const status = await (await fetch(`${cluster.url}/v1/switchyard/status`, { headers: operator })).json();
-    await cluster.stop();
-    const sum = (field) => status.workers.reduce((total, { stats }) => total + stats[field], 0);
-    const tokens = status.workers.map(({ stats }) => stats.promptTokens + stats.generatedTokens);
-    reference ??= answers;
-    results.push({
-      name,
-      r: Number((sum('remoteNodesVisited') / sum('rowsDispatched')).toFixed(3)),
-      rows: sum('rowsDispatched'),
-      peakMean: Number((Math.max(...tokens) / (tokens.reduce((a, b) => a + b, 0) / nodes)).toFixed(2)),
-      sameAnswers: answers.join('\0') === reference.join('\0'),
-      choices: Object.fromEntries(Object.entries(status.homes.choices).filter(([, count]) => count > 0)),
-    });
-  }
-  process.stdout.write(
-    `${JSON.stringify({ format: 'switchyard-bench-homes', version: 1, nodes, model: 'shunter-16m', results }, null, 2)}\n`,
-  );
-} finally {
-  rmSync(folder, { recursive: true, force: true });
+await makePlan();
+const results = [];
+let reference = null;
+for (const { name, flags, ...how } of ways) {
+  const cluster = await startCluster(flags);
+  const answers = await serve(cluster.url, prompts(parts / 2, parts), how);
+  // Workers tell their counters once a second.
+  await sleep(2200);
+  const status = await (await fetch(`${cluster.url}/v1/switchyard/status`, { headers: operator })).json();
+  await cluster.stop();
+  const sum = (field) => status.workers.reduce((total, { stats }) => total + stats[field], 0);
+  const tokens = status.workers.map(({ stats }) => stats.promptTokens + stats.generatedTokens);
+  reference ??= answers;
+  results.push({
+    name,
+    r: Number((sum('remoteNodesVisited') / sum('rowsDispatched')).toFixed(3)),
+    rows: sum('rowsDispatched'),
+    peakMean: Number((Math.max(...tokens) / (tokens.reduce((a, b) => a + b, 0) / nodes)).toFixed(2)),
+    sameAnswers: answers.join('\0') === reference.join('\0'),
+    choices: Object.fromEntries(Object.entries(status.homes.choices).filter(([, count]) => count > 0)),
+  });
 }
+process.stdout.write(
+  `${JSON.stringify({ format: 'switchyard-bench-homes', version: 1, nodes, model: 'shunter-16m', results }, null, 2)}\n`,
+);
+if (!results.every(({ sameAnswers }) => sameAnswers)) process.exitCode = 1;

@@ -1,7 +1,10 @@
 // How each system is started for a comparison: on the same two cores, from the same weights, over HTTP.
 import { spawn } from 'node:child_process';
-import { openSync } from 'node:fs';
+import { once } from 'node:events';
+import { closeSync, openSync } from 'node:fs';
+import net from 'node:net';
 import path from 'node:path';
+import { atEnd } from '../leftovers.mjs';
 
 const root = path.resolve(import.meta.dirname ?? path.dirname(new URL(import.meta.url).pathname), '../..');
 
@@ -47,25 +50,42 @@ export const systems = {
   }),
 };
 
-/** Starts a system and resolves when it serves; `stop()` ends it and everything that it started. */
+/** Whoever listens there already would be measured under another's name: what an earlier run has left behind, say. */
+async function refuseTakenPort(port) {
+  const probe = net.createServer().listen(port, '127.0.0.1');
+  await once(probe, 'listening').catch(({ message }) => {
+    throw new Error(`port ${port} cannot be measured on: ${message}`);
+  });
+  probe.close();
+  await once(probe, 'close');
+}
+
+/** Starts a system and resolves when it serves; `stop()` ends it and everything that it started, as does the end of this process. */
 export async function startServer(name, options, logFile) {
   const { command, args, env, ready } = systems[name](options);
+  await refuseTakenPort(Number(options.port));
   // Straight into the file: the measuring process is blocked while its client runs, and a server whose pipe is full stops.
   const log = openSync(logFile, 'w');
   const child = spawn(command, args.map(String), { env: { ...process.env, ...env }, stdio: ['ignore', log, log], detached: true });
+  closeSync(log);
   let ended = null;
   child.on('exit', (code, signal) => {
     ended = signal ?? code;
   });
-  const url = `http://127.0.0.1:${options.port}`;
-  const stop = async () => {
-    if (ended === null) process.kill(-child.pid, 'SIGTERM');
-    for (let i = 0; i < 100 && ended === null; i++) await new Promise((r) => setTimeout(r, 100));
+  const endNow = () => {
     try {
       process.kill(-child.pid, 'SIGKILL');
     } catch {
       // The whole group is gone already.
     }
+  };
+  const forget = atEnd(endNow);
+  const url = `http://127.0.0.1:${options.port}`;
+  const stop = async () => {
+    if (ended === null) process.kill(-child.pid, 'SIGTERM');
+    for (let i = 0; i < 100 && ended === null; i++) await new Promise((r) => setTimeout(r, 100));
+    endNow();
+    forget();
   };
   const deadline = Date.now() + 300_000;
   while (Date.now() < deadline) {

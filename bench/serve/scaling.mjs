@@ -8,6 +8,7 @@ import os from 'node:os';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
+import { atEnd } from '../leftovers.mjs';
 
 const root = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '../..');
 const cli = path.join(root, 'cli/dist/main.js');
@@ -32,6 +33,7 @@ const clusters = [
 ];
 
 const folder = mkdtempSync(path.join(os.tmpdir(), 'scaling-'));
+atEnd(() => rmSync(folder, { recursive: true, force: true }));
 const rounds = [];
 for (let round = 0; round < Number(flags.rounds); round++) {
   for (const cluster of clusters) {
@@ -53,7 +55,6 @@ for (let round = 0; round < Number(flags.rounds); round++) {
     process.stderr.write(`scaling: round ${round + 1}, ${cluster.name} done\n`);
   }
 }
-rmSync(folder, { recursive: true });
 
 const first = rounds[0].report;
 const concurrencies = first.levels.map((level) => level.concurrency);

@@ -286,12 +286,23 @@ const MOVE_STEPS_MIN = 8;
 /** A home that holds more of its cache reads it for longer than the weights that its sequences share, and may have no room for what they become. */
 const FILLING_CACHE_MAX = 0.25;
 
+/**
+ * What filling a home is worth, as a share of a sequence's visits. Measured over four hosts at 250 Mb/s: eight streams of five domains are as fast from one home as
+ * from the homes that this leaves, and a quarter slower from one home for each domain (`bench/results/hosts-filled.md`).
+ */
+const FILLING_WORTH = 0.25;
+
 function homePolicy(config: Config): HomePolicy {
   const { homeChoice, homeFill, homeSlackSequences, homeSlackTokens, homeMovePercent, maxBatchRows } = config;
   return {
     choice: homeChoice,
     slack: { sequences: homeSlackSequences, promptTokens: homeSlackTokens },
-    filling: { sequences: homeChoice === 'load' ? 1 : homeFill, promptTokens: maxBatchRows, cacheUsed: FILLING_CACHE_MAX },
+    filling: {
+      sequences: homeChoice === 'load' ? 1 : homeFill,
+      promptTokens: maxBatchRows,
+      cacheUsed: FILLING_CACHE_MAX,
+      worth: FILLING_WORTH,
+    },
     moveGain: homeMovePercent / 100,
     movePromptTokensMin: MOVE_STEPS_MIN * maxBatchRows,
   };

@@ -40,10 +40,15 @@ const rules: fc.Arbitrary<HomeRules> = fc.record({
     sequences: fc.integer({ min: 1, max: 8 }),
     promptTokens: fc.nat({ max: 400 }),
     cacheUsed: fc.constantFrom(0, 0.25),
+    worth: fc.constantFrom(0, 0.25, 1),
   }),
   promptTokens: fc.nat({ max: 100 }),
 });
-const still = { slack: { sequences: 4, promptTokens: 0 }, filling: { sequences: 1, promptTokens: 512, cacheUsed: 0.25 }, promptTokens: 16 };
+const still = {
+  slack: { sequences: 4, promptTokens: 0 },
+  filling: { sequences: 1, promptTokens: 512, cacheUsed: 0.25, worth: 0.25 },
+  promptTokens: 16,
+};
 
 function fillsBy({ filling, promptTokens }: HomeRules) {
   return (c: HomeCandidate) =>
@@ -78,7 +83,7 @@ describe('home choice', () => {
         if (among.length === 1) expect(reason).toBe('only');
         if (reason === 'filling') expect(fillsBy(given)(chosen)).toBe(true);
         if (reason === 'least-loaded') expect(chosen.load).toBe(least);
-        if (reason === 'filling' || reason === 'least-loaded' || (reason === 'overload' && !preferred.some(({ kind }) => kind === 'nodes')))
+        if (reason === 'least-loaded' || (['filling', 'overload'].includes(reason) && !preferred.some(({ kind }) => kind === 'nodes')))
           expect(chosen).toEqual(bestOf(among, given));
       }),
     );
@@ -136,7 +141,7 @@ describe('home choice', () => {
     );
   });
 
-  it('by nodes takes the best with room, but for gains that are noise; the first preference decides', () => {
+  it('by nodes takes the one that is worth most with room, but for gains that are noise; the first preference decides', () => {
     fc.assert(
       fc.property(candidates, share, preferences, rules, (among, shares, more, given) => {
         const { worker, reason, expectedShare } = chooseHome(among, [{ kind: 'nodes', share: shares, reason: 'domain' }, ...more], given);
@@ -144,18 +149,30 @@ describe('home choice', () => {
         const fits = limitsOf(among, given);
         const chosen = among.find((c) => c.worker === worker)!;
         expect(expectedShare).toBe(shares[chosen.node]);
-        // Nobody with room on a node that is better by more than noise.
+        const fills = fillsBy(given);
+        const worth = (c: HomeCandidate) => shares[c.node] + (fills(c) ? given.filling.worth : 0);
+        const named = more.flatMap((p) => (p.kind === 'worker' ? [p.worker] : []));
+        // Nobody with room on a node that is better by more than noise; within a node, whoever a later preference names comes first.
         for (const node of new Set(among.map((c) => c.node))) {
-          const there = bestOf(
-            among.filter((c) => c.node === node),
-            given,
-          );
-          if (fits(there)) expect(shares[node]).toBeLessThan(shares[chosen.node] + gainMin);
+          const there = among.filter((c) => c.node === node);
+          const [first = bestOf(there, given)] = named.flatMap((w) => there.filter((c) => c.worker === w && fits(c)));
+          if (fits(first)) expect(worth(first)).toBeLessThan(worth(chosen) + gainMin);
         }
         const best = Math.max(...among.map((c) => shares[c.node]));
         if (reason === 'domain') expect(shares[chosen.node]).toBe(best);
       }),
     );
+  });
+
+  it('leaves a home that is being filled for a node that promises much more, and joins the one that promises most', () => {
+    const given = { ...still, filling: { ...still.filling, sequences: 8 } };
+    const among = [2, 1, 0, 0].map((load, worker) => ({ worker, node: worker, load, promptTokens: 0, cacheUsed: 0, lastChosen: 0 }));
+    const homeFor = (...share: number[]) => chooseHome(among, [{ kind: 'nodes', share, reason: 'domain' }], given);
+    expect(homeFor(0.2, 0.2, 0.5, 0.1)).toEqual({ worker: 2, reason: 'domain', expectedShare: 0.5 });
+    expect(homeFor(0.2, 0.3, 0.4, 0.1)).toEqual({ worker: 1, reason: 'filling', expectedShare: 0.3 });
+    expect(homeFor(0.2, 0.4, 0.3, 0.1)).toEqual({ worker: 1, reason: 'domain', expectedShare: 0.4 });
+    expect(homeFor(0.26, 0.25, 0.24, 0.25)).toEqual({ worker: 0, reason: 'domain', expectedShare: 0.26 });
+    expect(homeFor(0.24, 0.25, 0.26, 0.25)).toEqual({ worker: 0, reason: 'filling', expectedShare: 0.24 });
   });
 
   it('takes turns among equals', () => {

@@ -50,6 +50,8 @@ describe('health', () => {
     ['covered', 'ready', {}, 0, 200, 'ok'],
     ['experts missing', 'ready', { ready: 0, uncoveredExperts: 4 }, 0, 503, 'not ready'],
     ['going down', 'ready', { draining: 1 }, 0, 503, 'draining'],
+    ['covered, as a main loop said that is busy', 'ready', {}, 9_000, 200, 'ok'],
+    ['covered, as a main loop said that is stuck', 'ready', {}, 10_000, 503, 'stuck'],
   ] as const)('%s', (_, question, changes, laterMs, status, word) => {
     const answer = judge(question, changes, laterMs);
     expect([answer.status, answer.body.status]).toEqual([status, word]);

@@ -19,8 +19,13 @@ export class HealthCounters {
   }
 }
 
+/** Milliseconds of a clock that all threads of a process share. Nobody sets it: an hour that the machine's clock jumps is no hour without a beat. */
+export function steadyMs(): number {
+  return Number(process.hrtime.bigint()) / 1e6;
+}
+
 export interface HealthReading {
-  /** Date.now() of the last beat of the main loop. */
+  /** `steadyMs()` of the last beat of the main loop. */
   beatMs: number;
   /** 1 when every expert has a serving worker. */
   ready: number;
@@ -76,8 +81,10 @@ export function judgeHealth(
     };
   }
   if (question === 'ready') {
-    const ready = reading.ready === 1 && reading.draining === 0;
-    const status = ready ? 'ok' : reading.draining === 1 ? 'draining' : 'not ready';
+    // What was true at a beat that is long ago may be so still, and yet no request is answered.
+    const stuck = beatAgeMs >= liveMs;
+    const ready = reading.ready === 1 && reading.draining === 0 && !stuck;
+    const status = ready ? 'ok' : reading.draining === 1 ? 'draining' : stuck ? 'stuck' : 'not ready';
     return {
       status: ready ? 200 : 503,
       body: { status, uncovered_experts: reading.uncoveredExperts, missing_workers: reading.missingWorkers },

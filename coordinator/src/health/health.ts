@@ -8,6 +8,7 @@ import {
   type HealthReading,
   type HealthThresholds,
   judgeHealth,
+  steadyMs,
 } from './health-counters.ts';
 import type { HealthThreadData } from './health-thread.ts';
 
@@ -34,12 +35,12 @@ export class Health {
   }
 
   update(): void {
-    this.#counters.write({ beatMs: Date.now(), ...this.#observe() });
+    this.#counters.write({ beatMs: steadyMs(), ...this.#observe() });
   }
 
   answer(question: HealthQuestion): HealthAnswer {
     this.update();
-    return judgeHealth(question, this.#counters.read(), Date.now(), this.#thresholds);
+    return judgeHealth(question, this.#counters.read(), steadyMs(), this.#thresholds);
   }
 
   /** @returns the port. @throws SwitchyardError `link_closed` when it cannot listen there */

@@ -30,6 +30,8 @@ export interface HomeFilling {
   promptTokens: number;
   /** It holds at most this share of its KV cache. */
   cacheUsed: number;
+  /** What filling it is worth, as a share of the sequence's visits: a home that is not being filled is taken before it if it promises that much more of them. */
+  worth: number;
 }
 
 /** What is known of the moment, and what it is judged by. */
@@ -48,8 +50,9 @@ export type HomePreference =
 
 /**
  * Why a worker is a home. `prefix`: it has computed the beginning of this prompt. The next four: what is known of the routing of prompts that begin alike, of the
- * tenant's domain, of the domain, of the tenant. `first-chunk`: moved, by what the first chunk of the prompt chose. `filling`: nothing speaks for one of them, and
- * it is a home already. `least-loaded`: nothing speaks for one of them. `overload`: something does, but those preferred are too busy. `only`: there is no other.
+ * tenant's domain, of the domain, of the tenant. `first-chunk`: moved, by what the first chunk of the prompt chose. `filling`: it is a home already, and nothing
+ * speaks for another, or not enough. `least-loaded`: nothing speaks for one of them. `overload`: something does, but those preferred are too busy. `only`: there is
+ * no other.
  */
 export const homeReasons = [
   'prefix',
@@ -72,15 +75,15 @@ export interface HomeChoice {
   expectedShare: number | null;
 }
 
-/** A node must promise so much more of the visits than the least loaded worker's before load is set aside for it: less is noise. */
+/** A node must promise so much more of the visits than the best worker's before load is set aside for it: less is noise. */
 export const gainMin = 0.03;
 
 /**
  * Which worker becomes a sequence's home. Pure, and independent of the order of the candidates. What a client reads does not depend on it.
  *
- * A preferred worker wins if it is a candidate and not too busy. The first preference among nodes decides: the node with the largest share whose best worker is not
- * too busy, unless the best worker of all is nearly as well placed. Else the best worker: one that is being filled, the fullest first, or else the least busy one;
- * of equals the one that has waited longest.
+ * A preferred worker wins if it is a candidate and not too busy. The first preference among nodes decides: of the nodes' best workers that are not too busy the one
+ * whose node's share, and what filling it is worth, are most, unless the best worker of all is nearly as well placed. Else the best worker: one that is being filled,
+ * the fullest first, or else the least busy one; of equals the one that has waited longest.
  *
  * @param candidates   at least one
  * @param preferences  strongest first
@@ -102,11 +105,16 @@ export function chooseHome(candidates: readonly HomeCandidate[], preferences: re
       overload = true;
       continue;
     }
-    const { share, reason } = preference;
-    for (const node of nodesByShare(candidates, share)) {
-      if (node !== best.node && share[node] - share[best.node] < gainMin) break;
-      const home = preferredOf(node, candidates, preferences, order);
-      if (order.allows(home)) return { worker: home.worker, reason: overload ? 'overload' : reason, expectedShare: share[node] };
+    const { share } = preference;
+    const worth = (home: HomeCandidate) => share[home.node] + order.worthOfFilling(home);
+    const nodes = nodesByShare(candidates, share);
+    const homes = nodes.map((node) => preferredOf(node, candidates, preferences, order));
+    for (const home of homes.sort((a, b) => worth(b) - worth(a))) {
+      if (home.node !== best.node && worth(home) - worth(best) < gainMin) break;
+      if (order.allows(home)) {
+        const reason = overload ? 'overload' : share[home.node] < share[nodes[0]] ? 'filling' : preference.reason;
+        return { worker: home.worker, reason, expectedShare: share[home.node] };
+      }
       overload = true;
     }
     return unpreferred(share[best.node]);
@@ -161,6 +169,11 @@ class HomeOrder {
     return load > 0 && load < filling.sequences && promptTokens + own <= filling.promptTokens && cacheUsed <= filling.cacheUsed;
   }
 
+  /** As a share of a sequence's visits. */
+  worthOfFilling(candidate: HomeCandidate): number {
+    return this.fills(candidate) ? this.#rules.filling.worth : 0;
+  }
+
   best(candidates: readonly HomeCandidate[]): HomeCandidate {
     return candidates.reduce((best, candidate) => (this.#compare(candidate, best) < 0 ? candidate : best));
   }
@@ -173,7 +186,7 @@ class HomeOrder {
   }
 }
 
-/** Of a node: a worker that a preference names, if it is not too busy, else the best. */
+/** Of a node: the first worker that a preference names and that is not too busy, else the best. */
 function preferredOf(
   node: number,
   candidates: readonly HomeCandidate[],
@@ -181,8 +194,11 @@ function preferredOf(
   order: HomeOrder,
 ): HomeCandidate {
   const there = candidates.filter((candidate) => candidate.node === node);
-  const named = there.find((candidate) => preferences.some((p) => p.kind === 'worker' && p.worker === candidate.worker));
-  return named !== undefined && order.allows(named) ? named : order.best(there);
+  for (const preference of preferences) {
+    const named = preference.kind === 'worker' ? there.find(({ worker }) => worker === preference.worker) : undefined;
+    if (named !== undefined && order.allows(named)) return named;
+  }
+  return order.best(there);
 }
 
 /** Nodes that have a candidate, the largest share first, of equals the lower number. */

@@ -41,7 +41,11 @@ describe('the thread that answers for health', () => {
     const port = await health.serve('127.0.0.1', 0);
     const silent = Array.from({ length: 64 }, () => net.connect(port, '127.0.0.1').on('error', () => {}));
     await Promise.all(silent.map((socket) => once(socket, 'connect')));
-    await becomes(() => statusOf(port, 'live').then((status) => status === 200).catch(() => false));
+    await becomes(() =>
+      statusOf(port, 'live')
+        .then((status) => status === 200)
+        .catch(() => false),
+    );
     for (const socket of silent) socket.destroy();
   });
 });

@@ -1,6 +1,7 @@
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
+import { limits } from '@switchyard/proto';
 import { afterAll, describe, expect, it, vi } from 'vitest';
 import { startCoordinator } from '../src/index.ts';
 import { PrefixMemory } from '../src/requests/prefix-memory.ts';
@@ -75,5 +76,26 @@ describe('a recording', () => {
     const bytes = readFileSync(`${file}-0000.trace`);
     const records = bytes.subarray(bytes.indexOf(10) + 1);
     expect(Array.from({ length: 6 }, (_, i) => records.readUInt32LE(10 * i))).toEqual([0, 1, 0, 2, 1, 3]);
+  });
+
+  it('says how many rows it has, without those that were dropped', async () => {
+    const header = { format: 'switchyard-trace', version: 1, model: 'm', moeLayers: [0], experts: 8, topK: 1 } as const;
+    const recorder = new TraceRecorder(folder, header, () => ({ tenant: '', domain: '' }));
+    const { file } = recorder.start({ file: 'fast', tenants: null });
+    // At once more than may wait for the disk, then what has room.
+    const dropped = Math.ceil(limits.tracePendingBytesMax / 10);
+    for (const rows of [dropped, 3]) {
+      const position = Array.from({ length: rows }, (_, i) => i);
+      recorder.append({
+        request: position.map(() => 80),
+        position,
+        generated: position.map(() => false),
+        experts: new Uint8Array(2 * rows),
+      });
+    }
+    expect(recorder.summary).toMatchObject({ rows: 3, droppedRows: dropped });
+    expect(await recorder.stop()).toMatchObject({ rows: 3, droppedRows: dropped });
+    const bytes = readFileSync(`${file}-0000.trace`);
+    expect(bytes.length - bytes.indexOf(10) - 1).toBe(3 * 10);
   });
 });

@@ -15,6 +15,7 @@ export interface TraceSummary {
   file: string;
   files: readonly string[];
   sequences: number;
+  /** Written, or about to be; those that were dropped are none of them. */
   rows: number;
   droppedRows: number;
 }
@@ -38,6 +39,7 @@ export class TraceRecorder {
   /** Sequences by request. Those of the distant past are forgotten: nothing more comes of them. */
   readonly #traced = new Map<number, Traced | null>();
   #sequences = 0;
+  /** Handed to the writer, which may drop some. */
   #rows = 0;
   readonly #rowBytes: number;
 
@@ -55,7 +57,7 @@ export class TraceRecorder {
   get summary(): TraceSummary | null {
     if (this.#writer === null) return null;
     const { droppedRows, files } = this.#writer;
-    return { on: true, file: this.#stem, files: [...files], sequences: this.#sequences, rows: this.#rows, droppedRows };
+    return { on: true, file: this.#stem, files: [...files], sequences: this.#sequences, rows: this.#rows - droppedRows, droppedRows };
   }
 
   /** @throws SwitchyardError `invalid_request` */
@@ -103,7 +105,7 @@ export class TraceRecorder {
     } catch (error) {
       throw new SwitchyardError('internal', `${this.#stem} could not be written: ${(error as Error).message}`, { cause: error });
     }
-    return { ...summary, on: false, files: [...writer.files], droppedRows: writer.droppedRows };
+    return { ...summary, on: false, files: [...writer.files] };
   }
 
   /** Null: not to be recorded. */

@@ -1,13 +1,14 @@
 import { contiguousPlan, type Stats } from '@switchyard/proto';
 import { Registry } from 'prom-client';
 import { describe, expect, it } from 'vitest';
-import type { Place } from '../src/membership/membership.ts';
+import type { Membership, Place } from '../src/membership/membership.ts';
+import { Metrics } from '../src/metrics/metrics.ts';
 import { WorkerMetrics } from '../src/metrics/worker-metrics.ts';
 
 function cluster(workers: number, perNode: number) {
   const names = Array.from({ length: workers }, (_, w) => ({ name: `w${w}`, node: Math.floor(w / perNode) }));
   const plan = contiguousPlan({ type: 'x', moeLayers: [0], experts: workers }, names);
-  const places = names.map((place, worker) => ({ ...place, worker, hello: { pid: 1 } }) as unknown as Place);
+  const places = names.map((place, worker) => ({ ...place, worker, hello: { pid: 1 }, ready: null, stats: null, losses: 0 }) as unknown as Place);
   const registry = new Registry();
   return { places, registry, metrics: new WorkerMetrics(registry, 'm', plan, places) };
 }
@@ -65,5 +66,17 @@ describe('bytes between workers', () => {
     expect(found).toContain('switchyard_dispatch_bytes_total{model_name="m",src="w0",locality="remote"} 50');
     expect(found).toContain('switchyard_dispatch_bytes_total{model_name="m",src="w3",locality="remote"} 3');
     expect(found).toContain('switchyard_dispatch_bytes_total{model_name="m",src="w1",locality="node"} 1');
+  });
+});
+
+describe("a model's name", () => {
+  it('is written in one way in all series, whatever is in it', async () => {
+    const model = 'a "quoted"\\name\twith\nlines';
+    const { places } = cluster(1, 1);
+    const plan = contiguousPlan({ type: 'x', moeLayers: [0], experts: 1 }, [{ name: 'w0', node: 0 }]);
+    const metrics = new Metrics({ model, version: '0', plan, planChecksum: '0', numericClass: () => 'bf16' }, 'vllm');
+    metrics.watch({ places, epoch: 1, uncovered: 0 } as unknown as Membership, { running: 0, waiting: 7 });
+    const names = (await metrics.text()).match(/model_name="(?:[^"\\]|\\.)*"/g) ?? [];
+    expect(new Set(names)).toEqual(new Set(['model_name="a \\"quoted\\"\\\\name\twith\\nlines"']));
   });
 });

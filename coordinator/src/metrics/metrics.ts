@@ -116,6 +116,11 @@ export class Metrics {
 
   /** Who sums up what waits, to scale by it, means what waits in the coordinator too: a series without a worker. */
   #unplaced(): string {
-    return `vllm:num_requests_waiting{model_name=${JSON.stringify(this.#subject.model)}} ${this.#queue.waiting}\n`;
+    return `vllm:num_requests_waiting{model_name="${escaped(this.#subject.model)}"} ${this.#queue.waiting}\n`;
   }
+}
+
+/** A label's value as Prometheus' text format has it. JSON escapes more, and would name another model. */
+function escaped(value: string): string {
+  return value.replaceAll('\\', '\\\\').replaceAll('\n', '\\n').replaceAll('"', '\\"');
 }

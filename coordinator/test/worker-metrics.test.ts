@@ -8,7 +8,9 @@ import { WorkerMetrics } from '../src/metrics/worker-metrics.ts';
 function cluster(workers: number, perNode: number) {
   const names = Array.from({ length: workers }, (_, w) => ({ name: `w${w}`, node: Math.floor(w / perNode) }));
   const plan = contiguousPlan({ type: 'x', moeLayers: [0], experts: workers }, names);
-  const places = names.map((place, worker) => ({ ...place, worker, hello: { pid: 1 }, ready: null, stats: null, losses: 0 }) as unknown as Place);
+  const places = names.map(
+    (place, worker) => ({ ...place, worker, hello: { pid: 1 }, ready: null, stats: null, losses: 0 }) as unknown as Place,
+  );
   const registry = new Registry();
   return { places, registry, metrics: new WorkerMetrics(registry, 'm', plan, places) };
 }

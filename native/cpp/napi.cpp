@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "../include/switchyard.h"
+#include "shared-memory.h"
 
 void export_shared_memory(napi_env env, napi_value exports); /* napi-shared-memory.cpp */
 void export_core(napi_env env, napi_value exports);          /* napi-core.cpp */
@@ -252,6 +253,7 @@ public:
     bool own = false;
     if (napi_get_typedarray_info(env, value, &type, &length, &data, &memory, nullptr) != napi_ok || type != wanted) refuse("%s must be a %s", name, type_name);
     if (napi_is_arraybuffer(env, memory, &own) != napi_ok || !own) refuse("%s is over a SharedArrayBuffer: it must be over an ArrayBuffer", name);
+    if (sy::shared_holds(data)) refuse("%s is over memory of sharedMemory, which another process may change", name);
     return static_cast<T *>(data);
   }
   template <class T> T *array(napi_value value, napi_typedarray_type wanted, const char *type_name, size_t least, const char *name) const {

@@ -14,6 +14,8 @@ int shared_create(size_t bytes);
 /* Maps what `shared_create` made, here or elsewhere. Throws SY_INVALID_ARGUMENT for any other descriptor or size. */
 void *shared_map(int descriptor, size_t bytes);
 void shared_unmap(void *memory, size_t bytes);
+/* Whether an address lies in what `shared_map` has mapped: another process may change what is there at any time. For any thread. */
+bool shared_holds(const void *address);
 
 } // namespace sy
 #endif

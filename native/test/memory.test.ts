@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { addon } from '../src/addon.ts';
 import type { DeviceBuffer } from '../src/index.ts';
-import { native, ops } from '../src/index.ts';
+import { native, ops, sharedMemory } from '../src/index.ts';
 import { encodeOps } from '../src/op-encoding.ts';
 import { expectRefused, normals, random, Workbench } from './fixture.ts';
 
@@ -80,6 +80,25 @@ test('arrays over memory that other threads may change are refused', () => {
   expectRefused(() => native.rowsEncode(x, 2, shared, 'f32', bytes, 0), /row is over a SharedArrayBuffer/);
   expectRefused(() => native.rowsEncode(x, 1, Int32Array.of(0), 'f32', new Uint8Array(new SharedArrayBuffer(128)), 0), /out is over/);
   expectRefused(() => native.rowsDecode(x, 0, 'f32', new Uint8Array(new SharedArrayBuffer(8)), 0, 0), /bytes is over/);
+});
+
+test.skipIf(process.platform !== 'linux')('so are arrays over memory that another process may change', () => {
+  const region = sharedMemory.create(4096);
+  const peer = sharedMemory.open(region.name, 4096);
+  const sum = native.sumCreate(bench.device, 'exact', 2, 32);
+  const written = native.sumEncode(sum, 1, Int32Array.of(0), new Uint8Array(512), 0);
+  for (const { memory } of [region, peer]) {
+    const bytes = new Uint8Array(memory, 8);
+    bytes[0] = 2; // Codes are checked, then read again: what the other process makes of one in between would be believed.
+    expectRefused(() => native.sumAddEncoded(sum, 1, Int32Array.of(0), bytes, 0, written), /bytes is over memory of sharedMemory/);
+    expectRefused(
+      () => native.sumEncode(sum, 1, new Int32Array(memory, 4092), new Uint8Array(512), 0),
+      /row is over memory of sharedMemory/,
+    );
+  }
+  peer.release();
+  region.release();
+  expect(native.sumAddEncoded(sum, 0, new Int32Array(0), new Uint8Array(0), 0, 0)).toBeUndefined();
 });
 
 test('output over the row numbers that are read is refused', () => {

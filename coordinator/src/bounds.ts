@@ -53,9 +53,8 @@ export const bounds = {
   remoteNodesMax: limits.nodesMax,
   /** Characters of tenant, domain and request id. */
   nameCharsMax: 128,
-  /** Keys in the key file and bytes of it, and of other secrets. */
+  /** Keys in the key file. */
   apiKeysMax: 4096,
-  secretFileBytesMax: 1024 * 1024,
   /** Distinct unknown request fields that are logged once each. */
   unknownFieldsLoggedMax: 256,
   /** A stream that does not say hello. */

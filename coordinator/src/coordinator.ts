@@ -1,5 +1,4 @@
 import { createHash } from 'node:crypto';
-import { readFileSync } from 'node:fs';
 import path from 'node:path';
 import {
   type EngineConfig,
@@ -9,11 +8,13 @@ import {
   type Plan,
   parseLossy,
   planChecksum,
+  readTlsFiles,
+  readTokenFile,
   SwitchyardError,
   serveControl,
 } from '@switchyard/proto';
 import { TokenTexts } from './api/answer-format.ts';
-import { ApiKeys, readSecretFile } from './api/api-keys.ts';
+import { ApiKeys } from './api/api-keys.ts';
 import { type HttpListener, listenHttp } from './api/http-server.ts';
 import { OpenExchanges } from './api/open-exchanges.ts';
 import type { Service } from './api/service.ts';
@@ -139,8 +140,7 @@ class Coordinator implements RunningCoordinator {
       this.#health.start();
       const { listen, control, healthPort, adminSocket, tokenFile } = this.#config;
       const { host, port } = splitAddress(listen);
-      const token = tokenFile === null ? '' : readSecretFile(tokenFile, '--token-file').trim();
-      if (tokenFile !== null && token === '') throw new SwitchyardError('invalid_request', `--token-file: ${tokenFile} is empty`);
+      const token = readTokenFile(tokenFile, '--token-file');
       this.#control = await serveControl(control, { token, tls: readTls(this.#config) }, (stream) => this.#membership.accept(stream));
       this.controlAddress = this.#control.address;
       if (token === '' && !/^(unix:|127\.|localhost:|\[::1\])/.test(control))
@@ -190,7 +190,7 @@ class Coordinator implements RunningCoordinator {
     await this.#control?.close();
     await this.#tokenizing.close();
     await this.#health.close();
-    this.#log.info('coordinator closed');
+    if (this.url !== '') this.#log.info('coordinator closed');
   }
 
   #createService(modelId: string): Service {
@@ -345,19 +345,10 @@ function numericClassName({ numeric, expertDtype, denseDtype, sum, lossy }: Conf
   ].join('+');
 }
 
-function readTls({ tlsCert, tlsKey, tlsCa }: Config): LinkTls | null {
-  if (tlsCert === null && tlsKey === null && tlsCa === null) return null;
-  const read = (file: string | null, option: string) => (file === null ? null : readFileSyncNamed(file, option));
-  if (tlsCert === null || tlsKey === null) throw new SwitchyardError('invalid_request', '--tls-cert and --tls-key are needed together');
-  return { ca: read(tlsCa, '--tls-ca'), cert: read(tlsCert, '--tls-cert'), key: read(tlsKey, '--tls-key'), serverName: null };
-}
-
-function readFileSyncNamed(file: string, option: string): Uint8Array {
-  try {
-    return readFileSync(file);
-  } catch (error) {
-    throw new SwitchyardError('invalid_request', `${option} ${file}: ${(error as Error).message}`, { cause: error });
-  }
+function readTls(config: Config): LinkTls | null {
+  const tls = readTlsFiles(config, null);
+  if (tls !== null && tls.cert === null) throw new SwitchyardError('invalid_request', '--tls-ca needs --tls-cert and --tls-key beside it');
+  return tls;
 }
 
 function splitAddress(address: string): { host: string; port: number } {

@@ -61,6 +61,17 @@ describe('more sequences than may run and wait together', () => {
   });
 });
 
+describe('best_of', () => {
+  it('is taken where it asks for nothing else than n', async () => {
+    await start();
+    const alike = post(plain, { n: 2, best_of: 2, max_tokens: 1 });
+    await answer(2);
+    expect((await alike).json.choices).toHaveLength(2);
+    const { status, json } = await post(plain, { best_of: 2 });
+    expect([status, json.error]).toMatchObject([400, { param: 'best_of', message: 'best_of is supported only where it is n, 1: use n' }]);
+  });
+});
+
 describe('min_tokens', () => {
   it.each([
     [chat, { min_tokens: 5, max_tokens: 4 }, 'min_tokens is 5; max_tokens is 4'],

@@ -15,6 +15,9 @@ import type { Link, LinkOptions, LinkTls, Listener } from './link.ts';
 import { SendWindow } from './send-window.ts';
 import { removeStaleSocket } from './unix-socket.ts';
 
+// What goes wrong is told by whoever it went wrong for; the library would write it to stderr besides.
+if (process.env.GRPC_VERBOSITY === undefined) grpc.setLogVerbosity(grpc.logVerbosity.NONE);
+
 /** What distinguishes one kind of stream from another; both ends must use the same. */
 export interface StreamKind {
   transport: string;
@@ -61,7 +64,7 @@ export async function serveStreams(
   const port = await new Promise<number>((resolve, reject) => {
     server.bindAsync(target, serverCredentials(options.tls), (error, bound) => {
       if (error === null) resolve(bound);
-      else reject(new SwitchyardError('link_closed', `cannot listen on ${target}: ${error.message}`, { cause: error }));
+      else reject(new SwitchyardError('link_closed', `cannot listen on ${target}: ${bindFailure(error)}`, { cause: error }));
     });
   });
   return {
@@ -293,3 +296,8 @@ function asIs(bytes: Buffer): Buffer {
 }
 
 function ignore(): void {}
+
+/** The library tells how many addresses it tried, and in brackets what happened to them. */
+function bindFailure({ message }: Error): string {
+  return message.includes('EADDRINUSE') ? 'something else listens there already' : (/errors: \[(.*)\]$/.exec(message)?.[1] ?? message);
+}

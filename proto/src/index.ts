@@ -16,6 +16,7 @@ export * from './nats-transport.ts';
 export * from './plan.ts';
 export * from './replica-choice.ts';
 export { oncePerWish } from './same-wish.ts';
+export * from './secret-files.ts';
 export * from './shared-memory-transport.ts';
 export type * from './shared-region.ts';
 export { type SocketTransportOptions, socketTransport } from './socket-transport.ts';

@@ -50,6 +50,8 @@ export const limits = {
   linksPerListenerMax: 2048,
   /** Addresses one worker announces. */
   addressesMax: 16,
+  /** A file of keys, a token or a certificate. */
+  secretFileBytesMax: 1024 * 1024,
   /** A Unix socket path: sun_path is 108 bytes with its terminator. */
   socketPathBytesMax: 107,
   /** One control message: an Assign carries a plan. */

@@ -11,6 +11,11 @@ import { WorkerProcess } from './process/worker-process.ts';
 
 /** The worker program. Exit status: 0 after an orderly stop, 1 when it failed, 2 for wrong flags. */
 async function main(): Promise<number> {
+  const { version } = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8')) as { version: string };
+  if (process.argv.includes('--version')) {
+    process.stdout.write(`${version}\n`);
+    return 0;
+  }
   let flags: ReturnType<typeof parseFlags>;
   try {
     flags = parseFlags(process.argv.slice(2));
@@ -27,7 +32,6 @@ async function main(): Promise<number> {
   useSharedMemory(sharedMemory);
   lingerAfterFrames(yieldCore);
   const log = stderrLog(flags.name);
-  const { version } = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8')) as { version: string };
   if (flags.backend.startsWith('cuda'))
     watchDevice(native, (error) => {
       log('error', `the GPU is lost: ${error.message}`);

@@ -1,6 +1,5 @@
 import { createHash, createHmac, randomBytes } from 'node:crypto';
-import { readFileSync, statSync } from 'node:fs';
-import { SwitchyardError } from '@switchyard/proto';
+import { readSecretFile, SwitchyardError } from '@switchyard/proto';
 import { bounds } from '../bounds.ts';
 
 /**
@@ -21,7 +20,7 @@ export class ApiKeys {
 
   /** @throws SwitchyardError `invalid_request` naming the option */
   static read(file: string, option: string): ApiKeys {
-    const lines = readSecretFile(file, option).split('\n');
+    const lines = new TextDecoder().decode(readSecretFile(file, option)).split('\n');
     const keys = new ApiKeys(lines);
     if (keys.#tenantOf.size === 0) throw new SwitchyardError('invalid_request', `${option} ${file}: has no key`);
     if (keys.#tenantOf.size > bounds.apiKeysMax)
@@ -37,16 +36,5 @@ export class ApiKeys {
 
   #digest(key: string): string {
     return createHmac('sha256', this.#secret).update(key).digest('base64');
-  }
-}
-
-/** @throws SwitchyardError `invalid_request` naming the option */
-export function readSecretFile(file: string, option: string): string {
-  try {
-    const { size } = statSync(file);
-    if (size > bounds.secretFileBytesMax) throw new Error(`it has ${size} bytes; the limit is ${bounds.secretFileBytesMax}`);
-    return readFileSync(file, 'utf8');
-  } catch (error) {
-    throw new SwitchyardError('invalid_request', `${option} ${file}: ${(error as Error).message}`, { cause: error });
   }
 }

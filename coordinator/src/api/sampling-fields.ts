@@ -40,6 +40,8 @@ export type CommonSpec = Pick<
 export function readCommonFields(fields: Fields, model: ModelBounds, maxTokensMin: number): CommonSpec {
   const { defaults } = model;
   const n = fields.whole('n', 1, Math.min(limits.choicesMax, model.sequencesMax)) ?? 1;
+  // All that are computed are answered: nothing is chosen among more.
+  if ((fields.whole('best_of', 1, 2 ** 31) ?? n) !== n) throw fields.invalid('best_of', `is supported only where it is n, ${n}: use n`);
   const ignoreEos = fields.flag('ignore_eos') ?? false;
   const clientStops = readStopTokens(fields, model.vocab);
   const bias = readLogitBias(fields, model.vocab);
@@ -144,7 +146,6 @@ export function refuseUnsupported(fields: Fields): void {
   for (const name of constrained) fields.refuse(name, 'constrained decoding is not offered');
   if (fields.flag('use_beam_search') === true) throw fields.invalid('use_beam_search', 'is not supported: beam search is not offered');
   fields.refuse('prompt_logprobs', 'use /v1/completions with echo and logprobs');
-  fields.refuse('best_of', 'use n');
   fields.refuse('prompt_embeds', 'prompts are text or token ids');
   fields.ignore(
     'user',

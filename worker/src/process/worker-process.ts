@@ -1,4 +1,3 @@
-import { readFile } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Native } from '@switchyard/native';
 import {
@@ -12,6 +11,8 @@ import {
   type Listeners,
   listenAny,
   PROTOCOL_VERSION,
+  readTlsFiles,
+  readTokenFile,
   type Stats,
   SwitchyardError,
   type ToWorker,
@@ -64,8 +65,8 @@ export class WorkerProcess {
   /** Runs until `stop` or a refusal that trying again cannot help. Resolves to the exit status. */
   async run(): Promise<number> {
     const { flags, log } = this.options;
-    this.links = { token: await tokenOf(flags), tls: await tlsOf(flags) };
-    this.listeners = await listenAny(flags.data, this.links, (link) => this.server.accept(link));
+    this.links = { token: readTokenFile(flags.tokenFile, '--token-file'), tls: readTlsFiles(flags, flags.tlsServerName) };
+    this.listeners = await listenAny(flags.data, this.links, (link) => this.server.accept(link)).catch(naming('--data'));
     log('info', `listening for peers on ${this.listeners.addresses.join(', ')}`);
     const heartbeat = setInterval(() => this.beat(), HEARTBEAT_MS);
     try {
@@ -337,17 +338,11 @@ function describeDevice(native: Native, { backend, isa, threads, cpus }: WorkerF
   }
 }
 
-async function tokenOf({ tokenFile }: WorkerFlags): Promise<string> {
-  if (tokenFile === null) return '';
-  const token = (await readFile(tokenFile, 'utf8')).trim();
-  if (token === '') throw new SwitchyardError('invalid_request', `--token-file: ${tokenFile} is empty`);
-  return token;
-}
-
-async function tlsOf({ tlsCa, tlsCert, tlsKey, tlsServerName }: WorkerFlags): Promise<LinkOptions['tls']> {
-  if (tlsCa === null && tlsCert === null && tlsKey === null) return null;
-  const read = async (file: string | null) => (file === null ? null : new Uint8Array(await readFile(file)));
-  return { ca: await read(tlsCa), cert: await read(tlsCert), key: await read(tlsKey), serverName: tlsServerName };
+function naming(flag: string): (error: unknown) => never {
+  return (error) => {
+    const { code, message } = asSwitchyardError(error);
+    throw new SwitchyardError(code, `${flag}: ${message}`, { cause: error });
+  };
 }
 
 function asSwitchyardError(error: unknown): SwitchyardError {

@@ -46,6 +46,22 @@ describe('the worker program', () => {
     expect(said).toContain('--threads is x');
   });
 
+  test('says its version', async () => {
+    const { status, said } = await start(['--version']).ended;
+    expect(status).toBe(0);
+    expect(said).toMatch(/^\d+\.\d+\.\d+\n$/);
+  });
+
+  test.each([
+    ['--tls-ca', '/nonexistent/ca.pem', '--tls-ca /nonexistent/ca.pem: no such file or directory\n'],
+    ['--tls-cert', '/nonexistent/cert.pem', '--tls-cert and --tls-key are needed together\n'],
+    ['--data', 'pigeon://roof', '--data: address pigeon://roof: the schemes are '],
+  ])('names the flag that it cannot start with: %s', async (flag, value, complaint) => {
+    const { status, said } = await start([...nowhere, flag, value]).ended;
+    expect(status).toBe(1);
+    expect(said).toContain(complaint);
+  });
+
   test('ends on SIGTERM with status 0, coordinator or not', async () => {
     const { child, listening, ended } = start(nowhere);
     await listening;
@@ -69,6 +85,6 @@ describe('the worker program', () => {
   test('takes no empty token for one', async () => {
     const { status, said } = await start([...nowhere, '--token-file', '/dev/null']).ended;
     expect(status).toBe(1);
-    expect(said).toContain('--token-file: /dev/null is empty');
+    expect(said).toContain('--token-file /dev/null: is empty');
   });
 });

@@ -1,0 +1,55 @@
+import { closeSync, openSync, readSync } from 'node:fs';
+import { SwitchyardError } from './errors.ts';
+import { limits } from './limits.ts';
+import type { LinkTls } from './link.ts';
+
+/**
+ * The file that an option names, which holds keys, a token or a certificate. Pipes are read too: a shell's `<(…)` leaves no secret on a disk.
+ *
+ * @throws SwitchyardError `invalid_request` naming the option and the file
+ */
+export function readSecretFile(file: string, option: string): Uint8Array {
+  try {
+    return readBounded(file);
+  } catch (error) {
+    throw new SwitchyardError('invalid_request', `${option} ${file}: ${reasonOf(error as Error)}`, { cause: error });
+  }
+}
+
+/** The token that everything of a cluster shares; empty where no file is named. @throws SwitchyardError `invalid_request`, also for an empty file */
+export function readTokenFile(file: string | null, option: string): string {
+  if (file === null) return '';
+  const token = new TextDecoder().decode(readSecretFile(file, option)).trim();
+  if (token === '') throw new SwitchyardError('invalid_request', `${option} ${file}: is empty`);
+  return token;
+}
+
+/** What `--tls-ca`, `--tls-cert` and `--tls-key` name; null where none is given. @throws SwitchyardError `invalid_request` naming the option */
+export function readTlsFiles(files: Record<'tlsCa' | 'tlsCert' | 'tlsKey', string | null>, serverName: string | null): LinkTls | null {
+  const { tlsCa, tlsCert, tlsKey } = files;
+  if (tlsCa === null && tlsCert === null && tlsKey === null) return null;
+  if ((tlsCert === null) !== (tlsKey === null))
+    throw new SwitchyardError('invalid_request', '--tls-cert and --tls-key are needed together');
+  const read = (file: string | null, option: string) => (file === null ? null : readSecretFile(file, option));
+  return { ca: read(tlsCa, '--tls-ca'), cert: read(tlsCert, '--tls-cert'), key: read(tlsKey, '--tls-key'), serverName };
+}
+
+/** What a pipe or a device has is known only once it has been read. */
+function readBounded(file: string): Uint8Array {
+  const room = Buffer.alloc(limits.secretFileBytesMax + 1);
+  const descriptor = openSync(file, 'r');
+  let length = 0;
+  try {
+    for (let read = -1; read !== 0 && length < room.length; length += read)
+      read = readSync(descriptor, room, length, room.length - length, null);
+  } finally {
+    closeSync(descriptor);
+  }
+  if (length > limits.secretFileBytesMax) throw new Error(`has more than ${limits.secretFileBytesMax} bytes`);
+  return room.subarray(0, length);
+}
+
+/** "ENOENT: no such file or directory, open '…'" without what is said already. */
+function reasonOf({ message }: Error): string {
+  return message.replace(/^[A-Z]+: ([^,]+),.*$/s, '$1');
+}

@@ -2,7 +2,7 @@
 import { execFileSync } from 'node:child_process';
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
-import { onHosts } from './workloads.mjs';
+import { digestOf, onHosts } from './workloads.mjs';
 
 const root = path.resolve(path.dirname(new URL(import.meta.url).pathname), '../..');
 const cli = path.join(root, 'cli/dist/main.js');
@@ -29,12 +29,12 @@ export function topologyOf(workload, hosts, link = { bandwidth: 125e6, latency: 
   };
 }
 
-/** The plan of that kind; kept in the cache folder, for the search takes a minute. */
+/** The plan of that kind; kept in the cache folder by the trace that it is made from, for the search takes a minute. */
 export function planOf(workload, hosts, kind, cacheFolder) {
   const replicas = planKinds[kind];
   if (replicas === undefined) throw new Error(`there is no plan ${kind}; there are ${Object.keys(planKinds).join(', ')}`);
   if (replicas === null) return onHosts(workload.model, hosts);
-  const file = path.join(cacheFolder, `plan-${workload.name}-${hosts}-${replicas}.json`);
+  const file = path.join(cacheFolder, `plan-${workload.name}-${digestOf(workload.planningTrace)}-${hosts}-${replicas}.json`);
   if (!existsSync(file)) {
     const topology = path.join(cacheFolder, `topology-${workload.name}-${hosts}.json`);
     writeFileSync(topology, JSON.stringify(topologyOf(workload, hosts)));

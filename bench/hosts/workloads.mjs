@@ -1,6 +1,6 @@
 // What is measured: two models, each with sequences to plan from and others, held out, to measure on.
 import { createHash } from 'node:crypto';
-import { closeSync, existsSync, mkdirSync, openSync, readdirSync, readFileSync, writeFileSync, writeSync } from 'node:fs';
+import { closeSync, existsSync, mkdirSync, openSync, readdirSync, readFileSync, renameSync, writeFileSync, writeSync } from 'node:fs';
 import path from 'node:path';
 import { holdOut, openTrace, writeSwitchyardTrace } from '../../placement/dist/index.js';
 import { contiguousPlan } from '../../proto/dist/index.js';
@@ -40,8 +40,10 @@ const windowTokens = { prompt: 64, generated: 64 };
  */
 export async function textWorkload(bed, cacheFolder) {
   mkdirSync(cacheFolder, { recursive: true });
-  const file = path.join(cacheFolder, `text-${digestOf(path.join(bundledModel, 'config.json'))}.trace`);
-  const idsFile = path.join(cacheFolder, 'text-ids.json');
+  // Other weights choose other experts.
+  const name = `text-${digestOf(...['config.json', 'tokenizer.json', 'model.safetensors'].map((part) => path.join(bundledModel, part)))}`;
+  const file = path.join(cacheFolder, `${name}.trace`);
+  const idsFile = path.join(cacheFolder, `${name}-ids.json`);
   if (!existsSync(file) || !existsSync(idsFile)) await recordText(bed, file, idsFile);
   const ids = JSON.parse(readFileSync(idsFile, 'utf8'));
   const domains = Object.keys(ids);
@@ -164,16 +166,21 @@ function shapeOf(model) {
   };
 }
 
+/** Under its name only once it is whole: what an interrupted run has begun is no trace to go on with. */
 function writeTrace(trace, file) {
   const { chunks, sequences } = writeSwitchyardTrace(trace, new Date(0).toISOString());
-  const out = openSync(file, 'w', 0o600);
+  const out = openSync(`${file}.part`, 'w', 0o600);
   for (const chunk of chunks) writeSync(out, chunk);
   closeSync(out);
   writeFileSync(`${file}.sequences.jsonl`, sequences, { mode: 0o600 });
+  renameSync(`${file}.part`, file);
 }
 
-function digestOf(file) {
-  return createHash('sha256').update(readFileSync(file)).digest('hex').slice(0, 12);
+/** Of what the files hold: names what was made from them. */
+export function digestOf(...files) {
+  const hash = createHash('sha256');
+  for (const file of files) hash.update(readFileSync(file));
+  return hash.digest('hex').slice(0, 12);
 }
 
 /** A number in [0, 1) that depends on n alone, without a pattern. */

@@ -1,6 +1,6 @@
 // Writes a qwen3_moe directory as GGUF v3, so that llama.cpp is measured on the same weights: `node gguf.mjs MODEL_DIR OUT.gguf [bf16|q8_0]`.
 // Matrices are bf16 (or Q8_0 blocks of 32: f16 scale, 32 int8), norms and router f32, as llama.cpp's own converter lays them out.
-import { closeSync, openSync, readFileSync, writeSync } from 'node:fs';
+import { closeSync, openSync, readFileSync, renameSync, writeSync } from 'node:fs';
 import path from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { openSafetensors } from './safetensors.mjs';
@@ -186,7 +186,8 @@ export function convertToGguf(dir, file, format = 'bf16') {
     offset += Math.ceil(t.bytes / ALIGNMENT) * ALIGNMENT;
   }
   const meta = Buffer.concat([head.bytes(), pairs.bytes(), infos.bytes()]);
-  const fd = openSync(file, 'w');
+  // Under its name only once it is whole: what an interrupted run has begun is no model to measure.
+  const fd = openSync(`${file}.part`, 'w');
   writeSync(fd, meta);
   writeSync(fd, Buffer.alloc((ALIGNMENT - (meta.length % ALIGNMENT)) % ALIGNMENT));
   for (const t of plan) {
@@ -202,6 +203,7 @@ export function convertToGguf(dir, file, format = 'bf16') {
     writeSync(fd, Buffer.alloc((ALIGNMENT - (written % ALIGNMENT)) % ALIGNMENT));
   }
   closeSync(fd);
+  renameSync(`${file}.part`, file);
 }
 
 if (import.meta.url === pathToFileURL(process.argv[1]).href) {

@@ -71,6 +71,21 @@ describe('bytes between workers', () => {
   });
 });
 
+describe('the cache', () => {
+  it('is described by labels, as vLLM has it', async () => {
+    const { places } = cluster(2, 1);
+    const plan = contiguousPlan({ type: 'x', moeLayers: [0], experts: 2 }, places);
+    const metrics = new Metrics({ model: 'm', version: '0', plan, planChecksum: '0', numericClass: () => 'bf16' }, 'vllm');
+    metrics.watch({ places, epoch: 1, uncovered: 0 } as unknown as Membership, { running: 0, waiting: 0 });
+    const said = async () => (await metrics.text()).match(/^\S+:cache_config_info.*$/gm);
+    expect(await said()).toEqual(['vllm:cache_config_info{model_name="m",block_size="16",num_gpu_blocks="0"} 1']);
+    places.forEach((place, w) => {
+      place.ready = { kvBlocks: 100 + w } as Place['ready'];
+    });
+    expect(await said()).toEqual(['vllm:cache_config_info{model_name="m",block_size="16",num_gpu_blocks="201"} 1']);
+  });
+});
+
 describe("a model's name", () => {
   it('is written in one way in all series, whatever is in it', async () => {
     const model = 'a "quoted"\\name\twith\nlines';

@@ -72,14 +72,20 @@ export class Metrics {
       },
     });
     gauge('build_info', 'The version of the coordinator.', () => 1, { version });
-    gauge(
-      'cache_config_info',
-      'Blocks of 16 tokens over all workers.',
-      () => membership.places.reduce((sum, { ready }) => sum + (ready?.kvBlocks ?? 0), 0),
-      { block_size: '16' },
-    );
     const replicas = plan.replicas.flat();
     const { places } = membership;
+    new Gauge({
+      name: `${metricPrefix}cache_config_info`,
+      help: 'The KV cache of all workers together: tokens of a block, and blocks.',
+      // What reads the size of vLLM's cache reads it from the labels.
+      labelNames: ['model_name', 'block_size', 'num_gpu_blocks'],
+      registers: [this.registry],
+      collect() {
+        this.reset();
+        const blocks = places.reduce((sum, { ready }) => sum + (ready?.kvBlocks ?? 0), 0);
+        this.set({ model_name: model, block_size: '16', num_gpu_blocks: String(blocks) }, 1);
+      },
+    });
     new Gauge({
       name: `${metricPrefix}expert_replicas`,
       help: 'Replicas of experts by whether their worker serves.',

@@ -209,3 +209,19 @@ it('transportation is exact', () => {
     expect(found.reduce((sum, b, i) => sum + cost[i * 3 + b], 0)).toBe(best);
   }
 });
+
+it('transportation is exact, and ends, where some costs are much larger than others', () => {
+  const random = seededRandom(45);
+  for (let round = 0; round < 300; round++) {
+    const size = 2 + random.below(4);
+    const cost = Float64Array.from({ length: size * size }, () => (random.next() < 0.5 ? 1e12 : -10 * random.below(30)));
+    let best = Infinity;
+    const complete = (item: number, taken: number, sum: number) => {
+      if (item === size) best = Math.min(best, sum);
+      else for (let b = 0; b < size; b++) if (((taken >>> b) & 1) === 0) complete(item + 1, taken | (1 << b), sum + cost[item * size + b]);
+    };
+    complete(0, 0, 0);
+    const found = assignToBins(cost, new Int32Array(size).fill(1));
+    expect(found.reduce((sum, b, i) => sum + cost[i * size + b], 0)).toBe(best);
+  }
+});

@@ -1,7 +1,7 @@
 import type { Plan } from '@switchyard/proto';
 import type { Cluster } from '../cluster/cluster.ts';
 import { assignToBins } from '../solve/transportation.ts';
-import { checkSameShape } from './moves.ts';
+import { checkSameShape, replicaCount } from './moves.ts';
 
 /**
  * Renames the workers of `target` so that least has to move from `current`, without changing what the plan is worth: workers of one node may trade places if they are
@@ -24,7 +24,8 @@ export function relabelToMatch(target: Plan, current: Plan, cluster: Cluster): {
   });
   const inNode = Array.from({ length: cluster.nodes }, (_, n) => cluster.workers.map((_, w) => w).filter((w) => cluster.nodeOf[w] === n));
   const alike = (a: number, b: number) => cluster.slotsOf[a] === cluster.slotsOf[b] && cluster.speedOf[a] === cluster.speedOf[b];
-  const forbidden = 1e12;
+  // More than all that could stay, and no more: beside it the costs of what may be have to keep their digits.
+  const forbidden = 1 + replicaCount(target);
   const match = (from: number[], to: number[]): { pairs: [number, number][]; kept: number } | null => {
     const cost = Float64Array.from({ length: from.length * to.length }, (_, i) => {
       const a = from[Math.floor(i / to.length)];

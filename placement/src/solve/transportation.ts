@@ -40,6 +40,13 @@ export function assignToBins(cost: Float64Array, capacity: ArrayLike<number>): I
   };
   const distance = new Float64Array(bins);
   const from = new Int32Array(bins);
+  // One for all ways, far above what sums of costs round off: were it larger for longer ways, the shifts left undone there would add up to gains on short ones, in circles.
+  const least = 1e-12 * cost.reduce((most, c) => Math.max(most, Math.abs(c)), 0);
+  const leadsFrom = (bin: number, to: number): boolean => {
+    let b = to;
+    while (b >= 0 && b !== bin) b = from[b];
+    return b === bin;
+  };
   for (let item = 0; item < items; item++) {
     // Shortest way from this item to a bin with room (Bellman-Ford: shift costs may be negative, never in a cycle).
     for (let b = 0; b < bins; b++) {
@@ -52,7 +59,7 @@ export function assignToBins(cost: Float64Array, capacity: ArrayLike<number>): I
         if (distance[a] === Infinity || used[a] === 0) continue;
         for (let b = 0; b < bins; b++) {
           const d = distance[a] + shiftCost[a * bins + b];
-          if (capacity[b] > 0 && d < distance[b] - 1e-9 * (1 + Math.abs(d))) {
+          if (capacity[b] > 0 && d < distance[b] - least && !leadsFrom(b, a)) {
             distance[b] = d;
             from[b] = a;
             changed = true;

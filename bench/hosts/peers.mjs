@@ -221,6 +221,8 @@ for (let round = 0; round < Number(flags.rounds); round++)
       results[name].push({ ...result, wireBytes });
       process.stderr.write(`round ${round + 1} ${name}: ${JSON.stringify(result)}\n`);
     } catch (error) {
+      // The table has what could be measured all the same.
+      process.exitCode = 1;
       failures[name] =
         `${error.message.split('\n')[0]}; the end of its log: ${existsSync(logFile) ? readFileSync(logFile, 'utf8').slice(-1500) : ''}`;
       process.stderr.write(`${name} failed: ${failures[name]}\n`);

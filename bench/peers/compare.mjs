@@ -55,8 +55,9 @@ function measure(url, args) {
   if (done.status !== 0 && !done.stdout.startsWith('{'))
     throw new Error(`bench serve against ${url} exited with ${done.status}: ${done.stderr.slice(-2000)}`);
   return JSON.parse(done.stdout).levels.map((level) => {
-    // A server that leaves requests unanswered has no figure; what it did is said.
+    // A server that leaves requests unanswered has no figure; what it did is said, and the comparison has failed.
     if (level.errors === 0) return level;
+    process.exitCode = 1;
     process.stderr.write(
       `${url}: ${level.errors} of ${level.requests} failed at ${level.concurrency} clients: ${JSON.stringify(level.errorMessages)}\n`,
     );

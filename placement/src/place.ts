@@ -286,6 +286,7 @@ async function placeForHomes(
     // The plan is near a local optimum already: look at the most promising changes of each layer only.
     search = new FanOutSearch(sample, new Int32Array(sample.sequences.length), { ...base, candidatesMax: 40 });
     search.load(nodeMasks(o.warmStart, cluster));
+    search.chooseHomes();
     search.fitMemory();
     await search.converge(o.warmRounds, 1e-3);
   } else {
@@ -402,7 +403,7 @@ function onAllTokens(trace: RoutingTrace, { masks }: NodePlacement, base: FanOut
     sequenceWeight: null,
   });
   full.load(masks);
-  full.reassignHomes();
+  full.chooseHomes();
   full.relieve(base.peakMeanMax, reliefPrice);
   return full;
 }

@@ -130,6 +130,17 @@ describe('place', () => {
     expectValid(next, cluster.slotsOf);
   });
 
+  it('keeps the balance of homes from a warm start, and on tokens that it did not search, however much one node holds', async () => {
+    const trace = toyTrace({ layers: 4, experts: 16, topK: 2, sequences: 12, tokensEach: 20 });
+    // All at home on the large node would be cheapest.
+    const topology = testTopology(2, 1, 60);
+    topology.nodes[1].workers[0].expertMemoryBytes = 8000;
+    const cold = await place(trace, topology, { ...quick, replicas: 0 });
+    const warm = await place(trace, topology, { ...quick, replicas: 0, warmStart: cold.plan });
+    const sampled = await place(trace, topology, { ...quick, replicas: 0, sampleTokens: 20 });
+    for (const { score } of [cold, warm, sampled]) expect(score.homePeakMean).toBeLessThan(1.05);
+  });
+
   it('says what does not fit', async () => {
     const trace = await gptOssSlice();
     await expect(place(trace, testTopology(2, 1, 300), quick)).rejects.toThrow(

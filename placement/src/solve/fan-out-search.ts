@@ -381,18 +381,22 @@ export class FanOutSearch {
     return cost;
   }
 
-  /** Chooses homes anew at least cost within the balance; keeps the old ones if that is no better. Returns what it gained. */
-  reassignHomes(): number {
-    const cost = this.homeCosts();
-    const before = this.objective();
-    const held = this.homeOf;
+  /** Homes at least cost within the balance, whatever they were: where those there are were never chosen. */
+  chooseHomes(): void {
     this.homeOf = assignHomes(
-      cost,
+      this.homeCosts(),
       this.trace.sequences.map((s) => s.tokens),
       this.options.balance,
     );
     this.spreadHomes();
     for (const layer of this.layers) layer.reprice();
+  }
+
+  /** Chooses homes anew at least cost within the balance; keeps the old ones if that is no better. Returns what it gained. */
+  reassignHomes(): number {
+    const before = this.objective();
+    const held = this.homeOf;
+    this.chooseHomes();
     const gained = before - this.objective();
     if (gained > 1e-9) {
       this.options.onImproved(this.objective());

@@ -6,6 +6,7 @@ import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { inspectModel } from '../../worker/dist/index.js';
+import { commandOf } from '../command.mjs';
 import { median } from '../median.mjs';
 import { warmUp } from '../warm-up.mjs';
 import { startCluster } from './cluster.mjs';
@@ -84,6 +85,7 @@ for (const layout of flags.layouts.split(','))
     }
   }
 
+const command = commandOf('bench/engine/compare.mjs', flags, { with: 'OTHER' });
 const machine = { cpu: os.cpus()[0].model, cores: os.cpus().length, node: process.version, kernel: `${os.type()} ${os.release()}` };
 const date = new Date().toISOString().slice(0, 10);
 const of = (pairs, i, key, digits) => median(pairs.map((pair) => pair[i][key])).toFixed(digits);
@@ -92,7 +94,7 @@ const both = (pairs, key, digits) => `${of(pairs, 0, key, digits)} → ${of(pair
 const text = [
   '# Two checkouts in one run',
   '',
-  `\`node bench/engine/compare.mjs --with OTHER --rounds ${flags.rounds}\`, model ${path.basename(flags.model)}, ${date}, ${machine.cores} × ${machine.cpu}, ${machine.kernel}, Node ${machine.node}.`,
+  `\`${command}\`, model ${path.basename(flags.model)}, ${date}, ${machine.cores} × ${machine.cpu}, ${machine.kernel}, Node ${machine.node}.`,
   'Worker processes of one thread on this machine, contiguous plan, no HTTP. Medians of each, and the median of the ratios within a round. OTHER → this one.',
   '',
   '| nodes x workers | transport | streams | tokens/s | ratio | processor seconds per 1,000 tokens | ratio | sleeps a token |',
@@ -103,7 +105,7 @@ const text = [
   ),
   '',
 ].join('\n');
-writeFileSync(`${flags.out}.json`, `${JSON.stringify({ machine, date, cells }, null, 1)}\n`);
+writeFileSync(`${flags.out}.json`, `${JSON.stringify({ command, machine, date, cells }, null, 1)}\n`);
 writeFileSync(`${flags.out}.md`, text);
 process.stdout.write(text);
 process.exit(0);

@@ -6,6 +6,7 @@ import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { inspectModel } from '../../worker/dist/index.js';
+import { commandOf } from '../command.mjs';
 import { measureClusters } from './cluster.mjs';
 import { measureOneProcess } from './one-process.mjs';
 
@@ -46,7 +47,7 @@ const machine = {
   date: new Date().toISOString().slice(0, 10),
   load: os.loadavg()[0],
 };
-const command = `node bench/engine/run.mjs --threads ${threads} --rounds ${rounds}`;
+const command = commandOf('bench/engine/run.mjs', flags);
 const whole = (x) => Math.round(x).toLocaleString('en');
 const text = [
   '# The step loop and the exchange on a small model',

@@ -7,6 +7,7 @@ import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { inspectModel } from '../../worker/dist/index.js';
+import { commandOf } from '../command.mjs';
 import { median } from '../median.mjs';
 import { startCluster } from './cluster.mjs';
 
@@ -72,14 +73,11 @@ const row = ({ layout, batch, speeds: [other, own] }) => {
   return `| ${layout} | ${batch} | ${shown.join(' | ')} | ${first}x | ${last}x |`;
 };
 const numbers = Array.from({ length: rounds }, (_, i) => i + 1);
-const command = `node bench/engine/warming.mjs --with OTHER ${process.argv
-  .slice(2)
-  .filter((a, i, all) => a !== '--with' && all[i - 1] !== '--with')
-  .join(' ')}`;
+const command = commandOf('bench/engine/warming.mjs', flags, { with: 'OTHER' });
 const text = [
   '# Fresh workers',
   '',
-  `\`${command.trim()}\`, model ${path.basename(flags.model)}, ${new Date().toISOString().slice(0, 10)}, ${os.cpus().length} × ${os.cpus()[0].model}, Node ${process.version}.`,
+  `\`${command}\`, model ${path.basename(flags.model)}, ${new Date().toISOString().slice(0, 10)}, ${os.cpus().length} × ${os.cpus()[0].model}, Node ${process.version}.`,
   `Worker processes of one thread on this machine, over ${flags.transport}, contiguous plan, no HTTP. Tokens/s of each round of ${produce} tokens a stream, from the first on: medians of ${repeats}`,
   `starts. OTHER (${commits[0]}) → this one (${commits[1]}); ratios within a round: of the first four rounds, and of the last four.`,
   '',

@@ -6,6 +6,7 @@ import os from 'node:os';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
+import { commandOf } from '../command.mjs';
 import { atEnd } from '../leftovers.mjs';
 import { measure, serveCommands } from './measure.mjs';
 import { report } from './report.mjs';
@@ -149,7 +150,7 @@ const machine = {
   date: new Date().toISOString().slice(0, 10),
   load: os.loadavg()[0],
 };
-const command = `node bench/exchange/run.mjs --rounds ${rounds} --seconds ${secondsPerCell}`;
+const command = commandOf('bench/exchange/run.mjs', flags);
 const unit = {
   samples: { echo: 'seconds per round trip', stream: 'bytes per second' },
   processor: { echo: 'processor seconds of both sides per round trip', stream: 'processor seconds of both sides per byte' },

@@ -8,6 +8,7 @@ import os from 'node:os';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
+import { commandOf } from '../command.mjs';
 import { atEnd } from '../leftovers.mjs';
 
 const root = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '../..');
@@ -76,15 +77,19 @@ const table = [
   ),
 ];
 const { machine, target, workload } = first;
+const command = commandOf('bench/serve/scaling.mjs', flags);
 const text = `# Scaling: 1, 2 and 4 workers
 
 ${target.model}, class ${target.numericClass}, ${workload.promptTokens} prompt tokens (${workload.prompts}), ${workload.outputTokens} output tokens; ${machine.cpu}, ${machine.cpus} CPUs, Node ${machine.node}; ${new Date().toISOString().slice(0, 10)}.
 One thread a worker. Best of ${flags.rounds} alternating rounds. On a machine with fewer CPUs than workers more workers cannot be faster: what the table shows then is what the exchange costs. \`exchange_wait\` is the time in which a home had nothing to do but wait for its rows.
 
-    node bench/serve/scaling.mjs
+    ${command}
 
 ${table.join('\n')}
 `;
 writeFileSync(`${flags.out}.md`, text);
-writeFileSync(`${flags.out}.json`, `${JSON.stringify({ format: 'switchyard-bench-scaling', version: 1, machine, rounds }, null, 1)}\n`);
+writeFileSync(
+  `${flags.out}.json`,
+  `${JSON.stringify({ format: 'switchyard-bench-scaling', version: 1, command, machine, rounds }, null, 1)}\n`,
+);
 process.stdout.write(text);

@@ -1,6 +1,6 @@
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { type Plan, SwitchyardError, type Topology } from '@switchyard/proto';
-import { type Cluster, clusterOf, inNodeGroups, limitSlots, nodeSlots, nodeSpeedShares } from './cluster/cluster.ts';
+import { type Cluster, clusterOf, inNodeGroups, limitSlots, limitWorkers, nodeSlots, nodeSpeedShares } from './cluster/cluster.ts';
 import { holderMasks, maskNodesMax } from './cluster/node-set.ts';
 import { type Random, seededRandom } from './random.ts';
 import { checkSameShape } from './replan/moves.ts';
@@ -119,7 +119,7 @@ export async function place(trace: RoutingTrace, topology: Topology, options: Pa
   if (trace.tokens === 0) throw new SwitchyardError('bad_plan', 'the trace has 0 tokens, must be at least 1', { param: 'trace' });
   const layers = trace.moeLayers.length;
   const copies = layers * trace.experts;
-  const whole = clusterOf(topology);
+  const whole = limitWorkers(clusterOf(topology), copies);
   // Whole groups need room that a limit per worker may split.
   const grouped = o.wholeGroups !== null && whole.nodes > 1;
   const cluster = grouped ? whole : limitSlots(whole, Math.floor(copies * (1 + o.replicas) + 1e-9));
@@ -220,7 +220,7 @@ export function placeLoads(
 ): Plan {
   within('replicas', options.replicas, 0);
   const copies = loads.layers * loads.experts;
-  const cluster = limitSlots(clusterOf(topology), Math.floor(copies * (1 + options.replicas) + 1e-9));
+  const cluster = limitSlots(limitWorkers(clusterOf(topology), copies), Math.floor(copies * (1 + options.replicas) + 1e-9));
   checkRoom(cluster, loads.layers, loads.experts);
   const flat: Cluster = {
     ...cluster,

@@ -1,6 +1,6 @@
 import fc from 'fast-check';
-import { describe, it } from 'vitest';
-import { clusterOf, place } from '../src/index.ts';
+import { describe, expect, it } from 'vitest';
+import { clusterOf, expertLoads, place, placeLoads } from '../src/index.ts';
 import { expectValid, testTopology, toyTrace } from './slice.ts';
 
 /** One node for each list, one worker for each number of experts in it. */
@@ -25,6 +25,17 @@ describe('uneven memory', () => {
       const { plan } = await place(trace, topology, { starts: 1, replicas: 0.25, programColumns: 0 });
       expectValid(plan, memory);
     }
+  });
+
+  it('counts up to one copy of everything: two workers that hold all of it share it evenly, whatever else they have', async () => {
+    const shape = { layers: 4, experts: 16 };
+    const trace = toyTrace({ ...shape, topK: 2, sequences: 12, tokensEach: 20 });
+    const topology = unevenTopology([[640], [64]]);
+    const { plan, score } = await place(trace, topology, { starts: 1, replicas: 0.25, programColumns: 0 });
+    expect(plan.replicas.flat(2)).toHaveLength(80);
+    expect(score.nodePeakMean).toBeLessThan(1.15);
+    const loads = placeLoads(expertLoads(trace), topology, { replicas: 0, seed: 1, effort: 50 });
+    expect(loads.replicas.flat(2).filter((w) => w === 0)).toHaveLength(32);
   });
 
   it('of any kind, with any budget for replicas and in every model, ends in a plan that fits', async () => {

@@ -15,6 +15,7 @@ import {
   TraceBuilder,
   writeSwitchyardTrace,
 } from '../src/index.ts';
+import { readIdDump } from '../src/trace/id-dump.ts';
 import { readNpyTrace } from '../src/trace/npy.ts';
 import { readSglangDump } from '../src/trace/sglang.ts';
 import { readSwitchyardTrace } from '../src/trace/switchyard-format.ts';
@@ -102,6 +103,7 @@ describe('files that cannot be what they say', () => {
     await expect(array('1, 1000000000000000', [])).rejects.toThrow('shape (1, 1000000000000000), must have 1..1024 layers and top-1..32');
     await expect(array('1, 0', [])).rejects.toThrow('shape (1, 0), must have 1..1024 layers');
     await expect(array('1, 2', [1, 65535], 4)).rejects.toThrow('row 0: expert id is 65535, must be in 0..65534');
+    await expect(array('1, 2', [1, 2, 3], 4)).rejects.toThrow('row 1: the file goes on after the 1 rows of its header');
   });
 
   it.each([
@@ -118,6 +120,14 @@ describe('files that cannot be what they say', () => {
     ['{"topk_ids_of_layer": [[[0], [1]]], "positions": [0]}', 'positions holds 1 numbers, must be as many as the 2 tokens'],
     ['{"topk_ids_of_layer": [[[0], [1]]], "positions": [0, -1]}', 'position is -1, must be an integer from 0 to 4294967295'],
     ['{"logical_count": [[[1, 2], [3, 4]], 5, 6, 7, 8]}', 'logical_count is ragged: 8 numbers in a list of (5, 2, 2)'],
+    // What is left of a list of which something is lost.
+    ['{"logical_count": [[1, , 2]]}', 'byte 23: unexpected ,'],
+    ['{"logical_count": [[1 2]]}', 'byte 22: unexpected 2'],
+    ['{"logical_count": [[1, 2],]}', 'byte 26: unexpected ]'],
+    ['{"logical_count" [[1, 2]]}', 'byte 17: unexpected ['],
+    ['{"steps": 3 "logical_count": [[1, 2]]}', 'byte 12: unexpected "'],
+    ['{"logical_count": [[1, 2]], }', 'byte 28: unexpected }'],
+    ['{"logical_count": [[1: 2]]}', 'byte 21: unexpected :'],
   ])('as SGLang dumps are refused by place: %#', async (content, message) => {
     await expect(openTrace(file('dump.json', content))).rejects.toThrow(message);
   });
@@ -175,6 +185,10 @@ describe('our own format', () => {
     await expect(readSwitchyardTrace(bytesOf(all), null, 'bad.trace')).rejects.toThrow(
       /bad\.trace: record 1 at byte \d+: expert id 9 of layer 1 is not below 4/,
     );
+    // Two bytes an id, and neither is one of an expert: elsewhere it means that the router chose fewer.
+    const wide = Buffer.concat([...writeSwitchyardTrace(tinyTrace(300, [[1]]), 'now').chunks]);
+    wide.fill(0xff, wide.length - 2);
+    await expect(readSwitchyardTrace(bytesOf(wide), null, 'bad.trace')).rejects.toThrow('expert id 65535 of layer 1 is not below 300');
     await expect(readSwitchyardTrace(bytesOf(all.subarray(0, all.length - 3)), null, 'cut.trace')).rejects.toThrow(
       /ends 3 bytes inside a record/,
     );
@@ -182,6 +196,13 @@ describe('our own format', () => {
 });
 
 describe('other formats', () => {
+  it('keeps the order of a sequence whose tokens are not all together in an id dump', async () => {
+    const sequences = Buffer.from(Uint16Array.from([0, 0, 1, 0, 0]).buffer);
+    const shape = { model: 'm', layers: 1, topK: 1, experts: 8 };
+    const trace = await readIdDump(bytesOf(Buffer.from([0, 1, 5, 2, 3])), bytesOf(sequences), null, shape, 'x');
+    expect([...trace.ids]).toEqual([0, 1, 2, 3, 5]);
+  });
+
   it('reads an ExFlow array', async () => {
     const header = "{'descr': '<i8', 'fortran_order': False, 'shape': (3, 2), }".padEnd(117, ' ');
     const start = Buffer.concat([Buffer.from([0x93]), Buffer.from('NUMPY'), Buffer.from([1, 0, 118, 0]), Buffer.from(`${header}\n`)]);

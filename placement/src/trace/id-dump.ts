@@ -29,17 +29,14 @@ export async function readIdDump(
   const idStream = new ByteStream(ids, source);
   const sequenceStream = new ByteStream(sequenceOf, source);
   const row = shape.layers * shape.topK;
-  let position = 0;
-  let last = -1;
+  const tokensOf = new Uint32Array(0x1_0000); // so far, by sequence
   for (let token = 0; ; token++) {
     const taken = await idStream.exactly(row);
     const two = await sequenceStream.exactly(2);
     if (taken === null && two === null) break;
     if (taken === null || two === null) throw badTrace(source, `token ${token}`, 'ids and sequences have different numbers of tokens');
     const sequence = two[0] | (two[1] << 8);
-    position = sequence === last ? position + 1 : 0;
-    last = sequence;
-    builder.add(sequence, position, true, taken, 0, () => `token ${token} at byte ${token * row}`);
+    builder.add(sequence, tokensOf[sequence]++, true, taken, 0, () => `token ${token} at byte ${token * row}`);
   }
   if (sequencesJson !== null) nameDomains(sequencesJson, builder, source);
   return builder.build();

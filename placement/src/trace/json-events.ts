@@ -9,6 +9,9 @@ export type JsonEvent =
 
 /** Deepest nesting accepted. */
 const depthMax = 32;
+/** What may come next; `first` beside the end of the list or object that has just begun. */
+type Due = 'value' | 'first value' | 'key' | 'first key' | 'colon' | 'comma';
+
 /** Longest string or number accepted. */
 const scalarBytesMax = 1024 * 1024;
 
@@ -19,7 +22,7 @@ const scalarBytesMax = 1024 * 1024;
 export async function* jsonEvents(bytes: Bytes, source: string): AsyncGenerator<JsonEvent> {
   const stream = new ByteStream(bytes, source);
   const nesting: ('[' | '{')[] = [];
-  let expectKey = false;
+  let due: Due = 'value';
   let scalar = '';
   let inString = false;
   let escaped = false;
@@ -32,6 +35,13 @@ export async function* jsonEvents(bytes: Bytes, source: string): AsyncGenerator<
       throw badTrace(source, `byte ${offset}`, `not JSON: ${text.slice(0, 40)}`);
     }
   };
+  // A list that has lost something may still be as long as the others.
+  const take = (allowed: boolean, byte: number, offset: number): void => {
+    if (!allowed) throw badTrace(source, `byte ${offset}`, `unexpected ${String.fromCharCode(byte)}`);
+  };
+  const isDue = (what: 'value' | 'key'): boolean => due === what || due === `first ${what}`;
+  // Several values may follow one another, as records are appended.
+  const afterValue = (): Due => (nesting.length === 0 ? 'value' : 'comma');
   for (;;) {
     base = stream.offset;
     const chunk = await stream.upTo(65_536);
@@ -49,10 +59,9 @@ export async function* jsonEvents(bytes: Bytes, source: string): AsyncGenerator<
           inString = false;
           const event = finish(new TextDecoder().decode(Uint8Array.from(scalar, (c) => c.charCodeAt(0))), offset);
           scalar = '';
-          if (expectKey && nesting.at(-1) === '{') {
-            expectKey = false;
-            yield { kind: 'key', key: String((event as { value: unknown }).value), offset };
-          } else yield event;
+          const isKey = isDue('key');
+          due = isKey ? 'colon' : afterValue();
+          yield isKey ? { kind: 'key', key: String((event as { value: unknown }).value), offset } : event;
         }
         continue;
       }
@@ -60,30 +69,40 @@ export async function* jsonEvents(bytes: Bytes, source: string): AsyncGenerator<
       const structural =
         byte === 0x5b || byte === 0x7b || byte === 0x5d || byte === 0x7d || byte === 0x2c || byte === 0x3a || byte === 0x22;
       if (plain && !structural) {
+        if (scalar === '') take(isDue('value'), byte, offset);
         scalar += String.fromCharCode(byte);
         if (scalar.length > 64) throw badTrace(source, `byte ${offset}`, `not JSON: ${scalar.slice(0, 40)}`);
         continue;
       }
       if (scalar !== '') {
+        due = afterValue();
         yield finish(scalar, offset);
         scalar = '';
       }
       if (byte === 0x22) {
+        take(isDue('value') || isDue('key'), byte, offset);
         inString = true;
         scalar = '"';
       } else if (byte === 0x5b || byte === 0x7b) {
+        take(isDue('value'), byte, offset);
         const bracket = byte === 0x5b ? '[' : '{';
         nesting.push(bracket);
         started = true;
         if (nesting.length > depthMax) throw badTrace(source, `byte ${offset}`, `nested deeper than ${depthMax}`);
-        expectKey = bracket === '{';
+        due = bracket === '{' ? 'first key' : 'first value';
         yield { kind: 'open', bracket, offset };
       } else if (byte === 0x5d || byte === 0x7d) {
-        if (nesting.pop() !== (byte === 0x5d ? '[' : '{'))
-          throw badTrace(source, `byte ${offset}`, `unexpected ${String.fromCharCode(byte)}`);
-        expectKey = false;
+        const ends = due === 'comma' || due === (byte === 0x5d ? 'first value' : 'first key');
+        take(ends && nesting.pop() === (byte === 0x5d ? '[' : '{'), byte, offset);
+        due = afterValue();
         yield { kind: 'close', offset };
-      } else if (byte === 0x2c) expectKey = nesting.at(-1) === '{';
+      } else if (byte === 0x2c) {
+        take(due === 'comma', byte, offset);
+        due = nesting.at(-1) === '{' ? 'key' : 'value';
+      } else if (byte === 0x3a) {
+        take(due === 'colon', byte, offset);
+        due = 'value';
+      }
     }
   }
   if (scalar !== '' && !inString) yield finish(scalar, stream.offset);

@@ -80,4 +80,5 @@ async function* rows(bytes: Bytes, source: string): AsyncGenerator<{ values: Flo
     }
     yield { values, layers, topK, token };
   }
+  if ((await stream.upTo(1)).length > 0) throw badTrace(source, `row ${tokens}`, `the file goes on after the ${tokens} rows of its header`);
 }

@@ -27,7 +27,15 @@ export async function readSwitchyardTrace(
     const taken = await stream.exactly(recordBytes);
     if (taken === null) break;
     const view = new DataView(taken.buffer, taken.byteOffset, taken.length);
-    for (let i = 0; i < choices; i++) ids[i] = wide ? view.getUint16(9 + 2 * i, true) : taken[9 + i];
+    for (let i = 0; i < choices; i++) {
+      ids[i] = wide ? view.getUint16(9 + 2 * i, true) : taken[9 + i];
+      if (ids[i] === NO_EXPERT)
+        throw badTrace(
+          source,
+          `record ${record} at byte ${start}`,
+          `expert id ${NO_EXPERT} of layer ${Math.floor(i / topK)} is not below ${experts}`,
+        );
+    }
     const flags = taken[8];
     if (flags > 1) throw badTrace(source, `record ${record} at byte ${start}`, `flags are ${flags}, only bit 0 is defined`);
     builder.add(view.getUint32(0, true), view.getUint32(4, true), flags === 1, ids, 0, () => `record ${record} at byte ${start}`);

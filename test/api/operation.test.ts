@@ -67,7 +67,7 @@ describe('workers that come and go', () => {
     await untilReady(cluster, true);
     expect((await post(cluster, chat, ask)).json().choices).toEqual(before.choices);
     expect(await metric(cluster, 'switchyard_uncovered_experts')).toBe(0);
-    expect(await metric(cluster, 'switchyard_worker_losses')).toBe(1);
+    expect(await metric(cluster, 'switchyard_worker_losses_total')).toBe(1);
   });
 
   it('they find a coordinator that starts again', async () => {

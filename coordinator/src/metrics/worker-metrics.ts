@@ -165,8 +165,8 @@ export class WorkerMetrics {
 
   #createGauges(registry: Registry): void {
     const model_name = this.#model;
+    const places = this.#places;
     const perWorker = (suffix: string, help: string, value: (place: Place) => number) => {
-      const places = this.#places;
       new Gauge({
         name: metricPrefix + suffix,
         help,
@@ -183,13 +183,22 @@ export class WorkerMetrics {
       stats === null || stats.kvBlocks === 0 ? 0 : stats.kvBlocksUsed / stats.kvBlocks,
     );
     perWorker('worker_up', '1 while the worker serves.', ({ state }) => (state === 'serving' ? 1 : 0));
-    perWorker('worker_losses', 'How often the worker was lost.', ({ losses }) => losses);
     perWorker('worker_resident_bytes', 'Weights held in memory.', ({ ready, stats }) => stats?.residentBytes ?? ready?.residentBytes ?? 0);
     perWorker(
       'step_last_timestamp_seconds',
       'When the worker last ended a step, Unix time; 0: it has said nothing yet.',
       ({ stats, statsAtMs }) => (stats === null ? 0 : (Date.now() - (performance.now() - statsAtMs) - stats.lastStepAgeMs) / 1000),
     );
+    new Counter({
+      name: `${metricPrefix}worker_losses_total`,
+      help: 'How often the worker was lost.',
+      labelNames: ['model_name', 'worker'],
+      registers: [registry],
+      collect() {
+        this.reset();
+        for (const { name, losses } of places) this.inc({ model_name, worker: name }, losses);
+      },
+    });
     const imbalance = (layer: number) => this.imbalance(layer);
     const { moeLayers } = this.#plan.model;
     new Gauge({

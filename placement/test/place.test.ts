@@ -19,6 +19,7 @@ import {
   predictPrefill,
   prove,
   relabelToMatch,
+  reweight,
   robustValue,
   scoreFanOut,
   selectSequences,
@@ -186,6 +187,12 @@ describe('place', () => {
     expect(worstDomain(robust)).toBeLessThan(0.9 * worstDomain(mean));
     expect(robust.score.remoteNodes).toBeGreaterThan(mean.score.remoteNodes);
     expect(robustValue([1, 2, 3], [1, 1, 2], { kind: 'cvar', share: 0.75 })).toBeCloseTo((2 * 3 + 2) / 3);
+  });
+
+  it('weighs a domain that is tiny and far worse than all others by numbers', () => {
+    const [common, rare] = reweight([1, 1], [0, 1], [1e4, 1], 1);
+    expect(rare).toBeGreaterThan(common);
+    expect(1e4 * common + rare).toBeCloseTo(10_001, 6);
   });
 
   it('lowers the worst domain in rows where only rows count', async () => {

@@ -3,7 +3,7 @@ import fc from 'fast-check';
 import { expect, it } from 'vitest';
 import { batchOrder, evenCluster, scoreFanOut, seededRandom } from '../src/index.ts';
 import { layerRule } from '../src/score/fan-out-score.ts';
-import { gptOssSlice } from './slice.ts';
+import { gptOssSlice, toyTrace } from './slice.ts';
 
 it('the fast rule chooses what the router chooses', () => {
   fc.assert(
@@ -75,4 +75,14 @@ it.each([3, 100])('scores a trace as the rule would serve it, token by token, on
 it('interleaves sequences and loses no token', async () => {
   const trace = await gptOssSlice();
   expect([...batchOrder(trace, 7)].sort((a, b) => a - b)).toEqual(Array.from({ length: trace.tokens }, (_, t) => t));
+});
+
+it('looks at every layer of a trace that is shorter than a step', () => {
+  const trace = toyTrace({ layers: 2, experts: 4, topK: 1, sequences: 2, tokensEach: 4 });
+  // Layer 0 is even over two workers, layer 1 all on one of them.
+  trace.ids.forEach((_, i) => {
+    trace.ids[i] = i % 2 === 0 ? (i / 2) % 2 : 0;
+  });
+  const replicas = [0, 1].map(() => [[0], [1], [0], [1]]);
+  expect(scoreFanOut(trace, replicas, evenCluster(2, 1, 8), new Int32Array(2)).stepPeakMean).toBe(1.5);
 });

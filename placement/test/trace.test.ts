@@ -1,4 +1,4 @@
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { gzipSync } from 'node:zlib';
@@ -142,6 +142,9 @@ describe('files that cannot be what they say', () => {
     file('bad.seq.u16le', 'ab');
     file('bad.shape.json', '{"model":"x","layers":1000000000,"topK":4,"experts":32}');
     await expect(openTrace(dump)).rejects.toThrow('layers is 1000000000, must be an integer from 1 to 1024');
+    file('bad.shape.json', '{"model":"x","layers":1,"topK":4,"experts":32}');
+    mkdirSync(join(dir, 'bad.sequences.json'));
+    await expect(openTrace(dump)).rejects.toThrow('bad.sequences.json: file: cannot be read: EISDIR');
     file('bad.shape.json', 'null');
     await expect(openTrace(dump)).rejects.toThrow('not an object');
     file('bad.shape.json', '{');

@@ -90,7 +90,8 @@ export function scoreFanOut(
       visits += remote;
       if (remote > 0) remoteLayersOfToken[t]++;
       if (++inStep === stepTokens || i === trace.tokens - 1) {
-        if (inStep === stepTokens || stepCount === 0) {
+        // What is left over at the end is no whole step, unless it is all there is.
+        if (inStep === stepTokens || trace.tokens < stepTokens) {
           stepRatioSum += peakOverMean(stepRows, speedOf);
           stepCount++;
         }

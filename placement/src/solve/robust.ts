@@ -22,13 +22,19 @@ export function robustValue(values: readonly number[], tokens: readonly number[]
   return sum / (kind.share * total);
 }
 
+/** Exponents that weights have at most before they are normalised: e^500 times any weight is still a number. */
+const excessMax = 500;
+
 /**
  * The next weight of each domain's tokens: the domains that are worse than the mean gain weight by a factor of their excess (multiplicative weights: the averaged
  * play of this game approaches the minimum of the worst case).
  */
 export function reweight(weights: readonly number[], values: readonly number[], tokens: readonly number[], strength: number): number[] {
   const mean = robustValue(values, tokens, { kind: 'mean' });
-  const next = weights.map((w, d) => w * Math.exp((strength * (values[d] - mean)) / Math.max(mean, 1e-9)));
+  const excess = values.map((v) => (strength * (v - mean)) / Math.max(mean, 1e-9));
+  // Only ratios count, and a domain that is far worse than a mean of nearly nothing must not weigh infinitely much.
+  const above = Math.max(0, Math.max(...excess) - excessMax);
+  const next = weights.map((w, d) => w * Math.exp(excess[d] - above));
   const total = next.reduce((sum, w, d) => sum + w * tokens[d], 0);
   const all = tokens.reduce((a, b) => a + b, 0);
   return next.map((w) => (w * all) / total);

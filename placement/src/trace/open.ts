@@ -63,7 +63,7 @@ async function openIdDump(path: string, options: OpenTraceOptions): Promise<Rout
   const sequenceOf = [`${stem}.seq.u16le.gz`, `${stem}.seq.u16le`].find(existsSync);
   if (sequenceOf === undefined) throw badTrace(path, 'file', `${stem}.seq.u16le(.gz) is missing`);
   const names = `${stem}.sequences.json`;
-  return readIdDump(fileBytes(path), fileBytes(sequenceOf), existsSync(names) ? readFileSync(names, 'utf8') : null, shape, path, options);
+  return readIdDump(fileBytes(path), fileBytes(sequenceOf), existsSync(names) ? await wholeText(names) : null, shape, path, options);
 }
 
 function readShape(path: string): IdDumpShape {

@@ -180,7 +180,7 @@ export function limitSlots(cluster: Cluster, slots: number): Cluster {
   return { ...cluster, slotsOf };
 }
 
-/** The same cluster with no more than `copies` experts on a worker: one copy of everything is all that it can use, and memory beyond that says nothing of its part. */
+/** The same cluster with at most `copies` experts on a worker: one copy of everything is all that it can use, and memory beyond says nothing of its part. */
 export function limitWorkers(cluster: Cluster, copies: number): Cluster {
   return { ...cluster, slotsOf: cluster.slotsOf.map((own) => Math.min(own, copies)) };
 }

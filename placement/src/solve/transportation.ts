@@ -40,7 +40,7 @@ export function assignToBins(cost: Float64Array, capacity: ArrayLike<number>): I
   };
   const distance = new Float64Array(bins);
   const from = new Int32Array(bins);
-  // One for all ways, far above what sums of costs round off: were it larger for longer ways, the shifts left undone there would add up to gains on short ones, in circles.
+  // One for all ways, far above what sums round off: were it larger for dear ways, the shifts left undone there would be gains for cheap ones, in circles.
   const least = 1e-12 * cost.reduce((most, c) => Math.max(most, Math.abs(c)), 0);
   const leadsFrom = (bin: number, to: number): boolean => {
     let b = to;

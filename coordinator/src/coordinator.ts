@@ -287,8 +287,8 @@ const MOVE_STEPS_MIN = 8;
 const FILLING_CACHE_MAX = 0.25;
 
 /**
- * What filling a home is worth, as a share of a sequence's visits. Measured over four hosts at 250 Mb/s: eight streams of five domains are as fast from one home as
- * from the homes that this leaves, and a quarter slower from one home for each domain (`bench/results/hosts-filled.md`).
+ * What filling a home is worth to a sequence that decodes, as a share of its visits. Measured over four hosts at 250 Mb/s: eight streams of five domains are as fast
+ * from one home as from the homes that this leaves, and a quarter slower from one home for each domain (`bench/results/hosts-filled.md`).
  */
 const FILLING_WORTH = 0.25;
 

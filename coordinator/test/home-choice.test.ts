@@ -43,11 +43,13 @@ const rules: fc.Arbitrary<HomeRules> = fc.record({
     worth: fc.constantFrom(0, 0.25, 1),
   }),
   promptTokens: fc.nat({ max: 100 }),
+  maxTokens: fc.integer({ min: 1, max: 200 }),
 });
 const still = {
   slack: { sequences: 4, promptTokens: 0 },
   filling: { sequences: 1, promptTokens: 512, cacheUsed: 0.25, worth: 0.25 },
   promptTokens: 16,
+  maxTokens: 2 ** 20,
 };
 
 function fillsBy({ filling, promptTokens }: HomeRules) {
@@ -150,7 +152,8 @@ describe('home choice', () => {
         const chosen = among.find((c) => c.worker === worker)!;
         expect(expectedShare).toBe(shares[chosen.node]);
         const fills = fillsBy(given);
-        const worth = (c: HomeCandidate) => shares[c.node] + (fills(c) ? given.filling.worth : 0);
+        const worth = (c: HomeCandidate) =>
+          shares[c.node] + (fills(c) ? (given.filling.worth * given.maxTokens) / (given.promptTokens + given.maxTokens) : 0);
         const named = more.flatMap((p) => (p.kind === 'worker' ? [p.worker] : []));
         // Nobody with room on a node that is better by more than noise; within a node, whoever a later preference names comes first.
         for (const node of new Set(among.map((c) => c.node))) {
@@ -173,6 +176,13 @@ describe('home choice', () => {
     expect(homeFor(0.2, 0.4, 0.3, 0.1)).toEqual({ worker: 1, reason: 'domain', expectedShare: 0.4 });
     expect(homeFor(0.26, 0.25, 0.24, 0.25)).toEqual({ worker: 0, reason: 'domain', expectedShare: 0.26 });
     expect(homeFor(0.24, 0.25, 0.26, 0.25)).toEqual({ worker: 0, reason: 'filling', expectedShare: 0.24 });
+    // Of a prompt whose answer is short nearly all rows gain from the better node, and no decode step from the fuller home.
+    expect(chooseHome(among, [{ kind: 'nodes', share: [0.2, 0.3, 0.4, 0.1], reason: 'domain' }], { ...given, maxTokens: 4 })).toMatchObject(
+      {
+        worker: 2,
+        reason: 'domain',
+      },
+    );
   });
 
   it('takes turns among equals', () => {

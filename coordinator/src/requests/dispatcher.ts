@@ -295,7 +295,7 @@ export class Dispatcher {
   #home(answer: Answer, candidates: readonly HomeCandidate[]): Place {
     const { tenant, prompt } = answer.spec;
     answer.points = prefixPoints(tenant, prompt);
-    answer.home = chooseHome(candidates, this.#preferences(kindOf(answer)), this.#rules(candidates, prompt.length));
+    answer.home = chooseHome(candidates, this.#preferences(kindOf(answer)), this.#rules(candidates, answer));
     return this.#membership.places[answer.home.worker];
   }
 
@@ -334,10 +334,11 @@ export class Dispatcher {
     return cached.tokens >= STRONG_PREFIX * kind.promptTokens ? [sticky, ...preferences] : [...preferences, sticky];
   }
 
-  #rules(candidates: readonly HomeCandidate[], promptTokens: number): HomeRules {
+  #rules(candidates: readonly HomeCandidate[], { spec }: Answer): HomeRules {
     const { slack, filling } = this.#policy;
     const mean = candidates.reduce((sum, { load }) => sum + load, 0) / candidates.length;
-    return { slack: { ...slack, sequences: Math.max(slack.sequences, Math.floor(SLACK_OF_MEAN_LOAD * mean)) }, filling, promptTokens };
+    const sequences = Math.max(slack.sequences, Math.floor(SLACK_OF_MEAN_LOAD * mean));
+    return { slack: { ...slack, sequences }, filling, promptTokens: spec.prompt.length, maxTokens: spec.maxTokens };
   }
 
   /** Moves a sequence whose first chunk tells that another node holds much more of what it needs. Nothing of it has reached the client yet. */
@@ -355,7 +356,7 @@ export class Dispatcher {
       ...others.map((other) => this.#candidate(other)),
     ];
     const share = Float64Array.from(routing.held, (held) => held / routing.sampled);
-    const home = chooseMove(candidates, place.worker, share, this.#policy.moveGain, this.#rules(candidates, promptTokens));
+    const home = chooseMove(candidates, place.worker, share, this.#policy.moveGain, this.#rules(candidates, answer));
     if (home === null) return;
     entry.moved = true;
     this.#loads.promptDone(entry);

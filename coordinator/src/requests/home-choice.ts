@@ -30,7 +30,10 @@ export interface HomeFilling {
   promptTokens: number;
   /** It holds at most this share of its KV cache. */
   cacheUsed: number;
-  /** What filling it is worth, as a share of the sequence's visits: a home that is not being filled is taken before it if it promises that much more of them. */
+  /**
+   * What filling it is worth to a sequence that generates all of its tokens, as a share of its visits: a home that is not being filled is taken before it if it
+   * promises that much more of them.
+   */
   worth: number;
 }
 
@@ -40,6 +43,8 @@ export interface HomeRules {
   filling: HomeFilling;
   /** Of the sequence. */
   promptTokens: number;
+  /** How many it generates at most. Where they are few it has little of filling, which saves weights in decode steps, and as much of locality. */
+  maxTokens: number;
 }
 
 /** What speaks for a worker, or for nodes. */
@@ -169,9 +174,10 @@ class HomeOrder {
     return load > 0 && load < filling.sequences && promptTokens + own <= filling.promptTokens && cacheUsed <= filling.cacheUsed;
   }
 
-  /** As a share of a sequence's visits. */
+  /** As a share of the sequence's visits. */
   worthOfFilling(candidate: HomeCandidate): number {
-    return this.fills(candidate) ? this.#rules.filling.worth : 0;
+    const { filling, promptTokens, maxTokens } = this.#rules;
+    return this.fills(candidate) ? (filling.worth * maxTokens) / (promptTokens + maxTokens) : 0;
   }
 
   best(candidates: readonly HomeCandidate[]): HomeCandidate {

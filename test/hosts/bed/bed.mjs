@@ -42,11 +42,18 @@ export function bedRefusal({ network = 'switch' } = {}) {
  *
  * @param hosts how many; host i (from 0) has the address 198.18.7.(i + 1)
  * @param rateMbit of each host's link, both directions at once
- * @param delayMicros one way, host to host
+ * @param delayMicros one way, host to host; a veth pair has none
  * @param loss probability of each packet to vanish
  * @param queueMs what a link may have waiting, in time at its rate; more is dropped
  */
-export async function startBed({ hosts, network = 'switch', rateMbit = 1000, delayMicros = 250, loss = 0, queueMs = 100 }) {
+export async function startBed({
+  hosts,
+  network = 'switch',
+  rateMbit = 1000,
+  delayMicros = network === 'veth' ? 0 : 250,
+  loss = 0,
+  queueMs = 100,
+}) {
   const refusal = bedRefusal({ network });
   if (refusal !== null) throw new Error(`no test bed: ${refusal}`);
   if (!(hosts >= 1 && hosts <= hostsMax)) throw new Error(`hosts is ${hosts}; it must be from 1 to ${hostsMax}`);

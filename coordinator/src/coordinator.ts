@@ -287,8 +287,8 @@ const MOVE_STEPS_MIN = 8;
 const FILLING_CACHE_MAX = 0.25;
 
 /**
- * What filling a home is worth to a sequence that decodes, as a share of its visits. Measured over four hosts at 250 Mb/s, eight streams of five domains: slower with
- * less, from a home for each domain, and with 1, from one home for all (`bench/results/hosts-filled.md`).
+ * What filling a home is worth to a sequence that decodes, as a share of its visits. Measured over four hosts at 250 Mb/s with eight streams of five domains: from
+ * 0.25 to 0.36 alike, a little slower with 0.23 and with 1, which has one home for all (`bench/results/hosts-filled.md`).
  */
 const FILLING_WORTH = 0.3;
 

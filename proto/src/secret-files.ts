@@ -16,10 +16,15 @@ export function readSecretFile(file: string, option: string): Uint8Array {
   }
 }
 
+/** The same as text. @throws SwitchyardError `invalid_request` naming the option and the file */
+export function readSecretText(file: string, option: string): string {
+  return new TextDecoder().decode(readSecretFile(file, option));
+}
+
 /** The token that everything of a cluster shares; empty where no file is named. @throws SwitchyardError `invalid_request`, also for an empty file */
 export function readTokenFile(file: string | null, option: string): string {
   if (file === null) return '';
-  const token = new TextDecoder().decode(readSecretFile(file, option)).trim();
+  const token = readSecretText(file, option).trim();
   if (token === '') throw new SwitchyardError('invalid_request', `${option} ${file}: is empty`);
   return token;
 }

@@ -1,4 +1,4 @@
-import { readSecretFile } from '@switchyard/proto';
+import { readSecretText } from '@switchyard/proto';
 import type { Command } from 'commander';
 import { ApiClient } from '../api/client.ts';
 import { CommandFailure, exitStatus } from '../failure.ts';
@@ -36,7 +36,7 @@ export function firstKey(file: string): string {
 /** @param option that named the file */
 export function readSecret(file: string, option: string): string {
   try {
-    return new TextDecoder().decode(readSecretFile(file, option)).trim();
+    return readSecretText(file, option).trim();
   } catch (error) {
     throw new CommandFailure((error as Error).message, { status: exitStatus.usage, cause: error });
   }

@@ -1,5 +1,5 @@
 import { createHash, createHmac, randomBytes } from 'node:crypto';
-import { readSecretFile, SwitchyardError } from '@switchyard/proto';
+import { readSecretText, SwitchyardError } from '@switchyard/proto';
 import { bounds } from '../bounds.ts';
 
 /**
@@ -20,7 +20,7 @@ export class ApiKeys {
 
   /** @throws SwitchyardError `invalid_request` naming the option */
   static read(file: string, option: string): ApiKeys {
-    const lines = new TextDecoder().decode(readSecretFile(file, option)).split('\n');
+    const lines = readSecretText(file, option).split('\n');
     const keys = new ApiKeys(lines);
     if (keys.#tenantOf.size === 0) throw new SwitchyardError('invalid_request', `${option} ${file}: has no key`);
     if (keys.#tenantOf.size > bounds.apiKeysMax)

@@ -72,7 +72,7 @@ export class WorkerMetrics {
         : counter('expert_tokens_total', 'Rows that each expert computed.', ['model_name', 'layer', 'expert']);
     this.#computed = places.map(() => new Float64Array(series));
     this.#createSeries();
-    this.#createGauges(registry);
+    this.#createReadings(registry);
   }
 
   onStats(place: Place, stats: Stats): void {
@@ -163,7 +163,7 @@ export class WorkerMetrics {
     }
   }
 
-  #createGauges(registry: Registry): void {
+  #createReadings(registry: Registry): void {
     const model_name = this.#model;
     const places = this.#places;
     const perWorker = (suffix: string, help: string, value: (place: Place) => number) => {

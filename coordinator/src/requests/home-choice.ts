@@ -112,12 +112,13 @@ export function chooseHome(candidates: readonly HomeCandidate[], preferences: re
     }
     const { share } = preference;
     const worth = (home: HomeCandidate) => share[home.node] + order.worthOfFilling(home);
-    const nodes = nodesByShare(candidates, share);
-    const homes = nodes.map((node) => preferredOf(node, candidates, preferences, order));
-    for (const home of homes.sort((a, b) => worth(b) - worth(a))) {
+    const homes = byNode(candidates).map((there) => preferredOf(there, preferences, order));
+    const shareMax = Math.max(...homes.map(({ node }) => share[node]));
+    homes.sort((a, b) => worth(b) - worth(a) || share[b.node] - share[a.node] || a.node - b.node);
+    for (const home of homes) {
       if (home.node !== best.node && worth(home) - worth(best) < gainMin) break;
       if (order.allows(home)) {
-        const reason = overload ? 'overload' : share[home.node] < share[nodes[0]] ? 'filling' : preference.reason;
+        const reason = overload ? 'overload' : share[home.node] < shareMax ? 'filling' : preference.reason;
         return { worker: home.worker, reason, expectedShare: share[home.node] };
       }
       overload = true;
@@ -192,14 +193,18 @@ class HomeOrder {
   }
 }
 
-/** Of a node: the first worker that a preference names and that is not too busy, else the best. */
-function preferredOf(
-  node: number,
-  candidates: readonly HomeCandidate[],
-  preferences: readonly HomePreference[],
-  order: HomeOrder,
-): HomeCandidate {
-  const there = candidates.filter((candidate) => candidate.node === node);
+function byNode(candidates: readonly HomeCandidate[]): HomeCandidate[][] {
+  const nodes = new Map<number, HomeCandidate[]>();
+  for (const candidate of candidates) {
+    const there = nodes.get(candidate.node);
+    if (there === undefined) nodes.set(candidate.node, [candidate]);
+    else there.push(candidate);
+  }
+  return [...nodes.values()];
+}
+
+/** Of the workers of a node: the first that a preference names and that is not too busy, else the best. */
+function preferredOf(there: readonly HomeCandidate[], preferences: readonly HomePreference[], order: HomeOrder): HomeCandidate {
   for (const preference of preferences) {
     const named = preference.kind === 'worker' ? there.find(({ worker }) => worker === preference.worker) : undefined;
     if (named !== undefined && order.allows(named)) return named;

@@ -44,8 +44,8 @@ export interface StepDecision {
 
 /**
  * Decides one step of a lane: decodes first, so that a long prompt never stops the streams beside it (nor keeps the blocks that they need); then prompts in order
- * of arrival, in chunks of what is left; then waiting sequences while blocks last. Of a prompt the next chunk may be given out while the one before is in a step; everything else waits for its step to
- * end. Pure: reads its arguments, writes only `out`.
+ * of arrival, in chunks of what is left; then waiting sequences while blocks last. Of a prompt the next chunk may be given out while the one before is in a step;
+ * everything else waits for its step to end. Pure: reads its arguments, writes only `out`.
  *
  * @param running oldest first; `waiting` next first
  */

@@ -1,12 +1,12 @@
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
-import { contiguousPlan } from '@switchyard/proto';
+import { contiguousPlan, parseCpuList } from '@switchyard/proto';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { startChild } from '../src/cluster/child-process.ts';
 import { clusterShape } from '../src/cluster/cluster-shape.ts';
-import { parseCpuList, shareCpus } from '../src/cluster/cpu-share.ts';
+import { shareCpus } from '../src/cluster/cpu-share.ts';
 import { startOwnServer } from '../src/cluster/own-server.ts';
 import { crashLoopDeaths, decideRestart } from '../src/cluster/restart-policy.ts';
 import { createRunFolder } from '../src/cluster/run-folder.ts';

@@ -72,7 +72,12 @@ export const options = {
     'RULE',
     'how homes are chosen: routing: where the experts of such requests are, within the slack; load: the least busy worker',
   ),
-  homeFill: option(whole(1, 4096), 16, 'N', 'sequences that a home takes before an idle worker becomes a home too; 1: all are homes alike'),
+  homeFill: option(
+    whole(1, 4096),
+    16,
+    'N',
+    'sequences that a home takes before an idle worker of the same processors becomes a home too; 1: all are homes alike',
+  ),
   homeSlackSequences: option(whole(0, 4096), 4, 'N', 'so many sequences more than the least busy worker a preferred home may have'),
   homeSlackTokens: option(whole(0, 2 ** 31), 4096, 'TOKENS', 'the same in tokens of prompts that are not computed yet'),
   homeMovePercent: option(

@@ -73,6 +73,8 @@ function workerStatus(place: Place, { places }: Membership, load: number): Recor
     pid: hello?.pid ?? null,
     software: hello?.softwareVersion ?? null,
     device: parsed(hello?.device ?? ''),
+    /** Workers that wait for the same CPUs or the same GPU. */
+    sharesProcessorsWith: places.filter((other) => other !== place && other.processors === place.processors).map((other) => other.name),
     addresses: hello?.dataAddresses ?? [],
     experts: replicas,
     residentBytes: stats?.residentBytes ?? ready?.residentBytes ?? 0,

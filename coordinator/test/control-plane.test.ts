@@ -2,7 +2,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import net from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
-import { Finish } from '@switchyard/proto';
+import { Finish, type Processors } from '@switchyard/proto';
 import { afterAll, afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { type RunningCoordinator, startCoordinator } from '../src/index.ts';
 import { becomes } from './becomes.ts';
@@ -22,7 +22,6 @@ beforeEach(async () => {
     listen: '127.0.0.1:0',
     control,
     workersPerNode: 2,
-    homeFill: 1, // Requests are to be on both workers at once.
     logLevel: 'silent',
     graceMs: 0,
   });
@@ -39,8 +38,9 @@ interface WorkerStatus {
 const workers = () => (coordinator.status() as { workers: WorkerStatus[] }).workers;
 const ready = () => (coordinator.status() as { ready: boolean }).ready;
 
-async function pair(): Promise<[ScriptedWorker, ScriptedWorker]> {
-  const both = [await ScriptedWorker.join(control, 'n0w0'), await ScriptedWorker.join(control, 'n0w1')] as [ScriptedWorker, ScriptedWorker];
+async function pair(processors: readonly Processors[] = []): Promise<[ScriptedWorker, ScriptedWorker]> {
+  const join = (worker: number) => ScriptedWorker.join(control, `n0w${worker}`, 'n0', processors[worker]);
+  const both: [ScriptedWorker, ScriptedWorker] = [await join(0), await join(1)];
   for (const worker of both) worker.ready();
   for (const worker of both) await worker.next('peers');
   return both;
@@ -176,7 +176,7 @@ describe('a worker that attaches', () => {
     const adminTokenFile = path.join(folder, 'admin');
     writeFileSync(adminTokenFile, 'the-operator', { mode: 0o600 });
     coordinator = await startCoordinator({
-      ...{ model: modelDir, listen: '127.0.0.1:0', control, workersPerNode: 2, homeFill: 1 },
+      ...{ model: modelDir, listen: '127.0.0.1:0', control, workersPerNode: 2 },
       ...{ logLevel: 'silent', graceMs: 0, traceDir, adminTokenFile },
     });
     const [rude, polite] = await pair();
@@ -373,16 +373,19 @@ describe('tokens', () => {
 });
 
 describe('home choice', () => {
-  it('fills a home before another worker becomes one, unless told otherwise', async () => {
-    await coordinator.close();
-    coordinator = await startCoordinator({
-      ...{ model: modelDir, listen: '127.0.0.1:0', control, workersPerNode: 2, logLevel: 'silent', graceMs: 0 },
-    });
-    const both = await pair();
+  const on = (machine: string, ...cpus: number[]): Processors => ({ machine, cpus, threads: 1, accelerators: [] });
+  it.each([
+    ['fills a home before another worker of the same CPU becomes one', [on('a', 3), on('a', 3)], [0, 2], ['n0w1']],
+    ['spreads over CPUs', [on('a', 3), on('a', 4)], [1, 1], []],
+    ['spreads over machines', [on('a', 3), on('b', 3)], [1, 1], []],
+    ['lets a worker that tells impossibly much share nothing', [on('a', 3), on('a', ...Array(5000).fill(3))], [1, 1], []],
+  ])('%s', async (_, processors, submitted, sharing) => {
+    const both = await pair(processors);
+    expect((coordinator.status() as { workers: { sharesProcessorsWith: string[] }[] }).workers[0].sharesProcessorsWith).toEqual(sharing);
     const open = [complete({ max_tokens: 2 }), complete({ max_tokens: 2 })];
     const submits = () => both.map(({ received }) => received.filter(({ type }) => type === 'submit').length).sort();
-    await becomes(() => submits()[1] === 2);
-    expect(submits()).toEqual([0, 2]);
+    await becomes(() => submits()[0] + submits()[1] === 2);
+    expect(submits()).toEqual(submitted);
     for (const worker of both) await worker.stream.close();
     await Promise.all(open);
   });

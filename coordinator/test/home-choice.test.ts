@@ -21,6 +21,7 @@ const candidates: fc.Arbitrary<HomeCandidate[]> = fc.uniqueArray(
   fc.record({
     worker: fc.nat({ max: 20 }),
     node: fc.nat({ max: nodes - 1 }),
+    processors: fc.nat({ max: 2 }),
     load: fc.nat({ max: 10 }),
     promptTokens: fc.nat({ max: 300 }),
     cacheUsed: fc.constantFrom(0, 0.2, 1),
@@ -52,48 +53,87 @@ const still = {
   maxTokens: 2 ** 20,
 };
 
-function fillsBy({ filling, promptTokens }: HomeRules) {
+const sum = (among: readonly HomeCandidate[], of: (c: HomeCandidate) => number) => among.reduce((total, c) => total + of(c), 0);
+const sameProcessors = (among: readonly HomeCandidate[], { processors }: HomeCandidate) => among.filter((c) => c.processors === processors);
+
+/** Of candidates, those whose processors have others too. */
+function fillsBy({ filling, promptTokens }: HomeRules, among: readonly HomeCandidate[]) {
   return (c: HomeCandidate) =>
-    c.load > 0 && c.load < filling.sequences && c.promptTokens + promptTokens <= filling.promptTokens && c.cacheUsed <= filling.cacheUsed;
+    sameProcessors(among, c).length > 1 &&
+    c.load > 0 &&
+    c.load < filling.sequences &&
+    c.promptTokens + promptTokens <= filling.promptTokens &&
+    c.cacheUsed <= filling.cacheUsed;
 }
 
 /** Whether a preferred worker has room. */
 function limitsOf(among: readonly HomeCandidate[], given: HomeRules) {
-  const load = Math.min(...among.map((c) => c.load));
-  const tokens = Math.min(...among.map((c) => c.promptTokens));
-  const fills = fillsBy(given);
-  return (c: HomeCandidate) => fills(c) || (c.load <= load + given.slack.sequences && c.promptTokens <= tokens + given.slack.promptTokens);
+  const fills = fillsBy(given, among);
+  const least = (some: readonly HomeCandidate[], of: (c: HomeCandidate) => number) => Math.min(...some.map(of));
+  const sequencesOf = (c: HomeCandidate) => sum(sameProcessors(among, c), ({ load }) => load);
+  const tokensOf = (c: HomeCandidate) => sum(sameProcessors(among, c), ({ promptTokens }) => promptTokens);
+  return (c: HomeCandidate) => {
+    const beside = sameProcessors(among, c);
+    const processorsHaveRoom =
+      sequencesOf(c) <= least(among, sequencesOf) + given.slack.sequences &&
+      tokensOf(c) <= least(among, tokensOf) + given.slack.promptTokens;
+    const workerHasRoom =
+      c.load <= least(beside, ({ load }) => load) + given.slack.sequences &&
+      c.promptTokens <= least(beside, ({ promptTokens }) => promptTokens) + given.slack.promptTokens;
+    return processorsHaveRoom && (fills(c) || workerHasRoom);
+  };
 }
 
-/** Of some: the fullest that is being filled, or else the least busy. */
-function bestOf(among: readonly HomeCandidate[], given: HomeRules): HomeCandidate {
-  const filling = among.filter(fillsBy(given));
-  const byLoad = filling.length > 0 ? -1 : 1;
-  return (filling.length > 0 ? filling : [...among]).sort(
-    (a, b) => byLoad * (a.load - b.load) || a.promptTokens - b.promptTokens || a.lastChosen - b.lastChosen || a.worker - b.worker,
+/** Of some: on the least busy processors the fullest that is being filled, or else the least busy. */
+function bestOf(some: readonly HomeCandidate[], among: readonly HomeCandidate[], given: HomeRules): HomeCandidate {
+  const busy = (c: HomeCandidate) => {
+    const all = sameProcessors(among, c);
+    return [
+      sum(all, ({ load }) => load),
+      sum(all, ({ promptTokens }) => promptTokens),
+      Math.max(...all.map(({ lastChosen }) => lastChosen)),
+    ];
+  };
+  const first = [...some].sort((a, b) => {
+    const [atA, atB] = [busy(a), busy(b)];
+    return atA[0] - atB[0] || atA[1] - atB[1] || atA[2] - atB[2] || a.processors - b.processors;
+  })[0];
+  const there = some.filter(({ processors }) => processors === first.processors);
+  const filling = there.filter(fillsBy(given, among));
+  const sign = filling.length > 0 ? -1 : 1;
+  return (filling.length > 0 ? filling : there).sort(
+    (a, b) => sign * (a.load - b.load) || a.promptTokens - b.promptTokens || a.lastChosen - b.lastChosen || a.worker - b.worker,
   )[0];
 }
 
 describe('home choice', () => {
-  it('stays within the slack, whatever is preferred, or fills a home, or takes one with the fewest sequences', () => {
+  it('stays within the slack, whatever is preferred, or takes the best', () => {
     fc.assert(
       fc.property(candidates, preferences, rules, (among, preferred, given) => {
         const { worker, reason } = chooseHome(among, preferred, given);
         const chosen = among.find((c) => c.worker === worker)!;
-        const least = Math.min(...among.map(({ load }) => load));
-        expect(limitsOf(among, given)(chosen) || chosen.load === least).toBe(true);
+        const best = bestOf(among, among, given);
+        expect(limitsOf(among, given)(chosen) || chosen === best).toBe(true);
         if (among.length === 1) expect(reason).toBe('only');
-        if (reason === 'filling') expect(fillsBy(given)(chosen)).toBe(true);
-        if (reason === 'least-loaded') expect(chosen.load).toBe(least);
+        if (reason === 'filling') expect(fillsBy(given, among)(chosen)).toBe(true);
+        if (reason === 'least-loaded') expect(fillsBy(given, among)(chosen)).toBe(false);
         if (reason === 'least-loaded' || (['filling', 'overload'].includes(reason) && !preferred.some(({ kind }) => kind === 'nodes')))
-          expect(chosen).toEqual(bestOf(among, given));
+          expect(chosen).toEqual(best);
       }),
     );
   });
 
   /** Loads of four workers after so many requests for which nothing speaks, none of which has ended. */
-  function loadsAfter(requests: number, given: HomeRules, computed: boolean): number[] {
-    const among = [0, 1, 2, 3].map((worker) => ({ worker, node: worker % 2, load: 0, promptTokens: 0, cacheUsed: 0, lastChosen: 0 }));
+  function loadsAfter(requests: number, given: HomeRules, computed: boolean, processors = [0, 0, 0, 0]): number[] {
+    const among = [0, 1, 2, 3].map((worker) => ({
+      worker,
+      node: worker % 2,
+      processors: processors[worker],
+      load: 0,
+      promptTokens: 0,
+      cacheUsed: 0,
+      lastChosen: 0,
+    }));
     for (let turn = 1; turn <= requests; turn++) {
       const home = among[chooseHome(among, [], given).worker];
       home.load++;
@@ -111,11 +151,39 @@ describe('home choice', () => {
     expect(loadsAfter(6, still, false)).toEqual([2, 2, 1, 1]);
   });
 
+  it('spreads over processors before it fills a home', () => {
+    const eight = { ...still, filling: { ...still.filling, sequences: 8 } };
+    expect(loadsAfter(6, eight, false, [0, 1, 2, 3])).toEqual([2, 2, 1, 1]);
+    expect(loadsAfter(6, eight, false, [0, 0, 2, 2])).toEqual([3, 0, 3, 0]);
+    expect(loadsAfter(20, eight, false, [0, 0, 2, 2])).toEqual([8, 2, 8, 2]);
+    expect(loadsAfter(9, eight, false, [0, 0, 0, 3])).toEqual([5, 0, 0, 4]);
+  });
+
+  it('lets no home be filled on processors that are much busier than others, whatever it promises', () => {
+    const given = { ...still, filling: { ...still.filling, sequences: 8 } };
+    const among = [5, 0, 1, 0].map((load, worker) => ({
+      ...{ worker, node: worker, processors: worker < 2 ? 0 : 2, load },
+      ...{ promptTokens: 0, cacheUsed: 0, lastChosen: 0 },
+    }));
+    const homeFor = (...share: number[]) => chooseHome(among, [{ kind: 'nodes', share, reason: 'domain' }], given);
+    expect(homeFor(0.7, 0.1, 0.1, 0.1)).toEqual({ worker: 0, reason: 'domain', expectedShare: 0.7 });
+    among[0].load = 6;
+    expect(homeFor(0.7, 0.1, 0.1, 0.1)).toEqual({ worker: 2, reason: 'overload', expectedShare: 0.1 });
+  });
+
   it('fills no home that has prompts to compute, nor one whose cache is used', () => {
     const long = { ...still, filling: { ...still.filling, sequences: 8 }, promptTokens: 400 };
     expect(loadsAfter(6, long, false)).toEqual([2, 2, 1, 1]);
     expect(loadsAfter(6, long, true)).toEqual([6, 0, 0, 0]);
-    const among = [0, 1].map((worker) => ({ worker, node: 0, load: 2 * worker, promptTokens: 0, cacheUsed: 0.3 * worker, lastChosen: 0 }));
+    const among = [0, 1].map((worker) => ({
+      worker,
+      node: 0,
+      processors: 0,
+      load: 2 * worker,
+      promptTokens: 0,
+      cacheUsed: 0.3 * worker,
+      lastChosen: 0,
+    }));
     expect(chooseHome(among, [], long)).toMatchObject({ worker: 0, reason: 'least-loaded' });
     among[1].cacheUsed = 0.2;
     expect(chooseHome(among, [], long)).toMatchObject({ worker: 1, reason: 'filling' });
@@ -151,25 +219,33 @@ describe('home choice', () => {
         const fits = limitsOf(among, given);
         const chosen = among.find((c) => c.worker === worker)!;
         expect(expectedShare).toBe(shares[chosen.node]);
-        const fills = fillsBy(given);
-        const worth = (c: HomeCandidate) =>
-          shares[c.node] + (fills(c) ? (given.filling.worth * given.maxTokens) / (given.promptTokens + given.maxTokens) : 0);
+        const fills = fillsBy(given, among);
+        const worthOfFilling = (given.filling.worth * given.maxTokens) / (given.promptTokens + given.maxTokens);
+        const worth = (c: HomeCandidate) => shares[c.node] - (!fills(c) && sameProcessors(among, c).some(fills) ? worthOfFilling : 0);
         const named = more.flatMap((p) => (p.kind === 'worker' ? [p.worker] : []));
         // Nobody with room on a node that is better by more than noise; within a node, whoever a later preference names comes first.
         for (const node of new Set(among.map((c) => c.node))) {
           const there = among.filter((c) => c.node === node);
-          const [first = bestOf(there, given)] = named.flatMap((w) => there.filter((c) => c.worker === w && fits(c)));
+          const [first = bestOf(there, among, given)] = named.flatMap((w) => there.filter((c) => c.worker === w && fits(c)));
           if (fits(first)) expect(worth(first)).toBeLessThan(worth(chosen) + gainMin);
         }
         const best = Math.max(...among.map((c) => shares[c.node]));
-        if (reason === 'domain') expect(shares[chosen.node]).toBe(best);
+        if (reason === 'domain' && fills(chosen)) expect(shares[chosen.node]).toBe(best);
       }),
     );
   });
 
   it('leaves a home that is being filled for a node that promises much more, and joins the one that promises most', () => {
     const given = { ...still, filling: { ...still.filling, sequences: 8 } };
-    const among = [2, 1, 0, 0].map((load, worker) => ({ worker, node: worker, load, promptTokens: 0, cacheUsed: 0, lastChosen: 0 }));
+    const among = [2, 1, 0, 0].map((load, worker) => ({
+      worker,
+      node: worker,
+      processors: 0,
+      load,
+      promptTokens: 0,
+      cacheUsed: 0,
+      lastChosen: 0,
+    }));
     const homeFor = (...share: number[]) => chooseHome(among, [{ kind: 'nodes', share, reason: 'domain' }], given);
     expect(homeFor(0.2, 0.2, 0.5, 0.1)).toEqual({ worker: 2, reason: 'domain', expectedShare: 0.5 });
     expect(homeFor(0.2, 0.3, 0.4, 0.1)).toEqual({ worker: 1, reason: 'filling', expectedShare: 0.3 });
@@ -186,7 +262,15 @@ describe('home choice', () => {
   });
 
   it('takes turns among equals', () => {
-    const among = [0, 1, 2].map((worker) => ({ worker, node: 0, load: 0, promptTokens: 0, cacheUsed: 0, lastChosen: 0 }));
+    const among = [0, 1, 2].map((worker) => ({
+      worker,
+      node: 0,
+      processors: worker,
+      load: 0,
+      promptTokens: 0,
+      cacheUsed: 0,
+      lastChosen: 0,
+    }));
     const chosen: number[] = [];
     for (let turn = 1; turn <= 6; turn++) {
       const { worker } = chooseHome(among, [], still);
@@ -218,7 +302,7 @@ describe('a move after the first chunk', () => {
           // The best of no better node has room, or there is no better node.
           for (const c of better) {
             const same = among.filter(({ node }) => node === c.node);
-            expect(fits(bestOf(same, given))).toBe(false);
+            expect(fits(bestOf(same, among, given))).toBe(false);
           }
           return;
         }

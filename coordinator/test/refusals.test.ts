@@ -26,8 +26,7 @@ afterEach(() => coordinator?.close(0));
 
 async function start(workers: number, config: Partial<Parameters<typeof startCoordinator>[0]> = {}): Promise<ScriptedWorker[]> {
   control = `unix:${path.join(folder, `${serial++}.sock`)}`;
-  // Requests are to be on several workers at once.
-  const shape = { workersPerNode: workers, homeFill: 1, ...config };
+  const shape = { workersPerNode: workers, ...config };
   coordinator = await startCoordinator({ model: modelDir, listen: '127.0.0.1:0', control, logLevel: 'silent', ...shape });
   const all = [];
   for (let i = 0; i < workers; i++) all.push(await ScriptedWorker.join(control, `n0w${i}`));

@@ -3,6 +3,7 @@ import {
   type CoordinatorStream,
   type FromWorker,
   PROTOCOL_VERSION,
+  type Processors,
   type Ready,
   type Submit,
   type Tokens,
@@ -32,9 +33,9 @@ export class ScriptedWorker {
   }
 
   /** Attaches, says hello and takes its assignment. */
-  static async join(address: string, name: string, node = 'n0'): Promise<ScriptedWorker> {
+  static async join(address: string, name: string, node?: string, processors?: Processors): Promise<ScriptedWorker> {
     const worker = await ScriptedWorker.attach(address);
-    worker.hello(name, node);
+    worker.hello(name, node, processors);
     await worker.next('assign');
     return worker;
   }
@@ -43,7 +44,8 @@ export class ScriptedWorker {
     this.stream.send(message);
   }
 
-  hello(name: string, node = 'n0'): void {
+  /** On processors that nobody else has, unless told otherwise. */
+  hello(name: string, node = 'n0', processors: Processors = { machine: '', cpus: [], threads: 1, accelerators: [] }): void {
     this.send({
       type: 'hello',
       protocolVersion: PROTOCOL_VERSION,
@@ -53,6 +55,7 @@ export class ScriptedWorker {
       dataAddresses: [`uds:///${name}`],
       device: '{}',
       softwareVersion: '0',
+      processors,
     });
   }
 

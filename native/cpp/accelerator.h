@@ -41,6 +41,7 @@ public:
   virtual std::unique_ptr<AcceleratedExperts> experts(const sy_experts_desc &desc, const ExpertLayout &layout) = 0;
 
   std::string name;
+  std::string identity;      /* the same from whichever process or container it is seen; empty: it is no device of its own */
   uint64_t memory_bytes = 0; /* 0: as much as the host has */
 };
 

@@ -122,7 +122,8 @@ sy_device::sy_device(std::string backend_name, sy::Isa chosen, int threads, cons
   description = "{\"backend\":\"" + backend + "\",\"isa\":\"" + sy::isa_name(isa) + "\",\"threads\":" + std::to_string(threads) +
                 ",\"abi\":" + std::to_string(SY_ABI_VERSION);
   if (accelerator) // Names of GPUs hold no quotes.
-    description += ",\"accelerator\":\"" + accelerator->name + "\",\"acceleratorBytes\":" + std::to_string(accelerator->memory_bytes);
+    description += ",\"accelerator\":\"" + accelerator->name + "\",\"acceleratorBytes\":" + std::to_string(accelerator->memory_bytes) +
+                   ",\"acceleratorId\":\"" + accelerator->identity + "\"";
   description += "}";
 }
 

@@ -377,7 +377,7 @@ private:
 class Gpu final : public Accelerator {
 public:
   explicit Gpu(int ordinal) : workspace_(std::make_shared<Workspace>(ordinal)) {
-    name = workspace_->device.name, memory_bytes = workspace_->device.memory_bytes;
+    name = workspace_->device.name, identity = workspace_->device.identity, memory_bytes = workspace_->device.memory_bytes;
   }
   std::unique_ptr<AcceleratedExperts> experts(const sy_experts_desc &desc, const ExpertLayout &layout) override {
     return std::make_unique<GpuExperts>(workspace_, desc, layout);

@@ -41,6 +41,7 @@ Device::Device(int number) : ordinal(number) {
   if (found.major < least_major)
     fail(SY_UNSUPPORTED, "backend = \"cuda:%d\": %s has compute capability %d.%d, %d.0 is needed", ordinal, found.name, found.major, found.minor, least_major);
   name = found.name;
+  for (const char byte : found.uuid.bytes) identity += "0123456789abcdef"[byte >> 4 & 15], identity += "0123456789abcdef"[byte & 15];
   memory_bytes = found.totalGlobalMem;
   check(cudaSetDevice(ordinal), "device");
   cudaStream_t stream;

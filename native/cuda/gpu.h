@@ -49,6 +49,7 @@ public:
 
   const int ordinal;
   std::string name;
+  std::string identity; /* the same from whichever process or container it is seen; empty: it has none of its own */
   uint64_t memory_bytes = 0;
 
 private:

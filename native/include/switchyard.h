@@ -46,7 +46,7 @@ typedef struct sy_program sy_program;
  * threads >= 1: the caller is thread 0, the pool adds threads-1. cpus: threads CPU numbers to pin to, or NULL. */
 sy_status sy_device_open(const char *backend, const char *isa, int32_t threads, const int32_t *cpus, sy_device **out);
 void sy_device_close(sy_device *);                       /* frees every object and program of the device */
-const char *sy_device_describe(const sy_device *);       /* JSON: {"backend","isa","threads","abi"}, with a GPU also its name and memory: {"accelerator","acceleratorBytes"} */
+const char *sy_device_describe(const sy_device *);       /* JSON: {"backend","isa","threads","abi"}, with a GPU also its name, memory and identity: {"accelerator","acceleratorBytes","acceleratorId"} */
 
 /* ---- files and sources --------------------------------------------------------------------------------------------------------------------- */
 sy_status sy_file_map(const char *path, sy_file **out, uint64_t *bytes);

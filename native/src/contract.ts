@@ -78,9 +78,10 @@ export interface DeviceDescription {
   isa: string;
   threads: number;
   abi: number;
-  /** Name and memory of the GPU that holds the experts. */
+  /** Name, memory and identity of the GPU that holds the experts; the identity of an emulated one is empty. */
   accelerator?: string;
   acceleratorBytes?: number;
+  acceleratorId?: string;
 }
 
 export interface ExpertsOptions {

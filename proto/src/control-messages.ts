@@ -33,6 +33,15 @@ export interface Hello {
   /** JSON of the device's description. */
   device: string;
   softwareVersion: string;
+  processors: Processors;
+}
+
+/** What a worker computes on. */
+export interface Processors {
+  machine: string;
+  cpus: Column;
+  threads: number;
+  accelerators: string[];
 }
 
 export interface Refuse {

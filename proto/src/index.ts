@@ -14,6 +14,7 @@ export * from './lossy.ts';
 export * from './memory-transport.ts';
 export * from './nats-transport.ts';
 export * from './plan.ts';
+export { availableCpus, machineId, parseCpuList } from './processors.ts';
 export * from './replica-choice.ts';
 export { oncePerWish } from './same-wish.ts';
 export * from './secret-files.ts';

@@ -1,9 +1,10 @@
 import { createHash } from 'node:crypto';
-import { readFileSync, readlinkSync, statSync, unlinkSync } from 'node:fs';
+import { readlinkSync, statSync, unlinkSync } from 'node:fs';
 import net from 'node:net';
 import os from 'node:os';
 import { SwitchyardError } from './errors.ts';
 import { limits } from './limits.ts';
+import { bootId } from './processors.ts';
 
 /** @throws SwitchyardError `invalid_request` for a path the kernel would refuse or cut. */
 export function checkSocketPath(path: string): void {
@@ -45,7 +46,7 @@ let realm: string | undefined;
 
 function realmFacts(): string {
   try {
-    return `${readFileSync('/proc/sys/kernel/random/boot_id', 'utf8')} ${readlinkSync('/proc/self/ns/mnt')}`;
+    return `${bootId()} ${readlinkSync('/proc/self/ns/mnt')}`;
   } catch {
     return os.hostname(); // Not Linux: one file system view per machine is the rule there.
   }

@@ -1,6 +1,3 @@
-import { readFileSync } from 'node:fs';
-import os from 'node:os';
-
 export interface CpuShare {
   threads: number;
   /** CPU numbers to pin the threads to, or null: the operating system decides. */
@@ -20,24 +17,5 @@ export function shareCpus(cpus: readonly number[], workers: number, threadsWante
     const to = Math.floor(((w + 1) * cpus.length) / workers);
     const share = cpus.slice(from, threadsWanted === null ? to : from + threadsWanted);
     return { threads: share.length, cpus: share };
-  });
-}
-
-/** The CPUs that this process may use: what `taskset` or a container left of them, where the kernel tells. */
-export function availableCpus(): number[] {
-  try {
-    const allowed = /^Cpus_allowed_list:\s*(\S+)/m.exec(readFileSync('/proc/self/status', 'utf8'));
-    if (allowed) return parseCpuList(allowed[1]);
-  } catch {
-    // Not Linux: there is no such file.
-  }
-  return Array.from({ length: os.availableParallelism() }, (_, cpu) => cpu);
-}
-
-/** The kernel's list format: "0-3,8,10-11". */
-export function parseCpuList(text: string): number[] {
-  return text.split(',').flatMap((range) => {
-    const [from, to = from] = range.split('-').map(Number);
-    return Array.from({ length: to - from + 1 }, (_, i) => from + i);
   });
 }

@@ -1,6 +1,6 @@
+import { availableCpus } from '@switchyard/proto';
 import { Command } from 'commander';
 import pc from 'picocolors';
-import { availableCpus } from '../cluster/cpu-share.ts';
 import type { Check } from '../doctor/check.ts';
 import { checkLocalLinks, checkPeerAddresses } from '../doctor/links.ts';
 import { availableMemory, checkCpus, checkMemory, checkOpenFiles, describeBandwidth } from '../doctor/machine.ts';

@@ -1,7 +1,6 @@
-import { type Backend, limits } from '@switchyard/proto';
+import { availableCpus, type Backend, limits } from '@switchyard/proto';
 import { Command, Option } from 'commander';
 import { clusterShape } from '../cluster/cluster-shape.ts';
-import { availableCpus } from '../cluster/cpu-share.ts';
 import { exitStatus } from '../failure.ts';
 import { checkModelFolder } from '../terminal/model-folder.ts';
 import { backendList, integerIn } from '../terminal/option-values.ts';

@@ -1,7 +1,7 @@
 import { existsSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
-import { type Backend, limits, parseLossy } from '@switchyard/proto';
+import { availableCpus, type Backend, limits, parseLossy } from '@switchyard/proto';
 import { Command, Option } from 'commander';
 import pc from 'picocolors';
 import { ApiClient } from '../api/client.ts';
@@ -10,7 +10,7 @@ import { selectModel } from '../api/models.ts';
 import { tryBackends } from '../cluster/backend-trial.ts';
 import { bundledModel } from '../cluster/bundled-model.ts';
 import { type ClusterShape, clusterShape } from '../cluster/cluster-shape.ts';
-import { availableCpus, shareCpus } from '../cluster/cpu-share.ts';
+import { shareCpus } from '../cluster/cpu-share.ts';
 import { untilReady } from '../cluster/readiness.ts';
 import { formatUpReport, upReport } from '../cluster/up-report.ts';
 import { explainDeath } from '../cluster/worker-death.ts';
@@ -112,7 +112,7 @@ export function upCommand(): Command {
     )
     .option(
       '--home-fill <count>',
-      'sequences that a home takes before an idle worker becomes a home too; 1: all are homes alike (default: 16)',
+      'sequences that a home takes before an idle worker of the same processors becomes a home too; 1: all are homes alike (default: 16)',
       integerIn(1, 4096),
     )
     .option(

@@ -1,6 +1,6 @@
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import os from 'node:os';
-import { availableCpus } from '../cluster/cpu-share.ts';
+import { availableCpus } from '@switchyard/proto';
 import { formatBytes } from '../terminal/quantity.ts';
 import type { Check } from './check.ts';
 import { ok, warning } from './check.ts';

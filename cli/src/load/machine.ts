@@ -1,5 +1,5 @@
 import os from 'node:os';
-import { availableCpus } from '../cluster/cpu-share.ts';
+import { availableCpus } from '@switchyard/proto';
 
 export interface MachineDescription {
   cpu: string;

@@ -15,6 +15,7 @@ import {
 import { bounds } from '../bounds.ts';
 import type { Log } from '../log.ts';
 import { uncoveredExperts } from './coverage.ts';
+import { checkedProcessors, processorGroups } from './shared-processors.ts';
 
 export interface Assignment {
   epoch: number;
@@ -39,6 +40,8 @@ export interface Place {
   state: PlaceState;
   stream: WorkerStream | null;
   hello: Hello | null;
+  /** Lowest number of the attached workers that wait for the same processors, its own among them. */
+  processors: number;
   ready: Ready | null;
   progress: { done: number; total: number; what: string } | null;
   failure: string | null;
@@ -85,6 +88,7 @@ export class Membership {
       node,
       replicas: assignment.plan.replicas.reduce((sum, layer) => sum + layer.filter((holders) => holders.includes(worker)).length, 0),
       ...vacancy(),
+      processors: worker,
       losses: 0,
     }));
     this.#byName = new Map(this.places.map((place) => [place.name, place]));
@@ -162,6 +166,7 @@ export class Membership {
       stream,
       hello: { ...hello, dataAddresses: hello.dataAddresses.slice(0, limits.addressesMax) },
     });
+    this.#regroup();
     this.#log.info({ worker: place.name, pid: hello.pid, peer: stream.peer }, 'worker attached');
     this.#compareNodes(place, hello);
     const { epoch, modelDir, engine } = this.#assignment;
@@ -267,6 +272,7 @@ export class Membership {
     const reason = error?.message ?? 'it closed its stream';
     Object.assign(place, vacancy(), { losses: place.losses + 1 });
     this.#different.delete(place);
+    this.#regroup();
     this.#recount();
     this.#log.warn({ worker: place.name, uncovered: this.#uncovered }, `worker lost: ${reason}`);
     this.#events.onLost(place, new SwitchyardError('worker_lost', `worker ${place.name} was lost: ${reason}`));
@@ -275,6 +281,11 @@ export class Membership {
     this.#different.clear();
     for (const [other, ready] of different) this.#loaded(other, ready);
     this.#events.onChange();
+  }
+
+  #regroup(): void {
+    const groups = processorGroups(this.places.map(({ hello }) => (hello === null ? null : checkedProcessors(hello.processors))));
+    for (const place of this.places) place.processors = groups[place.worker];
   }
 
   #recount(): void {

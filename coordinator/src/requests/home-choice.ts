@@ -2,6 +2,8 @@
 export interface HomeCandidate {
   worker: number;
   node: number;
+  /** Number of the processors that it computes on: workers that have the same wait for each other. */
+  processors: number;
   /** Sequences that it has. */
   load: number;
   /** Tokens of their prompts that it has yet to compute. */
@@ -12,16 +14,18 @@ export interface HomeCandidate {
   lastChosen: number;
 }
 
-/** How much busier than the least busy worker a preferred one may be. */
+/** How much busier than the least busy processors, and than the least busy worker that has them, a preferred one may be. */
 export interface HomeSlack {
   sequences: number;
   promptTokens: number;
 }
 
 /**
- * Until when a home that has sequences takes more, before an idle worker becomes a home too. A step reads the weights of a home's own layers once for all of its
- * rows, and those of an expert once for all rows that ask for it together; several homes, whose steps nothing keeps together, read them each for itself. From some
- * rows on a step multiplies for longer than it reads; there, and where caches are long, spreading is better.
+ * Until when a home that has sequences takes more, before an idle worker that has the same processors becomes a home too. A step reads the weights of a home's own
+ * layers once for all of its rows, and those of an expert once for all rows that ask for it together; several homes, whose steps nothing keeps together, read them
+ * each for itself, and those that share processors one after the other. From some rows on a step multiplies for longer than it reads; there, and where caches are
+ * long, spreading is better. Workers that have processors of their own are homes alike: what filling saves is less than what an idle machine adds
+ * (`bench/results/filling.md`).
  */
 export interface HomeFilling {
   /** It has fewer than so many. 1: none is filled. */
@@ -31,8 +35,8 @@ export interface HomeFilling {
   /** It holds at most this share of its KV cache. */
   cacheUsed: number;
   /**
-   * What filling it is worth to a sequence that generates all of its tokens, as a share of its visits: a home that is not being filled is taken before it if it
-   * promises that much more of them.
+   * What filling it is worth to a sequence that generates all of its tokens, as a share of its visits: a worker of the same processors that is not being filled is
+   * taken before it if it promises that much more of them.
    */
   worth: number;
 }
@@ -87,8 +91,8 @@ export const gainMin = 0.03;
  * Which worker becomes a sequence's home. Pure, and independent of the order of the candidates. What a client reads does not depend on it.
  *
  * A preferred worker wins if it is a candidate and not too busy. The first preference among nodes decides: of the nodes' best workers that are not too busy the one
- * whose node's share, and what filling it is worth, are most, unless the best worker of all is nearly as well placed. Else the best worker: one that is being filled,
- * the fullest first, or else the least busy one; of equals the one that has waited longest.
+ * whose node's share is most, less what filling another would have been worth, unless the best worker of all is nearly as well placed. Else the best worker: of the
+ * processors with the fewest sequences the one that is being filled, the fullest first, or else the least busy one; of equals the one that has waited longest.
  *
  * @param candidates   at least one
  * @param preferences  strongest first
@@ -111,14 +115,15 @@ export function chooseHome(candidates: readonly HomeCandidate[], preferences: re
       continue;
     }
     const { share } = preference;
-    const worth = (home: HomeCandidate) => share[home.node] + order.worthOfFilling(home);
+    const worth = (home: HomeCandidate) => share[home.node] - order.lostByOpening(home);
     const homes = byNode(candidates).map((there) => preferredOf(there, preferences, order));
     const shareMax = Math.max(...homes.map(({ node }) => share[node]));
     homes.sort((a, b) => worth(b) - worth(a) || share[b.node] - share[a.node] || a.node - b.node);
     for (const home of homes) {
       if (home.node !== best.node && worth(home) - worth(best) < gainMin) break;
       if (order.allows(home)) {
-        const reason = overload ? 'overload' : share[home.node] < shareMax ? 'filling' : preference.reason;
+        const filled = order.fills(home) && share[home.node] < shareMax;
+        const reason = overload ? 'overload' : filled ? 'filling' : preference.reason;
         return { worker: home.worker, reason, expectedShare: share[home.node] };
       }
       overload = true;
@@ -151,34 +156,60 @@ export function chooseMove(
   return null;
 }
 
+/** The candidates that have the same processors, together. */
+interface Together {
+  processors: number;
+  workers: number;
+  load: number;
+  loadMin: number;
+  promptTokens: number;
+  promptTokensMin: number;
+  lastChosen: number;
+  /** One of them is being filled. */
+  filling: boolean;
+}
+
 class HomeOrder {
   readonly #rules: HomeRules;
-  readonly #sequencesMax: number;
-  readonly #promptTokensMax: number;
+  readonly #together = new Map<number, Together>();
+  /** Of the least busy processors. */
+  readonly #loadMin: number;
+  readonly #promptTokensMin: number;
 
   constructor(candidates: readonly HomeCandidate[], rules: HomeRules) {
-    const { slack } = rules;
     this.#rules = rules;
-    this.#sequencesMax = Math.min(...candidates.map(({ load }) => load)) + slack.sequences;
-    this.#promptTokensMax = Math.min(...candidates.map(({ promptTokens }) => promptTokens)) + slack.promptTokens;
+    for (const candidate of candidates) this.#add(candidate);
+    const all = [...this.#together.values()];
+    for (const candidate of candidates) if (this.fills(candidate)) this.#of(candidate).filling = true;
+    this.#loadMin = Math.min(...all.map(({ load }) => load));
+    this.#promptTokensMin = Math.min(...all.map(({ promptTokens }) => promptTokens));
   }
 
   /** Not too busy to be preferred. */
   allows(candidate: HomeCandidate): boolean {
-    const { load, promptTokens } = candidate;
-    return this.fills(candidate) || (load <= this.#sequencesMax && promptTokens <= this.#promptTokensMax);
+    const { slack } = this.#rules;
+    const { load, promptTokens, loadMin, promptTokensMin } = this.#of(candidate);
+    const near = (sequences: number, tokens: number, sequencesMin: number, tokensMin: number) =>
+      sequences <= sequencesMin + slack.sequences && tokens <= tokensMin + slack.promptTokens;
+    return (
+      near(load, promptTokens, this.#loadMin, this.#promptTokensMin) &&
+      (this.fills(candidate) || near(candidate.load, candidate.promptTokens, loadMin, promptTokensMin))
+    );
   }
 
-  /** Has sequences, and takes this one before a worker without any does. */
-  fills({ load, promptTokens, cacheUsed }: HomeCandidate): boolean {
+  /** Has sequences, and takes this one before another of the same processors that has none does. */
+  fills(candidate: HomeCandidate): boolean {
     const { filling, promptTokens: own } = this.#rules;
-    return load > 0 && load < filling.sequences && promptTokens + own <= filling.promptTokens && cacheUsed <= filling.cacheUsed;
+    const { load, promptTokens, cacheUsed } = candidate;
+    const may = load > 0 && load < filling.sequences && promptTokens + own <= filling.promptTokens && cacheUsed <= filling.cacheUsed;
+    return may && this.#of(candidate).workers > 1;
   }
 
-  /** As a share of the sequence's visits. */
-  worthOfFilling(candidate: HomeCandidate): number {
+  /** What the sequence would have of a home that is being filled on the same processors, as a share of its visits. */
+  lostByOpening(candidate: HomeCandidate): number {
     const { filling, promptTokens, maxTokens } = this.#rules;
-    return this.fills(candidate) ? (filling.worth * maxTokens) / (promptTokens + maxTokens) : 0;
+    const opens = this.#of(candidate).filling && !this.fills(candidate);
+    return opens ? (filling.worth * maxTokens) / (promptTokens + maxTokens) : 0;
   }
 
   best(candidates: readonly HomeCandidate[]): HomeCandidate {
@@ -186,11 +217,38 @@ class HomeOrder {
   }
 
   #compare(a: HomeCandidate, b: HomeCandidate): number {
+    const [thereA, thereB] = [this.#of(a), this.#of(b)];
+    if (thereA !== thereB) return byLoad(thereA, thereB) || thereA.processors - thereB.processors;
     const fillsA = this.fills(a);
     if (fillsA !== this.fills(b)) return fillsA ? -1 : 1;
-    const byLoad = fillsA ? b.load - a.load : a.load - b.load;
-    return byLoad || a.promptTokens - b.promptTokens || a.lastChosen - b.lastChosen || a.worker - b.worker;
+    return (fillsA ? b.load - a.load : 0) || byLoad(a, b) || a.worker - b.worker;
   }
+
+  #of({ processors }: HomeCandidate): Together {
+    return this.#together.get(processors)!;
+  }
+
+  #add({ processors, load, promptTokens, lastChosen }: HomeCandidate): void {
+    const there = this.#together.get(processors);
+    if (there === undefined) {
+      const one = { load, loadMin: load, promptTokens, promptTokensMin: promptTokens, lastChosen };
+      this.#together.set(processors, { processors, workers: 1, ...one, filling: false });
+      return;
+    }
+    there.workers++;
+    there.load += load;
+    there.loadMin = Math.min(there.loadMin, load);
+    there.promptTokens += promptTokens;
+    there.promptTokensMin = Math.min(there.promptTokensMin, promptTokens);
+    there.lastChosen = Math.max(there.lastChosen, lastChosen);
+  }
+}
+
+type Busy = Pick<HomeCandidate, 'load' | 'promptTokens' | 'lastChosen'>;
+
+/** The least busy first, of equals the one that has waited longest. */
+function byLoad(a: Busy, b: Busy): number {
+  return a.load - b.load || a.promptTokens - b.promptTokens || a.lastChosen - b.lastChosen;
 }
 
 function byNode(candidates: readonly HomeCandidate[]): HomeCandidate[][] {

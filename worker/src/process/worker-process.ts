@@ -1,7 +1,8 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { Native } from '@switchyard/native';
+import type { DeviceDescription, Native } from '@switchyard/native';
 import {
   attachToCoordinator,
+  availableCpus,
   type CoordinatorStream,
   dialBest,
   type ErrorCode,
@@ -10,7 +11,9 @@ import {
   type LinkOptions,
   type Listeners,
   listenAny,
+  machineId,
   PROTOCOL_VERSION,
+  type Processors,
   readTlsFiles,
   readTokenFile,
   type Stats,
@@ -122,6 +125,7 @@ export class WorkerProcess {
   /** One attachment, until the stream closes. */
   private async converse(stream: CoordinatorStream): Promise<SwitchyardError | null> {
     const { flags, native, version, log } = this.options;
+    const device = describeDevice(native, flags);
     if (this.orphaned !== null) clearTimeout(this.orphaned);
     // Requests of a coordinator's earlier life mean nothing to this one.
     this.serving?.engine.abandonAll();
@@ -134,8 +138,9 @@ export class WorkerProcess {
       node: flags.node,
       pid: process.pid,
       dataAddresses: this.listeners!.addresses,
-      device: describeDevice(native, flags),
+      device: JSON.stringify(device),
       softwareVersion: version,
+      processors: processorsOf(flags, device),
     });
     log('info', `attached to ${flags.coordinator}`);
     const reason = await stream.closed;
@@ -329,13 +334,17 @@ const nothingYet: Stats = {
   awakeSeconds: 0,
 };
 
-function describeDevice(native: Native, { backend, isa, threads, cpus }: WorkerFlags): string {
+function describeDevice(native: Native, { backend, isa, threads, cpus }: WorkerFlags): DeviceDescription & Pick<WorkerFlags, 'cpus'> {
   const device = native.deviceOpen({ backend, isa, threads: 1, cpus: null });
   try {
-    return JSON.stringify({ ...native.deviceDescribe(device), threads, cpus });
+    return { ...native.deviceDescribe(device), threads, cpus };
   } finally {
     native.deviceClose(device);
   }
+}
+
+function processorsOf({ cpus, threads }: WorkerFlags, { acceleratorId }: DeviceDescription): Processors {
+  return { machine: machineId(), cpus: cpus ?? availableCpus(), threads, accelerators: acceleratorId ? [acceleratorId] : [] };
 }
 
 function naming(flag: string): (error: unknown) => never {

@@ -131,16 +131,24 @@ function isPlain({ sampling, history, masked }: Choice): boolean {
   return history === null && sampling.biasToken.length === 0 && masked.length === 0;
 }
 
+/** What is kept of the bucket in which a cut lies: its keys above `key`, and the first `equals` of those that equal it. */
+interface Cut {
+  key: number;
+  equals: number;
+}
+
 /**
  * Partial selection by descending key, ties to the lower id, without sorting everything: keys fall into buckets, whole buckets are kept up to the one where the
- * cut lies, and only that one is sorted. What is kept stays in ascending id.
+ * cut lies, and only that one is put in order. It may have nearly all of them: a large logit bias leaves the others far below. What is kept stays in ascending id.
  */
 class Selection {
   private readonly bucketOf: Uint16Array;
   private readonly weight = new Float64Array(BUCKETS);
+  private readonly members: Float64Array;
 
   constructor(vocab: number) {
     this.bucketOf = new Uint16Array(vocab);
+    this.members = new Float64Array(vocab);
   }
 
   /** Writes the `wanted` tokens with the largest keys into `kept`; returns how many. */
@@ -156,18 +164,15 @@ class Selection {
     let boundary = 0;
     let sure = 0;
     while (sure + weight[boundary] < wanted) sure += weight[boundary++];
-    const chosen = this.ordered(boundary, key.length, key)
-      .slice(0, wanted - sure)
-      .sort((a, b) => a - b);
+    const members = this.membersOf(boundary, key.length, key);
+    moveLargest(members, wanted - sure);
+    const cut = cutBefore(members, wanted - sure);
     let out = 0;
-    let next = 0;
+    let equals = 0;
     for (let i = 0; i < key.length; i++) {
       if (bucketOf[i] > boundary) continue;
-      if (bucketOf[i] < boundary) kept[out++] = i;
-      else if (next < chosen.length && chosen[next] === i) {
-        kept[out++] = i;
-        next++;
-      }
+      if (bucketOf[i] === boundary && (key[i] < cut.key || (key[i] === cut.key && ++equals > cut.equals))) continue;
+      kept[out++] = i;
     }
     return out;
   }
@@ -187,30 +192,66 @@ class Selection {
     let boundary = 0;
     let sum = 0;
     while (boundary < LAST_BUCKET && sum + weight[boundary] < wanted) sum += weight[boundary++];
-    const ordered = this.ordered(boundary, count, mass);
+    // Sums depend on the order of their terms.
+    const ascending = this.membersOf(boundary, count, mass).sort();
     let taken = 0;
-    while (taken < ordered.length && (sum < wanted || (boundary === 0 && taken === 0))) sum += mass[ordered[taken++]];
-    const chosen = ordered.slice(0, taken).sort((a, b) => a - b);
+    while (taken < ascending.length && (sum < wanted || (boundary === 0 && taken === 0))) sum += ascending[ascending.length - ++taken];
+    const cut = cutBefore(ascending, taken);
     let out = 0;
-    let next = 0;
+    let equals = 0;
     for (let i = 0; i < count; i++) {
       if (bucketOf[i] > boundary) continue;
-      if (bucketOf[i] === boundary) {
-        if (next === chosen.length || chosen[next] !== i) continue;
-        next++;
-      }
+      if (bucketOf[i] === boundary && (mass[i] < cut.key || (mass[i] === cut.key && ++equals > cut.equals))) continue;
       kept[out] = tokens[i];
       mass[out++] = mass[i];
     }
     return out;
   }
 
-  /** Places of a bucket's members, largest key first. */
-  private ordered(bucket: number, count: number, key: Float64Array): number[] {
-    const members: number[] = [];
-    for (let i = 0; i < count; i++) if (this.bucketOf[i] === bucket) members.push(i);
-    return members.sort((a, b) => key[b] - key[a] || a - b);
+  /** Keys of a bucket; valid until the next call. */
+  private membersOf(bucket: number, count: number, key: Float64Array): Float64Array {
+    const { bucketOf, members } = this;
+    let found = 0;
+    for (let i = 0; i < count; i++) if (bucketOf[i] === bucket) members[found++] = key[i];
+    return members.subarray(0, found);
   }
+}
+
+/** The cut that keeps the last `taken` keys, none of which is below any other: the least of them comes first. */
+function cutBefore(keys: Float64Array, taken: number): Cut {
+  if (taken === 0) return { key: Number.POSITIVE_INFINITY, equals: 0 };
+  const first = keys.length - taken;
+  const key = keys[first];
+  let equals = 0;
+  for (let i = first; i < keys.length; i++) if (keys[i] === key) equals++;
+  return { key, equals };
+}
+
+/** Moves the `wanted` largest keys to the end, the least of them first: Hoare's selection, which looks at each key two or three times. */
+function moveLargest(keys: Float64Array, wanted: number): void {
+  const place = keys.length - wanted;
+  let low = 0;
+  let high = keys.length - 1;
+  while (low < high) {
+    const pivot = median(keys[low], keys[(low + high) >> 1], keys[high]);
+    let i = low;
+    let j = high;
+    while (i <= j) {
+      while (keys[i] < pivot) i++;
+      while (keys[j] > pivot) j--;
+      if (i > j) break;
+      const key = keys[i];
+      keys[i++] = keys[j];
+      keys[j--] = key;
+    }
+    if (place <= j) high = j;
+    else if (place >= i) low = i;
+    else return;
+  }
+}
+
+function median(a: number, b: number, c: number): number {
+  return Math.max(Math.min(a, b), Math.min(Math.max(a, b), c));
 }
 
 const BUCKETS = 1024;

@@ -49,22 +49,22 @@ export class Serving {
     const maxRows = Math.min(engine.maxBatchRows, rowsPerFrame(shape.hidden, shape.topK));
     const { rowDeadlineMs } = engine;
     this.exchange = new Exchange({ native, model, plan, worker, epoch, maxRows, rowDeadlineMs, counters, times, dial });
-    this.engine = new Engine({
-      model,
-      exchanges: this.exchange.homes,
-      connecting: () => this.exchange.connecting,
-      counters,
-      times,
-      visits: plan.workers.some(({ node }) => node !== plan.workers[0].node) ? new NodeVisits(plan, shape.topK) : null,
-      maxBatchRows: maxRows,
-      maxSequences: engine.maxSequences,
-      maxLogitRows,
-      prefixCache: engine.prefixCache,
-      replay,
-      onTokens,
-      onTrace,
-    });
     try {
+      this.engine = new Engine({
+        model,
+        exchanges: this.exchange.homes,
+        connecting: () => this.exchange.connecting,
+        counters,
+        times,
+        visits: plan.workers.some(({ node }) => node !== plan.workers[0].node) ? new NodeVisits(plan, shape.topK) : null,
+        maxBatchRows: maxRows,
+        maxSequences: engine.maxSequences,
+        maxLogitRows,
+        prefixCache: engine.prefixCache,
+        replay,
+        onTokens,
+        onTrace,
+      });
       server.serve({ native, model, epoch, worker, maxRows, gateway: this.exchange.gateway, counters, times });
     } catch (error) {
       void this.exchange.close();
@@ -105,10 +105,12 @@ export class Serving {
 
   /** Sequences that still run fail with `reason`, and no more are taken. */
   async endAll(reason: SwitchyardError): Promise<void> {
+    // Links take a while to close, and what is asked for meanwhile would run without them.
+    const drained = this.engine.drain(reason);
     this.engine.failAll(reason);
     // Without links no row is waited for any longer.
     await this.exchange.close();
-    await this.engine.drain(reason);
+    await drained;
   }
 
   /** Ends everything; drain the engine first where running sequences matter. */

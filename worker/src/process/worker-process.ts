@@ -49,6 +49,7 @@ export class WorkerProcess {
   private readonly server = new ExpertServer();
   private links: LinkOptions = { token: '', tls: null };
   private listeners: Listeners | null = null;
+  private device: ReturnType<typeof describeDevice> | null = null;
   private stream: CoordinatorStream | null = null;
   private serving: Serving | null = null;
   private loading: { assignment: Assignment; abort: AbortController } | null = null;
@@ -67,7 +68,9 @@ export class WorkerProcess {
 
   /** Runs until `stop` or a refusal that trying again cannot help. Resolves to the exit status. */
   async run(): Promise<number> {
-    const { flags, log } = this.options;
+    const { flags, native, log } = this.options;
+    // What cannot be computed on is found out here: it is no fault of the coordinator.
+    this.device = describeDevice(native, flags);
     this.links = { token: readTokenFile(flags.tokenFile, '--token-file'), tls: readTlsFiles(flags, flags.tlsServerName) };
     this.listeners = await listenAny(flags.data, this.links, (link) => this.server.accept(link)).catch(naming('--data'));
     log('info', `listening for peers on ${this.listeners.addresses.join(', ')}`);
@@ -124,8 +127,8 @@ export class WorkerProcess {
 
   /** One attachment, until the stream closes. */
   private async converse(stream: CoordinatorStream): Promise<SwitchyardError | null> {
-    const { flags, native, version, log } = this.options;
-    const device = describeDevice(native, flags);
+    const { flags, version, log } = this.options;
+    const device = this.device!;
     if (this.orphaned !== null) clearTimeout(this.orphaned);
     // Requests of a coordinator's earlier life mean nothing to this one.
     this.serving?.engine.abandonAll();

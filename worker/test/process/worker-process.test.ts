@@ -2,6 +2,7 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { NativeError } from '@switchyard/native';
 import {
   type Assign,
   contiguousPlan,
@@ -105,7 +106,7 @@ describe('the worker process', () => {
       arrival();
     });
 
-  const startWorker = (name: string, extra: string[] = [], done = 1) => {
+  const startWorker = (name: string, extra: string[] = [], done = 1, native = toyNative) => {
     const flags = parseFlags([
       '--coordinator',
       `unix:${folder}/control.sock`,
@@ -125,7 +126,7 @@ describe('the worker process', () => {
     const log = (level: string, text: string) => {
       if (level === 'error') errors.push(text);
     };
-    const worker = new WorkerProcess({ flags, native: toyNative, load, version: '0', log });
+    const worker = new WorkerProcess({ flags, native, load, version: '0', log });
     const status = worker.run();
     running.push({ worker, status });
     return { worker, status };
@@ -362,6 +363,17 @@ describe('the worker process', () => {
       expect(errors).toEqual([]);
       ended = Array.from(finish).includes(Finish.length);
     }
+  });
+
+  test('kernels that its flags cannot have end it with what they say, before it bothers a coordinator', async () => {
+    const deviceOpen = () => {
+      throw new NativeError('unsupported', 'isa = "avx512": this processor lacks it');
+    };
+    const { status } = startWorker('w0', [], 1, { ...toyNative, deviceOpen });
+    running.length = 0;
+    await expect(status).rejects.toThrow('isa = "avx512": this processor lacks it');
+    expect(errors).toEqual([]);
+    expect(attached).toEqual([]);
   });
 
   test('a refusal ends the process with status 1', async () => {

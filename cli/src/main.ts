@@ -4,6 +4,7 @@ import pc from 'picocolors';
 import { ApiError } from './api/client.ts';
 import { CommandFailure, exitStatus } from './failure.ts';
 import { createProgram } from './program.ts';
+import { watchStandardStreams } from './terminal/standard-streams.ts';
 
 /** Ends with the status that says what happened: 0 done, 1 failed, 2 wrong usage, 130 interrupted. Only a defect of ours shows a stack. */
 async function main(): Promise<void> {
@@ -46,10 +47,5 @@ function isRefusedBySystem(error: unknown): error is NodeJS.ErrnoException {
   return error instanceof Error && 'syscall' in error && 'errno' in error;
 }
 
-// Output into a pipe that closed (`| head`) is no failure of ours.
-process.stdout.on('error', (error: NodeJS.ErrnoException) => {
-  if (error.code === 'EPIPE') process.exit(exitStatus.ok);
-  throw error;
-});
-
+watchStandardStreams();
 await main();

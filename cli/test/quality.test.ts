@@ -1,8 +1,12 @@
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import os from 'node:os';
+import path from 'node:path';
 import { parsePlan } from '@switchyard/proto';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { bundledModel } from '../src/cluster/bundled-model.ts';
 import { scatteredPlan } from '../src/exact/plan-variants.ts';
+import { CommandFailure } from '../src/failure.ts';
 import { classFlags } from '../src/quality/class-flags.ts';
 import { predictionWindows, readHeldOut } from '../src/quality/held-out.ts';
 
@@ -29,6 +33,15 @@ describe('held-out text', () => {
 
   it('must be there', () => {
     expect(() => readHeldOut('/nowhere')).toThrow(/--held-out \/nowhere: there is no such folder/);
+  });
+
+  it('names the file of questions that cannot be read', () => {
+    const dir = mkdtempSync(path.join(os.tmpdir(), 'sw-'));
+    const file = path.join(dir, 'which-book.json');
+    writeFileSync(file, '[{');
+    expect(() => readHeldOut(dir)).toThrow(`--held-out: ${file}: `);
+    expect(() => readHeldOut(dir)).toThrow(CommandFailure);
+    rmSync(dir, { recursive: true });
   });
 });
 

@@ -1,6 +1,6 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { chmodSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import net from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
@@ -57,6 +57,7 @@ describe('files', () => {
 
   it.each([
     [['trace', 'info', '/nowhere/x.trace'], /cannot read the trace \/nowhere\/x.trace: no such file/],
+    [['trace', 'info', dir], /cannot read the trace .*: EISDIR/],
     [['up', '--port', '0', '--replay-routing', '/nowhere/x.trace'], /--replay-routing \/nowhere\/x.trace: there is no such file/],
     [['up', '--port', '0', '--api-key-file', '/nowhere/keys'], /--api-key-file \/nowhere\/keys: no such file/],
     [['trace', 'convert', slice, path.join(dir, 'x.trace.gz')], /x.trace.gz: traces are written unpacked; choose a name without .gz/],
@@ -116,13 +117,21 @@ describe('up', () => {
     const { status, stderr } = await switchyard(['up', '--port', '0', '--trace-dir', path.join(file, 'traces')]);
     expect(stderr).toMatch(/^error: --trace-dir .*commands\.test\.ts/m);
     expect(stderr).not.toMatch(/ at .*\.js:/);
-    expect(status).toBe(1);
+    expect(status).toBe(2);
   });
 
   it.runIf(process.platform === 'linux')('does not wait for a folder that the system will never make', async () => {
     const { status, stderr } = await switchyard(['up', '--port', '0', '--trace-dir', '/proc/switchyard/traces']);
     expect(stderr).toMatch(/^error: .*\/proc\/switchyard/m);
-    expect(status).toBe(1);
+    expect(status).toBe(2);
+  });
+
+  it.skipIf(process.getuid?.() === 0)('says what it may not write, and does not take it for the port', async () => {
+    const folder = mkdtempSync(path.join(os.tmpdir(), 'sw-'));
+    chmodSync(folder, 0o500);
+    const { status, stderr } = await switchyard(['up', '--port', '0', '--trace-dir', path.join(folder, 'traces')]);
+    rmSync(folder, { recursive: true });
+    expect([status, stderr]).toEqual([2, expect.stringMatching(/^error: --trace-dir .*: EACCES[^\n]*\n$/)]);
   });
 });
 

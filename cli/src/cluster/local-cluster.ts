@@ -3,7 +3,7 @@ import { performance } from 'node:perf_hooks';
 import type { GivenConfig, RunningCoordinator } from '@switchyard/coordinator';
 import { startCoordinator } from '@switchyard/coordinator';
 import type { Backend } from '@switchyard/proto';
-import { CommandFailure } from '../failure.ts';
+import { CommandFailure, exitStatus } from '../failure.ts';
 import type { ClusterShape } from './cluster-shape.ts';
 import type { CpuShare } from './cpu-share.ts';
 import { makeOwnedFolder } from './owned-folder.ts';
@@ -71,7 +71,7 @@ function makeTraceFolder(dir: string): void {
   try {
     makeOwnedFolder(path.resolve(dir));
   } catch (error) {
-    throw new CommandFailure(`--trace-dir ${dir}: ${(error as Error).message}`, { cause: error });
+    throw new CommandFailure(`--trace-dir ${dir}: ${(error as Error).message}`, { status: exitStatus.usage, cause: error });
   }
 }
 

@@ -38,7 +38,13 @@ export function createRunFolder(parent: string = os.tmpdir()): RunFolder {
   const adminToken = newSecret();
   writeFileSync(tokenFile, newSecret(), { mode: 0o600 });
   writeFileSync(adminTokenFile, adminToken, { mode: 0o600 });
-  return { path: folder, tokenFile, adminTokenFile, adminToken, remove: () => rmSync(folder, { recursive: true, force: true }) };
+  const remove = () => {
+    process.off('exit', remove);
+    rmSync(folder, { recursive: true, force: true });
+  };
+  // However this process ends, but for a kill: a second Ctrl-C, say.
+  process.on('exit', remove);
+  return { path: folder, tokenFile, adminTokenFile, adminToken, remove };
 }
 
 function newSecret(): string {

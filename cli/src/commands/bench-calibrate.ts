@@ -1,4 +1,3 @@
-import { writeFileSync } from 'node:fs';
 import type { Calibration } from '@switchyard/placement';
 import { dialBest, type LinkOptions, listenAny, SwitchyardError } from '@switchyard/proto';
 import { inspectModel } from '@switchyard/worker';
@@ -9,7 +8,7 @@ import { CommandFailure, exitStatus } from '../failure.ts';
 import { describeMachine } from '../load/machine.ts';
 import { randomIdPrompts } from '../load/prompts.ts';
 import { serveBench } from '../load/serve-bench.ts';
-import { checkOutput } from '../terminal/output-file.ts';
+import { checkOutput, writeOutputs } from '../terminal/output-file.ts';
 import { startProgress } from '../terminal/progress.ts';
 import { type BenchTarget, withTargetServer } from './bench-target.ts';
 import { checkUpFlags, withShape } from './bench-up-flags.ts';
@@ -63,8 +62,9 @@ Examples:
       try {
         if (flags.listen !== undefined) return await answerUntil(flags.listen, signal);
         const calibration = await calibrate(upFlags, flags.dial, signal);
-        writeFileSync(flags.out, `${JSON.stringify(calibration, null, 1)}\n`);
-        process.stdout.write(flags.json ? `${JSON.stringify(calibration)}\n` : calibrationText(calibration, flags.out));
+        process.stdout.write(flags.json ? `${JSON.stringify(calibration)}\n` : calibrationText(calibration));
+        writeOutputs([{ option: '--out', file: flags.out, text: `${JSON.stringify(calibration, null, 1)}\n` }]);
+        if (!flags.json) process.stdout.write(`wrote ${flags.out}\n`);
       } finally {
         release();
       }
@@ -186,7 +186,7 @@ async function overLink(address: string): Promise<{ latency: number; bandwidth: 
   }
 }
 
-function calibrationText({ host, interNode, intraNode }: Calibration, out: string): string {
+function calibrationText({ host, interNode, intraNode }: Calibration): string {
   const link = (of: Calibration['interNode']) =>
     of === null ? 'not measured (--dial)' : `${(1e6 * of.latency).toFixed(0)} us, ${(of.bandwidth / 1e9).toFixed(2)} GB/s`;
   const micros = (seconds: number) => `${(1e6 * seconds).toPrecision(3)} us`;
@@ -195,7 +195,6 @@ function calibrationText({ host, interNode, intraNode }: Calibration, out: strin
     `rest of a layer: ${micros(host.segment.fixed)}, ${micros(host.segment.perRow)} a row and ${micros(host.segment.perContext)} a position that it attends to`,
     `rest of a step: ${micros(host.step.fixed)}, ${micros(host.step.perRow)} a row and ${micros(host.step.perToken)} a token`,
     `between nodes: ${link(interNode)}; inside a node: ${link(intraNode)}`,
-    `wrote ${out}`,
   ];
   return `${lines.join('\n')}\n`;
 }

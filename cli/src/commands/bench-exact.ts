@@ -12,10 +12,10 @@ import type { ExactReport } from '../exact/report.ts';
 import { formatExactReport, isExact } from '../exact/report.ts';
 import type { ExactBench, ScenarioResult } from '../exact/scenarios.ts';
 import { notCompared, observeAlone, runElsewhere, runScenario, scenarios } from '../exact/scenarios.ts';
-import { exitStatus } from '../failure.ts';
+import { CommandFailure } from '../failure.ts';
 import { describeMachine } from '../load/machine.ts';
 import { collect, integerIn, numberIn } from '../terminal/option-values.ts';
-import { checkOutput } from '../terminal/output-file.ts';
+import { checkOutput, writeOutputs } from '../terminal/output-file.ts';
 import { startProgress } from '../terminal/progress.ts';
 import type { TargetOptions } from './bench-target.ts';
 import { withTargetServer } from './bench-target.ts';
@@ -91,10 +91,11 @@ Examples:
       interrupt.release();
       report.exact = report.incomplete === null && isExact(report.results);
       const json = `${JSON.stringify(report, null, 2)}\n`;
-      if (options.out) writeFileSync(options.out, json);
       process.stdout.write(options.json ? json : formatExactReport(report));
+      if (options.out) writeOutputs([{ option: '--out', file: options.out, text: json }]);
       if (failure !== null) throw failure;
-      if (!report.exact && ((report.target.switchyard && report.promised) || options.strict)) process.exitCode = exitStatus.failed;
+      if (!report.exact && ((report.target.switchyard && report.promised) || options.strict))
+        throw new CommandFailure('answers are not the same bits');
     });
   return command;
 }

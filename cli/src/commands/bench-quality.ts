@@ -1,4 +1,3 @@
-import { writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { Command } from 'commander';
 import { selectModel } from '../api/models.ts';
@@ -12,7 +11,7 @@ import { readHeldOut } from '../quality/held-out.ts';
 import type { QualityResult } from '../quality/quality-run.ts';
 import { measureQuality } from '../quality/quality-run.ts';
 import { integerIn } from '../terminal/option-values.ts';
-import { checkOutput } from '../terminal/output-file.ts';
+import { checkOutput, writeOutputs } from '../terminal/output-file.ts';
 import { startProgress } from '../terminal/progress.ts';
 import { formatBytes } from '../terminal/quantity.ts';
 import { textTable } from '../terminal/table.ts';
@@ -129,8 +128,8 @@ Examples:
         results,
       };
       const json = `${JSON.stringify(report, null, 2)}\n`;
-      if (options.out) writeFileSync(options.out, json);
       process.stdout.write(options.json ? json : formatQuality(report));
+      if (options.out) writeOutputs([{ option: '--out', file: options.out, text: json }]);
     });
   return command;
 }

@@ -1,4 +1,4 @@
-import { readFileSync, writeFileSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import { Command, Option } from 'commander';
 import type { ApiClient } from '../api/client.ts';
 import type { ModelCard } from '../api/models.ts';
@@ -19,8 +19,9 @@ import type { ServeReport, ServeWorkload } from '../load/serve-report.ts';
 import { formatServeReport } from '../load/serve-report.ts';
 import type { CompletionRequest } from '../load/timed-completion.ts';
 import { integerIn, integerList, numberIn } from '../terminal/option-values.ts';
-import { checkOutput } from '../terminal/output-file.ts';
+import { checkOutput, writeOutputs } from '../terminal/output-file.ts';
 import { startProgress } from '../terminal/progress.ts';
+import { counted } from '../terminal/quantity.ts';
 import { withTargetServer } from './bench-target.ts';
 import { checkUpFlags } from './bench-up-flags.ts';
 import { interruptSignal } from './interrupt.ts';
@@ -172,10 +173,11 @@ Examples:
       );
       interrupt.release();
       const json = `${JSON.stringify(report, null, 2)}\n`;
-      if (options.out) writeFileSync(options.out, json);
       process.stdout.write(options.json ? json : formatServeReport(report));
+      if (options.out) writeOutputs([{ option: '--out', file: options.out, text: json }]);
       if (report.interrupted) process.exitCode = exitStatus.interrupted;
-      else if (report.errors > 0) process.exitCode = exitStatus.failed;
+      else if (report.errors > 0)
+        throw new CommandFailure(`${counted(report.errors, 'request')} failed or ${report.errors === 1 ? 'was' : 'were'} answered short`);
     });
   return command;
 }

@@ -7,7 +7,7 @@ import { availableMemory, checkCpus, checkMemory, checkOpenFiles, describeBandwi
 import { checkNativeKernels } from '../doctor/native-kernels.ts';
 import { bytesPerThread, measureReadBandwidth } from '../doctor/read-bandwidth.ts';
 import { checkCompiler, checkModel, checkNode, checkOptionalTools, checkPort, checkTemporaryFolder } from '../doctor/software.ts';
-import { exitStatus } from '../failure.ts';
+import { CommandFailure } from '../failure.ts';
 import { integerIn } from '../terminal/option-values.ts';
 
 const marks: Record<Check['status'], string> = { ok: pc.green('ok'), warning: pc.yellow('!!'), failed: pc.red('XX'), absent: pc.dim('--') };
@@ -48,7 +48,8 @@ export function doctorCommand(): Command {
           `${JSON.stringify({ format: 'switchyard-doctor', version: 1, readBandwidthBytesPerSecond, checks }, null, 2)}\n`,
         );
       else for (const check of checks) process.stdout.write(line(check));
-      if (checks.some((check) => check.status === 'failed')) process.exitCode = exitStatus.failed;
+      if (checks.some((check) => check.status === 'failed'))
+        throw new CommandFailure('something has to be fixed before `switchyard up` can work');
     });
 }
 

@@ -1,7 +1,7 @@
 import { availableCpus, type Backend, limits } from '@switchyard/proto';
 import { Command, Option } from 'commander';
 import { clusterShape } from '../cluster/cluster-shape.ts';
-import { exitStatus } from '../failure.ts';
+import { CommandFailure, exitStatus } from '../failure.ts';
 import { checkModelFolder } from '../terminal/model-folder.ts';
 import { backendList, integerIn } from '../terminal/option-values.ts';
 import { startProgress } from '../terminal/progress.ts';
@@ -67,7 +67,7 @@ Examples:
         // Only here: the kernels that it loads may be what is wrong with a machine, and no other command needs them.
         const { formatVerifyReport } = await import('@switchyard/worker');
         process.stdout.write(options.json ? `${JSON.stringify(report, null, 2)}\n` : `${formatVerifyReport(report)}\n`);
-        if (report.status === 'fail') process.exitCode = exitStatus.failed;
+        if (report.status === 'fail') throw new CommandFailure(`${dir} falls short of its reference, or its split of the whole`);
       } finally {
         progress.finish();
         interrupt.release();

@@ -1,4 +1,5 @@
 import { Command } from 'commander';
+import { CommandFailure } from '../failure.ts';
 import { readRouting } from '../place/files.ts';
 import { type IdShape, idShape } from '../place/option-values.ts';
 import { integerIn } from '../terminal/option-values.ts';
@@ -30,7 +31,9 @@ export function traceConvertCommand(): Command {
       for (const file of [to, `${to}.sequences.jsonl`]) checkNewOutput(file, 'trace convert to', options.force === true);
       const trace = await readRouting(from, options.tokensMax, options.shape);
       const interrupt = interruptSignal();
-      const files = await writeConverted(trace, to, new Date().toISOString(), interrupt.signal).finally(interrupt.release);
+      const files = await writeConverted(trace, to, new Date().toISOString(), interrupt.signal)
+        .catch(naming(to))
+        .finally(interrupt.release);
       const counts = { tokens: trace.tokens, sequences: trace.sequences.length };
       process.stdout.write(
         options.json
@@ -38,4 +41,13 @@ export function traceConvertCommand(): Command {
           : `wrote ${counted(counts.tokens, 'token')} in ${counted(counts.sequences, 'sequence')} to ${to}\n`,
       );
     });
+}
+
+/** What the system says of a disk that is full does not say of which file. */
+function naming(to: string): (error: unknown) => never {
+  return (error) => {
+    if (error instanceof Error && 'syscall' in error)
+      throw new CommandFailure(`trace convert to ${to}: ${error.message}`, { cause: error });
+    throw error;
+  };
 }

@@ -21,6 +21,7 @@ import { backendList, byteCount, integerIn, lossyList, nonEmpty } from '../termi
 import type { Progress } from '../terminal/progress.ts';
 import { startProgress } from '../terminal/progress.ts';
 import { formatBytes } from '../terminal/quantity.ts';
+import { onReaderGone } from '../terminal/standard-streams.ts';
 import { interruptSignal } from './interrupt.ts';
 import { firstKey } from './server-options.ts';
 
@@ -180,6 +181,7 @@ async function runUp(given: UpOptions): Promise<void> {
     options.pin ? share : { ...share, cpus: null },
   );
   const interrupt = interruptSignal();
+  onReaderGone(() => process.kill(process.pid, 'SIGTERM'));
   if (options.supervised) endWithStdin();
 
   // Only here: the coordinator is by far the largest part of the program, and no other command needs it.
@@ -297,6 +299,8 @@ function checkNodeLimit(lossy: string, { workers }: ClusterShape): void {
 /** Says which of our flags to change when the address cannot be had. */
 function explainListening({ host, port }: UpOptions): (error: unknown) => never {
   return (error) => {
+    // Of a folder, say: it has its own words, whatever the system's were.
+    if (error instanceof CommandFailure) throw error;
     const cause = error instanceof Error ? (error.cause as NodeJS.ErrnoException | undefined) : undefined;
     if (cause?.code === 'EADDRINUSE')
       throw new CommandFailure(`port ${port} on ${host} is in use: choose another with --port, or any free one with --port 0`, {

@@ -1,8 +1,7 @@
-import { writeFileSync } from 'node:fs';
 import { type ExportFormat, exportPlan } from '@switchyard/placement';
 import { Command, Option } from 'commander';
 import { integerIn } from '../terminal/option-values.ts';
-import { checkOutput } from '../terminal/output-file.ts';
+import { checkOutput, writeOutputs } from '../terminal/output-file.ts';
 import { readPlan } from './files.ts';
 
 export function exportCommand(): Command {
@@ -20,6 +19,6 @@ export function exportCommand(): Command {
       checkOutput(flags.out, '--out');
       const text = exportPlan(readPlan(path), flags.format, flags.hiddenLayers);
       if (flags.out === undefined) process.stdout.write(text);
-      else writeFileSync(flags.out, text);
+      else writeOutputs([{ option: '--out', file: flags.out, text }]);
     });
 }

@@ -1,4 +1,4 @@
-import { readFileSync, statSync, writeFileSync } from 'node:fs';
+import { readFileSync, statSync } from 'node:fs';
 import type { Certificate, HostModel, LoadMatrix, RoutingTrace } from '@switchyard/placement';
 import {
   calibratedTopology,
@@ -68,9 +68,11 @@ export async function readTrace(
   try {
     return await openTrace(path, { tokensMax, shape: shape ?? null });
   } catch (error) {
-    if (((error as Error).cause as NodeJS.ErrnoException | undefined)?.code === 'ENOENT')
-      throw new CommandFailure(`cannot read the trace ${path}: no such file`, { status: exitStatus.usage });
-    throw error;
+    const { cause } = error as Error;
+    if (!(cause instanceof Error && 'syscall' in cause)) throw error;
+    // The name may be that of a file beside it.
+    const reason = (cause as NodeJS.ErrnoException).code === 'ENOENT' ? 'no such file' : cause.message;
+    throw new CommandFailure(`cannot read the trace ${path}: ${reason}`, { status: exitStatus.usage, cause: error });
   }
 }
 
@@ -81,6 +83,6 @@ export async function readRouting(path: string, tokensMax: number, shape?: IdSha
   return input.trace;
 }
 
-export function writeJson(path: string, value: unknown): void {
-  writeFileSync(path, `${JSON.stringify(value)}\n`);
+export function jsonLine(value: unknown): string {
+  return `${JSON.stringify(value)}\n`;
 }

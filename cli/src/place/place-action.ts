@@ -1,4 +1,3 @@
-import { writeFileSync } from 'node:fs';
 import path from 'node:path';
 import {
   baselinePlan,
@@ -36,11 +35,11 @@ import {
 import type { Plan, Topology } from '@switchyard/proto';
 import { interruptSignal } from '../commands/interrupt.ts';
 import { CommandFailure, exitStatus } from '../failure.ts';
-import { checkOutput } from '../terminal/output-file.ts';
+import { checkOutput, type Output, writeOutputs } from '../terminal/output-file.ts';
 import { counted, formatBytes } from '../terminal/quantity.ts';
 import { textTable } from '../terminal/table.ts';
 import { comparisonTable, figuresOf, measuredOn, stepTimesBy } from './comparison.ts';
-import { readCluster, readPlanOf, readTrace, writeJson } from './files.ts';
+import { jsonLine, readCluster, readPlanOf, readTrace } from './files.ts';
 import type { GroupRule } from './option-values.ts';
 import { ProgressLine } from './progress-line.ts';
 import { placeOptions, type SearchFlags } from './search-options.ts';
@@ -162,11 +161,11 @@ async function placeByRouting(
     now: figuresOf(nowScore, { ...seen, replicas: now.replicas, homes: nowHomes }, host),
     proposed: figuresOf(score, { ...seen, replicas: placed.plan.replicas, homes }, host),
   };
-  if (flags.dryRun !== true) {
-    writeJson(flags.out, placed.plan);
-    if (flags.certificate !== undefined) writeJson(flags.certificate, certificate);
-    if (flags.pareto !== undefined)
-      writeFileSync(flags.pareto, paretoPage(points!, `Placement of ${trace.model} on ${counted(cluster.nodes, 'node')}`));
+  const outputs: Output[] = [{ option: '--out', file: flags.out, text: jsonLine(placed.plan) }];
+  if (flags.certificate !== undefined) outputs.push({ option: '--certificate', file: flags.certificate, text: jsonLine(certificate) });
+  if (flags.pareto !== undefined) {
+    const page = paretoPage(points!, `Placement of ${trace.model} on ${counted(cluster.nodes, 'node')}`);
+    outputs.push({ option: '--pareto', file: flags.pareto, text: page });
   }
   if (flags.json) {
     const report = {
@@ -181,8 +180,7 @@ async function placeByRouting(
       pareto: points,
       plan: placed.plan,
     };
-    process.stdout.write(`${JSON.stringify(report)}\n`);
-    return;
+    return deliver(jsonLine(report), outputs, flags);
   }
   const gap = claims.map((c) => `${c.kind} ${gapText(c)}`).join(', ');
   const text = [
@@ -200,11 +198,16 @@ async function placeByRouting(
     ...(points === null ? [] : ['', paretoText(points)]),
     '',
     ...(placed.stopped ? ['stopped early: this is the best plan found so far'] : []),
-    flags.dryRun === true
-      ? 'dry run: nothing was written'
-      : `wrote ${[flags.out, flags.certificate, flags.pareto].filter((p) => p !== undefined).join(', ')}`,
   ];
-  process.stdout.write(`${text.join('\n')}\n`);
+  deliver(`${text.join('\n')}\n`, outputs, flags);
+}
+
+/** Tells what was found before it is written: a disk that is full takes the files, not the search. */
+function deliver(report: string, outputs: readonly Output[], { dryRun, json }: PlaceFlags): void {
+  process.stdout.write(report);
+  if (dryRun !== true) writeOutputs(outputs);
+  if (json) return;
+  process.stdout.write(dryRun ? 'dry run: nothing was written\n' : `wrote ${outputs.map(({ file }) => file).join(', ')}\n`);
 }
 
 /** How far a score is from its bound. There is no share of a bound of 0: what can be told is that nothing above 0 is proven. */
@@ -410,7 +413,7 @@ function placeByLoads(loads: LoadMatrix, topology: Topology, flags: PlaceFlags):
     return { now: peakMean(contiguous), proposed: peakMean(plan.replicas[l]) };
   });
   const meanOf = (key: 'now' | 'proposed') => rows.reduce((sum, r) => sum + r[key], 0) / rows.length;
-  if (flags.dryRun !== true) writeJson(flags.out, plan);
+  const outputs: Output[] = [{ option: '--out', file: flags.out, text: jsonLine(plan) }];
   if (flags.json) {
     const report = {
       format: 'switchyard-place',
@@ -419,7 +422,7 @@ function placeByLoads(loads: LoadMatrix, topology: Topology, flags: PlaceFlags):
       proposed: { peakMean: meanOf('proposed') },
       plan,
     };
-    process.stdout.write(`${JSON.stringify(report)}\n`);
+    deliver(jsonLine(report), outputs, flags);
     return;
   }
   const table = textTable(
@@ -427,5 +430,5 @@ function placeByLoads(loads: LoadMatrix, topology: Topology, flags: PlaceFlags):
     [['peak/mean load for its speed, even split over replicas', meanOf('now').toFixed(4), meanOf('proposed').toFixed(4)]],
   );
   const note = 'The trace holds loads only, so this plan balances rows and knows nothing of what crosses nodes.';
-  process.stdout.write(`${table}\n${note}\n${flags.dryRun === true ? 'dry run: nothing was written' : `wrote ${flags.out}`}\n`);
+  deliver(`${table}\n${note}\n`, outputs, flags);
 }

@@ -37,6 +37,6 @@ export function verifyCommand(): Command {
       const verdict = verifyCertificate(readPlan(planPath), judged, certificate);
       if (flags.json) process.stdout.write(`${JSON.stringify({ format: 'switchyard-place-verify', version: 1, ...verdict })}\n`);
       else for (const { ok, text } of verdict.checks) process.stdout.write(`${ok ? 'ok  ' : 'FAIL'}  ${text}\n`);
-      if (!verdict.ok) throw new CommandFailure(flags.json ? '' : 'the certificate does not hold');
+      if (!verdict.ok) throw new CommandFailure('the certificate does not hold');
     });
 }

@@ -16,10 +16,18 @@ export function readHeldOut(dir: string): HeldOut {
     .sort()
     .map((name) => ({ name: name.slice(0, -'.txt'.length), text: readFileSync(path.join(dir, name), 'utf8') }));
   const questionFile = path.join(dir, 'which-book.json');
-  const questions = existsSync(questionFile) ? (JSON.parse(readFileSync(questionFile, 'utf8')) as HeldOut['questions']) : [];
+  const questions = existsSync(questionFile) ? readQuestions(questionFile) : [];
   if (domains.length === 0 && questions.length === 0)
     throw new CommandFailure(`--held-out ${dir}: it has neither *.txt nor which-book.json`, { status: exitStatus.usage });
   return { domains, questions };
+}
+
+function readQuestions(file: string): HeldOut['questions'] {
+  try {
+    return JSON.parse(readFileSync(file, 'utf8')) as HeldOut['questions'];
+  } catch (error) {
+    throw new CommandFailure(`--held-out: ${file}: ${(error as Error).message}`, { cause: error });
+  }
 }
 
 /**

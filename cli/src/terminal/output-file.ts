@@ -1,4 +1,4 @@
-import { accessSync, constants, existsSync, statSync } from 'node:fs';
+import { accessSync, chmodSync, constants, existsSync, realpathSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { CommandFailure, exitStatus } from '../failure.ts';
 
@@ -18,4 +18,51 @@ export function checkOutput(file: string | undefined, option: string): void {
 export function checkNewOutput(file: string, option: string, force: boolean): void {
   if (existsSync(file) && !force) throw new CommandFailure(`${option} ${file} exists: --force replaces it`, { status: exitStatus.usage });
   checkOutput(file, option);
+}
+
+export interface Output {
+  /** The option that named the file. */
+  option: string;
+  file: string;
+  text: string;
+}
+
+/**
+ * Writes results, all of them before any takes the place of an earlier file: a disk that is full leaves what was there, and nothing else. Where what is there is
+ * no plain file (a device, a pipe) or its folder takes no new ones, it is written to as it is.
+ */
+export function writeOutputs(outputs: readonly Output[]): void {
+  const partials: { partial: string; file: string }[] = [];
+  try {
+    for (const { option, file, text } of outputs) {
+      try {
+        const partial = partialOf(file);
+        if (partial === null) {
+          writeFileSync(file, text);
+          continue;
+        }
+        partials.push(partial);
+        writeFileSync(partial.partial, text, { flag: 'wx' });
+        if (existsSync(partial.file)) chmodSync(partial.partial, statSync(partial.file).mode);
+      } catch (error) {
+        throw new CommandFailure(`${option} ${file}: ${(error as Error).message}`, { cause: error });
+      }
+    }
+    for (const { partial, file } of partials) renameSync(partial, file);
+  } finally {
+    for (const { partial } of partials) rmSync(partial, { force: true });
+  }
+}
+
+/** Where a file is written before it takes its place; null: it has to be written in place. */
+function partialOf(named: string): { partial: string; file: string } | null {
+  const there = existsSync(named);
+  if (there && !statSync(named).isFile()) return null;
+  const file = there ? realpathSync(named) : named;
+  try {
+    accessSync(path.dirname(path.resolve(file)), constants.W_OK);
+  } catch {
+    return null;
+  }
+  return { partial: `${file}.${process.pid}.partial`, file };
 }

@@ -156,6 +156,8 @@ export class Engine {
       sequence.cancelled = true;
     }
     this.live.clear();
+    // What waited to be told with the tokens of the next step, too.
+    this.output.take();
     this.wake();
   }
 

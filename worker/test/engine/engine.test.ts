@@ -1,6 +1,6 @@
 import { Finish, MemoryNetwork, type Plan, type Submit } from '@switchyard/proto';
 import fc from 'fast-check';
-import { describe, expect, test } from 'vitest';
+import { describe, expect, test, vi } from 'vitest';
 import { type Answer, InProcessCluster, submitOf } from '../in-process-cluster.ts';
 import { type ToyShape, toyModel, toyNative } from './toy-model.ts';
 
@@ -206,6 +206,22 @@ describe('Engine', () => {
     expect(worker.counters.steps - stepsBefore).toBeLessThanOrEqual(1);
     expect([await staying]).toEqual(await runAlone([other]));
     expect(worker.engine.residency.pool.used).toBe(0);
+    await cluster.close();
+  });
+
+  test('of abandoned requests nothing more is said, not even what waited to be said', async () => {
+    const cluster = await start({ plan: alone });
+    const [worker] = cluster.workers;
+    const clock = vi.spyOn(performance, 'now').mockReturnValue(performance.now());
+    const running = submitOf([1, 2, 3], { maxTokens: 250 });
+    void cluster.run(0, running);
+    // The clock stands, so tokens after the first wait for those of later steps.
+    while (worker.counters.generatedTokens < 5) await new Promise((resolve) => setImmediate(resolve));
+    clock.mockRestore();
+    worker.engine.abandonAll();
+    worker.open.clear();
+    const next = submitOf([4, 5], { maxTokens: 1, request: running.request });
+    expect((await cluster.run(0, next)).tokens).toHaveLength(1);
     await cluster.close();
   });
 

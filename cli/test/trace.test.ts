@@ -95,6 +95,21 @@ describe('a recording', () => {
   });
 });
 
+describe('a recording that cannot be moved', () => {
+  it('stays where it is, as what it would have replaced does, and says where', () => {
+    const folder = mkdtempSync(path.join(os.tmpdir(), 'sw-'));
+    const [out, first, gone] = ['a.trace', 'new-0', 'new-1'].map((name) => path.join(folder, name));
+    writeFileSync(out, 'old');
+    writeFileSync(first, 'new');
+    writeFileSync(`${first}.sequences.jsonl`, 'new');
+    const before = readdirSync(folder).sort();
+    expect(() => moveRecording([first, gone], out)).toThrow(/^--out .*a\.trace: ENOENT.*; what was recorded is in .*new-0, .*new-1$/);
+    expect(readdirSync(folder).sort()).toEqual(before);
+    expect(readFileSync(out, 'utf8')).toBe('old');
+    rmSync(folder, { recursive: true });
+  });
+});
+
 describe('a converted trace', () => {
   it('takes the place of an earlier one only when it is whole', async () => {
     const folder = mkdtempSync(path.join(os.tmpdir(), 'sw-'));

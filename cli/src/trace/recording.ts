@@ -1,6 +1,7 @@
-import { chmodSync, copyFileSync, existsSync, readdirSync, renameSync, rmSync, unlinkSync } from 'node:fs';
+import { chmodSync, constants, copyFileSync, existsSync, linkSync, readdirSync, renameSync, rmSync, unlinkSync } from 'node:fs';
 import path from 'node:path';
 import type { ApiClient } from '../api/client.ts';
+import { CommandFailure } from '../failure.ts';
 
 /** What the coordinator says of a recording (docs/observe.md). */
 export interface RecordingStatus {
@@ -43,25 +44,35 @@ export function removeRest(earlier: readonly string[], files: readonly string[])
 /**
  * Moves a recording's files to `out`, the first under that very name, further ones (a recording is cut at a size) as `<out>.1`, `<out>.2`, … They stay
  * readable by their owner alone. Returns the names.
+ * @throws CommandFailure where there is no room for them, say: they are then still where they were, and so is what they would have replaced
  */
 export function moveRecording(files: readonly string[], out: string): string[] {
-  return files.map((file, index) => {
-    const target = index === 0 ? out : `${out}.${index}`;
-    moveFile(file, target);
-    const sequences = `${file}.sequences.jsonl`;
-    if (existsSync(sequences)) moveFile(sequences, `${target}.sequences.jsonl`);
-    else rmSync(`${target}.sequences.jsonl`, { force: true });
-    return target;
-  });
+  const targets = files.map((_, index) => (index === 0 ? out : `${out}.${index}`));
+  const moves = files.flatMap((file, index) => [
+    { from: file, to: targets[index] },
+    { from: `${file}.sequences.jsonl`, to: `${targets[index]}.sequences.jsonl` },
+  ]);
+  const partial = (file: string) => `${file}.${process.pid}.partial`;
+  const there = moves.filter(({ from }, index) => index % 2 === 0 || existsSync(from));
+  try {
+    for (const { from, to } of there) linkOrCopy(from, partial(to));
+    for (const { to } of there) renameSync(partial(to), to);
+  } catch (error) {
+    for (const { to } of there) rmSync(partial(to), { force: true });
+    throw new CommandFailure(`--out ${out}: ${(error as Error).message}; what was recorded is in ${files.join(', ')}`, { cause: error });
+  }
+  for (const { from, to } of moves)
+    if (existsSync(from)) unlinkSync(from);
+    else rmSync(to, { force: true });
+  return targets;
 }
 
-function moveFile(from: string, to: string): void {
+/** A second name where the file system gives one, else a copy. */
+function linkOrCopy(from: string, to: string): void {
   try {
-    renameSync(from, to);
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== 'EXDEV') throw error;
-    copyFileSync(from, to);
+    linkSync(from, to);
+  } catch {
+    copyFileSync(from, to, constants.COPYFILE_EXCL);
     chmodSync(to, 0o600);
-    unlinkSync(from);
   }
 }

@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { parseArgs } from 'node:util';
@@ -22,6 +23,9 @@ export interface WorkerFlags {
   coordinatorGraceMs: number;
   supervised: boolean;
 }
+
+/** Of a worker's name in the names of its sockets. */
+const FILE_NAME_CHARS = 24;
 
 interface FlagRow<T> {
   flag: string;
@@ -77,13 +81,19 @@ export function parseFlags(args: readonly string[]): WorkerFlags | null {
   if (values.help !== undefined) return null;
   const flags = Object.fromEntries(rows.map(([key, flagRow]) => [key, readFlag(flagRow, values[flagRow.flag])])) as unknown as WorkerFlags;
   if (flags.data.length === 0) {
-    const socket = path.join(tmpdir(), `switchyard-${flags.name}-${process.pid}`);
+    const socket = path.join(tmpdir(), `switchyard-${fileName(flags.name)}-${process.pid}`);
     flags.data = [`shm://${socket}.shm`, `uds://${socket}.sock`];
   }
   if (flags.cpus !== null && flags.cpus.length !== flags.threads) {
     throw bad('cpus', `${flags.cpus.length} CPUs`, `as many as --threads, ${flags.threads}`);
   }
   return Object.freeze(flags);
+}
+
+/** Plans allow any name; a socket's path has room for a short one. What a name loses, a hash makes up for: containers may share the folder, and number their processes alike. */
+function fileName(name: string): string {
+  const shown = name.replace(/[^\w.-]/g, '-').slice(0, FILE_NAME_CHARS);
+  return shown === name ? name : `${shown}-${createHash('sha256').update(name).digest('hex').slice(0, 8)}`;
 }
 
 export function flagsHelp(): string {

@@ -1,3 +1,5 @@
+import { tmpdir } from 'node:os';
+import path from 'node:path';
 import { SwitchyardError } from '@switchyard/proto';
 import { describe, expect, test } from 'vitest';
 import { flagsHelp, parseFlags } from '../../src/process/flags.ts';
@@ -18,6 +20,21 @@ describe('flags of the worker', () => {
       supervised: false,
     });
     expect(flags.data).toEqual([expect.stringMatching(/^shm:\/\/.*n0w1/), expect.stringMatching(/^uds:\/\/.*n0w1/)]);
+  });
+
+  test.each([
+    ['w'.repeat(256), 'w'.repeat(255)],
+    ['rack/7', 'rack:7'],
+    ['../../etc/w0', '-..-etc-w0'],
+    ['größe', 'gröse'],
+  ])('without addresses any name has sockets of its own in the temporary folder: %s', (name, other) => {
+    const addressesOf = (given: string) => parseFlags([...needed, `--name=${given}`])!.data;
+    for (const address of addressesOf(name)) {
+      const socket = address.slice('shm://'.length);
+      expect(path.dirname(socket)).toBe(tmpdir());
+      expect(Buffer.byteLength(path.basename(socket))).toBeLessThan(64);
+      expect(addressesOf(other)).not.toContain(address);
+    }
   });
 
   test('lists, ranges, switches and repeated flags', () => {

@@ -1,3 +1,4 @@
+import type { Native } from '@switchyard/native';
 import {
   type DispatchHeader,
   dispatchFrameBytes,
@@ -63,6 +64,8 @@ describe('ExpertServer', () => {
   let server: ExpertServer;
   let exchange: Exchange;
   let link: Link;
+  let native: Native;
+  let serve: () => void;
   let counters: Counters;
   let answers: Frame[];
   let onDialled: (link: Link) => void;
@@ -82,7 +85,8 @@ describe('ExpertServer', () => {
       [0, 1],
     ]);
     const times = new TimeSplit();
-    const common = { native: toyNative, model, epoch: 7, worker: 5, maxRows: shape.maxRows, counters, times };
+    native = { ...toyNative };
+    const common = { native, model, epoch: 7, worker: 5, maxRows: shape.maxRows, counters, times };
     onDialled = () => {};
     const dial = async ([address]: readonly string[]) => {
       const made = await network.dial(address, options);
@@ -90,7 +94,8 @@ describe('ExpertServer', () => {
       return made;
     };
     exchange = new Exchange({ ...common, plan, rowDeadlineMs: 20_000, dial });
-    server.serve({ ...common, gateway: exchange.gateway });
+    serve = () => server.serve({ ...common, gateway: exchange.gateway });
+    serve();
     exchange.announce([{ worker: 4, dataAddresses: ['memory://nobody'] }]);
     await network.listen('memory://server', options, (incoming) => server.accept(incoming));
     link = await network.dial('memory://server', options);
@@ -111,7 +116,8 @@ describe('ExpertServer', () => {
   });
 
   test('frames that are merged get what each gets alone', async () => {
-    const frames = [1, 2, 3].map((tag) => dispatch({ tag, rows: 3 }));
+    // Those of another layer wait for their turn.
+    const frames = [1, 2, 3, 4].map((tag) => dispatch({ tag, rows: 3, layer: tag === 2 ? 0 : 1 }));
     const alone: string[] = [];
     for (const frame of frames) {
       link.send(frame);
@@ -120,8 +126,10 @@ describe('ExpertServer', () => {
     }
     answers = [];
     for (const frame of frames) link.send(frame);
-    const merged = await answered(3);
-    expect(merged.map((answer) => Buffer.from((answer as { bytes: Uint8Array }).bytes).toString('hex'))).toEqual(alone);
+    const merged = await answered(4);
+    expect(
+      merged.toSorted((a, b) => a.tag - b.tag).map((answer) => Buffer.from((answer as { bytes: Uint8Array }).bytes).toString('hex')),
+    ).toEqual(alone);
   });
 
   test.each([
@@ -171,6 +179,36 @@ describe('ExpertServer', () => {
     expect(relays.size).toBe(0);
   });
 
+  test('frames that the kernels refuse are answered so, and those after them as ever', async () => {
+    native.expertsRun = () => {
+      native.expertsRun = toyNative.expertsRun;
+      throw new Error('kernels refuse');
+    };
+    link.send(dispatch());
+    expect((await answered(1))[0]).toMatchObject({ kind: 'error', code: 'internal', message: 'kernels refuse', source: 5, tag: 11 });
+    link.send(dispatch({ tag: 12 }));
+    expect((await answered(2))[1]).toMatchObject({ kind: 'combine', tag: 12 });
+  });
+
+  test('what a model needed is let go with it', async () => {
+    const held = new Set<unknown>();
+    const holding = <T>(made: T): T => {
+      held.add(made);
+      return made;
+    };
+    native.bufferCreate = (...args) => holding(toyNative.bufferCreate(...args));
+    native.sumCreate = (...args) => holding(toyNative.sumCreate(...args));
+    native.objectFree = (object) => void held.delete(object);
+    serve();
+    const { size } = held;
+    expect(size).toBeGreaterThan(0);
+    serve();
+    expect(held.size).toBe(size);
+    await server.close();
+    expect(held.size).toBe(0);
+    expect(await link.closed).toBeNull();
+  });
+
   test('before a model is loaded it says so', async () => {
     server.serve(null);
     link.send(dispatch());
@@ -195,5 +233,107 @@ describe('ExpertServer', () => {
     for (let tag = 0; tag <= limits.framesInFlightMax; tag++) link.send(dispatch({ tag }));
     const reason: SwitchyardError | null = await link.closed;
     expect(reason?.code).toBe('link_closed');
+  });
+});
+
+/** The server's end of a link to a home whose frames and room the test decides. */
+class HeldLink {
+  readonly answers: Frame[] = [];
+  /** Whether it holds no more than it may. */
+  room = true;
+  onAnswer = (_answer: Frame) => {};
+  private receive: (frame: Uint8Array) => void = () => {};
+  private waiting: (() => void)[] = [];
+
+  readonly end = {
+    closed: new Promise(() => {}),
+    onFrame: (receive: (frame: Uint8Array) => void) => {
+      this.receive = receive;
+    },
+    send: (bytes: Uint8Array) => {
+      const answer = parseFrame(bytes);
+      this.answers.push(answer);
+      this.onAnswer(answer);
+      return this.room;
+    },
+    drained: () => new Promise<void>((resolve) => this.waiting.push(resolve)),
+    close: async () => {},
+  } as unknown as Link;
+
+  ask(tag: number, overrides: Partial<DispatchHeader> = {}): void {
+    this.receive(dispatch({ tag, ...overrides }));
+  }
+
+  drain(): void {
+    this.room = true;
+    for (const resolve of this.waiting.splice(0)) resolve();
+  }
+
+  get tags(): number[] {
+    return this.answers.map(({ tag }) => tag);
+  }
+}
+
+describe('ExpertServer, between homes', () => {
+  const rows = 200;
+  let server: ExpertServer;
+  let exchange: Exchange;
+
+  beforeEach(() => {
+    server = new ExpertServer();
+    const hosted = [0, 1];
+    const model = toyModel({ ...shape, maxRows: rows }, [hosted, hosted]);
+    const counters = new Counters(shape.moeLayers, shape.experts);
+    const common = { native: toyNative, model, epoch: 7, worker: 5, maxRows: rows, counters, times: new TimeSplit() };
+    exchange = new Exchange({ ...common, plan, rowDeadlineMs: 20_000, dial: () => Promise.reject(new Error('nobody')) });
+    server.serve({ ...common, gateway: exchange.gateway });
+  });
+
+  afterEach(async () => {
+    await exchange.close();
+    await server.close();
+  });
+
+  const accept = (): HeldLink => {
+    const link = new HeldLink();
+    server.accept(link.end);
+    return link;
+  };
+  const settle = async () => {
+    for (let i = 0; i < 20; i++) await new Promise((resolve) => setImmediate(resolve));
+  };
+
+  test('one that takes no answers has no more made for it until it does, and others do not wait for it', async () => {
+    const [slow, quick] = [accept(), accept()];
+    slow.room = false;
+    slow.ask(1);
+    await settle();
+    slow.ask(2);
+    quick.ask(3);
+    await settle();
+    expect([slow.tags, quick.tags]).toEqual([[1], [3]]);
+    slow.drain();
+    await settle();
+    expect(slow.tags).toEqual([1, 2]);
+  });
+
+  test('a frame of many rows is passed by eight of few, however many there are', async () => {
+    const [prompt, decode] = [accept(), accept()];
+    let asked = 0;
+    // Whoever is answered asks again at once, so that there is always one that may pass.
+    const askAgain = () => {
+      if (asked < 30) decode.ask(asked++);
+    };
+    decode.onAnswer = askAgain;
+    let passedBy = -1;
+    prompt.onAnswer = () => {
+      passedBy = decode.answers.length;
+    };
+    prompt.ask(100, { rows, layer: 0, pairs: rows });
+    askAgain();
+    await settle();
+    await settle();
+    expect(passedBy).toBe(8);
+    expect(decode.answers.length).toBe(30);
   });
 });

@@ -12,7 +12,7 @@ import {
   parseFrame,
   sealFrame,
 } from '@switchyard/proto';
-import { describe, expect, test } from 'vitest';
+import { describe, expect, test, vi } from 'vitest';
 import { Flights, type Urgency } from '../../src/exchange/flights.ts';
 
 const options = { token: '', tls: null };
@@ -42,6 +42,7 @@ async function becomes(condition: () => boolean): Promise<void> {
 async function flightsTo(rowDeadlineMs = 20_000) {
   const network = new MemoryNetwork();
   const arrived: number[] = [];
+  const ends: string[] = [];
   const cameBy = new Map<number, Link>();
   await network.listen(address, options, (link) =>
     link.onFrame((bytes) => {
@@ -54,9 +55,8 @@ async function flightsTo(rowDeadlineMs = 20_000) {
     workers: 1,
     rowDeadlineMs,
     dial: ([to], signal) => network.dial(to, { ...options, signal }),
-    onReachable: () => {},
+    onReachable: (_, reachable) => ends.push(reachable ? 'reachable' : 'gone'),
   });
-  const ends: string[] = [];
   const send = (urgency: Urgency) => {
     const tag = flights.nextTag();
     const cargo = { landed: () => ends.push(`${tag} landed`), lost: (code: string) => ends.push(`${tag} ${code}`) };
@@ -68,6 +68,7 @@ async function flightsTo(rowDeadlineMs = 20_000) {
     await flights.settled(0);
   };
   await reach();
+  ends.length = 0;
   return { network, flights, arrived, ends, send, reach, answer: (tag: number, frame: Uint8Array) => cameBy.get(tag)!.send(frame) };
 }
 
@@ -100,10 +101,14 @@ describe('Flights', () => {
       const tags = Array.from({ length: most + 3 }, () => send('urgent'));
       await becomes(() => arrived.length === most);
       network.sever(address);
-      await becomes(() => ends.length === tags.length);
-      expect(ends.splice(0).sort()).toEqual(tags.map((tag) => `${tag} worker_lost`).sort());
+      const losses = () => ends.filter((end) => end.endsWith('worker_lost'));
+      await becomes(() => losses().length === tags.length);
+      expect(losses().sort()).toEqual(tags.map((tag) => `${tag} worker_lost`).sort());
+      // Who sends again what is lost knows by then that the worker cannot be reached.
+      expect(ends[0]).toBe('gone');
       expect(flights.rows[0]).toBe(0);
       await reach();
+      ends.length = 0;
       const first = send('urgent');
       await becomes(() => arrived.includes(first));
       // Nothing that was held back left in between.
@@ -113,6 +118,99 @@ describe('Flights', () => {
       expect(ends.splice(0)).toEqual([`${first} landed`]);
     }
     await flights.close();
+  });
+
+  test.each([
+    ['a question', (tag: number) => dispatchOf(tag)],
+    ['an answer to nothing that is on its way', (tag: number) => combineOf(tag + 1)],
+    ['no frame', () => new Uint8Array(8)],
+  ])('are lost with a link on which %s comes', async (_what, made) => {
+    const { flights, arrived, ends, send, answer } = await flightsTo();
+    const tag = send('urgent');
+    await becomes(() => arrived.includes(tag));
+    answer(tag, made(tag));
+    await becomes(() => ends.length >= 2);
+    expect(ends.slice(0, 2)).toEqual(['gone', `${tag} worker_lost`]);
+    await flights.close();
+  });
+
+  test('of one connection are not answered or lost by the other', async () => {
+    const { flights, arrived, ends, send, answer } = await flightsTo();
+    const [urgent, bulk] = [send('urgent'), send('bulk')];
+    await becomes(() => arrived.length === 2);
+    // An answer on the wrong connection is an error of the protocol: that connection is cut, and what is on its way by it is lost.
+    answer(bulk, combineOf(urgent));
+    await becomes(() => ends.length >= 2);
+    expect(ends.slice(0, 2)).toEqual(['gone', `${bulk} worker_lost`]);
+    answer(urgent, combineOf(urgent));
+    await becomes(() => ends.includes(`${urgent} landed`));
+    await flights.close();
+  });
+
+  test('go only where both connections stand', async () => {
+    const network = new MemoryNetwork();
+    await network.listen(address, options, () => {});
+    const events: boolean[] = [];
+    const gates: (() => void)[] = [];
+    const flights = new Flights({
+      workers: 1,
+      rowDeadlineMs: 20_000,
+      dial: async ([to], signal) => {
+        await new Promise<void>((resolve) => gates.push(resolve));
+        return network.dial(to, { ...options, signal });
+      },
+      onReachable: (_, reachable) => events.push(reachable),
+    });
+    flights.announce(0, [address]);
+    let settled = false;
+    void flights.settled(0).then(() => {
+      settled = true;
+    });
+    gates[0]();
+    for (let i = 0; i < 5; i++) await new Promise((resolve) => setImmediate(resolve));
+    expect({ events, settled }).toEqual({ events: [], settled: false });
+    gates[1]();
+    await becomes(() => settled);
+    expect(events).toEqual([true]);
+    await flights.close();
+  });
+
+  test('are counted over both connections', async () => {
+    const { flights, arrived, send, ends, answer } = await flightsTo();
+    const tags = [send('urgent'), send('bulk'), send('bulk')];
+    await becomes(() => arrived.length === 3);
+    await new Promise((resolve) => setTimeout(resolve, 20));
+    for (const tag of tags) answer(tag, combineOf(tag));
+    await becomes(() => ends.length === 3);
+    const [stats] = flights.stats();
+    const [sent, received] = [dispatchOf(1), combineOf(1)].map(({ length }) => 3 * length);
+    expect(stats).toMatchObject({ peer: 0, transport: 'memory', bytesSent: sent, bytesReceived: received, framesSent: 3, roundTrips: 3 });
+    expect(stats.roundTripSeconds).toBeGreaterThan(3 * 0.019);
+    expect(stats.roundTripSeconds).toBeLessThan(3);
+    await flights.close();
+  });
+
+  test('that are late cut both connections of the worker that stands still', async () => {
+    const { flights, arrived, ends, send } = await flightsTo(100);
+    const late = send('bulk');
+    await becomes(() => arrived.length === 1);
+    await new Promise((resolve) => setTimeout(resolve, 60));
+    const other = send('urgent');
+    await becomes(() => ends.includes(`${late} deadline_exceeded`));
+    for (let i = 0; i < 5; i++) await new Promise((resolve) => setImmediate(resolve));
+    expect(ends).toContain(`${other} deadline_exceeded`);
+    await flights.close();
+  });
+
+  test('leave nothing behind once they are closed', async () => {
+    vi.useFakeTimers({ toFake: ['setInterval', 'clearInterval', 'setTimeout', 'clearTimeout'] });
+    const { flights, arrived, ends, send } = await flightsTo();
+    const tag = send('urgent');
+    await becomes(() => arrived.includes(tag));
+    await flights.close();
+    await becomes(() => ends.includes(`${tag} worker_lost`));
+    expect(vi.getTimerCount()).toBe(0);
+    vi.useRealTimers();
   });
 
   test('are not late for the time in which this process stood still', async () => {
@@ -131,11 +229,11 @@ describe('Flights', () => {
     const tag = send('urgent');
     await becomes(() => arrived.includes(tag));
     const startedMs = performance.now();
-    for (let stops = 0; ends.length === 0; stops++) {
+    for (let stops = 0; ends.length < 2; stops++) {
       if (stops < 3) standStill(300);
       await new Promise((resolve) => setTimeout(resolve, 10));
     }
-    expect(ends).toEqual([`${tag} deadline_exceeded`]);
+    expect(ends.filter((end) => end !== 'gone')).toEqual([`${tag} deadline_exceeded`]);
     expect(performance.now() - startedMs).toBeGreaterThan(900);
     await flights.close();
   });

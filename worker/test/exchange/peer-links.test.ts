@@ -1,5 +1,5 @@
 import { type Link, type LinkOptions, MemoryNetwork, SwitchyardError } from '@switchyard/proto';
-import { afterEach, describe, expect, test } from 'vitest';
+import { afterEach, describe, expect, test, vi } from 'vitest';
 import { PeerLinks } from '../../src/exchange/peer-links.ts';
 
 const options: LinkOptions = { token: '', tls: null };
@@ -31,10 +31,14 @@ describe('PeerLinks', () => {
     accepted[0].send(new Uint8Array(20));
     while (events.length < 2) await new Promise((resolve) => setImmediate(resolve));
     expect(events[1]).toBe('frame 3 20');
+    expect(links.stats()[0]).toMatchObject({ bytesSent: 10, bytesReceived: 20 });
     network.sever('memory://a');
     while (events.length < 3) await new Promise((resolve) => setImmediate(resolve));
     expect(events[2]).toBe('down 3 link_closed');
     expect(links.stats()[0]).toMatchObject({ peer: 3, bytesSent: 10, bytesReceived: 20, transport: 'memory' });
+    links.countFrame(3);
+    for (const seconds of [0.25, 0.5]) links.countRoundTrip(3, seconds);
+    expect(links.stats()[0]).toMatchObject({ framesSent: 1, roundTrips: 2, roundTripSeconds: 0.75 });
   });
 
   test('an announcement dials at once, and settles with its outcome', async () => {
@@ -149,5 +153,101 @@ describe('PeerLinks', () => {
     links.cut(0, new SwitchyardError('deadline_exceeded', 'late'));
     while (events.length < 3) await new Promise((resolve) => setTimeout(resolve, 5));
     expect(events).toEqual(['up 0', 'down 0 deadline_exceeded', 'up 0']);
+  });
+
+  test('all that is open is closed, nobody is dialled any more, and nobody is waited for', async () => {
+    const network = new MemoryNetwork();
+    const accepted: Link[] = [];
+    await network.listen('memory://a', options, (link) => accepted.push(link));
+    const { links } = create(network);
+    links.announce(0, ['memory://a']);
+    await links.settled(0);
+    await links.close();
+    expect(await accepted[0].closed).toBeNull();
+    links.announce(1, ['memory://a']);
+    await links.settled(1);
+    expect([links.link(0), links.link(1)]).toEqual([null, null]);
+    expect(accepted.length).toBe(1);
+  });
+
+  test('whoever waits for a dial hears when it is given up', async () => {
+    links = new PeerLinks(
+      (_, signal) => new Promise((_resolve, reject) => signal.addEventListener('abort', () => reject(new Error('given up')))),
+      {
+        up: () => {},
+        down: () => {},
+        frame: () => {},
+      },
+    );
+    links.announce(1, ['memory://nowhere']);
+    const settled = links.settled(1);
+    await links.close();
+    await settled;
+  });
+
+  describe('redials', () => {
+    afterEach(() => {
+      vi.useRealTimers();
+    });
+
+    /** Links of which the test decides what becomes of each dial, and when each began. */
+    const dialled = () => {
+      vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout', 'Date'] });
+      const startMs = Date.now();
+      const dials: { atMs: number; answer: (link: Link) => void; fail: () => Promise<void> }[] = [];
+      const made = new PeerLinks(
+        () =>
+          new Promise((answer, reject) => {
+            const fail = async () => {
+              reject(new Error('no answer'));
+              await turn();
+            };
+            dials.push({ atMs: Date.now() - startMs, answer, fail });
+          }),
+        { up: () => {}, down: () => {}, frame: () => {} },
+      );
+      links = made;
+      made.announce(1, ['memory://a']);
+      return { links: made, dials };
+    };
+    const turn = () => new Promise<void>((resolve) => setImmediate(resolve));
+
+    test('after pauses that grow to two seconds, and begin anew after a link', async () => {
+      const { dials } = dialled();
+      for (let vain = 0; vain < 7; vain++) {
+        await dials[vain].fail();
+        await vi.advanceTimersToNextTimerAsync();
+      }
+      const times = dials.map(({ atMs }) => atMs);
+      expect(times.slice(1).map((ms, i) => ms - times[i])).toEqual([100, 200, 400, 800, 1600, 2000, 2000]);
+      const network = new MemoryNetwork();
+      await network.listen('memory://a', options, () => {});
+      dials[7].answer(await network.dial('memory://a', options));
+      await turn();
+      network.sever('memory://a');
+      for (let i = 0; i < 3; i++) await turn();
+      await vi.advanceTimersToNextTimerAsync();
+      expect(dials[8].atMs - dials[7].atMs).toBe(50);
+    });
+
+    test('at once what is announced, whether it is being dialled or a pause goes on', async () => {
+      const { links, dials } = dialled();
+      links.announce(1, ['memory://a']);
+      await dials[0].fail();
+      expect(dials.length).toBe(2);
+      await dials[1].fail();
+      expect(vi.getTimerCount()).toBe(1);
+      links.announce(1, ['memory://a']);
+      await turn();
+      expect(dials.length).toBe(3);
+      expect(vi.getTimerCount()).toBe(0);
+    });
+
+    test('nobody once it is closed', async () => {
+      const { links, dials } = dialled();
+      await dials[0].fail();
+      await links.close();
+      expect(vi.getTimerCount()).toBe(0);
+    });
   });
 });

@@ -1,0 +1,255 @@
+import type { Native } from '@switchyard/native';
+import {
+  type DispatchFrame,
+  dispatchFrameBytes,
+  type ErrorCode,
+  encodeCombineHeader,
+  encodeDispatchHeader,
+  encodeErrorFrame,
+  FRAME_HEADER_BYTES,
+  type Frame,
+  type FrameScope,
+  frameMemory,
+  type Link,
+  MemoryNetwork,
+  type Plan,
+  parseFrame,
+  sealFrame,
+} from '@switchyard/proto';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { Counters } from '../../src/engine/counters.ts';
+import { TimeSplit } from '../../src/engine/time-split.ts';
+import { Exchange } from '../../src/exchange/exchange.ts';
+import { ExpertServer } from '../../src/exchange/expert-server.ts';
+import { toyModel, toyNative } from '../engine/toy-model.ts';
+
+const HIDDEN = 4;
+const holders = [[0], [1], [2], [3], [0, 1], [1, 2], [1, 3]];
+const shape = {
+  experts: holders.length,
+  topK: 2,
+  moeLayers: 2,
+  kvBlocks: 4,
+  maxRows: 80,
+  maxSequences: 2,
+  maxLogitRows: 2,
+  maxContext: 64,
+};
+const options = { token: '', tls: null };
+/** The gateway is worker 0; 1 and 2 are its neighbours, 3 is elsewhere. */
+const plan: Plan = {
+  format: 'switchyard-plan',
+  version: 1,
+  model: { type: 'toy', moeLayers: [1, 2], experts: shape.experts },
+  workers: [0, 0, 0, 1].map((node, w) => ({ name: `w${w}`, node })),
+  replicas: Array.from({ length: shape.moeLayers }, () => holders),
+  provenance: null,
+};
+const own = holders.flatMap((workers, e) => (workers.includes(0) ? [e] : []));
+
+/** A frame of one pair a row. */
+function dispatch(tag: number, scope: FrameScope, experts: number[], layer = 1): Uint8Array {
+  const rows = experts.length;
+  const header = { epoch: 7, step: 1, layer, source: 3, rows, pairs: rows, hidden: HIDDEN, numericClass: 3, dtype: 'f32', tag } as const;
+  const frame = frameMemory(dispatchFrameBytes(header));
+  const tables = encodeDispatchHeader(frame, { ...header, scope });
+  for (let p = 0; p < rows; p++) {
+    tables.pairRow[p] = p;
+    tables.pairExpert[p] = experts[p];
+    tables.pairWeight[p] = 0.5;
+  }
+  frame.fill(1, tables.rowsOffset, tables.rowsOffset + tables.rowsBytes);
+  sealFrame(frame);
+  return frame;
+}
+
+const turn = () => new Promise<void>((resolve) => setImmediate(resolve));
+const becomes = async (condition: () => boolean) => {
+  while (!condition()) await turn();
+};
+/** As many turns as frames need that nothing holds back. */
+const settle = async () => {
+  for (let i = 0; i < 10; i++) await turn();
+};
+
+describe('a relayed frame', () => {
+  let server: ExpertServer;
+  let exchange: Exchange;
+  let home: Link;
+  let answers: Frame[];
+  /** What was sent on, in order; the neighbours answer when the test says so. */
+  let forwarded: { worker: number; frame: DispatchFrame; link: Link }[];
+  let serve: () => void;
+  let native: Native;
+
+  beforeEach(async () => {
+    const network = new MemoryNetwork();
+    answers = [];
+    forwarded = [];
+    for (const worker of [1, 2, 3]) {
+      await network.listen(`memory://w${worker}`, options, (link) =>
+        link.onFrame((bytes) => {
+          const frame = parseFrame(bytes);
+          if (frame.kind === 'dispatch') forwarded.push({ worker, frame, link });
+        }),
+      );
+    }
+    server = new ExpertServer();
+    native = { ...toyNative };
+    const common = {
+      native,
+      model: toyModel(shape, [own, own]),
+      epoch: 7,
+      worker: 0,
+      maxRows: shape.maxRows,
+      counters: new Counters(shape.moeLayers, shape.experts),
+      times: new TimeSplit(),
+    };
+    exchange = new Exchange({ ...common, plan, rowDeadlineMs: 20_000, dial: ([to], signal) => network.dial(to, { ...options, signal }) });
+    exchange.announce([1, 2, 3].map((worker) => ({ worker, dataAddresses: [`memory://w${worker}`] })));
+    await exchange.connecting;
+    serve = () => server.serve({ ...common, gateway: exchange.gateway });
+    serve();
+    await network.listen('memory://gateway', options, (link) => server.accept(link));
+    home = await network.dial('memory://gateway', options);
+    home.onFrame((bytes) => answers.push(parseFrame(bytes)));
+  });
+
+  afterEach(async () => {
+    await exchange.close();
+    await server.close();
+  });
+
+  const answer = (at: number, { rows = forwarded[at].frame.rows, hidden = HIDDEN, bytes = forwarded[at].frame.rows * HIDDEN * 4 } = {}) => {
+    const { frame, link } = forwarded[at];
+    link.send(encodeCombineHeader(frameMemory(FRAME_HEADER_BYTES + bytes).fill(0), { ...frame, rows, hidden }, bytes));
+  };
+  const refuse = (at: number, code: ErrorCode) => forwarded[at].link.send(encodeErrorFrame(forwarded[at].frame, code, 'not now'));
+  /** Who is asked for the rows of these experts. */
+  const askedFor = async (tag: number, experts: number[]): Promise<number[]> => {
+    const before = forwarded.length;
+    home.send(dispatch(tag, 'node', experts));
+    await settle();
+    return forwarded.slice(before).map(({ worker }) => worker);
+  };
+
+  test('is answered once when all parts are there', async () => {
+    expect(await askedFor(1, [0, 1, 2])).toEqual([1, 2]);
+    // Of the same epoch, step and layer; made here, for the neighbour alone.
+    for (const { frame } of forwarded) expect(frame).toMatchObject({ epoch: 7, step: 1, layer: 1, source: 0, rows: 1, scope: 'worker' });
+    answer(1);
+    await settle();
+    expect(answers).toEqual([]);
+    answer(0);
+    await becomes(() => answers.length === 1);
+    expect(answers[0]).toMatchObject({ kind: 'combine', rows: 3, tag: 1, source: 0 });
+  });
+
+  test('fails once, by the first of its neighbours that refuses', async () => {
+    expect(await askedFor(1, [1, 2])).toEqual([1, 2]);
+    refuse(1, 'queue_full');
+    await becomes(() => answers.length === 1);
+    refuse(0, 'internal');
+    home.send(dispatch(2, 'worker', [0]));
+    await becomes(() => answers.length >= 2);
+    expect(answers).toEqual([
+      expect.objectContaining({ kind: 'error', tag: 1, code: 'queue_full', message: 'worker w2, layer 2: not now' }),
+      expect.objectContaining({ kind: 'combine', tag: 2 }),
+    ]);
+  });
+
+  test('that was given up with the plan is not answered again when its parts come after all', async () => {
+    expect(await askedFor(1, [1, 2])).toEqual([1, 2]);
+    serve();
+    await becomes(() => answers.length === 1);
+    expect(answers[0]).toMatchObject({ kind: 'error', tag: 1, code: 'not_ready' });
+    answer(0);
+    answer(1);
+    home.send(dispatch(2, 'worker', [0]));
+    await becomes(() => answers.length >= 2);
+    await settle();
+    expect(answers.slice(1)).toEqual([expect.objectContaining({ kind: 'combine', tag: 2 })]);
+  });
+
+  test.each([
+    ['rows', { rows: 2 }, 'an answer of 2 rows of 4 to 1 of 4'],
+    ['columns', { hidden: 8 }, 'an answer of 1 rows of 8 to 1 of 4'],
+  ])('fails when sums of other %s come for a part of it', async (_what, other, message) => {
+    await askedFor(1, [1]);
+    answer(0, other);
+    await becomes(() => answers.length === 1);
+    expect(answers[0]).toMatchObject({ kind: 'error', code: 'worker_lost', message: `worker w1, layer 2: ${message}` });
+  });
+
+  test('fails by sums of a neighbour that do not parse, and none beside it does', async () => {
+    expect(await askedFor(1, [1])).toEqual([1]);
+    answer(0, { bytes: 24 });
+    await becomes(() => answers.length === 1);
+    // Before the own part of this one other frames are served, each in a turn of its own: it is the last to come.
+    const before = [2, 3, 4, 5].map((tag) => dispatch(tag, 'worker', new Array(64).fill(0), 0));
+    for (const frame of [...before, dispatch(6, 'node', [0, 1]), dispatch(7, 'worker', [0])]) home.send(frame);
+    await becomes(() => forwarded.length === 2);
+    answer(1, { bytes: 24 });
+    await becomes(() => answers.length === 7);
+    expect(answers.filter(({ kind }) => kind === 'error').map(({ tag }) => tag)).toEqual([1, 6]);
+    for (const each of answers.filter(({ kind }) => kind === 'error'))
+      expect(each).toMatchObject({ code: 'internal', message: '24 bytes of sums for 1 rows', source: 0 });
+  });
+
+  test('fails with its own part', async () => {
+    native.expertsRun = () => {
+      throw new Error('kernels refuse');
+    };
+    expect(await askedFor(1, [0, 1])).toEqual([1]);
+    await becomes(() => answers.length === 1);
+    expect(answers[0]).toMatchObject({ kind: 'error', tag: 1, code: 'internal', message: 'kernels refuse' });
+  });
+
+  test('never leaves the node again', async () => {
+    home.send(dispatch(1, 'node', [3]));
+    await becomes(() => answers.length === 1);
+    expect(answers[0]).toMatchObject({ kind: 'error', code: 'worker_lost', message: expect.stringContaining('w3') });
+    // Expert 6 is on worker 3 too, which has nothing to do.
+    expect(await askedFor(2, [1, 6, 6])).toEqual([1]);
+  });
+
+  test('goes to the replica with the fewest rows, this worker before others and lower numbers before higher ones', async () => {
+    expect(await askedFor(1, [4])).toEqual([]);
+    expect(await askedFor(2, [5])).toEqual([1]);
+    // Worker 1 has a row of that frame.
+    expect(await askedFor(3, [5])).toEqual([2]);
+    // Both have one; rows of the frame itself count as well.
+    expect(await askedFor(4, [5, 5])).toEqual([1, 2]);
+    expect(forwarded.slice(-2).map(({ frame }) => frame.rows)).toEqual([1, 1]);
+    for (const at of forwarded.keys()) answer(at);
+    await becomes(() => answers.length === 4);
+    expect(await askedFor(5, [4, 4])).toEqual([1]);
+    expect(forwarded.at(-1)!.frame.rows).toBe(1);
+  });
+
+  test('counts rows that wait here, as long as they do', async () => {
+    const ownOf = (tag: number) => dispatch(tag, 'worker', [0, 0, 0]);
+    home.send(ownOf(1));
+    home.send(dispatch(2, 'node', [4]));
+    await becomes(() => answers.some(({ tag }) => tag === 1));
+    await becomes(() => forwarded.length === 1);
+    answer(0);
+    await becomes(() => answers.length === 2);
+    // They are served.
+    expect(await askedFor(3, [4])).toEqual([]);
+    // They are given up with the plan.
+    home.send(ownOf(4));
+    await turn();
+    serve();
+    await becomes(() => answers.some(({ tag }) => tag === 4));
+    expect(answers.find(({ tag }) => tag === 4)).toMatchObject({ kind: 'error', code: 'not_ready' });
+    expect(await askedFor(5, [4])).toEqual([]);
+  });
+
+  test('of more than 64 rows has the connection of large frames, of fewer the other', async () => {
+    for (const rows of [1, 64, 65]) expect(await askedFor(rows, new Array(rows).fill(1))).toEqual([1]);
+    const [one, most, more] = forwarded.map(({ link }) => link);
+    expect(most).toBe(one);
+    expect(more).not.toBe(one);
+  });
+});

@@ -43,6 +43,12 @@ export interface StepDecision {
 }
 
 /**
+ * Rows in one step, beside streams, of prompts that need the logits of every row: to read a row of a large vocabulary takes milliseconds, in which the event loop
+ * stands still and every stream waits.
+ */
+const LOGIT_ROWS_BESIDE_STREAMS = 8;
+
+/**
  * Decides one step of a lane: decodes first, so that a long prompt never stops the streams beside it (nor keeps the blocks that they need); then prompts in order
  * of arrival, in chunks of what is left; then waiting sequences while blocks last. Of a prompt the next chunk may be given out while the one before is in a step;
  * everything else waits for its step to end. Pure: reads its arguments, writes only `out`.
@@ -90,6 +96,7 @@ export function decideStep(
   }
   if (work === 'decode') return;
 
+  let judgedLeft = running.some(isStream) ? LOGIT_ROWS_BESIDE_STREAMS : limits.logitRows;
   let kept = 0;
   let wanting = false;
   for (let i = 0; i < running.length; i++) {
@@ -100,9 +107,11 @@ export function decideStep(
     if (wanting) continue;
     const pending = running[i].length - running[i].scheduled;
     if (pending <= 1 || rowsLeft === 0 || !isDue(work, running[i])) continue;
-    out.rows[i] = chunkRows(pending, running[i].everyLogit, rowsLeft, logitsLeft);
+    const { everyLogit } = running[i];
+    out.rows[i] = chunkRows(pending, everyLogit, rowsLeft, everyLogit ? Math.min(logitsLeft, judgedLeft) : logitsLeft);
     rowsLeft -= out.rows[i];
-    logitsLeft -= logitRows(out.rows[i], pending, running[i].everyLogit);
+    logitsLeft -= logitRows(out.rows[i], pending, everyLogit);
+    if (everyLogit) judgedLeft -= out.rows[i];
   }
 
   const lacking = wanting || kept < running.length;
@@ -114,10 +123,12 @@ export function decideStep(
     if (free - cost.blocks < reserve) break;
     free -= cost.blocks;
     const pending = sequence.length - cost.cached;
-    const rows = chunkRows(pending, sequence.everyLogit, rowsLeft, logitsLeft);
+    const { everyLogit } = sequence;
+    const rows = chunkRows(pending, everyLogit, rowsLeft, everyLogit ? Math.min(logitsLeft, judgedLeft) : logitsLeft);
     out.rows[running.length + out.admitted] = rows;
     rowsLeft -= rows;
-    logitsLeft -= logitRows(rows, pending, sequence.everyLogit);
+    logitsLeft -= logitRows(rows, pending, everyLogit);
+    if (everyLogit) judgedLeft -= rows;
     out.admitted++;
   }
 }
@@ -126,6 +137,11 @@ export function decideStep(
 function isDue(work: LaneWork, { length, scheduled, inFlight }: Schedulable): boolean {
   if (work === 'all') return inFlight === 0;
   return work === 'decode' ? inFlight === 0 && length - scheduled === 1 : length - scheduled > 1;
+}
+
+/** Its next token is due, or in a step. */
+function isStream({ length, scheduled, everyLogit }: Schedulable): boolean {
+  return !everyLogit && length - scheduled <= 1;
 }
 
 export function blocksFor(tokens: number, limits: Pick<StepLimits, 'blockTokens'>): number {

@@ -11,10 +11,10 @@ function sequence(length: number, scheduled: number, overrides: Partial<Schedula
 }
 
 /** `kept` running sequences stay, for it is always the last ones that go; `rows` are theirs, then those of the admitted. */
-function decide(running: Schedulable[], waiting: Schedulable[], free: number, work: LaneWork = 'all') {
+function decide(running: Schedulable[], waiting: Schedulable[], free: number, work: LaneWork = 'all', bounds = limits) {
   const out: StepDecision = { rows: new Int32Array(2 * limits.sequences), preempted: new Uint8Array(limits.sequences), admitted: 0 };
   const cost = (s: Schedulable) => ({ blocks: Math.ceil(s.length / limits.blockTokens), cached: s.scheduled });
-  decideStep(work, running, waiting, free, limits, cost, out);
+  decideStep(work, running, waiting, free, bounds, cost, out);
   const gone = out.preempted.indexOf(1);
   const kept = gone < 0 ? running.length : gone;
   expect([...out.preempted.slice(0, running.length)]).toEqual(running.map((s, i) => Number(i >= kept && s.inFlight === 0)));
@@ -52,6 +52,14 @@ describe('decideStep', () => {
 
   test('prompt logprobs take a logit row each, and other prompts stop one row short without one', () => {
     expect(decide([sequence(12, 0, { everyLogit: true }), sequence(6, 0)], [], 9)).toEqual({ kept: 2, admitted: 0, rows: [8, 5] });
+  });
+
+  test('beside a stream, prompt logprobs take few logit rows a step, for it waits until they are read', () => {
+    const judged = (length: number) => sequence(length, 0, { everyLogit: true });
+    const wide = { ...limits, logitRows: 32, rows: 32 };
+    expect(decide([judged(40)], [], 20, 'all', wide).rows).toEqual([32]);
+    expect(decide([sequence(9, 8), judged(40)], [judged(40), sequence(4, 0)], 40, 'all', wide).rows).toEqual([1, 8, 0, 4]);
+    expect(decide([sequence(9, 9, { inFlight: 1 }), judged(40)], [], 20, 'prefill', wide).rows).toEqual([0, 8]);
   });
 
   test('the decode lane takes single tokens, the lanes of prompts take chunks, also of a prompt whose last chunk is in a step', () => {

@@ -25,6 +25,9 @@ describe('wrong usage', () => {
     [['trace', 'info'], /missing required argument 'file'/],
     [['model', 'inspect', '/nowhere/model'], /error: \/nowhere\/model: there is no such folder/],
     [['model', 'verify', '/nowhere/model'], /error: \/nowhere\/model: there is no such folder/],
+    [['model', 'inspect', 'docs'], /error: docs: it has no config.json; give a folder in Hugging Face layout/],
+    [['model', 'verify', 'models/shunter-16m'], /error: models\/shunter-16m: it has no expected.safetensors/],
+    [['bench', 'quality', '--held-out', 'README.md'], /error: --held-out README.md: it is no folder/],
     [['bench', 'serve', '--', '--fly'], /unknown option '--fly'/],
     [
       ['bench', 'quality', '--url', 'http://127.0.0.1:9', '--classes', 'f32'],

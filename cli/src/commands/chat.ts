@@ -37,7 +37,7 @@ Inside: /system TEXT, /reset, /history, /help, /quit. Ctrl-C cancels an answer.
 Examples:
   $ switchyard chat
   $ switchyard chat --temperature 0 --system "Answer in one line."
-  $ echo "Which book is this from? Call me Ishmael." | switchyard chat --temperature 0`,
+  $ echo "Which book is this from? He heaved his harpoon at the whale, and the boat was dragged through the foam." | switchyard chat --temperature 0`,
     )
     .action(async (options: ChatOptions) => {
       const client = connect(options, answerMsMax);

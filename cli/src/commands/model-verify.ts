@@ -1,3 +1,5 @@
+import { existsSync } from 'node:fs';
+import path from 'node:path';
 import { availableCpus, type Backend, limits } from '@switchyard/proto';
 import { Command, Option } from 'commander';
 import { clusterShape } from '../cluster/cluster-shape.ts';
@@ -45,6 +47,10 @@ Examples:
     )
     .action(async (dir: string, options: VerifyOptions) => {
       checkModelFolder(dir);
+      if (!existsSync(path.join(dir, 'expected.safetensors')))
+        throw new CommandFailure(`${dir}: it has no expected.safetensors, the logits to compare with (docs/models.md)`, {
+          status: exitStatus.usage,
+        });
       const shape = clusterShape(options);
       const { isa, threads = availableCpus().length } = options;
       const progress = startProgress('verify');

@@ -168,7 +168,7 @@ function withShape(options: UpOptions): UpOptions {
 
 async function runUp(given: UpOptions): Promise<void> {
   const options = withShape(given);
-  checkModel(options.model);
+  checkModelFolder(options.model, `--model ${options.model}`);
   if (options.replayRouting !== undefined && !existsSync(options.replayRouting))
     throw new CommandFailure(`--replay-routing ${options.replayRouting}: there is no such file`, { status: exitStatus.usage });
   if (options.apiKeyFile !== undefined) firstKey(options.apiKeyFile);
@@ -260,12 +260,6 @@ async function runUp(given: UpOptions): Promise<void> {
     await cluster.stop();
     interrupt.release();
   }
-}
-
-function checkModel(dir: string): void {
-  checkModelFolder(dir, `--model ${dir}`);
-  if (!existsSync(path.join(dir, 'config.json')))
-    throw new CommandFailure(`--model ${dir}: it has no config.json; give a folder in Hugging Face layout`, { status: exitStatus.usage });
 }
 
 /** Here, and not by workers that start again and again: a GPU that is not there will not come. */

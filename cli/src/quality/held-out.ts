@@ -1,6 +1,7 @@
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 import { CommandFailure, exitStatus } from '../failure.ts';
+import { checkFolder } from '../terminal/model-folder.ts';
 
 /** Text that a model was not trained on, by domain, and questions with the one answer that counts. */
 export interface HeldOut {
@@ -10,7 +11,7 @@ export interface HeldOut {
 
 /** Reads a folder of `<domain>.txt` and, where there is one, `which-book.json`. */
 export function readHeldOut(dir: string): HeldOut {
-  if (!existsSync(dir)) throw new CommandFailure(`--held-out ${dir}: there is no such folder`, { status: exitStatus.usage });
+  checkFolder(dir, `--held-out ${dir}`);
   const domains = readdirSync(dir)
     .filter((name) => name.endsWith('.txt'))
     .sort()

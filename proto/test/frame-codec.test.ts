@@ -110,6 +110,21 @@ describe('dispatch frame', () => {
     expect(frames[0]).toEqual(frames[1]);
   });
 
+  it('is made in memory of its length and alignment, or not at all', () => {
+    const header: DispatchHeader = { ...sample, dtype: 'f32', scope: 'worker', pairs: 3 };
+    const bytes = dispatchFrameBytes(header);
+    const memory = new Uint8Array(bytes + 16);
+    expect(() => encodeDispatchHeader(memory.subarray(8, 8 + bytes), header)).not.toThrow();
+    for (const [from, length] of [
+      [4, bytes],
+      [0, bytes - 8],
+      [0, bytes + 8],
+    ])
+      expect(() => encodeDispatchHeader(memory.subarray(from, from + length), header)).toThrow(
+        expect.objectContaining({ code: 'internal' }),
+      );
+  });
+
   it('notices every changed bit of header and tables', () => {
     const frame = makeDispatch({ header: { ...sample, dtype: 'f32', scope: 'worker', pairs: 3 }, seed: 9 });
     const parsed = parseFrame(frame);
@@ -178,7 +193,9 @@ describe('combine frame', () => {
   it('is not made with sums that cannot be', () => {
     const frame = frameMemory(1 << 20);
     expect(() => encodeCombineHeader(frame, sample, 12)).toThrow(/multiple of 8/);
-    expect(() => encodeCombineHeader(frame, sample, 1 << 20)).toThrow(/fit/);
+    for (const bytes of [(1 << 20) - FRAME_HEADER_BYTES + 8, 1 << 20])
+      expect(() => encodeCombineHeader(frame, sample, bytes)).toThrow(/fit/);
+    expect(() => encodeCombineHeader(frame, sample, 0)).toThrow(expect.objectContaining({ code: 'bad_frame', param: 'payload bytes' }));
     expect(() => encodeCombineHeader(frame, { ...sample, rows: 1, hidden: 1 }, 24)).toThrow(expect.objectContaining({ code: 'bad_frame' }));
   });
 });
@@ -188,6 +205,28 @@ describe('error frame', () => {
     for (const code of Object.keys(errorCatalogue) as ErrorCode[]) {
       const got = parseFrame(encodeErrorFrame(sample, code, `no ${code} today ☂`));
       expect(got).toMatchObject({ kind: 'error', ...sample, code, message: `no ${code} today ☂` });
+    }
+  });
+
+  it('is never without a message, and keeps one of just the length that is allowed', () => {
+    expect(parseFrame(encodeErrorFrame(sample, 'queue_full', ''))).toMatchObject({ message: 'queue_full' });
+    // As it was written, a byte order mark included.
+    const message = `\ufeff${'x'.repeat(limits.errorMessageBytesMax - 3)}`;
+    expect(parseFrame(encodeErrorFrame(sample, 'internal', message))).toMatchObject({ message });
+  });
+
+  it.each(['dispatch', 'combine', 'error'] as const)('like any %s frame is not made of fields that no frame can carry', (kind) => {
+    for (const fields of [{ layer: 65_536 }, { epoch: 2 ** 32 }, { step: -1 }, { numericClass: 256 }, { rows: 0 }, { hidden: 0 }]) {
+      const header = { ...sample, rows: 1, ...fields };
+      const make = {
+        dispatch: () => {
+          const shape: DispatchHeader = { ...header, dtype: 'f32', scope: 'worker', pairs: 1 };
+          return encodeDispatchHeader(frameMemory(dispatchFrameBytes(shape)), shape);
+        },
+        combine: () => encodeCombineHeader(frameMemory(FRAME_HEADER_BYTES + 16), header, 16),
+        error: () => encodeErrorFrame(header, 'internal', 'why'),
+      }[kind];
+      expect(make, JSON.stringify(fields)).toThrow(expect.objectContaining({ code: 'bad_frame' }));
     }
   });
 
@@ -231,6 +270,104 @@ describe('parseFrame', () => {
       }),
       { numRuns: 3000 },
     );
+  });
+
+  const dispatched = makeDispatch({ header: { ...sample, dtype: 'f32', scope: 'worker', pairs: 3 }, seed: 9 });
+  const combined = encodeCombineHeader(frameMemory(FRAME_HEADER_BYTES + 16).fill(1), { ...sample, rows: 1 }, 16);
+  const failed = encodeErrorFrame(sample, 'internal', 'why');
+  const u16 = (at: number, value: number) => (view: DataView) => view.setUint16(at, value, true);
+  const u32 = (at: number, value: number) => (view: DataView) => view.setUint32(at, value, true);
+  const f32 = (at: number, value: number) => (view: DataView) => view.setFloat32(at, value, true);
+  const u8 = (at: number, value: number) => (view: DataView) => view.setUint8(at, value);
+  // Three pairs: rows, experts and weights take 8, 8 and 16 bytes.
+  const weightsAt = FRAME_HEADER_BYTES + 16;
+  const tablesEnd = weightsAt + 16;
+  type Edit = (view: DataView) => void;
+  const everywhere: [string, Edit][] = [
+    ['magic', u32(0, 7)],
+    ['payload bytes', u32(32, 4)],
+    ['rows', u32(20, 0)],
+    ['rows', u32(20, limits.frameRowsMax + 1)],
+    ['hidden', u32(28, 0)],
+    ['hidden', u32(28, limits.hiddenMax + 1)],
+    ['source', u16(18, limits.workersMax)],
+    ['tag', u32(52, 1 << 21)],
+    ['reserved bytes 42..43', u8(42, 1)],
+    ['reserved bytes 42..43', u8(43, 1)],
+    ['reserved bytes 56..63', u8(56, 1)],
+    ['reserved bytes 56..63', u8(63, 1)],
+    ['kind', u8(6, 0)],
+    ['kind', u8(6, 4)],
+  ];
+  const tableless: [string, Edit][] = [
+    ['pairs', u32(24, 1)],
+    ['row dtype', u8(7, 1)],
+    ['scope', u8(41, 1)],
+  ];
+  const kinds: [string, Uint8Array, number, [string, Edit][]][] = [
+    [
+      'dispatch',
+      dispatched,
+      tablesEnd,
+      [
+        ...everywhere,
+        ['row dtype', u8(7, 4)],
+        ['scope', u8(41, 2)],
+        ['pairs', u32(24, 0)],
+        ['pairs', u32(24, sample.rows * limits.topKMax + 1)],
+        ['error code', u32(44, 1)],
+        ['payload bytes', u32(28, sample.hidden + 2)],
+        ['pairWeight[2]', f32(weightsAt + 8, Number.POSITIVE_INFINITY)],
+        ['pairWeight[0]', f32(weightsAt, Number.NaN)],
+      ],
+    ],
+    ['combine', combined, FRAME_HEADER_BYTES, [...everywhere, ...tableless, ['error code', u32(44, 1)]]],
+    [
+      'error',
+      failed,
+      failed.length,
+      [...everywhere, ...tableless, ['error code', u32(44, Object.keys(errorCatalogue).length)], ['message', u8(64, 0xff)]],
+    ],
+  ];
+  it.each(kinds)('refuses a %s frame by the field that is wrong, though its checksum fits', (_, frame, checkedEnd, edits) => {
+    const sealed = (bytes: Uint8Array) => {
+      new DataView(bytes.buffer).setUint32(36, crc32(bytes.subarray(40, checkedEnd), crc32(bytes.subarray(0, 36))), true);
+      return bytes;
+    };
+    expect(() => parseFrame(sealed(Uint8Array.from(frame)))).not.toThrow();
+    for (const [param, edit] of edits) {
+      const bytes = Uint8Array.from(frame);
+      edit(new DataView(bytes.buffer));
+      expect(() => parseFrame(sealed(bytes)), param).toThrow(expect.objectContaining({ code: 'bad_frame', param }));
+    }
+    const unsealed = sealed(Uint8Array.from(frame));
+    unsealed[checkedEnd - 1] ^= 1;
+    expect(() => parseFrame(unsealed)).toThrow(expect.objectContaining({ code: 'bad_frame' }));
+  });
+
+  /** A frame of one row of one column with these bytes behind the header, and a checksum that fits. */
+  const ofPayload = (kind: 'combine' | 'error', payload: Uint8Array) => {
+    const model =
+      kind === 'error' ? failed : encodeCombineHeader(frameMemory(FRAME_HEADER_BYTES + 16).fill(0), { ...sample, rows: 1, hidden: 1 }, 16);
+    const bytes = Uint8Array.from([...model.subarray(0, FRAME_HEADER_BYTES), ...payload]);
+    const view = new DataView(bytes.buffer);
+    view.setUint32(32, payload.length, true);
+    const end = kind === 'error' ? bytes.length : FRAME_HEADER_BYTES;
+    view.setUint32(36, crc32(bytes.subarray(40, end), crc32(bytes.subarray(0, 36))), true);
+    return bytes;
+  };
+
+  it('refuses sums and messages of lengths that cannot be', () => {
+    for (const bytes of [0, 12, 24])
+      expect(() => parseFrame(ofPayload('combine', new Uint8Array(bytes)))).toThrow(expect.objectContaining({ param: 'payload bytes' }));
+    expect(parseFrame(ofPayload('combine', new Uint8Array(16)))).toMatchObject({ sumBytes: 16 });
+    for (const bytes of [0, limits.errorMessageBytesMax + 1])
+      expect(() => parseFrame(ofPayload('error', new Uint8Array(bytes).fill(97)))).toThrow(
+        expect.objectContaining({ param: 'payload bytes' }),
+      );
+    expect(parseFrame(ofPayload('error', new Uint8Array(limits.errorMessageBytesMax).fill(97)))).toMatchObject({ kind: 'error' });
+    for (const bytes of [FRAME_HEADER_BYTES - 1, limits.frameBytesMax + 1])
+      expect(() => parseFrame(new Uint8Array(bytes))).toThrow(expect.objectContaining({ param: 'length' }));
   });
 
   it('takes no random bytes for a frame', () => {

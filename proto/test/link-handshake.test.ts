@@ -18,7 +18,7 @@ import {
   sharedMemoryTransport,
   socketTransport,
 } from '../src/index.ts';
-import { diallerHandshake, type Handshake, listenerHandshake } from '../src/link-handshake.ts';
+import { diallerHandshake, type Handshake, listenerHandshake, refusalFrame, refusalOf } from '../src/link-handshake.ts';
 import { REGION_NONCE_BYTES, regionBytes } from '../src/shared-ring.ts';
 import { listenOnSocket } from '../src/socket-transport.ts';
 
@@ -319,6 +319,96 @@ describe('handshake', () => {
       ),
       { numRuns: 500 },
     );
+  });
+});
+
+describe('what a handshake says', () => {
+  /** Both sides up to the frame that `edit` changes: 0 hello, 1 challenge, 2 proof, 3 welcome. Gives what the side that receives it makes of it. */
+  function converse(token: string, changed: number, edit: (frame: Buffer) => Uint8Array): unknown {
+    const sides = [diallerHandshake('tcp', token), listenerHandshake('tcp', token)];
+    sides[1].next();
+    let said = sides[0].next().value!;
+    for (let turn = 0; ; turn++) {
+      const heard = sides[1 - (turn % 2)];
+      if (turn < changed) said = heard.next(said).value!;
+      else return heard.next(edit(Buffer.from(said))).value;
+    }
+  }
+  const longer = (frame: Buffer) => Buffer.concat([frame, Buffer.of(0)]);
+  const shorter = (frame: Buffer) => frame.subarray(0, -1);
+
+  it('is believed as it is', () => {
+    for (const token of ['', 'token']) expect(converse(token, 3, (frame) => frame)).toBeNull();
+  });
+
+  it.each([
+    ['challenge', 1, longer, /challenge of 49 bytes, must be 48/],
+    ['challenge', 1, shorter, /challenge of 47 bytes, must be 48/],
+    ['proof', 2, longer, /proof of 33 bytes, must be 32/],
+    ['proof', 2, shorter, /proof of 31 bytes, must be 32/],
+    ['welcome', 3, longer, /welcome of 1 bytes, must be 0/],
+  ] as const)('is refused where a %s has another length, with a token or without', (_, turn, edit, message) => {
+    for (const token of ['', 'token'])
+      expect(() => converse(token, turn, edit)).toThrow(
+        expect.objectContaining({ code: 'bad_frame', message: expect.stringMatching(message) }),
+      );
+  });
+
+  it('proves nothing with the nonce, the proof or the role of somebody else', () => {
+    const flip = (at: number) => (frame: Buffer) => {
+      frame[at] ^= 1;
+      return frame;
+    };
+    const unauthorized = expect.objectContaining({ code: 'unauthorized' });
+    // Behind the 8 bytes of the head: the listener's nonce, which its proof is about too, and that proof.
+    for (const at of [8, 24]) expect(() => converse('token', 1, flip(at)), `byte ${at}`).toThrow(unauthorized);
+    expect(() => converse('token', 2, flip(8))).toThrow(unauthorized);
+    let challenge!: Buffer;
+    const mirrored = () => {
+      const dialler = diallerHandshake('tcp', 'token');
+      const listener = listenerHandshake('tcp', 'token');
+      listener.next();
+      challenge = Buffer.from(listener.next(dialler.next().value!).value!);
+      const proof = Buffer.from(dialler.next(challenge).value!);
+      challenge.copy(proof, 8, 24); // the listener's own
+      return listener.next(proof);
+    };
+    expect(mirrored).toThrow(unauthorized);
+    // A challenge to another hello.
+    const another = diallerHandshake('tcp', 'token');
+    another.next();
+    expect(() => another.next(challenge)).toThrow(unauthorized);
+  });
+
+  it('is a refusal, whatever the version of who refuses', () => {
+    const dialler = diallerHandshake('tcp', '');
+    dialler.next();
+    const refusal = Buffer.from(refusalFrame(new SwitchyardError('version_mismatch', 'too old for me')));
+    refusal.writeUInt16LE(PROTOCOL_VERSION + 1, 4);
+    expect(() => dialler.next(refusal)).toThrow(expect.objectContaining({ code: 'version_mismatch', message: 'too old for me' }));
+  });
+
+  it('is read as a refusal only where it is one', () => {
+    const refusal = Buffer.from(refusalFrame(new SwitchyardError('queue_full', 'no room')));
+    expect(refusalOf(refusal)).toMatchObject({ code: 'queue_full', message: 'no room' });
+    const unknown = Buffer.from(refusal);
+    unknown.writeUInt32LE(1000, 8);
+    expect(refusalOf(unknown)).toMatchObject({ code: 'internal', message: 'no room' });
+    const welcome = Buffer.from(refusal);
+    welcome[6] = 4;
+    const foreign = Buffer.from(refusal);
+    foreign[0] ^= 1;
+    for (const bytes of [welcome, foreign, refusal.subarray(0, 11), Buffer.alloc(0)])
+      expect(refusalOf(bytes)).toMatchObject({ code: 'bad_frame', message: expect.stringMatching(/where a refusal was due/) });
+    const dialler = diallerHandshake('tcp', '');
+    dialler.next();
+    expect(() => dialler.next(refusal.subarray(0, 11))).toThrow(expect.objectContaining({ code: 'bad_frame' }));
+  });
+
+  it('fits a handshake frame, however long the reason', () => {
+    const frame = refusalFrame(new SwitchyardError('internal', '☂'.repeat(10_000)));
+    expect(frame.length).toBeLessThanOrEqual(limits.handshakeBytesMax);
+    expect(refusalOf(frame).message).toMatch(/^☂{50,}$/);
   });
 });
 

@@ -1,5 +1,9 @@
 import { describe, expect, it } from 'vitest';
-import { promptLanes, solePromptRows } from '../src/index.ts';
+import { promptLaneRows, promptLanes, solePromptRows } from '../src/index.ts';
+
+it('a lane of prompts takes half of the rows of a lone worker, and never none', () => {
+  expect([512, 7, 1].map(promptLaneRows)).toEqual([256, 4, 1]);
+});
 
 describe('rows of a step over a prompt that is alone', () => {
   it('give every lane some of it', () => {

@@ -190,6 +190,14 @@ describe('ExpertServer', () => {
     expect((await answered(2))[1]).toMatchObject({ kind: 'combine', tag: 12 });
   });
 
+  test('a home that has gone is not kept', async () => {
+    const { clients } = server as unknown as { clients: ReadonlySet<unknown> };
+    expect(clients.size).toBe(1);
+    await link.close();
+    for (let i = 0; i < 5; i++) await new Promise((resolve) => setImmediate(resolve));
+    expect(clients.size).toBe(0);
+  });
+
   test('what a model needed is let go with it', async () => {
     const held = new Set<unknown>();
     const holding = <T>(made: T): T => {
@@ -335,5 +343,20 @@ describe('ExpertServer, between homes', () => {
     await settle();
     expect(passedBy).toBe(8);
     expect(decode.answers.length).toBe(30);
+  });
+
+  test('frames of many rows that waited for one another are passed all the same', async () => {
+    const prompts = [accept(), accept()];
+    const decode = accept();
+    const order: number[] = [];
+    for (const home of [...prompts, decode]) home.onAnswer = ({ tag }) => order.push(tag);
+    const first = prompts[0].onAnswer;
+    prompts[0].onAnswer = (answer) => {
+      first(answer);
+      if (answer.tag === 9) decode.ask(100);
+    };
+    for (let tag = 0; tag < 12; tag++) prompts[tag < 6 ? 1 : 0].ask(tag, { rows, layer: 0, pairs: rows });
+    await settle();
+    expect(order.slice(8, 12)).toEqual([8, 9, 100, 10]);
   });
 });

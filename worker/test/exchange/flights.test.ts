@@ -38,8 +38,8 @@ async function becomes(condition: () => boolean): Promise<void> {
   while (!condition()) await new Promise((resolve) => setImmediate(resolve));
 }
 
-/** Flights to one worker, which takes frames and answers when the test says so. */
-async function flightsTo(rowDeadlineMs = 20_000) {
+/** Flights to one worker or more at one address, which takes frames and answers when the test says so. */
+async function flightsTo(rowDeadlineMs = 20_000, workers = 1) {
   const network = new MemoryNetwork();
   const arrived: number[] = [];
   const ends: string[] = [];
@@ -52,20 +52,22 @@ async function flightsTo(rowDeadlineMs = 20_000) {
     }),
   );
   const flights = new Flights({
-    workers: 1,
+    workers,
     rowDeadlineMs,
     dial: ([to], signal) => network.dial(to, { ...options, signal }),
     onReachable: (_, reachable) => ends.push(reachable ? 'reachable' : 'gone'),
   });
-  const send = (urgency: Urgency) => {
+  const send = (urgency: Urgency, worker = 0) => {
     const tag = flights.nextTag();
     const cargo = { landed: () => ends.push(`${tag} landed`), lost: (code: string) => ends.push(`${tag} ${code}`) };
-    flights.send(0, urgency, dispatchOf(tag), tag, 1, cargo);
+    flights.send(worker, urgency, dispatchOf(tag), tag, 1, cargo);
     return tag;
   };
   const reach = async () => {
-    flights.announce(0, [address]);
-    await flights.settled(0);
+    for (let worker = 0; worker < workers; worker++) {
+      flights.announce(worker, [address]);
+      await flights.settled(worker);
+    }
   };
   await reach();
   ends.length = 0;
@@ -144,6 +146,18 @@ describe('Flights', () => {
     expect(ends.slice(0, 2)).toEqual(['gone', `${bulk} worker_lost`]);
     answer(urgent, combineOf(urgent));
     await becomes(() => ends.includes(`${urgent} landed`));
+    await flights.close();
+  });
+
+  test('are not answered by another worker', async () => {
+    const { flights, arrived, ends, send, answer } = await flightsTo(20_000, 2);
+    const [first, second] = [send('urgent', 0), send('urgent', 1)];
+    await becomes(() => arrived.length === 2);
+    answer(second, combineOf(first));
+    await becomes(() => ends.length >= 2);
+    expect(ends.slice(0, 2)).toEqual(['gone', `${second} worker_lost`]);
+    answer(first, combineOf(first));
+    await becomes(() => ends.includes(`${first} landed`));
     await flights.close();
   });
 

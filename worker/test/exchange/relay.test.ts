@@ -1,5 +1,6 @@
 import type { Native } from '@switchyard/native';
 import {
+  type CombineFrame,
   type DispatchFrame,
   dispatchFrameBytes,
   type ErrorCode,
@@ -19,7 +20,7 @@ import {
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { Counters } from '../../src/engine/counters.ts';
 import { TimeSplit } from '../../src/engine/time-split.ts';
-import { Exchange } from '../../src/exchange/exchange.ts';
+import { Exchange, type ExchangeOptions } from '../../src/exchange/exchange.ts';
 import { ExpertServer } from '../../src/exchange/expert-server.ts';
 import { toyModel, toyNative } from '../engine/toy-model.ts';
 
@@ -81,6 +82,9 @@ describe('a relayed frame', () => {
   let forwarded: { worker: number; frame: DispatchFrame; link: Link }[];
   let serve: () => void;
   let native: Native;
+  let common: Omit<ExchangeOptions, 'plan' | 'rowDeadlineMs' | 'dial'>;
+  let create: () => Exchange;
+  const neighbours = [1, 2, 3].map((worker) => ({ worker, dataAddresses: [`memory://w${worker}`] }));
 
   beforeEach(async () => {
     const network = new MemoryNetwork();
@@ -96,7 +100,7 @@ describe('a relayed frame', () => {
     }
     server = new ExpertServer();
     native = { ...toyNative };
-    const common = {
+    common = {
       native,
       model: toyModel(shape, [own, own]),
       epoch: 7,
@@ -105,8 +109,10 @@ describe('a relayed frame', () => {
       counters: new Counters(shape.moeLayers, shape.experts),
       times: new TimeSplit(),
     };
-    exchange = new Exchange({ ...common, plan, rowDeadlineMs: 20_000, dial: ([to], signal) => network.dial(to, { ...options, signal }) });
-    exchange.announce([1, 2, 3].map((worker) => ({ worker, dataAddresses: [`memory://w${worker}`] })));
+    create = () =>
+      new Exchange({ ...common, plan, rowDeadlineMs: 20_000, dial: ([to], signal) => network.dial(to, { ...options, signal }) });
+    exchange = create();
+    exchange.announce(neighbours);
     await exchange.connecting;
     serve = () => server.serve({ ...common, gateway: exchange.gateway });
     serve();
@@ -122,7 +128,7 @@ describe('a relayed frame', () => {
 
   const answer = (at: number, { rows = forwarded[at].frame.rows, hidden = HIDDEN, bytes = forwarded[at].frame.rows * HIDDEN * 4 } = {}) => {
     const { frame, link } = forwarded[at];
-    link.send(encodeCombineHeader(frameMemory(FRAME_HEADER_BYTES + bytes).fill(0), { ...frame, rows, hidden }, bytes));
+    link.send(encodeCombineHeader(frameMemory(FRAME_HEADER_BYTES + bytes).fill(1), { ...frame, rows, hidden }, bytes));
   };
   const refuse = (at: number, code: ErrorCode) => forwarded[at].link.send(encodeErrorFrame(forwarded[at].frame, code, 'not now'));
   /** Who is asked for the rows of these experts. */
@@ -143,6 +149,47 @@ describe('a relayed frame', () => {
     answer(0);
     await becomes(() => answers.length === 1);
     expect(answers[0]).toMatchObject({ kind: 'combine', rows: 3, tag: 1, source: 0 });
+    expect((server as unknown as { served: { relays: ReadonlySet<unknown> } }).served.relays.size).toBe(0);
+  });
+
+  test('has the same answer whichever of its parts comes last', async () => {
+    const answered = async (tag: number): Promise<string> => {
+      await becomes(() => answers.some((each) => each.tag === tag));
+      const { bytes, sumOffset } = answers.find((each) => each.tag === tag) as CombineFrame;
+      return Buffer.from(bytes.subarray(sumOffset)).toString('hex');
+    };
+    await askedFor(1, [1, 0, 0, 1]);
+    answer(0);
+    const ownFirst = await answered(1);
+    // Frames before it have turns of their own, and one shares the turn of its own part.
+    for (const tag of [2, 3, 4, 5]) home.send(dispatch(tag, 'worker', new Array(64).fill(0), 0));
+    home.send(dispatch(6, 'worker', [0, 4, 0]));
+    home.send(dispatch(7, 'node', [1, 0, 0, 1]));
+    await becomes(() => forwarded.length === 2);
+    answer(1);
+    expect(await answered(7)).toBe(ownFirst);
+  });
+
+  test('waits until the neighbours have been dialled, and is refused when they never will be', async () => {
+    for (const [tag, announced] of [
+      [1, true],
+      [2, false],
+    ] as const) {
+      const late = create();
+      server.serve({ ...common, gateway: late.gateway });
+      home.send(dispatch(tag, 'node', [1]));
+      await settle();
+      expect([forwarded.length, answers.length]).toEqual([0, tag - 1]);
+      if (announced) {
+        late.announce(neighbours);
+        await becomes(() => forwarded.length === 1);
+        answer(0);
+        forwarded.length = 0;
+      } else await late.close();
+      await becomes(() => answers.length === tag);
+      expect(answers.at(-1)).toMatchObject({ tag, kind: announced ? 'combine' : 'error' });
+      await late.close();
+    }
   });
 
   test('fails once, by the first of its neighbours that refuses', async () => {

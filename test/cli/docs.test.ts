@@ -4,6 +4,8 @@ import { fileURLToPath } from 'node:url';
 import type { Command } from 'commander';
 import { describe, expect, it } from 'vitest';
 import { createProgram, withDescendants } from '../../cli/src/program.ts';
+import { parseBytes } from '../../cli/src/terminal/quantity.ts';
+import { options } from '../../coordinator/src/config.ts';
 
 const root = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '..', '..');
 const pages = [
@@ -82,6 +84,19 @@ describe('documentation', () => {
       (command.parent && command.parent !== program ? `${named(command.parent)} ` : 'switchyard ') + command.name();
     const missing = leaves.filter((command) => !start.includes(`\`${named(command)}`) && command.parent?.name() !== 'place');
     expect(missing.map(named)).toEqual([]);
+  });
+
+  it('says the defaults that `up` leaves to the coordinator', () => {
+    const up = program.commands.find((command) => command.name() === 'up')!;
+    // What it decides itself.
+    const own = ['nodes', 'workersPerNode'];
+    for (const option of up.options) {
+      const theirs = options[option.attributeName() as keyof typeof options]?.fallback;
+      if (theirs === undefined || theirs === null || own.includes(option.attributeName()) || option.isBoolean() || option.negate) continue;
+      const said = option.defaultValue ?? /\(default: (\w+)\)$/.exec(option.description)?.[1];
+      const value = typeof theirs === 'number' && typeof said === 'string' ? parseBytes(said) : said;
+      expect(value, option.long).toBe(theirs);
+    }
   });
 
   it('gives every command a description and every long option one too', () => {

@@ -46,8 +46,8 @@ interface UpOptions {
   maxBatchRows?: number;
   maxSequences?: number;
   prefixCache: boolean;
-  metricsCompat?: 'none' | 'vllm';
-  homeChoice?: 'routing' | 'load';
+  metricsCompat: 'none' | 'vllm';
+  homeChoice: 'routing' | 'load';
   homeFill?: number;
   homeSlackSequences?: number;
   homeMovePercent?: number;
@@ -100,16 +100,15 @@ export function upCommand(): Command {
     )
     .addOption(new Option('--transport <name>', 'how workers reach one another').choices(['shm', 'uds', 'tcp', 'grpc']).default('shm'))
     .option('--max-context <tokens>', 'longest sequence; 0: what the checkpoint was made for', integerIn(0, 2 ** 31), 0)
-    .option('--kv-bytes <size>', 'KV cache of each worker, like 512M or 2GiB', byteCount)
-    .option('--max-batch-rows <rows>', 'rows of one step: prefill chunk and decodes', integerIn(1, limits.frameRowsMax))
-    .option('--max-sequences <count>', 'sequences that one worker runs at a time', integerIn(1, 4096))
+    .option('--kv-bytes <size>', 'KV cache of each worker, like 512M or 2GiB (default: 512MiB)', byteCount)
+    .option('--max-batch-rows <rows>', 'rows of one step: prefill chunk and decodes (default: 512)', integerIn(1, limits.frameRowsMax))
+    .option('--max-sequences <count>', 'sequences that one worker runs at a time (default: 64)', integerIn(1, 4096))
     .option('--no-prefix-cache', 'compute every prompt from its beginning')
-    .addOption(new Option('--metrics-compat <names>', 'vllm: expose the vllm:* metrics too').choices(['none', 'vllm']))
+    .addOption(new Option('--metrics-compat <names>', 'vllm: expose the vllm:* metrics too').choices(['none', 'vllm']).default('none'))
     .addOption(
-      new Option(
-        '--home-choice <rule>',
-        'routing: requests live where their experts are, within the slack; load: on the least busy worker',
-      ).choices(['routing', 'load']),
+      new Option('--home-choice <rule>', 'routing: requests live where their experts are, within the slack; load: on the least busy worker')
+        .choices(['routing', 'load'])
+        .default('routing'),
     )
     .option(
       '--home-fill <count>',
@@ -118,12 +117,12 @@ export function upCommand(): Command {
     )
     .option(
       '--home-slack-sequences <count>',
-      'sequences more than the least busy worker that a preferred home may have',
+      'sequences more than the least busy worker that a preferred home may have (default: 4)',
       integerIn(0, 4096),
     )
     .option(
       '--home-move-percent <percent>',
-      'a long prompt moves after its first chunk where so much more of its experts are; 100: never',
+      'a long prompt moves after its first chunk where so much more of its experts are; 100: never (default: 25)',
       integerIn(1, 100),
     )
     .option('--threads <count>', 'threads of each worker (default: the CPUs divided)', integerIn(1, 1024))
@@ -216,8 +215,8 @@ async function runUp(given: UpOptions): Promise<void> {
       ...(options.kvBytes === undefined ? {} : { kvBytes: options.kvBytes }),
       ...(options.maxBatchRows === undefined ? {} : { maxBatchRows: options.maxBatchRows }),
       ...(options.maxSequences === undefined ? {} : { maxSequences: options.maxSequences }),
-      ...(options.metricsCompat === undefined ? {} : { metricsCompat: options.metricsCompat }),
-      ...(options.homeChoice === undefined ? {} : { homeChoice: options.homeChoice }),
+      metricsCompat: options.metricsCompat,
+      homeChoice: options.homeChoice,
       ...(options.homeFill === undefined ? {} : { homeFill: options.homeFill }),
       ...(options.homeSlackSequences === undefined ? {} : { homeSlackSequences: options.homeSlackSequences }),
       ...(options.homeMovePercent === undefined ? {} : { homeMovePercent: options.homeMovePercent }),

@@ -48,6 +48,10 @@ describe('parsePlan', () => {
   it('reads contiguous plans', () => {
     expect(parsePlan(JSON.stringify(plan), { model, workers })).toEqual(plan);
     expect(plan.replicas[0]).toEqual([[0], [0], [1], [1]]);
+    // One layer's replicas may be changed without another's.
+    const changed = contiguousPlan(model, workers);
+    changed.replicas[0][0].push(1);
+    expect(changed.replicas[1][0]).toEqual([0]);
   });
 
   const edits: [string, (p: Plan) => void][] = [
@@ -91,6 +95,25 @@ describe('parsePlan', () => {
     expect(() => parsePlan(JSON.stringify(plan), expected)).toThrow(expect.objectContaining({ code: 'bad_plan', param: field }));
   });
 
+  it('takes no more than its limits, and text only', () => {
+    const refused = (json: string | Uint8Array, param: string | null) =>
+      expect(() => parsePlan(json)).toThrow(expect.objectContaining({ code: 'bad_plan', param }));
+    refused(new Uint8Array(limits.planBytesMax + 1), 'length');
+    // A worker's name that is no UTF-8.
+    refused(Buffer.from(JSON.stringify(plan).replace('"a"', '"\xe9"'), 'latin1'), null);
+    const layers = (count: number, first = 0) => {
+      const moeLayers = Array.from({ length: count }, (_, l) => first + l);
+      return JSON.stringify({ ...plan, model: { ...model, moeLayers }, replicas: moeLayers.map(() => plan.replicas[0]) });
+    };
+    expect(parsePlan(layers(limits.moeLayersMax)).replicas.length).toBe(limits.moeLayersMax);
+    refused(layers(limits.moeLayersMax + 1), 'model.moeLayers.length');
+    expect(parsePlan(layers(1, 65_535)).model.moeLayers).toEqual([65_535]);
+    refused(layers(1, 65_536), 'model.moeLayers[0]');
+    const many = Array.from({ length: limits.workersMax + 1 }, (_, w) => ({ name: `w${w}`, node: 0 }));
+    expect(parsePlan(JSON.stringify({ ...plan, workers: many.slice(1) })).workers.length).toBe(limits.workersMax);
+    refused(JSON.stringify({ ...plan, workers: many }), 'workers.length');
+  });
+
   it('fails by bad_plan only, whatever it is given', () => {
     const json = fc.oneof(
       fc.string(),
@@ -114,8 +137,14 @@ describe('planChecksum', () => {
     expect(planChecksum(parsePlan(JSON.stringify(plan)))).toBe(name);
     const moved = structuredClone(plan);
     moved.replicas[1][3] = [0];
-    const renamed = structuredClone(plan);
-    renamed.workers[0].name = 'z';
-    expect(new Set([name, planChecksum(moved), planChecksum(renamed)]).size).toBe(3);
+    const others: Plan[] = [
+      moved,
+      { ...plan, workers: [{ name: 'z', node: 0 }, workers[1]] },
+      { ...plan, workers: [workers[0], { name: 'b', node: 0 }] },
+      { ...plan, model: { ...model, type: 'olmoe' } },
+      { ...plan, model: { ...model, moeLayers: [0, 2] } },
+      { ...plan, model: { ...model, experts: 5 } },
+    ];
+    expect(new Set([name, ...others.map(planChecksum)]).size).toBe(7);
   });
 });

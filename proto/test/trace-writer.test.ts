@@ -1,4 +1,4 @@
-import { existsSync, mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { afterAll, describe, expect, it, vi } from 'vitest';
@@ -66,6 +66,43 @@ describe('TraceWriter', () => {
     expect(contents(writer.files[0]).records.toString('hex')).toBe('0100000005000000012b010200');
   });
 
+  it('writes ids in a byte up to 256 experts, and in two beyond', async () => {
+    for (const [experts, hex] of [
+      [256, 'ff00'],
+      [257, 'ff000000'],
+    ] as const) {
+      const writer = new TraceWriter(stem(), { ...header, experts, moeLayers: [0], topK: 2 });
+      writer.append(1, null, [5], [true], ids(255, 0));
+      await writer.close();
+      expect(contents(writer.files[0]).records.subarray(9).toString('hex')).toBe(hex);
+    }
+  });
+
+  it('begins with what files are recognised by, in whatever order it is told', async () => {
+    const { format, version, ...rest } = header;
+    const writer = new TraceWriter(stem(), { ...rest, version, format });
+    await writer.close();
+    expect(readFileSync(writer.files[0], 'utf8')).toMatch(/^\{"format":"switchyard-trace","version":1,/);
+  });
+
+  it('fills a file up to its bound, and no further', async () => {
+    const measured = new TraceWriter(stem(), header);
+    await measured.close();
+    const fileBytesMax = statSync(measured.files[0]).size + 2 * 13;
+    const writer = new TraceWriter(stem(), header, { fileBytesMax });
+    for (let position = 0; position < 3; position++) writer.append(4, null, [position], [true], ids(0, 1, 2, 3));
+    await writer.close();
+    expect(writer.files.map((file) => contents(file).records.length / 13)).toEqual([2, 1]);
+  });
+
+  it('leaves a file that is there already as it is', async () => {
+    const base = stem();
+    writeFileSync(`${base}-0000.trace`, 'mine');
+    const writer = new TraceWriter(base, header);
+    await expect(writer.close()).rejects.toThrow(/EEXIST/);
+    expect(readFileSync(`${base}-0000.trace`, 'utf8')).toBe('mine');
+  });
+
   it('begins a new file at the bound, each complete, and keeps the newest', async () => {
     const base = stem();
     const writer = new TraceWriter(base, header, { fileBytesMax: 200, filesMax: 3 });
@@ -104,14 +141,17 @@ describe('TraceWriter', () => {
   it('drops and counts rows when the disk does not keep up', async () => {
     const writer = new TraceWriter(stem(), header, { pendingBytesMax: 300 });
     for (let position = 0; position < 100; position++) writer.append(0, null, [position], [true], ids(0, 1, 2, 3));
-    expect(writer.droppedRows).toBeGreaterThan(0);
     await writer.close();
+    // The bound holds the line of the header and so many rows.
+    const headerBytes = statSync(writer.files[0]).size - contents(writer.files[0]).records.length;
+    expect(writer.droppedRows).toBe(100 - Math.floor((300 - headerBytes) / 13));
     expect(contents(writer.files[0]).records.length / 13).toBe(100 - writer.droppedRows);
   });
 
   it('refuses rows of another shape and experts that are none', async () => {
     const writer = new TraceWriter(stem(), header);
     expect(() => writer.append(0, null, [0], [true], ids(0, 1, 2))).toThrow(expect.objectContaining({ code: 'bad_frame' }));
+    expect(() => writer.append(0, null, [0], [], ids(0, 1, 2, 3))).toThrow(expect.objectContaining({ code: 'bad_frame' }));
     expect(() => writer.append(0, null, [0], [true], ids(0, 1, 2, 8))).toThrow(/expert 8, must be below 8/);
     await writer.close();
     expect(contents(writer.files[0]).records.length).toBe(0);
@@ -119,6 +159,27 @@ describe('TraceWriter', () => {
 
   it('fails at close when the disk does', async () => {
     const writer = new TraceWriter('/nonexistent-folder/recording', header);
+    const rows = Uint8Array.from([0, 1, 2, 3, 4, 5, 6, 7].flatMap((id) => [id, 0]));
+    writer.append(0, null, [0, 1], [true, true], rows);
+    while (writer.droppedRows === 0) {
+      await new Promise((resolve) => setImmediate(resolve));
+      writer.append(0, null, [0, 1], [true, true], rows);
+    }
+    expect(writer.droppedRows).toBe(2);
     await expect(writer.close()).rejects.toThrow(/ENOENT/);
+  });
+
+  it('fails at close when the sequences cannot be written', async () => {
+    const base = stem();
+    mkdirSync(`${base}-0000.trace.sequences.jsonl`);
+    await expect(new TraceWriter(base, header).close()).rejects.toThrow(/EISDIR/);
+  });
+
+  it('counts all rows of a sequence that comes in parts', async () => {
+    const writer = new TraceWriter(stem(), header);
+    const twoRows = ids(0, 1, 2, 3, 4, 5, 6, 7);
+    for (const first of [0, 2]) writer.append(3, null, [first, first + 1], [false, false], twoRows);
+    await writer.close();
+    expect(contents(writer.files[0]).sequences).toEqual([{ sequence: 3, domain: null, tokens: 4 }]);
   });
 });

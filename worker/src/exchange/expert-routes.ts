@@ -77,11 +77,14 @@ export class ExpertRoutes {
     return this.holders[layer][expert];
   }
 
-  /** Of the other workers that hold the expert and can be reached, without `refused`, the one with the least load; NOBODY if there is none. */
+  /**
+   * Of the workers that hold the expert and can be reached, without `refused`, the one with the least load; NOBODY if there is none. For what home does not hold:
+   * it would not have sent it away.
+   */
   leastLoaded(layer: number, expert: number, refused: ReadonlySet<number>, load: Int32Array): number {
     let best = NOBODY;
     for (const worker of this.holders[layer][expert]) {
-      if (refused.has(worker) || worker === this.home) continue;
+      if (refused.has(worker)) continue;
       if (best === NOBODY || load[worker] < load[best]) best = worker;
     }
     return best;

@@ -48,9 +48,9 @@ export class Relay {
     if (own.length > 0) this.missing++;
   }
 
-  /** This worker's own part is the last one that is missing. */
+  /** While its own part is missing: it is the last one. */
   get onlyOwnMissing(): boolean {
-    return this.missing === 1 && this.own.length > 0;
+    return this.missing === 1;
   }
 
   /** It failed: its own part need not be computed. */

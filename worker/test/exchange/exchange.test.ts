@@ -65,7 +65,7 @@ describe('Exchange', () => {
 
   test('steps wait for all that were announced, frames for the node for its neighbours alone', async () => {
     expect(waiting()).toEqual({ steps: false, gateway: true });
-    announce(1, 2, 3, 4);
+    announce(0, 1, 2, 3, 4);
     expect([...open.keys()].sort()).toEqual(['memory://w1', 'memory://w2', 'memory://w3']);
     await reach(1);
     expect(waiting()).toEqual({ steps: true, gateway: true });

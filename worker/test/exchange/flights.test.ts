@@ -216,6 +216,15 @@ describe('Flights', () => {
     await flights.close();
   });
 
+  test('are late with those that are held back behind them', async () => {
+    const { flights, ends, send } = await flightsTo(100);
+    const tags = Array.from({ length: limits.framesInFlightMax + 2 }, () => send('bulk'));
+    const losses = () => ends.filter((end) => /^\d/.test(end));
+    await becomes(() => losses().length === tags.length);
+    expect(losses()).toEqual(tags.map((tag) => `${tag} deadline_exceeded`));
+    await flights.close();
+  });
+
   test('leave nothing behind once they are closed', async () => {
     vi.useFakeTimers({ toFake: ['setInterval', 'clearInterval', 'setTimeout', 'clearTimeout'] });
     const { flights, arrived, ends, send } = await flightsTo();

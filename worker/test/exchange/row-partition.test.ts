@@ -130,8 +130,14 @@ describe('RowPartition', () => {
     const { nobody } = split(partition, [
       [2, 3],
       [2, 4],
+      [1, 3],
+      [3, 1],
     ]);
-    expect(nobody).toEqual([[0, 3]]);
+    expect(nobody).toEqual([
+      [0, 3],
+      [2, 3],
+      [3, 3],
+    ]);
     expect(partition.remote.map(pairsOf)).toEqual([[[1, 2, 1.25]], [[1, 4, 1.5]]]);
     expect(routes.unavailable(0, 3)).toMatchObject({ code: 'worker_lost', message: expect.stringMatching(/expert 3 of layer 9.* w4,/) });
   });

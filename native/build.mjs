@@ -3,6 +3,7 @@
 // Plain compiler calls, no build system. A file is compiled again when its text, a header it includes, the flags or the compiler changed; objects are
 // named by that content, so two builds at once cannot mix. Nothing is tuned to the machine that compiles: instruction sets are chosen when a device opens.
 // `--sanitize`: only build/sanitized/conformance, which stops at the first access outside memory and the first thing that C++ leaves undefined.
+// `--emulate-avx512`: only build/emulated/conformance, whose kernels for AVX-512 run on AVX2 (emulation/avx512.h).
 import { spawn, spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { existsSync, mkdirSync, readdirSync, readFileSync, realpathSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
@@ -14,8 +15,11 @@ import { fileURLToPath } from 'node:url';
 const root = path.dirname(fileURLToPath(import.meta.url));
 const sources = ['cpp', 'cuda'].map((folder) => path.join(root, folder));
 const sanitize = process.argv.includes('--sanitize');
-const build = path.join(root, sanitize ? 'build/sanitized' : 'build');
-const objects = path.join(build, 'objects');
+const emulate = process.argv.includes('--emulate-avx512');
+const emulation = path.join(root, 'emulation/avx512.h');
+const onlyConformance = sanitize || emulate;
+const build = path.join(root, sanitize ? 'build/sanitized' : emulate ? 'build/emulated' : 'build');
+const objects = path.join(sanitize ? build : path.join(root, 'build'), 'objects');
 const started = Date.now();
 
 const common = [
@@ -32,18 +36,20 @@ const common = [
 /** Extra flags by the end of a file's name; such files exist for x86-64 only. */
 const instructionSets = {
   _avx2: ['-mavx2', '-mfma', '-mf16c'],
-  _avx512: [
-    '-mavx512f',
-    '-mavx512bw',
-    '-mavx512vl',
-    '-mavx512dq',
-    '-mavx512bf16',
-    '-mavx512vnni',
-    '-mavx2',
-    '-mfma',
-    '-mf16c',
-    '-mprefer-vector-width=512',
-  ],
+  _avx512: emulate
+    ? ['-mavx2', '-mfma', '-mf16c', '-O1', '-Wno-psabi', '-Wno-unused-function', '-include', emulation]
+    : [
+        '-mavx512f',
+        '-mavx512bw',
+        '-mavx512vl',
+        '-mavx512dq',
+        '-mavx512bf16',
+        '-mavx512vnni',
+        '-mavx2',
+        '-mfma',
+        '-mf16c',
+        '-mprefer-vector-width=512',
+      ],
 };
 const shared = process.platform === 'darwin' ? ['-shared', '-undefined', 'dynamic_lookup'] : ['-shared'];
 const parallel = Math.max(1, Math.min(os.cpus().length, 4));
@@ -85,7 +91,7 @@ function findCompiler() {
 
 /** The GPU's compiler and its runtime's static library, or null. The runtime finds the driver when it is called: a build runs on machines without one. */
 function findCuda() {
-  if (sanitize || process.env.NVCC === 'none') return null;
+  if (onlyConformance || process.env.NVCC === 'none') return null;
   for (const name of [process.env.NVCC, 'nvcc', '/usr/local/cuda/bin/nvcc']) {
     if (!name) continue;
     const answer = spawnSync(name, ['--version'], { encoding: 'utf8' });
@@ -152,7 +158,9 @@ function instructionSetOf(name) {
 function units(compiler, cuda) {
   const headers = createRequire(import.meta.url)('node-api-headers').include_dir;
   const unit = (command, version, name, file, flags) => {
-    const texts = [...closure(file)].map(([at, text]) => path.basename(at) + text);
+    const texts = [...closure(file), ...(flags.includes(emulation) ? closure(emulation) : [])].map(
+      ([at, text]) => path.basename(at) + text,
+    );
     const key = digest([version, process.platform, process.arch, ...flags, ...texts]);
     return { command, name, file, flags, object: path.join(objects, `${name}-${key}.o`) };
   };
@@ -179,6 +187,7 @@ function units(compiler, cuda) {
       ...(set ? instructionSets[set] : []),
       ...(isBinding(name) ? [`-I${headers}`, '-DNAPI_VERSION=8'] : []),
       ...(cuda && name === 'accelerator' ? ['-DSY_WITH_CUDA'] : []),
+      ...(emulate && name === 'failure' ? ['-DSY_EMULATED_AVX512'] : []),
     ];
     return [unit(compiler.name, compiler.version, label, file, flags)];
   });
@@ -250,10 +259,10 @@ function targetsOf(all, cuda) {
   const library = all.filter((unit) => !isBinding(unit.name) && !programs.some((program) => isProgram(unit, program)));
   const libraries = cuda ? [cuda.library, '-ldl', '-lrt'] : [];
   return [
-    ...(sanitize
+    ...(onlyConformance
       ? []
       : [{ path: path.join(build, 'switchyard.node'), flags: shared, units: [...library, ...all.filter((unit) => isBinding(unit.name))] }]),
-    ...(sanitize ? ['conformance'] : programs).map((program) => ({
+    ...(onlyConformance ? ['conformance'] : programs).map((program) => ({
       path: path.join(build, program),
       flags: sanitize ? ['-fsanitize=address,undefined'] : [],
       units: [...library, ...all.filter((unit) => isProgram(unit, program))],
@@ -271,7 +280,7 @@ async function buildAll(compiler, cuda) {
   const all = units(compiler, cuda);
   const stale = targetsOf(all, cuda).filter((target) => !upToDate(target));
   if (stale.length === 0) return true;
-  mkdirSync(objects, { recursive: true });
+  for (const folder of [build, objects]) mkdirSync(folder, { recursive: true });
   const waiting = [...new Set(stale.flatMap((target) => target.units))].filter((unit) => !existsSync(unit.object));
   if (waiting.length > 0)
     say(
@@ -288,7 +297,7 @@ async function buildAll(compiler, cuda) {
     else say(`${path.basename(target.path)} was not built: it did not link`);
     if (!upToDate(target)) complete = false;
   }
-  sweep(all);
+  if (!emulate) sweep(all); // It shares objects with the build beside it.
   say(`${complete ? 'built' : 'failed'} in ${((Date.now() - started) / 1000).toFixed(1)} s`);
   return complete;
 }
@@ -308,5 +317,5 @@ if (complete === null) {
 }
 if (!complete) process.exit(1);
 // Tests ask it; a program asks the kernels themselves.
-if (!sanitize)
+if (!onlyConformance)
   writeFileSync(path.join(build, 'cuda.json'), `${JSON.stringify(cuda && { nvcc: cuda.name, version: cuda.version.trim() })}\n`);

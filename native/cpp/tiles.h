@@ -4,7 +4,7 @@
  *
  * A tile is up to max_rows(format) input rows, rounded as the weight format asks and interleaved so that a kernel reads it as one linear stream:
  *   f32 input    [k][rows]                   k padded to even with zeros
- *   bf16 input   [k/2][rows] pairs           (or f32 as above where bf16 products are emulated)
+ *   bf16 input   [k/2][rows] pairs           (or f32 as above where their products are those of widened values)
  *   int8 input   per group of 64: the group's steps [16 quads][rows], then rows scales f32, then rows corrections i32 (-offset * sum of steps)
  * `rows` is that of the tile, not of the machine, so a tile of one row is simply the row.
  */

@@ -1,10 +1,20 @@
 import { spawnSync } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 import { expect, test } from 'vitest';
+import { native } from '../src/index.ts';
 
-test('every instruction set, thread count and GPU, real or emulated, gives the bits of the scalar oracle', () => {
-  const program = fileURLToPath(new URL('../build/conformance', import.meta.url));
-  const run = spawnSync(program, { encoding: 'utf8' });
+const isa = (() => {
+  const device = native.deviceOpen({ backend: 'cpu', isa: 'auto', threads: 1, cpus: null });
+  try {
+    return native.deviceDescribe(device).isa;
+  } finally {
+    native.deviceClose(device);
+  }
+})();
+
+/** How many numbers it compared, by suite. */
+function conforms(program: string, env: NodeJS.ProcessEnv = {}): Map<string, number> {
+  const run = spawnSync(fileURLToPath(new URL(program, import.meta.url)), { encoding: 'utf8', env: { ...process.env, ...env } });
   expect(run.error).toBeUndefined();
   // It says whether there was a GPU; every failure would be a line more.
   expect(run.stderr).toMatch(/^with(out a GPU:)? .*\n$/);
@@ -13,4 +23,22 @@ test('every instruction set, thread count and GPU, real or emulated, gives the b
   const suites = run.stdout.trim().split('\n');
   expect(suites.length).toBeGreaterThan(10);
   for (const suite of suites) expect(suite).toMatch(/^\w+ +[1-9]\d* compared, 0 failed$/);
+  return new Map(suites.map((suite) => suite.split(/ +/)).map(([name, compared]) => [name, Number(compared)]));
+}
+
+let plain = new Map<string, number>();
+test('every instruction set, thread count and GPU, real or emulated, gives the bits of the scalar oracle', () => {
+  plain = conforms('../build/conformance');
+});
+
+const emulated = 'so do the kernels for AVX-512 on a processor without it, whichever way pairs of bf16 are multiplied';
+test.skipIf(isa !== 'avx2' && isa !== 'avx512')(emulated, { timeout: 600_000 }, () => {
+  const build = fileURLToPath(new URL('../build.mjs', import.meta.url));
+  const built = spawnSync(process.execPath, [build, '--emulate-avx512'], { encoding: 'utf8' });
+  expect(built.status, built.stderr).toBe(0);
+  const conformsMultiplying = (products: string) => conforms('../build/emulated/conformance', { SWITCHYARD_BF16_PRODUCTS: products });
+  const paired = conformsMultiplying('paired');
+  // All instruction sets that there are, each of them.
+  expect(paired.get('norm')).toBe((isa === 'avx2' ? 2 : 1) * plain.get('norm')!);
+  expect(conformsMultiplying('widened')).toEqual(paired);
 });

@@ -246,8 +246,10 @@ describe('PeerLinks', () => {
     test('nobody once it is closed', async () => {
       const { links, dials } = dialled();
       await dials[0].fail();
+      const settled = links.settled(1);
       await links.close();
-      expect(vi.getTimerCount()).toBe(0);
+      await settled;
+      expect([dials.length, vi.getTimerCount()]).toEqual([1, 0]);
     });
   });
 });

@@ -111,6 +111,15 @@ describe('RowPartition', () => {
       return partition.remote.map((lane) => partition.destination(lane));
     };
     expect(gateways([[2, 3]])).toEqual([3]);
+    // What was split before does not count.
+    expect(
+      gateways([
+        [0, 3],
+        [0, 3],
+      ]),
+    ).toEqual([4]);
+    expect(gateways([[0, 2]])).toEqual([3]);
+    expect(gateways([[2, 3]])).toEqual([3]);
     expect(
       gateways([
         [2, 3],

@@ -56,7 +56,7 @@ void fill(Random &random, KvCache &kv, const Batch &batch) {
 }
 
 void run(Isa isa, int threads, const AttentionCall &call, const sy_batch &batch, int max_context) {
-  Region workspace(attention_workspace_bytes(max_context, threads));
+  const Region workspace = used_workspace(attention_workspace_bytes(max_context, threads));
   attention(pool_of(threads), isa, call, batch, max_context, workspace.data());
 }
 

@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "conformance.h"
+#include "experts.h"
 #include "gate.h"
 #include "numeric.h"
 #include "sum.h"
@@ -40,6 +41,9 @@ struct Values {
   }
   ExpertsPtr load(const Place &place) const {
     ExpertsPtr experts = experts_create(place.isa, {shape.slots, shape.hidden, shape.inter, shape.format, shape.activation, shape.bias, 1.702f, 7.0f}, nullptr, place.accelerator);
+    constexpr size_t enough = 1 << 20;
+    experts->own.reserve(enough);
+    memset(experts->own.data(), 0xff, enough); // As an earlier call may have left it.
     for (int slot = 0; slot < shape.slots; slot++) set(*experts, pool_of(place.threads), slot, slot);
     return experts;
   }

@@ -3,7 +3,6 @@
 
 #include "conformance.h"
 #include "numeric.h"
-#include "region.h"
 
 namespace sy::conformance {
 namespace {
@@ -53,7 +52,7 @@ std::vector<float> run_linear(Isa isa, const LinearCase &c, const MemoryFile &fi
   if (half > 0) weight_set(*weight, pool, 0, dense(file, half, c.k));
   weight_set(*weight, pool, half, dense(file, c.n - half, c.k, (size_t)half * c.k));
   std::vector<float> out = before;
-  const Region workspace(linear_workspace_bytes(*weight, c.rows, c.threads));
+  const Region workspace = used_workspace(linear_workspace_bytes(*weight, c.rows, c.threads));
   LinearCall call{x.data(), c.k + 3, out.data() + 1, c.n + 5, c.rows, c.bias ? bias.data() : nullptr, c.add, c.scale};
   linear(pool, *weight, call, workspace.data());
   return out;
@@ -101,7 +100,7 @@ SY_SUITE(linear_rows) {
       weight_set(*weight, pool_of(2), 0, dense(*file, n, k));
       const std::vector<float> x = inputs(random, (size_t)rows * k, false);
       std::vector<float> together((size_t)rows * n), alone((size_t)n);
-      const Region workspace(linear_workspace_bytes(*weight, rows, 3));
+      const Region workspace = used_workspace(linear_workspace_bytes(*weight, rows, 3));
       linear(pool_of(3), *weight, {x.data(), k, together.data(), n, rows, nullptr, false, 1.0f}, workspace.data());
       for (int row = 0; row < rows; row++) {
         linear(pool_of(1), *weight, {x.data() + (size_t)row * k, k, alone.data(), n, 1, nullptr, false, 1.0f}, workspace.data());
@@ -124,7 +123,7 @@ SY_SUITE(head_linear) {
           const WeightPtr weight = weight_create(isa, format, n, shape.k);
           weight_set(*weight, pool_of(threads), 0, dense(*file, n, shape.k));
           std::vector<float> out = before;
-          const Region workspace(head_linear_workspace_bytes(*weight, rows, shape.heads, threads));
+          const Region workspace = used_workspace(head_linear_workspace_bytes(*weight, rows, shape.heads, threads));
           head_linear(pool_of(threads), *weight, {x.data(), ldx, x_stride, out.data(), ldo, out_stride, rows, shape.heads, shape.out_dim}, workspace.data());
           return out;
         };

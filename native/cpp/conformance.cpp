@@ -116,6 +116,11 @@ std::unique_ptr<MemoryFile> MemoryFile::of(const std::vector<float> &values) {
   memcpy(content.data(), values.data(), content.size());
   return std::make_unique<MemoryFile>(std::move(content));
 }
+Region used_workspace(size_t bytes) {
+  Region workspace(bytes);
+  memset(workspace.data(), 0xff, bytes); // NaN as any float.
+  return workspace;
+}
 sy_source dense(const MemoryFile &file, int n, int k, size_t first) {
   sy_source source{};
   source.file = &file;

@@ -13,6 +13,7 @@
 
 #include "accelerator.h"
 #include "kernels.h"
+#include "region.h"
 
 namespace sy::conformance {
 
@@ -79,6 +80,9 @@ public:
 private:
   std::vector<uint8_t> content_;
 };
+/* As earlier calls may have left it: full of what must not be read before it is written. */
+Region used_workspace(size_t bytes);
+
 /* A dense f32 view [n, k] that begins `first` floats into the file. */
 sy_source dense(const MemoryFile &file, int n, int k, size_t first = 0);
 

@@ -53,9 +53,8 @@ export const bounds = {
   remoteNodesMax: limits.nodesMax,
   /** Characters of tenant, domain and request id. */
   nameCharsMax: 128,
-  /** CPUs, and names of a machine and its accelerators, that one worker may tell of. */
-  cpusMax: 4096,
-  acceleratorsMax: 64,
+  /** Memories that one worker may tell of. */
+  memoriesMax: 1024,
   /** Keys in the key file. */
   apiKeysMax: 4096,
   /** Distinct unknown request fields that are logged once each. */

@@ -76,7 +76,7 @@ export const options = {
     whole(1, 4096),
     16,
     'N',
-    'sequences that a home takes before an idle worker of the same processors becomes a home too; 1: all are homes alike',
+    'sequences that a home takes before an idle worker of the same memory becomes a home too; 1: all are homes alike',
   ),
   homeSlackSequences: option(whole(0, 4096), 4, 'N', 'so many sequences more than the least busy worker a preferred home may have'),
   homeSlackTokens: option(whole(0, 2 ** 31), 4096, 'TOKENS', 'the same in tokens of prompts that are not computed yet'),

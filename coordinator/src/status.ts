@@ -73,8 +73,8 @@ function workerStatus(place: Place, { places }: Membership, load: number): Recor
     pid: hello?.pid ?? null,
     software: hello?.softwareVersion ?? null,
     device: parsed(hello?.device ?? ''),
-    /** Workers that wait for the same CPUs or the same GPU. */
-    sharesProcessorsWith: places.filter((other) => other !== place && other.processors === place.processors).map((other) => other.name),
+    /** Workers that read their weights from the same memory: of one machine, or one GPU. */
+    sharesMemoryWith: places.filter((other) => other !== place && other.memory === place.memory).map((other) => other.name),
     addresses: hello?.dataAddresses ?? [],
     experts: replicas,
     residentBytes: stats?.residentBytes ?? ready?.residentBytes ?? 0,

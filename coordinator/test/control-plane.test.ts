@@ -2,7 +2,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import net from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
-import { Finish, type Processors } from '@switchyard/proto';
+import { Finish } from '@switchyard/proto';
 import { afterAll, afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { type RunningCoordinator, startCoordinator } from '../src/index.ts';
 import { becomes } from './becomes.ts';
@@ -38,8 +38,8 @@ interface WorkerStatus {
 const workers = () => (coordinator.status() as { workers: WorkerStatus[] }).workers;
 const ready = () => (coordinator.status() as { ready: boolean }).ready;
 
-async function pair(processors: readonly Processors[] = []): Promise<[ScriptedWorker, ScriptedWorker]> {
-  const join = (worker: number) => ScriptedWorker.join(control, `n0w${worker}`, 'n0', processors[worker]);
+async function pair(memories: readonly string[][] = []): Promise<[ScriptedWorker, ScriptedWorker]> {
+  const join = (worker: number) => ScriptedWorker.join(control, `n0w${worker}`, 'n0', memories[worker]);
   const both: [ScriptedWorker, ScriptedWorker] = [await join(0), await join(1)];
   for (const worker of both) worker.ready();
   for (const worker of both) await worker.next('peers');
@@ -373,15 +373,13 @@ describe('tokens', () => {
 });
 
 describe('home choice', () => {
-  const on = (machine: string, ...cpus: number[]): Processors => ({ machine, cpus, threads: 1, accelerators: [] });
   it.each([
-    ['fills a home before another worker of the same CPU becomes one', [on('a', 3), on('a', 3)], [0, 2], ['n0w1']],
-    ['spreads over CPUs', [on('a', 3), on('a', 4)], [1, 1], []],
-    ['spreads over machines', [on('a', 3), on('b', 3)], [1, 1], []],
-    ['lets a worker that tells impossibly much share nothing', [on('a', 3), on('a', ...Array(5000).fill(3))], [1, 1], []],
-  ])('%s', async (_, processors, submitted, sharing) => {
-    const both = await pair(processors);
-    expect((coordinator.status() as { workers: { sharesProcessorsWith: string[] }[] }).workers[0].sharesProcessorsWith).toEqual(sharing);
+    ['fills a home before another worker of the same memory becomes one', [['a'], ['a']], [0, 2], ['n0w1']],
+    ['spreads over memories', [['a'], ['b']], [1, 1], []],
+    ['lets a worker that tells impossibly much share nothing', [['a'], Array<string>(5000).fill('a')], [1, 1], []],
+  ])('%s', async (_, memories, submitted, sharing) => {
+    const both = await pair(memories);
+    expect((coordinator.status() as { workers: { sharesMemoryWith: string[] }[] }).workers[0].sharesMemoryWith).toEqual(sharing);
     const open = [complete({ max_tokens: 2 }), complete({ max_tokens: 2 })];
     const submits = () => both.map(({ received }) => received.filter(({ type }) => type === 'submit').length).sort();
     await becomes(() => submits()[0] + submits()[1] === 2);

@@ -21,7 +21,7 @@ const candidates: fc.Arbitrary<HomeCandidate[]> = fc.uniqueArray(
   fc.record({
     worker: fc.nat({ max: 20 }),
     node: fc.nat({ max: nodes - 1 }),
-    processors: fc.nat({ max: 2 }),
+    memory: fc.nat({ max: 2 }),
     load: fc.nat({ max: 10 }),
     promptTokens: fc.nat({ max: 300 }),
     cacheUsed: fc.constantFrom(0, 0.2, 1),
@@ -54,12 +54,12 @@ const still = {
 };
 
 const sum = (among: readonly HomeCandidate[], of: (c: HomeCandidate) => number) => among.reduce((total, c) => total + of(c), 0);
-const sameProcessors = (among: readonly HomeCandidate[], { processors }: HomeCandidate) => among.filter((c) => c.processors === processors);
+const sameMemory = (among: readonly HomeCandidate[], { memory }: HomeCandidate) => among.filter((c) => c.memory === memory);
 
-/** Of candidates, those whose processors have others too. */
+/** Of candidates, those whose memory has others too. */
 function fillsBy({ filling, promptTokens }: HomeRules, among: readonly HomeCandidate[]) {
   return (c: HomeCandidate) =>
-    sameProcessors(among, c).length > 1 &&
+    sameMemory(among, c).length > 1 &&
     c.load > 0 &&
     c.load < filling.sequences &&
     c.promptTokens + promptTokens <= filling.promptTokens &&
@@ -70,24 +70,24 @@ function fillsBy({ filling, promptTokens }: HomeRules, among: readonly HomeCandi
 function limitsOf(among: readonly HomeCandidate[], given: HomeRules) {
   const fills = fillsBy(given, among);
   const least = (some: readonly HomeCandidate[], of: (c: HomeCandidate) => number) => Math.min(...some.map(of));
-  const sequencesOf = (c: HomeCandidate) => sum(sameProcessors(among, c), ({ load }) => load);
-  const tokensOf = (c: HomeCandidate) => sum(sameProcessors(among, c), ({ promptTokens }) => promptTokens);
+  const sequencesOf = (c: HomeCandidate) => sum(sameMemory(among, c), ({ load }) => load);
+  const tokensOf = (c: HomeCandidate) => sum(sameMemory(among, c), ({ promptTokens }) => promptTokens);
   return (c: HomeCandidate) => {
-    const beside = sameProcessors(among, c);
-    const processorsHaveRoom =
+    const beside = sameMemory(among, c);
+    const memoryHasRoom =
       sequencesOf(c) <= least(among, sequencesOf) + given.slack.sequences &&
       tokensOf(c) <= least(among, tokensOf) + given.slack.promptTokens;
     const workerHasRoom =
       c.load <= least(beside, ({ load }) => load) + given.slack.sequences &&
       c.promptTokens <= least(beside, ({ promptTokens }) => promptTokens) + given.slack.promptTokens;
-    return processorsHaveRoom && (fills(c) || workerHasRoom);
+    return memoryHasRoom && (fills(c) || workerHasRoom);
   };
 }
 
-/** Of some: on the least busy processors the fullest that is being filled, or else the least busy. */
+/** Of some: of the least busy memory the fullest that is being filled, or else the least busy. */
 function bestOf(some: readonly HomeCandidate[], among: readonly HomeCandidate[], given: HomeRules): HomeCandidate {
   const busy = (c: HomeCandidate) => {
-    const all = sameProcessors(among, c);
+    const all = sameMemory(among, c);
     return [
       sum(all, ({ load }) => load),
       sum(all, ({ promptTokens }) => promptTokens),
@@ -96,9 +96,9 @@ function bestOf(some: readonly HomeCandidate[], among: readonly HomeCandidate[],
   };
   const first = [...some].sort((a, b) => {
     const [atA, atB] = [busy(a), busy(b)];
-    return atA[0] - atB[0] || atA[1] - atB[1] || atA[2] - atB[2] || a.processors - b.processors;
+    return atA[0] - atB[0] || atA[1] - atB[1] || atA[2] - atB[2] || a.memory - b.memory;
   })[0];
-  const there = some.filter(({ processors }) => processors === first.processors);
+  const there = some.filter(({ memory }) => memory === first.memory);
   const filling = there.filter(fillsBy(given, among));
   const sign = filling.length > 0 ? -1 : 1;
   return (filling.length > 0 ? filling : there).sort(
@@ -124,11 +124,11 @@ describe('home choice', () => {
   });
 
   /** Loads of four workers after so many requests for which nothing speaks, none of which has ended. */
-  function loadsAfter(requests: number, given: HomeRules, computed: boolean, processors = [0, 0, 0, 0]): number[] {
+  function loadsAfter(requests: number, given: HomeRules, computed: boolean, memories = [0, 0, 0, 0]): number[] {
     const among = [0, 1, 2, 3].map((worker) => ({
       worker,
       node: worker % 2,
-      processors: processors[worker],
+      memory: memories[worker],
       load: 0,
       promptTokens: 0,
       cacheUsed: 0,
@@ -151,7 +151,7 @@ describe('home choice', () => {
     expect(loadsAfter(6, still, false)).toEqual([2, 2, 1, 1]);
   });
 
-  it('spreads over processors before it fills a home', () => {
+  it('spreads over memories before it fills a home', () => {
     const eight = { ...still, filling: { ...still.filling, sequences: 8 } };
     expect(loadsAfter(6, eight, false, [0, 1, 2, 3])).toEqual([2, 2, 1, 1]);
     expect(loadsAfter(6, eight, false, [0, 0, 2, 2])).toEqual([3, 0, 3, 0]);
@@ -159,10 +159,10 @@ describe('home choice', () => {
     expect(loadsAfter(9, eight, false, [0, 0, 0, 3])).toEqual([5, 0, 0, 4]);
   });
 
-  it('lets no home be filled on processors that are much busier than others, whatever it promises', () => {
+  it('lets no home be filled in memory that is much busier than others, whatever it promises', () => {
     const given = { ...still, filling: { ...still.filling, sequences: 8 } };
     const among = [5, 0, 1, 0].map((load, worker) => ({
-      ...{ worker, node: worker, processors: worker < 2 ? 0 : 2, load },
+      ...{ worker, node: worker, memory: worker < 2 ? 0 : 2, load },
       ...{ promptTokens: 0, cacheUsed: 0, lastChosen: 0 },
     }));
     const homeFor = (...share: number[]) => chooseHome(among, [{ kind: 'nodes', share, reason: 'domain' }], given);
@@ -178,7 +178,7 @@ describe('home choice', () => {
     const among = [0, 1].map((worker) => ({
       worker,
       node: 0,
-      processors: 0,
+      memory: 0,
       load: 2 * worker,
       promptTokens: 0,
       cacheUsed: 0.3 * worker,
@@ -221,7 +221,7 @@ describe('home choice', () => {
         expect(expectedShare).toBe(shares[chosen.node]);
         const fills = fillsBy(given, among);
         const worthOfFilling = (given.filling.worth * given.maxTokens) / (given.promptTokens + given.maxTokens);
-        const worth = (c: HomeCandidate) => shares[c.node] - (!fills(c) && sameProcessors(among, c).some(fills) ? worthOfFilling : 0);
+        const worth = (c: HomeCandidate) => shares[c.node] - (!fills(c) && sameMemory(among, c).some(fills) ? worthOfFilling : 0);
         const named = more.flatMap((p) => (p.kind === 'worker' ? [p.worker] : []));
         // Nobody with room on a node that is better by more than noise; within a node, whoever a later preference names comes first.
         for (const node of new Set(among.map((c) => c.node))) {
@@ -240,7 +240,7 @@ describe('home choice', () => {
     const among = [2, 1, 0, 0].map((load, worker) => ({
       worker,
       node: worker,
-      processors: 0,
+      memory: 0,
       load,
       promptTokens: 0,
       cacheUsed: 0,
@@ -265,7 +265,7 @@ describe('home choice', () => {
     const among = [0, 1, 2].map((worker) => ({
       worker,
       node: 0,
-      processors: worker,
+      memory: worker,
       load: 0,
       promptTokens: 0,
       cacheUsed: 0,

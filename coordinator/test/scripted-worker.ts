@@ -3,7 +3,6 @@ import {
   type CoordinatorStream,
   type FromWorker,
   PROTOCOL_VERSION,
-  type Processors,
   type Ready,
   type Submit,
   type Tokens,
@@ -33,9 +32,9 @@ export class ScriptedWorker {
   }
 
   /** Attaches, says hello and takes its assignment. */
-  static async join(address: string, name: string, node?: string, processors?: Processors): Promise<ScriptedWorker> {
+  static async join(address: string, name: string, node?: string, memories?: string[]): Promise<ScriptedWorker> {
     const worker = await ScriptedWorker.attach(address);
-    worker.hello(name, node, processors);
+    worker.hello(name, node, memories);
     await worker.next('assign');
     return worker;
   }
@@ -44,8 +43,8 @@ export class ScriptedWorker {
     this.stream.send(message);
   }
 
-  /** On processors that nobody else has, unless told otherwise. */
-  hello(name: string, node = 'n0', processors: Processors = { machine: '', cpus: [], threads: 1, accelerators: [] }): void {
+  /** With memory that nobody else has, unless told otherwise. */
+  hello(name: string, node = 'n0', memories: string[] = []): void {
     this.send({
       type: 'hello',
       protocolVersion: PROTOCOL_VERSION,
@@ -55,7 +54,7 @@ export class ScriptedWorker {
       dataAddresses: [`uds:///${name}`],
       device: '{}',
       softwareVersion: '0',
-      processors,
+      memories,
     });
   }
 

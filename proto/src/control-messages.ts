@@ -33,15 +33,8 @@ export interface Hello {
   /** JSON of the device's description. */
   device: string;
   softwareVersion: string;
-  processors: Processors;
-}
-
-/** What a worker computes on. */
-export interface Processors {
-  machine: string;
-  cpus: Column;
-  threads: number;
-  accelerators: string[];
+  /** That its weights are read from, by names that are the same wherever they are seen. */
+  memories: string[];
 }
 
 export interface Refuse {

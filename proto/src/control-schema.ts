@@ -12,7 +12,6 @@ import type {
   LinkStats,
   Peer,
   Peers,
-  Processors,
   Progress,
   PromptLogprobs,
   Ready,
@@ -32,13 +31,6 @@ import type {
 } from './control-messages.ts';
 import { type MessageSchema, message, type UnionSchema } from './message-codec.ts';
 
-const processors = message<Processors>('Processors', {
-  machine: [1, 'string'],
-  cpus: [2, 'uint32[]'],
-  threads: [3, 'uint32'],
-  accelerators: [4, 'string[]'],
-});
-
 const hello = message<Hello>('Hello', {
   protocolVersion: [1, 'uint32'],
   name: [2, 'string'],
@@ -47,7 +39,7 @@ const hello = message<Hello>('Hello', {
   dataAddresses: [5, 'string[]'],
   device: [7, 'string'],
   softwareVersion: [8, 'string'],
-  processors: [9, processors],
+  memories: [9, 'string[]'],
 });
 
 const refuse = message<Refuse>('Refuse', { code: [1, 'string'], message: [2, 'string'] });
@@ -224,7 +216,6 @@ export const toWorkerSchema: UnionSchema<ToWorker> = {
 
 /** Every message that is not one of the two unions, for the test that compares this file with the .proto. */
 export const controlSchemas: readonly MessageSchema[] = [
-  processors,
   hello,
   refuse,
   engineConfig,

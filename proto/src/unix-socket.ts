@@ -4,7 +4,7 @@ import net from 'node:net';
 import os from 'node:os';
 import { SwitchyardError } from './errors.ts';
 import { limits } from './limits.ts';
-import { bootId } from './processors.ts';
+import { bootId } from './machine.ts';
 
 /** @throws SwitchyardError `invalid_request` for a path the kernel would refuse or cut. */
 export function checkSocketPath(path: string): void {

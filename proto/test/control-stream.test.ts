@@ -33,7 +33,7 @@ const hello: FromWorker = {
   dataAddresses: ['uds:///run/a.sock', 'tcp://127.0.0.1:1'],
   device: '{"backend":"cpu"}',
   softwareVersion: '0.1.0',
-  processors: { machine: 'a0', cpus: [0, 2], threads: 2, accelerators: ['b1'] },
+  memories: ['a0 node1', 'b1'],
 };
 const stop: ToWorker = { type: 'stop', graceMs: 1500 };
 

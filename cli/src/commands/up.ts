@@ -112,7 +112,7 @@ export function upCommand(): Command {
     )
     .option(
       '--home-fill <count>',
-      'sequences that a home takes before an idle worker of the same processors becomes a home too; 1: all are homes alike (default: 16)',
+      'sequences that a home takes before an idle worker of the same memory becomes a home too; 1: all are homes alike (default: 16)',
       integerIn(1, 4096),
     )
     .option(

@@ -15,7 +15,7 @@ import {
 import { bounds } from '../bounds.ts';
 import type { Log } from '../log.ts';
 import { uncoveredExperts } from './coverage.ts';
-import { checkedProcessors, processorGroups } from './shared-processors.ts';
+import { checkedMemories, memoryGroups } from './shared-memory.ts';
 
 export interface Assignment {
   epoch: number;
@@ -40,8 +40,8 @@ export interface Place {
   state: PlaceState;
   stream: WorkerStream | null;
   hello: Hello | null;
-  /** Lowest number of the attached workers that wait for the same processors, its own among them. */
-  processors: number;
+  /** Lowest number of the attached workers that read the same memory, its own among them. */
+  memory: number;
   ready: Ready | null;
   progress: { done: number; total: number; what: string } | null;
   failure: string | null;
@@ -88,7 +88,7 @@ export class Membership {
       node,
       replicas: assignment.plan.replicas.reduce((sum, layer) => sum + layer.filter((holders) => holders.includes(worker)).length, 0),
       ...vacancy(),
-      processors: worker,
+      memory: worker,
       losses: 0,
     }));
     this.#byName = new Map(this.places.map((place) => [place.name, place]));
@@ -284,8 +284,8 @@ export class Membership {
   }
 
   #regroup(): void {
-    const groups = processorGroups(this.places.map(({ hello }) => (hello === null ? null : checkedProcessors(hello.processors))));
-    for (const place of this.places) place.processors = groups[place.worker];
+    const groups = memoryGroups(this.places.map(({ hello }) => checkedMemories(hello?.memories ?? [])));
+    for (const place of this.places) place.memory = groups[place.worker];
   }
 
   #recount(): void {

@@ -2,8 +2,8 @@
 export interface HomeCandidate {
   worker: number;
   node: number;
-  /** Number of the processors that it computes on: workers that have the same wait for each other. */
-  processors: number;
+  /** Number of the memory that its weights are in: workers that have the same read at one another's cost. */
+  memory: number;
   /** Sequences that it has. */
   load: number;
   /** Tokens of their prompts that it has yet to compute. */
@@ -14,17 +14,17 @@ export interface HomeCandidate {
   lastChosen: number;
 }
 
-/** How much busier than the least busy processors, and than the least busy worker that has them, a preferred one may be. */
+/** How much busier than the least busy memory, and than the least busy worker that reads it, a preferred one may be. */
 export interface HomeSlack {
   sequences: number;
   promptTokens: number;
 }
 
 /**
- * Until when a home that has sequences takes more, before an idle worker that has the same processors becomes a home too. A step reads the weights of a home's own
+ * Until when a home that has sequences takes more, before an idle worker that reads the same memory becomes a home too. A step reads the weights of a home's own
  * layers once for all of its rows, and those of an expert once for all rows that ask for it together; several homes, whose steps nothing keeps together, read them
- * each for itself, and those that share processors one after the other. From some rows on a step multiplies for longer than it reads; there, and where caches are
- * long, spreading is better. Workers that have processors of their own are homes alike: what filling saves is less than what an idle machine adds
+ * each for itself, and those that share memory at one another's cost. From some rows on a step multiplies for longer than it reads; there, and where caches are
+ * long, spreading is better. Workers that have memory of their own are homes alike: what filling saves is less than what an idle machine adds
  * (`bench/results/filling.md`).
  */
 export interface HomeFilling {
@@ -35,7 +35,7 @@ export interface HomeFilling {
   /** It holds at most this share of its KV cache. */
   cacheUsed: number;
   /**
-   * What filling it is worth to a sequence that generates all of its tokens, as a share of its visits: a worker of the same processors that is not being filled is
+   * What filling it is worth to a sequence that generates all of its tokens, as a share of its visits: a worker of the same memory that is not being filled is
    * taken before it if it promises that much more of them.
    */
   worth: number;
@@ -92,7 +92,7 @@ export const gainMin = 0.03;
  *
  * A preferred worker wins if it is a candidate and not too busy. The first preference among nodes decides: of the nodes' best workers that are not too busy the one
  * whose node's share is most, less what filling another would have been worth, unless the best worker of all is nearly as well placed. Else the best worker: of the
- * processors with the fewest sequences the one that is being filled, the fullest first, or else the least busy one; of equals the one that has waited longest.
+ * workers of the memory with the fewest sequences the one that is being filled, the fullest first, or else the least busy one; of equals the one that has waited longest.
  *
  * @param candidates   at least one
  * @param preferences  strongest first
@@ -156,9 +156,9 @@ export function chooseMove(
   return null;
 }
 
-/** The candidates that have the same processors, together. */
+/** The candidates that read the same memory, together. */
 interface Together {
-  processors: number;
+  memory: number;
   workers: number;
   load: number;
   loadMin: number;
@@ -172,7 +172,7 @@ interface Together {
 class HomeOrder {
   readonly #rules: HomeRules;
   readonly #together = new Map<number, Together>();
-  /** Of the least busy processors. */
+  /** Of the least busy memory. */
   readonly #loadMin: number;
   readonly #promptTokensMin: number;
 
@@ -197,7 +197,7 @@ class HomeOrder {
     );
   }
 
-  /** Has sequences, and takes this one before another of the same processors that has none does. */
+  /** Has sequences, and takes this one before another of the same memory that has none does. */
   fills(candidate: HomeCandidate): boolean {
     const { filling, promptTokens: own } = this.#rules;
     const { load, promptTokens, cacheUsed } = candidate;
@@ -205,7 +205,7 @@ class HomeOrder {
     return may && this.#of(candidate).workers > 1;
   }
 
-  /** What the sequence would have of a home that is being filled on the same processors, as a share of its visits. */
+  /** What the sequence would have of a home that is being filled in the same memory, as a share of its visits. */
   lostByOpening(candidate: HomeCandidate): number {
     const { filling, promptTokens, maxTokens } = this.#rules;
     const opens = this.#of(candidate).filling && !this.fills(candidate);
@@ -218,21 +218,21 @@ class HomeOrder {
 
   #compare(a: HomeCandidate, b: HomeCandidate): number {
     const [thereA, thereB] = [this.#of(a), this.#of(b)];
-    if (thereA !== thereB) return byLoad(thereA, thereB) || thereA.processors - thereB.processors;
+    if (thereA !== thereB) return byLoad(thereA, thereB) || thereA.memory - thereB.memory;
     const fillsA = this.fills(a);
     if (fillsA !== this.fills(b)) return fillsA ? -1 : 1;
     return (fillsA ? b.load - a.load : 0) || byLoad(a, b) || a.worker - b.worker;
   }
 
-  #of({ processors }: HomeCandidate): Together {
-    return this.#together.get(processors)!;
+  #of({ memory }: HomeCandidate): Together {
+    return this.#together.get(memory)!;
   }
 
-  #add({ processors, load, promptTokens, lastChosen }: HomeCandidate): void {
-    const there = this.#together.get(processors);
+  #add({ memory, load, promptTokens, lastChosen }: HomeCandidate): void {
+    const there = this.#together.get(memory);
     if (there === undefined) {
       const one = { load, loadMin: load, promptTokens, promptTokensMin: promptTokens, lastChosen };
-      this.#together.set(processors, { processors, workers: 1, ...one, filling: false });
+      this.#together.set(memory, { memory, workers: 1, ...one, filling: false });
       return;
     }
     there.workers++;

@@ -23,7 +23,8 @@ const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
  * @param plan a placement plan whose worker w runs on host `plan.workers[w].node`
  * @param replay trace whose routing is replayed, or null
  * @param threads of each worker
- * @param cpus of each host's workers, as `taskset` reads them; null: they run where this process may. The coordinator and the client do that in any case
+ * @param cpus of each host's workers, as `taskset` reads them; null: they run where this process may. The coordinator and the client do that in any case.
+ *   Hosts with CPUs of their own stand for machines with memory of their own, which workers under one kernel cannot know: all are homes alike
  * @param number of the cluster, where several share the hosts
  */
 export async function startCluster(
@@ -55,7 +56,8 @@ export async function startCluster(
   start(0, [
     ...[cli, 'coordinator', '--model', model, '--listen', `${address}:${apiPort}`, '--control', `${address}:${controlPort}`],
     ...['--plan', planFile, '--token-file', tokenFile, '--admin-socket', adminSocket, '--trace-dir', traces, '--log-level', 'warn'],
-    ...['--kv-bytes', 256 * 2 ** 20, '--supervised', ...(replay === null ? [] : ['--replay-routing', replay]), ...coordinatorFlags],
+    ...['--kv-bytes', 256 * 2 ** 20, '--supervised', ...(replay === null ? [] : ['--replay-routing', replay])],
+    ...[...(cpus === null ? [] : ['--home-fill', 1]), ...coordinatorFlags],
   ]);
   for (const { name, node } of plan.workers) {
     const args = [

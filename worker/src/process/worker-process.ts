@@ -11,9 +11,8 @@ import {
   type LinkOptions,
   type Listeners,
   listenAny,
-  machineId,
+  memoriesBeside,
   PROTOCOL_VERSION,
-  type Processors,
   readTlsFiles,
   readTokenFile,
   type Stats,
@@ -143,7 +142,7 @@ export class WorkerProcess {
       dataAddresses: this.listeners!.addresses,
       device: JSON.stringify(device),
       softwareVersion: version,
-      processors: processorsOf(flags, device),
+      memories: memoriesOf(flags, device),
     });
     log('info', `attached to ${flags.coordinator}`);
     const reason = await stream.closed;
@@ -346,8 +345,9 @@ function describeDevice(native: Native, { backend, isa, threads, cpus }: WorkerF
   }
 }
 
-function processorsOf({ cpus, threads }: WorkerFlags, { acceleratorId }: DeviceDescription): Processors {
-  return { machine: machineId(), cpus: cpus ?? availableCpus(), threads, accelerators: acceleratorId ? [acceleratorId] : [] };
+/** Experts on a GPU are most of what is read: what its host's memory holds beside them counts for little. */
+function memoriesOf({ cpus }: WorkerFlags, { acceleratorId }: DeviceDescription): string[] {
+  return acceleratorId ? [acceleratorId] : memoriesBeside(cpus ?? availableCpus());
 }
 
 function naming(flag: string): (error: unknown) => never {

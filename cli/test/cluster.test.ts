@@ -1,7 +1,7 @@
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
-import { contiguousPlan, parseCpuList } from '@switchyard/proto';
+import { contiguousPlan, limits, parseCpuList } from '@switchyard/proto';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { startChild } from '../src/cluster/child-process.ts';
@@ -95,6 +95,9 @@ describe('cluster shape', () => {
     expect(() => clusterShape({ plan, workersPerNode: 2 })).toThrow(/has 1, 2 workers on its nodes/);
     expect(() => clusterShape({ plan: path.join(folder, 'none.json') })).toThrow(/--plan .*none.json: ENOENT/);
     expect(() => clusterShape({ plan: path.join(folder, 'none.json') })).toThrow(expect.objectContaining({ status: 2 }));
+    writeFileSync(plan, '');
+    truncateSync(plan, limits.planBytesMax + 1); // Without a byte on the disk.
+    expect(() => clusterShape({ plan })).toThrow(/--plan .*plan.json: it has 67108865 bytes; the limit is 67108864/);
     writeFileSync(plan, '{');
     expect(() => clusterShape({ plan })).toThrow(/--plan .*plan.json: plan: not JSON/);
     expect(() => clusterShape({ plan })).toThrow(expect.objectContaining({ code: 'bad_plan' }));

@@ -1,4 +1,4 @@
-import { readFileSync } from 'node:fs';
+import { readFileSync, statSync } from 'node:fs';
 import type { Plan } from '@switchyard/proto';
 import { limits, parsePlan, SwitchyardError } from '@switchyard/proto';
 import { CommandFailure, exitStatus } from '../failure.ts';
@@ -57,6 +57,8 @@ export function clusterShape(request: ShapeRequest): ClusterShape {
 
 function readPlan(file: string): Plan {
   try {
+    const { size } = statSync(file);
+    if (size > limits.planBytesMax) throw new SwitchyardError('bad_plan', `it has ${size} bytes; the limit is ${limits.planBytesMax}`);
     return parsePlan(readFileSync(file, 'utf8'));
   } catch (error) {
     const message = `--plan ${file}: ${(error as Error).message}`;

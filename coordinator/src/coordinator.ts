@@ -288,7 +288,8 @@ const FILLING_CACHE_MAX = 0.25;
 
 /**
  * What filling a home is worth to a sequence that decodes, as a share of its visits. Measured over four hosts at 250 Mb/s with eight streams of five domains: from
- * 0.25 to 0.36 alike, a little slower with 0.23 and with 1, which has one home for all (`bench/results/hosts-filled.md`).
+ * 0.25 to 0.36 alike, a little slower with 0.23 and with 1, which has one home for all (`bench/results/hosts-filled.md`). Inside a machine, where no network is between
+ * workers, it is worth all of them (`bench/results/filling.md`).
  */
 const FILLING_WORTH = 0.3;
 

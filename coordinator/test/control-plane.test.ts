@@ -2,9 +2,10 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import net from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
-import { Finish } from '@switchyard/proto';
+import { contiguousPlan, Finish } from '@switchyard/proto';
 import { afterAll, afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { type RunningCoordinator, startCoordinator } from '../src/index.ts';
+import { readModelFolder } from '../src/model-folder.ts';
 import { becomes } from './becomes.ts';
 import { modelDir } from './model-dir.ts';
 import { ScriptedWorker } from './scripted-worker.ts';
@@ -384,6 +385,33 @@ describe('home choice', () => {
     const submits = () => both.map(({ received }) => received.filter(({ type }) => type === 'submit').length).sort();
     await becomes(() => submits()[0] + submits()[1] === 2);
     expect(submits()).toEqual(submitted);
+    for (const worker of both) await worker.stream.close();
+    await Promise.all(open);
+  });
+
+  it.each([
+    ['inside a machine fills a home whatever another node promises', (name: string) => `shm:///${name}`, [0, 2]],
+    ['over a network opens another for much that its node promises', (name: string) => `tcp://10.0.0.1:${name.length}`, [1, 1]],
+  ])('%s', async (_, addressOf, submitted) => {
+    await coordinator.close();
+    const names = ['n0w0', 'n1w0'];
+    const made = contiguousPlan(
+      readModelFolder(modelDir).plan,
+      names.map((name, node) => ({ name, node })),
+    );
+    const plan = path.join(folder, 'homes.json');
+    writeFileSync(plan, JSON.stringify({ ...made, provenance: { homes: { domains: { code: { homeShare: [0.1, 0.9] } } } } }));
+    coordinator = await startCoordinator({ model: modelDir, listen: '127.0.0.1:0', control, plan, logLevel: 'silent', graceMs: 0 });
+    const both = [];
+    for (const [node, name] of names.entries()) both.push(await ScriptedWorker.join(control, name, `n${node}`, ['a'], addressOf(name)));
+    for (const worker of both) worker.ready();
+    for (const worker of both) await worker.next('peers');
+    const counts = () => both.map(({ received }) => received.filter(({ type }) => type === 'submit').length);
+    const open = [complete({ max_tokens: 50 })];
+    await becomes(() => counts()[0] + counts()[1] === 1);
+    open.push(complete({ max_tokens: 50, metadata: { domain: 'code' } }));
+    await becomes(() => counts()[0] + counts()[1] === 2);
+    expect(counts().sort()).toEqual(submitted);
     for (const worker of both) await worker.stream.close();
     await Promise.all(open);
   });

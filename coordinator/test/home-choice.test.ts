@@ -22,6 +22,7 @@ const candidates: fc.Arbitrary<HomeCandidate[]> = fc.uniqueArray(
     worker: fc.nat({ max: 20 }),
     node: fc.nat({ max: nodes - 1 }),
     memory: fc.nat({ max: 2 }),
+    local: fc.boolean(),
     load: fc.nat({ max: 10 }),
     promptTokens: fc.nat({ max: 300 }),
     cacheUsed: fc.constantFrom(0, 0.2, 1),
@@ -129,6 +130,7 @@ describe('home choice', () => {
       worker,
       node: worker % 2,
       memory: memories[worker],
+      local: false,
       load: 0,
       promptTokens: 0,
       cacheUsed: 0,
@@ -162,7 +164,7 @@ describe('home choice', () => {
   it('lets no home be filled in memory that is much busier than others, whatever it promises', () => {
     const given = { ...still, filling: { ...still.filling, sequences: 8 } };
     const among = [5, 0, 1, 0].map((load, worker) => ({
-      ...{ worker, node: worker, memory: worker < 2 ? 0 : 2, load },
+      ...{ worker, node: worker, memory: worker < 2 ? 0 : 2, local: false, load },
       ...{ promptTokens: 0, cacheUsed: 0, lastChosen: 0 },
     }));
     const homeFor = (...share: number[]) => chooseHome(among, [{ kind: 'nodes', share, reason: 'domain' }], given);
@@ -179,6 +181,7 @@ describe('home choice', () => {
       worker,
       node: 0,
       memory: 0,
+      local: false,
       load: 2 * worker,
       promptTokens: 0,
       cacheUsed: 0.3 * worker,
@@ -220,8 +223,9 @@ describe('home choice', () => {
         const chosen = among.find((c) => c.worker === worker)!;
         expect(expectedShare).toBe(shares[chosen.node]);
         const fills = fillsBy(given, among);
-        const worthOfFilling = (given.filling.worth * given.maxTokens) / (given.promptTokens + given.maxTokens);
-        const worth = (c: HomeCandidate) => shares[c.node] - (!fills(c) && sameMemory(among, c).some(fills) ? worthOfFilling : 0);
+        const worthOfFilling = ({ local }: HomeCandidate) =>
+          ((local ? 1 : given.filling.worth) * given.maxTokens) / (given.promptTokens + given.maxTokens);
+        const worth = (c: HomeCandidate) => shares[c.node] - (!fills(c) && sameMemory(among, c).some(fills) ? worthOfFilling(c) : 0);
         const named = more.flatMap((p) => (p.kind === 'worker' ? [p.worker] : []));
         // Nobody with room on a node that is better by more than noise; within a node, whoever a later preference names comes first.
         for (const node of new Set(among.map((c) => c.node))) {
@@ -241,6 +245,7 @@ describe('home choice', () => {
       worker,
       node: worker,
       memory: 0,
+      local: false,
       load,
       promptTokens: 0,
       cacheUsed: 0,
@@ -252,6 +257,11 @@ describe('home choice', () => {
     expect(homeFor(0.2, 0.4, 0.3, 0.1)).toEqual({ worker: 1, reason: 'domain', expectedShare: 0.4 });
     expect(homeFor(0.26, 0.25, 0.24, 0.25)).toEqual({ worker: 0, reason: 'domain', expectedShare: 0.26 });
     expect(homeFor(0.24, 0.25, 0.26, 0.25)).toEqual({ worker: 0, reason: 'filling', expectedShare: 0.24 });
+    // Without a network between them nothing that a node promises is worth weights that are read once more.
+    const local = among.map((c) => ({ ...c, local: true }));
+    const farBetter: HomePreference[] = [{ kind: 'nodes', share: [0.1, 0.1, 0.9, 0.1], reason: 'domain' }];
+    expect(chooseHome(among, farBetter, given)).toMatchObject({ worker: 2, reason: 'domain' });
+    expect(chooseHome(local, farBetter, given)).toMatchObject({ worker: 0, reason: 'filling' });
     // Of a prompt whose answer is short nearly all rows gain from the better node, and no decode step from the fuller home.
     expect(chooseHome(among, [{ kind: 'nodes', share: [0.2, 0.3, 0.4, 0.1], reason: 'domain' }], { ...given, maxTokens: 4 })).toMatchObject(
       {
@@ -266,6 +276,7 @@ describe('home choice', () => {
       worker,
       node: 0,
       memory: worker,
+      local: false,
       load: 0,
       promptTokens: 0,
       cacheUsed: 0,

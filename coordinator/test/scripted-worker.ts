@@ -32,9 +32,9 @@ export class ScriptedWorker {
   }
 
   /** Attaches, says hello and takes its assignment. */
-  static async join(address: string, name: string, node?: string, memories?: string[]): Promise<ScriptedWorker> {
+  static async join(address: string, name: string, node?: string, memories?: string[], dataAddress?: string): Promise<ScriptedWorker> {
     const worker = await ScriptedWorker.attach(address);
-    worker.hello(name, node, memories);
+    worker.hello(name, node, memories, dataAddress);
     await worker.next('assign');
     return worker;
   }
@@ -44,14 +44,14 @@ export class ScriptedWorker {
   }
 
   /** With memory that nobody else has, unless told otherwise. */
-  hello(name: string, node = 'n0', memories: string[] = []): void {
+  hello(name: string, node = 'n0', memories: string[] = [], dataAddress = `uds:///${name}`): void {
     this.send({
       type: 'hello',
       protocolVersion: PROTOCOL_VERSION,
       name,
       node,
       pid: 1,
-      dataAddresses: [`uds:///${name}`],
+      dataAddresses: [dataAddress],
       device: '{}',
       softwareVersion: '0',
       memories,

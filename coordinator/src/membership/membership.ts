@@ -42,6 +42,8 @@ export interface Place {
   hello: Hello | null;
   /** Lowest number of the attached workers that read the same memory, its own among them. */
   memory: number;
+  /** Workers of the same machine reach it over no network. */
+  local: boolean;
   ready: Ready | null;
   progress: { done: number; total: number; what: string } | null;
   failure: string | null;
@@ -89,6 +91,7 @@ export class Membership {
       replicas: assignment.plan.replicas.reduce((sum, layer) => sum + layer.filter((holders) => holders.includes(worker)).length, 0),
       ...vacancy(),
       memory: worker,
+      local: false,
       losses: 0,
     }));
     this.#byName = new Map(this.places.map((place) => [place.name, place]));
@@ -285,7 +288,10 @@ export class Membership {
 
   #regroup(): void {
     const groups = memoryGroups(this.places.map(({ hello }) => checkedMemories(hello?.memories ?? [])));
-    for (const place of this.places) place.memory = groups[place.worker];
+    for (const place of this.places) {
+      place.memory = groups[place.worker];
+      place.local = place.hello?.dataAddresses.some((address) => /^(shm|uds):/.test(address)) ?? false;
+    }
   }
 
   #recount(): void {

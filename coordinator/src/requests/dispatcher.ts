@@ -307,10 +307,10 @@ export class Dispatcher {
     return willing.length > 0 ? willing : staying;
   }
 
-  #candidate({ worker, node, memory, stats }: Place): HomeCandidate {
+  #candidate({ worker, node, memory, local, stats }: Place): HomeCandidate {
     const { sequences, promptTokens, lastChosen } = this.#loads.of(worker);
     const cacheUsed = stats === null || stats.kvBlocks === 0 ? 0 : stats.kvBlocksUsed / stats.kvBlocks;
-    return { worker, node, memory, load: sequences, promptTokens, cacheUsed, lastChosen };
+    return { worker, node, memory, local, load: sequences, promptTokens, cacheUsed, lastChosen };
   }
 
   /** What its worker has refused, or was lost with, another may do, once: nothing of it has reached the client yet. */

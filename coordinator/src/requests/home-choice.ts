@@ -4,6 +4,8 @@ export interface HomeCandidate {
   node: number;
   /** Number of the memory that its weights are in: workers that have the same read at one another's cost. */
   memory: number;
+  /** Workers of the same memory reach it through that memory, over no network: there a home's place is worth little. */
+  local: boolean;
   /** Sequences that it has. */
   load: number;
   /** Tokens of their prompts that it has yet to compute. */
@@ -36,7 +38,7 @@ export interface HomeFilling {
   cacheUsed: number;
   /**
    * What filling it is worth to a sequence that generates all of its tokens, as a share of its visits: a worker of the same memory that is not being filled is
-   * taken before it if it promises that much more of them.
+   * taken before it if it promises that much more of them. So over a network; else all of them.
    */
   worth: number;
 }
@@ -209,7 +211,7 @@ class HomeOrder {
   lostByOpening(candidate: HomeCandidate): number {
     const { filling, promptTokens, maxTokens } = this.#rules;
     const opens = this.#of(candidate).filling && !this.fills(candidate);
-    return opens ? (filling.worth * maxTokens) / (promptTokens + maxTokens) : 0;
+    return opens ? ((candidate.local ? 1 : filling.worth) * maxTokens) / (promptTokens + maxTokens) : 0;
   }
 
   best(candidates: readonly HomeCandidate[]): HomeCandidate {

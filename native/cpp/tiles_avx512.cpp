@@ -39,8 +39,8 @@ constexpr size_t group_bytes = group_k + 8; /* of one row: steps, scale, correct
 bool f32_input(int format) { return format == SY_W_F32 || format == SY_W_F16 || format == SY_W_BF16; }
 
 /*
- * Products of bf16 pairs are one instruction (`Paired`) or two fma on widened values: the same bits. On Zen 4 the instruction does twice as many multiply-adds a
- * cycle as fma; on Sapphire Rapids half as many (86 GFLOP/s a thread against 145).
+ * Products of bf16 pairs are one instruction (`Paired`) or two fma on widened values: the same bits. Sapphire Rapids does half as many multiply-adds a cycle by the
+ * instruction as by fma (86 GFLOP/s a thread against 145), Zen 4 does not.
  */
 template <bool Paired> size_t row_bytes(int format, int k) {
   if (f32_input(format) || (format == SY_W_BF16_X16 && !Paired)) return (size_t)pairs_of(k) * 8;

@@ -37,8 +37,18 @@ export function parseNatsAddress(address: string): { server: string; prefix: str
 
 /** Whether an address of a scheme that means files is of a file that this process would see; one without a realm is taken at its word. */
 export function isLocalSocket(address: string): boolean {
-  const found = /^(?:uds|shm):\/\/([0-9a-f]*)\//.exec(address);
-  return found !== null && (found[1] === '' || found[1] === socketRealm());
+  const realm = realmOf(address);
+  return realm === '' || realm === socketRealm();
+}
+
+/** Whether who shares the file system of whoever announces the address reaches it over no network. */
+export function isSocketOfFiles(address: string): boolean {
+  return realmOf(address) !== null;
+}
+
+/** Null where the scheme does not mean files; empty where the address does not say whose. */
+function realmOf(address: string): string | null {
+  return /^(?:uds|shm):\/\/([0-9a-f]*)\//.exec(address)?.[1] ?? null;
 }
 
 function badAddress(address: string, wanted: string): SwitchyardError {

@@ -5,6 +5,7 @@ import path from 'node:path';
 import { text } from 'node:stream/consumers';
 import { fileURLToPath } from 'node:url';
 import { afterAll, describe, expect, it } from 'vitest';
+import { evenNodes } from '../../cli/src/place/even-topology.ts';
 import { completionServerOfTests } from '../../cli/test/completion-server.ts';
 import { programPath, start, switchyard, until } from './program.ts';
 
@@ -14,20 +15,7 @@ const dir = mkdtempSync(path.join(os.tmpdir(), 'sw-'));
 afterAll(() => rmSync(dir, { recursive: true }));
 
 const topology = path.join(dir, 'topology.json');
-writeFileSync(
-  topology,
-  JSON.stringify({
-    format: 'switchyard-topology',
-    version: 1,
-    nodes: ['n0', 'n1'].map((name) => ({ name, workers: [{ name: `${name}w0`, expertMemoryBytes: 1e12, relativeSpeed: 1 }] })),
-    expertBytes: 25e6,
-    dispatchRowBytes: 5760,
-    combineRowBytes: 5760,
-    intraNode: { bandwidth: 5e10, latency: 5e-6 },
-    interNode: { bandwidth: 1.25e9, latency: 3e-5 },
-    links: null,
-  }),
-);
+writeFileSync(topology, JSON.stringify(evenNodes(2)));
 const placing = ['place', '--trace', slice, '--topology', topology, '--starts', '1', '--sample-tokens', '500'];
 
 /** Runs the built program by way of a shell, whose words stand before it. */

@@ -2,6 +2,7 @@ import {
   type EngineConfig,
   type FromWorker,
   type Hello,
+  isSocketOfFiles,
   limits,
   type Plan,
   type Ready,
@@ -290,7 +291,7 @@ export class Membership {
     const groups = memoryGroups(this.places.map(({ hello }) => checkedMemories(hello?.memories ?? [])));
     for (const place of this.places) {
       place.memory = groups[place.worker];
-      place.local = place.hello?.dataAddresses.some((address) => /^(shm|uds):/.test(address)) ?? false;
+      place.local = place.hello?.dataAddresses.some(isSocketOfFiles) ?? false;
     }
   }
 

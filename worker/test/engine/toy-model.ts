@@ -1,4 +1,5 @@
 import type { Batch, DeviceBuffer, Native, RowSum } from '@switchyard/native';
+import type { EngineConfig } from '@switchyard/proto';
 import { laneRows } from '../../src/engine/lanes.ts';
 import type { Model, ModelLane, MoeLayer, NumericClass } from '../../src/model/contract.ts';
 
@@ -181,6 +182,25 @@ function toyLane(shape: ToyShape, hosted: number[][] | null, cache: Float64Array
       failedRows: 0,
     }),
     rowFailure: (segment, status) => `segment ${segment} of the toy says ${status}`,
+  };
+}
+
+/** What an assignment says of the engine. */
+export function toyEngine({ maxRows, maxSequences }: Pick<ToyShape, 'maxRows' | 'maxSequences'>): EngineConfig {
+  return {
+    numericClass: 'f32',
+    expertDtype: 'stored',
+    denseDtype: 'stored',
+    sumMode: 'exact',
+    maxContext: 0,
+    kvBlocks: 0,
+    kvBytes: 0,
+    maxBatchRows: maxRows,
+    maxSequences,
+    prefixCache: true,
+    rowDeadlineMs: 10_000,
+    lossy: '',
+    replayRouting: '',
   };
 }
 

@@ -4,7 +4,7 @@ import { ExpertServer } from '../../src/exchange/expert-server.ts';
 import type { Model } from '../../src/model/contract.ts';
 import type { Assignment } from '../../src/process/assignment.ts';
 import { Serving } from '../../src/process/serving.ts';
-import { toyModel, toyNative } from '../engine/toy-model.ts';
+import { toyEngine, toyModel, toyNative } from '../engine/toy-model.ts';
 import { submitOf } from '../in-process-cluster.ts';
 
 const shape = { experts: 4, topK: 2, moeLayers: 2, kvBlocks: 64, maxRows: 32, maxSequences: 4, maxLogitRows: 64, maxContext: 512 };
@@ -15,22 +15,7 @@ const plan = contiguousPlan(
 const hosted = plan.replicas.map((layer) => layer.flatMap((holders, e) => (holders.includes(0) ? [e] : [])));
 
 function assignment(): Assignment {
-  const engine = {
-    numericClass: 'f32',
-    expertDtype: 'stored',
-    denseDtype: 'stored',
-    sumMode: 'exact',
-    maxContext: 0,
-    kvBlocks: 0,
-    kvBytes: 0,
-    maxBatchRows: shape.maxRows,
-    maxSequences: shape.maxSequences,
-    prefixCache: true,
-    rowDeadlineMs: 10_000,
-    lossy: '',
-    replayRouting: '',
-  };
-  return { worker: 0, epoch: 1, modelDir: '', plan, engine, key: '' };
+  return { worker: 0, epoch: 1, modelDir: '', plan, engine: toyEngine(shape), key: '' };
 }
 
 function serve(model: Model, network = new MemoryNetwork(), onTokens: (tokens: Tokens) => void = () => {}): Serving {

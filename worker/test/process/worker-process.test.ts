@@ -18,7 +18,7 @@ import { Engine } from '../../src/engine/engine.ts';
 import type { Model } from '../../src/model/contract.ts';
 import { parseFlags } from '../../src/process/flags.ts';
 import { WorkerProcess } from '../../src/process/worker-process.ts';
-import { toyModel, toyNative } from '../engine/toy-model.ts';
+import { toyEngine, toyModel, toyNative } from '../engine/toy-model.ts';
 import { submitOf } from '../in-process-cluster.ts';
 
 const shape = { experts: 4, topK: 2, moeLayers: 2, kvBlocks: 64, maxRows: 32, maxSequences: 4, maxLogitRows: 64, maxContext: 512 };
@@ -145,21 +145,7 @@ describe('the worker process', () => {
         ),
       ),
     ),
-    engine: {
-      numericClass: 'f32',
-      expertDtype: 'stored',
-      denseDtype: 'stored',
-      sumMode: 'exact',
-      maxContext: 0,
-      kvBlocks: 0,
-      kvBytes: 0,
-      maxBatchRows: shape.maxRows,
-      maxSequences: shape.maxSequences,
-      prefixCache: true,
-      rowDeadlineMs: 10_000,
-      lossy: '',
-      replayRouting: '',
-    },
+    engine: toyEngine(shape),
     ...overrides,
   });
 

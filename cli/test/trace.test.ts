@@ -1,11 +1,15 @@
 import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { createServer } from 'node:http';
+import type { AddressInfo } from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
 import type { RoutingTrace } from '@switchyard/placement';
 import { NO_EXPERT, openTrace } from '@switchyard/placement';
 import { describe, expect, it } from 'vitest';
+import { ApiClient } from '../src/api/client.ts';
 import { writeConverted } from '../src/trace/converted-files.ts';
 import { earlierRecording, moveRecording, removeRest } from '../src/trace/recording.ts';
+import { watchRecording } from '../src/trace/recording-watch.ts';
 import { summariseTrace } from '../src/trace/trace-summary.ts';
 
 /** Two layers, four experts, top-1; sequence 0 uses expert 0 alone, sequence 1 experts 2 and 3 in turn. */
@@ -107,6 +111,37 @@ describe('a recording that cannot be moved', () => {
     expect(readdirSync(folder).sort()).toEqual(before);
     expect(readFileSync(out, 'utf8')).toBe('old');
     rmSync(folder, { recursive: true });
+  });
+});
+
+describe('a recording whose server', () => {
+  const status = { on: true, file: '/t/a', files: ['/t/a-0000.trace', '/t/a-0001.trace'], sequences: 1, rows: 2, droppedRows: 3 };
+  it.each([
+    [
+      'can write no more ends, with the reason',
+      'ENOSPC: no space left on device',
+      /can record no more: ENOSPC.*a-0000\.trace, \/t\/a-0001\.trace/,
+    ],
+    ['goes on goes on until it is interrupted', null, null],
+  ])('%s', async (_, failure, message) => {
+    const asked: string[] = [];
+    const interrupt = new AbortController();
+    const server = createServer((request, response) => {
+      asked.push(`${request.method} ${request.url}`);
+      if (failure === null) setImmediate(() => interrupt.abort());
+      response.setHeader('content-type', 'application/json');
+      response.end(JSON.stringify({ format: 'switchyard-status', trace: { ...status, failure } }));
+    });
+    await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+    const admin = new ApiClient({ url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`, apiKey: null, timeoutMs: 10_000 });
+    const watched = watchRecording(admin, { ...status, files: ['/t/a-0000.trace'], failure: null }, interrupt.signal);
+    if (message === null) await watched;
+    else {
+      await expect(watched).rejects.toThrow(message);
+      expect(asked.at(-1)).toBe('POST /v1/switchyard/trace');
+    }
+    admin.close();
+    server.close();
   });
 });
 

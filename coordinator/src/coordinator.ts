@@ -130,6 +130,10 @@ class Coordinator implements RunningCoordinator {
       config.traceDir,
       { format: 'switchyard-trace', version: 1, model: modelId, modelType, ...shape, topK: this.#folder.topK, ...this.#folder.grouping },
       (request) => this.#dispatcher.answerOf(request)?.spec ?? null,
+      (what) => {
+        this.#log.error({ failure: what }, 'routing trace has failed: nothing is recorded any more');
+        this.#membership.trace(false);
+      },
     );
     this.#health = new Health(() => this.#healthReading(), { stallMs: config.stallMs, liveMs: config.liveMs });
     this.#service = this.#createService(modelId);

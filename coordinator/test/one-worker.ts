@@ -16,9 +16,10 @@ export async function startWithOneWorker(
   config: Partial<Parameters<typeof startCoordinator>[0]> = {},
   ready: Parameters<ScriptedWorker['ready']>[0] = {},
   name = 'n0w0',
+  takeLog?: (line: string) => void,
 ): Promise<{ coordinator: RunningCoordinator; worker: ScriptedWorker }> {
   const control = `unix:${path.join(folder, `one-${serial++}.sock`)}`;
-  const coordinator = await startCoordinator({ model: modelDir, listen: '127.0.0.1:0', control, logLevel: 'silent', ...config });
+  const coordinator = await startCoordinator({ model: modelDir, listen: '127.0.0.1:0', control, logLevel: 'silent', ...config }, takeLog);
   const worker = await ScriptedWorker.join(control, name);
   worker.ready(ready);
   await worker.next('peers');

@@ -2,7 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { ApiClient } from '../api/client.ts';
 import { readClusterStatus } from '../api/cluster-status.ts';
 import { CommandFailure } from '../failure.ts';
-import type { RecordingStatus } from './recording.ts';
+import { type RecordingStatus, stopRecording } from './recording.ts';
 
 const periodMs = 1000;
 /** Times in a row that the server may not answer: one that is busy or restarts its coordinator is not gone yet. */
@@ -10,7 +10,7 @@ const missedMax = 5;
 
 /**
  * Shows on a terminal what has been recorded, until `signal` aborts.
- * @throws CommandFailure once the server is gone, or no longer makes this recording
+ * @throws CommandFailure once the server is gone, cannot write any more, or no longer makes this recording
  */
 export async function watchRecording(
   admin: ApiClient,
@@ -19,6 +19,7 @@ export async function watchRecording(
   stream: NodeJS.WriteStream = process.stderr,
 ): Promise<void> {
   let missed = 0;
+  let last = started;
   try {
     for (;;) {
       await sleep(periodMs, undefined, { signal }).catch(() => {});
@@ -26,12 +27,18 @@ export async function watchRecording(
       const status = await readClusterStatus(admin, signal).catch(() => null);
       if (signal.aborted) return;
       if (status === null) {
-        if (++missed >= missedMax) throw new CommandFailure(`${admin.baseUrl} does not answer any more; ${whatIsKept(started)}`);
+        if (++missed >= missedMax) throw new CommandFailure(`${admin.baseUrl} does not answer any more; ${whatIsKept(last)}`);
         continue;
       }
       missed = 0;
       const { trace } = status;
-      if (!trace.on || trace.file !== started.file) throw endedElsewhere(admin, started);
+      if (!trace.on || trace.file !== started.file) throw endedElsewhere(admin, last);
+      last = trace;
+      if (trace.failure !== null) {
+        // Its answer is the same failure.
+        await stopRecording(admin).catch(() => {});
+        throw new CommandFailure(`${admin.baseUrl} can record no more: ${trace.failure}; ${whatIsKept(trace)}`);
+      }
       if (stream.isTTY) stream.write(`\r\x1b[2K${trace.rows} tokens of ${trace.sequences} sequences${droppedText(trace)}`);
     }
   } finally {

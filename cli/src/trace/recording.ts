@@ -13,6 +13,8 @@ export interface RecordingStatus {
   sequences: number;
   rows: number;
   droppedRows: number;
+  /** Why nothing is recorded any more, until it is turned off; null: it is. */
+  failure: string | null;
 }
 
 export async function startRecording(admin: ApiClient, name: string, signal?: AbortSignal): Promise<RecordingStatus> {

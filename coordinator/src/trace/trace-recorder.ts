@@ -1,6 +1,7 @@
 import { readdirSync } from 'node:fs';
 import path from 'node:path';
-import { limits, SwitchyardError, type TraceHeader, type TraceRows, TraceWriter } from '@switchyard/proto';
+import { limits, SwitchyardError, type TraceHeader, type TraceRows } from '@switchyard/proto';
+import { TraceWriter, type TraceWriterOptions } from './trace-writer.ts';
 
 interface TraceStart {
   /** Name of the recording inside the trace folder. */
@@ -14,10 +15,12 @@ export interface TraceSummary {
   on: boolean;
   file: string;
   files: readonly string[];
+  /** In those files, or on their way there: what was dropped, or was in files that newer ones have replaced, is not counted. */
   sequences: number;
-  /** Written, or about to be; those that were dropped are none of them. */
   rows: number;
   droppedRows: number;
+  /** Why nothing is recorded any more, until it is turned off; null: it is. */
+  failure: string | null;
 }
 
 interface Traced {
@@ -33,48 +36,48 @@ export class TraceRecorder {
   readonly #folder: string | null;
   readonly #header: Omit<TraceHeader, 'createdAt'>;
   readonly #requestOf: (request: number) => { tenant: string; domain: string } | null;
+  readonly #onFailure: (what: string) => void;
+  readonly #options: Partial<TraceWriterOptions>;
   #writer: TraceWriter | null = null;
-  #stem = '';
   #tenants: ReadonlySet<string> | null = null;
   /** Sequences by request. Those of the distant past are forgotten: nothing more comes of them. */
   readonly #traced = new Map<number, Traced | null>();
   #sequences = 0;
-  /** Handed to the writer, which may drop some. */
-  #rows = 0;
   readonly #rowBytes: number;
 
+  /** @param onFailure called when the disk fails the recording that is being made: nothing more of it is written then */
   constructor(
     folder: string | null,
     header: Omit<TraceHeader, 'createdAt'>,
     requestOf: (request: number) => { tenant: string; domain: string } | null,
+    onFailure: (what: string) => void,
+    options: Partial<TraceWriterOptions> = {},
   ) {
     this.#folder = folder;
     this.#header = header;
     this.#requestOf = requestOf;
+    this.#onFailure = onFailure;
+    this.#options = options;
     this.#rowBytes = header.moeLayers.length * header.topK * 2;
   }
 
   get summary(): TraceSummary | null {
-    if (this.#writer === null) return null;
-    const { droppedRows, files } = this.#writer;
-    return { on: true, file: this.#stem, files: [...files], sequences: this.#sequences, rows: this.#rows - droppedRows, droppedRows };
+    return this.#writer === null ? null : summaryOf(this.#writer, true);
   }
 
-  /** @throws SwitchyardError `invalid_request` */
+  /** @throws SwitchyardError `invalid_request`; `internal` where the folder cannot be read or takes no file */
   start({ file, tenants }: TraceStart): TraceSummary {
     if (this.#folder === null) throw invalid('file', 'cannot be recorded: the coordinator was started without --trace-dir');
-    if (this.#writer !== null) throw invalid('on', `is true, and ${this.#stem} is being recorded already`);
+    if (this.#writer !== null) throw invalid('on', `is true, and ${this.#writer.stem} is being recorded already`);
     if (!/^[\w][\w.-]{0,127}$/.test(file))
       throw invalid('file', `is ${JSON.stringify(file.slice(0, 64))}; a name of letters, digits, '.', '-' and '_' is needed`);
     // Files are never written over: those of the new recording would be found to be there only later, and its rows dropped.
     if (recordings(this.#folder).has(file)) throw invalid('file', `is ${JSON.stringify(file)}; there is a recording of that name`);
-    this.#stem = path.join(this.#folder, file);
+    this.#writer = this.#begin(path.join(this.#folder, file));
     this.#tenants = tenants === null ? null : new Set(tenants);
     this.#traced.clear();
     this.#sequences = 0;
-    this.#rows = 0;
-    this.#writer = new TraceWriter(this.#stem, { ...this.#header, createdAt: new Date().toISOString() });
-    return this.summary!;
+    return summaryOf(this.#writer, true);
   }
 
   /** Rows of one step of one worker: those of a sequence lie together. */
@@ -88,24 +91,37 @@ export class TraceRecorder {
         const positions = Array.prototype.slice.call(position, first, end) as number[];
         const rows = experts.subarray(first * this.#rowBytes, end * this.#rowBytes);
         this.#writer.append(traced.sequence, traced.domain, positions, generated.slice(first, end), rows);
-        this.#rows += end - first;
       }
       first = end;
     }
   }
 
-  /** Null when nothing was being recorded. */
+  /** Null when nothing was being recorded. @throws SwitchyardError `internal` when not all of it could be written */
   async stop(): Promise<TraceSummary | null> {
-    const summary = this.summary;
     const writer = this.#writer;
     this.#writer = null;
-    if (summary === null || writer === null) return null;
+    if (writer === null) return null;
     try {
       await writer.close();
     } catch (error) {
-      throw new SwitchyardError('internal', `${this.#stem} could not be written: ${(error as Error).message}`, { cause: error });
+      throw new SwitchyardError('internal', unwritten(writer.stem, error as Error), { cause: error });
     }
-    return { ...summary, on: false, files: [...writer.files] };
+    return summaryOf(writer, false);
+  }
+
+  #begin(stem: string): TraceWriter {
+    const onFailure = (error: Error) => {
+      // What fails while it is being closed is told by `stop`; another recording may have begun by then.
+      if (this.#writer === writer) this.#onFailure(unwritten(stem, error));
+    };
+    const header = { ...this.#header, createdAt: new Date().toISOString() };
+    let writer: TraceWriter;
+    try {
+      writer = new TraceWriter(stem, header, onFailure, this.#options);
+    } catch (error) {
+      throw new SwitchyardError('internal', unwritten(stem, error as Error), { cause: error });
+    }
+    return writer;
   }
 
   /** Null: not to be recorded. */
@@ -121,10 +137,18 @@ export class TraceRecorder {
   }
 }
 
+function summaryOf({ stem, files, sequences, rows, droppedRows, failure }: TraceWriter, on: boolean): TraceSummary {
+  return { on, file: stem, files, sequences, rows, droppedRows, failure: failure?.message ?? null };
+}
+
+function unwritten(stem: string, { message }: Error): string {
+  return `${stem} could not be written: ${message}`;
+}
+
 /** Names of the recordings in a folder. */
 function recordings(folder: string): Set<string> {
   try {
-    return new Set(readdirSync(folder).flatMap((name) => /^(.+)-\d+\.trace$/.exec(name)?.[1] ?? []));
+    return new Set(readdirSync(folder).flatMap((name) => /^(.+)-\d+\.trace(?:\.sequences\.jsonl)?$/.exec(name)?.[1] ?? []));
   } catch (error) {
     throw new SwitchyardError('internal', `--trace-dir ${folder}: ${(error as Error).message}`, { cause: error });
   }

@@ -51,7 +51,8 @@ export const options = {
   kvBlocks: option(whole(0, 2 ** 31), 0, 'N', "blocks of 16 tokens in each worker's cache; 0: from --kv-bytes"),
   kvBytes: option(whole(0, 2 ** 50), 512 * 1024 * 1024, 'BYTES', "size of each worker's cache"),
   maxBatchRows: option(whole(1, limits.frameRowsMax), batchRowsDefault, 'ROWS', 'rows of one step: prefill chunk and decodes'),
-  maxSequences: option(whole(1, 4096), 64, 'N', 'sequences that one worker runs at a time'),
+  // What a worker takes at most.
+  maxSequences: option(whole(1, limits.requestsRunningMax), 64, 'N', 'sequences that one worker runs at a time'),
   prefixCache: option(onOff, true, null, 'share the cache of common prompt beginnings inside a tenant'),
   rowDeadlineMs: option(whole(1, 86_400_000), limits.rowDeadlineMs, 'MS', 'a row that has not come back by then fails its request'),
   requestsRunningMax: option(

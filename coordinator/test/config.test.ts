@@ -35,6 +35,7 @@ describe('configuration', () => {
     [[...model, '--prefix-cache', 'yes'], /^yes is not an option/],
     [[...model, '--prefix-cache=yes'], /^--prefix-cache is "yes": it must be true or false/],
     [[...model, '--no-nodes'], /^--no-nodes is not a switch/],
+    [[...model, '--max-sequences', '257'], /^--max-sequences is "257": it must be a whole number from 1 to 256/],
     [[...model, '--model='], /^--model is "": it must not be empty/],
   ])('%j is an error that names the option', (args, message) => {
     expect(() => readConfig(args, {})).toThrow(message);

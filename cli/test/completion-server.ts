@@ -13,14 +13,20 @@ export interface CompletionServer {
   close(): Promise<void>;
 }
 
-/** A real HTTP server that streams completions in OpenAI's format, one token a chunk, and misbehaves on demand. */
+/** A real HTTP server that streams completions in OpenAI's format, one token a chunk, and misbehaves on demand. @param status what it says of itself; null: nothing */
 export async function startCompletionServer(
   behave: (body: Record<string, unknown>, index: number) => Behaviour,
+  status: Record<string, unknown> | null = null,
 ): Promise<CompletionServer> {
   const requests: CompletionServer['requests'] = [];
   let open = 0;
   let mostOpen = 0;
   const server = http.createServer(async (request, response) => {
+    if (request.method === 'GET' && request.url === '/v1/switchyard/status' && status !== null) {
+      response.setHeader('content-type', 'application/json');
+      response.end(JSON.stringify(status));
+      return;
+    }
     if (request.method === 'GET') {
       if (request.url !== '/v1/models') response.statusCode = 404;
       response.setHeader('content-type', 'application/json');
@@ -99,8 +105,11 @@ export function completionServerOfTests() {
   afterEach(close);
   return {
     close,
-    async serve(behave: (body: Record<string, unknown>, index: number) => Behaviour = () => 'answer'): Promise<string> {
-      server = await startCompletionServer(behave);
+    async serve(
+      behave: (body: Record<string, unknown>, index: number) => Behaviour = () => 'answer',
+      status: Record<string, unknown> | null = null,
+    ): Promise<string> {
+      server = await startCompletionServer(behave, status);
       return server.url;
     },
     requests: () => server!.requests,

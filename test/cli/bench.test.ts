@@ -8,7 +8,7 @@ import { start, switchyard, until } from './program.ts';
 const folder = mkdtempSync(path.join(os.tmpdir(), 'sw-'));
 afterAll(() => rmSync(folder, { recursive: true }));
 
-const { serve, requests } = completionServerOfTests();
+const { serve, requests, close } = completionServerOfTests();
 
 describe('bench', () => {
   it('starts no server for a subcommand that there is not', async () => {
@@ -51,6 +51,43 @@ describe('bench serve that is interrupted', () => {
     bench.child.kill('SIGINT');
     const { status, stdout } = await bench.finished;
     expect([status, stdout]).toEqual([130, '']);
+    expect(readFileSync(out, 'utf8')).toBe('kept');
+  });
+});
+
+describe('bench serve whose server ends', () => {
+  const flags = ['--requests', '2', '--warmup', '0', '--prompt-tokens', '8', '--output-tokens', '3'];
+  const status = { format: 'switchyard-status', numericClass: 'f32', workers: [] };
+  /** Answers so many requests, and is gone in the middle of the next. */
+  const dying = (answered: number) =>
+    serve((_, index) => {
+      if (index === answered) void close();
+      return index < answered ? 'answer' : 'silent';
+    }, status);
+
+  it('reports what was measured until then, and fails', async () => {
+    const out = path.join(folder, 'until.json');
+    const url = await dying(3);
+    const {
+      status: exit,
+      stdout,
+      stderr,
+    } = await switchyard([...['bench', 'serve', '--url', url, ...flags, '--concurrency', '1,1,1', '--json', '--out', out]]);
+    expect(exit).toBe(1);
+    expect(stderr).toMatch(/nothing answers at/);
+    const report = JSON.parse(stdout);
+    expect(report).toMatchObject({ interrupted: false, failure: expect.stringMatching(/nothing answers at/) });
+    expect(report.levels.map((level: { errors: number }) => level.errors)).toEqual([0, 1]);
+    expect(readFileSync(out, 'utf8')).toBe(stdout);
+  });
+
+  it('before a level is complete leaves an earlier report alone', async () => {
+    const out = path.join(folder, 'earlier.json');
+    writeFileSync(out, 'kept');
+    const url = await dying(0);
+    await close();
+    const { status: exit, stdout } = await switchyard(['bench', 'serve', '--url', url, ...flags, '--concurrency', '1', '--out', out]);
+    expect([exit, stdout]).toEqual([1, '']);
     expect(readFileSync(out, 'utf8')).toBe('kept');
   });
 });

@@ -98,7 +98,7 @@ export function benchServeCommand(): Command {
     .addHelpText(
       'after',
       `
-Exits with 1 when any request failed or answered with fewer tokens than asked for.
+Exits with 1 when any request failed or answered with fewer tokens than asked for, or the server ended; levels that were complete are reported then too.
 
 Examples:
   $ switchyard bench serve
@@ -112,6 +112,7 @@ Examples:
       checkPromptOptions(options);
       const interrupt = interruptSignal();
       const extra = parseExtra(options.extra);
+      let cut: Error | null = null;
       const report = await withTargetServer(
         { ...options, upFlags, timeoutMs: options.timeout * 1000, signal: interrupt.signal },
         async ({ client, switchyard, numericClass, cluster }) => {
@@ -120,6 +121,7 @@ Examples:
           const { promptsFor, kind } = await promptMaker(client, card, options, interrupt.signal);
           const progress = startProgress('bench serve');
           const levels: ServeReport['levels'] = [];
+          let failure: Error | null = null;
           try {
             await serveBench({
               client,
@@ -135,17 +137,24 @@ Examples:
               onProgress: progress.update,
               aroundLevel: {
                 before: () => cluster.begin(),
-                after: async (level) => void levels.push({ ...level, ...(await cluster.end(level.promptTokens + level.outputTokens)) }),
+                after: async (level) => {
+                  // Measured it is, whether or not the server lives to tell its counters.
+                  const reported = { ...level, wire: null, time: null };
+                  levels.push(reported);
+                  Object.assign(reported, await cluster.end(level.promptTokens + level.outputTokens));
+                },
               },
               signal: interrupt.signal,
             });
           } catch (error) {
-            // Levels that were complete before the interruption are reported.
-            if (!interrupt.signal.aborted) throw error;
+            // Levels that were complete before the interruption, or the end of the server, are reported.
+            if (!interrupt.signal.aborted) failure = error as Error;
           } finally {
             progress.finish();
           }
+          if (levels.length === 0 && failure !== null) throw failure;
           if (levels.length === 0 && interrupt.signal.aborted) throw new CommandFailure('', { status: exitStatus.interrupted });
+          cut = failure;
           const workload: ServeWorkload = {
             prompts: kind,
             endpoint: options.chat ? 'chat' : 'completions',
@@ -166,7 +175,8 @@ Examples:
             target: { url: client.baseUrl, model: card.id, switchyard, numericClass },
             workload,
             levels,
-            interrupted: levels.length < options.concurrency.length,
+            interrupted: failure === null && levels.length < options.concurrency.length,
+            failure: failure?.message ?? null,
             errors: levels.reduce((sum, level) => sum + level.errors, 0),
           } satisfies ServeReport;
         },
@@ -175,6 +185,7 @@ Examples:
       const json = `${JSON.stringify(report, null, 2)}\n`;
       process.stdout.write(options.json ? json : formatServeReport(report));
       if (options.out) writeOutputs([{ option: '--out', file: options.out, text: json }]);
+      if (cut !== null) throw cut;
       if (report.interrupted) process.exitCode = exitStatus.interrupted;
       else if (report.errors > 0)
         throw new CommandFailure(`${counted(report.errors, 'request')} failed or ${report.errors === 1 ? 'was' : 'were'} answered short`);

@@ -29,6 +29,8 @@ export interface ServeReport {
   levels: (LevelReport & { wire: WireReport | null; time: TimeReport | null })[];
   /** Ended early: the levels are those that were complete by then. */
   interrupted: boolean;
+  /** What ended it early; null: nothing, or the user's wish. */
+  failure: string | null;
   errors: number;
 }
 
@@ -66,6 +68,7 @@ export function formatServeReport(report: ServeReport): string {
         formatDecimal(level.requestMs?.p50 ?? Number.NaN),
       ]),
     ),
+    ...(report.failure === null ? [] : [`Ended early, levels that were not complete are left out: ${report.failure}`]),
     ...(report.interrupted ? ['Interrupted: levels that were not complete are left out.'] : []),
     'Times in milliseconds. TTFT: first token; ITL: gap between chunks; TPOT: time per output token after the first.',
   ];

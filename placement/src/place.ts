@@ -7,7 +7,7 @@ import { checkSameShape } from './replan/moves.ts';
 import { homesOf } from './report/homes-of.ts';
 import { type FanOutScore, scoreFanOut } from './score/fan-out-score.ts';
 import { type Affinity, balanceHomes, homePrices, learnAffinity, sequenceHomeCosts, spreadOverWorkers } from './solve/affinity.ts';
-import { anneal } from './solve/annealing.ts';
+import { annealed } from './solve/annealing.ts';
 import { FanOutSearch, type FanOutSearchOptions, type NodePlacement } from './solve/fan-out-search.ts';
 import { placeInsideNodes } from './solve/inside-nodes.ts';
 import { polish } from './solve/polish.ts';
@@ -309,21 +309,12 @@ async function placeForHomes(
       if (before - search.merit() <= 1e-4 * before) break;
     }
     if (o.annealing > 0 && !stop()) {
-      const before = search.result();
-      await anneal(search, {
+      await annealed(search, {
         proposals: o.annealing * slots.reduce((a, b) => a + b, 0),
         remoteNodesMax: o.model === 'fan-out' ? o.remoteNodesMax : Infinity,
         random,
         onProgress: () => o.onProgress({ stage: 'anneal', incumbent: search.remoteNodes() / scale }),
       });
-      if (stop()) {
-        // Half-annealed is worse than before: hot plans are loose, and over their memory.
-        search = new FanOutSearch(sample, before.homeOf, base);
-        search.load(before.masks);
-      } else {
-        search.fitMemory();
-        await search.converge(12, 1e-5);
-      }
     }
   }
   if (cluster.nodes > 1 && !stop()) {

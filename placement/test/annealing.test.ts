@@ -1,5 +1,6 @@
 import { describe, expect, it } from 'vitest';
-import { place, seededRandom, thinTokens } from '../src/index.ts';
+import { FanOutSearch, place, seededRandom, thinTokens } from '../src/index.ts';
+import { annealed } from '../src/solve/annealing.ts';
 import { LayerSearch } from '../src/solve/layer-search.ts';
 import { entriesOf, patternsOf } from '../src/trace/pattern-histogram.ts';
 import { domainsApart, gptOssSlice, testTopology, worstDomain } from './slice.ts';
@@ -67,6 +68,36 @@ describe('annealing', () => {
     const copies = (of: typeof annealed) => of.plan.replicas.flat().reduce((sum, holders) => sum + holders.length, 0);
     expect(Math.max(copies(annealed), copies(stopped))).toBeLessThanOrEqual(24 * 32 * 1.25);
     expect(value(annealed)).toBeLessThan(value(descended));
+  });
+
+  it('leaves nothing worse than it began from, however few its proposals', async () => {
+    const trace = thinTokens(await gptOssSlice(), 400);
+    const options = {
+      slots: new Int32Array(4).fill(240),
+      balance: { share: new Float64Array(4).fill(1 / 4), tolerance: 0.05 },
+      prices: { peakPrice: 1, share: new Float64Array(4).fill(1 / 4), linkPrice: null, visitPrice: 1, remoteRowPrice: 2 },
+      peakMeanMax: 1.05,
+      sequenceWeight: null,
+      stop: () => false,
+      pause: async () => {},
+      candidatesMax: 500,
+      onImproved: () => {},
+    };
+    const search = new FanOutSearch(trace, new Int32Array(trace.sequences.length), options);
+    search.placeSingles();
+    search.chooseHomes();
+    search.addReplicas();
+    for (let round = 0; round < 6; round++) await search.converge(4, 1e-4);
+    const before = search.result();
+    const prices = { ...search.prices };
+    for (const seed of [1, 2, 3, 4]) {
+      search.resume(before);
+      Object.assign(search.prices, prices);
+      const merit = search.merit();
+      await annealed(search, { proposals: 1000, remoteNodesMax: Infinity, random: seededRandom(seed), onProgress: () => {} });
+      expect(search.merit()).toBeLessThanOrEqual(merit);
+      expect(Math.min(...search.free)).toBeGreaterThanOrEqual(0);
+    }
   });
 
   it('goes with robustness over domains, a sample of the tokens and more nodes than have trials of their own', async () => {

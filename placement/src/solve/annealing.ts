@@ -23,13 +23,39 @@ const crowding = 0.004;
 /** Share of proposals that add or drop a replica, and that move one; the rest are exchanges of two experts' nodes. */
 const [flips, moves] = [0.4, 0.65];
 
+/** Rounds of exact steps after the last temperature, while the price of peaks finds its place again. */
+const settlingRounds = 12;
+
+/**
+ * Anneals a search's placement and lets it settle, which leaves nothing worse than it found: of the start and what each round of settling ends with, the best by merit
+ * stays. A few proposals from a hot start lose more than exact steps win back, and peaks come down to their limit over several rounds. With `remoteNodesMax` visits
+ * are to be spent, which merit knows nothing of: then only an end by `stop` goes back to the start.
+ */
+export async function annealed(search: FanOutSearch, options: AnnealingOptions): Promise<void> {
+  const seen = () => ({ ...search.result(), merit: search.merit(), prices: { ...search.prices } });
+  const { stop } = search.options;
+  let best = seen();
+  await anneal(search, options);
+  // Half-annealed is worse than before: hot plans are loose, and over their memory.
+  if (!stop()) {
+    search.fitMemory();
+    if (options.remoteNodesMax !== Infinity) return search.converge(settlingRounds, 1e-5);
+    for (let round = 0; round < settlingRounds && !stop(); round++) {
+      await search.converge(1, 1e-5);
+      if (search.merit() < best.merit) best = seen();
+    }
+  }
+  Object.assign(search.prices, best.prices);
+  search.resume(best);
+}
+
 /**
  * Simulated annealing of a search's placement. Where descents by exact steps end, many small changes would each lose and only together gain; a temperature lets them
  * happen. Memory is priced, not forbidden: adding and dropping replicas are single steps, over all layers at once, and the counts end at the budget or within a few of
  * it, which `fitMemory` mends. The prices of memory, peaks and visits all move towards the point where their limits are just met. Ended by `stop`, it leaves what no
  * budget holds.
  */
-export async function anneal(search: FanOutSearch, options: AnnealingOptions): Promise<void> {
+async function anneal(search: FanOutSearch, options: AnnealingOptions): Promise<void> {
   const { layers, prices } = search;
   const { slots, stop, pause, peakMeanMax } = search.options;
   const { random, remoteNodesMax } = options;

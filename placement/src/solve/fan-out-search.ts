@@ -109,6 +109,13 @@ export class FanOutSearch {
     });
   }
 
+  /** Goes on from holders and homes of this trace. */
+  resume({ masks, homeOf }: Omit<NodePlacement, 'objective'>): void {
+    this.homeOf = homeOf.slice();
+    this.spreadHomes();
+    this.load(masks);
+  }
+
   /** One copy of every expert, on the node whose sequences use it most: the layers' best responses to the homes, an exact transportation problem each. */
   placeSingles(): void {
     const { trace, nodes } = this;
@@ -467,16 +474,11 @@ export class FanOutSearch {
     const alike = (a: number, b: number) => this.options.slots[a] === this.options.slots[b] && Math.abs(share[a] - share[b]) < 1e-12;
     const at = nearestPlaces(visits, linkPrice, nodes, alike);
     if (at.every((to, n) => to === n)) return;
-    const before = { ...this.result(), objective: this.objective() };
+    const before = this.result();
     const moved = (mask: number) => at.reduce((set, to, n) => set | (((mask >>> n) & 1) << to), 0);
-    this.homeOf = before.homeOf.map((n) => at[n]);
-    this.spreadHomes();
-    this.load(before.masks.map((layer) => layer.map(moved)));
-    if (this.objective() < before.objective) return;
+    this.resume({ masks: before.masks.map((layer) => layer.map(moved)), homeOf: before.homeOf.map((n) => at[n]) });
     // The rule prefers low node numbers, so another numbering may serve otherwise.
-    this.homeOf = before.homeOf;
-    this.spreadHomes();
-    this.load(before.masks);
+    if (this.objective() >= before.objective) this.resume(before);
   }
 
   /** Alternates all steps until a round gains less than `share` of the objective. */

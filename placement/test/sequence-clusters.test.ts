@@ -1,6 +1,6 @@
 import { expect, it } from 'vitest';
-import { clusterSequences, seededRandom, sequenceUsage } from '../src/index.ts';
-import { gptOssSlice } from './slice.ts';
+import { clusterSequences, NO_EXPERT, seededRandom, sequenceUsage } from '../src/index.ts';
+import { gptOssSlice, toyTrace } from './slice.ts';
 
 it('clusters of sequences end between rounds when asked to, balanced as they are', async () => {
   const trace = await gptOssSlice();
@@ -20,4 +20,29 @@ it('clusters of sequences end between rounds when asked to, balanced as they are
   };
   expect(await clustered(() => true)).toEqual({ rounds: 1, uneven: false });
   expect(await clustered(() => false)).toEqual({ rounds: 8, uneven: false });
+});
+
+it('what sequences use is listed expert by expert, and takes no more memory than their choices', async () => {
+  const slice = await gptOssSlice();
+  slice.ids[5] = NO_EXPERT;
+  for (const trace of [slice, toyTrace({ layers: 3, experts: 300, topK: 2, sequences: 200, tokensEach: 1 })]) {
+    const layers = trace.moeLayers.length;
+    const { width, start, expertOf, shareOf } = sequenceUsage(trace);
+    expect(width).toBe(layers * trace.experts);
+    expect(Math.max(expertOf.length, shareOf.length)).toBeLessThanOrEqual(trace.ids.length);
+    const counted = new Map<string, number>();
+    trace.ids.forEach((e, i) => {
+      if (e === NO_EXPERT) return;
+      const key = `${trace.sequenceOf[Math.floor(i / (layers * trace.topK))]} ${(Math.floor(i / trace.topK) % layers) * trace.experts + e}`;
+      counted.set(key, (counted.get(key) ?? 0) + 1);
+    });
+    expect(expertOf.length).toBe(counted.size);
+    trace.sequences.forEach(({ tokens }, s) => {
+      const own = expertOf.subarray(start[s], start[s + 1]);
+      expect(own.every((expert, i) => i === 0 || own[i - 1] < expert)).toBe(true);
+      own.forEach((expert, i) => {
+        expect(shareOf[start[s] + i] * tokens).toBeCloseTo(counted.get(`${s} ${expert}`)!, 3);
+      });
+    });
+  }
 });

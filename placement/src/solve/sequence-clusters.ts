@@ -2,21 +2,48 @@ import type { Random } from '../random.ts';
 import { NO_EXPERT, type RoutingTrace } from '../trace/routing-trace.ts';
 import { assignHomes, type HomeBalance } from './balanced-homes.ts';
 
-/** How often each sequence chose each expert, as a share of its tokens: (sequences, layers x experts). */
-export function sequenceUsage(trace: RoutingTrace): Float32Array {
+/**
+ * How often each sequence chose each expert, as a share of its tokens. Few sequences choose most experts of a large model, so only what they chose is listed: never more
+ * than their tokens have choices, where a table of all sequences and experts would be gigabytes.
+ */
+export interface SequenceUsage {
+  /** Experts of all layers, (layers x experts). */
+  width: number;
+  /** Sequence s chose expertOf[start[s]..start[s + 1]), ascending, expert e of layer l being l x experts + e, (sequences + 1). */
+  start: Float64Array;
+  /** (choices that differ) */
+  expertOf: Uint32Array;
+  shareOf: Float32Array;
+}
+
+export function sequenceUsage(trace: RoutingTrace): SequenceUsage {
   const layers = trace.moeLayers.length;
   const width = layers * trace.experts;
-  const usage = new Float32Array(trace.sequences.length * width);
-  for (let t = 0; t < trace.tokens; t++) {
-    const s = trace.sequenceOf[t];
+  const most = trace.sequences.reduce((sum, { tokens }) => sum + Math.min(width, tokens * layers * trace.topK), 0);
+  const expertOf = new Uint32Array(most);
+  const shareOf = new Float32Array(most);
+  const start = new Float64Array(trace.sequences.length + 1);
+  const shares = new Float32Array(width); // of one sequence; zero between sequences
+  let end = 0;
+  for (let s = 0, t = 0; s < trace.sequences.length; s++) {
     const share = 1 / trace.sequences[s].tokens;
-    for (let l = 0; l < layers; l++)
-      for (let k = 0; k < trace.topK; k++) {
-        const e = trace.ids[(t * layers + l) * trace.topK + k];
-        if (e !== NO_EXPERT) usage[s * width + l * trace.experts + e] += share;
-      }
+    for (; t < trace.tokens && trace.sequenceOf[t] === s; t++)
+      for (let l = 0; l < layers; l++)
+        for (let k = 0; k < trace.topK; k++) {
+          const e = trace.ids[(t * layers + l) * trace.topK + k];
+          if (e === NO_EXPERT) continue;
+          const expert = l * trace.experts + e;
+          if (shares[expert] === 0) expertOf[end++] = expert;
+          shares[expert] += share;
+        }
+    expertOf.subarray(start[s], end).sort();
+    for (let i = start[s]; i < end; i++) {
+      shareOf[i] = shares[expertOf[i]];
+      shares[expertOf[i]] = 0;
+    }
+    start[s + 1] = end;
   }
-  return usage;
+  return { width, start, expertOf: expertOf.subarray(0, end), shareOf: shareOf.subarray(0, end) };
 }
 
 /** Rounds of k-means. */
@@ -29,7 +56,7 @@ const rounds = 8;
  * @param options.pause awaited between rounds, so that whoever shares the thread can run (and abort)
  */
 export async function clusterSequences(
-  usage: Float32Array,
+  usage: SequenceUsage,
   tokens: ArrayLike<number>,
   balance: HomeBalance,
   random: Random,
@@ -37,16 +64,18 @@ export async function clusterSequences(
 ): Promise<Int32Array> {
   const homes = balance.share.length;
   const sequences = tokens.length;
-  const width = usage.length / sequences;
-  const distance = (s: number, centre: Float32Array, h: number) => {
-    let sum = 0;
-    for (let i = 0; i < width; i++) {
-      const d = usage[s * width + i] - centre[h * width + i];
-      sum += d * d;
-    }
-    return sum;
-  };
+  const { width, start, expertOf, shareOf } = usage;
   const centres = new Float32Array(homes * width);
+  const norms = new Float64Array(homes); // squared, of the centres
+  const measure = (h: number) => {
+    norms[h] = centres.subarray(h * width, (h + 1) * width).reduce((sum, c) => sum + c * c, 0);
+  };
+  // What a sequence never chose is its centre's part alone, and that is in the norm.
+  const distance = (s: number, h: number) => {
+    let sum = norms[h];
+    for (let i = start[s]; i < start[s + 1]; i++) sum += shareOf[i] * (shareOf[i] - 2 * centres[h * width + expertOf[i]]);
+    return Math.max(0, sum);
+  };
   const nearest = new Float64Array(sequences).fill(Infinity);
   for (let h = 0; h < homes; h++) {
     const total = nearest.reduce((a, d, s) => a + (d === Infinity ? 1 : d) * tokens[s], 0);
@@ -59,22 +88,26 @@ export async function clusterSequences(
         break;
       }
     }
-    centres.set(usage.subarray(pick * width, (pick + 1) * width), h * width);
-    for (let s = 0; s < sequences; s++) nearest[s] = Math.min(nearest[s], distance(s, centres, h));
+    for (let i = start[pick]; i < start[pick + 1]; i++) centres[h * width + expertOf[i]] = shareOf[i];
+    measure(h);
+    for (let s = 0; s < sequences; s++) nearest[s] = Math.min(nearest[s], distance(s, h));
   }
   const cost = new Float64Array(sequences * homes);
   let homeOf: Int32Array = new Int32Array(sequences);
   for (let round = 0; round < rounds && (round === 0 || !stop()); round++) {
-    for (let s = 0; s < sequences; s++) for (let h = 0; h < homes; h++) cost[s * homes + h] = tokens[s] * distance(s, centres, h);
+    for (let s = 0; s < sequences; s++) for (let h = 0; h < homes; h++) cost[s * homes + h] = tokens[s] * distance(s, h);
     homeOf = assignHomes(cost, tokens, balance);
     centres.fill(0);
     const weight = new Float64Array(homes);
     for (let s = 0; s < sequences; s++) {
       const h = homeOf[s];
       weight[h] += tokens[s];
-      for (let i = 0; i < width; i++) centres[h * width + i] += tokens[s] * usage[s * width + i];
+      for (let i = start[s]; i < start[s + 1]; i++) centres[h * width + expertOf[i]] += tokens[s] * shareOf[i];
     }
-    for (let h = 0; h < homes; h++) if (weight[h] > 0) for (let i = 0; i < width; i++) centres[h * width + i] /= weight[h];
+    for (let h = 0; h < homes; h++) {
+      if (weight[h] > 0) for (let i = h * width; i < (h + 1) * width; i++) centres[i] /= weight[h];
+      measure(h);
+    }
     await pause();
   }
   return homeOf;

@@ -32,8 +32,7 @@ const errorMessagesMax = 5;
 /** Pure: the figures of one level from what its requests saw. Only requests that succeeded count towards speed. */
 export function levelReport(concurrency: number, completions: readonly TimedCompletion[]): LevelReport {
   const good = completions.filter((c) => c.error === null);
-  const seconds =
-    completions.length === 0 ? 0 : (Math.max(...completions.map((c) => c.endMs)) - Math.min(...completions.map((c) => c.startMs))) / 1000;
+  const seconds = elapsedSeconds(completions);
   const sum = (pick: (c: TimedCompletion) => number) => good.reduce((total, c) => total + pick(c), 0);
   const promptTokens = sum((c) => c.promptTokens);
   const outputTokens = sum((c) => c.outputTokens);
@@ -59,6 +58,17 @@ export function levelReport(concurrency: number, completions: readonly TimedComp
     ),
     requestMs: distribution(good.map((c) => c.endMs - c.startMs)),
   };
+}
+
+/** A million requests are more than a call takes arguments. */
+function elapsedSeconds(completions: readonly TimedCompletion[]): number {
+  let first = Number.POSITIVE_INFINITY;
+  let last = Number.NEGATIVE_INFINITY;
+  for (const { startMs, endMs } of completions) {
+    first = Math.min(first, startMs);
+    last = Math.max(last, endMs);
+  }
+  return completions.length === 0 ? 0 : (last - first) / 1000;
 }
 
 function countMessages(completions: readonly TimedCompletion[]): { message: string; count: number }[] {

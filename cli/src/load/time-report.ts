@@ -1,4 +1,5 @@
 import type { ClusterStatus } from '../api/cluster-status.ts';
+import { earlierCounters } from './earlier-counters.ts';
 
 /** What the workers spent their time on while a level ran, all together. */
 export interface TimeReport {
@@ -10,9 +11,10 @@ export interface TimeReport {
 /** The difference of two readings of the workers' counters. Pure. */
 export function timeReport(before: ClusterStatus, after: ClusterStatus): TimeReport {
   const report: TimeReport = { steps: 0, seconds: {} };
-  for (const { name, stats } of after.workers) {
+  for (const worker of after.workers) {
+    const { stats } = worker;
     if (stats === null) continue;
-    const earlier = before.workers.find((worker) => worker.name === name)?.stats ?? null;
+    const earlier = earlierCounters(before, worker);
     report.steps += stats.steps - (earlier?.steps ?? 0);
     for (const [activity, seconds] of Object.entries(stats.seconds))
       report.seconds[activity] = (report.seconds[activity] ?? 0) + seconds - (earlier?.seconds[activity] ?? 0);

@@ -1,5 +1,6 @@
 import type { ClusterStatus, WorkerCounters } from '../api/cluster-status.ts';
 import { linkFlows } from '../traffic/link-flows.ts';
+import { earlierCounters } from './earlier-counters.ts';
 
 /** What the workers exchanged while a level ran. Bytes are what a link carried, framing included, per token (prompt and output). */
 export interface WireReport {
@@ -23,7 +24,11 @@ export function wireReport(before: ClusterStatus, after: ClusterStatus, tokens: 
     bytesPerToken: bytes / Math.max(1, tokens),
     frames,
   }));
-  const grown = (pick: (stats: WorkerCounters) => number) => sum(after, pick) - sum(before, pick);
+  const grown = (pick: (stats: WorkerCounters) => number) =>
+    sumOf(after.workers, (worker) => {
+      const earlier = earlierCounters(before, worker);
+      return worker.stats === null ? 0 : pick(worker.stats) - (earlier === null ? 0 : pick(earlier));
+    });
   const rows = grown((stats) => stats.rowsDispatched);
   const roundTrips = grown((stats) => sumOf(stats.links, (link) => link.roundTrips));
   const roundTripSeconds = grown((stats) => sumOf(stats.links, (link) => link.roundTripSeconds));
@@ -38,10 +43,6 @@ export function wireReport(before: ClusterStatus, after: ClusterStatus, tokens: 
     roundTripMicroseconds: roundTrips > 0 ? (1e6 * roundTripSeconds) / roundTrips : 0,
     links,
   };
-}
-
-function sum(status: ClusterStatus, pick: (stats: WorkerCounters) => number): number {
-  return sumOf(status.workers, ({ stats }) => (stats === null ? 0 : pick(stats)));
 }
 
 function sumOf<T>(items: readonly T[], pick: (item: T) => number): number {

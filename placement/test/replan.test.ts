@@ -1,3 +1,4 @@
+import type { Plan } from '@switchyard/proto';
 import { describe, expect, it } from 'vitest';
 import {
   baselinePlan,
@@ -7,6 +8,7 @@ import {
   place,
   relabelToMatch,
   scoreFanOut,
+  seededRandom,
   stageMove,
   thinTokens,
 } from '../src/index.ts';
@@ -47,6 +49,45 @@ describe('re-planning', () => {
     const part = stageMove(current, target.plan, cluster, trace, homes, { expertBytes: 1000, bytesMax: 60_000 });
     expect(part.bytes).toBeLessThanOrEqual(60_000);
     expect(part.remoteNodesAfter).toBeLessThan(part.remoteNodesBefore);
+  });
+});
+
+describe('re-planning to fewer replicas', () => {
+  it('reaches what is no worse than the target, where bytes suffice', () => {
+    const shape = { layers: 2, experts: 6, topK: 2, sequences: 6, tokensEach: 5 };
+    const cluster = clusterOf(testTopology(3, 1, 8));
+    const random = seededRandom(1);
+    for (let pair = 0; pair < 300; pair++) {
+      const trace = toyTrace(shape, 1 + (pair % 10));
+      const homes = Int32Array.from({ length: shape.sequences }, () => random.below(3));
+      const planOfCopies = (copies: number): Plan => {
+        const free = [8, 8, 8];
+        const replicas = trace.moeLayers.map(() => Array.from({ length: shape.experts }, (): number[] => []));
+        for (let i = 0; i < copies; ) {
+          const own = replicas.flat()[i < 12 ? i : random.below(12)];
+          const worker = random.below(3);
+          if (own.includes(worker) || free[worker] === 0) continue;
+          own.push(worker);
+          own.sort((a, b) => a - b);
+          free[worker]--;
+          i++;
+        }
+        const model = { type: 'toy', moeLayers: trace.moeLayers, experts: shape.experts };
+        return { format: 'switchyard-plan', version: 1, model, workers: cluster.workers, replicas, provenance: null };
+      };
+      const current = planOfCopies(12 + random.below(8));
+      const target = planOfCopies(12 + random.below(4));
+      const { remoteNodesAfter, reached, stages } = stageMove(current, target, cluster, trace, homes, { expertBytes: 1 });
+      const aim = scoreFanOut(trace, target.replicas, cluster, homes).remoteNodes;
+      expect(remoteNodesAfter).toBeLessThanOrEqual(aim + 1e-12);
+      const state = current.replicas.map((layer) => layer.map((own) => [...own]));
+      for (const { drops, adds } of stages) {
+        for (const { layer, expert, worker } of drops) state[layer][expert] = state[layer][expert].filter((w) => w !== worker);
+        for (const { layer, expert, worker } of adds) state[layer][expert] = [...state[layer][expert], worker].sort((a, b) => a - b);
+        expectValid({ replicas: state }, cluster.slotsOf);
+      }
+      expect(state).toEqual(reached.replicas);
+    }
   });
 });
 

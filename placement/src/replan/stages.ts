@@ -204,6 +204,19 @@ export function stageMove(
     }
   };
 
+  /** Goes to the target in one stage, if that is no worse and fits the budget. Says whether it did. */
+  const allThatIsLeft = (): boolean => {
+    const adds = wanted();
+    if (adds.length === 0 || bytes + adds.length * expertBytes > bytesMax) return false;
+    const drops = state.flatMap((layer, l) =>
+      layer.flatMap((own, e) => own.filter((w) => !target.replicas[l][e].includes(w)).map((worker) => ({ layer: l, expert: e, worker }))),
+    );
+    const costs = trial({ adds, drops });
+    if (costs === null || gainOf(costs) < 0) return false;
+    commit({ adds, drops }, costs);
+    return true;
+  };
+
   dropSurplus((c) => overfull(c.worker));
   moveOff();
   for (let left = wanted(); left.length > 0; left = wanted()) {
@@ -229,23 +242,19 @@ export function stageMove(
       committed++;
     }
     if (committed > 0) continue;
-    // Nothing improves alone: all that is left, together, if that is no worse and fits the budget.
-    const drops: Change[] = [];
-    state.forEach((layer, l) => {
-      layer.forEach((own, e) => {
-        for (const w of own) if (!target.replicas[l][e].includes(w)) drops.push({ layer: l, expert: e, worker: w });
-      });
-    });
-    const rest = { adds: left, drops };
-    if (bytes + left.length * expertBytes <= bytesMax) {
-      const costs = trial(rest);
-      if (costs !== null && gainOf(costs) >= 0) commit(rest, costs);
-    }
+    // Nothing improves alone.
+    allThatIsLeft();
     break;
   }
   // An expert that has as many as the target gives it keeps them: where bytes ran out they stand in for those that were not copied.
   const most = replicaCount(target);
+  const settled = stages.length;
   dropSurplus((c) => held > most && state[c.layer][c.expert].length > target.replicas[c.layer][c.expert].length);
+  // The target may have been worse only than what had more replicas.
+  if (stages.length > settled && allThatIsLeft()) {
+    const [first, last] = stages.splice(settled);
+    stages.push({ ...last, drops: [...first.drops, ...last.drops] });
+  }
   const over = free.findIndex((f) => f < 0);
   if (over >= 0)
     throw new SwitchyardError(

@@ -6,6 +6,8 @@ export const bounds = {
   sequencesPerRequestMax: 128,
   /** Request line and headers together: a key, a few trace headers, cookies of a proxy. */
   headerBytesMax: 16 * 1024,
+  /** Bodies of all requests together, while they are read and turned into ids: 64 of the longest. */
+  bodiesBytesMax: 256 * 1024 * 1024,
   /** Sockets open at once. */
   connectionsMax: 4096,
   /**
@@ -51,6 +53,8 @@ export const bounds = {
   prefixStatisticsPointsMax: 16,
   /** Remote nodes per token and layer that a plan can promise: all but its own. */
   remoteNodesMax: limits.nodesMax,
+  /** Characters of the header that names homes: proxies take 4 or 8 KiB of headers in all, and a request has up to 128 choices. */
+  homesHeaderCharsMax: 2048,
   /** Characters of tenant, domain and request id. */
   nameCharsMax: 128,
   /** Memories that one worker may tell of. */

@@ -15,6 +15,7 @@ import {
 } from '@switchyard/proto';
 import { TokenTexts } from './api/answer-format.ts';
 import { ApiKeys } from './api/api-keys.ts';
+import { BodyMemory } from './api/body-memory.ts';
 import { type HttpListener, listenHttp } from './api/http-server.ts';
 import { OpenExchanges } from './api/open-exchanges.ts';
 import type { Service } from './api/service.ts';
@@ -227,6 +228,7 @@ class Coordinator implements RunningCoordinator {
       health: this.#health,
       trace: this.#trace,
       exchanges: this.#exchanges,
+      bodies: new BodyMemory(Math.max(bounds.bodiesBytesMax, config.bodyBytesMax)),
       log: this.#log,
       apiKeys,
       adminKeys,

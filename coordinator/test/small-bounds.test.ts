@@ -1,4 +1,5 @@
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import net from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
 import { limits } from '@switchyard/proto';
@@ -6,13 +7,15 @@ import { afterAll, describe, expect, it, vi } from 'vitest';
 import { startCoordinator } from '../src/index.ts';
 import { PrefixMemory } from '../src/requests/prefix-memory.ts';
 import { TraceRecorder } from '../src/trace/trace-recorder.ts';
+import { becomes } from './becomes.ts';
 import { modelDir } from './model-dir.ts';
+import { startWithOneWorker } from './one-worker.ts';
 import { ScriptedWorker } from './scripted-worker.ts';
 
 // Real bounds are more time and memory than a test should take.
 vi.mock('../src/bounds.ts', async (original) => {
   const { bounds } = await original<typeof import('../src/bounds.ts')>();
-  return { bounds: { ...bounds, helloTimeoutMs: 1_000, prefixesRememberedMax: 3 } };
+  return { bounds: { ...bounds, helloTimeoutMs: 1_000, prefixesRememberedMax: 3, bodiesBytesMax: 64 * 1024, homesHeaderCharsMax: 40 } };
 });
 vi.mock('@switchyard/proto', async (original) => {
   const proto = await original<typeof import('@switchyard/proto')>();
@@ -31,6 +34,54 @@ describe('a worker that attaches', () => {
     expect(await silent.stream.closed).toMatchObject({ code: 'link_closed', message: expect.stringContaining('no hello within 1000 ms') });
     polite.ready();
     await polite.next('peers');
+    await coordinator.close();
+  });
+});
+
+describe('bodies', () => {
+  it('that take too much together are refused until others have ended, whether or not those were whole', async () => {
+    const bodyBytesMax = 40 * 1024;
+    const { coordinator } = await startWithOneWorker(folder, { graceMs: 0, bodyBytesMax });
+    const { hostname, port } = new URL(coordinator.url);
+    const sockets = [1, 2].map(() => net.connect(Number(port), hostname));
+    for (const socket of sockets)
+      socket.write(
+        `POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: ${bodyBytesMax}\r\n\r\n${' '.repeat(30 * 1024)}`,
+      );
+    const ask = (spaces: number) =>
+      fetch(`${coordinator.url}/detokenize`, {
+        method: 'POST',
+        headers: { 'content-type': 'application/json' },
+        body: `${JSON.stringify({ tokens: [100] })}${' '.repeat(spaces)}`,
+      });
+    // What was written has to be read first.
+    await becomes(async () => (await ask(10 * 1024)).status === 503);
+    const refused = await ask(10 * 1024);
+    expect(await refused.json()).toMatchObject({
+      error: { code: 'queue_full', message: expect.stringContaining('the limit of all together is 65536') },
+    });
+    expect(refused.headers.get('retry-after')).toBe('1');
+    expect((await ask(0)).status).toBe(200);
+    for (const socket of sockets) socket.destroy();
+    await becomes(async () => (await ask(30 * 1024)).status === 200);
+    // Those that have ended count no more: one after the other there is room for all.
+    for (let i = 0; i < 4; i++) expect((await ask(30 * 1024)).status).toBe(200);
+    await coordinator.close();
+  });
+});
+
+describe('the header that names homes', () => {
+  it('names as many as proxies let pass', async () => {
+    const { coordinator, worker } = await startWithOneWorker(folder, { graceMs: 0 });
+    const asked = fetch(`${coordinator.url}/v1/completions`, {
+      method: 'POST',
+      headers: { 'content-type': 'application/json' },
+      body: JSON.stringify({ prompt: [100], n: 16, max_tokens: 1 }),
+    });
+    const request = (await worker.submits(16)).map((submit) => submit.request);
+    const all = <T>(value: T) => request.map(() => value);
+    worker.tokens({ request, token: all(69), finish: all(2), cachedTokens: all(0) });
+    expect((await asked).headers.get('x-switchyard-home')).toBe('n0w0; only, n0w0; only, n0w0; only');
     await coordinator.close();
   });
 });
@@ -54,7 +105,12 @@ describe('a recording', () => {
   it('takes no name that another has, also where its first file is gone, and no folder that is not there', async () => {
     const header = { format: 'switchyard-trace', version: 1, model: 'm', moeLayers: [0], experts: 8, topK: 1 } as const;
     const dir = mkdtempSync(path.join(folder, 'trace-'));
-    const recorder = new TraceRecorder(dir, header, () => ({ tenant: '', domain: '' }));
+    const recorder = new TraceRecorder(
+      dir,
+      header,
+      () => ({ tenant: '', domain: '' }),
+      () => {},
+    );
     writeFileSync(path.join(dir, 'old-0004.trace'), '');
     expect(() => recorder.start({ file: 'old', tenants: null })).toThrow('file is "old"; there is a recording of that name');
     for (const file of ['new', 'new-er']) {
@@ -68,7 +124,12 @@ describe('a recording', () => {
 
   it('forgets which sequence a request of the distant past was', async () => {
     const header = { format: 'switchyard-trace', version: 1, model: 'm', moeLayers: [0], experts: 8, topK: 1 } as const;
-    const recorder = new TraceRecorder(folder, header, () => ({ tenant: '', domain: '' }));
+    const recorder = new TraceRecorder(
+      folder,
+      header,
+      () => ({ tenant: '', domain: '' }),
+      () => {},
+    );
     const { file } = recorder.start({ file: 'few', tenants: null });
     for (const request of [70, 71, 70, 72, 71, 70])
       recorder.append({ request: [request], position: [0], generated: [false], experts: new Uint8Array(2) });
@@ -80,7 +141,12 @@ describe('a recording', () => {
 
   it('says how many rows it has, without those that were dropped', async () => {
     const header = { format: 'switchyard-trace', version: 1, model: 'm', moeLayers: [0], experts: 8, topK: 1 } as const;
-    const recorder = new TraceRecorder(folder, header, () => ({ tenant: '', domain: '' }));
+    const recorder = new TraceRecorder(
+      folder,
+      header,
+      () => ({ tenant: '', domain: '' }),
+      () => {},
+    );
     const { file } = recorder.start({ file: 'fast', tenants: null });
     // At once more than may wait for the disk, then what has room.
     const dropped = Math.ceil(limits.tracePendingBytesMax / 10);

@@ -20,7 +20,7 @@ export function checkAdmin(service: Service, { request, local }: Exchange, openW
 
 /** POST /v1/switchyard/trace {on, file, tenants}: turns the routing trace on or off. */
 export async function traceRoute(service: Service, exchange: Exchange): Promise<Record<string, unknown>> {
-  const fields = new Fields(await readJsonBody(exchange.request, service.config.bodyBytesMax));
+  const fields = new Fields(await readJsonBody(exchange, service.config.bodyBytesMax));
   const on = fields.flag('on');
   if (on === null) throw fields.invalid('on', 'is missing');
   if (on) {

@@ -1,4 +1,5 @@
 import { SwitchyardError } from '@switchyard/proto';
+import { bounds } from '../bounds.ts';
 import type { Log } from '../log.ts';
 import type { RequestMetrics } from '../metrics/request-metrics.ts';
 import type { Answer, AnswerListener, FinishReason } from '../requests/answer.ts';
@@ -70,11 +71,16 @@ export abstract class AnswerSet implements AnswerListener {
     return Math.floor(answer.index / this.#choicesPerPrompt);
   }
 
-  /** "n0w1; least-loaded" for each choice, once known, as a header can hold it: for people who wonder where their request ran. */
+  /** "n0w1; least-loaded" for each choice, once known, of as many as a header can hold: for people who wonder where their request ran. */
   homes(): string {
-    return this.#answers
-      .flatMap(({ home }) => (home === null ? [] : [`${headerName(this.#workers[home.worker].name)}; ${home.reason}`]))
-      .join(', ');
+    let homes = '';
+    for (const { home } of this.#answers) {
+      if (home === null) continue;
+      const entry = `${homes === '' ? '' : ', '}${headerName(this.#workers[home.worker].name)}; ${home.reason}`;
+      if (homes.length + entry.length > bounds.homesHeaderCharsMax) break;
+      homes += entry;
+    }
+    return homes;
   }
 
   /** What a choice that has ended tells of its home and its traffic, as JSON to add to it; '' unless asked for. */

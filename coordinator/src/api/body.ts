@@ -1,31 +1,43 @@
 import type { IncomingMessage } from 'node:http';
 import { SwitchyardError } from '@switchyard/proto';
 import { DetailedError } from '../detailed-error.ts';
+import type { BodyLease } from './body-memory.ts';
+import type { Exchange } from './exchange.ts';
 import { jsonErrorPosition } from './json-position.ts';
 
 /**
  * Reads a request's body as a JSON object.
  *
- * @throws SwitchyardError `unsupported_media_type`, `body_too_large` (with both sizes), `invalid_request` with the position of what is wrong
+ * @throws SwitchyardError `unsupported_media_type`, `body_too_large` (with both sizes), `queue_full` when there is no room for it, `invalid_request` with the position
+ * of what is wrong
  */
-export async function readJsonBody(request: IncomingMessage, bytesMax: number): Promise<Record<string, unknown>> {
+export async function readJsonBody(
+  { request, body }: Pick<Exchange, 'request' | 'body'>,
+  bytesMax: number,
+): Promise<Record<string, unknown>> {
   checkContentType(request);
   const declared = Number(request.headers['content-length'] ?? 0);
   if (declared > bytesMax) throw tooLarge(declared, bytesMax);
-  return parseObject(decode(await readBytes(request, bytesMax)));
+  return parseObject(decode(await readBytes(request, body, bytesMax)));
 }
 
-/** What comes beyond the limit is discarded as it arrives, so that the client can read why; the request's own time limit ends it. */
-function readBytes(request: IncomingMessage, bytesMax: number): Promise<Buffer> {
+/** What comes beyond a limit is discarded as it arrives, so that the client can read why; the request's own time limit ends it. */
+function readBytes(request: IncomingMessage, body: BodyLease, bytesMax: number): Promise<Buffer> {
   const chunks: Buffer[] = [];
   let bytes = 0;
+  let refused = false;
   return new Promise((resolve, reject) => {
     request.on('data', (chunk: Buffer) => {
+      if (refused) return;
       bytes += chunk.length;
-      if (bytes <= bytesMax) chunks.push(chunk);
-      else if (chunks.length > 0 || bytes - chunk.length <= bytesMax) {
+      try {
+        if (bytes > bytesMax) throw tooLarge(bytes, bytesMax);
+        body.grow(chunk.length);
+        chunks.push(chunk);
+      } catch (error) {
+        refused = true;
         chunks.length = 0;
-        reject(tooLarge(bytes, bytesMax));
+        reject(error);
       }
     });
     request.on('end', () => resolve(chunks.length === 1 ? chunks[0] : Buffer.concat(chunks)));

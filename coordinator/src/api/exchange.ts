@@ -1,5 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import type { IncomingMessage, ServerResponse } from 'node:http';
+import type { BodyLease } from './body-memory.ts';
 
 /** One HTTP request and the response to it. */
 export interface Exchange {
@@ -18,6 +19,8 @@ export interface Exchange {
   late: boolean;
   /** When the last byte of its body was here, performance.now; 0 until then. */
   arrivedMs: number;
+  /** What its body takes, until it is turned into ids. */
+  body: BodyLease;
   /** Aborts when the response closes: it is complete, or the client has gone. */
   closed: AbortSignal;
 }

@@ -66,7 +66,7 @@ export async function chatInputTokens(service: Service, exchange: Exchange): Pro
 
 /** The body's fields, once it is known that they are meant for the model served here. */
 export async function readFields(service: Service, exchange: Exchange): Promise<Fields> {
-  const fields = new Fields(await readJsonBody(exchange.request, service.config.bodyBytesMax));
+  const fields = new Fields(await readJsonBody(exchange, service.config.bodyBytesMax));
   exchange.arrivedMs = performance.now();
   const model = fields.text('model');
   if (model !== null) checkModel(service, model);

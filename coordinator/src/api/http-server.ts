@@ -86,6 +86,7 @@ export async function listenHttp(service: Service, where: { host: string; port: 
       local,
       late: service.draining,
       arrivedMs: 0,
+      body: service.bodies.lease(),
       closed: closedSignal(response),
     };
     closeWithConnection(request, response);
@@ -138,6 +139,8 @@ async function serve(service: Service, exchange: Exchange): Promise<void> {
     else sendJson(response, 200, JSON.stringify(await route.reply.body(service, exchange)));
   } catch (error) {
     fail(service, exchange, error);
+  } finally {
+    exchange.body.end();
   }
 }
 

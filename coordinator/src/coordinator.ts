@@ -116,6 +116,7 @@ class Coordinator implements RunningCoordinator {
           this.#metrics.workers?.onStats(place, stats);
           this.#dispatcher.onStats(place, stats);
         },
+        onDrained: () => this.#dispatcher.onDrained(),
         onLost: (place, error) => this.#dispatcher.onLost(place, error),
         onChange: () => this.#health.update(),
       },

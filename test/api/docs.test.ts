@@ -29,7 +29,7 @@ describe('documentation', () => {
     const plan = contiguousPlan({ type: 'x', moeLayers: [0], experts: 2 }, [{ name: 'n0w0', node: 0 }]);
     const engine = {} as ConstructorParameters<typeof Membership>[0]['engine'];
     const nothing = () => {};
-    const events = { onTokens: nothing, onTrace: nothing, onStats: nothing, onLost: nothing, onChange: nothing };
+    const events = { onTokens: nothing, onTrace: nothing, onStats: nothing, onDrained: nothing, onLost: nothing, onChange: nothing };
     const membership = new Membership({ epoch: 1, modelDir: '', plan, engine }, events, createLog('silent'));
     const metrics = new Metrics({ model: 'm', version: '0', plan, numericClass: () => 'bf16', planChecksum: '' }, 'none');
     metrics.watch(membership, { running: 0, waiting: 0 });

@@ -58,6 +58,8 @@ interface MembershipEvents {
   onTokens(place: Place, tokens: Tokens): void;
   onTrace(place: Place, rows: TraceRows): void;
   onStats(place: Place, stats: Stats): void;
+  /** A worker that did not keep up may again. */
+  onDrained(): void;
   /** Its stream ended while it held sequences, or could have. */
   onLost(place: Place, error: SwitchyardError): void;
   /** Some place changed its state. */
@@ -127,10 +129,16 @@ export class Membership {
     });
   }
 
+  /** Prompts may be long, and a stream that is given more than it can hold is cut off: with those that wait there its worker would lose all it has. */
+  keepsUp({ stream }: Place): boolean {
+    return stream !== null && stream.pendingBytes < limits.controlPendingBytesMax;
+  }
+
   /** @throws SwitchyardError `link_closed` when the worker has just gone */
   submit(place: Place, submit: Submit): void {
-    if (place.stream === null) throw new SwitchyardError('link_closed', `worker ${place.name} is not attached`);
-    place.stream.send({ type: 'submit', ...submit });
+    const { stream } = place;
+    if (stream === null) throw new SwitchyardError('link_closed', `worker ${place.name} is not attached`);
+    if (!stream.send({ type: 'submit', ...submit })) void stream.drained().then(() => this.#events.onDrained());
   }
 
   cancel(place: Place, request: number): void {

@@ -162,6 +162,12 @@ export class Dispatcher {
     this.#flush();
   }
 
+  /** A worker's stream takes prompts again. */
+  onDrained(): void {
+    this.#pump();
+    this.#flush();
+  }
+
   answerOf(request: number): Answer | null {
     return this.#running.get(request)?.answer ?? null;
   }
@@ -279,7 +285,7 @@ export class Dispatcher {
   #pump(): void {
     while (this.#waiting.length > 0 && this.#running.size < this.#limits.runningMax) {
       const takers = this.#membership.uncovered > 0 ? [] : this.#takers();
-      const candidates = takers.filter(({ worker }) => this.#loads.hasRoom(worker)).map((place) => this.#candidate(place));
+      const candidates = takers.filter((place) => this.#hasRoom(place)).map((place) => this.#candidate(place));
       if (takers.length > 0 && candidates.length === 0) break;
       const answer = this.#waiting.shift()!;
       this.#touched.add(answer.listener);
@@ -305,6 +311,10 @@ export class Dispatcher {
     const staying = this.#membership.places.filter(({ state, worker }) => state === 'serving' && !this.#refusals.isLeaving(worker));
     const willing = staying.filter(({ worker }) => !this.#refusals.isResting(worker, now));
     return willing.length > 0 ? willing : staying;
+  }
+
+  #hasRoom(place: Place): boolean {
+    return this.#loads.hasRoom(place.worker) && this.#membership.keepsUp(place);
   }
 
   #candidate({ worker, node, memory, local, stats }: Place): HomeCandidate {
@@ -349,7 +359,7 @@ export class Dispatcher {
     const { answer, promptTokens } = entry;
     const { uncovered, places } = this.#membership;
     if (answer.closed || answer.home === null || promptTokens === 0 || answer.movedFrom !== null || uncovered > 0) return;
-    const others = this.#takers().filter((other) => other !== place && this.#loads.hasRoom(other.worker));
+    const others = this.#takers().filter((other) => other !== place && this.#hasRoom(other));
     const here = this.#candidate(place);
     const candidates = [
       { ...here, load: here.load - 1, promptTokens: here.promptTokens - promptTokens },

@@ -1,9 +1,9 @@
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, readlinkSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { gzipSync } from 'node:zlib';
 import fc from 'fast-check';
-import { afterAll, describe, expect, it } from 'vitest';
+import { afterAll, describe, expect, it, vi } from 'vitest';
 import {
   chooseHomes,
   evenCluster,
@@ -39,6 +39,17 @@ async function rewritten(trace: RoutingTrace, chunkBytes: number): Promise<Routi
   const pieces: Uint8Array[] = [];
   for (let i = 0; i < all.length; i += chunkBytes) pieces.push(all.subarray(i, i + chunkBytes));
   return readSwitchyardTrace(bytesOf(...pieces), bytesOf(sequences), 'memory');
+}
+
+/** What this process has open. */
+function openFiles(): string[] {
+  return readdirSync('/proc/self/fd').flatMap((fd) => {
+    try {
+      return [readlinkSync(`/proc/self/fd/${fd}`)];
+    } catch {
+      return []; // closed meanwhile: the directory itself, for one
+    }
+  });
 }
 
 describe('files that cannot be what they say', () => {
@@ -87,7 +98,7 @@ describe('files that cannot be what they say', () => {
   });
 
   it('by lines that are JSON but no objects are refused, by the name of the file beside', async () => {
-    await expect(readSwitchyardTrace(bytesOf('null\n'), null, 'x')).rejects.toThrow('x: line 1: format is undefined version undefined');
+    await expect(readSwitchyardTrace(bytesOf('null\n'), null, 'x')).rejects.toThrow('x: line 1: format is absent version absent');
     const { chunks } = writeSwitchyardTrace(tinyTrace(4, [[1, 2]]), 'now');
     const trace = file('beside.trace.gz', gzipSync(Buffer.concat([...chunks])));
     const beside = file('beside.trace.sequences.jsonl', 'null\n');
@@ -296,6 +307,40 @@ describe('other formats', () => {
     expect([...trace.ids.subarray(0, 8)]).toEqual([0, 1, 1, 2, 2, 1, 0, 3]);
     await expect(readVllmJsonl(() => bytesOf(...lines.slice(0, 5)), 'x.jsonl')).rejects.toThrow(/1 tokens lack layers/);
     await expect(readVllmJsonl(() => bytesOf(lines[0], '{"req_id":"a"}\n'), 'x.jsonl')).rejects.toThrow(/line 2: token_idx/);
+  });
+
+  it('bounds what vLLM-style tokens that lack a layer take, and the length of what it says', async () => {
+    const line = (req_id: string, token_idx: number, layer: number, topk_ids: number[]) =>
+      `${JSON.stringify({ req_id, token_idx, layer, topk_ids })}\n`;
+    const wide = Array.from({ length: 1024 }, (_, layer) => line('a', 0, layer, [...Array(32).keys()])).join('');
+    const many = Array.from({ length: 5000 }, (_, t) => line('b', t, 0, [1])).join('');
+    await expect(readVllmJsonl(() => bytesOf(wide, many), 'x.jsonl')).rejects.toThrow('line 5121: more than 4096 tokens lack a layer');
+    const long = Array.from({ length: 20_000 }, () => 7);
+    for (const bad of [line('a', 0, 0, long), line('b'.repeat(5000), 0, 0, [1]), line('a', long as unknown as number, 0, [1])]) {
+      const refused = await readVllmJsonl(() => bytesOf(bad), 'x.jsonl').catch((error: Error) => error.message);
+      expect(refused).toMatch(/^x\.jsonl: line 1: /);
+      expect((refused as string).length).toBeLessThan(300);
+    }
+  });
+
+  it.skipIf(!existsSync('/proc/self/fd'))('leaves no file open that it refused', async () => {
+    const dir = mkdtempSync(join(tmpdir(), 'refused-'));
+    const rest = 'x'.repeat(1 << 20);
+    const names = ['a.jsonl', 'b.json', 'c.npy', 'd.trace', 'e.json.gz'];
+    const starts = [
+      '{"req_id":"a"}\n',
+      '{"topk_ids_of_layer": [[[0, 1], [2]]], "x": "',
+      'none',
+      '{"format":"switchyard-trace","version":2}\n',
+      '{"x":]',
+    ];
+    names.forEach((name, i) => {
+      writeFileSync(join(dir, name), name.endsWith('.gz') ? gzipSync(starts[i] + rest) : starts[i] + rest);
+    });
+    const openNow = () => openFiles().filter((file) => file.startsWith(dir));
+    for (const name of names) await expect(openTrace(join(dir, name))).rejects.toThrow(name);
+    await vi.waitFor(() => expect(openNow()).toEqual([]));
+    rmSync(dir, { recursive: true });
   });
 
   it('tells formats apart by name and content', async () => {

@@ -1,6 +1,6 @@
 import { limits } from '@switchyard/proto';
 import { ByteStream, type Bytes } from './byte-stream.ts';
-import { badTrace, type RoutingTrace, type TraceBounds, TraceBuilder } from './routing-trace.ts';
+import { badTrace, type RoutingTrace, shown, type TraceBounds, TraceBuilder } from './routing-trace.ts';
 
 /** What an id dump does not say about itself. */
 export interface IdDumpShape {
@@ -23,7 +23,7 @@ export async function readIdDump(
   bounds: Partial<TraceBounds> = {},
 ): Promise<RoutingTrace> {
   if (!Number.isInteger(shape.layers) || shape.layers < 1 || shape.layers > limits.moeLayersMax)
-    throw badTrace(source, 'shape', `layers is ${JSON.stringify(shape.layers)}, must be an integer from 1 to ${limits.moeLayersMax}`);
+    throw badTrace(source, 'shape', `layers is ${shown(shape.layers)}, must be an integer from 1 to ${limits.moeLayersMax}`);
   const moeLayers = Array.from({ length: shape.layers }, (_, l) => l);
   const builder = new TraceBuilder({ model: shape.model, moeLayers, experts: shape.experts, topK: shape.topK }, source, bounds);
   const idStream = new ByteStream(ids, source);

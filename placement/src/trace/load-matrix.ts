@@ -1,5 +1,5 @@
 import { limits } from '@switchyard/proto';
-import { badTrace, NO_EXPERT, type RoutingTrace } from './routing-trace.ts';
+import { badTrace, NO_EXPERT, type RoutingTrace, shown } from './routing-trace.ts';
 
 /** Rows served per expert, (layers, experts): all that EPLB knows of a workload. */
 export interface LoadMatrix {
@@ -21,11 +21,10 @@ export function loadMatrixOf(flat: ArrayLike<unknown>, layers: number, experts: 
   if (flat.length !== layers * experts) throw badTrace(source, 'shape', `${flat.length} numbers for ${layers} layers x ${experts} experts`);
   const counts = Float64Array.from(flat, (count, i) => {
     if (typeof count === 'number' && count >= 0 && count <= loadMax) return count;
-    const shown = typeof count === 'number' ? count : JSON.stringify(count);
     throw badTrace(
       source,
       `layer ${Math.floor(i / experts)}, expert ${i % experts}`,
-      `load is ${shown}, must be a number in 0..${loadMax}`,
+      `load is ${shown(count)}, must be a number in 0..${loadMax}`,
     );
   });
   return { layers, experts, counts };

@@ -38,32 +38,75 @@ export interface OpenTraceOptions extends Partial<TraceBounds> {
  * | other `*.json` | SGLang expert distribution |
  */
 export async function openTrace(path: string, options: OpenTraceOptions = {}): Promise<TraceInput> {
+  const files = new TraceFiles();
+  try {
+    return await readTrace(path, options, files);
+  } finally {
+    files.close();
+  }
+}
+
+/** The files that one trace is read from. A reader that refuses a record reads no further and knows nothing of files: they are closed here. */
+class TraceFiles {
+  private readonly open: { destroy(): unknown }[] = [];
+
+  async *bytes(path: string): AsyncGenerator<Uint8Array> {
+    const file = createReadStream(path);
+    this.open.push(file);
+    let bytes: AsyncIterable<Uint8Array> = file;
+    if (path.endsWith('.gz')) {
+      const unpacked = createGunzip();
+      this.open.push(unpacked);
+      file.on('error', (error) => unpacked.destroy(error));
+      bytes = file.pipe(unpacked);
+    }
+    try {
+      yield* bytes;
+    } catch (error) {
+      throw badTrace(path, 'file', `cannot be read: ${(error as Error).message}`, error);
+    } finally {
+      file.destroy(); // unpacking that ends early does not
+    }
+  }
+
+  async text(path: string): Promise<string> {
+    const bytes = await new ByteStream(this.bytes(path), path).upTo(wholeFileBytesMax + 1);
+    if (bytes.length > wholeFileBytesMax) throw badTrace(path, 'file', `longer than ${wholeFileBytesMax} bytes`);
+    return new TextDecoder().decode(bytes);
+  }
+
+  close(): void {
+    for (const file of this.open) file.destroy();
+  }
+}
+
+async function readTrace(path: string, options: OpenTraceOptions, files: TraceFiles): Promise<TraceInput> {
   const name = path.replace(/\.gz$/, '');
-  const start = await beginning(path);
+  const start = await beginning(path, files);
   // Before what the name says: a recording may have been given any.
   if (start.startsWith('{"format":"switchyard-trace"')) {
     const beside = `${name}.sequences.jsonl`;
     return {
       kind: 'routing',
-      trace: await readSwitchyardTrace(fileBytes(path), existsSync(beside) ? fileBytes(beside) : null, path, options),
+      trace: await readSwitchyardTrace(files.bytes(path), existsSync(beside) ? files.bytes(beside) : null, path, options),
     };
   }
-  if (name.endsWith('.npy')) return { kind: 'routing', trace: await readNpyTrace(() => fileBytes(path), path, options) };
-  if (name.endsWith('.experts.u8')) return { kind: 'routing', trace: await openIdDump(path, options) };
-  if (name.endsWith('.jsonl')) return { kind: 'routing', trace: await readVllmJsonl(() => fileBytes(path), path, options) };
-  if (/^\[\s*\[/.test(start) && !start.includes('{')) return { kind: 'loads', loads: readLoadMatrix(await wholeText(path), path) };
-  if (/^\{[^[\]{}]*"expert_popularity"/.test(start)) return { kind: 'loads', loads: readExpertPopularity(await wholeText(path), path) };
-  if (start.startsWith('{') || start.startsWith('[')) return readSglangDump(() => fileBytes(path), path, options);
+  if (name.endsWith('.npy')) return { kind: 'routing', trace: await readNpyTrace(() => files.bytes(path), path, options) };
+  if (name.endsWith('.experts.u8')) return { kind: 'routing', trace: await openIdDump(path, options, files) };
+  if (name.endsWith('.jsonl')) return { kind: 'routing', trace: await readVllmJsonl(() => files.bytes(path), path, options) };
+  if (/^\[\s*\[/.test(start) && !start.includes('{')) return { kind: 'loads', loads: readLoadMatrix(await files.text(path), path) };
+  if (/^\{[^[\]{}]*"expert_popularity"/.test(start)) return { kind: 'loads', loads: readExpertPopularity(await files.text(path), path) };
+  if (start.startsWith('{') || start.startsWith('[')) return readSglangDump(() => files.bytes(path), path, options);
   throw badTrace(path, 'byte 0', 'none of the known trace formats (see the table in docs/placement.md)');
 }
 
-async function openIdDump(path: string, options: OpenTraceOptions): Promise<RoutingTrace> {
+async function openIdDump(path: string, options: OpenTraceOptions, files: TraceFiles): Promise<RoutingTrace> {
   const stem = path.replace(/\.experts\.u8(\.gz)?$/, '');
   const shape = options.shape ? { model: basename(stem), ...options.shape } : readShape(`${stem}.shape.json`);
   const sequenceOf = [`${stem}.seq.u16le.gz`, `${stem}.seq.u16le`].find(existsSync);
   if (sequenceOf === undefined) throw badTrace(path, 'file', `${stem}.seq.u16le(.gz) is missing`);
   const names = `${stem}.sequences.json`;
-  return readIdDump(fileBytes(path), fileBytes(sequenceOf), existsSync(names) ? await wholeText(names) : null, shape, path, options);
+  return readIdDump(files.bytes(path), files.bytes(sequenceOf), existsSync(names) ? await files.text(names) : null, shape, path, options);
 }
 
 function readShape(path: string): IdDumpShape {
@@ -82,34 +125,11 @@ function readShape(path: string): IdDumpShape {
   throw badTrace(path, 'file', 'not an object {"model","layers","topK","experts"}');
 }
 
-async function beginning(path: string): Promise<string> {
-  const bytes = fileBytes(path);
+async function beginning(path: string, files: TraceFiles): Promise<string> {
+  const bytes = files.bytes(path);
   try {
     return new TextDecoder().decode(await new ByteStream(bytes, path).upTo(4096)).trimStart();
   } finally {
     await bytes.return(undefined);
   }
-}
-
-async function* fileBytes(path: string): AsyncGenerator<Uint8Array> {
-  const file = createReadStream(path);
-  let bytes: AsyncIterable<Uint8Array> = file;
-  if (path.endsWith('.gz')) {
-    const unpacked = createGunzip();
-    file.on('error', (error) => unpacked.destroy(error));
-    bytes = file.pipe(unpacked);
-  }
-  try {
-    yield* bytes;
-  } catch (error) {
-    throw badTrace(path, 'file', `cannot be read: ${(error as Error).message}`, error);
-  } finally {
-    file.destroy(); // unpacking that ends early does not
-  }
-}
-
-async function wholeText(path: string): Promise<string> {
-  const bytes = await new ByteStream(fileBytes(path), path).upTo(wholeFileBytesMax + 1);
-  if (bytes.length > wholeFileBytesMax) throw badTrace(path, 'file', `longer than ${wholeFileBytesMax} bytes`);
-  return new TextDecoder().decode(bytes);
 }

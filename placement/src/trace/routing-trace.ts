@@ -53,17 +53,23 @@ export const layerMax = 65_535;
 export const positionMax = 0xffff_ffff;
 
 /** Sequences that one trace may name. */
-const sequencesMax = 10_000_000;
+export const sequencesMax = 10_000_000;
 
 /** An error that says where in which input it happened. */
 export function badTrace(source: string, place: string, problem: string, cause?: unknown): SwitchyardError {
   return new SwitchyardError('invalid_request', `${source}: ${place}: ${problem}`, { param: 'trace', cause });
 }
 
+/** A value as errors show it: its beginning, for a record may be megabytes long. */
+export function shown(value: unknown): string {
+  const text = typeof value === 'number' ? String(value) : (JSON.stringify(value) ?? 'absent');
+  return text.length > 100 ? `${text.slice(0, 100)}…` : text;
+}
+
 export function checkShape(shape: TraceShape, source: string): void {
   const refuse = (field: string, value: number, max: number) => {
     if (!Number.isInteger(value) || value < 1 || value > max)
-      throw badTrace(source, 'header', `${field} is ${value}, must be an integer from 1 to ${max}`);
+      throw badTrace(source, 'header', `${field} is ${shown(value)}, must be an integer from 1 to ${max}`);
   };
   refuse('experts', shape.experts, limits.expertsMax);
   refuse('topK', shape.topK, limits.topKMax);
@@ -71,14 +77,9 @@ export function checkShape(shape: TraceShape, source: string): void {
   shape.moeLayers.forEach((layer, l) => {
     const above = l === 0 ? -1 : shape.moeLayers[l - 1];
     if (!Number.isInteger(layer) || layer <= above || layer > layerMax)
-      throw badTrace(
-        source,
-        'header',
-        `moeLayers[${l}] is ${JSON.stringify(layer)}, must be an integer above ${above}, at most ${layerMax}`,
-      );
+      throw badTrace(source, 'header', `moeLayers[${l}] is ${shown(layer)}, must be an integer above ${above}, at most ${layerMax}`);
   });
-  if (typeof shape.model !== 'string')
-    throw badTrace(source, 'header', `model is ${JSON.stringify(shape.model) ?? 'absent'}, must be text`);
+  if (typeof shape.model !== 'string') throw badTrace(source, 'header', `model is ${shown(shape.model)}, must be text`);
   if (shape.groups === undefined) return;
   refuse('groups', shape.groups, shape.experts);
   if (shape.experts % shape.groups !== 0)

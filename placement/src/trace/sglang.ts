@@ -1,7 +1,7 @@
 import type { Bytes } from './byte-stream.ts';
 import { jsonEvents } from './json-events.ts';
 import { type LoadMatrix, loadMatrixOf } from './load-matrix.ts';
-import { badTrace, NO_EXPERT, positionMax, type RoutingTrace, type TraceBounds, TraceBuilder } from './routing-trace.ts';
+import { badTrace, NO_EXPERT, positionMax, type RoutingTrace, shown, type TraceBounds, TraceBuilder } from './routing-trace.ts';
 
 /** Ids of one record (one forward pass of one rank): 61 layers x 16,384 tokens x top-8 is 8 million. */
 const recordIdsMax = 32_000_000;
@@ -191,7 +191,7 @@ async function* arrays(bytes: Bytes, source: string, keys: string[]): AsyncGener
         continue;
       }
       if (typeof event.value !== 'number')
-        throw badTrace(source, `byte ${event.offset}`, `${key} holds ${JSON.stringify(event.value)}, expected numbers`);
+        throw badTrace(source, `byte ${event.offset}`, `${key} holds ${shown(event.value)}, expected numbers`);
       if (flat.length === recordIdsMax) throw badTrace(source, `byte ${event.offset}`, `${key} holds more than ${recordIdsMax} numbers`);
       flat.push(event.value);
       filled[depth - 1]++;

@@ -1,6 +1,6 @@
 import { limits, type TraceHeader } from '@switchyard/proto';
 import { ByteStream, type Bytes } from './byte-stream.ts';
-import { badTrace, NO_EXPERT, type RoutingTrace, type TraceBounds, TraceBuilder } from './routing-trace.ts';
+import { badTrace, NO_EXPERT, type RoutingTrace, shown, type TraceBounds, TraceBuilder } from './routing-trace.ts';
 
 /** Reads our own format (proto/src/trace.ts). `sequences` is the `.sequences.jsonl` beside it, or null. */
 export async function readSwitchyardTrace(
@@ -55,7 +55,7 @@ function parseHeader(line: string | null, source: string): TraceHeader {
     throw badTrace(
       source,
       'line 1',
-      `format is ${JSON.stringify(header?.format)} version ${header?.version}, expected "switchyard-trace" version 1`,
+      `format is ${shown(header?.format)} version ${shown(header?.version)}, expected "switchyard-trace" version 1`,
     );
   if (!Array.isArray(header.moeLayers)) throw badTrace(source, 'line 1', 'moeLayers is not a list');
   return header;

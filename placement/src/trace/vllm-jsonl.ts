@@ -1,8 +1,20 @@
+import { limits } from '@switchyard/proto';
 import { ByteStream, type Bytes } from './byte-stream.ts';
-import { badTrace, layerMax, NO_EXPERT, positionMax, type RoutingTrace, type TraceBounds, TraceBuilder } from './routing-trace.ts';
+import {
+  badTrace,
+  layerMax,
+  NO_EXPERT,
+  positionMax,
+  type RoutingTrace,
+  sequencesMax,
+  shown,
+  type TraceBounds,
+  TraceBuilder,
+} from './routing-trace.ts';
 
-/** Tokens that may be waiting for their remaining layers at one time. */
+/** Tokens that may be waiting for their remaining layers at one time, and choices that they may have: 256 MB. */
 const openTokensMax = 200_000;
+const openChoicesMax = 128 * 1024 * 1024;
 
 interface Line {
   req_id: string | number;
@@ -34,18 +46,20 @@ export async function readVllmJsonl(
   const shape = { model: options.model ?? 'unknown', moeLayers, experts: options.experts ?? largest + 1, topK };
   const builder = new TraceBuilder(shape, source, options);
   const sequences = new Map<string, number>();
+  const waitingMax = Math.min(openTokensMax, Math.floor(openChoicesMax / (moeLayers.length * topK)));
   const waiting = new Map<string, { ids: Uint16Array; left: number; sequence: number; position: number }>();
   for await (const { line, number } of lines(open(), source)) {
     const request = String(line.req_id);
     let sequence = sequences.get(request);
     if (sequence === undefined) {
+      if (sequences.size === sequencesMax) throw badTrace(source, `line ${number}`, `more than ${sequencesMax} requests`);
       sequence = sequences.size;
       sequences.set(request, sequence);
     }
     const key = `${sequence} ${line.token_idx}`;
     let token = waiting.get(key);
     if (token === undefined) {
-      if (waiting.size === openTokensMax) throw badTrace(source, `line ${number}`, `more than ${openTokensMax} tokens lack a layer`);
+      if (waiting.size === waitingMax) throw badTrace(source, `line ${number}`, `more than ${waitingMax} tokens lack a layer`);
       token = { ids: new Uint16Array(moeLayers.length * topK).fill(NO_EXPERT), left: moeLayers.length, sequence, position: line.token_idx };
       waiting.set(key, token);
     }
@@ -84,17 +98,19 @@ async function* lines(bytes: Bytes, source: string): AsyncGenerator<{ line: Line
     const fault =
       typeof line.req_id !== 'string' && typeof line.req_id !== 'number'
         ? 'req_id is missing'
-        : !Number.isInteger(line.token_idx) || line.token_idx < 0 || line.token_idx > positionMax
-          ? `token_idx is ${line.token_idx}, must be an integer from 0 to ${positionMax}`
-          : !Number.isInteger(line.layer) || line.layer < 0 || line.layer > layerMax
-            ? `layer is ${line.layer}, must be an integer from 0 to ${layerMax}`
-            : !Array.isArray(line.topk_ids) ||
-                line.topk_ids.length < 1 ||
-                !line.topk_ids.every((id) => Number.isInteger(id) && id >= 0 && id < NO_EXPERT)
-              ? `topk_ids is ${JSON.stringify(line.topk_ids)}`
-              : new Set(line.topk_ids).size < line.topk_ids.length
-                ? `topk_ids is ${JSON.stringify(line.topk_ids)}, an expert appears twice`
-                : null;
+        : String(line.req_id).length > limits.nameLengthMax
+          ? `req_id is ${shown(line.req_id)}, must be text of at most ${limits.nameLengthMax}`
+          : !Number.isInteger(line.token_idx) || line.token_idx < 0 || line.token_idx > positionMax
+            ? `token_idx is ${shown(line.token_idx)}, must be an integer from 0 to ${positionMax}`
+            : !Number.isInteger(line.layer) || line.layer < 0 || line.layer > layerMax
+              ? `layer is ${shown(line.layer)}, must be an integer from 0 to ${layerMax}`
+              : !Array.isArray(line.topk_ids) ||
+                  line.topk_ids.length < 1 ||
+                  !line.topk_ids.every((id) => Number.isInteger(id) && id >= 0 && id < NO_EXPERT)
+                ? `topk_ids is ${shown(line.topk_ids)}`
+                : new Set(line.topk_ids).size < line.topk_ids.length
+                  ? `topk_ids is ${shown(line.topk_ids)}, an expert appears twice`
+                  : null;
     if (fault !== null) throw badTrace(source, `line ${number}`, fault);
     yield { line, number };
   }

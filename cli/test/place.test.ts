@@ -358,6 +358,30 @@ describe('switchyard place', () => {
     expect(text).not.toContain('NaN');
     const hurried = await run('worth-it', '--trace', trace, '--levels', '0,50%', '--deadline', '1ms', ...quick);
     expect(hurried).toMatch(/stopped early: not searched with .*\+50.0% replicas/);
+    // On one node there is no traffic to save.
+    const alone = join(dir, 'alone.json');
+    const { nodes, ...rest } = JSON.parse(readFileSync(topology, 'utf8'));
+    writeFileSync(alone, JSON.stringify({ ...rest, nodes: nodes.slice(0, 1) }));
+    expect(await run('worth-it', '--trace', one, '--topology', alone, '--levels', '0', ...quick)).not.toContain('NaN');
+  });
+
+  it('says which cluster of what-if had too little time, or has too little memory, before it searches the other', async () => {
+    const ask = ['what-if', '--trace', trace, '--topology', topology, ...quick];
+    expect(await run(...ask, '--add-node', '--deadline', '1ms')).toContain(
+      'stopped early, with the best plan so far: as it is; add-node\n',
+    );
+    expect(JSON.parse(await run(...ask, '--add-node', '--deadline', '1ms', '--json')).clusters).toMatchObject([
+      { name: 'as it is', stopped: true },
+      { name: 'add-node', stopped: true },
+    ]);
+    const tight = join(dir, 'tight.json');
+    const cluster = JSON.parse(readFileSync(topology, 'utf8'));
+    for (const node of cluster.nodes) node.workers[0].expertMemoryBytes = 300_000;
+    writeFileSync(tight, JSON.stringify(cluster));
+    await expect(run('what-if', '--trace', trace, '--topology', tight, '--lose-node', 'n1', ...quick)).rejects.toThrow(
+      "lose-node: the workers' memory holds 600 experts, the model has 768 (24 layers x 32) (bad_plan)",
+    );
+    expect(progress).toBe('');
   });
 
   it('says what is missing or wrong', async () => {

@@ -1,5 +1,5 @@
 import { type Change, changedTopology, chooseHomes, clusterOf, holdOut, place, scoreFanOut, thinTokens } from '@switchyard/placement';
-import type { Topology } from '@switchyard/proto';
+import { SwitchyardError, type Topology } from '@switchyard/proto';
 import { Command } from 'commander';
 import { interruptSignal } from '../commands/interrupt.ts';
 import { CommandFailure, exitStatus } from '../failure.ts';
@@ -53,23 +53,32 @@ export function whatIfCommand(): Command {
         ...placeOptions(flags, signal),
         replicas: flags.replicas,
         onProgress: (p) => line.update(`${name}: ${p.stage}`, p.incumbent),
+      }).catch((error: Error) => {
+        throw error instanceof SwitchyardError ? new CommandFailure(`${name}: ${error.message} (${error.code})`, { cause: error }) : error;
       });
       const cluster = clusterOf(topology);
       const homes = chooseHomes(judged, placed.masks, cluster, { kind: 'whole-sequence' }, flags.homeTolerance);
       const score = scoreFanOut(judged, placed.plan.replicas, cluster, homes);
       return {
         name,
+        stopped: placed.stopped,
         figures: figuresOf(score, { trace: judged, replicas: placed.plan.replicas, homes, cluster, topology, seed: flags.seed }, host),
       };
     };
-    const columns = [await ask('as it is', before), await ask(changes.map((c) => c.kind).join(', '), after)];
+    // The cluster that is not there yet goes first: if it is too small, that is known before the other one was searched for minutes.
+    const changed = await ask(changes.map((c) => c.kind).join(', '), after);
+    const columns = [await ask('as it is', before), changed];
     line.finish();
     release();
     if (signal.aborted) process.exitCode = exitStatus.interrupted; // after what was found until then
-    if (flags.json) process.stdout.write(`${JSON.stringify({ format: 'switchyard-place-what-if', version: 1, clusters: columns })}\n`);
-    else
-      process.stdout.write(
-        `${comparisonTable(columns, null, 'not proven')}\n${measuredOn(judged, test.tokens > 0)}; ${stepTimesBy(host)}\n`,
-      );
+    if (flags.json) {
+      process.stdout.write(`${JSON.stringify({ format: 'switchyard-place-what-if', version: 1, clusters: columns })}\n`);
+      return;
+    }
+    const stopped = columns.filter((c) => c.stopped).map((c) => c.name);
+    process.stdout.write(
+      `${comparisonTable(columns, null, 'not proven')}\n${measuredOn(judged, test.tokens > 0)}; ${stepTimesBy(host)}\n` +
+        `${stopped.length > 0 ? `stopped early, with the best plan so far: ${stopped.join('; ')}\n` : ''}`,
+    );
   });
 }

@@ -69,7 +69,7 @@ export function worthItCommand(): Command {
         percent(l.heldOut.homeShare),
         l.heldOut.peakMean.toFixed(3),
         l.heldOutByDomain.remoteNodes.toFixed(3),
-        percent(1 - l.heldOut.remoteNodes / report.now.remoteNodes),
+        report.now.remoteNodes === 0 ? '-' : percent(1 - l.heldOut.remoteNodes / report.now.remoteNodes),
       ]),
     ];
     const held =

@@ -22,11 +22,11 @@ export async function readJsonBody(
 }
 
 /** What comes beyond a limit is discarded as it arrives, so that the client can read why; the request's own time limit ends it. */
-function readBytes(request: IncomingMessage, body: BodyLease, bytesMax: number): Promise<Buffer> {
+async function readBytes(request: IncomingMessage, body: BodyLease, bytesMax: number): Promise<Buffer> {
   const chunks: Buffer[] = [];
   let bytes = 0;
   let refused = false;
-  return new Promise((resolve, reject) => {
+  await new Promise<void>((resolve, reject) => {
     request.on('data', (chunk: Buffer) => {
       if (refused) return;
       bytes += chunk.length;
@@ -40,10 +40,12 @@ function readBytes(request: IncomingMessage, body: BodyLease, bytesMax: number):
         reject(error);
       }
     });
-    request.on('end', () => resolve(chunks.length === 1 ? chunks[0] : Buffer.concat(chunks)));
+    request.on('end', resolve);
     request.on('error', (error) => reject(new SwitchyardError('cancelled', `the request was cut off: ${error.message}`)));
     request.on('close', () => reject(new SwitchyardError('cancelled', 'the request was cut off')));
   });
+  // The request and its listeners live until the last byte of the answer is written: they must not keep the body.
+  return chunks.length === 1 ? chunks.pop()! : Buffer.concat(chunks.splice(0));
 }
 
 function checkContentType(request: IncomingMessage): void {

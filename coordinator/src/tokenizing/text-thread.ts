@@ -56,13 +56,17 @@ export class TextThread {
         `${this.#waiting.length} long texts wait to be tokenised; the limit is ${bounds.tokenizingQueueMax}`,
       );
     if (unwanted?.aborted) throw nobodyWaits();
-    return new Promise((resolve, reject) => {
+    let drop = () => {};
+    const ids = new Promise<number[][]>((resolve, reject) => {
       const after = this.#waiting.findIndex((other) => other.chars > chars);
       const waiting: Waiting = { job: { prompts, tokensMax }, chars, resolve, reject };
       this.#waiting.splice(after < 0 ? this.#waiting.length : after, 0, waiting);
-      unwanted?.addEventListener('abort', () => this.#drop(waiting), { once: true });
+      drop = () => this.#drop(waiting);
+      unwanted?.addEventListener('abort', drop);
       this.#next();
     });
+    // The signal lives as long as the answer: it must not keep the text.
+    return ids.finally(() => unwanted?.removeEventListener('abort', drop));
   }
 
   async close(): Promise<void> {

@@ -82,6 +82,7 @@ export async function startCluster(dir, model, { workers, nodes, transport }, pr
     rowDeadlineMs: 30_000,
     replayRouting: '',
     lossy: '',
+    draftMax: 0,
   };
   const next = (stream, type) =>
     unlessFailed(

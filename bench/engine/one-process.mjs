@@ -54,6 +54,7 @@ async function createEngine(dir, sum, threads) {
     maxSequences: 64,
     maxLogitRows: 64,
     prefixCache: false,
+    draftMax: 0,
     replay: null,
     onTokens: ({ finish, errors }) => {
       if (errors.length > 0) throw new Error(errors[0].message);

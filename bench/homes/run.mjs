@@ -61,6 +61,9 @@ async function startCluster(flags) {
     String(nodes),
     '--workers-per-node',
     '1',
+    // What homes bring shows in every token's rows.
+    '--draft-max',
+    '0',
   ];
   const coordinator = spawn(
     process.execPath,

@@ -60,7 +60,13 @@ async function measureOn(workload, plan, network, cells, { cpus, effort }) {
   try {
     // Routing is replayed even where the workload's own is used: a step then runs layer by layer, as it does when rows leave, and it is known what it computed.
     const replay = workload.replay ?? workload.planningTrace;
-    const cluster = await startCluster(bed, { model: workload.model, plan, replay, cpus, coordinatorFlags: ['--no-prefix-cache'] });
+    const cluster = await startCluster(bed, {
+      model: workload.model,
+      plan,
+      replay,
+      cpus,
+      coordinatorFlags: ['--no-prefix-cache', '--draft-max', '0'],
+    });
     try {
       const request = (n, promptTokens, maxTokens) => ({
         ...workload.request(n, promptTokens, maxTokens, true),

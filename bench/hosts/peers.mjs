@@ -1,6 +1,7 @@
 // Switchyard beside llama.cpp's RPC and vLLM's tensor parallelism, over the same hosts of the same bed, with the same weights and the same client, in turn.
 //   node bench/hosts/peers.mjs --llama BIN_DIR [--vllm VENV_DIR] [--model DIR --gguf FILE] [--hosts 4] [--rate 1000] [--delay 250] [--batches 1,8] [--rounds 2]
-//                              [--only switchyard,llama.cpp,vllm] [--plan FILE] [--cache DIR] [--out bench/results/hosts-peers]
+//                              [--only switchyard,llama.cpp,vllm] [--plan FILE] [--drafts none|ngram] [--text FILE] [--cache DIR]
+//                              [--out bench/results/hosts-peers]
 // Every peer does its best on one core a host: llama.cpp with an RPC server on each host and its API server on the first, vLLM with one rank a host over gloo.
 // Rounds alternate the systems; the table takes each figure's best round. Needs root, iproute2 and a C compiler.
 import { once } from 'node:events';
@@ -10,6 +11,7 @@ import path from 'node:path';
 import { parseArgs } from 'node:util';
 import { bedRefusal, startBed } from '../../test/hosts/bed/bed.mjs';
 import { startCluster } from '../../test/hosts/bed/cluster.mjs';
+import { checkDrafts, draftFlags } from '../peers/drafts.mjs';
 import { convertToGguf } from '../peers/gguf.mjs';
 import { writeRandomModel } from '../peers/random-model.mjs';
 import { warmUp } from '../warm-up.mjs';
@@ -30,6 +32,8 @@ const { values: flags } = parseArgs({
     rounds: { type: 'string', default: '2' },
     only: { type: 'string' },
     plan: { type: 'string' },
+    drafts: { type: 'string', default: 'none' },
+    text: { type: 'string' },
     transport: { type: 'string', default: 'tcp' },
     'output-tokens': { type: 'string', default: '64' },
     'prefill-tokens': { type: 'string', default: '512' },
@@ -45,6 +49,7 @@ if (refusal !== null) {
 }
 const hosts = Number(flags.hosts);
 const batches = flags.batches.split(',').map(Number);
+const drafts = checkDrafts(flags.drafts);
 const wanted = flags.only?.split(',') ?? ['switchyard', ...(flags.llama ? ['llama.cpp'] : []), ...(flags.vllm ? ['vllm'] : [])];
 mkdirSync(flags.cache, { recursive: true });
 const model = path.resolve(flags.model ?? path.join(flags.cache, 'middle'));
@@ -61,7 +66,7 @@ const context = 1024;
 const systems = {
   async switchyard(bed) {
     const plan = flags.plan ? JSON.parse(readFileSync(flags.plan, 'utf8')) : onHosts(model, hosts);
-    const cluster = await startCluster(bed, { model, plan, transport: flags.transport });
+    const cluster = await startCluster(bed, { model, plan, transport: flags.transport, coordinatorFlags: draftFlags.switchyard(drafts) });
     return { ready: '/health/ready', children: [], stop: cluster.stop };
   },
   async 'llama.cpp'(bed, log) {
@@ -75,6 +80,7 @@ const systems = {
       [
         ...['-m', gguf, '--rpc', rpc, '-ngl', 99, '--host', bed.hosts[0].address, '--port', port, '-t', 1, '-tb', 1, '-fit', 'off'],
         ...['-np', sequences, '-c', sequences * context, '--no-webui', '--cache-ram', 0, '--threads-http', hosts * sequences + 16],
+        ...draftFlags['llama.cpp'](drafts),
       ],
       { stdio: ['ignore', log, log] },
     );
@@ -89,6 +95,7 @@ const systems = {
         [
           ...['serve', model, '--served-model-name', 'model', '--host', address, '--port', port, '--dtype', 'bfloat16'],
           ...['--max-model-len', context, '--max-num-seqs', sequences, '--tensor-parallel-size', hosts],
+          ...draftFlags.vllm(drafts),
           ...[
             '--distributed-executor-backend',
             'mp',
@@ -158,7 +165,8 @@ async function measure(bed, args) {
     '--json',
     '--timeout',
     120,
-    ...['--vocab', config.vocab_size, '--seed', ++seed],
+    ...(flags.text ? ['--text', flags.text] : ['--vocab', config.vocab_size]),
+    ...['--seed', ++seed],
     ...args,
   ]);
   return JSON.parse(out).levels;
@@ -244,10 +252,12 @@ const command = [
   'node',
   'bench/hosts/peers.mjs',
   // Without folders and files, which are of one machine.
-  ...process.argv.slice(2).filter((_, i, all) => ![all[i], all[i - 1]].some((a) => /^--(llama|vllm|cache|out|model|gguf|plan)$/.test(a))),
+  ...process.argv
+    .slice(2)
+    .filter((_, i, all) => ![all[i], all[i - 1]].some((a) => /^--(llama|vllm|cache|out|model|gguf|plan|text)$/.test(a))),
 ].join(' ');
 const text = [
-  `# ${hosts} hosts at ${flags.rate} Mb/s, ${Number(flags.delay) / 1000} ms one way, all on ${os.cpus().length} cores`,
+  `# ${hosts} hosts at ${flags.rate} Mb/s, ${Number(flags.delay) / 1000} ms one way, all on ${os.cpus().length} cores${drafts === 'ngram' ? ', next tokens guessed by prompt lookup' : ''}`,
   '',
   `${path.basename(model)}: ${config.num_hidden_layers} layers, ${config.num_experts} experts, top-${config.num_experts_per_tok}, hidden ${config.hidden_size}; bf16; ${flags['prefill-tokens']}-token prompts, ${flags['output-tokens']} tokens decoded.`,
   '',

@@ -121,7 +121,7 @@ async function measureParts(workload, hosts, kinds, rateMbit) {
       clusters.push(
         await startCluster(bed, {
           ...{ model: workload.model, plan, replay: workload.replay, transport, cpus, number },
-          coordinatorFlags: ['--no-prefix-cache'],
+          coordinatorFlags: ['--no-prefix-cache', '--draft-max', '0'],
         }),
       );
     let first = 1_000_000 + rateMbit;

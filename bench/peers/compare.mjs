@@ -1,5 +1,7 @@
 // Switchyard beside llama.cpp and vLLM: same weights, same cores, same client, in turn within one run.
-//   node bench/peers/compare.mjs --model DIR --gguf FILE --llama BIN_DIR [--vllm VENV_DIR] [--format bf16|int8] [--rounds 2] [--out bench/results/peers-NAME]
+//   node bench/peers/compare.mjs --model DIR --gguf FILE --llama BIN_DIR [--vllm VENV_DIR] [--format bf16|int8] [--rounds 2] [--drafts none|ngram] [--text FILE]
+//                               [--out bench/results/peers-NAME]
+// With --drafts ngram every system guesses next tokens by prompt lookup. Prompts are random ids, or pieces of the text.
 // Rounds alternate the systems, so that a machine that slows down slows all of them; the table takes each figure's best round. What the memory gives is measured
 // right before and after each level of our own, and a step is compared with the better of the two: a machine that others use changes within minutes.
 import { execFileSync, spawnSync } from 'node:child_process';
@@ -9,6 +11,7 @@ import path from 'node:path';
 import { parseArgs } from 'node:util';
 import { measureReadBandwidth } from '../../cli/dist/doctor/read-bandwidth.js';
 import { warmUp } from '../warm-up.mjs';
+import { checkDrafts } from './drafts.mjs';
 import { decodeBound, prefillBound } from './floor.mjs';
 import { startServer } from './servers.mjs';
 
@@ -29,6 +32,8 @@ const { values: flags } = parseArgs({
     'prefill-tokens': { type: 'string', default: '512' },
     port: { type: 'string', default: '8870' },
     only: { type: 'string' },
+    drafts: { type: 'string', default: 'none' },
+    text: { type: 'string' },
     up: { type: 'string', default: '' },
     out: { type: 'string' },
   },
@@ -41,6 +46,8 @@ const threads = Number(flags.threads);
 const batches = flags.batches.split(',').map(Number);
 const config = JSON.parse(readFileSync(path.join(flags.model, 'config.json'), 'utf8'));
 const wanted = flags.only?.split(',') ?? ['switchyard', 'llama.cpp', ...(flags.vllm && flags.format === 'bf16' ? ['vllm'] : [])];
+const drafts = checkDrafts(flags.drafts);
+const source = flags.text ? ['--text', flags.text] : ['--vocab', config.vocab_size];
 const logs = mkdtempSync(path.join(os.tmpdir(), 'compare-'));
 
 let seed = 0;
@@ -69,20 +76,20 @@ function measure(url, args) {
 async function measureServer(url, bandwidth) {
   const most = Math.max(...batches);
   await warmUp(() => {
-    const lengths = ['--prompt-tokens', 16, '--output-tokens', 64, '--vocab', config.vocab_size];
+    const lengths = ['--prompt-tokens', 16, '--output-tokens', 64, ...source];
     return measure(url, ['--concurrency', most, '--requests', most, ...lengths])[0].outputTokensPerSecond;
   });
   const levels = [];
   for (const batch of batches) {
     const before = bandwidth ? await measureReadBandwidth(threads) : 0;
-    const lengths = ['--prompt-tokens', 16, '--output-tokens', flags['output-tokens'], '--vocab', config.vocab_size];
+    const lengths = ['--prompt-tokens', 16, '--output-tokens', flags['output-tokens'], ...source];
     const [level] = measure(url, ['--concurrency', batch, ...lengths]);
     const after = bandwidth ? await measureReadBandwidth(threads) : 0;
     levels.push({ ...level, readBandwidth: Math.max(before, after) });
   }
   const [prefill] = measure(url, [
     ...['--concurrency', 1, '--requests', 8, '--prompt-tokens', flags['prefill-tokens'], '--output-tokens', 1],
-    ...['--vocab', config.vocab_size],
+    ...source,
   ]);
   const byBatch = (pick) => Object.fromEntries(levels.map((level) => [level.concurrency, pick(level)]));
   return {
@@ -104,7 +111,7 @@ for (let round = 0; round < Number(flags.rounds); round++) {
   for (const [i, name] of wanted.entries()) {
     const options = {
       ...{ model: path.resolve(flags.model), gguf: path.resolve(flags.gguf), llama: flags.llama, vllm: flags.vllm },
-      ...{ threads, format: flags.format, port: Number(flags.port) + i, extra: flags.up ? flags.up.split(' ') : [] },
+      ...{ threads, format: flags.format, port: Number(flags.port) + i, drafts, extra: flags.up ? flags.up.split(' ') : [] },
     };
     const server = await startServer(name, options, path.join(logs, `${name}-${round}.log`));
     try {
@@ -175,6 +182,6 @@ if (flags.out) {
   );
   writeFileSync(
     `${flags.out}.md`,
-    `# ${path.basename(flags.model)}, ${flags.format}, ${threads} threads, over HTTP\n\n${lines.join('\n')}\n\nThroughput: best of ${flags.rounds} alternating rounds, whole requests, prompts of 16 tokens included. A step is the median time per output token of the round that came nearest to its bound; the bound is the time to read its weights once, if streams choose experts evenly and each by itself, at what the memory gave to ${threads} threads right before or after that measurement, whichever was more. ${machine.cpu}, ${machine.cores} cores, ${machine.instructionSet} at most.\n\n\`${run}\`\n`,
+    `# ${path.basename(flags.model)}, ${flags.format}, ${threads} threads, over HTTP${drafts === 'ngram' ? ', next tokens guessed by prompt lookup' : ''}\n\n${lines.join('\n')}\n\nThroughput: best of ${flags.rounds} alternating rounds, whole requests, prompts of 16 tokens included. A step is the median time per output token of the round that came nearest to its bound; the bound is the time to read its weights once, if streams choose experts evenly and each by itself, at what the memory gave to ${threads} threads right before or after that measurement, whichever was more. ${machine.cpu}, ${machine.cores} cores, ${machine.instructionSet} at most.\n\n\`${run}\`\n`,
   );
 }

@@ -5,6 +5,7 @@ import { closeSync, openSync } from 'node:fs';
 import net from 'node:net';
 import path from 'node:path';
 import { atEnd } from '../leftovers.mjs';
+import { draftFlags } from './drafts.mjs';
 
 const root = path.resolve(import.meta.dirname ?? path.dirname(new URL(import.meta.url).pathname), '../..');
 
@@ -13,31 +14,34 @@ const sequences = 32;
 const context = 1024;
 
 export const systems = {
-  switchyard: ({ model, port, threads, format, extra }) => ({
+  switchyard: ({ model, port, threads, format, drafts, extra }) => ({
     command: process.execPath,
     args: [
       ...[path.join(root, 'cli/dist/main.js'), 'up', '--model', model, '--port', port, '--nodes', 1, '--workers-per-node', 1],
       ...['--threads', threads],
       ...(format === 'int8' ? ['--expert-dtype', 'int8', '--dense-dtype', 'int8'] : []),
+      ...draftFlags.switchyard(drafts ?? 'none'),
       ...extra,
     ],
     env: {},
     ready: '/health/ready',
   }),
-  'llama.cpp': ({ gguf, port, threads, llama }) => ({
+  'llama.cpp': ({ gguf, port, threads, llama, drafts }) => ({
     command: path.join(llama, 'llama-server'),
     args: [
       ...['-m', gguf, '--host', '127.0.0.1', '--port', port, '-t', threads, '-tb', threads],
       ...['-np', sequences, '-c', sequences * context, '--no-webui', '--cache-ram', 0, '--threads-http', sequences + 16],
+      ...draftFlags['llama.cpp'](drafts),
     ],
     env: {},
     ready: '/health',
   }),
-  vllm: ({ model, port, threads, vllm }) => ({
+  vllm: ({ model, port, threads, vllm, drafts }) => ({
     command: path.join(vllm, 'bin/vllm'),
     args: [
       ...['serve', model, '--served-model-name', 'model', '--host', '127.0.0.1', '--port', port, '--dtype', 'bfloat16'],
       ...['--max-model-len', context, '--max-num-seqs', sequences],
+      ...draftFlags.vllm(drafts),
     ],
     env: {
       VLLM_CPU_KVCACHE_SPACE: '1',

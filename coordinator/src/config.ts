@@ -53,6 +53,12 @@ export const options = {
   maxBatchRows: option(whole(1, limits.frameRowsMax), batchRowsDefault, 'ROWS', 'rows of one step: prefill chunk and decodes'),
   // What a worker takes at most.
   maxSequences: option(whole(1, limits.requestsRunningMax), 64, 'N', 'sequences that one worker runs at a time'),
+  draftMax: option(
+    whole(0, limits.draftMax),
+    8,
+    'TOKENS',
+    'tokens that a stream may guess from its own text for one step to check; 0: none',
+  ),
   prefixCache: option(onOff, true, null, 'share the cache of common prompt beginnings inside a tenant'),
   rowDeadlineMs: option(whole(1, 86_400_000), limits.rowDeadlineMs, 'MS', 'a row that has not come back by then fails its request'),
   requestsRunningMax: option(

@@ -330,6 +330,7 @@ function engineConfig(config: Config): EngineConfig {
     prefixCache: config.prefixCache,
     rowDeadlineMs: config.rowDeadlineMs,
     lossy: config.lossy,
+    draftMax: config.draftMax,
     replayRouting: config.replayRouting === null ? '' : path.resolve(config.replayRouting),
   };
 }

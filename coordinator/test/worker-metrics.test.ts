@@ -19,7 +19,7 @@ function said(changes: Partial<Stats>): Stats {
   return {
     ...{ steps: 0, running: 0, waiting: 0, kvBlocksUsed: 0, kvBlocks: 100, lastStepAgeMs: 0, workPending: true, promptTokens: 0 },
     ...{ generatedTokens: 0, prefixQueries: 0, prefixHits: 0, preemptions: 0, links: [], seconds: [], rowsDispatched: 0 },
-    ...{ remoteNodesVisited: 0, expertTokens: [], residentBytes: 0, awakeSeconds: 0 },
+    ...{ remoteNodesVisited: 0, expertTokens: [], residentBytes: 0, awakeSeconds: 0, draftTokens: 0, draftTokensAccepted: 0 },
     ...changes,
   };
 }

@@ -66,6 +66,8 @@ export interface EngineConfig {
   /** As `parseLossy` reads it; empty: nothing is given up. */
   lossy: string;
   replayRouting: string;
+  /** Tokens that a stream may guess for one step; 0: none. */
+  draftMax: number;
 }
 
 export interface Peer {
@@ -224,6 +226,9 @@ export interface Stats {
   residentBytes: number;
   /** Processor time in which the worker waited awake for frames; any other program could have had it. */
   awakeSeconds: number;
+  /** Guessed tokens that steps checked, and those that were right. */
+  draftTokens: number;
+  draftTokensAccepted: number;
 }
 
 export interface LinkStats {

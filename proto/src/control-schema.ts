@@ -58,6 +58,7 @@ const engineConfig = message<EngineConfig>('EngineConfig', {
   rowDeadlineMs: [11, 'uint32'],
   lossy: [16, 'string'],
   replayRouting: [12, 'string'],
+  draftMax: [13, 'uint32'],
 });
 
 const assign = message<Assign>('Assign', {
@@ -179,6 +180,8 @@ const stats = message<Stats>('Stats', {
   expertTokens: [17, 'uint64[]'],
   residentBytes: [18, 'uint64'],
   awakeSeconds: [19, 'double'],
+  draftTokens: [20, 'uint64'],
+  draftTokensAccepted: [21, 'uint64'],
 });
 
 const traceRows = message<TraceRows>('TraceRows', {

@@ -69,6 +69,8 @@ export const limits = {
   replayTraceBytesMax: 1024 * 1024 * 1024,
   /** A row that has not come back by then fails its request. */
   rowDeadlineMs: 30_000,
+  /** Tokens that a stream may guess for one step: what comes later is seldom right, and its rows cost what prompts' rows cost. */
+  draftMax: 32,
   /** HTTP body: a 128k-token prompt in UTF-8 with JSON escapes. */
   bodyBytesMax: 4 * 1024 * 1024,
   /** Requests admitted and not finished, and requests waiting beyond them. */

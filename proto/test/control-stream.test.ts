@@ -210,7 +210,15 @@ describe('control stream', () => {
         kvBlocks: 0,
         kvBytes: 2 ** 40,
       };
-      const rest = { maxBatchRows: 64, maxSequences: 32, prefixCache: true, rowDeadlineMs: 30_000, lossy: '', replayRouting: '' };
+      const rest = {
+        maxBatchRows: 64,
+        maxSequences: 32,
+        prefixCache: true,
+        rowDeadlineMs: 30_000,
+        lossy: '',
+        replayRouting: '',
+        draftMax: 8,
+      };
       worker.send({ type: 'assign', worker: 3, epoch: 7, modelDir: '/m', plan, engine: { ...engine, ...rest } });
     });
     const coordinator = await attachToCoordinator(at, open);

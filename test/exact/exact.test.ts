@@ -48,7 +48,7 @@ function load(dir: string, numericClass: ClassOptions, hosted: number[][] | null
     device: { ...machine, cpus: null },
     maxBatchRows: 128,
     // A worker whose rows leave runs its steps in lanes; one alone does not.
-    laneRows: hosted === null ? null : laneRows({ maxBatchRows: 128, maxSequences: 16 }),
+    laneRows: hosted === null ? null : laneRows({ maxBatchRows: 128, maxSequences: 16, draftMax: 8 }),
     maxSequences: 16,
     maxLogitRows: 64,
     maxContext: 0,
@@ -71,6 +71,7 @@ interface Layout {
   maxLogitRows: number;
   kvBlocks: number;
   prefixCache: boolean;
+  draftMax: number;
 }
 
 let sockets: string;
@@ -122,6 +123,7 @@ async function startCluster(dir: string, numericClass: ClassOptions, shape: Mode
     maxSequences: 16,
     maxLogitRows: layout.maxLogitRows,
     prefixCache: layout.prefixCache,
+    draftMax: layout.draftMax,
     rowDeadlineMs: 30_000,
   });
 }
@@ -162,6 +164,7 @@ function layoutArbitrary(
       maxLogitRows: fc.integer({ min: 1, max: 64 }),
       kvBlocks: fc.integer({ min: longestBlocks, max: longestBlocks * 4 }),
       prefixCache: fc.boolean(),
+      draftMax: fc.constantFrom(0, 2, 8),
     }),
   );
 }
@@ -183,6 +186,11 @@ function requestsFor(vocab: number, longest: number): Submit[] {
       sampling: { ...plain, temperature: 1.2, minP: 0.02, frequencyPenalty: 0.5, presencePenalty: 0.2, repetitionPenalty: 1.1, seed: 1n },
     }),
     submitOf(text(30, 8), { ...wanted, maxTokens: 4, promptLogprobs: true }),
+    // What repeats itself is guessed.
+    submitOf(
+      Array.from({ length: longest - 20 }, (_, i) => 7 + (i % 5)),
+      { ...wanted, maxTokens: 20 },
+    ),
     submitOf(text(16, 1), { ...wanted, maxTokens: 9, sampling: { ...plain, biasToken: [4, 5], biasValue: [2, -100] } }),
   ];
 }
@@ -222,6 +230,7 @@ describe.each([
       maxSequences: 16,
       maxLogitRows: 64,
       prefixCache: false,
+      draftMax: 0,
       rowDeadlineMs: 30_000,
     });
     alone = [];
@@ -270,6 +279,7 @@ describe.each([
       maxLogitRows: 64,
       kvBlocks: 32,
       prefixCache: true,
+      draftMax: 8,
     });
     const [spoken, submit] = [alone[0], requests[0]];
     const again = submitOf([...Array.from(submit.prompt), ...spoken.tokens], { maxTokens: 0, promptLogprobs: true, logprobs: 3 });
@@ -296,6 +306,7 @@ describe.each(['qwen3_moe', 'olmoe', 'granitemoe', 'deepseek_v2', 'gpt_oss'])('%
       maxLogitRows: 16,
       kvBlocks: 64,
       prefixCache: true,
+      draftMax: 8,
     });
     const cases = readExpectedCases(golden(name), shape);
     const answers = await Promise.all(

@@ -33,6 +33,7 @@ export interface ClusterOptions {
   maxSequences: number;
   maxLogitRows: number;
   prefixCache: boolean;
+  draftMax: number;
   rowDeadlineMs: number;
   /** Workers that are not there to begin with; `revive` brings them. */
   absent?: readonly number[];
@@ -110,6 +111,7 @@ export class InProcessWorker {
       maxSequences: options.maxSequences,
       maxLogitRows: options.maxLogitRows,
       prefixCache: options.prefixCache,
+      draftMax: options.draftMax,
       replay: options.replayOf?.(model) ?? null,
       onTokens: (tokens) => this.receive(tokens),
       onTrace: (rows) => this.traced.push(rows),

@@ -92,7 +92,9 @@ async function answerUntil(address: string, signal: AbortSignal): Promise<void> 
 async function calibrate(upFlags: string[], dial: string | undefined, signal: AbortSignal): Promise<Calibration> {
   const intraNode = await overLoopback();
   const interNode = dial === undefined ? null : await overLink(dial).catch(blaming('--dial', dial));
-  return withTargetServer({ upFlags: withShape(1, 2, upFlags), timeoutMs: requestMsMax, signal }, async (target) => {
+  // What a step takes by its rows is asked for, so that nothing may be guessed.
+  const flags = ['--draft-max', '0', ...withShape(1, 2, upFlags)];
+  return withTargetServer({ upFlags: flags, timeoutMs: requestMsMax, signal }, async (target) => {
     const { started } = target;
     if (started === null || started.workers.length < 2)
       throw new CommandFailure('calibrate needs two workers at least: one alone does not tell experts from the rest of a layer', {

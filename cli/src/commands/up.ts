@@ -46,6 +46,7 @@ interface UpOptions {
   maxBatchRows?: number;
   maxSequences?: number;
   prefixCache: boolean;
+  draftMax?: number;
   metricsCompat: 'none' | 'vllm';
   homeChoice: 'routing' | 'load';
   homeFill?: number;
@@ -103,6 +104,11 @@ export function upCommand(): Command {
     .option('--kv-bytes <size>', 'KV cache of each worker, like 512M or 2GiB (default: 512MiB)', byteCount)
     .option('--max-batch-rows <rows>', 'rows of one step: prefill chunk and decodes (default: 512)', integerIn(1, limits.frameRowsMax))
     .option('--max-sequences <count>', 'sequences that one worker runs at a time (default: 64)', integerIn(1, 4096))
+    .option(
+      '--draft-max <tokens>',
+      'tokens that a stream may guess from its own text for one step to check; 0: none (default: 8)',
+      integerIn(0, limits.draftMax),
+    )
     .option('--no-prefix-cache', 'compute every prompt from its beginning')
     .addOption(new Option('--metrics-compat <names>', 'vllm: expose the vllm:* metrics too').choices(['none', 'vllm']).default('none'))
     .addOption(
@@ -209,6 +215,7 @@ async function runUp(given: UpOptions): Promise<void> {
       lossy: options.lossy,
       maxContext: options.maxContext,
       prefixCache: options.prefixCache,
+      ...(options.draftMax === undefined ? {} : { draftMax: options.draftMax }),
       logLevel: options.verbose ? 'info' : 'error',
       ...(options.healthPort === undefined ? {} : { healthPort: options.healthPort }),
       ...(options.apiKeyFile === undefined ? {} : { apiKeyFile: options.apiKeyFile }),

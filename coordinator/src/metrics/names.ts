@@ -12,6 +12,8 @@ export const vllmSuffixes: readonly string[] = [
   'num_preemptions_total',
   'prefix_cache_queries_total',
   'prefix_cache_hits_total',
+  'spec_decode_num_draft_tokens_total',
+  'spec_decode_num_accepted_tokens_total',
   'time_to_first_token_seconds',
   'inter_token_latency_seconds',
   'e2e_request_latency_seconds',

@@ -8,6 +8,20 @@ const expertSeriesMax = 4096;
 /** One series per ordered pair of workers up to so many, 64 workers; of a larger cluster the bytes of each worker by locality alone. */
 const linkSeriesMax = 4096;
 
+/** Totals of `Stats` that are counters of their own. */
+const counted = [
+  'promptTokens',
+  'generatedTokens',
+  'preemptions',
+  'prefixQueries',
+  'prefixHits',
+  'draftTokens',
+  'draftTokensAccepted',
+  'rowsDispatched',
+  'remoteNodesVisited',
+  'steps',
+] as const satisfies readonly (keyof Stats)[];
+
 /** What each entry of `Stats.seconds` is. */
 export const activities = ['attention', 'exchange_wait', 'experts_own', 'experts_others', 'sampling', 'other', 'idle'] as const;
 
@@ -24,7 +38,7 @@ export class WorkerMetrics {
   readonly #plan: Plan;
   readonly #model: string;
   readonly #places: readonly Place[];
-  readonly #counters: Record<'prompt' | 'generated' | 'preemptions' | 'queries' | 'hits' | 'rows' | 'nodes' | 'steps', Counter<string>>;
+  readonly #counters: Record<(typeof counted)[number], Counter<string>>;
   readonly #seconds: Counter<string>;
   readonly #awake: Counter<string>;
   readonly #bytes: Counter<string>;
@@ -45,13 +59,15 @@ export class WorkerMetrics {
     const counter = (suffix: string, help: string, labelNames: string[] = labelled) =>
       new Counter({ name: metricPrefix + suffix, help, labelNames, registers: [registry] });
     this.#counters = {
-      prompt: counter('prompt_tokens_total', 'Prompt tokens computed.'),
-      generated: counter('generation_tokens_total', 'Tokens generated.'),
+      promptTokens: counter('prompt_tokens_total', 'Prompt tokens computed.'),
+      generatedTokens: counter('generation_tokens_total', 'Tokens generated.'),
       preemptions: counter('num_preemptions_total', 'Sequences whose cache was taken away and computed again.'),
-      queries: counter('prefix_cache_queries_total', 'Prompt tokens looked up in the prefix cache.'),
-      hits: counter('prefix_cache_hits_total', 'Prompt tokens found in the prefix cache.'),
-      rows: counter('rows_dispatched_total', '(row, layer) pairs that went through MoE layers.'),
-      nodes: counter('remote_nodes_visited_total', 'Distinct remote nodes visited, summed over (row, layer) pairs.'),
+      prefixQueries: counter('prefix_cache_queries_total', 'Prompt tokens looked up in the prefix cache.'),
+      prefixHits: counter('prefix_cache_hits_total', 'Prompt tokens found in the prefix cache.'),
+      draftTokens: counter('spec_decode_num_draft_tokens_total', 'Guessed tokens that steps checked.'),
+      draftTokensAccepted: counter('spec_decode_num_accepted_tokens_total', 'Guessed tokens that were right.'),
+      rowsDispatched: counter('rows_dispatched_total', '(row, layer) pairs that went through MoE layers.'),
+      remoteNodesVisited: counter('remote_nodes_visited_total', 'Distinct remote nodes visited, summed over (row, layer) pairs.'),
       steps: counter('steps_total', 'Steps of the worker loop.'),
     };
     this.#seconds = counter('worker_seconds_total', 'What workers spent their time on.', [...labelled, 'activity']);
@@ -84,15 +100,7 @@ export class WorkerMetrics {
     const add = (metric: Counter<string>, labels: Record<string, string>, now: number, before: number) => {
       if (now > before) metric.inc(labels, now - before);
     };
-    const { prompt, generated, preemptions, queries, hits, rows, nodes, steps } = this.#counters;
-    add(prompt, worker, stats.promptTokens, previous?.promptTokens ?? 0);
-    add(generated, worker, stats.generatedTokens, previous?.generatedTokens ?? 0);
-    add(preemptions, worker, stats.preemptions, previous?.preemptions ?? 0);
-    add(queries, worker, stats.prefixQueries, previous?.prefixQueries ?? 0);
-    add(hits, worker, stats.prefixHits, previous?.prefixHits ?? 0);
-    add(rows, worker, stats.rowsDispatched, previous?.rowsDispatched ?? 0);
-    add(nodes, worker, stats.remoteNodesVisited, previous?.remoteNodesVisited ?? 0);
-    add(steps, worker, stats.steps, previous?.steps ?? 0);
+    for (const field of counted) add(this.#counters[field], worker, stats[field], previous?.[field] ?? 0);
     activities.forEach((activity, i) => {
       add(this.#seconds, { ...worker, activity }, stats.seconds[i] ?? 0, previous?.seconds[i] ?? 0);
     });

@@ -7,6 +7,9 @@ export class Counters {
   prefixQueries = 0;
   prefixHits = 0;
   preemptions = 0;
+  /** Guessed tokens that steps checked, and those that were right. */
+  draftTokens = 0;
+  draftTokensAccepted = 0;
   /** (row, MoE layer) pairs of this home, and the distinct remote nodes they visited. */
   rowsDispatched = 0;
   remoteNodesVisited = 0;

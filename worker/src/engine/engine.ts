@@ -11,6 +11,7 @@ import {
 import { Residency } from '../kv/residency.ts';
 import type { Model } from '../model/contract.ts';
 import type { Counters } from './counters.ts';
+import { Drafting } from './drafting.ts';
 import { laneWork } from './lanes.ts';
 import { type NodeVisits, routingOf } from './node-visits.ts';
 import { Readout } from './readout.ts';
@@ -39,6 +40,8 @@ export interface EngineOptions {
   maxSequences: number;
   maxLogitRows: number;
   prefixCache: boolean;
+  /** Tokens that a stream may guess for one step; 0: none. */
+  draftMax: number;
   /** Replaces the routers' choices; null: they stand. */
   replay: RoutingReplay | null;
   /** Receives everything that steps produce, in order. */
@@ -72,6 +75,8 @@ export class Engine {
   private readonly times: TimeSplit;
   private readonly counters: Counters;
   private readonly readout: Readout;
+  /** Null where nothing is guessed: a replayed trace says what positions do, not what tokens do. */
+  private readonly drafting: Drafting | null;
   private readonly lanes: readonly StepLane[];
   private readonly decision: StepDecision;
   /** Tokens of one sequence at most: what the model and the cache can hold. */
@@ -102,6 +107,7 @@ export class Engine {
     const { shape } = options.model;
     this.residency = new Residency(shape.kvBlocks, shape.blockTokens, options.prefixCache, options.counters);
     this.capacity = Math.min(shape.maxContext, shape.kvBlocks * shape.blockTokens);
+    this.drafting = options.draftMax > 0 && options.replay === null ? new Drafting(options.draftMax, this.capacity) : null;
     this.readout = new Readout(options.model, this.capacity, this.output, options.counters);
     const { lanes } = options.model;
     this.lanes = lanes.map((lane, i) => {
@@ -279,6 +285,7 @@ export class Engine {
     const { decision, residency } = this;
     const { batch } = lane;
     const limits = lane.work === 'prefill' ? { ...lane.limits, rows: this.promptRows(lane) } : lane.limits;
+    if (lane.work !== 'prefill') this.drafting?.propose(this.running);
     decideStep(lane.work, this.running, this.waiting, residency.pool.free, limits, this.admissionCost, decision);
     batch.clear();
     for (let i = 0; i < this.running.length; i++) if (decision.preempted[i] === 1) this.running[i].releaseBlocks();
@@ -313,9 +320,12 @@ export class Engine {
   private addRows({ batch }: StepLane, sequence: Sequence, decided: number): void {
     // One that is about to end may still have an earlier chunk in a step.
     if (decided === 0 || sequence.cancelled || sequence.failure !== null) return;
+    const pending = sequence.length - sequence.scheduled;
+    const { draft } = sequence;
+    draft.checked = pending === 1 ? decided - 1 : 0;
     this.residency.grow(sequence);
     // A prefix that was cached when the decision was made may have shrunk or grown since; never run more than is pending.
-    const rows = Math.min(decided, sequence.length - sequence.scheduled);
+    const rows = Math.min(decided, pending + draft.checked);
     if (rows <= 0) return;
     sequence.start();
     batch.add(sequence, rows);
@@ -346,8 +356,8 @@ export class Engine {
   private complete(lane: StepLane, startedMs: number): void {
     const samplingMs = performance.now();
     const { batch } = lane;
-    if (this.tracing) this.trace(lane);
     this.options.visits?.count(batch, lane.model);
+    let streamRows = 0;
     let logit = 0;
     for (let s = 0; s < batch.sequences.length; s++) {
       const sequence = batch.sequences[s];
@@ -356,17 +366,22 @@ export class Engine {
       const firstLogit = logit;
       while (logit < batch.native.logitRows && batch.native.logitRow[logit] < first + rows) logit++;
       sequence.inFlight--;
+      const { checked } = sequence.draft;
+      if (rows - checked === 1) streamRows += rows;
       if (sequence.failure === null) {
-        sequence.computed += rows;
-        this.residency.publish(sequence);
+        sequence.advance(rows);
         this.reportRouting(sequence);
       }
+      sequence.draft.checked = 0;
       if (sequence.failure !== null || sequence.cancelled) {
         if (sequence.inFlight === 0) this.end(sequence);
-      } else if (logit > firstLogit) this.readOrFail(sequence, firstLogit, logit);
+      } else if (logit > firstLogit) this.readOrFail(sequence, firstLogit, logit - checked + batch.guesses(s), batch.guesses(s));
+      if (sequence.failure === null) this.residency.publish(sequence);
     }
+    if (this.tracing) this.trace(lane);
     this.forgetEnded();
     this.counters.steps++;
+    if (streamRows === batch.rows) this.drafting?.learn(batch.rows, samplingMs - startedMs);
     this.times.add(Activity.sampling, samplingMs);
     this.lastStepEndMs = performance.now();
     this.msPerRow = this.msPerRow * 0.8 + ((this.lastStepEndMs - startedMs) / batch.rows) * 0.2;
@@ -384,9 +399,9 @@ export class Engine {
   }
 
   /** Logits that cannot be read (no number among them) end their own sequence only. */
-  private readOrFail(sequence: Sequence, firstLogit: number, endLogit: number): void {
+  private readOrFail(sequence: Sequence, firstLogit: number, endLogit: number, guesses: number): void {
     try {
-      this.readout.read(sequence, firstLogit, endLogit);
+      this.readout.read(sequence, firstLogit, endLogit, guesses);
     } catch (error) {
       sequence.failure = asFailure(error, 'sampling failed');
       // Later chunks may be in steps of their own, and still write its blocks.

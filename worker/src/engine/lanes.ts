@@ -1,4 +1,4 @@
-import { promptLaneRows, promptLanes } from '@switchyard/proto';
+import { type EngineConfig, promptLaneRows, promptLanes } from '@switchyard/proto';
 
 /** What a lane's steps are made of. `all`: whatever is due. */
 export type LaneWork = 'all' | 'decode' | 'prefill';
@@ -10,8 +10,12 @@ export type LaneWork = 'all' | 'decode' | 'prefill';
  */
 export const laneWork: readonly LaneWork[] = ['decode', ...Array.from({ length: promptLanes }, () => 'prefill' as const)];
 
-/** Rows of each lane at most. */
-export function laneRows({ maxBatchRows, maxSequences }: { maxBatchRows: number; maxSequences: number }): number[] {
+/** Rows of each lane at most: of decodes one for each sequence, and room for the guesses of one. */
+export function laneRows({
+  maxBatchRows,
+  maxSequences,
+  draftMax,
+}: Pick<EngineConfig, 'maxBatchRows' | 'maxSequences' | 'draftMax'>): number[] {
   const chunk = promptLaneRows(maxBatchRows);
-  return laneWork.map((work) => (work === 'decode' ? Math.min(maxSequences, maxBatchRows) : chunk));
+  return laneWork.map((work) => (work === 'decode' ? Math.min(maxSequences + draftMax, maxBatchRows) : chunk));
 }

@@ -31,12 +31,15 @@ export class NodeVisits {
     this.holder = Uint16Array.from(holders.flat());
   }
 
-  /** Looks at the rows of a step that has just been run. Positions that were looked at before (recomputed after preemption) are left out. */
+  /**
+   * Looks at the rows of a step that has just been run. Positions that were looked at before (recomputed after preemption) are left out, and guesses, of which nobody
+   * knows yet whether they are right.
+   */
   count(batch: StepBatch, { moe }: Pick<Model, 'moe'>): void {
     batch.sequences.forEach((sequence, s) => {
       if (sequence.failure !== null) return;
       const first = batch.native.seqRow[s];
-      const end = batch.native.seqRow[s + 1];
+      const end = batch.native.seqRow[s + 1] - sequence.draft.checked;
       const { traffic } = sequence;
       for (let row = first; row < end; row++) {
         const position = batch.native.seqPos[s] + (row - first);

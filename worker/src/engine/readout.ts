@@ -26,10 +26,11 @@ export class Readout {
   }
 
   /**
-   * Reads the sequence's logit rows [first, end): logprobs of its prompt, and the next token once all tokens are computed.
+   * Reads the sequence's logit rows [first, end): logprobs of its prompt, and the next token once all tokens are computed; with it the tokens behind it as long as
+   * they are what `guesses` more of the rows were computed for.
    * @throws SwitchyardError `internal` when a row holds no number
    */
-  read(sequence: Sequence, first: number, end: number): void {
+  read(sequence: Sequence, first: number, end: number, guesses: number): void {
     const complete = sequence.computed === sequence.length;
     if (sequence.promptLogprobs !== null) {
       const start = sequence.computed - (end - first);
@@ -39,7 +40,15 @@ export class Readout {
         sequence.promptLogprobs = null;
       }
     }
-    if (complete) this.produce(sequence, (end - 1) * this.vocab);
+    if (!complete) return;
+    const own = end - 1 - guesses;
+    let row = own;
+    while (this.produce(sequence, row * this.vocab) && row < end - 1) {
+      sequence.keepGuess();
+      row++;
+    }
+    this.counters.draftTokens += guesses;
+    this.counters.draftTokensAccepted += row - own;
   }
 
   /** The logits at `offset` follow prompt position `position` and so judge the token after it. */
@@ -52,13 +61,14 @@ export class Readout {
     if (sequence.request.logprobs > 0) top[position] = this.alternatives(offset, total, sequence.request.logprobs);
   }
 
-  private produce(sequence: Sequence, offset: number): void {
+  /** True when the token is the guessed one and the sequence goes on. */
+  private produce(sequence: Sequence, offset: number): boolean {
     const { request } = sequence;
     const first = sequence.produced === 0;
     if (request.maxTokens === 0) {
       this.output.addEnd(request.request, Finish.stopWithoutToken, sequence.cachedTokens, sequence.traffic);
       sequence.finished = true;
-      return;
+      return false;
     }
     const token = this.sampler.choose(this.logits, offset, {
       sampling: request.sampling,
@@ -66,7 +76,7 @@ export class Readout {
       masked: sequence.maskedTokens,
       index: sequence.produced,
     });
-    sequence.append(token);
+    const guessed = sequence.append(token);
     const finish = this.finishOf(sequence, token);
     let logprob: number | null = null;
     let top = null;
@@ -83,6 +93,7 @@ export class Readout {
     );
     this.counters.generatedTokens++;
     sequence.finished = finish !== Finish.none;
+    return guessed && !sequence.finished;
   }
 
   /** The most likely tokens and their logprobs; `total` is the row's log-sum-exp. */

@@ -13,6 +13,8 @@ export interface Schedulable {
   readonly exclusiveBlocks: number;
   /** Every row needs its logits (prompt logprobs), not the last one alone. */
   readonly everyLogit: boolean;
+  /** Guesses of its next tokens that its step would better check besides. */
+  readonly proposed: number;
 }
 
 /** What admitting a waiting sequence would cost now. */
@@ -33,7 +35,7 @@ export interface StepLimits {
 }
 
 /**
- * The outcome. `rows[i]` are the rows of running[i], then of the admitted sequences in waiting order. `preempted[i]` is 1 for the running ones that must let go of
+ * The outcome. `rows[i]` are the rows of running[i], its guesses included, then of the admitted sequences in waiting order. `preempted[i]` is 1 for the running ones that must let go of
  * their blocks: the youngest, so that the oldest always make progress.
  */
 export interface StepDecision {
@@ -51,7 +53,7 @@ const LOGIT_ROWS_BESIDE_STREAMS = 8;
 /**
  * Decides one step of a lane: decodes first, so that a long prompt never stops the streams beside it (nor keeps the blocks that they need); then prompts in order
  * of arrival, in chunks of what is left; then waiting sequences while blocks last. Of a prompt the next chunk may be given out while the one before is in a step;
- * everything else waits for its step to end. Pure: reads its arguments, writes only `out`.
+ * everything else waits for its step to end. Guesses of decodes get what nobody else has a use for. Pure: reads its arguments, writes only `out`.
  *
  * @param running oldest first; `waiting` next first
  */
@@ -75,7 +77,7 @@ export function decideStep(
     const somethingRuns = running.some((sequence) => sequence.inFlight > 0);
     for (let i = 0; i < running.length; i++) {
       if (out.preempted[i] === 1 || !isDue(work, running[i])) continue;
-      const missing = blocksFor(running[i].length, limits) - running[i].blockCount;
+      const missing = Math.max(0, blocksFor(running[i].length, limits) - running[i].blockCount);
       for (let j = running.length - 1; j > i && missing > free; j--) {
         if (out.preempted[j] === 1 || running[j].inFlight > 0) continue;
         out.preempted[j] = 1;
@@ -94,7 +96,12 @@ export function decideStep(
       logitsLeft--;
     }
   }
-  if (work === 'decode') return;
+  if (work === 'decode') {
+    addGuesses(running, free, rowsLeft, logitsLeft, limits, out);
+    return;
+  }
+  const rowsForPrompts = rowsLeft;
+  const freeBesideStreams = free;
 
   let judgedLeft = running.some(isStream) ? LOGIT_ROWS_BESIDE_STREAMS : limits.logitRows;
   let kept = 0;
@@ -130,6 +137,30 @@ export function decideStep(
     logitsLeft -= logitRows(rows, pending, everyLogit);
     if (everyLogit) judgedLeft -= rows;
     out.admitted++;
+  }
+  if (work === 'all' && rowsLeft === rowsForPrompts) addGuesses(running, freeBesideStreams, rowsLeft, logitsLeft, limits, out);
+}
+
+/** Rows for guesses of those that got their one row. They take no block that admission would leave free, so they preempt nobody. */
+function addGuesses(
+  running: readonly Schedulable[],
+  freeBlocks: number,
+  rows: number,
+  logits: number,
+  limits: StepLimits,
+  out: StepDecision,
+): void {
+  let free = freeBlocks - limits.watermarkBlocks;
+  let left = Math.min(rows, logits);
+  for (let i = 0; i < running.length && left > 0; i++) {
+    const { length, blockCount, proposed } = running[i];
+    if (out.rows[i] !== 1 || proposed === 0) continue;
+    const held = Math.max(blockCount, blocksFor(length, limits));
+    const more = Math.min(Math.max(0, blocksFor(length + proposed, limits) - held), Math.max(0, free));
+    const guesses = Math.min(proposed, left, (held + more) * limits.blockTokens - length);
+    out.rows[i] += guesses;
+    left -= guesses;
+    free -= Math.max(0, blocksFor(length + guesses, limits) - held);
   }
 }
 

@@ -1,6 +1,7 @@
 import type { Submit, SwitchyardError } from '@switchyard/proto';
 import type { BlockPool } from '../kv/block-pool.ts';
 import { TokenHistory } from '../sample/token-history.ts';
+import { Draft } from './draft.ts';
 import type { Schedulable } from './schedule.ts';
 import { SequenceTraffic } from './sequence-traffic.ts';
 
@@ -26,8 +27,10 @@ export class Sequence implements Schedulable {
   readonly stopTokens: ReadonlySet<number>;
   private readonly stopList: Int32Array;
 
+  /** The known ones, and behind them guesses. */
   tokens: Int32Array;
   length: number;
+  readonly draft = new Draft();
   computed = 0;
   /** Tokens computed or in a running step, and how many running steps have some of them. */
   scheduled = 0;
@@ -103,15 +106,41 @@ export class Sequence implements Schedulable {
     return this.produced < this.request.minTokens ? this.stopList : NO_TOKENS;
   }
 
-  append(token: number): void {
+  /** Guesses up to `count` next tokens. */
+  guess(count: number): void {
+    while (this.length + count > this.tokens.length) this.tokens = grown(this.tokens);
+    this.draft.make(this.tokens, this.length, count);
+  }
+
+  /** Adds the token that was chosen. True: it had been guessed, and so may the next. */
+  append(token: number): boolean {
     if (this.length === this.tokens.length) this.tokens = grown(this.tokens);
+    const guessed = this.draft.guesses > 0 && this.tokens[this.length] === token;
+    this.draft.judge(guessed);
     this.tokens[this.length++] = token;
     this.history?.add(token);
+    return guessed;
+  }
+
+  /** A step has computed `rows` more of it, guesses included: those count once they are found right. */
+  advance(rows: number): void {
+    this.computed += rows - this.draft.checked;
+    this.scheduled -= this.draft.checked;
+  }
+
+  /** The token that was just added is what the running step had computed in its place. */
+  keepGuess(): void {
+    this.computed++;
+    this.scheduled++;
   }
 
   addBlock(block: number): void {
     if (this.blockCount === this.blocks.length) this.blocks = grown(this.blocks);
     this.blocks[this.blockCount++] = block;
+  }
+
+  get proposed(): number {
+    return this.draft.proposed;
   }
 
   /** Lets go of all cache. What was computed is computed again when the sequence is next admitted, to the same bits. */
@@ -120,6 +149,7 @@ export class Sequence implements Schedulable {
     while (this.blockCount > 0) this.pool.release(this.blocks[--this.blockCount]);
     this.computed = 0;
     this.scheduled = 0;
+    this.draft.guesses = 0;
     this.publishedBlocks = 0;
     this.publishedSerial = 0;
   }

@@ -10,10 +10,15 @@ export class StepBatch {
   readonly sequences: Sequence[] = [];
   /** Index in `sequences` of each row's sequence. (maxRows) */
   private readonly owner: Int32Array;
+  /** Of each sequence, its first row that is a guess, and its first guess that cannot be completed: its end where there is none. (maxSequences) */
+  private readonly firstGuess: Int32Array;
+  private readonly lostGuess: Int32Array;
 
   constructor(native: Batch) {
     this.native = native;
     this.owner = new Int32Array(native.token.length);
+    this.firstGuess = new Int32Array(native.seqPos.length);
+    this.lostGuess = new Int32Array(native.seqPos.length);
   }
 
   get rows(): number {
@@ -28,7 +33,7 @@ export class StepBatch {
     this.native.seqRow[0] = 0;
   }
 
-  /** Adds the next `count` tokens of the sequence that are neither computed nor in a step. */
+  /** Adds the next `count` tokens of the sequence that are neither computed nor in a step; those behind its last one are guesses. */
   add(sequence: Sequence, count: number): void {
     const { native } = this;
     const s = native.seqs++;
@@ -45,22 +50,32 @@ export class StepBatch {
     native.seqVariant[s] = sequence.ropeVariant;
     for (let i = 0; i < sequence.blockCount; i++) native.block[s * native.maxBlocks + i] = sequence.blocks[i];
     if (sequence.everyLogit) for (let i = 0; i < count; i++) native.logitRow[native.logitRows++] = first + i;
-    else if (start + count === sequence.length) native.logitRow[native.logitRows++] = first + count - 1;
+    else
+      for (let at = Math.max(start, sequence.length - 1); at < start + count; at++)
+        native.logitRow[native.logitRows++] = first + at - start;
     native.rows = first + count;
     native.seqRow[s + 1] = native.rows;
+    this.firstGuess[s] = Math.min(first + sequence.length - start, native.rows);
+    this.lostGuess[s] = native.rows;
   }
 
   failed(row: number): boolean {
-    return this.sequences[this.owner[row]].failure !== null;
+    return this.sequences[this.owner[row]].failure !== null || row >= this.lostGuess[this.owner[row]];
+  }
+
+  /** Guesses of sequence `s` that were computed. */
+  guesses(s: number): number {
+    return this.lostGuess[s] - this.firstGuess[s];
   }
 
   traffic(row: number): SequenceTraffic {
     return this.sequences[this.owner[row]].traffic;
   }
 
-  /** The row cannot be completed: its sequence fails with it, the others go on. The first reason stays. */
+  /** The row cannot be completed: its sequence fails with it, the others go on. The first reason stays. A guess that nobody asked for is only not made. */
   fail(row: number, error: SwitchyardError): void {
-    const sequence = this.sequences[this.owner[row]];
-    sequence.failure ??= error;
+    const s = this.owner[row];
+    if (row >= this.firstGuess[s]) this.lostGuess[s] = Math.min(this.lostGuess[s], row);
+    else this.sequences[s].failure ??= error;
   }
 }

@@ -2,7 +2,10 @@ import type { TraceRows } from '@switchyard/proto';
 import type { ModelLane } from '../model/contract.ts';
 import type { StepBatch } from './step-batch.ts';
 
-/** The routing of the batch's rows: which experts each chose, layer by layer. Positions that were traced before (recomputed after preemption) are left out. */
+/**
+ * The routing of the batch's rows: which experts each chose, layer by layer. Positions that were traced before (recomputed after preemption) are left out, and guesses
+ * that turned out wrong: `computed` of the sequences must not count them.
+ */
 export function traceRows(batch: StepBatch, model: ModelLane, topK: number): TraceRows | null {
   const request: number[] = [];
   const position: number[] = [];
@@ -14,7 +17,7 @@ export function traceRows(batch: StepBatch, model: ModelLane, topK: number): Tra
     const end = batch.native.seqRow[s + 1];
     for (let r = first; r < end; r++) {
       const at = batch.native.seqPos[s] + (r - first);
-      if (at < sequence.tracedTokens) continue;
+      if (at < sequence.tracedTokens || at >= sequence.computed) continue;
       request.push(sequence.request.request);
       position.push(at);
       generated.push(at >= sequence.promptLength);

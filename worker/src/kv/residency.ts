@@ -55,9 +55,9 @@ export class Residency {
     return true;
   }
 
-  /** Takes the blocks that the sequence's tokens need and do not have. The scheduler has made sure that they are free. */
+  /** Takes the blocks that the sequence's tokens, and those of its guesses that are checked, need and do not have. The scheduler has made sure that they are free. */
   grow(sequence: Sequence): void {
-    const needed = Math.ceil(sequence.length / this.blockTokens);
+    const needed = Math.ceil((sequence.length + sequence.draft.checked) / this.blockTokens);
     while (sequence.blockCount < needed) sequence.addBlock(this.pool.take());
   }
 

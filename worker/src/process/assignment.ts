@@ -25,7 +25,7 @@ export interface Assignment {
   key: string;
 }
 
-/** Rows of logits a step may have: one per sequence, and a chunk of prompt when its logprobs are wanted. */
+/** Rows of logits a step may have: one per sequence and the guesses of one, and a chunk of prompt when its logprobs are wanted. */
 const PROMPT_LOGIT_ROWS = 64;
 
 /** @throws SwitchyardError `bad_plan`, `invalid_request` */
@@ -46,6 +46,7 @@ function withDefaults(engine: EngineConfig): EngineConfig {
     maxBatchRows: atMost('max_batch_rows', engine.maxBatchRows || batchRowsDefault, limits.frameRowsMax),
     maxSequences: atMost('max_sequences', engine.maxSequences || 32, limits.requestsRunningMax),
     rowDeadlineMs: engine.rowDeadlineMs || limits.rowDeadlineMs,
+    draftMax: atMost('draft_max', engine.draftMax, limits.draftMax),
   };
 }
 
@@ -74,7 +75,7 @@ export function loadOptions(
     maxBatchRows: engine.maxBatchRows,
     laneRows: hostsAll ? null : laneRows(engine),
     maxSequences: engine.maxSequences,
-    maxLogitRows: Math.max(engine.maxSequences, PROMPT_LOGIT_ROWS),
+    maxLogitRows: Math.max(engine.maxSequences + engine.draftMax, PROMPT_LOGIT_ROWS),
     maxContext: engine.maxContext,
     kvBlocks: engine.kvBlocks,
     kvBytes: engine.kvBytes,

@@ -61,6 +61,7 @@ export class Serving {
         maxSequences: engine.maxSequences,
         maxLogitRows,
         prefixCache: engine.prefixCache,
+        draftMax: engine.draftMax,
         replay,
         onTokens,
         onTrace,
@@ -100,6 +101,8 @@ export class Serving {
       expertTokens: counters.expertTokens,
       residentBytes: model.residentBytes,
       awakeSeconds: awakeSeconds(),
+      draftTokens: counters.draftTokens,
+      draftTokensAccepted: counters.draftTokensAccepted,
     };
   }
 

@@ -334,6 +334,8 @@ const nothingYet: Stats = {
   expertTokens: [],
   residentBytes: 0,
   awakeSeconds: 0,
+  draftTokens: 0,
+  draftTokensAccepted: 0,
 };
 
 function describeDevice(native: Native, { backend, isa, threads, cpus }: WorkerFlags): DeviceDescription & Pick<WorkerFlags, 'cpus'> {

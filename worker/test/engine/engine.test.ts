@@ -1,73 +1,9 @@
-import { Finish, MemoryNetwork, type Plan, type Submit } from '@switchyard/proto';
+import { Finish, MemoryNetwork } from '@switchyard/proto';
 import fc from 'fast-check';
 import { describe, expect, test, vi } from 'vitest';
 import { type Answer, InProcessCluster, submitOf } from '../in-process-cluster.ts';
-import { type ToyShape, toyModel, toyNative } from './toy-model.ts';
-
-const shape: ToyShape = {
-  experts: 6,
-  topK: 3,
-  moeLayers: 3,
-  kvBlocks: 200,
-  maxRows: 64,
-  maxSequences: 16,
-  maxLogitRows: 32,
-  maxContext: 256,
-};
-
-interface Layout {
-  plan: Plan;
-  shape?: Partial<ToyShape>;
-  maxBatchRows?: number;
-  prefixCache?: boolean;
-  rowDeadlineMs?: number;
-  network?: MemoryNetwork;
-}
-
-function planOf(replicas: number[][][], nodes: number[]): Plan {
-  return {
-    format: 'switchyard-plan',
-    version: 1,
-    model: { type: 'toy', moeLayers: [1, 2, 3], experts: shape.experts },
-    workers: nodes.map((node, w) => ({ name: `w${w}`, node })),
-    replicas,
-    provenance: null,
-  };
-}
-
-const alone = planOf(
-  Array.from({ length: shape.moeLayers }, () => Array.from({ length: shape.experts }, () => [0])),
-  [0],
-);
-
-async function start(layout: Layout): Promise<InProcessCluster> {
-  const own = { ...shape, ...layout.shape };
-  const workers = layout.plan.workers.map((_, w) => {
-    const hosted = layout.plan.replicas.map((layer) => layer.flatMap((holders, e) => (holders.includes(w) ? [e] : [])));
-    return toyModel(own, hosted.every((experts) => experts.length === own.experts) ? null : hosted);
-  });
-  return InProcessCluster.start({
-    native: toyNative,
-    models: workers,
-    plan: layout.plan,
-    transport: layout.network ?? new MemoryNetwork(),
-    addressOf: (w) => `memory://w${w}`,
-    maxBatchRows: layout.maxBatchRows ?? own.maxRows,
-    maxSequences: own.maxSequences,
-    maxLogitRows: own.maxLogitRows,
-    prefixCache: layout.prefixCache ?? true,
-    rowDeadlineMs: layout.rowDeadlineMs ?? 20_000,
-  });
-}
-
-/** What the request gets alone on one worker, all rows at once, no prefix cache. */
-async function runAlone(submits: Submit[]): Promise<Answer[]> {
-  const cluster = await start({ plan: alone, shape: { maxRows: 256, maxLogitRows: 256 }, prefixCache: false });
-  const answers: Answer[] = [];
-  for (const submit of submits) answers.push(await cluster.run(0, submit));
-  await cluster.close();
-  return answers;
-}
+import { alone, runAlone, startToys, toyPlan, toyShape } from './toy-cluster.ts';
+import { toyModel, toyNative } from './toy-model.ts';
 
 const promptArbitrary = fc.oneof(
   fc.array(fc.integer({ min: 0, max: 96 }), { minLength: 1, maxLength: 70 }),
@@ -101,14 +37,14 @@ const planArbitrary = fc.integer({ min: 1, max: 4 }).chain((workers) =>
       nodes: fc.array(fc.integer({ min: 0, max: 2 }), { minLength: workers, maxLength: workers }),
       replicas: fc.array(
         fc.array(fc.uniqueArray(fc.integer({ min: 0, max: workers - 1 }), { minLength: 1, maxLength: workers }), {
-          minLength: shape.experts,
-          maxLength: shape.experts,
+          minLength: toyShape.experts,
+          maxLength: toyShape.experts,
         }),
-        { minLength: shape.moeLayers, maxLength: shape.moeLayers },
+        { minLength: toyShape.moeLayers, maxLength: toyShape.moeLayers },
       ),
     })
     .map(({ nodes, replicas }) =>
-      planOf(
+      toyPlan(
         replicas.map((layer) => layer.map((holders) => [...holders].sort((a, b) => a - b))),
         nodes,
       ),
@@ -125,11 +61,13 @@ describe('Engine', () => {
           maxBatchRows: fc.integer({ min: 1, max: 64 }),
           kvBlocks: fc.integer({ min: 8, max: 60 }),
           prefixCache: fc.boolean(),
+          draftMax: fc.constantFrom(0, 1, 8),
+          habits: fc.boolean(),
           seed: fc.nat(),
         }),
-        async (requests, plan, { maxBatchRows, kvBlocks, prefixCache, seed }) => {
+        async (requests, plan, { maxBatchRows, kvBlocks, prefixCache, draftMax, habits, seed }) => {
           const network = new MemoryNetwork({ seed, delayMs: [0, seed % 2] });
-          const cluster = await start({ plan, shape: { kvBlocks }, maxBatchRows, prefixCache, network });
+          const cluster = await startToys({ plan, shape: { kvBlocks, habits }, maxBatchRows, prefixCache, draftMax, network });
           const running: Promise<Answer>[] = [];
           for (const [submit, home, pause] of requests) {
             running.push(cluster.run(home % plan.workers.length, submit));
@@ -138,16 +76,21 @@ describe('Engine', () => {
           const answers = await Promise.all(running);
           for (const { engine } of cluster.workers) expect(engine.residency.pool.used).toBe(0);
           await cluster.close();
-          expect(answers).toEqual(await runAlone(requests.map(([submit]) => submit)));
+          expect(answers).toEqual(
+            await runAlone(
+              requests.map(([submit]) => submit),
+              habits,
+            ),
+          );
         },
       ),
-      { numRuns: 60, seed: 20261123 },
+      { numRuns: 120, seed: 20261123 },
     );
   });
 
   test('preemption happens, and changes nothing', async () => {
     const submits = Array.from({ length: 8 }, (_, i) => submitOf([i, 1, 2], { maxTokens: 60, wantLogprob: true }));
-    const cluster = await start({ plan: alone, shape: { kvBlocks: 10 } });
+    const cluster = await startToys({ plan: alone, shape: { kvBlocks: 10 } });
     const answers = await Promise.all(submits.map((submit) => cluster.run(0, submit)));
     expect(cluster.workers[0].counters.preemptions).toBeGreaterThan(0);
     await cluster.close();
@@ -155,7 +98,7 @@ describe('Engine', () => {
   });
 
   test('says with the first token how long it waited for a step', async () => {
-    const cluster = await start({ plan: alone, shape: { maxSequences: 1 } });
+    const cluster = await startToys({ plan: alone, shape: { maxSequences: 1 } });
     const submits = [1, 2].map((i) => submitOf([i, 1, 2], { maxTokens: 40 }));
     await Promise.all(submits.map((submit) => cluster.run(0, submit)));
     const [first, second] = submits.map(({ request }) => cluster.workers[0].queuedUs.get(request)!);
@@ -167,7 +110,7 @@ describe('Engine', () => {
   });
 
   test('a prompt that was seen before is found in the cache, but not by another tenant', async () => {
-    const cluster = await start({ plan: alone });
+    const cluster = await startToys({ plan: alone });
     const prompt = Array.from({ length: 64 }, (_, i) => i);
     const [worker] = cluster.workers;
     const first = await cluster.run(0, submitOf(prompt, { tenant: 'a', wantLogprob: true }));
@@ -182,7 +125,7 @@ describe('Engine', () => {
   });
 
   test('text chosen while decoding has the same logprobs as when it is given as a prompt', async () => {
-    const cluster = await start({ plan: alone, maxBatchRows: 7 });
+    const cluster = await startToys({ plan: alone, maxBatchRows: 7 });
     const prompt = [5, 6, 7];
     const spoken = await cluster.run(0, submitOf(prompt, { maxTokens: 30, wantLogprob: true, logprobs: 5 }));
     const given = await cluster.run(0, submitOf([...prompt, ...spoken.tokens], { maxTokens: 0, promptLogprobs: true, logprobs: 5 }));
@@ -193,7 +136,7 @@ describe('Engine', () => {
   });
 
   test('a cancelled request ends at once, frees its blocks, and the rest goes on', async () => {
-    const cluster = await start({ plan: alone });
+    const cluster = await startToys({ plan: alone });
     const [worker] = cluster.workers;
     const endless = submitOf([1, 2, 3], { maxTokens: 250 });
     const other = submitOf([4, 5], { maxTokens: 50, wantLogprob: true });
@@ -210,7 +153,7 @@ describe('Engine', () => {
   });
 
   test('of abandoned requests nothing more is said, not even what waited to be said', async () => {
-    const cluster = await start({ plan: alone });
+    const cluster = await startToys({ plan: alone });
     const [worker] = cluster.workers;
     const clock = vi.spyOn(performance, 'now').mockReturnValue(performance.now());
     const running = submitOf([1, 2, 3], { maxTokens: 250 });
@@ -226,7 +169,7 @@ describe('Engine', () => {
   });
 
   test('a request that cannot be served is refused with the numbers', async () => {
-    const cluster = await start({ plan: alone, shape: { kvBlocks: 4 } });
+    const cluster = await startToys({ plan: alone, shape: { kvBlocks: 4 } });
     const long = await cluster.run(0, submitOf(new Array(64).fill(1)));
     expect(long.error).toEqual({
       code: 'context_length_exceeded',
@@ -240,7 +183,7 @@ describe('Engine', () => {
   });
 
   test('the waiting queue is bounded', async () => {
-    const cluster = await start({ plan: alone });
+    const cluster = await startToys({ plan: alone });
     const answers = await Promise.all(Array.from({ length: 600 }, () => cluster.run(0, submitOf([1], { maxTokens: 1 }))));
     expect(answers.filter(({ error }) => error?.code === 'queue_full')).toHaveLength(600 - 512);
     expect(answers.filter(({ finish }) => finish === Finish.length)).toHaveLength(512);
@@ -248,7 +191,7 @@ describe('Engine', () => {
   });
 
   test('every second is booked once', async () => {
-    const cluster = await start({ plan: alone });
+    const cluster = await startToys({ plan: alone });
     const [{ times }] = cluster.workers;
     times.settle(performance.now());
     const beforeMs = performance.now();
@@ -265,11 +208,11 @@ describe('Engine', () => {
   });
 
   test('a bill tells what each node holds of what its sequence chose, and the first chunk tells it on the way', async () => {
-    const plan = planOf(
-      Array.from({ length: shape.moeLayers }, () => Array.from({ length: shape.experts }, (_, e) => (e === 0 ? [0, 1] : [e % 2]))),
+    const plan = toyPlan(
+      Array.from({ length: toyShape.moeLayers }, () => Array.from({ length: toyShape.experts }, (_, e) => (e === 0 ? [0, 1] : [e % 2]))),
       [0, 1],
     );
-    const cluster = await start({ plan, maxBatchRows: 16 });
+    const cluster = await startToys({ plan, maxBatchRows: 16 });
     const [worker] = cluster.workers;
     worker.engine.tracing = true;
     const prompt = Array.from({ length: 40 }, (_, i) => i);
@@ -286,8 +229,8 @@ describe('Engine', () => {
         const at = rows.position[row];
         if (rows.request[row] !== request || (looked >= 64 && at % 16 !== 0)) continue;
         looked++;
-        for (let i = 0; i < shape.moeLayers * shape.topK; i++) {
-          const expert = ids[row * shape.moeLayers * shape.topK + i];
+        for (let i = 0; i < toyShape.moeLayers * toyShape.topK; i++) {
+          const expert = ids[row * toyShape.moeLayers * toyShape.topK + i];
           for (const node of [0, 1])
             if (expert === 0 || expert % 2 === node) {
               held[node]++;
@@ -297,15 +240,15 @@ describe('Engine', () => {
       }
     }
     expect(looked).toBe(64 + Math.floor((98 - 64) / 16) + 1);
-    expect(long.routing).toEqual({ request, sampled: looked * shape.moeLayers * shape.topK, held });
+    expect(long.routing).toEqual({ request, sampled: looked * toyShape.moeLayers * toyShape.topK, held });
     // The second prompt fits into one chunk: there is nothing left to move.
-    expect(worker.routing).toEqual([{ request, sampled: 16 * shape.moeLayers * shape.topK, held: firstChunk }]);
-    expect(short.routing.sampled).toBe(2 * shape.moeLayers * shape.topK);
+    expect(worker.routing).toEqual([{ request, sampled: 16 * toyShape.moeLayers * toyShape.topK, held: firstChunk }]);
+    expect(short.routing.sampled).toBe(2 * toyShape.moeLayers * toyShape.topK);
     await cluster.close();
   });
 
   test('tracing reports the experts of each token once, whatever was recomputed', async () => {
-    const cluster = await start({ plan: alone, shape: { kvBlocks: 6 }, maxBatchRows: 5 });
+    const cluster = await startToys({ plan: alone, shape: { kvBlocks: 6 }, maxBatchRows: 5 });
     const [worker] = cluster.workers;
     worker.engine.tracing = true;
     const submits = [
@@ -323,14 +266,16 @@ describe('Engine', () => {
       Array.from({ length: prompt.length + 39 }, (_, position) => `${request}:${position}:${position >= prompt.length}`),
     );
     expect(seen.sort()).toEqual(expected.sort());
-    expect(worker.traced.reduce((bytes, { experts }) => bytes + experts.length, 0)).toBe(seen.length * shape.moeLayers * shape.topK * 2);
+    expect(worker.traced.reduce((bytes, { experts }) => bytes + experts.length, 0)).toBe(
+      seen.length * toyShape.moeLayers * toyShape.topK * 2,
+    );
     await cluster.close();
   });
 });
 
 describe('kernels that refuse a batch', () => {
   test('fail the requests in it with the reason, and the engine goes on', async () => {
-    const model = toyModel(shape, null);
+    const model = toyModel(toyShape, null);
     const { runWhole } = model;
     const poisoned: typeof model = {
       ...model,
@@ -353,6 +298,7 @@ describe('kernels that refuse a batch', () => {
       maxSequences: 16,
       maxLogitRows: 32,
       prefixCache: true,
+      draftMax: 0,
       rowDeadlineMs: 20_000,
     });
     const bad = await cluster.run(0, submitOf([96]));
@@ -365,14 +311,14 @@ describe('kernels that refuse a batch', () => {
 
 describe('a worker that dies', () => {
   // Expert 5 of every layer lives on w1 alone; the rest on w0.
-  const halves = planOf(
-    Array.from({ length: shape.moeLayers }, () => Array.from({ length: shape.experts }, (_, e) => [e === 5 ? 1 : 0])),
+  const halves = toyPlan(
+    Array.from({ length: toyShape.moeLayers }, () => Array.from({ length: toyShape.experts }, (_, e) => [e === 5 ? 1 : 0])),
     [0, 1],
   );
 
   test('fails the requests that need it with its name and the layer, and no others; they work again once it is back', async () => {
     const network = new MemoryNetwork();
-    const cluster = await start({ plan: halves, network, prefixCache: false });
+    const cluster = await startToys({ plan: halves, network, prefixCache: false });
     // One token in eight is routed past expert 5 in all three layers.
     const submits = Array.from({ length: 40 }, (_, i) => submitOf([i], { maxTokens: i % 2 === 0 ? 1 : 12 }));
     const expected = await runAlone(submits);
@@ -403,7 +349,7 @@ describe('a worker that dies', () => {
 
   test('a worker that does not answer fails its rows at the deadline', async () => {
     const network = new MemoryNetwork();
-    const cluster = await start({ plan: halves, network, prefixCache: false, rowDeadlineMs: 60 });
+    const cluster = await startToys({ plan: halves, network, prefixCache: false, rowDeadlineMs: 60 });
     const submits = Array.from({ length: 40 }, (_, i) => submitOf([i], { maxTokens: 1 }));
     const expected = await Promise.all(submits.map((submit) => cluster.run(0, submit)));
     network.stall('memory://w1', true);

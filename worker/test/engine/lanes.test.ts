@@ -68,6 +68,7 @@ async function start(gate: Gate, size = shape) {
     maxSequences: shape.maxSequences,
     maxLogitRows: shape.maxLogitRows,
     prefixCache: false,
+    draftMax: 0,
     rowDeadlineMs: 20_000,
   });
   return { cluster, ran };

@@ -103,6 +103,7 @@ async function withCluster<T>(plan: Plan, trace: ReplayTrace | null, use: (clust
     maxSequences: shape.maxSequences,
     maxLogitRows: shape.maxLogitRows,
     prefixCache: true,
+    draftMax: 0,
     rowDeadlineMs: 20_000,
     ...(trace === null ? {} : { replayOf: (model) => new RoutingReplay(trace, model.shape) }),
   });

@@ -65,6 +65,7 @@ async function start(dir: string, workers: number): Promise<InProcessCluster> {
     maxSequences: 16,
     maxLogitRows: 160,
     prefixCache: true,
+    draftMax: 0,
     rowDeadlineMs: 20_000,
   });
 }

@@ -7,7 +7,7 @@ const limits: StepLimits = { rows: 16, sequences: 4, logitRows: 8, blockTokens: 
 
 function sequence(length: number, scheduled: number, overrides: Partial<Schedulable> = {}): Schedulable {
   const blockCount = overrides.blockCount ?? Math.ceil(length / limits.blockTokens);
-  return { length, scheduled, inFlight: 0, blockCount, exclusiveBlocks: blockCount, everyLogit: false, ...overrides };
+  return { length, scheduled, inFlight: 0, blockCount, exclusiveBlocks: blockCount, everyLogit: false, proposed: 0, ...overrides };
 }
 
 /** `kept` running sequences stay, for it is always the last ones that go; `rows` are theirs, then those of the admitted. */
@@ -84,6 +84,25 @@ describe('decideStep', () => {
     expect(decide([needy, busy], [], 1, 'prefill')).toEqual({ kept: 2, admitted: 0, rows: [0, 10] });
   });
 
+  test('guesses get the rows, logits and free blocks that are left, and none beside a prompt', () => {
+    const guessing = (proposed: number, more = {}) => sequence(10, 9, { proposed, ...more });
+    expect(decide([guessing(3), sequence(9, 8)], [], 9, 'decode').rows).toEqual([4, 1]);
+    // Positions 10 and 11 are in a block that it has; for more there must be one beyond the watermark.
+    expect(decide([guessing(5)], [], 1, 'decode').rows).toEqual([3]);
+    expect(decide([guessing(5)], [], 2, 'decode').rows).toEqual([6]);
+    expect(decide([guessing(5), guessing(5), guessing(5)], [], 9, 'decode').rows).toEqual([6, 1, 1]);
+    expect(decide([guessing(5), sequence(20, 12)], [], 9).rows).toEqual([1, 8]);
+    expect(decide([guessing(5)], [sequence(4, 0)], 9).rows).toEqual([1, 4]);
+    // Nobody is admitted for want of blocks: guesses take no block either, but what is at hand.
+    expect(decide([guessing(5)], [sequence(40, 0)], 1).rows).toEqual([3]);
+  });
+
+  test('guesses preempt nobody, and one that still holds the block of guesses that were wrong asks for none', () => {
+    const rich = sequence(8, 7, { blockCount: 3, proposed: 6 });
+    const needy = sequence(9, 8, { blockCount: 2, proposed: 6 });
+    expect(decide([rich, needy], [], 1, 'decode')).toEqual({ kept: 2, admitted: 0, rows: [5, 3] });
+  });
+
   test('never exceeds a limit, and always gives the oldest something when blocks allow', () => {
     const arbitrary = fc
       .record({
@@ -91,10 +110,15 @@ describe('decideStep', () => {
         pending: fc.integer({ min: 1, max: 40 }),
         everyLogit: fc.boolean(),
         missing: fc.nat({ max: 1 }),
+        proposed: fc.nat({ max: 9 }),
       })
-      .map(({ computed, pending, everyLogit, missing }) => {
+      .map(({ computed, pending, everyLogit, missing, proposed }) => {
         const blocks = Math.ceil((computed + pending) / limits.blockTokens);
-        return sequence(computed + pending, computed, { everyLogit, blockCount: Math.max(0, blocks - missing) });
+        return sequence(computed + pending, computed, {
+          everyLogit,
+          blockCount: Math.max(0, blocks - missing),
+          proposed: pending === 1 ? proposed : 0,
+        });
       });
     fc.assert(
       fc.property(
@@ -110,9 +134,10 @@ describe('decideStep', () => {
           let blocks = free;
           chosen.forEach((s, i) => {
             const pending = s.length - s.scheduled;
-            expect(rows[i]).toBeLessThanOrEqual(pending);
-            logits += s.everyLogit ? rows[i] : Number(rows[i] === pending);
-            blocks -= Math.ceil(s.length / limits.blockTokens) - (i < kept ? s.blockCount : 0);
+            expect(rows[i]).toBeLessThanOrEqual(pending + s.proposed);
+            const guesses = Math.max(0, rows[i] - pending);
+            logits += s.everyLogit ? rows[i] : Number(rows[i] >= pending) + guesses;
+            blocks -= Math.ceil((s.length + guesses) / limits.blockTokens) - (i < kept ? s.blockCount : 0);
           });
           for (const s of running.slice(kept)) blocks += s.exclusiveBlocks;
           expect(logits).toBeLessThanOrEqual(limits.logitRows);

@@ -17,6 +17,9 @@ export interface ToyShape {
   maxSequences: number;
   maxLogitRows: number;
   maxContext: number;
+  draftMax?: number;
+  /** Three tokens of four follow from the one before, so that texts repeat themselves; else hardly any text does. */
+  habits?: boolean;
 }
 
 const HIDDEN = 4;
@@ -60,10 +63,10 @@ function contribution(layer: number, expert: number, x: Float32Array, at: number
 
 /** @param hosted [moeLayer] experts of this worker; null: all. With some elsewhere the model has the lanes of a worker whose rows leave. */
 export function toyModel(shape: ToyShape, hosted: number[][] | null): Model {
-  const { experts, topK, moeLayers, kvBlocks, maxRows, maxSequences, maxLogitRows, maxContext } = shape;
+  const { experts, topK, moeLayers, kvBlocks, maxRows, maxSequences, maxLogitRows, maxContext, draftMax = 0 } = shape;
   const cache = Array.from({ length: moeLayers + 1 }, () => new Float64Array(kvBlocks * BLOCK).fill(UNWRITTEN));
   const logits = buffer(maxLogitRows, VOCAB);
-  const rowsOfLanes = hosted === null ? [maxRows] : laneRows({ maxBatchRows: maxRows, maxSequences });
+  const rowsOfLanes = hosted === null ? [maxRows] : laneRows({ maxBatchRows: maxRows, maxSequences, draftMax });
   const lanes = rowsOfLanes.map((rows) => toyLane({ ...shape, maxRows: rows }, hosted, cache, logits));
   return {
     ...lanes[0],
@@ -128,7 +131,9 @@ function toyLane(shape: ToyShape, hosted: number[][] | null, cache: Float64Array
     }
     if (index < moeLayers) return;
     for (let i = 0; i < batch.logitRows; i++) {
-      for (let v = 0; v < VOCAB; v++) logits.f32[i * VOCAB + v] = (mix(state[batch.logitRow[i]], v) % 4096) / 256;
+      const row = batch.logitRow[i];
+      for (let v = 0; v < VOCAB; v++) logits.f32[i * VOCAB + v] = (mix(state[row], v) % 4096) / 256;
+      if (shape.habits && mix(state[row], 55) % 4 !== 0) logits.f32[i * VOCAB + ((batch.token[row] * 5 + 1) % 12)] += 16;
     }
   };
 
@@ -201,6 +206,7 @@ export function toyEngine({ maxRows, maxSequences }: Pick<ToyShape, 'maxRows' | 
     rowDeadlineMs: 10_000,
     lossy: '',
     replayRouting: '',
+    draftMax: 0,
   };
 }
 

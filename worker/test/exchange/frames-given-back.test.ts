@@ -57,6 +57,7 @@ test('whoever has computed a frame, or added its sums, gives its memory back', a
     maxSequences: shape.maxSequences,
     maxLogitRows: shape.maxLogitRows,
     prefixCache: false,
+    draftMax: 0,
     rowDeadlineMs: 20_000,
   });
   const prompts = [5, 40, 90, 7].map((first) => Array.from({ length: 40 }, (_, i) => (first + 7 * i) % 97));

@@ -41,6 +41,7 @@ function start(
     maxSequences,
     maxLogitRows,
     prefixCache: false,
+    draftMax: 0,
     rowDeadlineMs,
     absent,
   });

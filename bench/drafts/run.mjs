@@ -1,0 +1,165 @@
+// What guessing next tokens brings: two servers of the same layout, one with --draft-max 0, asked the same in turn. On the bundled model and text of its domains that
+// it has not seen; greedy and sampled.
+//   node bench/drafts/run.mjs [--layouts 1x1,2x2,4@1000,4@250] [--batches 1,8,32] [--temperatures 0,0.8] [--rounds 3] [--out bench/results/drafts]
+// A layout is NODESxWORKERS on this machine, or HOSTS@MBIT: a host each, with 0.25 ms between them, in a test bed that needs root and iproute2.
+import { execFile } from 'node:child_process';
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import os from 'node:os';
+import path from 'node:path';
+import { parseArgs, promisify } from 'node:util';
+import { startBed } from '../../test/hosts/bed/bed.mjs';
+import { startCluster } from '../../test/hosts/bed/cluster.mjs';
+import { commandOf } from '../command.mjs';
+import { onHosts } from '../hosts/workloads.mjs';
+import { atEnd } from '../leftovers.mjs';
+import { median } from '../median.mjs';
+import { startServer } from '../peers/servers.mjs';
+import { warmUp } from '../warm-up.mjs';
+
+const root = path.resolve(path.dirname(new URL(import.meta.url).pathname), '../..');
+const cli = path.join(root, 'cli/dist/main.js');
+const model = path.join(root, 'models/shunter-16m');
+const { values: flags } = parseArgs({
+  options: {
+    layouts: { type: 'string', default: '1x1,2x2,4@1000,4@250' },
+    batches: { type: 'string', default: '1,8,32' },
+    temperatures: { type: 'string', default: '0,0.8' },
+    rounds: { type: 'string', default: '3' },
+    'output-tokens': { type: 'string', default: '128' },
+    out: { type: 'string', default: path.join(root, 'bench/results/drafts') },
+  },
+});
+const numbers = (list) => list.split(',').map(Number);
+const kinds = { none: 0, guessing: 8 };
+
+const folder = mkdtempSync(path.join(os.tmpdir(), 'switchyard-drafts-'));
+atEnd(() => rmSync(folder, { recursive: true, force: true }));
+const text = path.join(folder, 'text.txt');
+const heldOut = path.join(model, 'held-out');
+const texts = readdirSync(heldOut).filter((name) => name.endsWith('.txt'));
+/** A piece of each domain in turn. */
+const pieces = texts.map((name) => readFileSync(path.join(heldOut, name), 'utf8').match(/[\s\S]{1,900}/g));
+writeFileSync(
+  text,
+  Array.from({ length: 400 }, (_, i) => pieces[i % pieces.length][Math.floor(i / pieces.length) % pieces[i % pieces.length].length]).join(
+    '\n',
+  ),
+);
+
+/** Starts a server for each kind. `run` starts a program where it reaches them. */
+async function startLayout(layout) {
+  const bed = /^(\d+)@(\d+)$/.exec(layout);
+  if (bed !== null) return startOnHosts(Number(bed[1]), Number(bed[2]));
+  const [nodes, workers] = layout.split('x');
+  const servers = {};
+  for (const [i, [kind, draftMax]] of Object.entries(kinds).entries()) {
+    const extra = ['--nodes', nodes, '--workers-per-node', workers, '--draft-max', draftMax];
+    servers[kind] = await startServer('switchyard', { model, port: 8960 + i, threads: 1, extra }, path.join(folder, `${kind}.log`));
+  }
+  const run = async (args) => (await promisify(execFile)(process.execPath, args.map(String), { maxBuffer: 1 << 26 })).stdout;
+  return { servers, run, stop: async () => Promise.all(Object.values(servers).map(({ stop }) => stop())) };
+}
+
+async function startOnHosts(hosts, rateMbit) {
+  const bed = await startBed({ hosts, rateMbit, delayMicros: 250 });
+  const servers = {};
+  try {
+    for (const [number, [kind, draftMax]] of Object.entries(kinds).entries())
+      servers[kind] = await startCluster(bed, { model, plan: onHosts(model, hosts), coordinatorFlags: ['--draft-max', draftMax], number });
+  } catch (error) {
+    await bed.stop();
+    throw error;
+  }
+  return {
+    servers,
+    run: (args) => bed.run(0, process.execPath, args),
+    stop: async () => {
+      for (const { stop } of Object.values(servers)) await stop();
+      await bed.stop();
+    },
+  };
+}
+
+let seed = 0;
+const rows = [];
+for (const layout of flags.layouts.split(',')) {
+  const { servers, run, stop } = await startLayout(layout);
+  try {
+    const load = async (kind, batch, temperature, own) => {
+      const lengths = ['--prompt-tokens', 128, '--output-tokens', flags['output-tokens'], '--requests', Math.max(8, 2 * batch)];
+      const args = [
+        '--url',
+        servers[kind].url,
+        '--json',
+        '--text',
+        text,
+        '--concurrency',
+        batch,
+        '--temperature',
+        temperature,
+        '--seed',
+        own,
+      ];
+      const [level] = JSON.parse(await run([cli, 'bench', 'serve', ...args, ...lengths])).levels;
+      if (level.errors > 0) throw new Error(`${layout}, ${kind}: ${JSON.stringify(level.errorMessages)}`);
+      return level.outputTokensPerSecond;
+    };
+    const counts = async (kind) => {
+      const metrics = await run(['-e', `fetch('${servers[kind].url}/metrics').then((r) => r.text()).then((t) => console.log(t))`]);
+      const total = (name) =>
+        [...metrics.matchAll(new RegExp(`^switchyard_${name}\\{[^}]*\\} (\\d+)`, 'gm'))].reduce((sum, [, n]) => sum + Number(n), 0);
+      return {
+        generated: total('generation_tokens_total'),
+        drafted: total('spec_decode_num_draft_tokens_total'),
+        right: total('spec_decode_num_accepted_tokens_total'),
+      };
+    };
+    for (const kind of Object.keys(kinds)) await warmUp(() => load(kind, Math.max(...numbers(flags.batches)), 0, ++seed), { roundsMax: 6 });
+    for (const temperature of numbers(flags.temperatures))
+      for (const batch of numbers(flags.batches)) {
+        // Workers report once a second.
+        await new Promise((resolve) => setTimeout(resolve, 1500));
+        const before = await counts('guessing');
+        const speeds = { none: [], guessing: [] };
+        for (let round = 0; round < Number(flags.rounds); round++) {
+          seed++;
+          // Who goes first changes from round to round.
+          const order = round % 2 === 0 ? ['none', 'guessing'] : ['guessing', 'none'];
+          for (const kind of order) speeds[kind].push(await load(kind, batch, temperature, seed));
+        }
+        await new Promise((resolve) => setTimeout(resolve, 1500));
+        const after = await counts('guessing');
+        const ratios = speeds.guessing.map((speed, i) => speed / speeds.none[i]);
+        const [generated, drafted, right] = ['generated', 'drafted', 'right'].map((field) => after[field] - before[field]);
+        rows.push({ layout, temperature, batch, speeds, ratios, drafted, right, tokensPerStep: generated / (generated - right) });
+        process.stderr.write(`${JSON.stringify(rows.at(-1))}\n`);
+      }
+  } finally {
+    await stop();
+  }
+}
+
+const named = (layout) =>
+  layout.includes('@')
+    ? layout.replace(/(\d+)@(\d+)/, '$1 hosts, $2 Mb/s, 0.25 ms one way')
+    : layout.replace(/(\d+)x(\d+)/, '$1 x $2 workers, one machine');
+const command = commandOf('bench/drafts/run.mjs', flags);
+const lines = [
+  '# Guessing next tokens: the bundled model on text that it has not seen',
+  '',
+  `Tokens a second over HTTP, medians of ${flags.rounds} rounds in which both servers answer the same requests in turn; the ratio is the median of each round's, with the least and the most. Prompts of 128 tokens, answers of ${flags['output-tokens']}.`,
+  '',
+  '| workers | temperature | streams | without | guessing | ratio | guesses that were right | tokens a stream gets of a step |',
+  '| --- | --- | --- | --- | --- | --- | --- | --- |',
+  ...rows.map(({ layout, temperature, batch, speeds, ratios, drafted, right, tokensPerStep }) => {
+    const share = drafted === 0 ? '' : `${right} of ${drafted}`;
+    const ratio = `${median(ratios).toFixed(2)}x (${Math.min(...ratios).toFixed(2)} to ${Math.max(...ratios).toFixed(2)})`;
+    return `| ${named(layout)} | ${temperature} | ${batch} | ${median(speeds.none).toFixed(0)} | ${median(speeds.guessing).toFixed(0)} | ${ratio} | ${share} | ${tokensPerStep.toFixed(2)} |`;
+  }),
+  '',
+  `\`${command}\`; ${os.cpus().length} x ${os.cpus()[0].model}, ${new Date().toISOString().slice(0, 10)}.`,
+  '',
+];
+process.stdout.write(lines.join('\n'));
+writeFileSync(`${flags.out}.md`, lines.join('\n'));
+writeFileSync(`${flags.out}.json`, `${JSON.stringify({ command, rows }, null, 1)}\n`);

@@ -1,0 +1,90 @@
+import { Finish, MemoryNetwork } from '@switchyard/proto';
+import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
+import { type Answer, submitOf } from '../in-process-cluster.ts';
+import { alone, runAlone, startToys, toyPlan, toyShape } from './toy-cluster.ts';
+
+// That guesses change no bit whatever else happens is part of the properties in engine.test.ts and test/exact.
+describe('guessing next tokens', () => {
+  // How much is guessed hangs on what steps take: here all take the same.
+  beforeEach(() => {
+    let nowMs = 0;
+    vi.spyOn(performance, 'now').mockImplementation(() => ++nowMs);
+  });
+  afterEach(() => vi.restoreAllMocks());
+
+  test('is right and wrong, and changes nothing but the number of steps', async () => {
+    const submits = Array.from({ length: 4 }, (_, i) =>
+      submitOf([i, 1, 2], { maxTokens: 80, wantLogprob: true, stopTokens: i === 3 ? [7] : [] }),
+    );
+    const runs = await Promise.all(
+      [0, 8].map(async (draftMax) => {
+        const cluster = await startToys({ plan: alone, shape: { habits: true }, draftMax });
+        const [worker] = cluster.workers;
+        worker.engine.tracing = true;
+        const answers: Answer[] = [];
+        for (const submit of submits) answers.push(await cluster.run(0, submit));
+        const traced = worker.traced.flatMap(({ request, position, generated, experts }) => {
+          const perRow = experts.length / request.length;
+          return Array.from(request, (r, i) => [
+            r,
+            position[i],
+            generated[i],
+            Buffer.from(experts.subarray(i * perRow, (i + 1) * perRow)).toString('hex'),
+          ]);
+        });
+        await cluster.close();
+        return { answers, traced, counters: worker.counters };
+      }),
+    );
+    const [plain, guessing] = runs;
+    expect(guessing.answers).toEqual(plain.answers);
+    expect(guessing.answers).toEqual(await runAlone(submits, true));
+    // What a trace says is what the text chose, not what was guessed.
+    expect(guessing.traced).toEqual(plain.traced);
+    expect(plain.counters.draftTokens).toBe(0);
+    expect(guessing.counters.draftTokensAccepted).toBeGreaterThan(20);
+    expect(guessing.counters.draftTokens).toBeGreaterThan(guessing.counters.draftTokensAccepted);
+    expect(guessing.counters.generatedTokens).toBe(plain.counters.generatedTokens);
+    expect(guessing.counters.steps).toBe(plain.counters.steps - guessing.counters.draftTokensAccepted);
+  });
+
+  test('goes no further than the context and max_tokens', async () => {
+    const cluster = await startToys({ plan: alone, shape: { habits: true, kvBlocks: 4 }, draftMax: 8 });
+    const prompt = Array.from({ length: 40 }, (_, i) => i % 3);
+    const full = await cluster.run(0, submitOf(prompt, { maxTokens: 100 }));
+    expect([full.finish, full.tokens.length]).toEqual([Finish.length, 24]);
+    const short = await cluster.run(0, submitOf(prompt, { maxTokens: 2 }));
+    expect([short.finish, short.tokens.length]).toEqual([Finish.length, 2]);
+    await cluster.close();
+  });
+
+  test('fails nobody for a guess that needed it', async () => {
+    // One row in eight needs expert 5 of the last layer, which is on w1 alone.
+    const experts = 24;
+    const replicas = Array.from({ length: toyShape.moeLayers }, (_, layer) =>
+      Array.from({ length: experts }, (_unused, e) => [layer === toyShape.moeLayers - 1 && e === 5 ? 1 : 0]),
+    );
+    const few = toyPlan(replicas, [0, 1]);
+    const plan = { ...few, model: { ...few.model, experts } };
+    // After 0, 1 the toy's habit is 6, 7, and 0, 1 again.
+    const submits = Array.from({ length: 40 }, (_, i) => submitOf([20 + i, 0, 1, 6, 7, 0, 1], { maxTokens: 12, wantLogprob: true }));
+    const runs = await Promise.all(
+      [0, 8].map(async (draftMax) => {
+        const network = new MemoryNetwork();
+        const cluster = await startToys({ plan, network, shape: { experts, habits: true }, prefixCache: false, draftMax });
+        await cluster.kill(1);
+        network.sever('memory://w1');
+        const answers: Answer[] = [];
+        for (const submit of submits) answers.push(await cluster.run(0, submit));
+        const { counters } = cluster.workers[0];
+        await cluster.close();
+        return { answers: answers.map((answer) => ({ ...answer, error: answer.error?.code })), counters };
+      }),
+    );
+    const failed = runs[0].answers.filter(({ error }) => error === 'worker_lost' || error === 'expert_unavailable');
+    expect(failed.length).toBeGreaterThan(0);
+    expect(failed.length).toBeLessThan(submits.length);
+    expect(runs[1].counters.draftTokensAccepted).toBeGreaterThan(0);
+    expect(runs[1].answers).toEqual(runs[0].answers);
+  });
+});

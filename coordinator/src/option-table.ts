@@ -57,12 +57,15 @@ export function readOptions<Table extends OptionTable>(
   return withDefaults(table, values);
 }
 
-/** Fills in defaults, for programs that give values instead of text. */
+/** Fills in defaults, for programs that give values instead of text. @throws SwitchyardError `invalid_request` for a number out of range, and for what is missing */
 export function withDefaults<Table extends OptionTable>(table: Table, values: Record<string, unknown>): Values<Table> {
   const all: Record<string, unknown> = {};
   for (const [key, { fallback, schema }] of Object.entries(table)) {
     const value = values[key] ?? fallback;
     if (value === null && !schema.safeParse(null).success) throw invalid(flagOf(key), 'must be given', key);
+    // Schemas read text.
+    const parsed = typeof value === 'number' ? schema.safeParse(String(value)) : null;
+    if (parsed?.success === false) throw invalid(flagOf(key), `is ${value}: ${reasons(parsed.error)}`, key);
     all[key] = value;
   }
   return Object.freeze(all) as Values<Table>;

@@ -41,6 +41,13 @@ describe('configuration', () => {
     expect(() => readConfig(args, {})).toThrow(message);
   });
 
+  it('holds for programs too, which give numbers', () => {
+    expect(completeConfig({ model: 'm', maxSequences: 256 }).maxSequences).toBe(256);
+    expect(() => completeConfig({ model: 'm', maxSequences: 300 })).toThrow(
+      /^--max-sequences is 300: it must be a whole number from 1 to 256/,
+    );
+  });
+
   it('names the variable of the environment that is wrong', () => {
     expect(() => readConfig(model, { SWITCHYARD_COORDINATOR_FLY: '1' })).toThrow(/^SWITCHYARD_COORDINATOR_FLY is no option/);
     expect(() => readConfig(model, { SWITCHYARD_COORDINATOR_NODES: 'x' })).toThrow(

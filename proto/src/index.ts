@@ -25,5 +25,4 @@ export { type SocketTransportOptions, socketTransport } from './socket-transport
 export * from './step-rows.ts';
 export * from './topology.ts';
 export * from './trace.ts';
-export * from './trace-writer.ts';
 export * from './transports.ts';

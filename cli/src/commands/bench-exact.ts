@@ -187,7 +187,7 @@ async function compareElsewhere(target: TargetOptions, started: UpReport, asked:
   const planFile = path.join(folder, 'scattered.json');
   writeFileSync(planFile, JSON.stringify(scatteredPlan(started.planModel, 3, 1, 1)));
   const places = [
-    { name: '1 worker that guesses nothing', flags: ['--nodes', '1', '--workers-per-node', '1', '--draft-max', '0'] },
+    { name: '1 worker, no guesses', flags: ['--nodes', '1', '--workers-per-node', '1', '--draft-max', '0'] },
     { name: '3 nodes, scattered plan', flags: ['--nodes', '3', '--workers-per-node', '1', '--plan', planFile] },
     { name: '5 workers over tcp', flags: ['--nodes', '1', '--workers-per-node', '5', '--transport', 'tcp'] },
     { name: '2 workers over grpc', flags: ['--nodes', '2', '--workers-per-node', '1', '--transport', 'grpc'] },

@@ -103,7 +103,7 @@ export function upCommand(): Command {
     .option('--max-context <tokens>', 'longest sequence; 0: what the checkpoint was made for', integerIn(0, 2 ** 31), 0)
     .option('--kv-bytes <size>', 'KV cache of each worker, like 512M or 2GiB (default: 512MiB)', byteCount)
     .option('--max-batch-rows <rows>', 'rows of one step: prefill chunk and decodes (default: 512)', integerIn(1, limits.frameRowsMax))
-    .option('--max-sequences <count>', 'sequences that one worker runs at a time (default: 64)', integerIn(1, 4096))
+    .option('--max-sequences <count>', 'sequences that one worker runs at a time (default: 64)', integerIn(1, limits.requestsRunningMax))
     .option(
       '--draft-max <tokens>',
       'tokens that a stream may guess from its own text for one step to check; 0: none (default: 8)',

@@ -75,7 +75,7 @@ export class Engine {
   private readonly times: TimeSplit;
   private readonly counters: Counters;
   private readonly readout: Readout;
-  /** Null where nothing is guessed: a replayed trace says what positions do, not what tokens do. */
+  /** Null where nothing is guessed. */
   private readonly drafting: Drafting | null;
   private readonly lanes: readonly StepLane[];
   private readonly decision: StepDecision;
@@ -107,7 +107,7 @@ export class Engine {
     const { shape } = options.model;
     this.residency = new Residency(shape.kvBlocks, shape.blockTokens, options.prefixCache, options.counters);
     this.capacity = Math.min(shape.maxContext, shape.kvBlocks * shape.blockTokens);
-    this.drafting = options.draftMax > 0 && options.replay === null ? new Drafting(options.draftMax, this.capacity) : null;
+    this.drafting = options.draftMax > 0 ? new Drafting(options.draftMax, this.capacity) : null;
     this.readout = new Readout(options.model, this.capacity, this.output, options.counters);
     const { lanes } = options.model;
     this.lanes = lanes.map((lane, i) => {

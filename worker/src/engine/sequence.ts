@@ -149,7 +149,6 @@ export class Sequence implements Schedulable {
     while (this.blockCount > 0) this.pool.release(this.blocks[--this.blockCount]);
     this.computed = 0;
     this.scheduled = 0;
-    this.draft.guesses = 0;
     this.publishedBlocks = 0;
     this.publishedSerial = 0;
   }

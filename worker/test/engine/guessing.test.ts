@@ -48,13 +48,44 @@ describe('guessing next tokens', () => {
     expect(guessing.counters.steps).toBe(plain.counters.steps - guessing.counters.draftTokensAccepted);
   });
 
+  test('ends where a guessed token is a stop token, or the last that was asked for', async () => {
+    const cluster = await startToys({ plan: alone, shape: { habits: true }, draftMax: 8 });
+    const submits = Array.from({ length: 12 }, (_, i) =>
+      submitOf([20 + i, 0, 1, 6, 7, 0, 1], { maxTokens: 3 + (i % 4), stopTokens: i % 2 === 0 ? [7] : [] }),
+    );
+    const answers: Answer[] = [];
+    for (const submit of submits) answers.push(await cluster.run(0, submit));
+    expect(cluster.workers[0].counters.draftTokensAccepted).toBeGreaterThan(0);
+    await cluster.close();
+    expect(answers).toEqual(await runAlone(submits, true));
+  });
+
+  test('leaves logprobs of prompts alone, also where a last chunk has one token', async () => {
+    const cluster = await startToys({ plan: alone, shape: { habits: true }, maxBatchRows: 5, draftMax: 4 });
+    const submits = [6, 11].map((length) =>
+      submitOf(
+        Array.from({ length }, (_, i) => [0, 1, 6, 7][i % 4]),
+        { maxTokens: 9, wantLogprob: true, promptLogprobs: true, logprobs: 2 },
+      ),
+    );
+    const answers: Answer[] = [];
+    for (const submit of submits) answers.push(await cluster.run(0, submit));
+    await cluster.close();
+    expect(answers).toEqual(await runAlone(submits, true));
+  });
+
   test('goes no further than the context and max_tokens', async () => {
     const cluster = await startToys({ plan: alone, shape: { habits: true, kvBlocks: 4 }, draftMax: 8 });
     const prompt = Array.from({ length: 40 }, (_, i) => i % 3);
     const full = await cluster.run(0, submitOf(prompt, { maxTokens: 100 }));
     expect([full.finish, full.tokens.length]).toEqual([Finish.length, 24]);
+    const { counters } = cluster.workers[0];
+    const before = counters.draftTokens;
+    expect(before).toBeGreaterThan(0);
     const short = await cluster.run(0, submitOf(prompt, { maxTokens: 2 }));
     expect([short.finish, short.tokens.length]).toEqual([Finish.length, 2]);
+    // Nothing that would not be told is guessed.
+    expect(counters.draftTokens).toBe(before);
     await cluster.close();
   });
 

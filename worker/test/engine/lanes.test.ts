@@ -1,5 +1,6 @@
 import { Finish, MemoryNetwork, type Plan, parseFrame, promptLanes, type Transport } from '@switchyard/proto';
 import { expect, test } from 'vitest';
+import { laneRows } from '../../src/engine/lanes.ts';
 import { InProcessCluster, submitOf } from '../in-process-cluster.ts';
 import { toyModel, toyNative } from './toy-model.ts';
 
@@ -168,4 +169,10 @@ test('what ends while a step waits for rows is told at once: a refusal, and a ca
   gate.open();
   for (const prompt of prompts) expect((await prompt).error).toBeNull();
   await cluster.close();
+});
+
+test('the lane of decodes has a row for every sequence, and those of one that guesses', () => {
+  const [decodes, prompts] = laneRows({ maxBatchRows: 512, maxSequences: 4, draftMax: 8 });
+  expect([decodes, prompts]).toEqual([12, 256]);
+  expect(laneRows({ maxBatchRows: 6, maxSequences: 4, draftMax: 8 })[0]).toBe(6);
 });

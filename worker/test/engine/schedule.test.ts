@@ -101,6 +101,8 @@ describe('decideStep', () => {
     const rich = sequence(8, 7, { blockCount: 3, proposed: 6 });
     const needy = sequence(9, 8, { blockCount: 2, proposed: 6 });
     expect(decide([rich, needy], [], 1, 'decode')).toEqual({ kept: 2, admitted: 0, rows: [5, 3] });
+    // The third block of the first is not free for the second.
+    expect(decide([{ ...rich, proposed: 0 }, needy], [], 2, 'decode').rows).toEqual([1, 4]);
   });
 
   test('never exceeds a limit, and always gives the oldest something when blocks allow', () => {

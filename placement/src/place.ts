@@ -8,6 +8,7 @@ import { homesOf } from './report/homes-of.ts';
 import { type FanOutScore, scoreFanOut } from './score/fan-out-score.ts';
 import { type Affinity, balanceHomes, homePrices, learnAffinity, sequenceHomeCosts, spreadOverWorkers } from './solve/affinity.ts';
 import { annealed } from './solve/annealing.ts';
+import { BestSeen } from './solve/best-seen.ts';
 import { FanOutSearch, type FanOutSearchOptions, type NodePlacement } from './solve/fan-out-search.ts';
 import { placeInsideNodes } from './solve/inside-nodes.ts';
 import { polish } from './solve/polish.ts';
@@ -302,12 +303,15 @@ async function placeForHomes(
       o.onProgress({ stage: `start ${start + 1} of ${o.starts}`, incumbent: best.remoteNodes() / scale });
     }
     search = best!;
+    const seen = new BestSeen(search);
     for (let round = 0; round < 12 && !stop(); round++) {
       const before = search.merit();
       await search.converge(4, 1e-4);
+      seen.look();
       o.onProgress({ stage: 'refine', incumbent: search.remoteNodes() / scale });
       if (before - search.merit() <= 1e-4 * before) break;
     }
+    seen.resume();
     if (o.annealing > 0 && !stop()) {
       await annealed(search, {
         proposals: o.annealing * slots.reduce((a, b) => a + b, 0),

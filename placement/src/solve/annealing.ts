@@ -1,5 +1,6 @@
 import { popcount } from '../cluster/node-set.ts';
 import type { Random } from '../random.ts';
+import { BestSeen } from './best-seen.ts';
 import type { FanOutSearch } from './fan-out-search.ts';
 
 export interface AnnealingOptions {
@@ -32,9 +33,8 @@ const settlingRounds = 12;
  * are to be spent, which merit knows nothing of: then only an end by `stop` goes back to the start.
  */
 export async function annealed(search: FanOutSearch, options: AnnealingOptions): Promise<void> {
-  const seen = () => ({ ...search.result(), merit: search.merit(), prices: { ...search.prices } });
   const { stop } = search.options;
-  let best = seen();
+  const seen = new BestSeen(search);
   await anneal(search, options);
   // Half-annealed is worse than before: hot plans are loose, and over their memory.
   if (!stop()) {
@@ -42,11 +42,10 @@ export async function annealed(search: FanOutSearch, options: AnnealingOptions):
     if (options.remoteNodesMax !== Infinity) return search.converge(settlingRounds, 1e-5);
     for (let round = 0; round < settlingRounds && !stop(); round++) {
       await search.converge(1, 1e-5);
-      if (search.merit() < best.merit) best = seen();
+      seen.look();
     }
   }
-  Object.assign(search.prices, best.prices);
-  search.resume(best);
+  seen.resume();
 }
 
 /**

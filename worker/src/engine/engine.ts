@@ -381,9 +381,9 @@ export class Engine {
     if (this.tracing) this.trace(lane);
     this.forgetEnded();
     this.counters.steps++;
-    if (streamRows === batch.rows) this.drafting?.learn(batch.rows, samplingMs - startedMs);
     this.times.add(Activity.sampling, samplingMs);
     this.lastStepEndMs = performance.now();
+    if (streamRows === batch.rows) this.drafting?.learn(batch.rows, this.lastStepEndMs - startedMs);
     this.msPerRow = this.msPerRow * 0.8 + ((this.lastStepEndMs - startedMs) / batch.rows) * 0.2;
     // Tokens may wait for those of the next step of a lone worker, which is over soon; not for rows to come back.
     const soon = lane.model.runWhole !== null;

@@ -15,7 +15,8 @@ export class StepCost {
   private weight = 0;
   private meanRows = 0;
   private meanMs = 0;
-  private variance = 0;
+  private rowsVariance = 0;
+  private msVariance = 0;
   private covariance = 0;
 
   add(rows: number, ms: number): void {
@@ -26,14 +27,22 @@ export class StepCost {
     const msOff = took - this.meanMs;
     this.meanRows += share * rowsOff;
     this.meanMs += share * msOff;
-    this.variance = (1 - share) * (this.variance + share * rowsOff * rowsOff);
-    this.covariance = (1 - share) * (this.covariance + share * rowsOff * msOff);
+    const blended = (variance: number, off: number) => (1 - share) * (variance + share * off);
+    this.rowsVariance = blended(this.rowsVariance, rowsOff * rowsOff);
+    this.msVariance = blended(this.msVariance, msOff * msOff);
+    this.covariance = blended(this.covariance, rowsOff * msOff);
   }
 
+  /** What a row more takes, at the upper end of what the latest steps allow: times that vary for other reasons must not make rows look cheap. */
   get rowMs(): number {
-    const assumed = this.meanMs / (this.meanRows + FIXED_ROWS);
-    const slope = (this.covariance + DOUBT * assumed) / (this.variance + DOUBT);
-    return Math.min(Math.max(slope, 0), this.meanRows === 0 ? 0 : this.meanMs / this.meanRows);
+    const { rowsVariance, covariance, meanMs, meanRows } = this;
+    if (meanRows === 0) return 0;
+    const assumed = meanMs / (meanRows + FIXED_ROWS);
+    const known = rowsVariance / (rowsVariance + DOUBT);
+    const fitted = (covariance + DOUBT * assumed) / (rowsVariance + DOUBT);
+    const unexplained = Math.max(0, this.msVariance - (rowsVariance === 0 ? 0 : covariance ** 2 / rowsVariance));
+    const error = Math.sqrt(unexplained / (this.weight * (rowsVariance + DOUBT)));
+    return Math.min(Math.max(fitted, 0) + known * error, meanMs / meanRows);
   }
 
   /** Expected time of a step of so many rows; 0 before the first was seen. */

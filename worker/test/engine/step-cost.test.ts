@@ -61,6 +61,14 @@ describe('StepCost', () => {
     expect(cost.rowMs).toBeGreaterThan(3.5);
   });
 
+  test('does not take rows for cheap where times vary for other reasons', () => {
+    const rowsOf = (i: number) => 1 + (i % 4);
+    const still = fed(300, rowsOf, () => 20);
+    const restless = fed(300, rowsOf, (_, i) => 20 + 15 * noise(i));
+    expect(still.rowMs).toBeLessThan(0.5);
+    expect(restless.rowMs).toBeGreaterThan(still.rowMs + 0.3);
+  });
+
   test('never goes below zero, nor above what all rows have taken', () => {
     const shrinking = fed(
       100,

@@ -1,7 +1,8 @@
 // Switchyard beside llama.cpp's RPC and vLLM's tensor parallelism, over the same hosts of the same bed, with the same weights and the same client, in turn.
 //   node bench/hosts/peers.mjs --llama BIN_DIR [--vllm VENV_DIR] [--model DIR --gguf FILE] [--hosts 4] [--rate 1000] [--delay 250] [--batches 1,8] [--rounds 2]
-//                              [--only switchyard,llama.cpp,vllm] [--plan FILE] [--drafts none|ngram] [--text FILE] [--cache DIR]
+//                              [--only switchyard,llama.cpp,vllm] [--plan FILE] [--text FILE] [--cache DIR]
 //                              [--out bench/results/hosts-peers]
+// A system with +ngram (switchyard+ngram, llama.cpp+ngram, vllm+ngram) guesses next tokens by prompt lookup.
 // Every peer does its best on one core a host: llama.cpp with an RPC server on each host and its API server on the first, vLLM with one rank a host over gloo.
 // Rounds alternate the systems; the table takes each figure's best round. Needs root, iproute2 and a C compiler.
 import { once } from 'node:events';
@@ -11,7 +12,7 @@ import path from 'node:path';
 import { parseArgs } from 'node:util';
 import { bedRefusal, startBed } from '../../test/hosts/bed/bed.mjs';
 import { startCluster } from '../../test/hosts/bed/cluster.mjs';
-import { checkDrafts, draftFlags } from '../peers/drafts.mjs';
+import { draftFlags, isOurs, systemOf } from '../peers/drafts.mjs';
 import { convertToGguf } from '../peers/gguf.mjs';
 import { writeRandomModel } from '../peers/random-model.mjs';
 import { warmUp } from '../warm-up.mjs';
@@ -32,7 +33,6 @@ const { values: flags } = parseArgs({
     rounds: { type: 'string', default: '2' },
     only: { type: 'string' },
     plan: { type: 'string' },
-    drafts: { type: 'string', default: 'none' },
     text: { type: 'string' },
     transport: { type: 'string', default: 'tcp' },
     'output-tokens': { type: 'string', default: '64' },
@@ -49,13 +49,12 @@ if (refusal !== null) {
 }
 const hosts = Number(flags.hosts);
 const batches = flags.batches.split(',').map(Number);
-const drafts = checkDrafts(flags.drafts);
 const wanted = flags.only?.split(',') ?? ['switchyard', ...(flags.llama ? ['llama.cpp'] : []), ...(flags.vllm ? ['vllm'] : [])];
 mkdirSync(flags.cache, { recursive: true });
 const model = path.resolve(flags.model ?? path.join(flags.cache, 'middle'));
 if (!existsSync(path.join(model, 'tokenizer_config.json'))) writeRandomModel(model, bundledModel);
 const gguf = path.resolve(flags.gguf ?? `${model}.gguf`);
-if (wanted.includes('llama.cpp') && !existsSync(gguf)) convertToGguf(model, gguf);
+if (wanted.some((name) => systemOf(name) === 'llama.cpp') && !existsSync(gguf)) convertToGguf(model, gguf);
 const config = JSON.parse(readFileSync(path.join(model, 'config.json'), 'utf8'));
 const port = 8000;
 /** Sequences that a server must be able to run at once, and the context of each. */
@@ -64,12 +63,12 @@ const context = 1024;
 
 /** Each starts its processes on the bed's hosts and says where it serves, what tells that it does, and how it ends. */
 const systems = {
-  async switchyard(bed) {
+  async switchyard(bed, _log, drafts) {
     const plan = flags.plan ? JSON.parse(readFileSync(flags.plan, 'utf8')) : onHosts(model, hosts);
-    const cluster = await startCluster(bed, { model, plan, transport: flags.transport, coordinatorFlags: draftFlags.switchyard(drafts) });
+    const cluster = await startCluster(bed, { model, plan, transport: flags.transport, coordinatorFlags: drafts });
     return { ready: '/health/ready', children: [], stop: cluster.stop };
   },
-  async 'llama.cpp'(bed, log) {
+  async 'llama.cpp'(bed, log, drafts) {
     const servers = bed.hosts.map(({ address }, host) =>
       bed.spawn(host, path.join(flags.llama, 'ggml-rpc-server'), ['-H', address, '-p', 50052, '-t', 1], { stdio: ['ignore', log, log] }),
     );
@@ -80,13 +79,13 @@ const systems = {
       [
         ...['-m', gguf, '--rpc', rpc, '-ngl', 99, '--host', bed.hosts[0].address, '--port', port, '-t', 1, '-tb', 1, '-fit', 'off'],
         ...['-np', sequences, '-c', sequences * context, '--no-webui', '--cache-ram', 0, '--threads-http', hosts * sequences + 16],
-        ...draftFlags['llama.cpp'](drafts),
+        ...drafts,
       ],
       { stdio: ['ignore', log, log] },
     );
     return { ready: '/health', children: [api, ...servers], stop: () => endAll([api, ...servers]) };
   },
-  async vllm(bed, log) {
+  async vllm(bed, log, drafts) {
     const [{ address }] = bed.hosts;
     const ranks = bed.hosts.map((own, host) =>
       bed.spawn(
@@ -95,7 +94,7 @@ const systems = {
         [
           ...['serve', model, '--served-model-name', 'model', '--host', address, '--port', port, '--dtype', 'bfloat16'],
           ...['--max-model-len', context, '--max-num-seqs', sequences, '--tensor-parallel-size', hosts],
-          ...draftFlags.vllm(drafts),
+          ...drafts,
           ...[
             '--distributed-executor-backend',
             'mp',
@@ -153,7 +152,7 @@ async function untilServing(bed, { ready, children }) {
 
 let seed = 0;
 
-/** The client every system is measured with, on the first host. No prompt is sent twice: caches of prefixes must not help. */
+/** The client every system is measured with, on the first host. No server is sent a prompt twice: caches of prefixes must not help. All get the same ones in a round. */
 async function measure(bed, args) {
   const url = `http://${bed.hosts[0].address}:${port}`;
   const out = await bed.run(0, process.execPath, [
@@ -172,7 +171,7 @@ async function measure(bed, args) {
   return JSON.parse(out).levels;
 }
 
-async function measureServer(bed) {
+async function measureServer(bed, round) {
   const most = Math.max(...batches);
   // As many clients as make every host the home of a full batch, where a server has homes; where not, they stand in line.
   const clients = hosts * most;
@@ -184,6 +183,8 @@ async function measureServer(bed) {
     },
     { roundsMax: 6 },
   );
+  // However long it took to warm up.
+  seed = 1000 * (round + 1);
   const decode = await measure(bed, [
     '--concurrency',
     flags.batches,
@@ -220,10 +221,10 @@ for (let round = 0; round < Number(flags.rounds); round++)
     const logFile = path.join(flags.cache, `${name}.log`);
     let server = null;
     try {
-      server = await systems[name](bed, openSync(logFile, 'w'));
+      server = await systems[systemOf(name)](bed, openSync(logFile, 'w'), draftFlags(name));
       await untilServing(bed, server);
       const before = await bed.counters();
-      const result = await measureServer(bed);
+      const result = await measureServer(bed, round);
       const after = await bed.counters();
       const wireBytes = after.wireBytes.flat().reduce((a, b) => a + b, 0) - before.wireBytes.flat().reduce((a, b) => a + b, 0);
       results[name].push({ ...result, wireBytes });
@@ -243,10 +244,11 @@ for (let round = 0; round < Number(flags.rounds); round++)
 const cells = ['prefill', 'decode'].flatMap((phase) => batches.map((batch) => ({ phase, batch })));
 const best = (name, { phase, batch }) => Math.max(...results[name].map((result) => result[phase][batch]));
 const number = (value) => (Number.isFinite(value) ? (value >= 100 ? Math.round(value).toLocaleString('en-US') : value.toFixed(1)) : '');
-const peers = wanted.filter((name) => name !== 'switchyard');
+const [ours, peers] = [true, false].map((own) => wanted.filter((name) => isOurs(name) === own));
 const rows = cells.map((cell) => {
   const row = Object.fromEntries(wanted.map((name) => [name, best(name, cell)]));
-  return { ...cell, row, ratio: row.switchyard / Math.max(...peers.map((name) => row[name]).filter(Number.isFinite)) };
+  const fastest = (names) => Math.max(...names.map((name) => row[name]).filter(Number.isFinite));
+  return { ...cell, row, ratio: fastest(ours) / fastest(peers) };
 });
 const command = [
   'node',
@@ -257,7 +259,7 @@ const command = [
     .filter((_, i, all) => ![all[i], all[i - 1]].some((a) => /^--(llama|vllm|cache|out|model|gguf|plan|text)$/.test(a))),
 ].join(' ');
 const text = [
-  `# ${hosts} hosts at ${flags.rate} Mb/s, ${Number(flags.delay) / 1000} ms one way, all on ${os.cpus().length} cores${drafts === 'ngram' ? ', next tokens guessed by prompt lookup' : ''}`,
+  `# ${hosts} hosts at ${flags.rate} Mb/s, ${Number(flags.delay) / 1000} ms one way, all on ${os.cpus().length} cores`,
   '',
   `${path.basename(model)}: ${config.num_hidden_layers} layers, ${config.num_experts} experts, top-${config.num_experts_per_tok}, hidden ${config.hidden_size}; bf16; ${flags['prefill-tokens']}-token prompts, ${flags['output-tokens']} tokens decoded.`,
   '',

@@ -1,7 +1,7 @@
 // Switchyard beside llama.cpp and vLLM: same weights, same cores, same client, in turn within one run.
-//   node bench/peers/compare.mjs --model DIR --gguf FILE --llama BIN_DIR [--vllm VENV_DIR] [--format bf16|int8] [--rounds 2] [--drafts none|ngram] [--text FILE]
-//                               [--out bench/results/peers-NAME]
-// With --drafts ngram every system guesses next tokens by prompt lookup. Prompts are random ids, or pieces of the text.
+//   node bench/peers/compare.mjs --model DIR --gguf FILE --llama BIN_DIR [--vllm VENV_DIR] [--format bf16|int8] [--rounds 2] [--text FILE]
+//                               [--only switchyard,switchyard+ngram,llama.cpp,vllm] [--out bench/results/peers-NAME]
+// A system with +ngram guesses next tokens by prompt lookup. Prompts are random ids, or pieces of the text.
 // Rounds alternate the systems, so that a machine that slows down slows all of them; the table takes each figure's best round. What the memory gives is measured
 // right before and after each level of our own, and a step is compared with the better of the two: a machine that others use changes within minutes.
 import { execFileSync, spawnSync } from 'node:child_process';
@@ -11,7 +11,7 @@ import path from 'node:path';
 import { parseArgs } from 'node:util';
 import { measureReadBandwidth } from '../../cli/dist/doctor/read-bandwidth.js';
 import { warmUp } from '../warm-up.mjs';
-import { checkDrafts } from './drafts.mjs';
+import { isOurs } from './drafts.mjs';
 import { decodeBound, prefillBound } from './floor.mjs';
 import { startServer } from './servers.mjs';
 
@@ -32,7 +32,6 @@ const { values: flags } = parseArgs({
     'prefill-tokens': { type: 'string', default: '512' },
     port: { type: 'string', default: '8870' },
     only: { type: 'string' },
-    drafts: { type: 'string', default: 'none' },
     text: { type: 'string' },
     up: { type: 'string', default: '' },
     out: { type: 'string' },
@@ -46,13 +45,12 @@ const threads = Number(flags.threads);
 const batches = flags.batches.split(',').map(Number);
 const config = JSON.parse(readFileSync(path.join(flags.model, 'config.json'), 'utf8'));
 const wanted = flags.only?.split(',') ?? ['switchyard', 'llama.cpp', ...(flags.vllm && flags.format === 'bf16' ? ['vllm'] : [])];
-const drafts = checkDrafts(flags.drafts);
 const source = flags.text ? ['--text', flags.text] : ['--vocab', config.vocab_size];
 const logs = mkdtempSync(path.join(os.tmpdir(), 'compare-'));
 
 let seed = 0;
 
-/** The client every system is measured with. No prompt is sent twice: caches of prefixes must not help. */
+/** The client every system is measured with. No server is sent a prompt twice: caches of prefixes must not help. All get the same ones in a round. */
 function measure(url, args) {
   const own = ['--url', url, '--json', '--timeout', '60', '--seed', String(++seed)];
   const done = spawnSync(process.execPath, [cli, 'bench', 'serve', ...own, ...args.map(String)], {
@@ -73,12 +71,14 @@ function measure(url, args) {
 }
 
 /** @param bandwidth true: each decode level is between two measurements of what the memory gives */
-async function measureServer(url, bandwidth) {
+async function measureServer(url, bandwidth, round) {
   const most = Math.max(...batches);
   await warmUp(() => {
     const lengths = ['--prompt-tokens', 16, '--output-tokens', 64, ...source];
     return measure(url, ['--concurrency', most, '--requests', most, ...lengths])[0].outputTokensPerSecond;
   });
+  // However long it took to warm up.
+  seed = 1000 * (round + 1);
   const levels = [];
   for (const batch of batches) {
     const before = bandwidth ? await measureReadBandwidth(threads) : 0;
@@ -111,11 +111,11 @@ for (let round = 0; round < Number(flags.rounds); round++) {
   for (const [i, name] of wanted.entries()) {
     const options = {
       ...{ model: path.resolve(flags.model), gguf: path.resolve(flags.gguf), llama: flags.llama, vllm: flags.vllm },
-      ...{ threads, format: flags.format, port: Number(flags.port) + i, drafts, extra: flags.up ? flags.up.split(' ') : [] },
+      ...{ threads, format: flags.format, port: Number(flags.port) + i, extra: flags.up ? flags.up.split(' ') : [] },
     };
     const server = await startServer(name, options, path.join(logs, `${name}-${round}.log`));
     try {
-      const result = await measureServer(server.url, name === 'switchyard');
+      const result = await measureServer(server.url, isOurs(name), round);
       results[name].push(result);
       process.stderr.write(`round ${round + 1} ${name}: prefill ${Math.round(result.prefill)}, decode ${JSON.stringify(result.decode)}\n`);
     } finally {
@@ -126,6 +126,7 @@ for (let round = 0; round < Number(flags.rounds); round++) {
 
 /** The step of all rounds that came nearest to what the memory gave at that moment: {stepMs, bandwidth, bound in tokens/s, ofBound}. */
 function nearestToBound(batch) {
+  // Of the one that guesses nothing: a step of guesses has more tokens than the bound thinks.
   const steps = (results.switchyard ?? [])
     .filter((result) => result.timePerOutputTokenMs[batch] !== null)
     .map((result) => {
@@ -145,11 +146,13 @@ const cells = [
 ];
 const table = cells.map((cell) => {
   const row = Object.fromEntries(wanted.map((name) => [name, best(name, cell.pick)]));
-  const peers = wanted.filter((name) => name !== 'switchyard' && row[name] !== null).map((name) => row[name]);
+  const [ours, peers] = [true, false].map((own) =>
+    wanted.filter((name) => isOurs(name) === own && row[name] !== null).map((name) => row[name]),
+  );
   return {
     ...cell,
     row,
-    ratio: row.switchyard && peers.length ? row.switchyard / Math.max(...peers) : null,
+    ratio: ours.length && peers.length ? Math.max(...ours) / Math.max(...peers) : null,
     step: cell.batch ? nearestToBound(cell.batch) : null,
   };
 });
@@ -182,6 +185,6 @@ if (flags.out) {
   );
   writeFileSync(
     `${flags.out}.md`,
-    `# ${path.basename(flags.model)}, ${flags.format}, ${threads} threads, over HTTP${drafts === 'ngram' ? ', next tokens guessed by prompt lookup' : ''}\n\n${lines.join('\n')}\n\nThroughput: best of ${flags.rounds} alternating rounds, whole requests, prompts of 16 tokens included. A step is the median time per output token of the round that came nearest to its bound; the bound is the time to read its weights once, if streams choose experts evenly and each by itself, at what the memory gave to ${threads} threads right before or after that measurement, whichever was more. ${machine.cpu}, ${machine.cores} cores, ${machine.instructionSet} at most.\n\n\`${run}\`\n`,
+    `# ${path.basename(flags.model)}, ${flags.format}, ${threads} threads, over HTTP\n\n${lines.join('\n')}\n\nThroughput: best of ${flags.rounds} alternating rounds, whole requests, prompts of 16 tokens included. A step is the median time per output token of the round that came nearest to its bound; the bound is the time to read its weights once, if streams choose experts evenly and each by itself, at what the memory gave to ${threads} threads right before or after that measurement, whichever was more. ${machine.cpu}, ${machine.cores} cores, ${machine.instructionSet} at most.\n\n\`${run}\`\n`,
   );
 }

@@ -5,7 +5,7 @@ import { closeSync, openSync } from 'node:fs';
 import net from 'node:net';
 import path from 'node:path';
 import { atEnd } from '../leftovers.mjs';
-import { draftFlags } from './drafts.mjs';
+import { draftFlags, systemOf } from './drafts.mjs';
 
 const root = path.resolve(import.meta.dirname ?? path.dirname(new URL(import.meta.url).pathname), '../..');
 
@@ -20,7 +20,7 @@ export const systems = {
       ...[path.join(root, 'cli/dist/main.js'), 'up', '--model', model, '--port', port, '--nodes', 1, '--workers-per-node', 1],
       ...['--threads', threads],
       ...(format === 'int8' ? ['--expert-dtype', 'int8', '--dense-dtype', 'int8'] : []),
-      ...draftFlags.switchyard(drafts ?? 'none'),
+      ...drafts,
       ...extra,
     ],
     env: {},
@@ -31,7 +31,7 @@ export const systems = {
     args: [
       ...['-m', gguf, '--host', '127.0.0.1', '--port', port, '-t', threads, '-tb', threads],
       ...['-np', sequences, '-c', sequences * context, '--no-webui', '--cache-ram', 0, '--threads-http', sequences + 16],
-      ...draftFlags['llama.cpp'](drafts),
+      ...drafts,
     ],
     env: {},
     ready: '/health',
@@ -41,7 +41,7 @@ export const systems = {
     args: [
       ...['serve', model, '--served-model-name', 'model', '--host', '127.0.0.1', '--port', port, '--dtype', 'bfloat16'],
       ...['--max-model-len', context, '--max-num-seqs', sequences],
-      ...draftFlags.vllm(drafts),
+      ...drafts,
     ],
     env: {
       VLLM_CPU_KVCACHE_SPACE: '1',
@@ -64,9 +64,12 @@ async function refuseTakenPort(port) {
   await once(probe, 'close');
 }
 
-/** Starts a system and resolves when it serves; `stop()` ends it and everything that it started, as does the end of this process. */
+/**
+ * Starts a system, by a name that also says whether it guesses (`drafts.mjs`), and resolves when it serves; `stop()` ends it and everything that it started, as does the
+ * end of this process.
+ */
 export async function startServer(name, options, logFile) {
-  const { command, args, env, ready } = systems[name](options);
+  const { command, args, env, ready } = systems[systemOf(name)]({ ...options, drafts: draftFlags(name) });
   await refuseTakenPort(Number(options.port));
   // Straight into the file: the measuring process is blocked while its client runs, and a server whose pipe is full stops.
   const log = openSync(logFile, 'w');

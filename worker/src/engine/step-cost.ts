@@ -2,6 +2,8 @@
 const MEMORY = 0.98;
 /** Until steps of different sizes tell: a step takes as long as so many rows more. */
 const FIXED_ROWS = 8;
+/** However times vary, a row is not taken for cheaper than if the rest of a step were so many rows: rows also cost the workers that compute them for others. */
+const FIXED_ROWS_MAX = 48;
 /** Variance of rows at which the latest steps and that assumption count alike. Without drafts for a while it is assumed again, and tried. */
 const DOUBT = 0.25;
 /** A step that took so many times the usual has met something else: garbage, another program. */
@@ -15,8 +17,7 @@ export class StepCost {
   private weight = 0;
   private meanRows = 0;
   private meanMs = 0;
-  private rowsVariance = 0;
-  private msVariance = 0;
+  private variance = 0;
   private covariance = 0;
 
   add(rows: number, ms: number): void {
@@ -27,22 +28,16 @@ export class StepCost {
     const msOff = took - this.meanMs;
     this.meanRows += share * rowsOff;
     this.meanMs += share * msOff;
-    const blended = (variance: number, off: number) => (1 - share) * (variance + share * off);
-    this.rowsVariance = blended(this.rowsVariance, rowsOff * rowsOff);
-    this.msVariance = blended(this.msVariance, msOff * msOff);
-    this.covariance = blended(this.covariance, rowsOff * msOff);
+    this.variance = (1 - share) * (this.variance + share * rowsOff * rowsOff);
+    this.covariance = (1 - share) * (this.covariance + share * rowsOff * msOff);
   }
 
-  /** What a row more takes, at the upper end of what the latest steps allow: times that vary for other reasons must not make rows look cheap. */
   get rowMs(): number {
-    const { rowsVariance, covariance, meanMs, meanRows } = this;
+    const { variance, covariance, meanMs, meanRows } = this;
     if (meanRows === 0) return 0;
     const assumed = meanMs / (meanRows + FIXED_ROWS);
-    const known = rowsVariance / (rowsVariance + DOUBT);
-    const fitted = (covariance + DOUBT * assumed) / (rowsVariance + DOUBT);
-    const unexplained = Math.max(0, this.msVariance - (rowsVariance === 0 ? 0 : covariance ** 2 / rowsVariance));
-    const error = Math.sqrt(unexplained / (this.weight * (rowsVariance + DOUBT)));
-    return Math.min(Math.max(fitted, 0) + known * error, meanMs / meanRows);
+    const fitted = (covariance + DOUBT * assumed) / (variance + DOUBT);
+    return Math.min(Math.max(fitted, meanMs / (meanRows + FIXED_ROWS_MAX)), meanMs / meanRows);
   }
 
   /** Expected time of a step of so many rows; 0 before the first was seen. */

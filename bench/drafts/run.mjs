@@ -133,33 +133,37 @@ for (const layout of flags.layouts.split(',')) {
         const [generated, drafted, right] = ['generated', 'drafted', 'right'].map((field) => after[field] - before[field]);
         rows.push({ layout, temperature, batch, speeds, ratios, drafted, right, tokensPerStep: generated / (generated - right) });
         process.stderr.write(`${JSON.stringify(rows.at(-1))}\n`);
+        report();
       }
   } finally {
     await stop();
   }
 }
+process.stdout.write(readFileSync(`${flags.out}.md`, 'utf8'));
 
-const named = (layout) =>
-  layout.includes('@')
-    ? layout.replace(/(\d+)@(\d+)/, '$1 hosts, $2 Mb/s, 0.25 ms one way')
-    : layout.replace(/(\d+)x(\d+)/, '$1 x $2 workers, one machine');
-const command = commandOf('bench/drafts/run.mjs', flags);
-const lines = [
-  '# Guessing next tokens: the bundled model on text that it has not seen',
-  '',
-  `Tokens a second over HTTP, medians of ${flags.rounds} rounds in which both servers answer the same requests in turn; the ratio is the median of each round's, with the least and the most. Prompts of 128 tokens, answers of ${flags['output-tokens']}.`,
-  '',
-  '| workers | temperature | streams | without | guessing | ratio | guesses that were right | tokens a stream gets of a step |',
-  '| --- | --- | --- | --- | --- | --- | --- | --- |',
-  ...rows.map(({ layout, temperature, batch, speeds, ratios, drafted, right, tokensPerStep }) => {
-    const share = drafted === 0 ? '' : `${right} of ${drafted}`;
-    const ratio = `${median(ratios).toFixed(2)}x (${Math.min(...ratios).toFixed(2)} to ${Math.max(...ratios).toFixed(2)})`;
-    return `| ${named(layout)} | ${temperature} | ${batch} | ${median(speeds.none).toFixed(0)} | ${median(speeds.guessing).toFixed(0)} | ${ratio} | ${share} | ${tokensPerStep.toFixed(2)} |`;
-  }),
-  '',
-  `\`${command}\`; ${os.cpus().length} x ${os.cpus()[0].model}, ${new Date().toISOString().slice(0, 10)}.`,
-  '',
-];
-process.stdout.write(lines.join('\n'));
-writeFileSync(`${flags.out}.md`, lines.join('\n'));
-writeFileSync(`${flags.out}.json`, `${JSON.stringify({ command, rows }, null, 1)}\n`);
+/** Writes what has been measured so far: a run that is cut short was not for nothing. */
+function report() {
+  const named = (layout) =>
+    layout.includes('@')
+      ? layout.replace(/(\d+)@(\d+)/, '$1 hosts, $2 Mb/s, 0.25 ms one way')
+      : layout.replace(/(\d+)x(\d+)/, '$1 x $2 workers, one machine');
+  const command = commandOf('bench/drafts/run.mjs', flags);
+  const lines = [
+    '# Guessing next tokens: the bundled model on text that it has not seen',
+    '',
+    `Tokens a second over HTTP, medians of ${flags.rounds} rounds in which both servers answer the same requests in turn; the ratio is the median of each round's, with the least and the most. Prompts of 128 tokens, answers of ${flags['output-tokens']}.`,
+    '',
+    '| workers | temperature | streams | without | guessing | ratio | guesses that were right | tokens a stream gets of a step |',
+    '| --- | --- | --- | --- | --- | --- | --- | --- |',
+    ...rows.map(({ layout, temperature, batch, speeds, ratios, drafted, right, tokensPerStep }) => {
+      const share = drafted === 0 ? '' : `${right} of ${drafted}`;
+      const ratio = `${median(ratios).toFixed(2)}x (${Math.min(...ratios).toFixed(2)} to ${Math.max(...ratios).toFixed(2)})`;
+      return `| ${named(layout)} | ${temperature} | ${batch} | ${median(speeds.none).toFixed(0)} | ${median(speeds.guessing).toFixed(0)} | ${ratio} | ${share} | ${tokensPerStep.toFixed(2)} |`;
+    }),
+    '',
+    `\`${command}\`; ${os.cpus().length} x ${os.cpus()[0].model}, ${new Date().toISOString().slice(0, 10)}.`,
+    '',
+  ];
+  writeFileSync(`${flags.out}.md`, lines.join('\n'));
+  writeFileSync(`${flags.out}.json`, `${JSON.stringify({ command, rows }, null, 1)}\n`);
+}

@@ -26,7 +26,12 @@ const flagsOf = {
 /** The system that a name means, without what it is told. */
 export const systemOf = (name) => name.replace(suffix, '');
 
-export const draftFlags = (name) => flagsOf[systemOf(name)](name.endsWith(suffix));
+/** @throws Error where a system is told to guess that nobody knows how to tell */
+export function draftFlags(name) {
+  const [flags, guessing] = [flagsOf[systemOf(name)], name.endsWith(suffix)];
+  if (flags === undefined && guessing) throw new Error(`${name}: there is no way to have it guess; ${Object.keys(flagsOf).join(', ')} can`);
+  return flags?.(guessing) ?? [];
+}
 
 /** Whether the name is one of ours. */
 export const isOurs = (name) => systemOf(name) === 'switchyard';

@@ -3,7 +3,7 @@ import { FanOutSearch, place, seededRandom, thinTokens } from '../src/index.ts';
 import { annealed } from '../src/solve/annealing.ts';
 import { LayerSearch } from '../src/solve/layer-search.ts';
 import { entriesOf, patternsOf } from '../src/trace/pattern-histogram.ts';
-import { domainsApart, gptOssSlice, testTopology, worstDomain } from './slice.ts';
+import { domainsApart, fourNodesOptions, gptOssSlice, testTopology, worstDomain } from './slice.ts';
 
 describe('trials where nodes are few', () => {
   it('answer what serving every token again answers, for one expert and for two', async () => {
@@ -72,18 +72,7 @@ describe('annealing', () => {
 
   it('leaves nothing worse than it began from, however few its proposals', async () => {
     const trace = thinTokens(await gptOssSlice(), 400);
-    const options = {
-      slots: new Int32Array(4).fill(240),
-      balance: { share: new Float64Array(4).fill(1 / 4), tolerance: 0.05 },
-      prices: { peakPrice: 1, share: new Float64Array(4).fill(1 / 4), linkPrice: null, visitPrice: 1, remoteRowPrice: 2 },
-      peakMeanMax: 1.05,
-      sequenceWeight: null,
-      stop: () => false,
-      pause: async () => {},
-      candidatesMax: 500,
-      onImproved: () => {},
-    };
-    const search = new FanOutSearch(trace, new Int32Array(trace.sequences.length), options);
+    const search = new FanOutSearch(trace, new Int32Array(trace.sequences.length), fourNodesOptions());
     search.placeSingles();
     search.chooseHomes();
     search.addReplicas();

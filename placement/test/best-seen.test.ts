@@ -1,22 +1,11 @@
 import { expect, it } from 'vitest';
 import { FanOutSearch, thinTokens } from '../src/index.ts';
 import { BestSeen } from '../src/solve/best-seen.ts';
-import { gptOssSlice } from './slice.ts';
+import { fourNodesOptions, gptOssSlice } from './slice.ts';
 
 it('gives the best of what was seen back, prices included, and goes on from there', async () => {
   const trace = thinTokens(await gptOssSlice(), 300);
-  const share = new Float64Array(4).fill(1 / 4);
-  const search = new FanOutSearch(trace, new Int32Array(trace.sequences.length), {
-    slots: new Int32Array(4).fill(240),
-    balance: { share, tolerance: 0.05 },
-    prices: { peakPrice: 1, share, linkPrice: null, visitPrice: 1, remoteRowPrice: 2 },
-    peakMeanMax: 1.05,
-    sequenceWeight: null,
-    stop: () => false,
-    pause: async () => {},
-    candidatesMax: 500,
-    onImproved: () => {},
-  });
+  const search = new FanOutSearch(trace, new Int32Array(trace.sequences.length), fourNodesOptions());
   search.placeSingles();
   search.chooseHomes();
   const seen = new BestSeen(search);

@@ -1,6 +1,7 @@
 import type { Topology } from '@switchyard/proto';
 import { expect } from 'vitest';
 import { openTrace, type RoutingTrace, seededRandom } from '../src/index.ts';
+import type { FanOutSearchOptions } from '../src/solve/fan-out-search.ts';
 
 /** 48 sequences of the gpt-oss-20b trace, 60 tokens each. */
 export async function gptOssSlice(): Promise<RoutingTrace> {
@@ -108,4 +109,20 @@ export function expectValid(plan: { replicas: number[][][] }, slots: ArrayLike<n
     if (!(held <= slots[w])) faults.push(`worker ${w} holds ${held} experts of ${slots[w]}`);
   });
   expect(faults).toEqual([]);
+}
+
+/** Of a search over four nodes alike that hold a quarter more than one copy of the slice's experts. */
+export function fourNodesOptions(): FanOutSearchOptions {
+  const share = new Float64Array(4).fill(1 / 4);
+  return {
+    slots: new Int32Array(4).fill(240),
+    balance: { share, tolerance: 0.05 },
+    prices: { peakPrice: 1, share, linkPrice: null, visitPrice: 1, remoteRowPrice: 2 },
+    peakMeanMax: 1.05,
+    sequenceWeight: null,
+    stop: () => false,
+    pause: async () => {},
+    candidatesMax: 500,
+    onImproved: () => {},
+  };
 }

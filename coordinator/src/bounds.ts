@@ -17,6 +17,8 @@ export const bounds = {
   socketPendingBytesMax: 64 * 1024,
   /** Events held back for a slow reader, characters: 40,000 tokens without log-probabilities. */
   heldBytesMax: 8 * 1024 * 1024,
+  /** Characters of a long answer that are put together before others are served: two milliseconds' work where they are log-probabilities. */
+  charsOfTurn: 64 * 1024,
   /** A reader that takes nothing for so long has gone. */
   readerStallMs: 60_000,
   /** Characters of an answer that is sent whole: 128k tokens with 20 log-probabilities each take 80 MiB, and a string of JavaScript ends at 512 MiB. */

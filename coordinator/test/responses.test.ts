@@ -7,7 +7,9 @@ import path from 'node:path';
 import { Finish, type PromptLogprobs } from '@switchyard/proto';
 import { afterAll, afterEach, describe, expect, it, vi } from 'vitest';
 import { CompletionFormat } from '../src/api/completion-format.ts';
+import { HeldText } from '../src/api/held-text.ts';
 import { PacedWriter } from '../src/api/paced-writer.ts';
+import { bounds } from '../src/bounds.ts';
 import type { RunningCoordinator, startCoordinator } from '../src/index.ts';
 import { TextThread } from '../src/tokenizing/text-thread.ts';
 import { Tokenizing } from '../src/tokenizing/tokenizing.ts';
@@ -141,6 +143,35 @@ describe('a long answer', () => {
     expect(logprobs!.token_logprobs.slice(-2)).toEqual([Math.fround(-1 / 3), -1]);
   });
 
+  it.each([false, true])('is put together in parts, a turn of the event loop each (stream: %s)', async (stream) => {
+    await start();
+    const turns: number[] = [];
+    let turn = 0;
+    let next = setImmediate(function count() {
+      turn++;
+      next = setImmediate(count);
+    });
+    const take = HeldText.prototype.take;
+    const taken = vi.spyOn(HeldText.prototype, 'take').mockImplementation(function (this: HeldText, charsMin) {
+      turns.push(turn);
+      return take.call(this, charsMin);
+    });
+    const asked = complete({ prompt: longPrompt.slice(0, 5_000), echo: true, logprobs: 20, max_tokens: 1, stream });
+    const { request } = await worker.next('submit');
+    const { logprob, top } = promptLogprobs(request, 20);
+    finish([request], [{ request, logprob: logprob.slice(0, 4_999), top: top.slice(0, 4_999) }]);
+    const { text } = await asked;
+    clearImmediate(next);
+    expect(new Set(turns).size).toBe(turns.length);
+    const lengths = taken.mock.results.map(({ value }) => value.length);
+    expect(lengths.length).toBeGreaterThan(20);
+    expect(Math.max(...lengths)).toBeLessThan(2 * bounds.charsOfTurn);
+    taken.mockRestore();
+    const { tokens, top_logprobs } = JSON.parse(stream ? text.slice('data: '.length, text.indexOf('\n\n')) : text).choices[0].logprobs;
+    expect(tokens).toHaveLength(5_001);
+    expect(Object.keys(top_logprobs[4_999])).toHaveLength(21);
+  });
+
   it('beyond its limit fails alone, and its worker is told', async () => {
     await start();
     const large = complete({ prompt: longPrompt, echo: true, logprobs: 20 });
@@ -193,7 +224,7 @@ describe('a reader', () => {
     const server = http.createServer((_, response) => {
       closed = once(response, 'close');
       const writer = new PacedWriter(response, () => {}, stallMs);
-      writer.write(Buffer.alloc(answerBytes, 'x'));
+      writer.write([Buffer.alloc(answerBytes, 'x')]);
       writer.end();
     });
     await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));

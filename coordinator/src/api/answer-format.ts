@@ -24,18 +24,18 @@ export interface Piece {
 }
 
 /**
- * How one endpoint writes answers, as JSON text: chunks are written once per token, so they are put together from prepared text. `usage` is JSON to add to a
- * chunk, or ''; `extra` is JSON to add to a choice that has ended, or ''.
+ * How one endpoint writes answers, as JSON text: chunks are written once per token, so they are put together from prepared text. What may hold log-probabilities
+ * comes in parts, each a millisecond's work. `usage` is JSON to add to a chunk, or ''; `extra` is JSON to add to a choice that has ended, or ''.
  */
 export interface AnswerFormat {
   /** Chunks that open a choice, if it needs any: `data: …` lines. */
   opening(index: number, usage: string): string;
-  chunk(piece: Piece, usage: string): string;
+  chunk(piece: Piece, usage: string): Iterable<string>;
   closing(index: number, reason: FinishReason, usage: string, extra: string): string;
   usageChunk(usage: Usage): string;
   /** A choice of a body that is not streamed. */
-  choice(piece: Piece, reason: FinishReason, extra: string): string;
-  body(choices: readonly string[], usage: Usage): string;
+  choice(piece: Piece, reason: FinishReason, extra: string): Iterable<string>;
+  body(choices: readonly Iterable<string>[], usage: Usage): Iterable<string>;
   /** About how many characters a token's log-probabilities take in a body. */
   reportChars(report: TokenReport): number;
 }
@@ -43,6 +43,38 @@ export interface AnswerFormat {
 export function usageJson({ promptTokens, completionTokens, cachedTokens }: Usage): string {
   const total = promptTokens + completionTokens;
   return `{"prompt_tokens":${promptTokens},"completion_tokens":${completionTokens},"total_tokens":${total},"prompt_tokens_details":{"cached_tokens":${cachedTokens}}}`;
+}
+
+/** Tokens whose log-probabilities are written as one part: 40,000 characters with 20 alternatives each. */
+const REPORTS_OF_PART = 64;
+
+/** Whether a piece is made at once: those of single tokens are, a prompt's is not. */
+export function isShort({ reports }: Piece): boolean {
+  return reports.length <= REPORTS_OF_PART;
+}
+
+/** About how many characters a body has for them: of many, as a sample says. */
+export function aboutChars(format: AnswerFormat, reports: readonly TokenReport[]): number {
+  const stride = Math.ceil(reports.length / REPORTS_OF_PART);
+  let chars = 0;
+  for (let i = 0; i < reports.length; i += stride) chars += format.reportChars(reports[i]);
+  return chars * stride;
+}
+
+/** What is written for each token, with commas between. */
+export function* listed(reports: readonly TokenReport[], entry: (report: TokenReport) => string): Iterable<string> {
+  for (let at = 0; at < reports.length; at += REPORTS_OF_PART) {
+    const entries = reports.slice(at, at + REPORTS_OF_PART).map(entry);
+    yield (at === 0 ? '' : ',') + entries.join(',');
+  }
+}
+
+/** The parts of each, with commas between. */
+export function* joined(lists: readonly Iterable<string>[]): Iterable<string> {
+  for (const [i, parts] of lists.entries()) {
+    if (i > 0) yield ',';
+    yield* parts;
+  }
 }
 
 /** Of a log-probability as JSON: a double's shortest spelling. */

@@ -2,7 +2,9 @@ import type { FinishReason, TokenReport } from '../requests/answer.ts';
 import {
   type AnswerFormat,
   type AnswerFrame,
+  joined,
   LOGPROB_CHARS,
+  listed,
   logprobJson,
   type Piece,
   type TokenTexts,
@@ -32,9 +34,10 @@ export class ChatFormat implements AnswerFormat {
     return `${this.#chunkHead}{"index":${index},"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}]${this.#idsOfPrompt()}${usage}}\n\n`;
   }
 
-  chunk({ index, text, reports, ids }: Piece, usage: string): string {
-    const delta = `{"index":${index},"delta":{"content":${JSON.stringify(text)}},"logprobs":${this.#logprobs(reports)},"finish_reason":null${this.#ids(ids)}}`;
-    return `${this.#chunkHead}${delta}]${usage}}\n\n`;
+  *chunk({ index, text, reports, ids }: Piece, usage: string): Iterable<string> {
+    yield `${this.#chunkHead}{"index":${index},"delta":{"content":${JSON.stringify(text)}},"logprobs":`;
+    yield* this.#logprobs(reports, reports.length > 0);
+    yield `,"finish_reason":null${this.#ids(ids)}}]${usage}}\n\n`;
   }
 
   closing(index: number, reason: FinishReason, usage: string, extra: string): string {
@@ -45,14 +48,17 @@ export class ChatFormat implements AnswerFormat {
     return `${this.#chunkHead}],"usage":${usageJson(usage)}}\n\n`;
   }
 
-  choice({ index, text, reports, ids }: Piece, reason: FinishReason, extra: string): string {
+  *choice({ index, text, reports, ids }: Piece, reason: FinishReason, extra: string): Iterable<string> {
     const message = `{"role":"assistant","content":${JSON.stringify(text)},"refusal":null}`;
-    const logprobs = this.#wantLogprob ? this.#logprobs(reports, true) : 'null';
-    return `{"index":${index},"message":${message},"logprobs":${logprobs},"finish_reason":"${reason}"${this.#ids(ids)}${extra}}`;
+    yield `{"index":${index},"message":${message},"logprobs":`;
+    yield* this.#logprobs(reports, this.#wantLogprob);
+    yield `,"finish_reason":"${reason}"${this.#ids(ids)}${extra}}`;
   }
 
-  body(choices: readonly string[], usage: Usage): string {
-    return `${this.#bodyHead}${choices.join(',')}],"usage":${usageJson(usage)}${this.#idsOfPrompt()}}`;
+  *body(choices: readonly Iterable<string>[], usage: Usage): Iterable<string> {
+    yield this.#bodyHead;
+    yield* joined(choices);
+    yield `],"usage":${usageJson(usage)}${this.#idsOfPrompt()}}`;
   }
 
   reportChars({ token, top }: TokenReport): number {
@@ -70,14 +76,20 @@ export class ChatFormat implements AnswerFormat {
     return this.#promptIds === null ? '' : `,"prompt_token_ids":[${this.#promptIds.join(',')}]`;
   }
 
-  #logprobs(reports: readonly TokenReport[], always = false): string {
-    if (reports.length === 0 && !always) return 'null';
-    const entries = reports.map(({ token, logprob, top }) => {
-      const alternatives: string[] = [];
-      for (let i = 0; top !== null && i < top.token.length; i++)
-        alternatives.push(`{${this.#texts.chat(top.token[i])},"logprob":${logprobJson(top.logprob[i])}}`);
-      return `{${this.#texts.chat(token)},"logprob":${logprobJson(logprob!)},"top_logprobs":[${alternatives.join(',')}]}`;
-    });
-    return `{"content":[${entries.join(',')}],"refusal":null}`;
+  *#logprobs(reports: readonly TokenReport[], wanted: boolean): Iterable<string> {
+    if (!wanted) {
+      yield 'null';
+      return;
+    }
+    yield '{"content":[';
+    yield* listed(reports, (report) => this.#entry(report));
+    yield '],"refusal":null}';
+  }
+
+  #entry({ token, logprob, top }: TokenReport): string {
+    const alternatives: string[] = [];
+    for (let i = 0; top !== null && i < top.token.length; i++)
+      alternatives.push(`{${this.#texts.chat(top.token[i])},"logprob":${logprobJson(top.logprob[i])}}`);
+    return `{${this.#texts.chat(token)},"logprob":${logprobJson(logprob!)},"top_logprobs":[${alternatives.join(',')}]}`;
   }
 }

@@ -2,17 +2,18 @@ import type { ServerResponse } from 'node:http';
 import { SwitchyardError } from '@switchyard/proto';
 import { bounds } from '../bounds.ts';
 import type { Answer, FinishReason } from '../requests/answer.ts';
-import type { AnswerFormat } from './answer-format.ts';
+import { type AnswerFormat, aboutChars } from './answer-format.ts';
 import { AnswerSet, type AnswerSetBase } from './answer-set.ts';
+import { HeldText } from './held-text.ts';
 import { sendError, sendJson } from './reply.ts';
 
-/** An answer that is sent whole when it is complete. One that grows beyond a bound is given up: it would be held in memory to no end. */
+/** An answer that is sent whole when it is complete, put together in parts between which others are served. One that grows beyond a bound is given up: it would be held in memory to no end. */
 export class CollectedResponse extends AnswerSet {
   readonly #response: ServerResponse;
   readonly #format: AnswerFormat;
   readonly #charsMax: number;
   readonly #texts: string[] = [];
-  readonly #choices: string[] = [];
+  readonly #choices: Iterable<string>[] = [];
   /** Reports of each choice that are counted. */
   readonly #counted: number[] = [];
   /** Of all choices, about. */
@@ -30,7 +31,7 @@ export class CollectedResponse extends AnswerSet {
     const { index, reports } = answer;
     this.#texts[index] = (this.#texts[index] ?? '') + text;
     this.#chars += text.length;
-    for (let i = this.#counted[index] ?? 0; i < reports.length; i++) this.#chars += this.#format.reportChars(reports[i]);
+    this.#chars += aboutChars(this.#format, reports.slice(this.#counted[index] ?? 0));
     this.#counted[index] = reports.length;
     if (this.#chars > this.#charsMax)
       this.fail(
@@ -48,7 +49,25 @@ export class CollectedResponse extends AnswerSet {
   }
 
   protected override complete(): void {
-    sendJson(this.#response, 200, this.#format.body(this.#choices, this.usage()), { 'x-switchyard-home': this.homes() });
+    const body = new HeldText();
+    body.addLater(this.#format.body(this.#choices, this.usage()), this.#chars);
+    this.#send(body, []);
+  }
+
+  #send(body: HeldText, bytes: Buffer[]): void {
+    bytes.push(Buffer.from(body.take(bounds.charsOfTurn)));
+    if (body.empty) sendJson(this.#response, 200, bytes, { 'x-switchyard-home': this.homes() });
+    else setImmediate(() => this.#goOn(body, bytes));
+  }
+
+  #goOn(body: HeldText, bytes: Buffer[]): void {
+    // Gone, or refused: the server is ending.
+    if (this.#response.destroyed || this.#response.headersSent) return;
+    try {
+      this.#send(body, bytes);
+    } catch (error) {
+      this.onBroken(error);
+    }
   }
 
   protected override failed(error: SwitchyardError): void {

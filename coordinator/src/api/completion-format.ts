@@ -2,7 +2,9 @@ import type { FinishReason, TokenReport } from '../requests/answer.ts';
 import {
   type AnswerFormat,
   type AnswerFrame,
+  joined,
   LOGPROB_CHARS,
+  listed,
   logprobJson,
   type Piece,
   type TokenTexts,
@@ -35,12 +37,13 @@ export class CompletionFormat implements AnswerFormat {
 
   opening(index: number, usage: string): string {
     const ids = this.#idsOfPrompt(index);
-    return ids === '' ? '' : `data: ${this.#head}${this.#choice({ index, text: '' }, 'null', 'null', ids)}]${usage}}\n\n`;
+    return ids === '' ? '' : `data: ${this.#head}{"index":${index},"text":"","logprobs":null,"finish_reason":null${ids}}]${usage}}\n\n`;
   }
 
-  chunk(piece: Piece, usage: string): string {
-    const logprobs = piece.reports.length === 0 ? 'null' : this.#logprobs(piece.reports);
-    return `data: ${this.#head}${this.#choice(piece, logprobs, 'null', this.#ids(piece.ids))}]${usage}}\n\n`;
+  *chunk(piece: Piece, usage: string): Iterable<string> {
+    yield `data: ${this.#head}`;
+    yield* this.#choice(piece, piece.reports.length > 0, 'null', this.#ids(piece.ids));
+    yield `]${usage}}\n\n`;
   }
 
   closing(index: number, reason: FinishReason, usage: string, extra: string): string {
@@ -51,13 +54,15 @@ export class CompletionFormat implements AnswerFormat {
     return `data: ${this.#head}],"usage":${usageJson(usage)}}\n\n`;
   }
 
-  choice(piece: Piece, reason: FinishReason, extra: string): string {
+  choice(piece: Piece, reason: FinishReason, extra: string): Iterable<string> {
     const ids = this.#ids(piece.ids) + this.#idsOfPrompt(piece.index);
-    return this.#choice(piece, this.#wantLogprob ? this.#logprobs(piece.reports) : 'null', `"${reason}"`, ids + extra);
+    return this.#choice(piece, this.#wantLogprob, `"${reason}"`, ids + extra);
   }
 
-  body(choices: readonly string[], usage: Usage): string {
-    return `${this.#head}${choices.join(',')}],"usage":${usageJson(usage)}}`;
+  *body(choices: readonly Iterable<string>[], usage: Usage): Iterable<string> {
+    yield this.#head;
+    yield* joined(choices);
+    yield `],"usage":${usageJson(usage)}}`;
   }
 
   /** The token stands in two columns, its log-probability too, and its offset in another. */
@@ -68,8 +73,11 @@ export class CompletionFormat implements AnswerFormat {
     return chars;
   }
 
-  #choice({ index, text }: Pick<Piece, 'index' | 'text'>, logprobs: string, reason: string, ids: string): string {
-    return `{"index":${index},"text":${JSON.stringify(text)},"logprobs":${logprobs},"finish_reason":${reason}${ids}}`;
+  *#choice({ index, text, reports }: Piece, hasLogprobs: boolean, reason: string, ids: string): Iterable<string> {
+    yield `{"index":${index},"text":${JSON.stringify(text)},"logprobs":`;
+    if (hasLogprobs) yield* this.#logprobs(reports);
+    else yield 'null';
+    yield `,"finish_reason":${reason}${ids}}`;
   }
 
   #ids(ids: readonly number[]): string {
@@ -82,19 +90,21 @@ export class CompletionFormat implements AnswerFormat {
   }
 
   /** OpenAI's columns. `top_logprobs` holds the chosen token too, whether or not it is among the best. */
-  #logprobs(reports: readonly TokenReport[]): string {
-    const tokens: string[] = [];
-    const logprobs: string[] = [];
-    const tops: string[] = [];
-    const offsets: number[] = [];
-    for (const { token, logprob, top, offset } of reports) {
-      tokens.push(this.#texts.plain(token));
-      logprobs.push(logprob === null ? 'null' : logprobJson(logprob));
-      tops.push(logprob === null ? 'null' : this.#alternatives(token, logprob, top));
-      offsets.push(offset);
+  *#logprobs(reports: readonly TokenReport[]): Iterable<string> {
+    yield '{"tokens":[';
+    yield* listed(reports, ({ token }) => this.#texts.plain(token));
+    yield '],"token_logprobs":[';
+    yield* listed(reports, ({ logprob }) => (logprob === null ? 'null' : logprobJson(logprob)));
+    yield '],"top_logprobs":';
+    if (this.#topLogprobs === 0) yield 'null';
+    else {
+      yield '[';
+      yield* listed(reports, ({ token, logprob, top }) => (logprob === null ? 'null' : this.#alternatives(token, logprob, top)));
+      yield ']';
     }
-    const topColumn = this.#topLogprobs === 0 ? 'null' : `[${tops.join(',')}]`;
-    return `{"tokens":[${tokens.join(',')}],"token_logprobs":[${logprobs.join(',')}],"top_logprobs":${topColumn},"text_offset":[${offsets.join(',')}]}`;
+    yield ',"text_offset":[';
+    yield* listed(reports, ({ offset }) => String(offset));
+    yield ']}';
   }
 
   #alternatives(token: number, logprob: number, top: TokenReport['top']): string {

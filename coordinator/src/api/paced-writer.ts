@@ -2,7 +2,6 @@ import type { ServerResponse } from 'node:http';
 import { SwitchyardError } from '@switchyard/proto';
 import { bounds } from '../bounds.ts';
 
-const nothing = Buffer.alloc(0);
 /** In UTF-8 a character takes three bytes at most. */
 const PIECE_CHARS_MAX = bounds.socketPendingBytesMax / 3;
 
@@ -14,7 +13,7 @@ export class PacedWriter {
   readonly #response: ServerResponse;
   readonly #onTaken: () => void;
   readonly #stallMs: number;
-  #bytes: Buffer = nothing;
+  #bytes: Buffer[] = [];
   #ending = false;
   /** As much is on its way as may be; until the socket drains. */
   #full = false;
@@ -35,11 +34,11 @@ export class PacedWriter {
   }
 
   /** Only while it is not busy. */
-  write(content: Buffer | string): void {
+  write(content: readonly Buffer[] | string): void {
     // Text is nearly always a piece as it is, which costs less than bytes of its own.
-    if (typeof content !== 'string') this.#bytes = content;
+    if (typeof content !== 'string') this.#bytes = [...content];
     else if (content.length <= PIECE_CHARS_MAX) this.#send(content);
-    else this.#bytes = Buffer.from(content);
+    else this.#bytes = [Buffer.from(content)];
     this.#pump();
   }
 
@@ -53,8 +52,10 @@ export class PacedWriter {
   #pump(): void {
     if (this.#response.destroyed) return;
     while (this.#bytes.length > 0 && !this.#full) {
-      const piece = this.#bytes.subarray(0, bounds.socketPendingBytesMax);
-      this.#bytes = this.#bytes.length > piece.length ? this.#bytes.subarray(piece.length) : nothing;
+      const [first] = this.#bytes;
+      const piece = first.subarray(0, bounds.socketPendingBytesMax);
+      if (first.length > piece.length) this.#bytes[0] = first.subarray(piece.length);
+      else this.#bytes.shift();
       this.#send(piece);
     }
     if (this.#ending && this.#bytes.length === 0 && !this.#response.writableEnded) this.#response.end();

@@ -2,11 +2,17 @@ import type { ServerResponse } from 'node:http';
 import { errorReply } from './api-error.ts';
 import { PacedWriter } from './paced-writer.ts';
 
-/** @param body JSON text */
-export function sendJson(response: ServerResponse, status: number, body: string, headers: Record<string, string> = {}): void {
+/** @param body JSON text, or its bytes */
+export function sendJson(
+  response: ServerResponse,
+  status: number,
+  body: string | readonly Buffer[],
+  headers: Record<string, string> = {},
+): void {
   if (response.headersSent || response.destroyed) return;
-  const bytes = Buffer.from(body);
-  response.writeHead(status, { 'content-type': 'application/json; charset=utf-8', 'content-length': bytes.length, ...headers });
+  const bytes = typeof body === 'string' ? [Buffer.from(body)] : body;
+  const length = bytes.reduce((sum, part) => sum + part.length, 0);
+  response.writeHead(status, { 'content-type': 'application/json; charset=utf-8', 'content-length': length, ...headers });
   const writer = new PacedWriter(response);
   writer.write(bytes);
   writer.end();

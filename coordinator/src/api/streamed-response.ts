@@ -2,9 +2,10 @@ import type { ServerResponse } from 'node:http';
 import { SwitchyardError } from '@switchyard/proto';
 import { bounds } from '../bounds.ts';
 import type { Answer, FinishReason } from '../requests/answer.ts';
-import { type AnswerFormat, usageJson } from './answer-format.ts';
+import { type AnswerFormat, aboutChars, isShort, usageJson } from './answer-format.ts';
 import { AnswerSet, type AnswerSetBase } from './answer-set.ts';
 import { errorReply } from './api-error.ts';
+import { HeldText } from './held-text.ts';
 import { PacedWriter } from './paced-writer.ts';
 import { sendError } from './reply.ts';
 import type { StreamOptions } from './stream-fields.ts';
@@ -23,13 +24,14 @@ export class StreamedResponse extends AnswerSet {
   readonly #opened: boolean[] = [];
   readonly #ping: NodeJS.Timeout;
   /** Events not yet written. */
-  #held = '';
+  readonly #held = new HeldText();
+  #goingOn = false;
   #quiet = true;
 
   constructor(response: ServerResponse, format: AnswerFormat, options: StreamOptions & { pingMs: number }, base: AnswerSetBase) {
     super(base);
     this.#response = response;
-    this.#writer = new PacedWriter(response, () => this.flush());
+    this.#writer = new PacedWriter(response, () => this.#goOnSoon());
     this.#format = format;
     this.#options = options;
     this.#ping = setInterval(() => this.#keepOpen(), options.pingMs);
@@ -39,33 +41,36 @@ export class StreamedResponse extends AnswerSet {
   protected override piece(answer: Answer, text: string): void {
     const { index, reports, ids } = answer;
     this.#open(index);
-    this.#held += this.#format.chunk({ index, text, reports, ids }, this.#usageField());
+    const piece = { index, text, reports, ids };
+    const chunk = this.#format.chunk(piece, this.#usageField());
+    if (isShort(piece)) for (const part of chunk) this.#held.add(part);
+    else this.#held.addLater(chunk, aboutChars(this.#format, reports));
     if (reports.length > 0) answer.reports = [];
     if (ids.length > 0) answer.ids = [];
   }
 
   protected override end(answer: Answer, reason: FinishReason): void {
     this.#open(answer.index);
-    this.#held += this.#format.closing(answer.index, reason, this.#usageField(), this.bill(answer));
+    this.#held.add(this.#format.closing(answer.index, reason, this.#usageField(), this.bill(answer)));
   }
 
   protected override complete(): void {
-    this.#held += (this.#options.includeUsage ? this.#format.usageChunk(this.usage()) : '') + DONE;
+    this.#held.add((this.#options.includeUsage ? this.#format.usageChunk(this.usage()) : '') + DONE);
   }
 
   protected override failed(error: SwitchyardError): void {
-    if (!this.#response.headersSent && this.#held === '') {
+    if (!this.#response.headersSent && this.#held.empty) {
       sendError(this.#response, error);
       return;
     }
-    this.#held += `data: ${errorReply(error).body}\n\n${DONE}`;
+    this.#held.add(`data: ${errorReply(error).body}\n\n${DONE}`);
   }
 
   override flush(): void {
-    if (this.#held !== '' && !this.#writer.busy) this.#write();
-    if (this.#held.length > bounds.heldBytesMax)
-      this.#cutOff(`the client has left ${this.#held.length} bytes unread; the limit is ${bounds.heldBytesMax}`);
-    if (this.over && this.#held === '' && !this.#response.writableEnded) this.#writer.end();
+    if (!this.#held.empty && !this.#writer.busy && !this.#goingOn) this.#write();
+    if (this.#held.chars > bounds.heldBytesMax)
+      this.#cutOff(`the client has left ${this.#held.chars} bytes unread; the limit is ${bounds.heldBytesMax}`);
+    if (this.over && this.#held.empty && !this.#response.writableEnded) this.#writer.end();
   }
 
   protected override cut(): void {
@@ -75,26 +80,44 @@ export class StreamedResponse extends AnswerSet {
   #write(): void {
     this.#sendHead();
     this.#quiet = false;
-    const events = this.#held;
-    this.#held = '';
-    this.#writer.write(events);
+    this.#writer.write(this.#held.take(bounds.charsOfTurn));
+    if (!this.#held.empty && !this.#writer.busy) this.#goOnSoon();
+  }
+
+  /** Once others have been served: a reader that is fast wants the rest of what is long at once. */
+  #goOnSoon(): void {
+    if (this.#goingOn) return;
+    this.#goingOn = true;
+    setImmediate(() => {
+      this.#goingOn = false;
+      this.#goOn();
+    });
+  }
+
+  #goOn(): void {
+    if (this.#response.destroyed) return;
+    try {
+      this.flush();
+    } catch (error) {
+      this.onBroken(error);
+    }
   }
 
   #cutOff(why: string): void {
     this.abandon();
-    this.#held = '';
+    this.#held.clear();
     this.#response.destroy(new SwitchyardError('cancelled', why));
   }
 
   #closed(): void {
     clearInterval(this.#ping);
-    this.#held = '';
+    this.#held.clear();
     this.abandon();
   }
 
   /** Proxies close connections on which nothing happens. */
   #keepOpen(): void {
-    if (this.#quiet && !this.#writer.busy && !this.over) {
+    if (this.#quiet && !this.#writer.busy && this.#held.empty && !this.over) {
       this.#sendHead();
       this.#writer.write(': ping\n\n');
     }
@@ -115,7 +138,7 @@ export class StreamedResponse extends AnswerSet {
   #open(index: number): void {
     if (this.#opened[index]) return;
     this.#opened[index] = true;
-    this.#held += this.#format.opening(index, this.#usageField());
+    this.#held.add(this.#format.opening(index, this.#usageField()));
   }
 
   /** With usage asked for, every chunk has the field: null but in the last. */

@@ -1,0 +1,57 @@
+/**
+ * Text that is still to be written: as it is, or as the parts that it is made of when they are wanted. An answer with log-probabilities of a long prompt takes
+ * seconds to put together, in which others want to be served.
+ */
+export class HeldText {
+  /** Ahead of `#text`. */
+  readonly #ahead: { text: string; parts: Iterator<string>; chars: number }[] = [];
+  #text = '';
+  #chars = 0;
+
+  get empty(): boolean {
+    return this.#text === '' && this.#ahead.length === 0;
+  }
+
+  /** Of all that is not begun. */
+  get chars(): number {
+    return this.#chars;
+  }
+
+  add(text: string): void {
+    this.#text += text;
+    this.#chars += text.length;
+  }
+
+  /** @param chars that the parts make, about */
+  addLater(parts: Iterable<string>, chars: number): void {
+    this.#ahead.push({ text: this.#text, parts: parts[Symbol.iterator](), chars });
+    this.#text = '';
+    this.#chars += chars;
+  }
+
+  /** All text up to the next parts, and of those as many as make so many characters. */
+  take(charsMin: number): string {
+    let taken = '';
+    for (let first = this.#ahead[0]; first !== undefined; first = this.#ahead[0]) {
+      taken += first.text;
+      this.#chars -= first.text.length + first.chars;
+      first.text = '';
+      first.chars = 0;
+      for (let part = first.parts.next(); !part.done; part = first.parts.next()) {
+        taken += part.value;
+        if (taken.length >= charsMin) return taken;
+      }
+      this.#ahead.shift();
+    }
+    taken += this.#text;
+    this.#chars -= this.#text.length;
+    this.#text = '';
+    return taken;
+  }
+
+  clear(): void {
+    this.#ahead.length = 0;
+    this.#text = '';
+    this.#chars = 0;
+  }
+}

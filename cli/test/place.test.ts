@@ -315,6 +315,13 @@ describe('switchyard place', () => {
     expect(pareto.find(({ label }: { label: string }) => label === '+25%, peak 1.1').bytesMoved).toBe(0);
   });
 
+  it('says which trade-offs were cut short', async () => {
+    const page = join(dir, 'short.html');
+    const ask = ['--trace', trace, '--topology', topology, '--pareto', page, '--out', join(dir, 'short.json'), ...quick];
+    expect(await run(...ask, '--deadline', '1ms')).toContain('+0%, peak 1.03 (stopped early)');
+    expect(readFileSync(page, 'utf8')).toContain('<td>+0%, peak 1.03 (stopped early)</td>');
+  });
+
   it('keeps to the number of replicas asked for, whatever a budget of bytes leaves undone', async () => {
     const [plan, next] = [join(dir, 'roomy.json'), join(dir, 'lean.json')];
     const ask = ['--trace', trace, '--topology', topology, '--tokens-max', '1000', ...quick];

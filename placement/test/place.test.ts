@@ -318,12 +318,13 @@ describe('around a plan', () => {
     expect(() => exportPlan(plan, 'sglang', 20)).toThrow('places experts of layer 23; a model of 20 layers');
     expect(exportPlan(plan, 'trtllm')).toMatch(/^num_slots: \d+\n.*\ninitial_global_assignments:\n {2}0: \[/);
     const points = [
-      { label: 'a', remoteNodes: 1, peakMean: 1.1, replicas: 0.25, bytesMoved: 5 },
-      { label: 'b <&>', remoteNodes: 1.2, peakMean: 1.2, replicas: 0.25, bytesMoved: 6 },
-      { label: 'c', remoteNodes: 1.2, peakMean: 1.0, replicas: 0.25, bytesMoved: 6 },
+      { label: 'a', remoteNodes: 1, peakMean: 1.1, replicas: 0.25, bytesMoved: 5, stopped: false },
+      { label: 'b <&>', remoteNodes: 1.2, peakMean: 1.2, replicas: 0.25, bytesMoved: 6, stopped: true },
+      { label: 'c', remoteNodes: 1.2, peakMean: 1.0, replicas: 0.25, bytesMoved: 6, stopped: false },
     ];
     expect(paretoFront(points).map((p) => p.label)).toEqual(['a', 'c']);
-    expect(paretoPage(points, 'plans')).toContain('b &#60;&#38;&#62;');
+    expect(paretoPage(points, 'plans')).toContain('<td>b &#60;&#38;&#62; (stopped early)</td>');
+    expect(paretoPage(points, 'plans')).toContain('<td>a</td>');
     expect(changedTopology(topology, { kind: 'lose-node', node: 'n1' }).nodes.map((n) => n.name)).toEqual(['n0', 'n2', 'n3']);
     expect(() => changedTopology(topology, { kind: 'lose-node', node: 'x' })).toThrow(/no node is named x/);
   });

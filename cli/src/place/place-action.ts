@@ -22,6 +22,7 @@ import {
   peakOverMean,
   place,
   placeLoads,
+  pointName,
   prove,
   proveFanOut,
   type RoutingTrace,
@@ -336,6 +337,7 @@ async function paretoPoints(
           peakMean: score.peakMean,
           replicas: Number(used.toFixed(3)),
           bytesMoved: diffPlans(now, plan, topology.expertBytes).bytes,
+          stopped: placed.stopped,
         });
         line.update(`pareto ${label}`, score.remoteNodes);
       } catch (error) {
@@ -351,7 +353,7 @@ function paretoText(points: readonly ParetoPoint[]): string {
   return textTable(
     ['plan', 'r', 'peak/mean', 'replicas', 'to move', 'front'],
     points.map((p) => [
-      p.label,
+      pointName(p),
       p.remoteNodes.toFixed(3),
       p.peakMean.toFixed(3),
       `${(100 * p.replicas).toFixed(1)}%`,

@@ -7,6 +7,13 @@ export interface ParetoPoint {
   /** Share of one copy of everything. */
   replicas: number;
   bytesMoved: number;
+  /** Its search was cut short: it might have come out better. */
+  stopped: boolean;
+}
+
+/** What the plan is called where it is shown. */
+export function pointName({ label, stopped }: ParetoPoint): string {
+  return stopped ? `${label} (stopped early)` : label;
 }
 
 /** Points that no other point beats in all four numbers. */
@@ -63,7 +70,7 @@ export function paretoPage(points: readonly ParetoPoint[], title: string): strin
     .sort((a, b) => radius(b) - radius(a))
     .map((p) => {
       const on = front.has(p);
-      return `<circle cx="${x(p.peakMean).toFixed(1)}" cy="${y(p.remoteNodes).toFixed(1)}" r="${radius(p).toFixed(1)}" fill="${on ? colour(p.replicas) : 'none'}" stroke="${colour(p.replicas)}" fill-opacity="0.75"><title>${quoted(p.label)}: ${p.remoteNodes.toFixed(3)} remote nodes, peak/mean ${p.peakMean.toFixed(3)}, +${percent(p.replicas)} replicas, ${(p.bytesMoved / 1e9).toFixed(2)} GB to move</title></circle>`;
+      return `<circle cx="${x(p.peakMean).toFixed(1)}" cy="${y(p.remoteNodes).toFixed(1)}" r="${radius(p).toFixed(1)}" fill="${on ? colour(p.replicas) : 'none'}" stroke="${colour(p.replicas)}" fill-opacity="0.75"><title>${quoted(pointName(p))}: ${p.remoteNodes.toFixed(3)} remote nodes, peak/mean ${p.peakMean.toFixed(3)}, +${percent(p.replicas)} replicas, ${(p.bytesMoved / 1e9).toFixed(2)} GB to move</title></circle>`;
     });
   const legend = levels.map(
     (level, i) =>
@@ -73,7 +80,7 @@ export function paretoPage(points: readonly ParetoPoint[], title: string): strin
     .sort((a, b) => a.replicas - b.replicas || a.peakMean - b.peakMean)
     .map(
       (p) =>
-        `<tr${front.has(p) ? ' class="front"' : ''}><td>${quoted(p.label)}</td><td>${p.remoteNodes.toFixed(3)}</td><td>${p.peakMean.toFixed(3)}</td><td>+${percent(p.replicas)}</td><td>${(p.bytesMoved / 1e9).toFixed(2)}</td><td>${front.has(p) ? 'yes' : ''}</td></tr>`,
+        `<tr${front.has(p) ? ' class="front"' : ''}><td>${quoted(pointName(p))}</td><td>${p.remoteNodes.toFixed(3)}</td><td>${p.peakMean.toFixed(3)}</td><td>+${percent(p.replicas)}</td><td>${(p.bytesMoved / 1e9).toFixed(2)}</td><td>${front.has(p) ? 'yes' : ''}</td></tr>`,
     );
   return `<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>${quoted(title)}</title>

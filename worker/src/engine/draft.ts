@@ -1,10 +1,8 @@
+import { HitRates } from './hit-rates.ts';
 import { findRepetition, MATCH_MAX } from './prompt-lookup.ts';
 
-/** What a guess leaves of the weight of those before it: the latest ten or so count. */
+/** Of a stream's own guesses the latest ten or so count. */
 const MEMORY = 0.9;
-/** A stream begins as if it had guessed so often, and been right so often. */
-const TRIES_AT_FIRST = 1.5;
-const HITS_AT_FIRST = 0.5;
 
 /** What a stream guesses of its next tokens. The guesses themselves stand behind its known tokens. */
 export class Draft {
@@ -14,13 +12,18 @@ export class Draft {
   checked = 0;
   /** Tokens alike before them and where they were found. */
   private match = 0;
-  /** Guesses behind so many tokens alike, and those that were right. (MATCH_MAX + 1) */
-  private readonly tries = new Float64Array(MATCH_MAX + 1).fill(TRIES_AT_FIRST);
-  private readonly hits = new Float64Array(MATCH_MAX + 1).fill(HITS_AT_FIRST);
+  private readonly own: HitRates;
+  private readonly all: HitRates;
+
+  /** @param all what guesses of all streams have come to: what this one believes until it has guessed itself */
+  constructor(all: HitRates) {
+    this.all = all;
+    this.own = new HitRates(MEMORY, all);
+  }
 
   /** That the first guess is right, and each next one where those before it are. */
   get chance(): number {
-    return this.hits[this.match] / this.tries[this.match];
+    return this.own.of(this.match);
   }
 
   /** Writes up to `count` guesses behind the `length` tokens, for which there is room: what followed the last ones earlier; none where they are new. */
@@ -32,13 +35,15 @@ export class Draft {
     if (found !== null) for (let i = 0; i < count; i++) tokens[length + i] = tokens[found.next + i];
   }
 
-  /** Learns whether the first guess was right. If so, the others stand. */
+  /**
+   * Learns whether the first guess was right. If so, the others stand. One that no step had checked teaches as well: where hardly any is right, no row has to be
+   * spent to see that they are again.
+   */
   judge(right: boolean): void {
     if (this.guesses === 0) return;
-    const { match, tries, hits } = this;
-    tries[match] = tries[match] * MEMORY + 1;
-    hits[match] = hits[match] * MEMORY + Number(right);
+    this.own.add(this.match, right);
+    this.all.add(this.match, right);
     this.guesses = right ? this.guesses - 1 : 0;
-    this.match = Math.min(match + 1, MATCH_MAX);
+    this.match = Math.min(this.match + 1, MATCH_MAX);
   }
 }

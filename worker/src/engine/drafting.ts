@@ -1,3 +1,4 @@
+import type { Draft } from './draft.ts';
 import type { Sequence } from './sequence.ts';
 import { StepCost } from './step-cost.ts';
 
@@ -52,15 +53,14 @@ export class Drafting {
 
   /** Lets those of the running sequences that wait for their next token guess. */
   propose(running: readonly Sequence[]): void {
-    const streams = running.filter(isDue);
-    for (const stream of streams) {
+    const drafts: Draft[] = [];
+    for (const stream of running) {
+      if (!isDue(stream)) continue;
       const wanted = Math.min(stream.request.maxTokens - stream.produced, this.capacity - stream.length) - 1;
       stream.guess(Math.min(this.max, wanted));
+      drafts.push(stream.draft);
     }
-    decideDrafts(
-      streams.map(({ draft }) => draft),
-      this.cost,
-    );
+    decideDrafts(drafts, this.cost);
   }
 
   /** A step over nothing but streams, `rows` with its guesses, took so long. */

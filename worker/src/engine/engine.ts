@@ -12,6 +12,7 @@ import { Residency } from '../kv/residency.ts';
 import type { Model } from '../model/contract.ts';
 import type { Counters } from './counters.ts';
 import { Drafting } from './drafting.ts';
+import { HitRates } from './hit-rates.ts';
 import { laneWork } from './lanes.ts';
 import { type NodeVisits, routingOf } from './node-visits.ts';
 import { Readout } from './readout.ts';
@@ -58,6 +59,9 @@ const COALESCE_MS = 1;
 /** A step expected to take longer is run layer by layer with a turn of the event loop between, so that heartbeats and cancels are served meanwhile. */
 const LONG_STEP_MS = 250;
 
+/** Of the guesses of all streams the latest five hundred or so count. */
+const GUESS_MEMORY = 0.998;
+
 /** Share of the blocks that admission leaves free. */
 const WATERMARK = 0.01;
 
@@ -77,6 +81,8 @@ export class Engine {
   private readonly readout: Readout;
   /** Null where nothing is guessed. */
   private readonly drafting: Drafting | null;
+  /** Of the guesses of all streams. */
+  private readonly hitRates = new HitRates(GUESS_MEMORY);
   private readonly lanes: readonly StepLane[];
   private readonly decision: StepDecision;
   /** Tokens of one sequence at most: what the model and the cache can hold. */
@@ -134,7 +140,7 @@ export class Engine {
       const variant = this.model.ropeVariant(Math.min(request.prompt.length + request.maxTokens, this.capacity));
       const replayed = this.options.replay?.sequenceOf(request) ?? '';
       const scope = `${request.tenant}\0${variant}\0${shape.numericClass.name}\0${replayed}`;
-      const sequence = new Sequence(request, scope, variant, this.residency.pool);
+      const sequence = new Sequence(request, scope, variant, this.residency.pool, this.hitRates);
       this.live.set(request.request, sequence);
       this.waiting.push(sequence);
     }

@@ -2,6 +2,7 @@ import type { Submit, SwitchyardError } from '@switchyard/proto';
 import type { BlockPool } from '../kv/block-pool.ts';
 import { TokenHistory } from '../sample/token-history.ts';
 import { Draft } from './draft.ts';
+import type { HitRates } from './hit-rates.ts';
 import type { Schedulable } from './schedule.ts';
 import { SequenceTraffic } from './sequence-traffic.ts';
 
@@ -30,7 +31,7 @@ export class Sequence implements Schedulable {
   /** The known ones, and behind them guesses. */
   tokens: Int32Array;
   length: number;
-  readonly draft = new Draft();
+  readonly draft: Draft;
   computed = 0;
   /** Tokens computed or in a running step, and how many running steps have some of them. */
   scheduled = 0;
@@ -60,12 +61,13 @@ export class Sequence implements Schedulable {
 
   private readonly pool: BlockPool;
 
-  constructor(request: Submit, scope: string, ropeVariant: number, pool: BlockPool) {
+  constructor(request: Submit, scope: string, ropeVariant: number, pool: BlockPool, hitRates: HitRates) {
     this.request = request;
     this.promptLength = request.prompt.length;
     this.scope = scope;
     this.ropeVariant = ropeVariant;
     this.pool = pool;
+    this.draft = new Draft(hitRates);
     this.tokens = new Int32Array(this.promptLength + Math.min(request.maxTokens, 256));
     this.tokens.set(request.prompt);
     this.length = this.promptLength;

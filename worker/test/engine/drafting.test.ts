@@ -2,6 +2,7 @@ import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { Draft } from '../../src/engine/draft.ts';
 import { type Draftable, decideDrafts } from '../../src/engine/drafting.ts';
+import { HitRates } from '../../src/engine/hit-rates.ts';
 
 const linear = (fixedMs: number, rowMs: number) => ({ rowMs, ms: (rows: number) => fixedMs + rows * rowMs });
 const stream = (chance: number, guesses = 8): Draftable => ({ guesses, chance, proposed: -1 });
@@ -68,7 +69,7 @@ describe('Draft', () => {
   const text = (tokens: number[], room = 8) => Int32Array.from([...tokens, ...new Array(room).fill(-1)]);
 
   test('guesses what followed before, on into its own guesses', () => {
-    const draft = new Draft();
+    const draft = new Draft(new HitRates(0.998));
     const tokens = text([5, 1, 2, 3, 1, 2]);
     draft.make(tokens, 6, 7);
     expect(draft.guesses).toBe(7);
@@ -78,7 +79,7 @@ describe('Draft', () => {
   });
 
   test('is surer of itself the more often it was right, each length of match by itself', () => {
-    const draft = new Draft();
+    const draft = new Draft(new HitRates(0.998));
     const once = text([1, 2, 9, 1, 2]);
     draft.make(once, 5, 1);
     const before = draft.chance;
@@ -96,7 +97,7 @@ describe('Draft', () => {
   });
 
   test('lets the rest stand after a right guess and drops it after a wrong one', () => {
-    const draft = new Draft();
+    const draft = new Draft(new HitRates(0.998));
     draft.make(text([4, 4, 4]), 3, 3);
     draft.judge(true);
     expect(draft.guesses).toBe(2);
@@ -105,5 +106,45 @@ describe('Draft', () => {
     const { chance } = draft;
     draft.judge(false);
     expect(draft.chance).toBe(chance);
+  });
+
+  describe('beside those of other streams', () => {
+    const repeating = text([7, 1, 2, 9, 7, 1, 2]);
+    const guessed = (all: HitRates, times: number, right: boolean) => {
+      const draft = new Draft(all);
+      for (let i = 0; i < times; i++) {
+        draft.make(repeating, 7, 1);
+        draft.judge(right);
+      }
+      draft.make(repeating, 7, 1);
+      return draft.chance;
+    };
+
+    test('begins with what theirs have come to, and soon goes by its own', () => {
+      const all = new HitRates(0.998);
+      expect(guessed(all, 0, true)).toBeCloseTo(1 / 3);
+      guessed(all, 60, true);
+      expect(guessed(all, 0, true)).toBeGreaterThan(0.9);
+      expect(guessed(all, 2, false)).toBeLessThan(0.5);
+      // Two of another kind do not turn what many have taught.
+      expect(guessed(all, 0, true)).toBeGreaterThan(0.9);
+    });
+
+    test('however often all were wrong, a few right ones make a stream sure, and many the worker, without a row for them', () => {
+      const all = new HitRates(0.998);
+      guessed(all, 5000, false);
+      expect(guessed(all, 0, true)).toBeLessThan(0.01);
+      expect(guessed(all, 4, true)).toBeGreaterThan(0.5);
+      for (let stream = 0; stream < 100; stream++) guessed(all, 10, true);
+      expect(guessed(all, 0, true)).toBeGreaterThan(0.7);
+    });
+
+    test('learns of each length of match by itself', () => {
+      const all = new HitRates(0.998);
+      guessed(all, 60, true);
+      const short = new Draft(all);
+      short.make(text([1, 2, 9, 1, 2]), 5, 1);
+      expect(short.chance).toBeCloseTo(1 / 3);
+    });
   });
 });

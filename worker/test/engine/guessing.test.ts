@@ -1,4 +1,4 @@
-import { Finish, MemoryNetwork } from '@switchyard/proto';
+import { Finish, MemoryNetwork, type Submit } from '@switchyard/proto';
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { type Answer, submitOf } from '../in-process-cluster.ts';
 import { alone, runAlone, startToys, toyPlan, toyShape } from './toy-cluster.ts';
@@ -58,6 +58,35 @@ describe('guessing next tokens', () => {
     expect(cluster.workers[0].counters.draftTokensAccepted).toBeGreaterThan(0);
     await cluster.close();
     expect(answers).toEqual(await runAlone(submits, true));
+  });
+
+  test('a stream begins with what guesses of earlier ones have come to, and those find out when they are right again', async () => {
+    const cluster = await startToys({ plan: alone, shape: { habits: true }, draftMax: 8 });
+    const { counters } = cluster.workers[0];
+    const { sampling } = submitOf([]);
+    const biasToken = Array.from({ length: 97 }, (_, i) => i);
+    // Of 32 tokens any may follow, whatever followed before.
+    const chatter = (seed: number) =>
+      submitOf(
+        Array.from({ length: 150 }, (_, i) => (i * i * 7 + i + (i >> 3)) % 32),
+        {
+          maxTokens: 60,
+          sampling: { ...sampling, temperature: 1e6, seed: BigInt(seed), biasToken, biasValue: biasToken.map((i) => (i < 32 ? 0 : -1e9)) },
+        },
+      );
+    const checkedFor = async (submit: Submit) => {
+      const { draftTokens } = counters;
+      await cluster.run(0, submit);
+      return counters.draftTokens - draftTokens;
+    };
+    const counts: number[] = [];
+    for (let i = 0; i < 30; i++) counts.push(await checkedFor(chatter(i)));
+    // Each of them would try three times, if it knew nothing of the others.
+    expect(counts[0]).toBeGreaterThan(0);
+    expect(counts.filter((count) => count === 0).length).toBeGreaterThan(10);
+    const steady = () => submitOf([20, 0, 1, 6, 7, 0, 1], { maxTokens: 60, sampling: { ...sampling, biasToken: [4], biasValue: [1e6] } });
+    expect(await checkedFor(steady())).toBeGreaterThan(40);
+    await cluster.close();
   });
 
   test('leaves logprobs of prompts alone, also where a last chunk has one token', async () => {

@@ -38,6 +38,8 @@ export const bounds = {
   tokenizingMsMax: 30_000,
   /** Requests whose text waits for the tokenising thread. */
   tokenizingQueueMax: 256,
+  /** Shorter ones that came later may go first as long as they are no more than so many times as much text: four fifths of the thread are theirs. */
+  tokenizingOvertakingMax: 4,
   /** A worker that has refused a sequence for now is not asked again for so long while another may be: as often as workers say how they are. */
   refusalRestMs: 1_000,
   /** One that fails what it is asked: a peer of it that has died is back within seconds as a rule. Each time twice as long, up to what its return may wait for. */

@@ -5,10 +5,10 @@ import { DetailedError } from '../detailed-error.ts';
 import { startThread } from '../thread.ts';
 import { fieldOf, type PromptText } from './prompt-text.ts';
 import type { TokenizeJob, TokenizeResult } from './tokenizing-thread.ts';
+import { takeNext, type WaitingText } from './waiting-order.ts';
 
-interface Waiting {
+interface Waiting extends WaitingText {
   job: TokenizeJob;
-  chars: number;
   resolve(ids: number[][]): void;
   reject(error: Error): void;
 }
@@ -24,13 +24,13 @@ interface TextJob {
 }
 
 /**
- * Tokenises long texts in a thread of its own, the shortest of those that wait first. A text that takes too long is given up together with the thread, which is
- * started anew: a few megabytes without a space can take minutes.
+ * Tokenises long texts in a thread of its own, short ones first within limits. A text that takes too long is given up together with the thread, which is started
+ * anew: a few megabytes without a space can take minutes.
  */
 export class TextThread {
   readonly #dir: string;
   readonly #msMax: number;
-  /** Ascending by length. */
+  /** As they came. */
   readonly #waiting: Waiting[] = [];
   #running: Waiting | null = null;
   #deadline: NodeJS.Timeout | null = null;
@@ -58,9 +58,8 @@ export class TextThread {
     if (unwanted?.aborted) throw nobodyWaits();
     let drop = () => {};
     const ids = new Promise<number[][]>((resolve, reject) => {
-      const after = this.#waiting.findIndex((other) => other.chars > chars);
-      const waiting: Waiting = { job: { prompts, tokensMax }, chars, resolve, reject };
-      this.#waiting.splice(after < 0 ? this.#waiting.length : after, 0, waiting);
+      const waiting: Waiting = { job: { prompts, tokensMax }, chars, overtakenChars: 0, resolve, reject };
+      this.#waiting.push(waiting);
       drop = () => this.#drop(waiting);
       unwanted?.addEventListener('abort', drop);
       this.#next();
@@ -78,9 +77,10 @@ export class TextThread {
   }
 
   #next(): void {
-    if (this.#running !== null || this.#waiting.length === 0) return;
+    if (this.#running !== null) return;
+    const next = takeNext(this.#waiting, bounds.tokenizingOvertakingMax);
+    if (next === null) return;
     this.start();
-    const next = this.#waiting.shift()!;
     this.#running = next;
     this.#deadline = setTimeout(() => this.#giveUp(), this.#msMax);
     this.#thread!.postMessage(next.job);

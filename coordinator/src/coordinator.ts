@@ -28,6 +28,7 @@ import { type Assignment, Membership } from './membership/membership.ts';
 import { Metrics } from './metrics/metrics.ts';
 import { type ModelFolder, readModelFolder } from './model-folder.ts';
 import { choosePlan } from './placement-plan.ts';
+import { checkReplayedTrace } from './replayed-trace.ts';
 import { Dispatcher, type HomePolicy } from './requests/dispatcher.ts';
 import { HomeStatistics } from './requests/home-statistics.ts';
 import { nodeCount, readPlanHomes } from './requests/plan-homes.ts';
@@ -93,6 +94,7 @@ class Coordinator implements RunningCoordinator {
     this.#log = log;
     this.#folder = readModelFolder(config.model);
     this.#plan = choosePlan(config, this.#folder.plan);
+    if (config.replayRouting !== null) checkReplayedTrace(config.replayRouting, this.#plan.model, this.#folder.topK);
     this.#planChecksum = planChecksum(this.#plan);
     this.#tokenizing = new Tokenizing(config.model);
     const modelId = config.modelName ?? path.basename(path.resolve(config.model));

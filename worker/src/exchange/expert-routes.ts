@@ -94,7 +94,7 @@ export class ExpertRoutes {
   unavailable(layer: number, expert: number): SwitchyardError {
     const holders = this.plan.replicas[layer][expert].map((worker) => this.plan.workers[worker].name).join(', ');
     return new SwitchyardError(
-      'worker_lost',
+      'expert_unavailable',
       `expert ${expert} of layer ${this.plan.model.moeLayers[layer]} is hosted by ${holders}, which cannot be reached`,
     );
   }

@@ -332,7 +332,7 @@ describe('a worker that dies', () => {
     expect(failed.length).toBeGreaterThan(0);
     expect(failed.length).toBeLessThan(submits.length);
     for (const { error } of failed) {
-      expect(error!.code).toBe('worker_lost');
+      expect(error!.code).toBe('expert_unavailable');
       expect(error!.message).toMatch(/w1/);
       expect(error!.message).toMatch(/layer [123]/);
     }

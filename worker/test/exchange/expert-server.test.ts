@@ -153,9 +153,9 @@ describe('ExpertServer', () => {
 
   test('a frame for the node is refused when nobody of the node that can be reached hosts an expert of it', async () => {
     link.send(dispatch({ scope: 'node' }, [0, 2]));
-    expect((await answered(1))[0]).toMatchObject({ kind: 'error', code: 'worker_lost', message: expect.stringContaining('w4') });
+    expect((await answered(1))[0]).toMatchObject({ kind: 'error', code: 'expert_unavailable', message: expect.stringContaining('w4') });
     link.send(dispatch({ scope: 'node' }, [0, 3]));
-    expect((await answered(2))[1]).toMatchObject({ kind: 'error', code: 'worker_lost', message: expect.stringContaining('w0') });
+    expect((await answered(2))[1]).toMatchObject({ kind: 'error', code: 'expert_unavailable', message: expect.stringContaining('w0') });
     link.send(dispatch({ scope: 'node' }, [0, 1]));
     expect((await answered(3))[2].kind).toBe('combine');
   });

@@ -161,7 +161,7 @@ describe('the node gateway', () => {
     const second = await Promise.all(submits.map((submit) => cluster.run(0, submit)));
     const failed = second.filter(({ error }) => error !== null);
     expect(failed.length).toBeGreaterThan(0);
-    for (const { error } of failed) expect(error).toMatchObject({ code: 'worker_lost', message: expect.stringContaining('w3') });
+    for (const { error } of failed) expect(error).toMatchObject({ code: 'expert_unavailable', message: expect.stringContaining('w3') });
     second.forEach((answer, i) => {
       if (answer.error === null) expect(answer).toEqual(expected[i]);
     });
@@ -180,7 +180,7 @@ describe('the node gateway', () => {
     const failed = answers.filter(({ error }) => error !== null);
     expect(failed.length).toBeGreaterThan(0);
     for (const { error } of failed) {
-      expect(['deadline_exceeded', 'worker_lost']).toContain(error!.code);
+      expect(['deadline_exceeded', 'expert_unavailable']).toContain(error!.code);
       expect(error!.message).toContain('w3');
     }
     answers.forEach((answer, i) => {

@@ -255,7 +255,7 @@ describe('a relayed frame', () => {
   test('never leaves the node again', async () => {
     home.send(dispatch(1, 'node', [3]));
     await becomes(() => answers.length === 1);
-    expect(answers[0]).toMatchObject({ kind: 'error', code: 'worker_lost', message: expect.stringContaining('w3') });
+    expect(answers[0]).toMatchObject({ kind: 'error', code: 'expert_unavailable', message: expect.stringContaining('w3') });
     // Expert 6 is on worker 3 too, which has nothing to do.
     expect(await askedFor(2, [1, 6, 6])).toEqual([1]);
   });

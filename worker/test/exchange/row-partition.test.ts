@@ -148,7 +148,10 @@ describe('RowPartition', () => {
       [3, 3],
     ]);
     expect(partition.remote.map(pairsOf)).toEqual([[[1, 2, 1.25]], [[1, 4, 1.5]]]);
-    expect(routes.unavailable(0, 3)).toMatchObject({ code: 'worker_lost', message: expect.stringMatching(/expert 3 of layer 9.* w4,/) });
+    expect(routes.unavailable(0, 3)).toMatchObject({
+      code: 'expert_unavailable',
+      message: expect.stringMatching(/expert 3 of layer 9.* w4,/),
+    });
   });
 
   test('what was lost goes to whoever has it and has not refused', () => {

@@ -15,13 +15,11 @@ export class CompiledModel implements Model {
   readonly lanes: readonly CompiledLane[];
   readonly residentBytes: number;
   private readonly graph: ModelGraph;
-  private readonly residency: Residency;
   private readonly files: MappedFiles;
   private closed = false;
 
   constructor(graph: ModelGraph, residency: Residency, device: Device, files: MappedFiles, plan: MemoryPlan, options: LoadOptions) {
     this.graph = graph;
-    this.residency = residency;
     this.device = device;
     this.files = files;
     this.shape = shapeOf(graph, plan);
@@ -55,10 +53,6 @@ export class CompiledModel implements Model {
 
   createBatch(): Batch {
     return this.lanes[0]!.createBatch();
-  }
-
-  copyBlock(from: number, to: number): void {
-    for (const cache of this.graph.caches) native.kvCopyBlock(this.residency.kv(cache), from, to);
   }
 
   ropeVariant(maxLength: number): number {

@@ -15,8 +15,6 @@ export interface Model extends ModelLane {
   readonly device: Device;
   /** Never empty; the model itself is the first of them. */
   readonly lanes: readonly ModelLane[];
-  /** Copies a KV block in every layer (copy on write). */
-  copyBlock(from: number, to: number): void;
   /** Rope variant of a sequence that may grow to `maxLength` tokens (LongRoPE); part of the prefix cache's key. */
   ropeVariant(maxLength: number): number;
   readonly residentBytes: number;

@@ -86,7 +86,6 @@ export function toyModel(shape: ToyShape, hosted: number[][] | null): Model {
       numericClass,
     },
     device: { type: 'device' },
-    copyBlock: () => {},
     ropeVariant: (maxLength) => (maxLength > 100 ? 1 : 0),
     residentBytes: 0,
     times: () => ({}),

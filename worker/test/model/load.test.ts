@@ -87,29 +87,6 @@ test('LongRoPE chooses its variant by how long a sequence may grow', async () =>
   await withModel(tinyOptions(golden('gpt_oss')), (model) => expect(model.ropeVariant(500)).toBe(0));
 });
 
-test('a copied block is the same block', async () => {
-  await withModel(tinyOptions(golden('deepseek_v2')), (model) => {
-    const run = model.runWhole!;
-    const batch = model.createBatch();
-    const tokens = someTokens(17, model.shape.vocab);
-    const feed = (from: number, to: number, blocks: number[]) => {
-      batch.token.set(tokens.subarray(from, to));
-      batch.block.set(blocks);
-      batch.rows = batch.seqRow[1] = to - from;
-      batch.seqs = batch.logitRows = 1;
-      batch.seqPos[0] = from;
-      batch.logitRow[0] = to - from - 1;
-      run(batch);
-      return model.logits.f32.slice(0, model.shape.vocab);
-    };
-    feed(0, 16, [4]);
-    const wanted = feed(16, 17, [4, 9]);
-    model.copyBlock(4, 7);
-    expect(feed(16, 17, [7, 8])).toEqual(wanted);
-    expect(feed(16, 17, [6, 8])).not.toEqual(wanted);
-  });
-});
-
 test('weights that are not numbers are refused, or stop the request that meets them', async () => {
   const dir = scratch.copyOf('mixtral');
   const file = path.join(dir, 'model.safetensors');

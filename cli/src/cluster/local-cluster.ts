@@ -6,9 +6,10 @@ import type { Backend } from '@switchyard/proto';
 import { CommandFailure, exitStatus } from '../failure.ts';
 import type { ClusterShape } from './cluster-shape.ts';
 import type { CpuShare } from './cpu-share.ts';
+import { removeLeftovers } from './leftovers.ts';
 import { makeOwnedFolder } from './owned-folder.ts';
 import type { RunFolder } from './run-folder.ts';
-import { createRunFolder } from './run-folder.ts';
+import { controlSocket, createRunFolder } from './run-folder.ts';
 import { saveSession } from './session.ts';
 import type { LocalTransport } from './worker-flags.ts';
 import { workerArgs } from './worker-flags.ts';
@@ -46,13 +47,14 @@ export interface LocalCluster {
 /** Starts both; that they are ready is another matter. Whatever was started is stopped again when a part of it fails. */
 export async function startLocalCluster(options: LocalClusterOptions): Promise<LocalCluster> {
   const startedMs = performance.now();
+  await removeLeftovers();
   const run = createRunFolder();
   let coordinator: RunningCoordinator | null = null;
   try {
     makeTraceFolder(options.traceDir);
     const config = {
       ...options.coordinator,
-      control: `unix:${path.join(run.path, 'control.sock')}`,
+      control: `unix:${path.join(run.path, controlSocket)}`,
       tokenFile: run.tokenFile,
       adminTokenFile: run.adminTokenFile,
       traceDir: options.traceDir,

@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto';
-import { chmodSync, mkdtempSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { chmodSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { CommandFailure } from '../failure.ts';
@@ -8,6 +8,8 @@ const prefix = 'switchyard-run-';
 /** sun_path holds 108 bytes on Linux and 104 on macOS; the longest name in the folder is a worker's socket. */
 const socketPathBytesMax = 103;
 const longestName = 'n00w00.sock';
+/** Where the coordinator is reached by its workers, in the folder. */
+export const controlSocket = 'control.sock';
 
 export interface RunFolder {
   readonly path: string;
@@ -21,10 +23,9 @@ export interface RunFolder {
 
 /**
  * A private folder for the sockets and the token of one running cluster. Its name carries our process id, so that a later run can clear away what a
- * killed one left.
+ * killed one left (`removeLeftovers`).
  */
 export function createRunFolder(parent: string = os.tmpdir()): RunFolder {
-  removeAbandoned(parent);
   const folder = mkdtempSync(path.join(parent, `${prefix}${process.pid}-`));
   if (Buffer.byteLength(path.join(folder, longestName)) > socketPathBytesMax) {
     rmSync(folder, { recursive: true, force: true });
@@ -51,26 +52,13 @@ function newSecret(): string {
   return randomBytes(32).toString('base64url');
 }
 
-/** Whether the process that made a folder of this name still lives; null when the name is not one of ours. */
-export function runFolderOwner(name: string): 'alive' | 'gone' | null {
-  const pid = name.startsWith(prefix) ? Number(name.slice(prefix.length).split('-')[0]) : Number.NaN;
-  if (!Number.isInteger(pid)) return null;
-  return processLives(pid) ? 'alive' : 'gone';
+/** The process that made a folder of this name; null when the name is not one of ours. */
+export function runFolderPid(name: string): number | null {
+  const pid = /^switchyard-run-([1-9]\d{0,9})-[A-Za-z0-9]+$/.exec(name)?.[1];
+  return pid === undefined ? null : Number(pid);
 }
 
-function removeAbandoned(parent: string): void {
-  for (const name of readdirSync(parent)) {
-    if (runFolderOwner(name) !== 'gone') continue;
-    const folder = path.join(parent, name);
-    try {
-      if (statSync(folder).uid === process.getuid?.()) rmSync(folder, { recursive: true, force: true });
-    } catch {
-      // Another start is clearing the same folder.
-    }
-  }
-}
-
-function processLives(pid: number): boolean {
+export function processLives(pid: number): boolean {
   try {
     process.kill(pid, 0);
     return true;

@@ -1,7 +1,7 @@
 import { readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
-import { runFolderOwner } from './run-folder.ts';
+import { processLives, runFolderPid } from './run-folder.ts';
 
 /** How commands on the same machine, run by the same user, administer a running `switchyard up`: its run folder holds this. */
 export interface Session {
@@ -20,7 +20,8 @@ export function saveSession(runFolder: string, session: Session): void {
 /** The session that serves `url`, if this user started it on this machine and it still runs. */
 export function findSession(url: string, parent: string = os.tmpdir()): Session | null {
   for (const name of readdirSync(parent)) {
-    if (runFolderOwner(name) !== 'alive') continue;
+    const pid = runFolderPid(name);
+    if (pid === null || !processLives(pid)) continue;
     const file = path.join(parent, name, fileName);
     try {
       // A folder in a shared place can be anyone's: only our own is believed.

@@ -9,7 +9,7 @@ export interface HomeBalance {
 }
 
 /** Rounds of prices. */
-const ROUNDS = 300;
+const ROUNDS = 100;
 
 /**
  * Sends sequences to homes at least cost with every home's tokens near its share: Lagrange prices per token find the shape, then moves and swaps repair and improve.

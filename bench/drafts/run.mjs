@@ -1,6 +1,7 @@
 // What guessing next tokens brings: two servers of the same layout, one with --draft-max 0, asked the same in turn. On the bundled model and text of its domains that
 // it has not seen; greedy and sampled.
-//   node bench/drafts/run.mjs [--layouts 1x1,2x2,4@1000,4@250] [--batches 1,8,32] [--temperatures 0,0.8] [--rounds 3] [--out bench/results/drafts]
+//   node bench/drafts/run.mjs [--layouts 1x1,2x2,4@1000,4@250] [--batches 1,8,32] [--temperatures 0,0.8] [--rounds 4] [--out bench/results/drafts]
+// Half of the rounds are measured with the one server started first, half with the other: of two alike one may be faster all its life, for where its memory lies.
 // A layout is NODESxWORKERS on this machine, or HOSTS@MBIT: a host each, with 0.25 ms between them, in a test bed that needs root and iproute2.
 import { execFile } from 'node:child_process';
 import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
@@ -24,13 +25,13 @@ const { values: flags } = parseArgs({
     layouts: { type: 'string', default: '1x1,2x2,4@1000,4@250' },
     batches: { type: 'string', default: '1,8,32' },
     temperatures: { type: 'string', default: '0,0.8' },
-    rounds: { type: 'string', default: '3' },
+    rounds: { type: 'string', default: '4' },
     'output-tokens': { type: 'string', default: '128' },
     out: { type: 'string', default: path.join(root, 'bench/results/drafts') },
   },
 });
 const numbers = (list) => list.split(',').map(Number);
-const kinds = { none: 0, guessing: 8 };
+const draftMaxOf = { none: 0, guessing: 8 };
 
 const folder = mkdtempSync(path.join(os.tmpdir(), 'switchyard-drafts-'));
 atEnd(() => rmSync(folder, { recursive: true, force: true }));
@@ -46,26 +47,28 @@ writeFileSync(
   ),
 );
 
-/** Starts a server for each kind. `run` starts a program where it reaches them. */
-async function startLayout(layout) {
+/** Starts a server of each kind, in that order. `run` starts a program where it reaches them. */
+async function startLayout(layout, kinds) {
   const bed = /^(\d+)@(\d+)$/.exec(layout);
-  if (bed !== null) return startOnHosts(Number(bed[1]), Number(bed[2]));
+  if (bed !== null) return startOnHosts(Number(bed[1]), Number(bed[2]), kinds);
   const [nodes, workers] = layout.split('x');
   const servers = {};
-  for (const [i, [kind, draftMax]] of Object.entries(kinds).entries()) {
-    const extra = ['--nodes', nodes, '--workers-per-node', workers, '--draft-max', draftMax];
+  for (const [i, kind] of kinds.entries()) {
+    const extra = ['--nodes', nodes, '--workers-per-node', workers, '--draft-max', draftMaxOf[kind]];
     servers[kind] = await startServer('switchyard', { model, port: 8960 + i, threads: 1, extra }, path.join(folder, `${kind}.log`));
   }
   const run = async (args) => (await promisify(execFile)(process.execPath, args.map(String), { maxBuffer: 1 << 26 })).stdout;
   return { servers, run, stop: async () => Promise.all(Object.values(servers).map(({ stop }) => stop())) };
 }
 
-async function startOnHosts(hosts, rateMbit) {
+async function startOnHosts(hosts, rateMbit, kinds) {
   const bed = await startBed({ hosts, rateMbit, delayMicros: 250 });
   const servers = {};
   try {
-    for (const [number, [kind, draftMax]] of Object.entries(kinds).entries())
-      servers[kind] = await startCluster(bed, { model, plan: onHosts(model, hosts), coordinatorFlags: ['--draft-max', draftMax], number });
+    for (const [number, kind] of kinds.entries()) {
+      const coordinatorFlags = ['--draft-max', draftMaxOf[kind]];
+      servers[kind] = await startCluster(bed, { model, plan: onHosts(model, hosts), coordinatorFlags, number });
+    }
   } catch (error) {
     await bed.stop();
     throw error;
@@ -81,68 +84,76 @@ async function startOnHosts(hosts, rateMbit) {
 }
 
 let seed = 0;
-const rows = [];
-for (const layout of flags.layouts.split(',')) {
-  const { servers, run, stop } = await startLayout(layout);
+const cells = flags.layouts
+  .split(',')
+  .flatMap((layout) =>
+    numbers(flags.temperatures).flatMap((temperature) => numbers(flags.batches).map((batch) => newCell(layout, temperature, batch))),
+  );
+for (const layout of flags.layouts.split(','))
+  for (const kinds of [
+    ['none', 'guessing'],
+    ['guessing', 'none'],
+  ])
+    await measureLayout(layout, kinds);
+process.stdout.write(readFileSync(`${flags.out}.md`, 'utf8'));
+
+function newCell(layout, temperature, batch) {
+  return { layout, temperature, batch, speeds: { none: [], guessing: [] }, generated: 0, drafted: 0, right: 0 };
+}
+
+/** Half of the rounds of every cell of a layout. */
+async function measureLayout(layout, kinds) {
+  const { servers, run, stop } = await startLayout(layout, kinds);
+  const load = async (kind, batch, temperature, own) => {
+    const lengths = ['--prompt-tokens', 128, '--output-tokens', flags['output-tokens'], '--requests', Math.max(16, 2 * batch)];
+    const how = ['--concurrency', batch, '--temperature', temperature, '--seed', own];
+    const [level] = JSON.parse(
+      await run([cli, 'bench', 'serve', '--url', servers[kind].url, '--json', '--text', text, ...how, ...lengths]),
+    ).levels;
+    if (level.errors > 0) throw new Error(`${layout}, ${kind}: ${JSON.stringify(level.errorMessages)}`);
+    return level.outputTokensPerSecond;
+  };
+  const counts = async () => {
+    // Workers report once a second.
+    await new Promise((resolve) => setTimeout(resolve, 1500));
+    const metrics = await run(['-e', `fetch('${servers.guessing.url}/metrics').then((r) => r.text()).then((t) => console.log(t))`]);
+    const total = (name) =>
+      [...metrics.matchAll(new RegExp(`^switchyard_${name}\\{[^}]*\\} (\\d+)`, 'gm'))].reduce((sum, [, n]) => sum + Number(n), 0);
+    return {
+      generated: total('generation_tokens_total'),
+      drafted: total('spec_decode_num_draft_tokens_total'),
+      right: total('spec_decode_num_accepted_tokens_total'),
+    };
+  };
   try {
-    const load = async (kind, batch, temperature, own) => {
-      const lengths = ['--prompt-tokens', 128, '--output-tokens', flags['output-tokens'], '--requests', Math.max(8, 2 * batch)];
-      const args = [
-        '--url',
-        servers[kind].url,
-        '--json',
-        '--text',
-        text,
-        '--concurrency',
-        batch,
-        '--temperature',
-        temperature,
-        '--seed',
-        own,
-      ];
-      const [level] = JSON.parse(await run([cli, 'bench', 'serve', ...args, ...lengths])).levels;
-      if (level.errors > 0) throw new Error(`${layout}, ${kind}: ${JSON.stringify(level.errorMessages)}`);
-      return level.outputTokensPerSecond;
-    };
-    const counts = async (kind) => {
-      const metrics = await run(['-e', `fetch('${servers[kind].url}/metrics').then((r) => r.text()).then((t) => console.log(t))`]);
-      const total = (name) =>
-        [...metrics.matchAll(new RegExp(`^switchyard_${name}\\{[^}]*\\} (\\d+)`, 'gm'))].reduce((sum, [, n]) => sum + Number(n), 0);
-      return {
-        generated: total('generation_tokens_total'),
-        drafted: total('spec_decode_num_draft_tokens_total'),
-        right: total('spec_decode_num_accepted_tokens_total'),
-      };
-    };
-    for (const kind of Object.keys(kinds)) await warmUp(() => load(kind, Math.max(...numbers(flags.batches)), 0, ++seed), { roundsMax: 6 });
-    for (const temperature of numbers(flags.temperatures))
-      for (const batch of numbers(flags.batches)) {
-        // Workers report once a second.
-        await new Promise((resolve) => setTimeout(resolve, 1500));
-        const before = await counts('guessing');
-        const speeds = { none: [], guessing: [] };
-        for (let round = 0; round < Number(flags.rounds); round++) {
-          seed++;
-          // Who goes first changes from round to round.
-          const order = round % 2 === 0 ? ['none', 'guessing'] : ['guessing', 'none'];
-          for (const kind of order) speeds[kind].push(await load(kind, batch, temperature, seed));
-        }
-        await new Promise((resolve) => setTimeout(resolve, 1500));
-        const after = await counts('guessing');
-        const ratios = speeds.guessing.map((speed, i) => speed / speeds.none[i]);
-        const [generated, drafted, right] = ['generated', 'drafted', 'right'].map((field) => after[field] - before[field]);
-        rows.push({ layout, temperature, batch, speeds, ratios, drafted, right, tokensPerStep: generated / (generated - right) });
-        process.stderr.write(`${JSON.stringify(rows.at(-1))}\n`);
-        report();
+    for (const kind of kinds) await warmUp(() => load(kind, Math.max(...numbers(flags.batches)), 0, ++seed), { roundsMax: 6 });
+    for (const cell of cells.filter((one) => one.layout === layout)) {
+      const before = await counts();
+      for (let round = 0; round < Number(flags.rounds) / 2; round++) {
+        seed++;
+        // Who goes first changes from round to round.
+        for (const kind of round % 2 === 0 ? kinds : kinds.toReversed())
+          cell.speeds[kind].push(await load(kind, cell.batch, cell.temperature, seed));
       }
+      const after = await counts();
+      for (const field of ['generated', 'drafted', 'right']) cell[field] += after[field] - before[field];
+      process.stderr.write(`${JSON.stringify(cell)}\n`);
+      report();
+    }
   } finally {
     await stop();
   }
 }
-process.stdout.write(readFileSync(`${flags.out}.md`, 'utf8'));
 
 /** Writes what has been measured so far: a run that is cut short was not for nothing. */
 function report() {
+  const measured = cells
+    .filter(({ speeds }) => speeds.guessing.length > 0)
+    .map((cell) => ({
+      ...cell,
+      ratios: cell.speeds.guessing.map((speed, i) => speed / cell.speeds.none[i]),
+      tokensPerStep: cell.generated / (cell.generated - cell.right),
+    }));
   const named = (layout) =>
     layout.includes('@')
       ? layout.replace(/(\d+)@(\d+)/, '$1 hosts, $2 Mb/s, 0.25 ms one way')
@@ -155,7 +166,7 @@ function report() {
     '',
     '| workers | temperature | streams | without | guessing | ratio | guesses that were right | tokens a stream gets of a step |',
     '| --- | --- | --- | --- | --- | --- | --- | --- |',
-    ...rows.map(({ layout, temperature, batch, speeds, ratios, drafted, right, tokensPerStep }) => {
+    ...measured.map(({ layout, temperature, batch, speeds, ratios, drafted, right, tokensPerStep }) => {
       const share = drafted === 0 ? '' : `${right} of ${drafted}`;
       const ratio = `${median(ratios).toFixed(2)}x (${Math.min(...ratios).toFixed(2)} to ${Math.max(...ratios).toFixed(2)})`;
       return `| ${named(layout)} | ${temperature} | ${batch} | ${median(speeds.none).toFixed(0)} | ${median(speeds.guessing).toFixed(0)} | ${ratio} | ${share} | ${tokensPerStep.toFixed(2)} |`;
@@ -165,5 +176,5 @@ function report() {
     '',
   ];
   writeFileSync(`${flags.out}.md`, lines.join('\n'));
-  writeFileSync(`${flags.out}.json`, `${JSON.stringify({ command, rows }, null, 1)}\n`);
+  writeFileSync(`${flags.out}.json`, `${JSON.stringify({ command, cells: measured }, null, 1)}\n`);
 }

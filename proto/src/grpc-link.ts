@@ -32,6 +32,8 @@ export class GrpcLink implements Link, LaneStream {
   readonly #inbox = new FrameInbox(limits.linkEarlyBytesMax);
   readonly #reader: MessageReader;
   readonly #queue: { frame: Uint8Array; sentBytes: number }[] = []; // not yet taken by the peer's window, prefixes included
+  #early: Buffer | null = null; // what came before both sides had agreed: HTTP/2's first window bounds it
+  #earlyBytes = 0;
   #stream: Http2Stream | null = null;
   #settle!: (error: SwitchyardError | null) => void;
   #state: 'asked' | 'open' | 'closing' | 'closed' = 'asked';
@@ -58,6 +60,7 @@ export class GrpcLink implements Link, LaneStream {
     this.#state = 'open';
     this.#owedBytes += limits.grpcWindowBytes - INITIAL_WINDOW_BYTES;
     this.#grant();
+    this.#takeEarly();
   }
 
   get pendingBytes(): number {
@@ -142,8 +145,15 @@ export class GrpcLink implements Link, LaneStream {
     this.#reader.received(bytes);
   }
 
+  /** Of a peer that is not let in yet bytes are kept as they are: no memory is reserved for what they announce. */
   push(piece: Uint8Array): void {
-    this.#reader.push(piece);
+    if (this.#state !== 'asked') {
+      this.#reader.push(piece);
+      return;
+    }
+    this.#early ??= Buffer.allocUnsafeSlow(INITIAL_WINDOW_BYTES);
+    this.#early.set(piece, this.#earlyBytes);
+    this.#earlyBytes += piece.length;
   }
 
   credited(bytes: number): void {
@@ -172,6 +182,16 @@ export class GrpcLink implements Link, LaneStream {
       });
     }
     if (this.#finishing) this.#finish();
+  }
+
+  #takeEarly(): void {
+    const early = this.#early?.subarray(0, this.#earlyBytes) ?? NOTHING;
+    this.#early = null;
+    try {
+      this.#reader.push(early);
+    } catch (error) {
+      void this.close(error as SwitchyardError);
+    }
   }
 
   /** Ends this side of the call once everything that was sent is written. */

@@ -5,6 +5,7 @@
  *   const network = new MemoryNetwork({ seed: 7, delayMs: [0, 3] });
  *   await network.listen('memory://w0', options, accept);
  */
+import { closedInTime } from './closed-in-time.ts';
 import { SwitchyardError } from './errors.ts';
 import { FrameInbox } from './frame-inbox.ts';
 import { checkFrameLength } from './frame-length.ts';
@@ -165,7 +166,7 @@ class MemoryLink implements Link {
       this.#other.#inboxFull = false; // what still comes is dropped
       this.#other.#land();
     }
-    await this.closed;
+    await closedInTime(this);
   }
 
   cut(reason: SwitchyardError): void {

@@ -1,7 +1,7 @@
 import path from 'node:path';
 import { native } from '@switchyard/native';
 import { contiguousPlan, MemoryNetwork, type Submit } from '@switchyard/proto';
-import { afterAll, describe, expect, test } from 'vitest';
+import { afterAll, afterEach, describe, expect, test, vi } from 'vitest';
 import { hostedBy } from '../../src/model/hosted-experts.ts';
 import { inspectModel } from '../../src/model/inspect.ts';
 import { loadModel } from '../../src/model/load.ts';
@@ -13,6 +13,7 @@ import { tinyOptions } from '../model/loading.ts';
 
 const scratch = new ScratchFolder();
 afterAll(() => scratch.remove());
+afterEach(() => vi.restoreAllMocks());
 
 /** A copy of a golden checkpoint with one tensor's bf16 values changed. */
 function broken(name: string, change: (values: Uint16Array, shape: number[]) => void): string {
@@ -37,7 +38,7 @@ const loudExpert = () =>
     values.fill(0x7149); // 1e30
   });
 
-async function start(dir: string, workers: number): Promise<InProcessCluster> {
+async function start(dir: string, workers: number, draftMax = 0): Promise<InProcessCluster> {
   const { modelType, moeLayers, experts } = inspectModel(dir);
   const plan = contiguousPlan(
     { type: modelType, moeLayers, experts },
@@ -65,7 +66,7 @@ async function start(dir: string, workers: number): Promise<InProcessCluster> {
     maxSequences: 16,
     maxLogitRows: 160,
     prefixCache: true,
-    draftMax: 0,
+    draftMax,
     rowDeadlineMs: 20_000,
   });
 }
@@ -117,4 +118,33 @@ describe.each([
     expect(await Promise.all(submits().map((submit) => cluster.run(0, submit)))).toEqual(wanted);
     await cluster.close();
   });
+});
+
+test.each([1, 3])('a guess that cannot be completed fails nobody, on %i workers', async (workers) => {
+  // How much is guessed hangs on what steps take: here all take the same.
+  let nowMs = 0;
+  vi.spyOn(performance, 'now').mockImplementation(() => ++nowMs);
+  const dir = loudExpert();
+  const repeating = Array.from({ length: 120 }, (_, i) =>
+    submitOf(
+      Array.from({ length: 4 }, (_, t) => 10 + 2 * i + (t % 2)),
+      { maxTokens: 12, wantLogprob: true, ignoreEos: true },
+    ),
+  );
+  const [plain, guessing] = await Promise.all(
+    [0, 8].map(async (draftMax) => {
+      const cluster = await start(dir, workers, draftMax);
+      const answers: Answer[] = [];
+      for (const submit of repeating) answers.push(await cluster.run(0, submit));
+      const { counters } = cluster.workers[0];
+      await cluster.close();
+      return { answers, counters };
+    }),
+  );
+  expect(guessing.counters.draftTokens).toBeGreaterThan(guessing.counters.draftTokensAccepted);
+  expect(guessing.counters.draftTokensAccepted).toBeGreaterThan(0);
+  const failed = plain.answers.filter(({ error }) => error !== null);
+  expect(failed.length).toBeGreaterThan(0);
+  expect(failed.length).toBeLessThan(repeating.length);
+  expect(guessing.answers).toEqual(plain.answers);
 });

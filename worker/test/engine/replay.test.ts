@@ -3,10 +3,10 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { gzipSync } from 'node:zlib';
 import { MemoryNetwork, type Plan } from '@switchyard/proto';
-import { afterAll, describe, expect, test, vi } from 'vitest';
+import { afterAll, afterEach, describe, expect, test, vi } from 'vitest';
 import { type ReplayTrace, readReplayTrace } from '../../src/engine/replay-trace.ts';
 import { RoutingReplay } from '../../src/engine/routing-replay.ts';
-import { InProcessCluster, submitOf } from '../in-process-cluster.ts';
+import { type Answer, InProcessCluster, submitOf } from '../in-process-cluster.ts';
 import { type ToyShape, toyModel, toyNative } from './toy-model.ts';
 
 const bytesMax = 4096;
@@ -24,6 +24,8 @@ const shape: ToyShape = {
   maxSequences: 8,
   maxLogitRows: 8,
   maxContext: 256,
+  draftMax: 8,
+  habits: true,
 };
 const choices = shape.moeLayers * shape.topK;
 /** Tokens of sequence 0, 1, 2; the second is in a domain of its own. */
@@ -31,6 +33,7 @@ const lengths = [7, 5, 11];
 const domains = ['prose', 'code', 'prose'];
 const folder = mkdtempSync(path.join(tmpdir(), 'switchyard-replay-'));
 afterAll(() => rmSync(folder, { recursive: true }));
+afterEach(() => vi.restoreAllMocks());
 
 /** Expert ids of one token: different ones in each layer, and other ones for each (sequence, position). */
 function idsOf(sequence: number, position: number): number[] {
@@ -89,7 +92,12 @@ const plans = [
   planOf(3, [[0, 2], [1], [2], [0], [0, 1], [2]]),
 ];
 
-async function withCluster<T>(plan: Plan, trace: ReplayTrace | null, use: (cluster: InProcessCluster) => Promise<T>): Promise<T> {
+async function withCluster<T>(
+  plan: Plan,
+  trace: ReplayTrace | null,
+  use: (cluster: InProcessCluster) => Promise<T>,
+  draftMax = 0,
+): Promise<T> {
   const cluster = await InProcessCluster.start({
     native: toyNative,
     models: plan.workers.map((_, w) => {
@@ -103,7 +111,7 @@ async function withCluster<T>(plan: Plan, trace: ReplayTrace | null, use: (clust
     maxSequences: shape.maxSequences,
     maxLogitRows: shape.maxLogitRows,
     prefixCache: true,
-    draftMax: 0,
+    draftMax,
     rowDeadlineMs: 20_000,
     ...(trace === null ? {} : { replayOf: (model) => new RoutingReplay(trace, model.shape) }),
   });
@@ -130,6 +138,31 @@ describe('replayed routing', () => {
     // The same prompt under other sequences is another computation, which the prefix cache must not mix up.
     expect(new Set(alone.map(({ tokens }) => tokens.join())).size).toBe(3);
     expect((await answersOn(plans[0], null))[0].tokens).not.toEqual(alone[0].tokens);
+  });
+
+  test('is that of each position, guessed or not', async () => {
+    // How much is guessed hangs on what steps take: here all take the same.
+    let nowMs = 0;
+    vi.spyOn(performance, 'now').mockImplementation(() => ++nowMs);
+    const repeating = Array.from({ length: 30 }, (_, i) => [0, 1, 6, 7][i % 4]);
+    const run = (plan: Plan, draftMax: number) =>
+      withCluster(
+        plan,
+        trace,
+        async (cluster) => {
+          const answers: Answer[] = [];
+          for (const request of requests) answers.push(await cluster.run(0, submitOf(repeating, { ...request, maxTokens: 60 })));
+          return { answers, accepted: cluster.workers[0].counters.draftTokensAccepted };
+        },
+        draftMax,
+      );
+    const { answers, accepted } = await run(plans[0], 0);
+    expect(accepted).toBe(0);
+    for (const plan of plans) {
+      const guessing = await run(plan, 8);
+      expect(guessing.answers).toEqual(answers);
+      expect(guessing.accepted).toBeGreaterThan(0);
+    }
   });
 
   test('is what the trace says, token by token, from the beginning again after its end', async () => {

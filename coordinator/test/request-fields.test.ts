@@ -89,6 +89,35 @@ describe('min_tokens', () => {
   });
 });
 
+describe('a prediction', () => {
+  it.each(['Call me', [{ type: 'text', text: 'Call me' }], ''])('changes nothing (%o)', async (content) => {
+    await start();
+    const reply = post(chat, { prediction: { type: 'content', content }, max_tokens: 1 });
+    const { prompt } = (await worker.submits(1))[0];
+    const without = post(chat, { max_tokens: 1 });
+    expect((await worker.submits(1))[0].prompt).toEqual(prompt);
+    await coordinator.close(0);
+    await Promise.all([reply, without]);
+  });
+
+  it.each([
+    ['Call me', 'prediction is the string "Call me"; an object is needed', 'prediction'],
+    [[], 'prediction is a list; an object is needed', 'prediction'],
+    [{ content: 'Call me' }, 'prediction.type is missing; "content" is needed', 'prediction.type'],
+    [{ type: 'text', content: 'Call me' }, 'prediction.type is "text"; it must be one of content', 'prediction.type'],
+    [{ type: 'content' }, 'prediction.content is missing', 'prediction.content'],
+    [
+      { type: 'content', content: 7 },
+      'prediction.content is the number 7; a string or a list of text parts is needed',
+      'prediction.content',
+    ],
+    [{ type: 'content', content: [7] }, 'prediction.content part 0 is the number 7; an object is needed', 'prediction.content'],
+  ])('that is none is refused by name (%o)', async (prediction, message, param) => {
+    await start();
+    expect(await post(chat, { prediction })).toMatchObject({ status: 400, json: { error: { message, param } } });
+  });
+});
+
 describe('what an assistant refused to say', () => {
   it('is what it said', async () => {
     await start();

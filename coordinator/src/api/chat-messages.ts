@@ -27,6 +27,15 @@ export function readConversation(fields: Fields, template: ChatTemplate | null):
   };
 }
 
+/** What a client expects of the answer. Guesses are made from the text itself and change nothing, so it has no effect; what is none is refused all the same. */
+export function checkPrediction(fields: Fields): void {
+  const given = fields.object('prediction');
+  if (given === null) return;
+  const prediction = new Fields(given, 'prediction');
+  if (prediction.oneOf('type', ['content']) === null) throw prediction.invalid('type', 'is missing; "content" is needed');
+  if (readContent(prediction) === null) throw prediction.invalid('content', 'is missing');
+}
+
 function readMessage(parent: Fields, value: unknown, index: number, template: ChatTemplate | null): TemplateMessage {
   const path = `messages[${index}]`;
   if (typeof value !== 'object' || value === null || Array.isArray(value)) throw parent.wrong(path, value, 'an object is needed');

@@ -1,6 +1,6 @@
 import { limits } from '@switchyard/proto';
 import type { ChatTemplate, Conversation } from '../tokenizing/chat-template.ts';
-import { readConversation } from './chat-messages.ts';
+import { checkPrediction, readConversation } from './chat-messages.ts';
 import { type Fields, shown } from './fields.ts';
 import type { GenerationRequest } from './generation-request.ts';
 import { type ModelBounds, readCommonFields, refuseUnsupported } from './sampling-fields.ts';
@@ -21,7 +21,8 @@ export function readChatRequest(fields: Fields, model: ModelBounds, template: Ch
   const wantLogprob = fields.flag('logprobs') ?? false;
   const topLogprobs = fields.whole('top_logprobs', 0, limits.topLogprobsMax) ?? 0;
   if (topLogprobs > 0 && !wantLogprob) throw fields.invalid('top_logprobs', `is ${topLogprobs} without logprobs: true`);
-  fields.ignore('reasoning_effort', 'verbosity', 'prediction', 'web_search_options', 'include_reasoning');
+  checkPrediction(fields);
+  fields.ignore('reasoning_effort', 'verbosity', 'web_search_options', 'include_reasoning');
   const promptField = 'messages';
   return { common, streaming, conversation, promptField, echo: null, wantLogprob, topLogprobs };
 }

@@ -382,7 +382,9 @@ export class Engine {
       if (sequence.failure !== null || sequence.cancelled) {
         if (sequence.inFlight === 0) this.end(sequence);
       } else if (logit > firstLogit) this.readOrFail(sequence, firstLogit, logit - checked + batch.guesses(s), batch.guesses(s));
-      if (sequence.failure === null) this.residency.publish(sequence);
+      if (sequence.failure !== null) continue;
+      this.residency.publish(sequence);
+      this.residency.shrink(sequence);
     }
     if (this.tracing) this.trace(lane);
     this.forgetEnded();

@@ -61,6 +61,12 @@ export class Residency {
     while (sequence.blockCount < needed) sequence.addBlock(this.pool.take());
   }
 
+  /** Gives back the blocks that guesses needed which were not right: someone else may lack them before this one comes so far. */
+  shrink(sequence: Sequence): void {
+    const needed = Math.ceil(sequence.length / this.blockTokens);
+    while (sequence.blockCount > needed) this.pool.release(sequence.blocks[--sequence.blockCount]);
+  }
+
   /** Offers the blocks that computing has filled to others. A published block is never written again. */
   publish(sequence: Sequence): void {
     if (this.prefix === null) return;

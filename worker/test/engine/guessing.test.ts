@@ -118,6 +118,26 @@ describe('guessing next tokens', () => {
     await cluster.close();
   });
 
+  test('keeps no block for guesses between steps', async () => {
+    const cluster = await startToys({ plan: alone, shape: { habits: true }, draftMax: 8 });
+    const [{ counters, engine }] = cluster.workers;
+    for (let i = 0; i < 4; i++) {
+      const submit = submitOf([i, 1, 2], { maxTokens: 150 });
+      const before = counters.generatedTokens;
+      let answered = false;
+      void cluster.run(0, submit).then(() => {
+        answered = true;
+      });
+      while (!answered) {
+        await new Promise((resolve) => setImmediate(resolve));
+        const known = submit.prompt.length + counters.generatedTokens - before;
+        expect(engine.residency.pool.used).toBeLessThanOrEqual(Math.ceil(known / 16));
+      }
+    }
+    expect(counters.draftTokens).toBeGreaterThan(counters.draftTokensAccepted);
+    await cluster.close();
+  });
+
   test('fails nobody for a guess that needed it', async () => {
     // One row in eight needs expert 5 of the last layer, which is on w1 alone.
     const experts = 24;

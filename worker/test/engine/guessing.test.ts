@@ -1,7 +1,16 @@
 import { Finish, MemoryNetwork, type Submit } from '@switchyard/proto';
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
-import { type Answer, submitOf } from '../in-process-cluster.ts';
+import { type Answer, type InProcessWorker, submitOf } from '../in-process-cluster.ts';
 import { alone, runAlone, startToys, toyPlan, toyShape } from './toy-cluster.ts';
+
+/** Request, position, whether it was generated, and the experts of each row, in the order in which they were told. */
+function tracedBy({ traced }: InProcessWorker): string[] {
+  return traced.flatMap(({ request, position, generated, experts }) => {
+    const perRow = experts.length / request.length;
+    const expertsOf = (i: number) => Buffer.from(experts.subarray(i * perRow, (i + 1) * perRow)).toString('hex');
+    return Array.from(request, (r, i) => [r, position[i], generated[i], expertsOf(i)].join(' '));
+  });
+}
 
 // That guesses change no bit whatever else happens is part of the properties in engine.test.ts and test/exact.
 describe('guessing next tokens', () => {
@@ -23,17 +32,8 @@ describe('guessing next tokens', () => {
         worker.engine.tracing = true;
         const answers: Answer[] = [];
         for (const submit of submits) answers.push(await cluster.run(0, submit));
-        const traced = worker.traced.flatMap(({ request, position, generated, experts }) => {
-          const perRow = experts.length / request.length;
-          return Array.from(request, (r, i) => [
-            r,
-            position[i],
-            generated[i],
-            Buffer.from(experts.subarray(i * perRow, (i + 1) * perRow)).toString('hex'),
-          ]);
-        });
         await cluster.close();
-        return { answers, traced, counters: worker.counters };
+        return { answers, traced: tracedBy(worker), counters: worker.counters };
       }),
     );
     const [plain, guessing] = runs;
@@ -116,6 +116,45 @@ describe('guessing next tokens', () => {
     // Nothing that would not be told is guessed.
     expect(counters.draftTokens).toBe(before);
     await cluster.close();
+  });
+
+  test('gives cancelled requests the beginning of their text, and traces each position once, with preemption and shared prefixes', async () => {
+    const turns = async (count: number) => {
+      for (let i = 0; i < count; i++) await new Promise((resolve) => setImmediate(resolve));
+    };
+    const total = { accepted: 0, preemptions: 0, cancelled: 0 };
+    for (let round = 0; round < 12; round++) {
+      const submits = Array.from({ length: 8 }, (_, i) =>
+        submitOf(Array.from({ length: 20 + ((i * 7 + round) % 25) }, (_unused, t) => [0, 1, 6, 7][t % 4]).concat(i % 3), {
+          maxTokens: 90,
+          wantLogprob: true,
+          stopTokens: i % 3 === 0 ? [7] : [],
+          minTokens: 3 * i,
+        }),
+      );
+      const cluster = await startToys({ plan: alone, shape: { habits: true, kvBlocks: 12 }, draftMax: 1 + (round % 3) * 15 });
+      const [worker] = cluster.workers;
+      worker.engine.tracing = true;
+      const running = submits.map((submit) => cluster.run(0, submit));
+      for (const { request } of submits.slice(0, 3)) {
+        await turns(5 + 3 * round);
+        worker.engine.cancel(request);
+      }
+      const answers = await Promise.all(running);
+      expect(worker.engine.residency.pool.used).toBe(0);
+      await cluster.close();
+      const expected = await runAlone(submits, true);
+      answers.forEach((answer, i) => {
+        if (answer.finish !== Finish.cancelled) expect(answer).toEqual(expected[i]);
+        else expect(answer.logprobs).toEqual(expected[i].logprobs.slice(0, answer.logprobs.length));
+      });
+      const positions = tracedBy(worker).map((row) => row.split(' ', 2).join());
+      expect(new Set(positions).size).toBe(positions.length);
+      total.accepted += worker.counters.draftTokensAccepted;
+      total.preemptions += worker.counters.preemptions;
+      total.cancelled += answers.filter(({ finish }) => finish === Finish.cancelled).length;
+    }
+    for (const count of Object.values(total)) expect(count).toBeGreaterThan(0);
   });
 
   test('keeps no block for guesses between steps', async () => {

@@ -1,7 +1,7 @@
-import { readFileSync, statSync } from 'node:fs';
 import type { Plan } from '@switchyard/proto';
 import { limits, parsePlan, SwitchyardError } from '@switchyard/proto';
 import { CommandFailure, exitStatus } from '../failure.ts';
+import { readTextFile } from '../terminal/text-file.ts';
 
 /** Which workers a cluster has: their names and nodes, in the order of the plan's indexes. */
 export interface ClusterShape {
@@ -57,9 +57,7 @@ export function clusterShape(request: ShapeRequest): ClusterShape {
 
 function readPlan(file: string): Plan {
   try {
-    const { size } = statSync(file);
-    if (size > limits.planBytesMax) throw new SwitchyardError('bad_plan', `it has ${size} bytes; the limit is ${limits.planBytesMax}`);
-    return parsePlan(readFileSync(file, 'utf8'));
+    return parsePlan(readTextFile(file, limits.planBytesMax));
   } catch (error) {
     const message = `--plan ${file}: ${(error as Error).message}`;
     // A file that is there and holds no plan keeps the code that the catalogue has for it.

@@ -1,4 +1,3 @@
-import { readFileSync } from 'node:fs';
 import { Command, Option } from 'commander';
 import type { ApiClient } from '../api/client.ts';
 import type { ModelCard } from '../api/models.ts';
@@ -22,6 +21,7 @@ import { integerIn, integerList, numberIn } from '../terminal/option-values.ts';
 import { checkOutput, writeOutputs } from '../terminal/output-file.ts';
 import { startProgress } from '../terminal/progress.ts';
 import { counted } from '../terminal/quantity.ts';
+import { readTextFile } from '../terminal/text-file.ts';
 import { withTargetServer } from './bench-target.ts';
 import { checkUpFlags } from './bench-up-flags.ts';
 import { interruptSignal } from './interrupt.ts';
@@ -244,9 +244,12 @@ function checkWindows(options: ServeOptions, length: number, size: number, has: 
     );
 }
 
+/** A string of JavaScript ends at twice as much. */
+const textBytesMax = 256 * 1024 * 1024;
+
 function readText(file: string): string {
   try {
-    const text = readFileSync(file, 'utf8');
+    const text = readTextFile(file, textBytesMax);
     if (text === '') throw new Error('it is empty');
     return text;
   } catch (error) {

@@ -1,4 +1,3 @@
-import { readFileSync, statSync } from 'node:fs';
 import type { Certificate, HostModel, LoadMatrix, RoutingTrace } from '@switchyard/placement';
 import {
   calibratedTopology,
@@ -11,15 +10,13 @@ import {
 } from '@switchyard/placement';
 import { limits, type Plan, parsePlan, parseTopology, SwitchyardError, type Topology } from '@switchyard/proto';
 import { CommandFailure, exitStatus } from '../failure.ts';
+import { readTextFile } from '../terminal/text-file.ts';
 import type { IdShape } from './option-values.ts';
 
 function readDocument(path: string, what: string): string {
   try {
-    const { size } = statSync(path);
-    if (size > limits.planBytesMax) throw new CommandFailure(`${path}: ${size} bytes, a ${what} has at most ${limits.planBytesMax}`);
-    return readFileSync(path, 'utf8');
+    return readTextFile(path, limits.planBytesMax);
   } catch (error) {
-    if (error instanceof CommandFailure) throw error;
     throw new CommandFailure(`cannot read the ${what} ${path}: ${(error as Error).message}`, { status: exitStatus.usage });
   }
 }

@@ -377,6 +377,13 @@ describe('connections', () => {
     expect(raw).toContain('longer than 16384 bytes');
   });
 
+  it('that name no host get 400 like any other mistake', async () => {
+    const raw = await exchangeBytes(cluster.url, ['GET /version HTTP/1.1\r\nconnection: close\r\n\r\n']);
+    expect(statusOf(raw)).toBe(400);
+    expect(raw).toMatch(/x-request-id: req-[\s\S]*"message":"the host header is missing"/);
+    expect(statusOf(await exchangeBytes(cluster.url, ['GET /version HTTP/1.0\r\n\r\n']))).toBe(200);
+  });
+
   it('that speak something else get 400', async () => {
     for (const bytes of ['\x16\x03\x01\x02\x00\x01\x00', 'hello\r\n\r\n', 'GET / HTTP/9.9\r\n\r\n']) {
       const raw = await exchangeBytes(cluster.url, [bytes]);

@@ -71,6 +71,8 @@ export async function listenHttp(service: Service, where: { host: string; port: 
     connectionsCheckingInterval: Math.min(1_000, headersTimeoutMs),
     keepAliveTimeout: bounds.keepAliveMs,
     noDelay: true,
+    // Node's own refusal has neither a body nor an id.
+    requireHostHeader: false,
   });
   server.maxConnections = bounds.connectionsMax;
   server.on('request', (request, response) => {
@@ -132,6 +134,7 @@ async function serve(service: Service, exchange: Exchange): Promise<void> {
   let route: Route | null = null;
   response.on('finish', () => service.metrics.requests.onResponse(route?.path ?? 'none', response.statusCode));
   try {
+    checkHost(exchange);
     route = findRoute(exchange);
     if (service.draining) response.setHeader('connection', 'close');
     admit(service, exchange, route);
@@ -142,6 +145,11 @@ async function serve(service: Service, exchange: Exchange): Promise<void> {
   } finally {
     exchange.body.end();
   }
+}
+
+/** RFC 9112, 3.2. */
+function checkHost({ request: { httpVersion, headers } }: Exchange): void {
+  if (httpVersion === '1.1' && headers.host === undefined) throw new SwitchyardError('invalid_request', 'the host header is missing');
 }
 
 function findRoute(exchange: Exchange): Route {

@@ -121,7 +121,11 @@ function mapTexts(value: unknown, replace: (text: string) => string): unknown {
 
 function checkDepth(depth: number): void {
   if (depth > bounds.jsonDepthMax)
-    throw new SwitchyardError('invalid_request', `messages and tools are nested deeper than ${bounds.jsonDepthMax} levels`, {
-      param: 'messages',
-    });
+    throw new SwitchyardError(
+      'invalid_request',
+      `messages, tools or chat_template_kwargs are nested deeper than ${bounds.jsonDepthMax} levels`,
+      {
+        param: 'messages',
+      },
+    );
 }

@@ -136,9 +136,6 @@ sy_status sy_kv_create(sy_device *device, int32_t blocks, int32_t kv_heads, int3
     required(out, "out") = create<KvObject>(device, KvShape{blocks, kv_heads, k_dim, v_dim, dtype == SY_BF16, v_shares_k != 0});
   });
 }
-sy_status sy_kv_copy_block(sy_object *object, int32_t from, int32_t to) {
-  return guarded([&] { as<KvObject>(object, "kv").cache.copy_block(from, to); });
-}
 
 sy_status sy_sum_create(sy_device *device, int32_t mode, int32_t max_rows, int32_t hidden, sy_object **out) {
   return guarded([&] { required(out, "out") = create<SumObject>(device, mode, max_rows, hidden); });

@@ -1,6 +1,5 @@
 #include "kv.h"
 
-#include <cstring>
 
 #include "kernels.h"
 
@@ -47,14 +46,6 @@ template <class T> void KvCache::write_as(int block, int head, int position, con
 void KvCache::write(int block, int head, int position, const float *k, const float *v) {
   if (shape.bf16) write_as<uint16_t>(block, head, position, k, v);
   else write_as<float>(block, head, position, k, v);
-}
-
-void KvCache::copy_block(int from, int to) {
-  for (const auto &[name, block] : {std::pair<const char *, int>{"from", from}, {"to", to}})
-    if (block < 0 || block >= shape.blocks) fail(SY_INVALID_ARGUMENT, "%s = %d: the cache has blocks 0..%d", name, block, shape.blocks - 1);
-  if (from == to) return;
-  const size_t bytes = (size_t)block_stride * (shape.bf16 ? 2 : 4);
-  memcpy(memory_.data() + (size_t)to * bytes, memory_.data() + (size_t)from * bytes, bytes);
 }
 
 } // namespace sy

@@ -44,7 +44,6 @@ public:
 
   /* Stores one head of one position (0..15 of the block): k [k_dim], v [v_dim] or null when the cache shares k. */
   void write(int block, int head, int position, const float *k, const float *v);
-  void copy_block(int from, int to);
 
 private:
   template <class T> T *data() const { return reinterpret_cast<T *>(memory_.data()); }

@@ -604,11 +604,6 @@ napi_value kv_create(Call &call) {
   return call.handle(call.own(device, Kind::kv, kv), {{"blocks", call.at(1)}});
 }
 
-napi_value kv_copy_block(Call &call) {
-  check(sy_kv_copy_block(call.object(call.at(0), Kind::kv, "kv"), call.int32(call.at(1), "from"), call.int32(call.at(2), "to")));
-  return call.undefined();
-}
-
 napi_value sum_create(Call &call) {
   Record &device = call.record(call.at(0), Kind::device, "device");
   sy_object *sum = nullptr;
@@ -768,7 +763,6 @@ const Export exported[] = {
     {"expertsReserve", entry<experts_reserve>},
     {"expertsRun", entry<experts_run>},
     {"kvCreate", entry<kv_create>},
-    {"kvCopyBlock", entry<kv_copy_block>},
     {"sumCreate", entry<sum_create>},
     {"sumClear", entry<sum_clear>},
     {"sumEncodedMax", entry<sum_encoded_max>},

@@ -20,7 +20,7 @@ extern "C" {
 #endif
 
 /* 4: sy_experts_reserve; back ends "cuda", "cuda:N" and "cuda-emulated". */
-#define SY_ABI_VERSION 4
+#define SY_ABI_VERSION 5
 
 typedef enum {
   SY_OK = 0,
@@ -119,7 +119,6 @@ sy_status sy_experts_probe(sy_object *, int32_t slot, const float *x, int32_t ro
  * v_shares_k: v is the first v_dim of k (MLA latent), stored once. */
 #define SY_KV_BLOCK 16
 sy_status sy_kv_create(sy_device *, int32_t blocks, int32_t kv_heads, int32_t k_dim, int32_t v_dim, int32_t dtype, int32_t v_shares_k, sy_object **out);
-sy_status sy_kv_copy_block(sy_object *, int32_t from, int32_t to);
 
 /* Sums of expert contributions, [max_rows, hidden].
  * SY_SUM_EXACT: each contribution c = weight * expert(x)[h] (one rounding) becomes the integer nearest-even(c * 2^-grid) (|.| < 2^52, else the row is

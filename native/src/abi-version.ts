@@ -1,7 +1,7 @@
 import { NativeError } from './native-error.ts';
 
 /** `SY_ABI_VERSION` of the header that this code is written against. */
-export const abiVersion = 4;
+export const abiVersion = 5;
 
 /** Kernels of another version, left by an earlier build or brought along prebuilt, would answer in another way or bring the process down. */
 export function requireAbi(found: number, file: string): void {

@@ -164,7 +164,6 @@ export interface Native {
   ): void;
 
   kvCreate(device: Device, blocks: number, kvHeads: number, kDim: number, vDim: number, dtype: 'f32' | 'bf16', vSharesK: boolean): KvCache;
-  kvCopyBlock(kv: KvCache, from: number, to: number): void;
 
   sumCreate(device: Device, mode: SumMode, maxRows: number, hidden: number): RowSum;
   sumClear(sum: RowSum, rows: number): void;

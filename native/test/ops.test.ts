@@ -305,36 +305,6 @@ describe.each(deviceOptions.map((options) => ({ name: nameOf(options), options }
       }
     },
   );
-
-  test('kvCopyBlock copies what later attention reads', () => {
-    const kv = native.kvCreate(bench.device, 4, 1, 8, 8, 'f32', false);
-    const values = normals(random(9), 16 * 8);
-    const x = bench.buffer(16, 8, values);
-    const out = bench.buffer(16, 8);
-    const write = ops.kvWrite({ k: x, v: x, kv, kOff: 0, kStride: 8, vOff: 0, vStride: 8 });
-    const attend = ops.attention({
-      q: x,
-      out,
-      kv,
-      sinks: null,
-      heads: 1,
-      qOff: 0,
-      qStride: 8,
-      outOff: 0,
-      outStride: 8,
-      window: 0,
-      chunk: 0,
-      scale: 1,
-    });
-    const batch = batchOf([{ position: 0, rows: 16 }]);
-    bench.run([write, attend], 16, batch);
-    const want = Array.from(out.f32);
-    native.kvCopyBlock(kv, 0, 3);
-    batch.block[0] = 3;
-    out.f32.fill(0);
-    bench.run([attend], 16, batch);
-    expect(Array.from(out.f32)).toEqual(want);
-  });
 });
 
 function bf16(x: number): number {

@@ -83,13 +83,13 @@ test('objects name the field, its value and its limit', () => {
 });
 
 test('handles are checked: of another kind, foreign, freed', () => {
-  expectRefused(() => native.kvCopyBlock(x as never, 0, 0), /kv is a buffer: it must be a kv/);
-  expectRefused(() => native.kvCopyBlock({ type: 'kv', blocks: 1 }, 0, 0), /kv is not a handle of this library/);
+  expectRefused(() => native.sumClear(x as never, 0), /sum is a buffer: it must be a sum/);
+  expectRefused(() => native.sumClear({ type: 'sum' } as never, 0), /sum is not a handle of this library/);
   expectRefused(() => native.objectFree(bench.device as never), /object is a device/);
-  const kv = native.kvCreate(bench.device, 1, 1, 8, 8, 'f32', false);
-  native.objectFree(kv);
-  native.objectFree(kv); // A second time does nothing.
-  expectRefused(() => native.kvCopyBlock(kv, 0, 0), /kv \(kv\) was freed/);
+  const sum = native.sumCreate(bench.device, 'exact', 1, 8);
+  native.objectFree(sum);
+  native.objectFree(sum); // A second time does nothing.
+  expectRefused(() => native.sumClear(sum, 0), /sum \(sum\) was freed/);
   const program = create();
   native.programFree(program);
   expectRefused(() => native.programRun(program, oneSequence(1)), /program \(program\) was freed/);

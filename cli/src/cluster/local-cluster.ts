@@ -96,8 +96,9 @@ function runWorkers(options: LocalClusterOptions, run: RunFolder, coordinator: R
     onDeath: options.onDeath,
     onLine: options.onLine,
   });
-  fleet.start();
+  // The last that may fail: nobody would end the workers.
   saveSession(run.path, { url: coordinator.url, adminToken: run.adminToken, traceDir: options.traceDir });
+  fleet.start();
   return {
     url: coordinator.url,
     adminToken: run.adminToken,

@@ -34,15 +34,20 @@ export function createRunFolder(parent: string = os.tmpdir()): RunFolder {
     );
   }
   chmodSync(folder, 0o700);
-  const tokenFile = path.join(folder, 'token');
-  const adminTokenFile = path.join(folder, 'admin-token');
-  const adminToken = newSecret();
-  writeFileSync(tokenFile, newSecret(), { mode: 0o600 });
-  writeFileSync(adminTokenFile, adminToken, { mode: 0o600 });
   const remove = () => {
     process.off('exit', remove);
     rmSync(folder, { recursive: true, force: true });
   };
+  const tokenFile = path.join(folder, 'token');
+  const adminTokenFile = path.join(folder, 'admin-token');
+  const adminToken = newSecret();
+  try {
+    writeFileSync(tokenFile, newSecret(), { mode: 0o600 });
+    writeFileSync(adminTokenFile, adminToken, { mode: 0o600 });
+  } catch (error) {
+    remove();
+    throw new CommandFailure(`the temporary folder ${parent}: ${(error as Error).message}`, { cause: error });
+  }
   // However this process ends, but for a kill: a second Ctrl-C, say.
   process.on('exit', remove);
   return { path: folder, tokenFile, adminTokenFile, adminToken, remove };

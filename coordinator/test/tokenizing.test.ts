@@ -218,10 +218,20 @@ describe('ids to text', () => {
           text += piece;
         }
         const all = Buffer.concat(tokens.map((token) => pieces.bytes(token)));
-        expect(text + stream.end()).toBe(new TextDecoder('utf-8', { ignoreBOM: true }).decode(all));
+        text += stream.end();
+        expect(pieces.text(tokens)).toBe(text);
+        expect(text).toBe(new TextDecoder('utf-8', { ignoreBOM: true }).decode(all));
       }),
       { numRuns: 500 },
     );
+  });
+
+  it('decodes all at once, however many of them are half characters', () => {
+    const halves = Array.from({ length: bytes.vocab }, (_, token) => token).filter((token) => pieces.wholeText(token) === null);
+    const decoded = vi.spyOn(TextDecoder.prototype, 'decode');
+    expect(pieces.text([...halves, ...halves])).toContain('\ufffd');
+    expect(decoded).toHaveBeenCalledOnce();
+    decoded.mockRestore();
   });
 
   it('gives back any text', () => {

@@ -61,12 +61,9 @@ export class TokenPieces {
     return text;
   }
 
-  /** All tokens at once. */
+  /** All tokens at once: a million half characters, one by one, would take seconds. */
   text(tokens: Iterable<number>): string {
-    const stream = new TextStream(this);
-    let text = '';
-    for (const token of tokens) text += stream.push(token);
-    return text + stream.end();
+    return decoder.decode(Buffer.concat(Array.from(tokens, (token) => this.bytes(token))));
   }
 }
 

@@ -172,6 +172,23 @@ describe('a long answer', () => {
     expect(Object.keys(top_logprobs[4_999])).toHaveLength(21);
   });
 
+  it('is not held against its reader: a stream may begin with more than is held for a slow one', async () => {
+    await start();
+    const prompts = 6;
+    const prompt = Array.from({ length: prompts }, () => longPrompt.slice(0, 5_000));
+    const asked = complete({ prompt, echo: true, logprobs: 20, max_tokens: 1, stream: true });
+    const requests = (await worker.submits(prompts)).map(({ request }) => request);
+    const { logprob, top } = promptLogprobs(0, 20);
+    finish(
+      requests,
+      requests.map((request) => ({ request, logprob: logprob.slice(0, 4_999), top: top.slice(0, 4_999) })),
+    );
+    const { text } = await asked;
+    expect(text.length).toBeGreaterThan(bounds.heldBytesMax);
+    expect(text.match(/"finish_reason":"length"/g)).toHaveLength(prompts);
+    expect(text.endsWith('data: [DONE]\n\n')).toBe(true);
+  });
+
   it('beyond its limit fails alone, and its worker is told', async () => {
     await start();
     const large = complete({ prompt: longPrompt, echo: true, logprobs: 20 });

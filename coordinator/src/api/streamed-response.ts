@@ -23,8 +23,9 @@ export class StreamedResponse extends AnswerSet {
   readonly #options: StreamOptions;
   readonly #opened: boolean[] = [];
   readonly #ping: NodeJS.Timeout;
-  /** Events not yet written. */
-  readonly #held = new HeldText();
+  /** Events not yet written: those that the reader is being given, and those that came since. */
+  #going = new HeldText();
+  #held = new HeldText();
   #goingOn = false;
   #quiet = true;
 
@@ -67,10 +68,10 @@ export class StreamedResponse extends AnswerSet {
   }
 
   override flush(): void {
-    if (!this.#held.empty && !this.#writer.busy && !this.#goingOn) this.#write();
+    if (!this.#written && !this.#writer.busy && !this.#goingOn) this.#write();
     if (this.#held.chars > bounds.heldBytesMax)
       this.#cutOff(`the client has left ${this.#held.chars} bytes unread; the limit is ${bounds.heldBytesMax}`);
-    if (this.over && this.#held.empty && !this.#response.writableEnded) this.#writer.end();
+    if (this.over && this.#written && !this.#response.writableEnded) this.#writer.end();
   }
 
   protected override cut(): void {
@@ -80,8 +81,13 @@ export class StreamedResponse extends AnswerSet {
   #write(): void {
     this.#sendHead();
     this.#quiet = false;
-    this.#writer.write(this.#held.take(bounds.charsOfTurn));
-    if (!this.#held.empty && !this.#writer.busy) this.#goOnSoon();
+    if (this.#going.empty) [this.#going, this.#held] = [this.#held, this.#going];
+    this.#writer.write(this.#going.take(bounds.charsOfTurn));
+    if (!this.#written && !this.#writer.busy) this.#goOnSoon();
+  }
+
+  get #written(): boolean {
+    return this.#going.empty && this.#held.empty;
   }
 
   /** Once others have been served: a reader that is fast wants the rest of what is long at once. */
@@ -105,19 +111,21 @@ export class StreamedResponse extends AnswerSet {
 
   #cutOff(why: string): void {
     this.abandon();
+    this.#going.clear();
     this.#held.clear();
     this.#response.destroy(new SwitchyardError('cancelled', why));
   }
 
   #closed(): void {
     clearInterval(this.#ping);
+    this.#going.clear();
     this.#held.clear();
     this.abandon();
   }
 
   /** Proxies close connections on which nothing happens. */
   #keepOpen(): void {
-    if (this.#quiet && !this.#writer.busy && this.#held.empty && !this.over) {
+    if (this.#quiet && !this.#writer.busy && this.#written && !this.over) {
       this.#sendHead();
       this.#writer.write(': ping\n\n');
     }

@@ -3,14 +3,14 @@ import { CommanderError } from 'commander';
 import pc from 'picocolors';
 import { ApiError } from './api/client.ts';
 import { CommandFailure, exitStatus } from './failure.ts';
-import { createProgram } from './program.ts';
 import { watchStandardStreams } from './terminal/standard-streams.ts';
 
 /** Ends with the status that says what happened: 0 done, 1 failed, 2 wrong usage, 130 interrupted. Only a defect of ours shows a stack. */
 async function main(): Promise<void> {
-  const program = createProgram();
   try {
-    await program.parseAsync(process.argv);
+    // Not before: kernels that are missing, or of another version, are told like everything else that fails.
+    const { createProgram } = await import('./program.ts');
+    await createProgram().parseAsync(process.argv);
   } catch (error) {
     process.exitCode = report(error);
   }

@@ -2,8 +2,8 @@ import { MATCH_MAX } from './prompt-lookup.ts';
 
 /** As if nobody had guessed yet: one in three is right. */
 const RATE_AT_FIRST = 1 / 3;
-/** What is believed at first counts like so many guesses. */
-const TRIES_AT_FIRST = 1.5;
+/** What is believed at first counts like so many guesses: one that was right by chance must not start a row of wrong ones. */
+const TRIES_AT_FIRST = 4;
 
 /** How many of the latest guesses behind so many tokens alike were right. */
 export class HitRates {

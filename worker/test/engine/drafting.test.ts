@@ -125,7 +125,7 @@ describe('Draft', () => {
       expect(guessed(all, 0, true)).toBeCloseTo(1 / 3);
       guessed(all, 60, true);
       expect(guessed(all, 0, true)).toBeGreaterThan(0.9);
-      expect(guessed(all, 2, false)).toBeLessThan(0.5);
+      expect(guessed(all, 4, false)).toBeLessThan(0.5);
       // Two of another kind do not turn what many have taught.
       expect(guessed(all, 0, true)).toBeGreaterThan(0.9);
     });

@@ -1,5 +1,4 @@
-import { readFileSync, statSync } from 'node:fs';
-import { contiguousPlan, limits, type Plan, parsePlan, SwitchyardError } from '@switchyard/proto';
+import { contiguousPlan, limits, type Plan, parsePlan, readBoundedFile, SwitchyardError } from '@switchyard/proto';
 import type { Config } from './config.ts';
 
 /**
@@ -23,16 +22,8 @@ export function choosePlan({ plan, nodes, workersPerNode }: Config, model: Plan[
 }
 
 function readPlan(file: string, model: Plan['model']): Plan {
-  let text: string;
   try {
-    const { size } = statSync(file);
-    if (size > limits.planBytesMax) throw new Error(`it has ${size} bytes; the limit is ${limits.planBytesMax}`);
-    text = readFileSync(file, 'utf8');
-  } catch (error) {
-    throw new SwitchyardError('bad_plan', `--plan ${file}: ${(error as Error).message}`, { cause: error });
-  }
-  try {
-    return parsePlan(text, { model });
+    return parsePlan(readBoundedFile(file, limits.planBytesMax).toString(), { model });
   } catch (error) {
     throw new SwitchyardError('bad_plan', `--plan ${file}: ${(error as Error).message}`, { cause: error });
   }

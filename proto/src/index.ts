@@ -1,4 +1,5 @@
 export { type Backend, backendNames, isBackend } from './backend.ts';
+export { readBoundedFile } from './bounded-file.ts';
 export * from './control-messages.ts';
 export * from './control-stream.ts';
 export * from './document-fields.ts';
@@ -26,3 +27,4 @@ export * from './step-rows.ts';
 export * from './topology.ts';
 export * from './trace.ts';
 export * from './transports.ts';
+export { removeStaleSocket, someoneListens } from './unix-socket.ts';

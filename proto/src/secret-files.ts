@@ -1,4 +1,4 @@
-import { closeSync, openSync, readSync } from 'node:fs';
+import { readBoundedFile } from './bounded-file.ts';
 import { SwitchyardError } from './errors.ts';
 import { limits } from './limits.ts';
 import type { LinkTls } from './link.ts';
@@ -10,7 +10,7 @@ import type { LinkTls } from './link.ts';
  */
 export function readSecretFile(file: string, option: string): Uint8Array {
   try {
-    return readBounded(file);
+    return readBoundedFile(file, limits.secretFileBytesMax);
   } catch (error) {
     throw new SwitchyardError('invalid_request', `${option} ${file}: ${reasonOf(error as Error)}`, { cause: error });
   }
@@ -37,21 +37,6 @@ export function readTlsFiles(files: Record<'tlsCa' | 'tlsCert' | 'tlsKey', strin
     throw new SwitchyardError('invalid_request', '--tls-cert and --tls-key are needed together');
   const read = (file: string | null, option: string) => (file === null ? null : readSecretFile(file, option));
   return { ca: read(tlsCa, '--tls-ca'), cert: read(tlsCert, '--tls-cert'), key: read(tlsKey, '--tls-key'), serverName };
-}
-
-/** What a pipe or a device has is known only once it has been read. */
-function readBounded(file: string): Uint8Array {
-  const room = Buffer.alloc(limits.secretFileBytesMax + 1);
-  const descriptor = openSync(file, 'r');
-  let length = 0;
-  try {
-    for (let read = -1; read !== 0 && length < room.length; length += read)
-      read = readSync(descriptor, room, length, room.length - length, null);
-  } finally {
-    closeSync(descriptor);
-  }
-  if (length > limits.secretFileBytesMax) throw new Error(`has more than ${limits.secretFileBytesMax} bytes`);
-  return room.subarray(0, length);
 }
 
 /** "ENOENT: no such file or directory, open '…'" without what is said already. */

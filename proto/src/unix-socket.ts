@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto';
-import { readlinkSync, statSync, unlinkSync } from 'node:fs';
+import { readlinkSync, rmSync, statSync } from 'node:fs';
 import net from 'node:net';
 import os from 'node:os';
 import { SwitchyardError } from './errors.ts';
@@ -22,15 +22,18 @@ export function checkSocketPath(path: string): void {
  */
 export async function removeStaleSocket(path: string): Promise<void> {
   const found = statSync(path, { throwIfNoEntry: false });
-  if (found === undefined || !found.isSocket()) return;
-  const answered = await new Promise<boolean>((resolve) => {
+  if (found?.isSocket() && !(await someoneListens(path))) rmSync(path, { force: true });
+}
+
+/** Whether a process listens on a socket file; in doubt (no right to connect, a full queue) it does. */
+export function someoneListens(path: string): Promise<boolean> {
+  return new Promise((resolve) => {
     const probe = net.connect(path, () => {
       probe.destroy();
       resolve(true);
     });
-    probe.on('error', (error: NodeJS.ErrnoException) => resolve(error.code !== 'ECONNREFUSED'));
+    probe.on('error', ({ code }: NodeJS.ErrnoException) => resolve(code !== 'ECONNREFUSED' && code !== 'ENOENT'));
   });
-  if (!answered) unlinkSync(path);
 }
 
 /**

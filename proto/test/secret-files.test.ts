@@ -26,9 +26,9 @@ it.each([
   [
     'is longer than a secret can be',
     () => file('long', 'x'.repeat(limits.secretFileBytesMax + 1)),
-    `has more than ${limits.secretFileBytesMax} bytes`,
+    `it has more than ${limits.secretFileBytesMax} bytes`,
   ],
-  ['never ends', () => '/dev/zero', `has more than ${limits.secretFileBytesMax} bytes`],
+  ['never ends', () => '/dev/zero', `it has more than ${limits.secretFileBytesMax} bytes`],
 ])('a file that %s is refused by the name of the option', (_, make, why) => {
   const at = make();
   expect(() => readTokenFile(at, '--token-file')).toThrow(`--token-file ${at}: ${why}`);

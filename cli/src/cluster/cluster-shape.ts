@@ -1,7 +1,6 @@
 import type { Plan } from '@switchyard/proto';
-import { limits, parsePlan, SwitchyardError } from '@switchyard/proto';
+import { limits, parsePlan, readBoundedFile, SwitchyardError } from '@switchyard/proto';
 import { CommandFailure, exitStatus } from '../failure.ts';
-import { readTextFile } from '../terminal/text-file.ts';
 
 /** Which workers a cluster has: their names and nodes, in the order of the plan's indexes. */
 export interface ClusterShape {
@@ -57,7 +56,7 @@ export function clusterShape(request: ShapeRequest): ClusterShape {
 
 function readPlan(file: string): Plan {
   try {
-    return parsePlan(readTextFile(file, limits.planBytesMax));
+    return parsePlan(readBoundedFile(file, limits.planBytesMax).toString());
   } catch (error) {
     const message = `--plan ${file}: ${(error as Error).message}`;
     // A file that is there and holds no plan keeps the code that the catalogue has for it.

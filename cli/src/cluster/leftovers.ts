@@ -1,7 +1,7 @@
 import { lstatSync, readdirSync, rmSync } from 'node:fs';
-import net from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
+import { someoneListens } from '@switchyard/proto';
 import { controlSocket, processLives, runFolderPid } from './run-folder.ts';
 
 /** What a worker listens on that was told no address: see worker/src/process/flags.ts. */
@@ -28,15 +28,5 @@ export async function removeLeftovers(parent: string = os.tmpdir()): Promise<voi
 async function remove(entry: string, pid: number, socket: string): Promise<void> {
   const found = lstatSync(entry);
   const ours = found.uid === process.getuid?.() && (socket === entry ? found.isSocket() : found.isDirectory());
-  if (ours && !processLives(pid) && !(await answers(socket))) rmSync(entry, { recursive: true, force: true });
-}
-
-function answers(socket: string): Promise<boolean> {
-  return new Promise((resolve) => {
-    const probe = net.connect(socket, () => {
-      probe.destroy();
-      resolve(true);
-    });
-    probe.on('error', ({ code }: NodeJS.ErrnoException) => resolve(code !== 'ECONNREFUSED' && code !== 'ENOENT'));
-  });
+  if (ours && !processLives(pid) && !(await someoneListens(socket))) rmSync(entry, { recursive: true, force: true });
 }

@@ -1,3 +1,4 @@
+import { readBoundedFile } from '@switchyard/proto';
 import { Command, Option } from 'commander';
 import type { ApiClient } from '../api/client.ts';
 import type { ModelCard } from '../api/models.ts';
@@ -21,7 +22,6 @@ import { integerIn, integerList, numberIn } from '../terminal/option-values.ts';
 import { checkOutput, writeOutputs } from '../terminal/output-file.ts';
 import { startProgress } from '../terminal/progress.ts';
 import { counted } from '../terminal/quantity.ts';
-import { readTextFile } from '../terminal/text-file.ts';
 import { withTargetServer } from './bench-target.ts';
 import { checkUpFlags } from './bench-up-flags.ts';
 import { interruptSignal } from './interrupt.ts';
@@ -249,7 +249,7 @@ const textBytesMax = 256 * 1024 * 1024;
 
 function readText(file: string): string {
   try {
-    const text = readTextFile(file, textBytesMax);
+    const text = readBoundedFile(file, textBytesMax).toString();
     if (text === '') throw new Error('it is empty');
     return text;
   } catch (error) {

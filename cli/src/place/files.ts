@@ -8,14 +8,13 @@ import {
   parseCalibration,
   parseCertificate,
 } from '@switchyard/placement';
-import { limits, type Plan, parsePlan, parseTopology, SwitchyardError, type Topology } from '@switchyard/proto';
+import { limits, type Plan, parsePlan, parseTopology, readBoundedFile, SwitchyardError, type Topology } from '@switchyard/proto';
 import { CommandFailure, exitStatus } from '../failure.ts';
-import { readTextFile } from '../terminal/text-file.ts';
 import type { IdShape } from './option-values.ts';
 
 function readDocument(path: string, what: string): string {
   try {
-    return readTextFile(path, limits.planBytesMax);
+    return readBoundedFile(path, limits.planBytesMax).toString();
   } catch (error) {
     throw new CommandFailure(`cannot read the ${what} ${path}: ${(error as Error).message}`, { status: exitStatus.usage });
   }

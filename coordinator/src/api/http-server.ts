@@ -1,7 +1,7 @@
 import { chmodSync } from 'node:fs';
 import { createServer, type IncomingMessage, type Server, type ServerResponse, STATUS_CODES } from 'node:http';
 import type { AddressInfo, Socket } from 'node:net';
-import { type ErrorCode, SwitchyardError } from '@switchyard/proto';
+import { type ErrorCode, removeStaleSocket, SwitchyardError } from '@switchyard/proto';
 import { bounds } from '../bounds.ts';
 import { healthQuestion } from '../health/health-counters.ts';
 import { checkAdmin, traceRoute } from './admin-routes.ts';
@@ -10,7 +10,6 @@ import { closedSignal, type Exchange, requestId } from './exchange.ts';
 import { quoted } from './fields.ts';
 import { chatCompletions, chatInputTokens, completions } from './generation.ts';
 import { models, oneModel } from './model-routes.ts';
-import { removeAbandonedSocket } from './owner-socket.ts';
 import { sendError, sendJson } from './reply.ts';
 import type { Service } from './service.ts';
 import { detokenize, tokenize } from './token-routes.ts';
@@ -100,7 +99,7 @@ export async function listenHttp(service: Service, where: { host: string; port: 
   server.on('checkExpectation', (request, response) => server.emit('request', request, response));
   server.on('clientError', (error: NodeJS.ErrnoException, socket: Socket) => refuseBytes(service, error, socket));
   for (const { path } of routes) service.metrics.requests.expectRoute(path);
-  if (local) await removeAbandonedSocket(where.socket);
+  if (local) await removeStaleSocket(where.socket);
   await listening(server, where);
   if (local) chmodSync(where.socket, 0o600);
   const address = server.address();

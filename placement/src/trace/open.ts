@@ -1,6 +1,7 @@
-import { createReadStream, existsSync, readFileSync } from 'node:fs';
+import { createReadStream, existsSync } from 'node:fs';
 import { basename } from 'node:path';
 import { createGunzip } from 'node:zlib';
+import { readBoundedFile } from '@switchyard/proto';
 import { ByteStream } from './byte-stream.ts';
 import { type IdDumpShape, readIdDump } from './id-dump.ts';
 import { type LoadMatrix, readExpertPopularity, readLoadMatrix } from './load-matrix.ts';
@@ -117,7 +118,7 @@ function readShape(path: string): IdDumpShape {
       'missing: an id dump does not say its shape; write {"model","layers","topK","experts"} there, or give it (--shape 24x4x32)',
     );
   try {
-    const shape = JSON.parse(readFileSync(path, 'utf8')) as IdDumpShape | null;
+    const shape = JSON.parse(readBoundedFile(path, wholeFileBytesMax).toString()) as IdDumpShape | null;
     if (typeof shape === 'object' && shape !== null) return shape;
   } catch (error) {
     throw badTrace(path, 'file', (error as Error).message, error);

@@ -1,6 +1,6 @@
-import { existsSync, readFileSync, statSync } from 'node:fs';
+import { existsSync } from 'node:fs';
 import { gunzipSync } from 'node:zlib';
-import { limits, SwitchyardError, type TraceHeader } from '@switchyard/proto';
+import { limits, readBoundedFile, SwitchyardError, type TraceHeader } from '@switchyard/proto';
 
 /** A routing trace as it is replayed: by token, whoever chose what. */
 export interface ReplayTrace {
@@ -54,11 +54,8 @@ export function readReplayTrace(file: string): ReplayTrace {
 }
 
 function readBounded(file: string): Buffer {
-  let bytes: Buffer;
   try {
-    const { size } = statSync(file);
-    if (size > limits.replayTraceBytesMax) throw new Error(`${size} bytes; the limit is ${limits.replayTraceBytesMax}`);
-    bytes = readFileSync(file);
+    const bytes = readBoundedFile(file, limits.replayTraceBytesMax);
     return file.endsWith('.gz') ? gunzipSync(bytes, { maxOutputLength: limits.replayTraceBytesMax }) : bytes;
   } catch (error) {
     throw bad(file, `cannot be read: ${(error as Error).message}`);

@@ -16,20 +16,23 @@ export interface Draftable {
 const MARGIN = 1.25;
 
 /**
- * Decides how many guesses of each stream a decode step takes along: one more as long as it brings more tokens per millisecond than the step has without it. Where
- * round trips or shared weights are what a step takes, a row more is cheap and the second best chance is worth it; where rows are, none is.
+ * Decides how many guesses of each stream a decode step takes along: the likeliest one more as long as it brings more tokens per millisecond than the step has without
+ * it. Where round trips or shared weights are what a step takes, a row more is cheap and the second best chance is worth it; where rows are, none is.
  */
 export function decideDrafts(streams: readonly Draftable[], cost: Pick<StepCost, 'ms' | 'rowMs'>): void {
+  /** That each stream's next guess is right, with those before it. (streams) */
+  const next = Float64Array.from(streams, ({ guesses, chance }) => (guesses > 0 ? chance : 0));
+  for (const stream of streams) stream.proposed = 0;
   let rows = streams.length;
   let tokens = streams.length;
-  for (const stream of streams) {
-    stream.proposed = 0;
-    for (let chance = stream.chance; stream.proposed < stream.guesses; chance *= stream.chance) {
-      if (chance * cost.ms(rows) <= MARGIN * tokens * cost.rowMs) break;
-      stream.proposed++;
-      rows++;
-      tokens += chance;
-    }
+  for (;;) {
+    const best = next.reduce((found, chance, i) => (chance > next[found] ? i : found), 0);
+    if (!(next[best] * cost.ms(rows) > MARGIN * tokens * cost.rowMs)) return;
+    const stream = streams[best];
+    tokens += next[best];
+    rows++;
+    stream.proposed++;
+    next[best] = stream.proposed < stream.guesses ? next[best] * stream.chance : 0;
   }
 }
 

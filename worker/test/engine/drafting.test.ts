@@ -38,6 +38,25 @@ describe('decideDrafts', () => {
     expect(Math.max(...many(32))).toBe(0);
   });
 
+  test('takes the likeliest first, whoever came first', () => {
+    fc.assert(
+      fc.property(
+        fc.array(fc.record({ chance: fc.double({ min: 0, max: 1, noNaN: true }), guesses: fc.nat({ max: 8 }) }), { maxLength: 40 }),
+        fc.double({ min: 0, max: 100, noNaN: true }),
+        (list, fixedMs) => {
+          const counts = decided(
+            list.map(({ chance, guesses }) => stream(chance, guesses)),
+            fixedMs,
+            1,
+          );
+          const taken = list.flatMap(({ chance }, i) => (counts[i] > 0 ? [chance ** counts[i]] : []));
+          const left = list.flatMap(({ chance, guesses }, i) => (counts[i] < guesses ? [chance ** (counts[i] + 1)] : []));
+          expect(Math.min(1, ...taken)).toBeGreaterThanOrEqual(Math.max(0, ...left) - 1e-9);
+        },
+      ),
+    );
+  });
+
   test('takes all guesses before anything has been measured, and none of a stream without', () => {
     expect(decided([stream(0.5, 3), stream(0, 0)], 0, 0)).toEqual([0, 0]);
     expect(decided([stream(0.5, 3), stream(0.9, 0)], 5, 0)).toEqual([3, 0]);

@@ -5,6 +5,8 @@ export type Bytes = AsyncIterable<Uint8Array>;
 /** Longest line of a text format: one JSONL record or header. */
 const lineBytesMax = 16 * 1024 * 1024;
 
+const decoder = new TextDecoder();
+
 /** Reads exact counts and lines from chunks of any size. Holds one chunk and what is asked for. */
 export class ByteStream {
   private readonly chunks: AsyncIterator<Uint8Array>;
@@ -44,7 +46,7 @@ export class ByteStream {
     for (;;) {
       const end = this.held.indexOf(10, this.at + searched);
       if (end >= 0) {
-        const text = new TextDecoder().decode(this.held.subarray(this.at, end));
+        const text = decoder.decode(this.held.subarray(this.at, end));
         this.offset += end + 1 - this.at;
         this.at = end + 1;
         return text;
@@ -53,7 +55,7 @@ export class ByteStream {
       if (searched > lineBytesMax) throw badTrace(this.source, `byte ${this.offset}`, `a line is longer than ${lineBytesMax} bytes`);
       if (await this.fill(searched + 1)) continue;
       if (searched === 0) return null;
-      const text = new TextDecoder().decode(this.held.subarray(this.at));
+      const text = decoder.decode(this.held.subarray(this.at));
       this.offset += searched;
       this.at = this.held.length;
       return text;

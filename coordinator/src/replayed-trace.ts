@@ -1,6 +1,6 @@
 import { closeSync, openSync, readSync, statSync } from 'node:fs';
 import { constants, gunzipSync } from 'node:zlib';
-import { limits, type Plan, SwitchyardError, type TraceHeader } from '@switchyard/proto';
+import { limits, type Plan, parseTraceHeader, SwitchyardError, type TraceHeader } from '@switchyard/proto';
 
 /** A header is a few hundred bytes; one that lists every layer that a model may have, 8 KiB. */
 const HEADER_BYTES_MAX = 64 * 1024;
@@ -18,11 +18,11 @@ export function checkReplayedTrace(file: string, model: Plan['model'], topK: num
     const found = statSync(file);
     if (!found.isFile()) throw refuse('it is no file');
     if (found.size > limits.replayTraceBytesMax) throw refuse(`it has ${found.size} bytes; the limit is ${limits.replayTraceBytesMax}`);
-    header = readHeader(beginning(file));
+    header = parseTraceHeader(firstLine(file));
   } catch (error) {
     throw error instanceof SwitchyardError ? error : refuse((error as Error).message, error);
   }
-  if (header?.format !== 'switchyard-trace' || header.version !== 1 || !Array.isArray(header.moeLayers))
+  if (!Array.isArray(header?.moeLayers))
     throw refuse('it is no switchyard-trace of version 1; `switchyard trace convert` makes one of other formats');
   const [theirs, ours] = [
     [header.moeLayers.length, header.experts, header.topK],
@@ -31,22 +31,15 @@ export function checkReplayedTrace(file: string, model: Plan['model'], topK: num
   if (theirs !== ours) throw refuse(`it is of a model of ${theirs}; this one has ${ours}`);
 }
 
-function beginning(file: string): Buffer {
+function firstLine(file: string): string {
   const bytes = Buffer.alloc(HEADER_BYTES_MAX);
   const opened = openSync(file, 'r');
   try {
     const read = bytes.subarray(0, readSync(opened, bytes));
     // It ends in the midst of what was packed.
-    return file.endsWith('.gz') ? gunzipSync(read, { finishFlush: constants.Z_SYNC_FLUSH }) : read;
+    const text = file.endsWith('.gz') ? gunzipSync(read, { finishFlush: constants.Z_SYNC_FLUSH }) : read;
+    return text.subarray(0, Math.max(0, text.indexOf(10))).toString();
   } finally {
     closeSync(opened);
-  }
-}
-
-function readHeader(bytes: Buffer): Partial<TraceHeader> | null {
-  try {
-    return JSON.parse(bytes.subarray(0, Math.max(0, bytes.indexOf(10))).toString()) as Partial<TraceHeader> | null;
-  } catch {
-    return null;
   }
 }

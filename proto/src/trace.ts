@@ -24,6 +24,16 @@ export interface TraceHeader {
   createdAt: string;
 }
 
+/** The header in the first line of a trace, its other fields unchecked; null where a file begins as something else. */
+export function parseTraceHeader(line: string): Partial<TraceHeader> | null {
+  try {
+    const header = JSON.parse(line) as Partial<TraceHeader> | null;
+    return header?.format === 'switchyard-trace' && header.version === 1 ? header : null;
+  } catch {
+    return null;
+  }
+}
+
 export interface TraceSequence {
   sequence: number;
   domain: string | null;

@@ -1,6 +1,6 @@
 import type { HomeBalance } from './balanced-homes.ts';
 
-/** Swaps are tried among so many sequences at most: they are quadratic, and among more there is always one that can move alone. */
+/** Swaps are tried among so many sequences at most: they are quadratic, and among more there is hardly ever none that can move alone. */
 const SWAPPED_MAX = 3000;
 /** Candidates of one pair of homes that are looked at before each move, unless none of them helps: the cheapest per token may be too long for what is left to mend. */
 const LOOKED_AT = 16;

@@ -1,6 +1,6 @@
 import { existsSync } from 'node:fs';
 import { gunzipSync } from 'node:zlib';
-import { limits, readBoundedFile, SwitchyardError, type TraceHeader } from '@switchyard/proto';
+import { limits, parseTraceHeader, readBoundedFile, SwitchyardError, type TraceHeader } from '@switchyard/proto';
 
 /** A routing trace as it is replayed: by token, whoever chose what. */
 export interface ReplayTrace {
@@ -63,14 +63,8 @@ function readBounded(file: string): Buffer {
 }
 
 function readHeader(file: string, line: string): TraceHeader {
-  let header: Partial<TraceHeader> | null = null;
-  try {
-    header = JSON.parse(line) as Partial<TraceHeader> | null;
-  } catch {
-    // Said below.
-  }
-  if (header?.format !== 'switchyard-trace' || header.version !== 1)
-    throw bad(file, 'is no switchyard-trace of version 1; `switchyard trace convert` makes one of other formats');
+  const header = parseTraceHeader(line);
+  if (header === null) throw bad(file, 'is no switchyard-trace of version 1; `switchyard trace convert` makes one of other formats');
   const { moeLayers, experts, topK } = header;
   const fits = (value: unknown, max: number) => Number.isInteger(value) && (value as number) >= 1 && (value as number) <= max;
   if (!Array.isArray(moeLayers) || !fits(moeLayers.length, limits.moeLayersMax))

@@ -226,7 +226,10 @@ describe('TraceWriter', () => {
       writer.append(9, null, [position], [false], ids(0, 1, 2, 3));
     }
     const [file] = writer.files;
-    await becomes(() => contents(file).records.length === 4 * 13 && contents(file).sequences.length === 2);
+    // The file is there before its first line is.
+    await becomes(
+      () => readFileSync(file).includes(10) && contents(file).records.length === 4 * 13 && contents(file).sequences.length === 2,
+    );
     expect(statSync(`${file}.sequences.jsonl`).mode & 0o777).toBe(0o600);
     const opened = await openTrace(file);
     expect(opened.kind === 'routing' && opened.trace.sequences).toEqual([

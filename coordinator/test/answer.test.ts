@@ -17,7 +17,15 @@ const ids = (...tokens: string[]) => tokens.map((token) => words.indexOf(token))
 
 function answerOf(changes: Partial<AnswerSpec>) {
   const heard = { text: '', end: null as string | null };
-  const spec = { prompt: [0], stopStrings: [], stopTokens: [], minTokens: 0, skipSpecial: true, ...changes } as unknown as AnswerSpec;
+  const spec = {
+    prompt: [0],
+    prediction: [],
+    stopStrings: [],
+    stopTokens: [],
+    minTokens: 0,
+    skipSpecial: true,
+    ...changes,
+  } as unknown as AnswerSpec;
   const listener = {
     onPiece: (_: Answer, text: string) => {
       heard.text += text;

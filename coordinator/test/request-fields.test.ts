@@ -23,7 +23,7 @@ const chat = '/v1/chat/completions';
 
 interface Reply {
   status: number;
-  json: { choices?: unknown[]; error?: { code: string; message: string; param: string | null } };
+  json: { choices?: unknown[]; usage?: unknown; error?: { code: string; message: string; param: string | null } };
 }
 
 async function post(route: string, body: Record<string, unknown>): Promise<Reply> {
@@ -90,14 +90,52 @@ describe('min_tokens', () => {
 });
 
 describe('a prediction', () => {
-  it.each(['Call me', [{ type: 'text', text: 'Call me' }], ''])('changes nothing (%o)', async (content) => {
+  it.each(['Call me', [{ type: 'text', text: 'Call me' }], ''])('goes to the worker and is no part of the prompt (%o)', async (content) => {
     await start();
     const reply = post(chat, { prediction: { type: 'content', content }, max_tokens: 1 });
-    const { prompt } = (await worker.submits(1))[0];
+    const submit = (await worker.submits(1))[0];
     const without = post(chat, { max_tokens: 1 });
-    expect((await worker.submits(1))[0].prompt).toEqual(prompt);
+    expect((await worker.submits(1))[0]).toMatchObject({ prompt: submit.prompt, prediction: [] });
+    const spelled = await fetch(`${coordinator.url}/detokenize`, {
+      method: 'POST',
+      headers: { 'content-type': 'application/json' },
+      body: JSON.stringify({ tokens: Array.from(submit.prediction) }),
+    });
+    expect(await spelled.json()).toMatchObject({ prompt: content === '' ? '' : 'Call me' });
     await coordinator.close(0);
     await Promise.all([reply, without]);
+  });
+
+  it('is counted by what came of it, as the answer has it', async () => {
+    await start();
+    const reply = post(chat, { prediction: { type: 'content', content: 'Call me Ishmael. Some years ago' }, max_tokens: 9, n: 2 });
+    const submits = await worker.submits(2);
+    const predicted = Array.from(submits[0].prediction);
+    expect(predicted.length).toBeGreaterThan(4);
+    // One says all of it, the other nothing.
+    const said = [predicted, predicted.map((token) => token + 1)];
+    for (const [i, { request }] of submits.entries())
+      for (const [t, token] of said[i].entries())
+        worker.tokens({
+          request: [request],
+          token: [token],
+          finish: [t + 1 < predicted.length ? Finish.none : Finish.length],
+          cachedTokens: [0],
+        });
+    const counts = { accepted_prediction_tokens: predicted.length, rejected_prediction_tokens: predicted.length };
+    expect((await reply).json.usage).toMatchObject({ completion_tokens: 2 * predicted.length, completion_tokens_details: counts });
+  });
+
+  it('that no answer can be as long as is refused', async () => {
+    await start();
+    for (const [content, tokens] of [
+      [Array.from({ length: 1025 }, (_, i) => 'ab'[i % 2]).join(' '), /^the prediction has \d+ tokens; the context has 1024$/],
+      ['x'.repeat(200_000), /^the prediction has at least \d+ tokens; the context has 1024$/],
+    ] as const)
+      expect(await post(chat, { prediction: { type: 'content', content } })).toMatchObject({
+        status: 400,
+        json: { error: { code: 'context_length_exceeded', param: 'prediction', message: expect.stringMatching(tokens) } },
+      });
   });
 
   it.each([

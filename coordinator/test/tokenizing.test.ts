@@ -283,11 +283,16 @@ describe('the thread for long texts', () => {
   });
 
   it('gives up a text that takes too long, and goes on with the next', async () => {
-    const thread = new TextThread(modelDir, 1_500);
+    const thread = new TextThread(modelDir, 6_000);
     // Hours without a bound: white space is one word, and words are merged in steps.
-    const endless = encode(thread, text(20_000_000, ' '));
+    const [start, endless] = [text(1, 'Call me'), { kind: 'prediction' as const, text: ' '.repeat(20_000_000) }];
+    const stuck = thread.encode({ prompts: [start, endless], chars: 20_000_007, tokensMax: Number.POSITIVE_INFINITY });
     const next = encode(thread, text(10, 'Call me Ishmael. '));
-    await expect(endless).rejects.toMatchObject({ code: 'invalid_request', message: expect.stringContaining('longer than 1500 ms') });
+    await expect(stuck).rejects.toMatchObject({
+      code: 'invalid_request',
+      param: 'prediction',
+      message: expect.stringContaining('longer than 6000 ms'),
+    });
     expect(await next).toEqual(encoder.encode(text(10, 'Call me Ishmael. '), Number.POSITIVE_INFINITY));
     await thread.close();
   });

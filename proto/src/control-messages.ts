@@ -120,6 +120,7 @@ export interface Submit {
   traceId: string;
   reportRouting: boolean;
   replaySequence: number;
+  prediction: Column;
 }
 
 export interface Sampling {

@@ -111,6 +111,7 @@ const submit = message<Submit>('Submit', {
   traceId: [13, 'string'],
   reportRouting: [15, 'bool'],
   replaySequence: [14, 'uint32'],
+  prediction: [16, 'uint32[]'],
 });
 
 const cancel = message<Cancel>('Cancel', { request: [1, 'uint64'] });

@@ -17,6 +17,7 @@ export { availableCpus, memoriesBeside, parseCpuList } from './machine.ts';
 export * from './memory-transport.ts';
 export * from './nats-transport.ts';
 export * from './plan.ts';
+export { PredictedText } from './predicted-text.ts';
 export * from './replica-choice.ts';
 export { oncePerWish } from './same-wish.ts';
 export * from './secret-files.ts';

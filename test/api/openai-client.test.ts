@@ -182,6 +182,29 @@ describe('chat', () => {
     expect(second.usage!.prompt_tokens_details!.cached_tokens).toBeGreaterThan(100);
   });
 
+  it('counts what came of a prediction, and says the same with it', async () => {
+    const expected = await client.chat.completions.create({ ...greedy, max_tokens: 60 });
+    const text = expected.choices[0].message.content!;
+    for (const content of [text, [{ type: 'text' as const, text: text.replace(/ \S+/, ' something else') }]]) {
+      const asked = { ...greedy, max_tokens: 60, prediction: { type: 'content' as const, content } };
+      const told = await client.chat.completions.create(asked);
+      expect(told.choices).toEqual(expected.choices);
+      const { accepted_prediction_tokens: accepted, rejected_prediction_tokens: rejected } = told.usage!.completion_tokens_details!;
+      // Another spelling in tokens is possible, but for a few words of a text.
+      expect(accepted).toBeGreaterThan(30);
+      expect(rejected).toBeLessThan(25);
+      let streamed = '';
+      let usage: OpenAI.CompletionUsage | null | undefined;
+      for await (const chunk of await client.chat.completions.create({ ...asked, stream: true, stream_options: { include_usage: true } })) {
+        streamed += chunk.choices[0]?.delta.content ?? '';
+        usage = chunk.usage ?? usage;
+      }
+      expect(streamed).toBe(text);
+      expect(usage!.completion_tokens_details).toEqual(told.usage!.completion_tokens_details);
+    }
+    expect(expected.usage!.completion_tokens_details).toBeUndefined();
+  });
+
   it('says where it ran and why', async () => {
     const { response } = await client.chat.completions.create(greedy).withResponse();
     expect(response.headers.get('x-switchyard-home')).toMatch(/^n[01]w0; (prefix|least-loaded)$/);

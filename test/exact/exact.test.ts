@@ -195,6 +195,13 @@ function requestsFor(vocab: number, longest: number): Submit[] {
   ];
 }
 
+/** What a client may say that it expects. */
+const predictions = {
+  nothing: () => [],
+  this: (tokens: number[]) => tokens,
+  other: (tokens: number[]) => tokens.toSpliced(3, 2, 1, 2, 3),
+};
+
 const pause = (turns: number) => (turns === 0 ? Promise.resolve() : new Promise<void>((resolve) => setTimeout(resolve, turns)));
 
 describe.each([
@@ -243,14 +250,20 @@ describe.each([
     await fc.assert(
       fc.asyncProperty(
         layoutArbitrary(shape, longestBlocks, kernels),
-        fc.array(fc.tuple(fc.nat({ max: requests.length - 1 }), fc.nat(), fc.nat({ max: 2 })), { minLength: 4, maxLength: 10 }),
+        fc.array(
+          fc.tuple(fc.nat({ max: requests.length - 1 }), fc.nat(), fc.nat({ max: 2 }), fc.constantFrom('nothing', 'this', 'other')),
+          {
+            minLength: 4,
+            maxLength: 10,
+          },
+        ),
         async (layout, arrivals) => {
           const cluster = await startCluster(dir, numericClass, shape, layout);
           try {
             const running: Promise<Answer>[] = [];
-            for (const [which, home, wait] of arrivals) {
+            for (const [which, home, wait, expected] of arrivals) {
               // The same request may come several times: each time it is another one.
-              const submit = { ...requests[which], request: submitOf([]).request };
+              const submit = { ...requests[which], request: submitOf([]).request, prediction: predictions[expected](alone[which].tokens) };
               running.push(cluster.run(home % layout.nodes.length, submit));
               await pause(wait);
             }

@@ -264,6 +264,7 @@ export function submitOf(prompt: ArrayLike<number>, overrides: Partial<Submit> =
     traceId: '',
     reportRouting: false,
     replaySequence: 0,
+    prediction: [],
     ...overrides,
   };
 }

@@ -13,6 +13,8 @@ export interface Usage {
   promptTokens: number;
   completionTokens: number;
   cachedTokens: number;
+  /** Of what the client expected, and what of it did not come; null where it expected nothing in particular. */
+  predictedTokens: { accepted: number; rejected: number } | null;
 }
 
 /** A piece of one choice: text that is final, and the tokens that came since the last piece (empty when nobody asked). */
@@ -40,9 +42,13 @@ export interface AnswerFormat {
   reportChars(report: TokenReport): number;
 }
 
-export function usageJson({ promptTokens, completionTokens, cachedTokens }: Usage): string {
+export function usageJson({ promptTokens, completionTokens, cachedTokens, predictedTokens: predicted }: Usage): string {
   const total = promptTokens + completionTokens;
-  return `{"prompt_tokens":${promptTokens},"completion_tokens":${completionTokens},"total_tokens":${total},"prompt_tokens_details":{"cached_tokens":${cachedTokens}}}`;
+  const details =
+    predicted === null
+      ? ''
+      : `,"completion_tokens_details":{"accepted_prediction_tokens":${predicted.accepted},"rejected_prediction_tokens":${predicted.rejected}}`;
+  return `{"prompt_tokens":${promptTokens},"completion_tokens":${completionTokens},"total_tokens":${total},"prompt_tokens_details":{"cached_tokens":${cachedTokens}}${details}}`;
 }
 
 /** Tokens whose log-probabilities are written as one part: 40,000 characters with 20 alternatives each. */

@@ -92,14 +92,19 @@ export abstract class AnswerSet implements AnswerListener {
     let promptTokens = 0;
     let completionTokens = 0;
     let cachedTokens = 0;
+    let accepted = 0;
+    let predicted = 0;
     for (const answer of this.#answers) {
       completionTokens += answer.completionTokens;
+      accepted += answer.predicted?.met ?? 0;
+      predicted += answer.spec.prediction.length;
       // A prompt counts once, whatever n is.
       if (answer.index % this.#choicesPerPrompt > 0) continue;
       promptTokens += answer.spec.prompt.length;
       cachedTokens += answer.cachedTokens;
     }
-    return { promptTokens, completionTokens, cachedTokens };
+    const predictedTokens = predicted === 0 ? null : { accepted, rejected: Math.max(0, predicted - accepted) };
+    return { promptTokens, completionTokens, cachedTokens, predictedTokens };
   }
 
   /** The client has gone: workers stop. */

@@ -27,13 +27,15 @@ export function readConversation(fields: Fields, template: ChatTemplate | null):
   };
 }
 
-/** What a client expects of the answer. Guesses are made from the text itself and change nothing, so it has no effect; what is none is refused all the same. */
-export function checkPrediction(fields: Fields): void {
+/** What a client expects of the answer, for workers to guess from; null: it does not say. @throws SwitchyardError `invalid_request` */
+export function readPrediction(fields: Fields): string | null {
   const given = fields.object('prediction');
-  if (given === null) return;
+  if (given === null) return null;
   const prediction = new Fields(given, 'prediction');
   if (prediction.oneOf('type', ['content']) === null) throw prediction.invalid('type', 'is missing; "content" is needed');
-  if (readContent(prediction) === null) throw prediction.invalid('content', 'is missing');
+  const content = readContent(prediction);
+  if (content === null) throw prediction.invalid('content', 'is missing');
+  return content;
 }
 
 function readMessage(parent: Fields, value: unknown, index: number, template: ChatTemplate | null): TemplateMessage {

@@ -1,12 +1,12 @@
 import { limits } from '@switchyard/proto';
 import type { ChatTemplate, Conversation } from '../tokenizing/chat-template.ts';
-import { checkPrediction, readConversation } from './chat-messages.ts';
+import { readConversation, readPrediction } from './chat-messages.ts';
 import { type Fields, shown } from './fields.ts';
 import type { GenerationRequest } from './generation-request.ts';
 import { type ModelBounds, readCommonFields, refuseUnsupported } from './sampling-fields.ts';
 import { readStreamFields } from './stream-fields.ts';
 
-type ChatRequest = Omit<GenerationRequest, 'prompts'> & { conversation: Conversation };
+type ChatRequest = Omit<GenerationRequest, 'prompts' | 'prediction'> & { conversation: Conversation; predictedText: string | null };
 
 /** POST /v1/chat/completions. @throws SwitchyardError `invalid_request` */
 export function readChatRequest(fields: Fields, model: ModelBounds, template: ChatTemplate | null): ChatRequest {
@@ -21,8 +21,8 @@ export function readChatRequest(fields: Fields, model: ModelBounds, template: Ch
   const wantLogprob = fields.flag('logprobs') ?? false;
   const topLogprobs = fields.whole('top_logprobs', 0, limits.topLogprobsMax) ?? 0;
   if (topLogprobs > 0 && !wantLogprob) throw fields.invalid('top_logprobs', `is ${topLogprobs} without logprobs: true`);
-  checkPrediction(fields);
+  const predictedText = readPrediction(fields);
   fields.ignore('reasoning_effort', 'verbosity', 'web_search_options', 'include_reasoning');
   const promptField = 'messages';
-  return { common, streaming, conversation, promptField, echo: null, wantLogprob, topLogprobs };
+  return { common, streaming, conversation, predictedText, promptField, echo: null, wantLogprob, topLogprobs };
 }

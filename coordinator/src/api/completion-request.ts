@@ -4,7 +4,7 @@ import type { GenerationRequest } from './generation-request.ts';
 import { checkToken, type ModelBounds, readCommonFields, refuseUnsupported } from './sampling-fields.ts';
 import { readStreamFields } from './stream-fields.ts';
 
-export type CompletionRequest = Omit<GenerationRequest, 'prompts' | 'echo'> & {
+export type CompletionRequest = Omit<GenerationRequest, 'prompts' | 'prediction' | 'echo'> & {
   prompts: (string | number[])[];
   echo: boolean;
   addSpecialTokens: boolean;

@@ -1,6 +1,7 @@
 import { SwitchyardError } from '@switchyard/proto';
 import { DetailedError } from '../detailed-error.ts';
 import type { AnswerSpec } from '../requests/answer.ts';
+import { predictionTooLong } from '../tokenizing/prompt-text.ts';
 import type { CommonSpec } from './sampling-fields.ts';
 import { samplingOfChoice } from './sampling-fields.ts';
 import type { StreamOptions } from './stream-fields.ts';
@@ -10,6 +11,8 @@ export interface GenerationRequest {
   common: CommonSpec;
   streaming: StreamOptions;
   prompts: number[][];
+  /** What the client expects of each answer; empty: nothing in particular. */
+  prediction: number[];
   /** The field that the prompts came in. */
   promptField: 'messages' | 'prompt';
   /** What is echoed before each answer, per prompt; null: nothing. */
@@ -32,12 +35,14 @@ interface Caller {
  * answer can be as long as is asked
  */
 export function answerSpecs(request: GenerationRequest, caller: Caller, contextMax: number): AnswerSpec[] {
-  const { common } = request;
+  const { common, prediction } = request;
+  if (prediction.length > contextMax) throw predictionTooLong(String(prediction.length), contextMax);
   return request.prompts.flatMap((prompt) => {
     const maxTokens = checkContext(prompt.length, request, contextMax);
     checkMinTokens(common, maxTokens);
     return Array.from({ length: common.n }, (_, choice) => ({
       prompt,
+      prediction,
       maxTokens,
       minTokens: common.minTokens,
       sampling: samplingOfChoice(common.sampling, choice),

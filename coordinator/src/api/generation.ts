@@ -3,6 +3,7 @@ import { randomBytes } from 'node:crypto';
 import { SwitchyardError } from '@switchyard/proto';
 import { bounds } from '../bounds.ts';
 import { Answer } from '../requests/answer.ts';
+import type { PromptText } from '../tokenizing/prompt-text.ts';
 import type { EncodeOptions } from '../tokenizing/tokenizing.ts';
 import type { AnswerFormat, AnswerFrame } from './answer-format.ts';
 import { readJsonBody } from './body.ts';
@@ -24,11 +25,13 @@ const unknownFields = new UnknownFields();
 /** POST /v1/chat/completions */
 export async function chatCompletions(service: Service, exchange: Exchange): Promise<void> {
   const fields = await readFields(service, exchange);
-  const { conversation, ...rest } = readChatRequest(fields, service.model, service.tokenizing.template);
+  const { conversation, predictedText, ...rest } = readChatRequest(fields, service.model, service.tokenizing.template);
   unknownFields.log(service.log, exchange, fields);
   checkReady(service, exchange);
-  const prompt = await service.tokenizing.encode({ kind: 'conversation', conversation }, encodeOptions(service, exchange));
-  const request: GenerationRequest = { ...rest, prompts: [prompt] };
+  const texts: PromptText[] = [{ kind: 'conversation', conversation }];
+  if (predictedText !== null) texts.push({ kind: 'prediction', text: predictedText });
+  const [prompt, prediction = []] = await service.tokenizing.encodeAll(texts, encodeOptions(service, exchange));
+  const request: GenerationRequest = { ...rest, prompts: [prompt], prediction };
   const frame = answerFrame(service, `chatcmpl-${randomBytes(12).toString('hex')}`);
   const { wantLogprob, common } = request;
   const promptIds = common.returnTokenIds ? prompt : null;
@@ -45,7 +48,7 @@ export async function completions(service: Service, exchange: Exchange): Promise
   const echo = read.echo
     ? read.prompts.map((prompt) => (typeof prompt === 'string' ? prompt : service.tokenizing.pieces.text(prompt)))
     : null;
-  const request: GenerationRequest = { ...read, prompts, echo };
+  const request: GenerationRequest = { ...read, prompts, prediction: [], echo };
   const frame = answerFrame(service, `cmpl-${randomBytes(12).toString('hex')}`);
   const format = new CompletionFormat(frame, service.tokenTexts, {
     wantLogprob: request.wantLogprob,

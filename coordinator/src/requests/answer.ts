@@ -1,4 +1,4 @@
-import { Finish, type PromptLogprobs, type Sampling, type SwitchyardError, type TopLogprobs } from '@switchyard/proto';
+import { Finish, PredictedText, type PromptLogprobs, type Sampling, type SwitchyardError, type TopLogprobs } from '@switchyard/proto';
 import { StopStrings } from '../tokenizing/stop-strings.ts';
 import { TextStream, type TokenPieces } from '../tokenizing/text-stream.ts';
 import type { HomeChoice } from './home-choice.ts';
@@ -7,6 +7,8 @@ import { noTraffic, type TrafficSum } from './traffic.ts';
 /** What one sequence is asked for. */
 export interface AnswerSpec {
   prompt: number[];
+  /** What its client expects of it; empty: nothing in particular. */
+  prediction: number[];
   maxTokens: number;
   minTokens: number;
   sampling: Sampling;
@@ -79,6 +81,8 @@ export class Answer {
   firstTokenMs = 0;
   lastTokenMs = 0;
   completionTokens = 0;
+  /** How much of what was expected has come; null where nothing was. */
+  readonly predicted: PredictedText | null;
   cachedTokens = 0;
   /** Not yet taken by the listener. */
   reports: TokenReport[] = [];
@@ -103,6 +107,7 @@ export class Answer {
     this.#pieces = pieces;
     this.#specialIds = specialIds;
     this.#stream = new TextStream(pieces);
+    this.predicted = spec.prediction.length > 0 ? new PredictedText(spec.prediction) : null;
     this.#stops = spec.stopStrings.length === 0 ? null : new StopStrings(spec.stopStrings, spec.includeStop);
   }
 
@@ -142,6 +147,7 @@ export class Answer {
    */
   accept(token: number, finish: number, logprob: number | null, top: TopLogprobs | null): boolean {
     this.completionTokens++;
+    this.predicted?.push(token);
     if (this.spec.returnTokenIds) this.ids.push(token);
     if (logprob !== null) this.reports.push({ token, logprob, top, offset: this.#offset });
     const piece = this.#shown(token, finish) ? this.#stream.push(token) : '';

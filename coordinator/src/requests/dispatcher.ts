@@ -396,6 +396,7 @@ export class Dispatcher {
       traceId: spec.traceId,
       reportRouting: this.#mayMove(answer),
       replaySequence: spec.replaySequence === null ? 0 : spec.replaySequence + 1,
+      prediction: spec.prediction,
     };
     try {
       this.#membership.submit(place, submit);

@@ -10,11 +10,14 @@ import type { TokenizerFolder } from './tokenizer-folder.ts';
 export type PromptText =
   | { kind: 'conversation'; conversation: Conversation }
   /** `controls`: control tokens in the text are read as such. */
-  | { kind: 'text'; text: string; addSpecialTokens: boolean; controls: boolean };
+  | { kind: 'text'; text: string; addSpecialTokens: boolean; controls: boolean }
+  /** What a client expects of an answer. */
+  | { kind: 'prediction'; text: string };
 
 /** The field of a request that the prompt came in. */
-export function fieldOf({ kind }: PromptText): 'messages' | 'prompt' {
-  return kind === 'conversation' ? 'messages' : 'prompt';
+export function fieldOf({ kind }: PromptText): 'messages' | 'prompt' | 'prediction' {
+  if (kind === 'conversation') return 'messages';
+  return kind === 'text' ? 'prompt' : 'prediction';
 }
 
 /** Turns prompts into token ids: the checkpoint's tokenizer and chat template together. */
@@ -37,19 +40,22 @@ export class PromptEncoder {
    */
   encode(prompt: PromptText, tokensMax: number): number[] {
     if (prompt.kind === 'conversation') return this.#encodeConversation(prompt.conversation, tokensMax);
+    this.#checkLength(prompt.text, tokensMax, fieldOf(prompt));
+    // A control token that it names takes effect only if the model chooses it.
+    if (prompt.kind === 'prediction') return this.tokenizer.encodePrompt(prompt.text, false);
     const { text, addSpecialTokens, controls } = prompt;
-    this.#checkLength(text, tokensMax, fieldOf(prompt));
     return controls ? this.tokenizer.encodePrompt(text, addSpecialTokens) : this.tokenizer.encodeText(text, addSpecialTokens);
   }
 
   /** No token stands for more bytes than the longest one. */
-  #checkLength(text: string, tokensMax: number, field: string): void {
+  #checkLength(text: string, tokensMax: number, field: ReturnType<typeof fieldOf>): void {
     const atLeast = Math.ceil(text.length / this.#longestTokenBytes);
-    if (atLeast > tokensMax)
-      throw new DetailedError('context_length_exceeded', `the prompt has at least ${atLeast} tokens; the context has ${tokensMax}`, field, {
-        n_prompt_tokens: atLeast,
-        n_ctx: tokensMax,
-      });
+    if (atLeast <= tokensMax) return;
+    if (field === 'prediction') throw predictionTooLong(`at least ${atLeast}`, tokensMax);
+    throw new DetailedError('context_length_exceeded', `the prompt has at least ${atLeast} tokens; the context has ${tokensMax}`, field, {
+      n_prompt_tokens: atLeast,
+      n_ctx: tokensMax,
+    });
   }
 
   #encodeConversation(conversation: Conversation, tokensMax: number): number[] {
@@ -80,9 +86,15 @@ export class PromptEncoder {
   }
 }
 
+/** No answer can be as long as what is expected of it. */
+export function predictionTooLong(tokens: string, contextMax: number): SwitchyardError {
+  const message = `the prediction has ${tokens} tokens; the context has ${contextMax}`;
+  return new DetailedError('context_length_exceeded', message, 'prediction', { n_ctx: contextMax });
+}
+
 /** Characters of the prompt, a conversation's about as JSON has them: numbers and brackets are work for a template too. */
 export function promptChars(prompt: PromptText): number {
-  if (prompt.kind === 'text') return prompt.text.length;
+  if (prompt.kind !== 'conversation') return prompt.text.length;
   const { messages, tools, variables } = prompt.conversation;
   return jsonChars([messages, tools, variables], 0);
 }

@@ -3,7 +3,7 @@ import { SwitchyardError } from '@switchyard/proto';
 import { bounds } from '../bounds.ts';
 import { DetailedError } from '../detailed-error.ts';
 import { startThread } from '../thread.ts';
-import { fieldOf, type PromptText } from './prompt-text.ts';
+import { fieldOf, type PromptText, promptChars } from './prompt-text.ts';
 import type { TokenizeJob, TokenizeResult } from './tokenizing-thread.ts';
 import { takeNext, type WaitingText } from './waiting-order.ts';
 
@@ -109,7 +109,7 @@ export class TextThread {
     this.#thread = null;
     running?.reject(
       new SwitchyardError('invalid_request', `the text of ${running.chars} characters takes longer than ${this.#msMax} ms to tokenise`, {
-        param: fieldOf(running.job.prompts[0]),
+        param: fieldOf(longestOf(running.job.prompts)),
       }),
     );
     this.#next();
@@ -142,4 +142,8 @@ export class TextThread {
 
 function nobodyWaits(): SwitchyardError {
   return new SwitchyardError('cancelled', 'the client has gone');
+}
+
+function longestOf(prompts: readonly PromptText[]): PromptText {
+  return prompts.reduce((longest, prompt) => (promptChars(prompt) > promptChars(longest) ? prompt : longest));
 }

@@ -1,4 +1,5 @@
-import { HitRates } from './hit-rates.ts';
+import type { PredictedText } from '@switchyard/proto';
+import { HitRates, PREDICTED } from './hit-rates.ts';
 import { findRepetition, MATCH_MAX } from './prompt-lookup.ts';
 
 /** Of a stream's own guesses the latest ten or so count. */
@@ -10,29 +11,49 @@ export class Draft {
   /** How many of them the next step is to check, and how many the running step does. */
   proposed = 0;
   checked = 0;
-  /** Tokens alike before them and where they were found. */
-  private match = 0;
+  /** Tokens alike before them and where they were found, or PREDICTED. */
+  private ground = 0;
   private readonly own: HitRates;
   private readonly all: HitRates;
+  private readonly predicted: PredictedText | null;
 
-  /** @param all what guesses of all streams have come to: what this one believes until it has guessed itself */
-  constructor(all: HitRates) {
+  /**
+   * @param all what guesses of all streams have come to: what this one believes until it has guessed itself
+   * @param predicted what its client expects, told of every token that was chosen; null: nothing
+   */
+  constructor(all: HitRates, predicted: PredictedText | null) {
     this.all = all;
     this.own = new HitRates(MEMORY, all);
+    this.predicted = predicted;
   }
 
   /** That the first guess is right, and each next one where those before it are. */
   get chance(): number {
-    return this.own.of(this.match);
+    return this.own.of(this.ground);
   }
 
-  /** Writes up to `count` guesses behind the `length` tokens, for which there is room: what followed the last ones earlier; none where they are new. */
+  /**
+   * Writes up to `count` guesses behind the `length` tokens, for which there is room: what the client expects, else what followed the last tokens earlier; none
+   * where they are new.
+   */
   make(tokens: Int32Array, length: number, count: number): void {
-    const found = count > 0 ? findRepetition(tokens, length) : null;
-    this.guesses = found === null ? 0 : count;
-    this.match = found?.match ?? 0;
+    this.guesses = 0;
+    if (count <= 0 || this.takeExpected(tokens, length, count)) return;
+    const found = findRepetition(tokens, length);
+    this.ground = found?.match ?? 0;
+    if (found === null) return;
+    this.guesses = count;
     // One by one, for guesses may follow guesses: a text that repeats itself all the time.
-    if (found !== null) for (let i = 0; i < count; i++) tokens[length + i] = tokens[found.next + i];
+    for (let i = 0; i < count; i++) tokens[length + i] = tokens[found.next + i];
+  }
+
+  private takeExpected(tokens: Int32Array, length: number, count: number): boolean {
+    const expected = this.predicted?.expected(count);
+    if (expected === undefined || expected.length === 0) return false;
+    tokens.set(expected, length);
+    this.guesses = expected.length;
+    this.ground = PREDICTED;
+    return true;
   }
 
   /**
@@ -41,9 +62,9 @@ export class Draft {
    */
   judge(right: boolean): void {
     if (this.guesses === 0) return;
-    this.own.add(this.match, right);
-    this.all.add(this.match, right);
+    this.own.add(this.ground, right);
+    this.all.add(this.ground, right);
     this.guesses = right ? this.guesses - 1 : 0;
-    this.match = Math.min(this.match + 1, MATCH_MAX);
+    if (this.ground < MATCH_MAX) this.ground++;
   }
 }

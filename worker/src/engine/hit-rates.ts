@@ -1,17 +1,22 @@
 import { MATCH_MAX } from './prompt-lookup.ts';
 
+/** What a guess rests on: so many tokens alike (up to MATCH_MAX), or this, that its client expects it. */
+export const PREDICTED = MATCH_MAX + 1;
+
 /** As if nobody had guessed yet: one in three is right. */
 const RATE_AT_FIRST = 1 / 3;
+/** Who says what to expect knows something. */
+const PREDICTED_AT_FIRST = 2 / 3;
 /** What is believed at first counts like so many guesses: one that was right by chance must not start a row of wrong ones. */
 const TRIES_AT_FIRST = 4;
 
-/** How many of the latest guesses behind so many tokens alike were right. */
+/** How many of the latest guesses on each ground were right. */
 export class HitRates {
   private readonly memory: number;
   private readonly prior: HitRates | null;
-  /** (MATCH_MAX + 1) */
-  private readonly tries = new Float64Array(MATCH_MAX + 1);
-  private readonly hits = new Float64Array(MATCH_MAX + 1);
+  /** (PREDICTED + 1) */
+  private readonly tries = new Float64Array(PREDICTED + 1);
+  private readonly hits = new Float64Array(PREDICTED + 1);
 
   /**
    * @param memory what a guess leaves of the weight of those before it
@@ -22,15 +27,15 @@ export class HitRates {
     this.prior = prior;
   }
 
-  of(match: number): number {
-    if (this.tries[match] > 0) return this.hits[match] / this.tries[match];
-    return this.prior?.of(match) ?? RATE_AT_FIRST;
+  of(ground: number): number {
+    if (this.tries[ground] > 0) return this.hits[ground] / this.tries[ground];
+    return this.prior?.of(ground) ?? (ground === PREDICTED ? PREDICTED_AT_FIRST : RATE_AT_FIRST);
   }
 
-  add(match: number, right: boolean): void {
-    const tries = this.tries[match] || TRIES_AT_FIRST;
-    const hits = this.of(match) * tries;
-    this.tries[match] = tries * this.memory + 1;
-    this.hits[match] = hits * this.memory + Number(right);
+  add(ground: number, right: boolean): void {
+    const tries = this.tries[ground] || TRIES_AT_FIRST;
+    const hits = this.of(ground) * tries;
+    this.tries[ground] = tries * this.memory + 1;
+    this.hits[ground] = hits * this.memory + Number(right);
   }
 }

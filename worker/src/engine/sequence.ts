@@ -1,4 +1,4 @@
-import type { Submit, SwitchyardError } from '@switchyard/proto';
+import { PredictedText, type Submit, type SwitchyardError } from '@switchyard/proto';
 import type { BlockPool } from '../kv/block-pool.ts';
 import { TokenHistory } from '../sample/token-history.ts';
 import { Draft } from './draft.ts';
@@ -32,6 +32,8 @@ export class Sequence implements Schedulable {
   tokens: Int32Array;
   length: number;
   readonly draft: Draft;
+  /** Null where its client expects nothing in particular. */
+  private readonly predicted: PredictedText | null;
   computed = 0;
   /** Tokens computed or in a running step, and how many running steps have some of them. */
   scheduled = 0;
@@ -67,7 +69,8 @@ export class Sequence implements Schedulable {
     this.scope = scope;
     this.ropeVariant = ropeVariant;
     this.pool = pool;
-    this.draft = new Draft(hitRates);
+    this.predicted = request.prediction.length > 0 ? new PredictedText(request.prediction) : null;
+    this.draft = new Draft(hitRates, this.predicted);
     this.tokens = new Int32Array(this.promptLength + Math.min(request.maxTokens, 256));
     this.tokens.set(request.prompt);
     this.length = this.promptLength;
@@ -121,6 +124,7 @@ export class Sequence implements Schedulable {
     this.draft.judge(guessed);
     this.tokens[this.length++] = token;
     this.history?.add(token);
+    this.predicted?.push(token);
     return guessed;
   }
 

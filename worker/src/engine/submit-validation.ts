@@ -10,7 +10,7 @@ const sizeMax = 1e100;
  * @param capacity tokens that one sequence may have
  */
 export function validateSubmit(request: Submit, vocab: number, capacity: number): SwitchyardError | null {
-  const { prompt, sampling } = request;
+  const { prompt, prediction, sampling } = request;
   if (prompt.length === 0) return invalid('prompt', 'has no tokens; at least 1 is needed');
   if (prompt.length + Math.min(request.maxTokens, 1) > capacity) {
     const message = `the prompt has ${prompt.length} tokens; with room for one more the limit is ${capacity}`;
@@ -18,6 +18,9 @@ export function validateSubmit(request: Submit, vocab: number, capacity: number)
   }
   const badToken = firstOutside(prompt, vocab);
   if (badToken >= 0) return invalid('prompt', `token ${badToken} is ${prompt[badToken]}; the vocabulary has ${vocab}`);
+  if (prediction.length > capacity) return invalid('prediction', `has ${prediction.length} tokens; the limit is ${capacity}`);
+  const badPredicted = firstOutside(prediction, vocab);
+  if (badPredicted >= 0) return invalid('prediction', `token ${badPredicted} is ${prediction[badPredicted]}; the vocabulary has ${vocab}`);
   const badStop = firstOutside(request.stopTokens, vocab);
   if (badStop >= 0) return invalid('stopTokens', `entry ${badStop} is ${request.stopTokens[badStop]}; the vocabulary has ${vocab}`);
   if (request.logprobs > limits.topLogprobsMax) return invalid('logprobs', `is ${request.logprobs}; the limit is ${limits.topLogprobsMax}`);

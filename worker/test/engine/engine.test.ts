@@ -26,6 +26,11 @@ const requestArbitrary = fc
     logprobs: fc.constantFrom(0, 3),
     promptLogprobs: fc.boolean(),
     tenant: fc.constantFrom('a', 'b'),
+    prediction: fc.oneof(
+      fc.constant([]),
+      fc.array(fc.nat({ max: 96 }), { maxLength: 50 }),
+      fc.constant(Array.from({ length: 40 }, (_, i) => i % 8)),
+    ),
   })
   .map(({ prompt, temperature, topK, topP, frequencyPenalty, seed, ...rest }) =>
     submitOf(prompt, { ...rest, sampling: { ...submitOf([]).sampling, temperature, topK, topP, frequencyPenalty, seed } }),

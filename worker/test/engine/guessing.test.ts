@@ -89,6 +89,42 @@ describe('guessing next tokens', () => {
     await cluster.close();
   });
 
+  test('what a client expects is guessed from its first token on, and where it is wrong costs only rows', async () => {
+    const cluster = await startToys({ plan: alone, draftMax: 8 });
+    const { counters } = cluster.workers[0];
+    const { sampling } = submitOf([]);
+    // Hot, so that the text repeats nothing that could be guessed from it.
+    const spoken = { maxTokens: 60, wantLogprob: true, sampling: { ...sampling, temperature: 1e6, seed: 11n } };
+    const plain = submitOf([5, 6], spoken);
+    const [answer] = await runAlone([plain]);
+    const run = async (prediction: readonly number[]) => {
+      const before = { ...counters };
+      expect(await cluster.run(0, submitOf([5, 6], { ...spoken, prediction }))).toEqual(answer);
+      return { steps: counters.steps - before.steps, accepted: counters.draftTokensAccepted - before.draftTokensAccepted };
+    };
+    expect(await run([])).toEqual({ steps: 60, accepted: 0 });
+    const right = await run(answer.tokens);
+    expect(right.accepted).toBeGreaterThan(45);
+    expect(right.steps).toBe(60 - right.accepted);
+    // A passage of it is another: found again behind.
+    expect((await run(answer.tokens.toSpliced(20, 10, 1, 2, 3))).accepted).toBeGreaterThan(30);
+    expect((await run(answer.tokens.map((token) => (token + 1) % 97))).accepted).toBe(0);
+    await cluster.close();
+  });
+
+  test('a prediction that is no text of this model is refused', async () => {
+    const cluster = await startToys({ plan: alone, draftMax: 8 });
+    for (const [prediction, message] of [
+      [[1, 97], 'prediction token 1 is 97; the vocabulary has 97'],
+      [Array(5000).fill(1), 'prediction has 5000 tokens; the limit is '],
+    ] as const)
+      expect((await cluster.run(0, submitOf([1], { prediction }))).error).toMatchObject({
+        code: 'invalid_request',
+        message: expect.stringContaining(message),
+      });
+    await cluster.close();
+  });
+
   test('leaves logprobs of prompts alone, also where a last chunk has one token', async () => {
     const cluster = await startToys({ plan: alone, shape: { habits: true }, maxBatchRows: 5, draftMax: 4 });
     const submits = [6, 11].map((length) =>

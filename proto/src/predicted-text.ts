@@ -1,0 +1,49 @@
+/** Positions that are looked through on either side of the last right one: some microseconds where nothing is found. */
+const WINDOW = 8192;
+
+/**
+ * Follows an answer through the text that its client expects of it (a "predicted output"), which may come with passages changed, left out or added. Which token it
+ * expects next is a function of the two texts alone: a worker guesses by it, and the coordinator counts what came as expected, by the same rule.
+ */
+export class PredictedText {
+  /** Tokens that came as expected. */
+  met = 0;
+  private readonly tokens: Int32Array;
+  /** Position of the token that is expected; the length where none is. */
+  private at = 0;
+  /** Behind the last token that came as expected: where the answer is looked for once it has gone its own way. */
+  private anchor = 0;
+  private last = -1;
+
+  constructor(tokens: ArrayLike<number>) {
+    this.tokens = Int32Array.from(tokens);
+  }
+
+  get length(): number {
+    return this.tokens.length;
+  }
+
+  /** The tokens that are expected, at most `count`. */
+  expected(count: number): Int32Array {
+    return this.tokens.subarray(this.at, this.at + count);
+  }
+
+  /** The answer's next token. */
+  push(token: number): void {
+    const expected = this.at < this.length && this.tokens[this.at] === token;
+    if (expected) {
+      this.met++;
+      this.anchor = ++this.at;
+    } else this.at = this.behind(this.last, token);
+    this.last = token;
+  }
+
+  /** The position behind the pair: the next one after the anchor, else the latest before it; the length where there is none. */
+  private behind(first: number, second: number): number {
+    const { tokens, anchor } = this;
+    const isPair = (i: number) => tokens[i] === second && tokens[i - 1] === first;
+    for (let i = Math.max(1, anchor), end = Math.min(this.length, anchor + WINDOW); i < end; i++) if (isPair(i)) return i + 1;
+    for (let i = Math.min(anchor, this.length) - 1, end = Math.max(1, anchor - WINDOW); i >= end; i--) if (isPair(i)) return i + 1;
+    return this.length;
+  }
+}

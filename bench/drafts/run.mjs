@@ -2,20 +2,17 @@
 // it has not seen; greedy and sampled.
 //   node bench/drafts/run.mjs [--layouts 1x1,2x2,4@1000,4@250] [--batches 1,8,32] [--temperatures 0,0.8] [--rounds 4] [--out bench/results/drafts]
 // Half of the rounds are measured with the one server started first, half with the other: of two alike one may be faster all its life, for where its memory lies.
-// A layout is NODESxWORKERS on this machine, or HOSTS@MBIT: a host each, with 0.25 ms between them, in a test bed that needs root and iproute2.
-import { execFile } from 'node:child_process';
-import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+// For layouts: layouts.mjs.
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
-import { parseArgs, promisify } from 'node:util';
-import { startBed } from '../../test/hosts/bed/bed.mjs';
-import { startCluster } from '../../test/hosts/bed/cluster.mjs';
+import { parseArgs } from 'node:util';
 import { commandOf } from '../command.mjs';
-import { onHosts } from '../hosts/workloads.mjs';
 import { atEnd } from '../leftovers.mjs';
 import { median } from '../median.mjs';
-import { startServer } from '../peers/servers.mjs';
 import { warmUp } from '../warm-up.mjs';
+import { nameOf, startLayout } from './layouts.mjs';
+import { unseenPieces } from './unseen-text.mjs';
 
 const root = path.resolve(path.dirname(new URL(import.meta.url).pathname), '../..');
 const cli = path.join(root, 'cli/dist/main.js');
@@ -31,57 +28,12 @@ const { values: flags } = parseArgs({
   },
 });
 const numbers = (list) => list.split(',').map(Number);
-const draftMaxOf = { none: 0, guessing: 8 };
+const draftMaxOf = { none: 0, guessing: 16 };
 
 const folder = mkdtempSync(path.join(os.tmpdir(), 'switchyard-drafts-'));
 atEnd(() => rmSync(folder, { recursive: true, force: true }));
 const text = path.join(folder, 'text.txt');
-const heldOut = path.join(model, 'held-out');
-const texts = readdirSync(heldOut).filter((name) => name.endsWith('.txt'));
-/** A piece of each domain in turn. */
-const pieces = texts.map((name) => readFileSync(path.join(heldOut, name), 'utf8').match(/[\s\S]{1,900}/g));
-writeFileSync(
-  text,
-  Array.from({ length: 400 }, (_, i) => pieces[i % pieces.length][Math.floor(i / pieces.length) % pieces[i % pieces.length].length]).join(
-    '\n',
-  ),
-);
-
-/** Starts a server of each kind, in that order. `run` starts a program where it reaches them. */
-async function startLayout(layout, kinds) {
-  const bed = /^(\d+)@(\d+)$/.exec(layout);
-  if (bed !== null) return startOnHosts(Number(bed[1]), Number(bed[2]), kinds);
-  const [nodes, workers] = layout.split('x');
-  const servers = {};
-  for (const [i, kind] of kinds.entries()) {
-    const extra = ['--nodes', nodes, '--workers-per-node', workers, '--draft-max', draftMaxOf[kind]];
-    servers[kind] = await startServer('switchyard', { model, port: 8960 + i, threads: 1, extra }, path.join(folder, `${kind}.log`));
-  }
-  const run = async (args) => (await promisify(execFile)(process.execPath, args.map(String), { maxBuffer: 1 << 26 })).stdout;
-  return { servers, run, stop: async () => Promise.all(Object.values(servers).map(({ stop }) => stop())) };
-}
-
-async function startOnHosts(hosts, rateMbit, kinds) {
-  const bed = await startBed({ hosts, rateMbit, delayMicros: 250 });
-  const servers = {};
-  try {
-    for (const [number, kind] of kinds.entries()) {
-      const coordinatorFlags = ['--draft-max', draftMaxOf[kind]];
-      servers[kind] = await startCluster(bed, { model, plan: onHosts(model, hosts), coordinatorFlags, number });
-    }
-  } catch (error) {
-    await bed.stop();
-    throw error;
-  }
-  return {
-    servers,
-    run: (args) => bed.run(0, process.execPath, args),
-    stop: async () => {
-      for (const { stop } of Object.values(servers)) await stop();
-      await bed.stop();
-    },
-  };
-}
+writeFileSync(text, unseenPieces(model, 400).join('\n'));
 
 let seed = 0;
 const cells = flags.layouts
@@ -103,7 +55,9 @@ function newCell(layout, temperature, batch) {
 
 /** Half of the rounds of every cell of a layout. */
 async function measureLayout(layout, kinds) {
-  const { servers, run, stop } = await startLayout(layout, kinds);
+  const draftMaxes = kinds.map((kind) => draftMaxOf[kind]);
+  const { servers: started, run, stop } = await startLayout(layout, { model, draftMaxes, folder });
+  const servers = Object.fromEntries(kinds.map((kind, i) => [kind, started[i]]));
   const load = async (kind, batch, temperature, own) => {
     const lengths = ['--prompt-tokens', 128, '--output-tokens', flags['output-tokens'], '--requests', Math.max(16, 2 * batch)];
     const how = ['--concurrency', batch, '--temperature', temperature, '--seed', own];
@@ -154,10 +108,6 @@ function report() {
       ratios: cell.speeds.guessing.map((speed, i) => speed / cell.speeds.none[i]),
       tokensPerStep: cell.generated / (cell.generated - cell.right),
     }));
-  const named = (layout) =>
-    layout.includes('@')
-      ? layout.replace(/(\d+)@(\d+)/, '$1 hosts, $2 Mb/s, 0.25 ms one way')
-      : layout.replace(/(\d+)x(\d+)/, '$1 x $2 workers, one machine');
   const command = commandOf('bench/drafts/run.mjs', flags);
   const lines = [
     '# Guessing next tokens: the bundled model on text that it has not seen',
@@ -169,7 +119,7 @@ function report() {
     ...measured.map(({ layout, temperature, batch, speeds, ratios, drafted, right, tokensPerStep }) => {
       const share = drafted === 0 ? '' : `${right} of ${drafted}`;
       const ratio = `${median(ratios).toFixed(2)}x (${Math.min(...ratios).toFixed(2)} to ${Math.max(...ratios).toFixed(2)})`;
-      return `| ${named(layout)} | ${temperature} | ${batch} | ${median(speeds.none).toFixed(0)} | ${median(speeds.guessing).toFixed(0)} | ${ratio} | ${share} | ${tokensPerStep.toFixed(2)} |`;
+      return `| ${nameOf(layout)} | ${temperature} | ${batch} | ${median(speeds.none).toFixed(0)} | ${median(speeds.guessing).toFixed(0)} | ${ratio} | ${share} | ${tokensPerStep.toFixed(2)} |`;
     }),
     '',
     `\`${command}\`; ${os.cpus().length} x ${os.cpus()[0].model}, ${new Date().toISOString().slice(0, 10)}.`,

@@ -1,6 +1,6 @@
 // How each system is told to guess next tokens from what stands in the text already (prompt lookup), or not to: the same lengths for all. A system named
 // `NAME+ngram` is NAME told to do it.
-const lengths = { matchMin: 2, matchMax: 4, tokens: 8 };
+const lengths = { matchMin: 2, matchMax: 4, tokens: 16 };
 const suffix = '+ngram';
 
 const flagsOf = {

@@ -55,7 +55,7 @@ export const options = {
   maxSequences: option(whole(1, limits.requestsRunningMax), 64, 'N', 'sequences that one worker runs at a time'),
   draftMax: option(
     whole(0, limits.draftMax),
-    8,
+    16,
     'TOKENS',
     'tokens that a stream may guess from its own text for one step to check; 0: none',
   ),

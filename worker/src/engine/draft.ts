@@ -2,8 +2,8 @@ import type { PredictedText } from '@switchyard/proto';
 import { HitRates, PREDICTED } from './hit-rates.ts';
 import { findRepetition, MATCH_MAX } from './prompt-lookup.ts';
 
-/** Of a stream's own guesses the latest ten or so count. */
-const MEMORY = 0.9;
+/** Of a stream's own guesses the latest thirty or so count: fewer, and the luckiest of many streams would be taken for the likeliest. */
+const MEMORY = 0.97;
 
 /** What a stream guesses of its next tokens. The guesses themselves stand behind its known tokens. */
 export class Draft {

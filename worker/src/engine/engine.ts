@@ -59,9 +59,6 @@ const COALESCE_MS = 1;
 /** A step expected to take longer is run layer by layer with a turn of the event loop between, so that heartbeats and cancels are served meanwhile. */
 const LONG_STEP_MS = 250;
 
-/** Of the guesses of all streams the latest five hundred or so count. */
-const GUESS_MEMORY = 0.998;
-
 /** Share of the blocks that admission leaves free. */
 const WATERMARK = 0.01;
 
@@ -81,8 +78,7 @@ export class Engine {
   private readonly readout: Readout;
   /** Null where nothing is guessed. */
   private readonly drafting: Drafting | null;
-  /** Of the guesses of all streams. */
-  private readonly hitRates = new HitRates(GUESS_MEMORY);
+  private readonly hitRates = HitRates.ofWorker();
   private readonly lanes: readonly StepLane[];
   private readonly decision: StepDecision;
   /** Tokens of one sequence at most: what the model and the cache can hold. */

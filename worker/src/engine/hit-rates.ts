@@ -9,6 +9,8 @@ const RATE_AT_FIRST = 1 / 3;
 const PREDICTED_AT_FIRST = 2 / 3;
 /** What is believed at first counts like so many guesses: one that was right by chance must not start a row of wrong ones. */
 const TRIES_AT_FIRST = 4;
+/** Of the guesses of all streams of a worker the latest five hundred or so count. */
+const WORKER_MEMORY = 0.998;
 
 /** How many of the latest guesses on each ground were right. */
 export class HitRates {
@@ -17,6 +19,11 @@ export class HitRates {
   /** (PREDICTED + 1) */
   private readonly tries = new Float64Array(PREDICTED + 1);
   private readonly hits = new Float64Array(PREDICTED + 1);
+
+  /** Of the guesses of all streams. */
+  static ofWorker(): HitRates {
+    return new HitRates(WORKER_MEMORY);
+  }
 
   /**
    * @param memory what a guess leaves of the weight of those before it

@@ -12,12 +12,16 @@ function sequence(length: number, scheduled: number, overrides: Partial<Schedula
 
 /** `kept` running sequences stay, for it is always the last ones that go; `rows` are theirs, then those of the admitted. */
 function decide(running: Schedulable[], waiting: Schedulable[], free: number, work: LaneWork = 'all', bounds = limits) {
-  const out: StepDecision = { rows: new Int32Array(2 * limits.sequences), preempted: new Uint8Array(limits.sequences), admitted: 0 };
+  // As the decision before may have left it.
+  const rowsBefore = new Int32Array(2 * limits.sequences).fill(7);
+  const out: StepDecision = { rows: rowsBefore, preempted: new Uint8Array(limits.sequences).fill(1), admitted: 3 };
   const cost = (s: Schedulable) => ({ blocks: Math.ceil(s.length / limits.blockTokens), cached: s.scheduled });
   decideStep(work, running, waiting, free, bounds, cost, out);
-  const gone = out.preempted.indexOf(1);
+  const preempted = [...out.preempted.slice(0, running.length)];
+  const gone = preempted.indexOf(1);
   const kept = gone < 0 ? running.length : gone;
-  expect([...out.preempted.slice(0, running.length)]).toEqual(running.map((s, i) => Number(i >= kept && s.inFlight === 0)));
+  expect(preempted).toEqual(running.map((s, i) => Number(i >= kept && s.inFlight === 0)));
+  expect(running.filter((_, i) => preempted[i] === 1 && out.rows[i] !== 0)).toEqual([]);
   const rows = [...out.rows.slice(0, kept), ...out.rows.slice(running.length, running.length + out.admitted)];
   return { kept, admitted: out.admitted, rows };
 }
@@ -25,6 +29,16 @@ function decide(running: Schedulable[], waiting: Schedulable[], free: number, wo
 describe('decideStep', () => {
   test('decodes go first, prompts share what is left in order', () => {
     expect(decide([sequence(30, 4), sequence(9, 8), sequence(20, 0)], [], 10)).toEqual({ kept: 3, admitted: 0, rows: [15, 1, 0] });
+  });
+
+  test('the last row goes to a stream, else to a prompt, and nobody is admitted without one', () => {
+    const two = { ...limits, rows: 2 };
+    expect(decide([sequence(9, 8), sequence(5, 4), sequence(5, 4)], [], 9, 'all', two).rows).toEqual([1, 1, 0]);
+    expect(decide([sequence(9, 8), sequence(8, 0), sequence(8, 0)], [], 9, 'all', two).rows).toEqual([1, 1, 0]);
+    expect(decide([sequence(9, 8), sequence(5, 4)], [sequence(4, 0)], 9, 'all', two)).toEqual({ kept: 2, admitted: 0, rows: [1, 1] });
+    const twoLogits = { ...limits, logitRows: 2 };
+    expect(decide([sequence(9, 8), sequence(5, 4), sequence(5, 4)], [], 9, 'all', twoLogits).rows).toEqual([1, 1, 0]);
+    expect(decide([sequence(9, 8), sequence(5, 4)], [sequence(4, 0)], 9, 'all', twoLogits)).toEqual({ kept: 2, admitted: 0, rows: [1, 1] });
   });
 
   test('waiting sequences are admitted in order while rows and blocks last', () => {
@@ -44,6 +58,14 @@ describe('decideStep', () => {
   test('the youngest is preempted for the oldest, and nobody is admitted then', () => {
     const needy = sequence(9, 8, { blockCount: 2 });
     expect(decide([needy, sequence(5, 4), sequence(5, 4)], [sequence(1, 0)], 0)).toEqual({ kept: 2, admitted: 0, rows: [1, 1] });
+    // A prompt as well, however much it leaves.
+    expect(decide([needy, sequence(30, 4)], [sequence(1, 0)], 0)).toEqual({ kept: 1, admitted: 0, rows: [1] });
+  });
+
+  test('nobody is preempted for blocks that are free, or that nobody needs', () => {
+    const needy = sequence(9, 8, { blockCount: 2 });
+    expect(decide([needy, sequence(5, 4)], [], 1)).toEqual({ kept: 2, admitted: 0, rows: [1, 1] });
+    expect(decide([sequence(9, 8), sequence(5, 4)], [], 0)).toEqual({ kept: 2, admitted: 0, rows: [1, 1] });
   });
 
   test('one that cannot grow even alone steps back', () => {
@@ -60,6 +82,10 @@ describe('decideStep', () => {
     expect(decide([judged(40)], [], 20, 'all', wide).rows).toEqual([32]);
     expect(decide([sequence(9, 8), judged(40)], [judged(40), sequence(4, 0)], 40, 'all', wide).rows).toEqual([1, 8, 0, 4]);
     expect(decide([sequence(9, 9, { inFlight: 1 }), judged(40)], [], 20, 'prefill', wide).rows).toEqual([0, 8]);
+    // What they share is for all of them; other prompts have their own logits, and are no streams.
+    expect(decide([sequence(9, 8), judged(40), sequence(4, 0)], [], 40, 'all', wide).rows).toEqual([1, 8, 4]);
+    expect(decide([sequence(9, 8)], [judged(40), judged(40)], 40, 'all', wide).rows).toEqual([1, 8, 0]);
+    expect(decide([judged(20), sequence(4, 0)], [], 40, 'all', wide).rows).toEqual([20, 4]);
   });
 
   test('the decode lane takes single tokens, the lanes of prompts take chunks, also of a prompt whose last chunk is in a step', () => {
@@ -67,6 +93,12 @@ describe('decideStep', () => {
     expect(decide(running, [sequence(4, 0)], 10, 'decode')).toEqual({ kept: 4, admitted: 0, rows: [1, 0, 0, 0] });
     expect(decide(running.slice(1), [sequence(4, 0)], 10, 'prefill')).toEqual({ kept: 3, admitted: 0, rows: [16, 0, 0] });
     expect(decide(running.slice(2), [sequence(4, 0)], 10, 'prefill')).toEqual({ kept: 2, admitted: 1, rows: [10, 0, 4] });
+  });
+
+  test('a last chunk of one token is a decode, and due when the chunks before it are computed', () => {
+    for (const work of ['decode', 'prefill'] as const) expect(decide([sequence(21, 20, { inFlight: 1 })], [], 10, work).rows).toEqual([0]);
+    expect(decide([sequence(21, 20)], [], 10, 'prefill').rows).toEqual([0]);
+    expect(decide([sequence(21, 20)], [], 10, 'decode').rows).toEqual([1]);
   });
 
   test('what is in a step is not preempted, and one that cannot grow meanwhile waits', () => {
@@ -91,6 +123,8 @@ describe('decideStep', () => {
     expect(decide([guessing(5)], [], 1, 'decode').rows).toEqual([3]);
     expect(decide([guessing(5)], [], 2, 'decode').rows).toEqual([6]);
     expect(decide([guessing(5), guessing(5), guessing(5)], [], 9, 'decode').rows).toEqual([6, 1, 1]);
+    expect(decide([guessing(5), guessing(5)], [], 2, 'decode', { ...limits, logitRows: 16 }).rows).toEqual([6, 3]);
+    expect(decide([guessing(1)], [], 9, 'decode', { ...limits, logitRows: 2 }).rows).toEqual([2]);
     expect(decide([guessing(5), sequence(20, 12)], [], 9).rows).toEqual([1, 8]);
     expect(decide([guessing(5)], [sequence(4, 0)], 9).rows).toEqual([1, 4]);
     // Nobody is admitted for want of blocks: guesses take no block either, but what is at hand.

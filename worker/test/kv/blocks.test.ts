@@ -19,9 +19,11 @@ describe('BlockPool', () => {
   test('a shared block is free only after its last holder', () => {
     const pool = new BlockPool(2, () => {});
     const block = pool.take();
+    expect(pool.isExclusive(block)).toBe(true);
     pool.share(block);
+    expect(pool.isExclusive(block)).toBe(false);
     pool.release(block);
-    expect(pool.free).toBe(1);
+    expect([pool.free, pool.isExclusive(block), pool.isFree(block)]).toEqual([1, true, false]);
     pool.release(block);
     expect(pool.free).toBe(2);
     expect(() => pool.release(block)).toThrow(/free already/);
@@ -94,15 +96,60 @@ describe('PrefixCache', () => {
     expect(cache.find('a', prompt, 5, out)).toBe(1);
   });
 
+  test('a block whose hash is taken stays private, and whoever looks for it finds no other', () => {
+    const out = new Int32Array(8);
+    const [one, other] = [tokens(1, 2, 3, 4, 0), tokens(4_824_655, 129_598_877, 3, 4, 0)];
+    for (const [kept, lost] of [
+      [one, other],
+      [other, one],
+    ]) {
+      const cache = new PrefixCache(8, 2);
+      const above = cache.publish('a', 0, kept, 0, 0).serial;
+      const { serial, kept: published } = cache.publish('a', 0, lost, 0, 1);
+      expect(published).toBe(false);
+      expect(serial).not.toBe(above);
+      expect(cache.publish('a', above, kept, 2, 2).kept).toBe(true);
+      // What follows the lost one has a place of its own, which no search reaches.
+      cache.publish('a', serial, lost, 2, 3);
+      expect([cache.find('a', kept, 5, out), ...out.slice(0, 2)]).toEqual([2, 0, 2]);
+      expect(cache.find('a', lost, 5, out)).toBe(0);
+    }
+  });
+
+  test('remembers no scope of which no block is left', () => {
+    const cache = new PrefixCache(8, 2);
+    const { scopes } = cache as unknown as { scopes: Map<string, unknown> };
+    const prompt = tokens(1, 2, 3, 4);
+    const first = cache.publish('a', 0, prompt, 0, 0).serial;
+    cache.publish('a', first, prompt, 2, 1);
+    cache.publish('a', 0, tokens(5, 6), 0, 2);
+    cache.publish('b', 0, prompt, 0, 3);
+    for (const [block, left] of [
+      [1, ['a', 'b']],
+      [2, ['a', 'b']],
+      [3, ['a']],
+      [0, []],
+    ] as const) {
+      cache.forget(block);
+      expect([...scopes.keys()]).toEqual(left);
+    }
+    // A block forgotten once is nobody's: its next content is.
+    cache.publish('c', first, prompt, 2, 0);
+    cache.forget(0);
+    expect(cache.find('a', tokens(1, 2, 3), 3, new Int32Array(8))).toBe(0);
+  });
+
   test('finds exactly the longest prefix that some published sequence shares', () => {
     const sequence = fc.array(fc.integer({ min: 0, max: 2 }), { minLength: 1, maxLength: 12 });
     fc.assert(
-      fc.property(fc.array(sequence, { minLength: 1, maxLength: 6 }), sequence, (published, wanted) => {
+      fc.property(fc.array(sequence, { minLength: 1, maxLength: 6 }), sequence, fc.boolean(), (published, wanted, downwards) => {
         const cache = new PrefixCache(64, 2);
-        let block = 0;
+        let blocks = 0;
+        const nextBlock = () => (downwards ? 63 - blocks++ : blocks++);
         for (const list of published) {
           let parent = 0;
-          for (let at = 0; at + 2 <= list.length; at += 2) parent = cache.publish('t', parent, Int32Array.from(list), at, block++).serial;
+          for (let at = 0; at + 2 <= list.length; at += 2)
+            parent = cache.publish('t', parent, Int32Array.from(list), at, nextBlock()).serial;
         }
         const most = Math.floor((wanted.length - 1) / 2);
         let longest = 0;

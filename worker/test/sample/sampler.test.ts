@@ -54,10 +54,11 @@ function chooseSlowly(logits: Float32Array, { sampling, history, masked, index }
   return kept.at(-1)!;
 }
 
-// Quarters, so that sums of masses are the only inexact numbers and ties are frequent.
+// Quarters, so that sums of masses are the only inexact numbers; of few values, so that ties are frequent, or of many. Any but the first two may be impossible.
 const logitsArbitrary = fc
-  .array(fc.integer({ min: -60, max: 60 }), { minLength: 2, maxLength: 80 })
-  .map((xs) => Float32Array.from(xs, (x) => x / 4));
+  .constantFrom(2, 60)
+  .chain((max) => fc.array(fc.integer({ min: -max - 1, max }), { minLength: 2, maxLength: 80, size: 'max' }).map((xs) => ({ max, xs })))
+  .map(({ max, xs }) => Float32Array.from(xs, (x, i) => (x < -max && i > 1 ? Number.NEGATIVE_INFINITY : x / 4)));
 
 describe('Sampler', () => {
   test('greedy takes the largest logit, the lower id of equals', () => {
@@ -99,12 +100,13 @@ describe('Sampler', () => {
           bias: fc.constantFrom(0, -100, 3, 100),
         }),
         fc.array(fc.nat(), { maxLength: 20 }),
+        fc.boolean(),
         fc.nat({ max: 1000 }),
-        (logits, { bias, ...params }, past, index) => {
+        (logits, { bias, ...params }, past, masked, index) => {
           const history = new TokenHistory([0]);
           for (const token of past) history.add(token % logits.length);
           const sampling: Sampling = { ...params, biasToken: bias === 0 ? [] : [1], biasValue: bias === 0 ? [] : [bias] };
-          const choice: Choice = { sampling, history, masked: past.length > 10 ? [0] : [], index };
+          const choice: Choice = { sampling, history, masked: masked ? [0] : [], index };
           const sampler = new Sampler(logits.length);
           expect(sampler.choose(logits, 0, choice)).toBe(chooseSlowly(logits, choice));
           expect(sampler.choose(logits, 0, choice)).toBe(chooseSlowly(logits, choice));

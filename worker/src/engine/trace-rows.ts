@@ -4,7 +4,7 @@ import type { StepBatch } from './step-batch.ts';
 
 /**
  * The routing of the batch's rows: which experts each chose, layer by layer. Positions that were traced before (recomputed after preemption) are left out, and guesses
- * that turned out wrong: `computed` of the sequences must not count them.
+ * that turned out wrong: `computed` of the sequences must not count them; and abandoned requests, whose numbers may be those of others by now.
  */
 export function traceRows(batch: StepBatch, model: ModelLane, topK: number): TraceRows | null {
   const request: number[] = [];
@@ -12,7 +12,7 @@ export function traceRows(batch: StepBatch, model: ModelLane, topK: number): Tra
   const generated: boolean[] = [];
   const row: number[] = [];
   batch.sequences.forEach((sequence, s) => {
-    if (sequence.failure !== null) return;
+    if (sequence.failure !== null || sequence.abandoned) return;
     const first = batch.native.seqRow[s];
     const end = batch.native.seqRow[s + 1];
     for (let r = first; r < end; r++) {

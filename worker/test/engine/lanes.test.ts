@@ -171,6 +171,26 @@ test('what ends while a step waits for rows is told at once: a refusal, and a ca
   await cluster.close();
 });
 
+test('what an abandoned request still has in a step is not traced: its number may be that of another by now', async () => {
+  const gate = new Gate();
+  const { cluster, ran } = await start(gate);
+  const [{ engine, open, traced }] = cluster.workers;
+  engine.tracing = true;
+  await cluster.run(0, submitOf([1], { maxTokens: 1 }));
+  const before = traced.length;
+  ran.length = 0;
+  gate.shut = true;
+  void cluster.run(0, long);
+  while (ran.length === 0) await new Promise((resolve) => setImmediate(resolve));
+  engine.abandonAll();
+  open.clear();
+  gate.open();
+  while (engine.workPending) await new Promise((resolve) => setImmediate(resolve));
+  expect([before, traced.length]).toEqual([1, 1]);
+  expect(engine.residency.pool.used).toBe(0);
+  await cluster.close();
+});
+
 test('the lane of decodes has a row for every sequence, and those of one that guesses', () => {
   const [decodes, prompts] = laneRows({ maxBatchRows: 512, maxSequences: 4, draftMax: 8 });
   expect([decodes, prompts]).toEqual([12, 256]);

@@ -63,8 +63,9 @@ export function readRope(config: ConfigReader, rotated: number, interleaved: boo
   if (rotated < 2 || rotated % 2 !== 0)
     throw badCheckpoint(config.path, `rotary embedding of ${rotated} dims: pairs need an even number, 2 at least`);
   const rope = { rotated, interleaved, ...variantsOf(settings, rotated, divisors) };
+  // At the last position, too: a frequency may be a number and what it has turned by then none.
   for (const { frequencies, magnitude } of rope.variants)
-    if (!Number.isFinite(magnitude) || !frequencies.every(Number.isFinite))
+    if (!Number.isFinite(magnitude) || !frequencies.every((f) => Number.isFinite(f * settings.maxContext)))
       throw badCheckpoint(config.path, 'rope settings give angles that are not finite', 'rope_parameters');
   return rope;
 }

@@ -68,6 +68,16 @@ describe('rope settings', () => {
     const both = { rope_parameters: { rope_type: 'default', rope_theta: 10_000 } };
     await expect(logits('gpt_oss', both)).rejects.toThrow(/"rope_scaling" is .*, not absent/);
   });
+
+  test.each([
+    // One that is no number at once, and one that is none from the second position on.
+    { short_factor: [1, 1, 1, 1e-320, 1, 1, 1, 1] },
+    { short_factor: [1e-308, 1, 1, 1, 1, 1, 1, 1] },
+    { original_max_position_embeddings: 1, long_mscale: undefined },
+  ])('whose angles are not finite are refused: %o', async (change) => {
+    const settings = { original_max_position_embeddings: undefined, rope_scaling: { ...openedRope('phimoe'), ...change } };
+    await expect(logits('phimoe', settings)).rejects.toThrow('rope settings give angles that are not finite');
+  });
 });
 
 function openedRope(folder: string): Settings {

@@ -71,12 +71,12 @@ describe('Sampler', () => {
     expect(sampler.choose(Float32Array.of(9, 0, 0, 1), 2, { sampling: greedy, history: null, masked: [], index: 0 })).toBe(1);
   });
 
-  test('a row without numbers is an error that says so', () => {
+  test.each([0, 1])('a row without numbers is an error that says so at temperature %d', (temperature) => {
     const sampler = new Sampler(3);
     const choose =
       (...row: number[]) =>
       () =>
-        sampler.choose(Float32Array.from(row), 0, { sampling: greedy, history: null, masked: [], index: 0 });
+        sampler.choose(Float32Array.from(row), 0, { sampling: { ...greedy, temperature }, history: null, masked: [], index: 0 });
     const infinite = Number.NEGATIVE_INFINITY;
     expect(choose(infinite, infinite, infinite)).toThrow(/largest of 3 logits is -Infinity/);
     expect(choose(1, Number.POSITIVE_INFINITY, 2)).toThrow(/largest of 3 logits is Infinity/);
@@ -114,6 +114,25 @@ describe('Sampler', () => {
       ),
       { numRuns: 1500, seed: 4 },
     );
+  });
+
+  test.each([
+    [{ topP: 0 }, [1]],
+    [{ topP: 0.25 }, [1]],
+    [{ topP: 0.26 }, [1, 2]],
+    [{ topP: 0.5 }, [1, 2]],
+    [{ topP: 0.75 }, [1, 2, 4]],
+    [{ topP: 0.76 }, [1, 2, 4, 5]],
+    [{ topK: 3 }, [1, 2, 4]],
+    [{ topK: 4, topP: 0.5 }, [1, 2]],
+    [{ minP: 1 }, [1, 2, 4, 5]],
+    [{ minP: 1, topK: 1 }, [1]],
+  ])('of tokens alike, and impossible ones, %o leaves the fewest that reach it, the lower ids', (limits, left) => {
+    const sampler = new Sampler(6);
+    const logits = Float32Array.from([0, 1, 1, 0, 1, 1], (possible) => (possible === 1 ? 2 : Number.NEGATIVE_INFINITY));
+    const sampling = { ...greedy, temperature: 1, seed: 5n, ...limits };
+    const chosen = Array.from({ length: 100 }, (_, index) => sampler.choose(logits, 0, { sampling, history: null, masked: [], index }));
+    expect([...new Set(chosen)].sort()).toEqual(left);
   });
 
   test('frequencies follow the softmax', () => {

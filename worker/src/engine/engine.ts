@@ -277,6 +277,8 @@ export class Engine {
       await lane.runSegments(ahead, finish);
     } catch (error) {
       this.failBatch(lane, error);
+      // What keeps behind this step would overtake those before it, which may have the beginning of its sequences.
+      await ahead?.passed(lane.model.moe.length);
       finish();
     }
     this.wake();

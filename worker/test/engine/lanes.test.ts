@@ -1,7 +1,7 @@
 import { Finish, MemoryNetwork, type Plan, parseFrame, promptLanes, type Transport } from '@switchyard/proto';
 import { expect, test } from 'vitest';
 import { laneRows } from '../../src/engine/lanes.ts';
-import { InProcessCluster, submitOf } from '../in-process-cluster.ts';
+import { type Answer, InProcessCluster, submitOf } from '../in-process-cluster.ts';
 import { toyModel, toyNative } from './toy-model.ts';
 
 const shape = { experts: 4, topK: 2, moeLayers: 2, kvBlocks: 200, maxRows: 256, maxSequences: 8, maxLogitRows: 8, maxContext: 512 };
@@ -37,9 +37,10 @@ class Gate {
     };
   }
 
-  open(): void {
+  /** What leaves from now on goes through, and what waited but for the first `kept` frames. */
+  open(kept = 0): void {
     this.shut = false;
-    for (const send of this.held.splice(0)) send();
+    for (const send of this.held.splice(kept)) send();
   }
 }
 
@@ -149,6 +150,38 @@ test('a prompt whose first chunk has no logits ends once, when none of its chunk
   for (let i = 0; i < 50; i++) await new Promise((resolve) => setImmediate(resolve));
   expect(ran.length).toBe(before);
   expect(engine.residency.pool.used).toBe(0);
+  await cluster.close();
+});
+
+test('steps behind one that failed keep behind those before it', async () => {
+  const gate = new Gate();
+  const { cluster, ran } = await start(gate);
+  const [{ engine }] = cluster.workers;
+  const { lanes } = (engine as unknown as { model: ReturnType<typeof toyModel> }).model;
+  const prompts = [0, 1, 2].map((first) => submitOf([first, ...long.prompt.slice(0, 127)], { maxTokens: 1, wantLogprob: true }));
+  const alone: Answer[] = [];
+  for (const prompt of prompts) alone.push(await cluster.run(0, { ...prompt, request: prompt.request + 200_000 }));
+  ran.length = 0;
+  gate.shut = true;
+  const run = lanes[2].runSegment.bind(lanes[2]);
+  lanes[2].runSegment = () => {
+    lanes[2].runSegment = run;
+    throw new Error('out of memory');
+  };
+  const answers = Promise.all(prompts.map((prompt) => cluster.run(0, prompt)));
+  const turns = async () => {
+    for (let i = 0; i < 200; i++) await new Promise((resolve) => setImmediate(resolve));
+  };
+  await turns();
+  // The rows of the first step stay away, whoever else's come back.
+  gate.open(1);
+  await turns();
+  gate.open();
+  const [first, second, third] = await answers;
+  expect([first, third]).toEqual([alone[0], alone[2]]);
+  expect(second.error).toEqual({ code: 'internal', message: 'the step failed: out of memory' });
+  for (let segment = 0; segment <= shape.moeLayers; segment++)
+    expect(ran.filter((each) => each.segment === segment).map(({ lane }) => lane)).toEqual([1, 3]);
   await cluster.close();
 });
 

@@ -126,6 +126,16 @@ describe('Engine', () => {
     await cluster.run(0, submitOf(prompt, { tenant: 'b' }));
     expect(worker.cachedTokens).toBe(48);
     expect(again).toEqual(first);
+    expect(worker.counters).toMatchObject({ promptTokens: 3 * 64, prefixQueries: 3 * 64, prefixHits: 48 });
+    await cluster.close();
+  });
+
+  test('without a prefix cache nothing is found, nor looked for', async () => {
+    const cluster = await startToys({ plan: alone, prefixCache: false });
+    const [{ counters }] = cluster.workers;
+    for (let i = 0; i < 2; i++) await cluster.run(0, submitOf(Array(64).fill(1), { maxTokens: 1 }));
+    expect(cluster.workers[0].cachedTokens).toBe(0);
+    expect(counters).toMatchObject({ promptTokens: 2 * 64, prefixQueries: 0, prefixHits: 0 });
     await cluster.close();
   });
 

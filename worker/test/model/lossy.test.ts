@@ -1,12 +1,15 @@
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { contiguousPlan, type Plan } from '@switchyard/proto';
+import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
+import { openCheckpoint } from '../../src/checkpoint/checkpoint.ts';
 import type { LoadOptions } from '../../src/model/contract.ts';
+import { describeModel } from '../../src/model/families.ts';
 import { hostedBy } from '../../src/model/hosted-experts.ts';
 import { inspectModel } from '../../src/model/inspect.ts';
 import { loadModel } from '../../src/model/load.ts';
-import { nodeLimitOf } from '../../src/model/node-limit.ts';
+import { checkNodeLimit, nodeLimitOf } from '../../src/model/node-limit.ts';
 import { LockstepCluster, wholeModel } from '../../src/verify/lockstep-cluster.ts';
 import { SequenceRun } from '../../src/verify/sequence-run.ts';
 import { expectSameBits, logitsOf, someTokens, tinyOptions, withModel } from './loading.ts';
@@ -93,6 +96,54 @@ describe('node-limit', () => {
       await expect(loadModel(tinyOptions(golden(name), { nodeLimit }))).rejects.toThrow(reason);
     }
     expect(() => nodeLimitOf(planOf(dir, 40), 1)).toThrow(/node-limit takes plans of 32 nodes/);
+    const ofOther = nodeLimitOf(planOf(golden('olmoe'), 2), 1);
+    for (const holders of [ofOther.holders.slice(1), ofOther.holders.map((layer) => layer.slice(1))])
+      await expect(loadModel(tinyOptions(golden('olmoe'), { nodeLimit: { nodes: 1, holders } }))).rejects.toThrow(/is not of 3 layers/);
+  });
+
+  describe('over one layer', () => {
+    const graph = describeModel(openCheckpoint(dir));
+    /** What a check says that no number of experts satisfies: how many there are on the worst nodes. */
+    const fewest = (masks: number[], nodes: number) => {
+      const { length: experts } = masks;
+      const check = (topK: number) =>
+        checkNodeLimit({ nodes, holders: [Int32Array.from(masks)] }, { ...graph, moe: graph.moe.slice(0, 1), experts, topK });
+      const said = expect.stringMatching(/only \d+ experts/);
+      let found = 0;
+      try {
+        check(experts + 1);
+      } catch (error) {
+        expect(error).toMatchObject({ code: 'bad_plan', message: said });
+        found = Number(/only (\d+) experts/.exec((error as Error).message)![1]);
+      }
+      check(found);
+      return found;
+    };
+
+    test('counts the experts on the worst nodes', () => {
+      const held = fc.array(fc.integer({ min: 1, max: 2 ** 6 - 1 }), { minLength: 1, maxLength: 10 });
+      fc.assert(
+        fc.property(held, fc.integer({ min: 1, max: 7 }), fc.constantFrom(0, 13, 26), (masks, nodes, shift) => {
+          const present = [0, 1, 2, 3, 4, 5].filter((n) => masks.some((mask) => (mask >> n) & 1));
+          let worst = masks.length;
+          for (let chosen = 0; chosen < 2 ** 6; chosen++) {
+            const taken = present.filter((n) => (chosen >> n) & 1).length;
+            if (taken === Math.min(nodes, present.length)) worst = Math.min(worst, masks.filter((mask) => (mask & chosen) !== 0).length);
+          }
+          // Up to the highest node, whose bit is a sign.
+          const shifted = masks.map((mask) => mask << shift);
+          expect(fewest(shifted, nodes)).toBe(worst);
+        }),
+      );
+    });
+
+    test('promises no more than the nodes hold where there are too many choices to look at', () => {
+      // Node n holds n + 1 experts; those of 16 nodes are 136 at least.
+      const masks = Array.from({ length: 32 }, (_, n) => Array(n + 1).fill(1 << n)).flat();
+      expect(fewest(masks, 16)).toBe(16);
+      expect(fewest(masks, 3)).toBe(6);
+      expect(fewest(masks, 32)).toBe(masks.length);
+    });
   });
 });
 

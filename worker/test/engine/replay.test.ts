@@ -211,10 +211,39 @@ describe('trace files', () => {
   });
 
   test.each([
+    { experts: 256, Ids: Uint8Array },
+    { experts: 257, Ids: Uint16Array },
+  ])('name $experts experts in $Ids.BYTES_PER_ELEMENT bytes each', ({ experts, Ids }) => {
+    const file = path.join(folder, `of-${experts}.trace`);
+    const header = { format: 'switchyard-trace', version: 1, model: 'toy', moeLayers: [1], experts, topK: 2, createdAt: '' };
+    const write = (tokens: number[][]) => {
+      const records = tokens.flatMap((ids) => [Buffer.alloc(9), Buffer.from(Ids.from(ids).buffer)]);
+      writeFileSync(file, Buffer.concat([Buffer.from(`${JSON.stringify(header)}\n`), ...records]));
+    };
+    const tokens = [
+      [experts - 1, 0],
+      [1, experts - 2],
+    ];
+    write(tokens);
+    const sequences = [{ domain: '', tokens: [0, 1] }];
+    expect(readReplayTrace(file)).toEqual({ file, layers: 1, experts, topK: 2, ids: Ids.from(tokens.flat()), sequences });
+    if (experts === 256) return;
+    write([...tokens, [0, 257]]);
+    expect(() => readReplayTrace(file)).toThrow('names expert 257 in record 2; the limit is 256');
+  });
+
+  test.each([
     ['another format', { format: 'other' }, 'is no switchyard-trace'],
     ['an expert that does not exist', { experts: 4 }, 'names expert'],
     ['half a record', { topK: 2 }, 'all whole'],
     ['no layers', { moeLayers: [] }, 'moeLayers'],
+    ['layers that are no list', { moeLayers: 'abc' }, 'moeLayers'],
+    ['more layers than any model', { moeLayers: Array(1025).fill(1) }, 'moeLayers'],
+    ['no experts', { experts: 0 }, 'experts 0'],
+    ['more experts than any model', { experts: 4097 }, 'experts 4097'],
+    ['half an expert', { experts: 6.5 }, 'experts 6.5'],
+    ['no choices', { topK: 0 }, 'topK 0'],
+    ['more choices than any model', { topK: 33 }, 'topK 33'],
   ])('with %s are refused by name', (name, change, message) => {
     const file = writeTrace(`${name.replaceAll(' ', '-')}.trace`, change);
     expect(() => readReplayTrace(file)).toThrow(message);

@@ -57,7 +57,13 @@ describe('options out of range are refused by name', () => {
     [{ hosted: [[0]] }, 'bad_plan', /hosted has 1 layers, the model 3/],
     [{ hosted: [[8], [], []] }, 'bad_plan', /names expert 8; experts are 0 to 7/],
     [{ maxBatchRows: 0 }, 'invalid_request', /maxBatchRows is 0/],
+    [{ maxBatchRows: 65_537 }, 'invalid_request', /maxBatchRows is 65537, not an integer from 1 to 65536/],
     [{ maxSequences: 1.5 }, 'invalid_request', /maxSequences is 1\.5/],
+    [{ maxLogitRows: 0 }, 'invalid_request', /maxLogitRows is 0/],
+    [{ laneRows: [160, 161] }, 'invalid_request', /laneRows\[1\] is 161, not an integer from 1 to 160/],
+    [{ kvBlocks: 2 ** 31 }, 'invalid_request', /kvBlocks is 2147483648/],
+    [{ kvBlocks: 0, kvBytes: Number.NaN }, 'invalid_request', /kvBytes is NaN/],
+    [{ kvBlocks: 0, kvBytes: 3 * 2 * 16 * 2 * 4 * 16 - 1 }, 'invalid_request', /kvBytes is 12287, less than the 12288 bytes/],
     [{ kvBlocks: 0, kvBytes: 100 }, 'invalid_request', /kvBytes is 100, less than the \d+ bytes that 16 tokens/],
   ];
   test.each(cases)('%j', async (changes, code, message) => {
@@ -73,6 +79,12 @@ test('KV memory decides the context, up to what the checkpoint allows', async ()
   await withModel(tinyOptions(golden('mixtral'), { kvBlocks: 0, kvBytes: perToken * 16 * 5 + 1 }), ({ shape }) => {
     expect(shape).toMatchObject({ kvBytesPerToken: perToken, kvBlocks: 5, maxContext: 80 });
   });
+  await withModel(tinyOptions(golden('mixtral'), { kvBlocks: 0, kvBytes: perToken * 16 }), ({ shape }) => {
+    expect(shape).toMatchObject({ kvBlocks: 1, maxContext: 16 });
+  });
+  await withModel(tinyOptions(golden('mixtral'), { kvBlocks: 1, kvBytes: perToken * 16 * 5 }), ({ shape }) =>
+    expect(shape.kvBlocks).toBe(1),
+  );
   await withModel(tinyOptions(golden('mixtral'), { kvBlocks: 100 }), ({ shape }) => expect(shape.maxContext).toBe(512));
   await withModel(tinyOptions(golden('mixtral'), { maxContext: 33 }), (model) => {
     expect(model.shape.maxContext).toBe(33);

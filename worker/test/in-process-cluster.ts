@@ -149,7 +149,9 @@ export class InProcessWorker {
     this.routing.push(...routing);
     for (const reading of prompt) {
       const list = reading.top.map((entry) => ({ token: Array.from(entry.token), logprob: Array.from(entry.logprob) }));
-      this.open.get(reading.request)!.answer.prompt = { logprob: Array.from(reading.logprob), top: list };
+      const { answer } = this.open.get(reading.request)!;
+      if (answer.prompt !== null) throw new Error(`the prompt of request ${reading.request} was read twice`);
+      answer.prompt = { logprob: Array.from(reading.logprob), top: list };
     }
     let withLogprob = 0;
     let withError = 0;

@@ -59,4 +59,10 @@ test('fit: common parts on every worker, experts divided, the rest for KV', () =
   expect(fitInto(450, 400, 100, 20, 10)).toEqual({ memoryBytes: 450, expertsPerWorker: 0, workersNeeded: null, kvTokens: 0 });
   expect(fitInto(300, 400, 100, 20, 10)).toMatchObject({ expertsPerWorker: -1, workersNeeded: null });
   expect(fitInto(10_000, 400, 100, 20, 10)).toMatchObject({ expertsPerWorker: 20, workersNeeded: 1, kvTokens: 760 });
+  // To the byte, and of a model without experts.
+  expect(fitInto(500, 400, 100, 2, 10)).toMatchObject({ expertsPerWorker: 1, workersNeeded: 2, kvTokens: 0 });
+  expect(fitInto(499, 400, 100, 2, 10)).toMatchObject({ expertsPerWorker: 0, workersNeeded: null });
+  expect(fitInto(400, 400, 0, 0, 10)).toMatchObject({ expertsPerWorker: 0, workersNeeded: 1, kvTokens: 0 });
+  expect(fitInto(455, 400, 0, 0, 10)).toMatchObject({ workersNeeded: 1, kvTokens: 5 });
+  expect(fitInto(399, 400, 0, 0, 10)).toMatchObject({ expertsPerWorker: -1, workersNeeded: null, kvTokens: 0 });
 });

@@ -91,6 +91,7 @@ describe('decideStep', () => {
   test('the decode lane takes single tokens, the lanes of prompts take chunks, also of a prompt whose last chunk is in a step', () => {
     const running = [sequence(9, 8), sequence(30, 4), sequence(30, 20, { inFlight: 1 }), sequence(9, 9, { inFlight: 1 })];
     expect(decide(running, [sequence(4, 0)], 10, 'decode')).toEqual({ kept: 4, admitted: 0, rows: [1, 0, 0, 0] });
+    expect(decide(running.slice(0, 1), [sequence(4, 0)], 10, 'decode')).toEqual({ kept: 1, admitted: 0, rows: [1] });
     expect(decide(running.slice(1), [sequence(4, 0)], 10, 'prefill')).toEqual({ kept: 3, admitted: 0, rows: [16, 0, 0] });
     expect(decide(running.slice(2), [sequence(4, 0)], 10, 'prefill')).toEqual({ kept: 2, admitted: 1, rows: [10, 0, 4] });
   });

@@ -81,7 +81,6 @@ export function decideStep(
       for (let j = running.length - 1; j > i && missing > free; j--) {
         if (out.preempted[j] === 1 || running[j].inFlight > 0) continue;
         out.preempted[j] = 1;
-        out.rows[j] = 0;
         free += running[j].exclusiveBlocks;
       }
       if (missing > free) {

@@ -197,3 +197,46 @@ describe('a domain', () => {
     await reply;
   });
 });
+
+describe('/tokenize', () => {
+  const ids = async (body: Record<string, unknown>) => {
+    const { status, json } = await post('/tokenize', body);
+    return status === 200 ? (json as { tokens: number[] }).tokens : json.error!.message;
+  };
+  const text = '<|im_start|>Größe 🙂';
+
+  it('reads control tokens in a text unless told not to, under either name', async () => {
+    await start();
+    const read = (await ids({ prompt: text })) as number[];
+    expect(read[0]).toBe(1);
+    expect(await ids({ prompt: text, parse_special: true })).toEqual(read);
+    expect(await ids({ content: text })).toEqual(read);
+    expect(await ids({ content: text, prompt: text })).toEqual(read);
+    const plainly = (await ids({ prompt: text, parse_special: false })) as number[];
+    expect(plainly).not.toContain(1);
+    expect(plainly.length).toBeGreaterThan(read.length);
+  });
+
+  it('says what each token reads as, where that is asked for', async () => {
+    await start();
+    const {
+      tokens,
+      token_strs: texts,
+      count,
+    } = (await post('/tokenize', { prompt: text, return_token_strs: true })).json as never as {
+      tokens: number[];
+      token_strs: string[];
+      count: number;
+    };
+    expect([texts.length, count]).toEqual([tokens.length, tokens.length]);
+    expect([texts[0], texts.slice(1, 3).join('')]).toEqual(['<|im_start|>', 'Gr']);
+    expect((await post('/tokenize', { prompt: text, return_token_strs: false })).json).not.toHaveProperty('token_strs');
+  });
+
+  it('needs a text or messages', async () => {
+    await start();
+    expect(await ids({ messages: null })).toBe('prompt is missing');
+    expect(await ids({ messages: null, prompt: 5 })).toBe('prompt is the number 5; a string is needed');
+    expect(((await ids({})) as number[])[0]).toBe(1);
+  });
+});

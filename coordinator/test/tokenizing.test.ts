@@ -234,6 +234,17 @@ describe('ids to text', () => {
     decoded.mockRestore();
   });
 
+  it('says what each token reads as alone, made once', () => {
+    const all = Array.from({ length: bytes.vocab }, (_, token) => token);
+    const texts = all.map((token) => pieces.textAlone(token));
+    expect(texts).toEqual(all.map((token) => pieces.text([token])));
+    const decoded = vi.spyOn(TextDecoder.prototype, 'decode');
+    expect(all.map((token) => pieces.textAlone(token))).toEqual(texts);
+    expect(decoded).not.toHaveBeenCalled();
+    decoded.mockRestore();
+    expect(pieces.textAlone(bytes.vocab)).toBe('');
+  });
+
   it('gives back any text', () => {
     fc.assert(
       fc.property(fc.string({ unit: 'grapheme' }), (text) => {

@@ -27,7 +27,7 @@ export async function tokenize(service: Service, exchange: Exchange): Promise<Re
       : { kind: 'text', text, addSpecialTokens, controls },
     { unwanted: exchange.closed },
   );
-  const strings = fields.flag('return_token_strs') === true ? { token_strs: tokens.map((token) => pieces.text([token])) } : {};
+  const strings = fields.flag('return_token_strs') === true ? { token_strs: tokens.map((token) => pieces.textAlone(token)) } : {};
   return { count: tokens.length, max_model_len: service.contextMax() ?? undefined, tokens, ...strings };
 }
 

@@ -41,10 +41,12 @@ export class TextStream {
 export class TokenPieces {
   readonly #bytes: TokenBytes;
   readonly #whole: (string | null | undefined)[];
+  readonly #alone: (string | undefined)[];
 
   constructor(bytes: TokenBytes) {
     this.#bytes = bytes;
     this.#whole = new Array(bytes.vocab);
+    this.#alone = new Array(bytes.vocab);
   }
 
   bytes(token: number): Uint8Array {
@@ -57,6 +59,16 @@ export class TokenPieces {
     if (text === undefined) {
       text = strictText(this.#bytes.of(token));
       if (token < this.#whole.length) this.#whole[token] = text;
+    }
+    return text;
+  }
+
+  /** What the token reads as by itself: a half character is U+FFFD. Text of several tokens is not made of it. */
+  textAlone(token: number): string {
+    let text = this.#alone[token];
+    if (text === undefined) {
+      text = decoder.decode(this.#bytes.of(token));
+      if (token < this.#alone.length) this.#alone[token] = text;
     }
     return text;
   }

@@ -94,6 +94,8 @@ function readSeed(fields: Fields): bigint {
   return given === null ? randomBytes(8).readBigUInt64LE() : BigInt.asUintN(64, BigInt(given));
 }
 
+const LONE_SURROGATE = /\p{Surrogate}/u;
+
 function readStopStrings(fields: Fields): string[] {
   const given = fields.raw('stop');
   const stops: unknown = given === null ? [] : typeof given === 'string' ? [given] : given;
@@ -105,6 +107,8 @@ function readStopStrings(fields: Fields): string[] {
     if (stop === '') throw fields.invalid('stop', 'has an empty string, which every text contains');
     if (stop.length > limits.stopStringLengthMax)
       throw fields.invalid('stop', `has a string of ${stop.length} characters; the limit is ${limits.stopStringLengthMax}`);
+    // It would end a text in the middle of a character.
+    if (LONE_SURROGATE.test(stop)) throw fields.invalid('stop', `has ${quoted(stop)}, in which half of a surrogate pair stands alone`);
     return stop;
   });
 }
@@ -120,6 +124,9 @@ export function checkToken(fields: Fields, name: string, token: unknown, vocab: 
   return token as number;
 }
 
+/** As JavaScript writes a number: "07" beside "7" would give a token two values. */
+const TOKEN_KEY = /^(?:0|[1-9]\d{0,9})$/;
+
 function readLogitBias(fields: Fields, vocab: number): { tokens: number[]; values: number[] } {
   const given = Object.entries(fields.object('logit_bias') ?? {});
   if (given.length > limits.logitBiasMax)
@@ -127,7 +134,7 @@ function readLogitBias(fields: Fields, vocab: number): { tokens: number[]; value
   const tokens: number[] = [];
   const values: number[] = [];
   for (const [key, value] of given) {
-    if (!/^\d{1,10}$/.test(key) || Number(key) >= vocab)
+    if (!TOKEN_KEY.test(key) || Number(key) >= vocab)
       throw fields.invalid('logit_bias', `has the key ${quoted(key)}; token ids from 0 to ${vocab - 1} are needed`);
     if (typeof value !== 'number' || !(value >= -100 && value <= 100))
       throw fields.invalid('logit_bias', `gives ${shown(value)} to token ${key}; numbers from -100 to 100 are allowed`);

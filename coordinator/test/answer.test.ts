@@ -1,4 +1,4 @@
-import { Finish } from '@switchyard/proto';
+import { Finish, SwitchyardError } from '@switchyard/proto';
 import { describe, expect, it } from 'vitest';
 import { Answer, type AnswerSpec } from '../src/requests/answer.ts';
 import { TokenPieces } from '../src/tokenizing/text-stream.ts';
@@ -16,7 +16,7 @@ const pieces = new TokenPieces(
 const ids = (...tokens: string[]) => tokens.map((token) => words.indexOf(token));
 
 function answerOf(changes: Partial<AnswerSpec>) {
-  const heard = { text: '', end: null as string | null };
+  const heard = { text: '', end: null as string | null, ends: 0 };
   const spec = {
     prompt: [0],
     prediction: [],
@@ -32,8 +32,12 @@ function answerOf(changes: Partial<AnswerSpec>) {
     },
     onEnd: (_: Answer, reason: string) => {
       heard.end = reason;
+      heard.ends++;
     },
-    onFailed: () => {},
+    onFailed: (_: Answer, error: Error) => {
+      heard.end = error.message;
+      heard.ends++;
+    },
     onBroken: () => {},
     flush: () => {},
   };
@@ -49,7 +53,7 @@ describe('a stop string', () => {
   ])('%s', (_, minTokens, tokens, text, end) => {
     const { heard, answer } = answerOf({ stopStrings: ['<stop>'], minTokens });
     for (const token of ids(...tokens)) answer.accept(token, Finish.none, null, null);
-    expect(heard).toEqual({ text, end });
+    expect(heard).toMatchObject({ text, end });
   });
 
   it('that has not ended when the answer does is text', () => {
@@ -57,7 +61,7 @@ describe('a stop string', () => {
     for (const token of ids('a', '<st')) answer.accept(token, Finish.none, null, null);
     expect(heard.text).toBe('a');
     answer.acceptEnd();
-    expect(heard).toEqual({ text: 'a<st', end: 'length' });
+    expect(heard).toMatchObject({ text: 'a<st', end: 'length' });
   });
 });
 
@@ -81,5 +85,61 @@ describe('offsets of an echoed prompt', () => {
 
   it('stay inside the text where the tokenizer writes it otherwise', () => {
     expect(offsets('hELLO', '<s>', '▁Hello', '!')).toEqual([0, 0, 5, 5]);
+    expect(offsets('Ab!', 'a', 'b', '!')).toEqual([0, 1, 2, 3]);
+  });
+});
+
+describe('an answer', () => {
+  it('has reports and ids of its tokens for who asks, also of those that are no text', () => {
+    const { answer } = answerOf({ returnTokenIds: true });
+    for (const token of ids('a', '<s>')) answer.accept(token, Finish.none, null, null);
+    expect([answer.reports, answer.ids]).toEqual([[], ids('a', '<s>')]);
+    const scored = answerOf({}).answer;
+    for (const token of ids('▁wörld', '<s>', 'b')) scored.accept(token, Finish.none, -1, null);
+    expect(scored.reports.map(({ token, offset }) => [token, offset])).toEqual([
+      [2, 0],
+      [0, 6],
+      [5, 6],
+    ]);
+    expect(scored.ids).toEqual([]);
+  });
+
+  it.each([
+    [{ stopTokens: ids('b'), clientStopTokens: 1, includeStop: true }, 'ab'],
+    [{ stopTokens: ids('b'), clientStopTokens: 1, includeStop: false }, 'a'],
+    [{ stopTokens: ids('a', 'b'), clientStopTokens: 1, includeStop: true }, 'a'],
+  ])('ends in a stop token where the client names that one and wants it: %j', (changes, text) => {
+    const { heard, answer } = answerOf(changes);
+    answer.accept(words.indexOf('a'), Finish.none, null, null);
+    answer.accept(words.indexOf('b'), Finish.stop, null, null);
+    expect(heard).toEqual({ text, end: 'stop', ends: 1 });
+  });
+
+  it.each([
+    ['its bill comes', (answer: Answer) => answer.settle()],
+    ['its worker is lost', (answer: Answer) => answer.fail(new SwitchyardError('worker_lost', 'gone'))],
+  ])('that a stop string has ended waits for its bill, and ends once when %s', (_, comes) => {
+    const { heard, answer } = answerOf({ stopStrings: ['b'], wantTraffic: true });
+    expect(answer.accept(words.indexOf('a'), Finish.none, null, null)).toBe(false);
+    expect(answer.awaitsBill).toBe(false);
+    answer.settle();
+    expect(answer.accept(words.indexOf('b'), Finish.none, null, null)).toBe(true);
+    expect([answer.awaitsBill, answer.closed, heard]).toEqual([true, false, { text: 'a', end: null, ends: 0 }]);
+    comes(answer);
+    comes(answer);
+    expect([answer.closed, heard]).toEqual([true, { text: 'a', end: 'stop', ends: 1 }]);
+  });
+
+  it('that fails says so once', () => {
+    const { heard, answer } = answerOf({});
+    answer.accept(words.indexOf('a'), Finish.none, null, null);
+    for (let i = 0; i < 2; i++) answer.fail(new SwitchyardError('worker_lost', 'gone'));
+    expect([answer.closed, heard]).toEqual([true, { text: 'a', end: 'gone', ends: 1 }]);
+  });
+
+  it('whose worker ends with it is ended there already', () => {
+    const { heard, answer } = answerOf({ stopStrings: ['b'], wantTraffic: true });
+    expect(answer.accept(words.indexOf('b'), Finish.length, null, null)).toBe(false);
+    expect(heard).toEqual({ text: '', end: 'stop', ends: 1 });
   });
 });

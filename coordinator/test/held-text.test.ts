@@ -18,6 +18,7 @@ describe('held text', () => {
         while (!held.empty) {
           const piece = held.take(charsMin);
           expect(piece.length).toBeLessThan(charsMin + 8 + textChars);
+          if (!held.empty) expect(piece.length).toBeGreaterThanOrEqual(charsMin);
           taken += piece;
         }
         expect(taken).toBe(entries.flat().join(''));

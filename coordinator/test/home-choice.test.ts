@@ -1,7 +1,5 @@
-import { contiguousPlan } from '@switchyard/proto';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { bounds } from '../src/bounds.ts';
 import {
   chooseHome,
   chooseMove,
@@ -11,9 +9,6 @@ import {
   type HomeRules,
   homeReasons,
 } from '../src/requests/home-choice.ts';
-import { HomeStatistics, type RequestKind } from '../src/requests/home-statistics.ts';
-import { readPlanHomes, readPrediction } from '../src/requests/plan-homes.ts';
-import { PrefixMemory, prefixPoints } from '../src/requests/prefix-memory.ts';
 import { checkedRouting, checkedTraffic } from '../src/requests/traffic.ts';
 
 const nodes = 4;
@@ -326,116 +321,6 @@ describe('a move after the first chunk', () => {
   });
 });
 
-const kind = (fields: Partial<RequestKind>): RequestKind => ({ tenant: '', domain: '', points: [], promptTokens: 100, ...fields });
-const routing = (held: number[], sampled = 1000) => ({ request: 1, sampled, held });
-const shares = (found: HomePreference[]) =>
-  found.map((p) => [p.reason, ...Array.from(p.kind === 'nodes' ? p.share : [], (part) => Math.round(part * 100) / 100)]);
-
-describe('home statistics', () => {
-  it('learn kinds by what ran, the most particular first', () => {
-    const statistics = new HomeStatistics(2, null);
-    const points = prefixPoints(
-      'a',
-      Array.from({ length: 128 }, (_, i) => i),
-    );
-    statistics.learn(kind({ tenant: 'a', domain: 'code', points }), routing([900, 100]));
-    statistics.learn(kind({ tenant: 'b', domain: 'code' }), routing([100, 900]));
-    const found = statistics.preferences(kind({ tenant: 'a', domain: 'code', points, promptTokens: 128 }));
-    expect(shares(found)).toEqual([
-      ['prefix-routing', 0.9, 0.1],
-      ['tenant-domain', 0.9, 0.1],
-      // 0.9 x 900 + 100 of 0.9 x 1000 + 1000.
-      ['domain', 0.48, 0.52],
-      ['tenant', 0.9, 0.1],
-    ]);
-    // A short beginning of a long prompt speaks last.
-    const long = statistics.preferences(kind({ tenant: 'a', domain: 'code', points: points.slice(0, 1), promptTokens: 1000 }));
-    expect(long.map(({ reason }) => reason)).toEqual(['tenant-domain', 'domain', 'tenant', 'prefix-routing']);
-    expect(statistics.preferences(kind({ tenant: 'c', domain: 'verse' }))).toEqual([]);
-    expect(statistics.preferences(kind({}))).toEqual([]);
-  });
-
-  it('say nothing before enough was seen, and follow what changes', () => {
-    const statistics = new HomeStatistics(2, null);
-    statistics.learn(kind({ domain: 'code' }), routing([100, 0], 100));
-    expect(statistics.preferences(kind({ domain: 'code' }))).toEqual([]);
-    for (let i = 0; i < 5; i++) statistics.learn(kind({ domain: 'code' }), routing([100, 0], 100));
-    expect(shares(statistics.preferences(kind({ domain: 'code' })))).toEqual([['domain', 1, 0]]);
-    for (let i = 0; i < 60; i++) statistics.learn(kind({ domain: 'code' }), routing([0, 100], 100));
-    expect(shares(statistics.preferences(kind({ domain: 'code' })))).toEqual([['domain', 0, 1]]);
-  });
-
-  it('begin with what the plan says', () => {
-    const plan = { domains: new Map([['code', [0.2, 0.8]]]), tenants: new Map([['a', [0.7, 0.3]]]) };
-    const statistics = new HomeStatistics(2, plan);
-    expect(shares(statistics.preferences(kind({ tenant: 'a', domain: 'code' })))).toEqual([
-      ['domain', 0.2, 0.8],
-      ['tenant', 0.7, 0.3],
-    ]);
-  });
-
-  it('forget the least recently used, and keep to their bounds', () => {
-    const statistics = new HomeStatistics(2, null);
-    for (let i = 0; i <= bounds.homeStatisticsMax; i++) {
-      statistics.learn(kind({ tenant: `t${i}`, domain: 'code' }), routing([1000, 0]));
-      statistics.preferences(kind({ tenant: 't0' }));
-    }
-    for (let i = 0; i < bounds.prefixStatisticsMax + 10; i++) statistics.learn(kind({ points: [i] }), routing([1000, 0]));
-    expect(statistics.sizes).toEqual({
-      prefixes: bounds.prefixStatisticsMax,
-      tenantDomains: bounds.homeStatisticsMax,
-      domains: 1,
-      tenants: bounds.homeStatisticsMax,
-    });
-    expect(statistics.preferences(kind({ tenant: 't0' }))).toHaveLength(1);
-    expect(statistics.preferences(kind({ tenant: 't1' }))).toHaveLength(0);
-  });
-
-  it('are nothing on one node', () => {
-    const statistics = new HomeStatistics(1, null);
-    statistics.learn(kind({ domain: 'code' }), routing([1000]));
-    expect(statistics.preferences(kind({ domain: 'code' }))).toEqual([]);
-  });
-});
-
-describe('what a plan says about homes', () => {
-  const plan = contiguousPlan({ type: 'x', moeLayers: [0], experts: 4 }, [
-    { name: 'a', node: 0 },
-    { name: 'b', node: 1 },
-  ]);
-  const read = (homes: unknown) => {
-    const problems: string[] = [];
-    const found = readPlanHomes({ ...plan, provenance: { homes } }, (problem) => problems.push(problem));
-    return { domains: [...(found?.domains ?? [])], tenants: [...(found?.tenants ?? [])], problems };
-  };
-
-  it('is read', () => {
-    const homes = { domains: { code: { tokens: 5, homeShare: [0.25, 0.75] } }, tenants: { a: { homeShare: [1, 0] } } };
-    expect(read(homes)).toEqual({ domains: [['code', [0.25, 0.75]]], tenants: [['a', [1, 0]]], problems: [] });
-    expect(read(undefined)).toEqual({ domains: [], tenants: [], problems: [] });
-  });
-
-  it.each([
-    ['homes that are no object', [1], 1],
-    ['domains that are no object', { domains: 'code' }, 1],
-    ['too few nodes', { domains: { code: { homeShare: [1] } } }, 1],
-    ['a share above 1', { domains: { code: { homeShare: [0, 1.5] } } }, 1],
-    ['no number', { domains: { code: { homeShare: [0, null] } } }, 1],
-    ['a name that no request can have', { domains: { ['x'.repeat(200)]: { homeShare: [0, 1] } } }, 1],
-    ['an entry that is null', { tenants: { a: null } }, 1],
-  ])('is left out and told: %s', (_, homes, problems) => {
-    const found = read(homes);
-    expect([...found.domains, ...found.tenants]).toEqual([]);
-    expect(found.problems).toHaveLength(problems);
-  });
-
-  it('may be a promise', () => {
-    expect(readPrediction({ ...plan, provenance: { remoteNodes: 0.4, homeShare: 0.7 } })).toEqual({ remoteNodes: 0.4, homeShare: 0.7 });
-    expect(readPrediction({ ...plan, provenance: { remoteNodes: 'few', homeShare: 0.7 } })).toBeNull();
-    expect(readPrediction(plan)).toBeNull();
-  });
-});
-
 describe('figures of workers that cannot be', () => {
   const good = {
     rows: 10,
@@ -466,23 +351,5 @@ describe('figures of workers that cannot be', () => {
   ])('are no routing: %s', (_, changes) => {
     expect(checkedRouting(good.routing, 2)).toEqual(good.routing);
     expect(checkedRouting({ ...good.routing, ...changes }, 2)).toBeNull();
-  });
-});
-
-describe('prefix memory', () => {
-  const prompt = (start: number, length: number) => Array.from({ length }, (_, i) => start + i);
-
-  it('finds the longest known beginning, for its tenant alone, until the worker is gone', () => {
-    const memory = new PrefixMemory();
-    memory.remember(prefixPoints('a', prompt(0, 128)), 1);
-    memory.remember(prefixPoints('a', prompt(0, 640)), 2);
-    const find = (tenant: string, tokens: number[]) => memory.find(prefixPoints(tenant, tokens));
-    expect(find('a', [...prompt(0, 640), 9, 9])).toEqual({ worker: 2, tokens: 640 });
-    expect(find('a', [...prompt(0, 400), ...prompt(7, 400)])).toEqual({ worker: 2, tokens: 384 });
-    expect(find('b', prompt(0, 640))).toBeNull();
-    expect(find('a', prompt(0, 63))).toBeNull();
-    expect(find('a', prompt(1, 640))).toBeNull();
-    memory.forget(2);
-    expect(find('a', prompt(0, 640))).toBeNull();
   });
 });

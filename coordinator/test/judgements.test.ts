@@ -82,6 +82,53 @@ describe('where JSON breaks', () => {
     );
   });
 
+  it('is where a character stands that no JSON has, however it is laid out', () => {
+    const { json } = fc.letrec((tie) => ({
+      json: fc.oneof(
+        { depthSize: 'small' },
+        fc.nat({ max: 999 }),
+        fc.boolean(),
+        fc.constant(null),
+        fc.string({ unit: fc.constantFrom('a', ' ', 'é', '🙂') }),
+        fc.array(tie('json'), { maxLength: 3 }),
+        fc.dictionary(fc.constantFrom('a', 'b c', ''), tie('json')),
+      ),
+    }));
+    fc.assert(
+      fc.property(json, fc.constantFrom(0, 1, '\t', '\r\n '), fc.nat(), (value, space, at) => {
+        const text = `\n ${JSON.stringify(value, null, space)} `;
+        const place = at % (text.length + 1);
+        expect(jsonErrorPosition(`${text.slice(0, place)}\0${text.slice(place)}`)).toBe(place);
+      }),
+      { numRuns: 2_000 },
+    );
+  });
+
+  it.each([
+    ['', 0],
+    ['[', 1],
+    ['[1,]', 3],
+    ['[,1]', 1],
+    ['[1 2]', 3],
+    ['[1}', 2],
+    ['{"a":1]', 6],
+    ['{"a":1,}', 7],
+    ['{"a" 1}', 5],
+    ['{a:1}', 1],
+    ['{"a"}', 4],
+    ['{"a":}', 5],
+    ['{} {}', 3],
+    ['[01]', 1],
+    ['nul', 3],
+    ['nulL', 3],
+    ['[tru]', 4],
+    ['["\\x"]', 2],
+    ['["\\u12g4"]', 2],
+    ['"a', 2],
+  ])('in %j is at %i', (text, position) => {
+    expect(jsonErrorPosition(text)).toBe(position);
+  });
+
   it('is found behind a string of any length', () => {
     const text = `{"a":"${'x'.repeat(16_000_000)}","b":}`;
     expect(jsonErrorPosition(text)).toBe(text.length - 1);

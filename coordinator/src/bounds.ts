@@ -32,6 +32,15 @@ export const bounds = {
   /** Tools of one request: what OpenAI allows. */
   toolsMax: 128,
   stopTokensMax: 128,
+  /** Least and most of the fields that sample, in requests and in generation_config.json: OpenAI's, and of what is not OpenAI's what means something. */
+  sampling: {
+    temperature: [0, 2],
+    topP: [0, 1],
+    /** -1 is "off" for vLLM's clients. */
+    topK: [-1, 2 ** 31],
+    minP: [0, 1],
+    repetitionPenalty: [0.01, 10],
+  },
   /** A request's text up to this many characters is tokenised in the main thread: 1 ms of prose, 20 ms at worst (one endless word). More goes to a thread. */
   inlineTextChars: 2 * 1024,
   /** A request's text may keep that thread for so long: 4 MB of prose take 6 s. */

@@ -1,5 +1,6 @@
 import path from 'node:path';
 import { limits, type Plan, SwitchyardError } from '@switchyard/proto';
+import { bounds } from './bounds.ts';
 import { readJson } from './tokenizing/tokenizer-folder.ts';
 
 /** What the coordinator must know of a checkpoint besides its text: where the experts are, how long a sequence may be, and how its authors sample. */
@@ -42,18 +43,22 @@ export function readModelFolder(dir: string): ModelFolder {
   const file = path.join(dir, 'config.json');
   const config = readJson(file, limits.configBytesMax) as Json | null;
   if (config === null) throw new SwitchyardError('bad_checkpoint', `${file}: no such file`);
-  const generation = (readJson(path.join(dir, 'generation_config.json'), limits.configBytesMax) ?? {}) as Json;
+  const generationFile = path.join(dir, 'generation_config.json');
+  const generation = (readJson(generationFile, limits.configBytesMax) ?? {}) as Json;
   const fields = new ConfigFields(file, config);
+  const plan = moeShape(fields);
+  const topK = fields.whole(topKKeys, 1, limits.topKMax) ?? fields.missing(topKKeys.join(' or '));
+  const vocab = fields.whole(['vocab_size'], 1, 2 ** 31) ?? fields.missing('vocab_size');
   return {
-    plan: moeShape(fields),
-    topK: fields.whole(topKKeys, 1, limits.topKMax) ?? fields.missing(topKKeys.join(' or ')),
+    plan,
+    topK,
     grouping: grouping(fields),
-    vocab: fields.whole(['vocab_size'], 1, 2 ** 31) ?? fields.missing('vocab_size'),
+    vocab,
     hidden: fields.whole(['hidden_size', 'n_embd', 'd_model'], 1, limits.hiddenMax),
     contextMax: fields.whole(['max_position_embeddings', 'n_positions'], 1, 2 ** 31),
     storedWide: ['float32', 'float16'].includes(String(config.dtype ?? config.torch_dtype)),
-    eosTokens: tokenList(generation.eos_token_id ?? config.eos_token_id),
-    sampling: samplingDefaults(generation),
+    eosTokens: tokenList(generation.eos_token_id ?? config.eos_token_id, vocab),
+    sampling: samplingDefaults(new ConfigFields(generationFile, generation)),
   };
 }
 
@@ -83,22 +88,24 @@ function grouping(fields: ConfigFields): { groups?: number } {
   return groups === null || groups < 2 || kept >= groups ? {} : { groups };
 }
 
-function samplingDefaults(generation: Json): SamplingDefaults {
-  const number = (key: string, fallback: number) => (typeof generation[key] === 'number' ? (generation[key] as number) : fallback);
-  if (generation.do_sample === false)
-    return { temperature: 0, topP: 1, topK: 0, minP: 0, repetitionPenalty: number('repetition_penalty', 1) };
+/** They are checked like a request's fields: a request that names none must not fail by them. */
+function samplingDefaults(fields: ConfigFields): SamplingDefaults {
+  const { sampling } = bounds;
+  const repetitionPenalty = fields.number('repetition_penalty', sampling.repetitionPenalty) ?? 1;
+  if (fields.flag('do_sample') === false) return { temperature: 0, topP: 1, topK: 0, minP: 0, repetitionPenalty };
   return {
-    temperature: number('temperature', 1),
-    topP: number('top_p', 1),
-    topK: Math.max(0, number('top_k', 0)),
-    minP: number('min_p', 0),
-    repetitionPenalty: number('repetition_penalty', 1),
+    temperature: fields.number('temperature', sampling.temperature) ?? 1,
+    topP: fields.number('top_p', sampling.topP) ?? 1,
+    topK: Math.max(0, fields.whole(['top_k'], ...sampling.topK) ?? 0),
+    minP: fields.number('min_p', sampling.minP) ?? 0,
+    repetitionPenalty,
   };
 }
 
-function tokenList(value: unknown): number[] {
+/** What is outside the vocabulary never comes, and workers would refuse it. */
+function tokenList(value: unknown, vocab: number): number[] {
   const list = Array.isArray(value) ? value : [value];
-  return list.filter((token): token is number => Number.isInteger(token) && (token as number) >= 0);
+  return list.filter((token): token is number => Number.isInteger(token) && (token as number) >= 0 && (token as number) < vocab);
 }
 
 /** Some families repeat one value for every layer. */
@@ -126,6 +133,21 @@ class ConfigFields {
         `${this.#file}: ${key} is ${JSON.stringify(value)}; a whole number from ${min} to ${max} is needed`,
       );
     return value as number;
+  }
+
+  number(key: string, [min, max]: readonly [number, number]): number | null {
+    const value = this.#config[key] ?? null;
+    if (value === null || (typeof value === 'number' && value >= min && value <= max)) return value;
+    throw new SwitchyardError(
+      'bad_checkpoint',
+      `${this.#file}: ${key} is ${JSON.stringify(value)}; a number from ${min} to ${max} is needed`,
+    );
+  }
+
+  flag(key: string): boolean | null {
+    const value = this.#config[key] ?? null;
+    if (value === null || typeof value === 'boolean') return value;
+    throw new SwitchyardError('bad_checkpoint', `${this.#file}: ${key} is ${JSON.stringify(value)}; true or false is needed`);
   }
 
   text(key: string): string | null {

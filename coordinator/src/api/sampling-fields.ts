@@ -53,12 +53,11 @@ export function readCommonFields(fields: Fields, model: ModelBounds, maxTokensMi
     maxTokensField: maxTokens === null ? 'max_tokens' : 'max_completion_tokens',
     minTokens: fields.whole('min_tokens', 0, 2 ** 31) ?? 0,
     sampling: {
-      temperature: fields.number('temperature', 0, 2) ?? defaults.temperature,
-      topP: fields.number('top_p', 0, 1) ?? defaults.topP,
-      // vLLM's clients write -1 for "off".
-      topK: Math.max(0, fields.whole('top_k', -1, 2 ** 31) ?? defaults.topK),
-      minP: fields.number('min_p', 0, 1) ?? defaults.minP,
-      repetitionPenalty: fields.number('repetition_penalty', 0.01, 10) ?? defaults.repetitionPenalty,
+      temperature: fields.number('temperature', ...bounds.sampling.temperature) ?? defaults.temperature,
+      topP: fields.number('top_p', ...bounds.sampling.topP) ?? defaults.topP,
+      topK: Math.max(0, fields.whole('top_k', ...bounds.sampling.topK) ?? defaults.topK),
+      minP: fields.number('min_p', ...bounds.sampling.minP) ?? defaults.minP,
+      repetitionPenalty: fields.number('repetition_penalty', ...bounds.sampling.repetitionPenalty) ?? defaults.repetitionPenalty,
       presencePenalty: fields.number('presence_penalty', -2, 2) ?? 0,
       frequencyPenalty: fields.number('frequency_penalty', -2, 2) ?? 0,
       seed: readSeed(fields),

@@ -7,7 +7,7 @@ import { ApiKeys } from '../src/api/api-keys.ts';
 import { readJsonBody } from '../src/api/body.ts';
 import { BodyMemory } from '../src/api/body-memory.ts';
 import { jsonErrorPosition } from '../src/api/json-position.ts';
-import { type HealthReading, judgeHealth } from '../src/health/health-counters.ts';
+import { type HealthReading, healthQuestion, judgeHealth } from '../src/health/health-counters.ts';
 import { uncoveredExperts } from '../src/membership/coverage.ts';
 
 describe('coverage', () => {
@@ -42,6 +42,7 @@ describe('health', () => {
   it.each([
     ['idle is healthy', 'progress', {}, 0, 200, 'idle'],
     ['busy and stepping', 'progress', { stepAgeMs: 20, running: 3 }, 0, 200, 'ok'],
+    ['busy, its step just made', 'progress', { stepAgeMs: 0, running: 3 }, 0, 200, 'ok'],
     ['no step for too long', 'progress', { stepAgeMs: 1_000, running: 3 }, 0, 503, 'stalled'],
     ['no beat for too long', 'progress', {}, 1_000, 503, 'stalled'],
     ['a stall is not death', 'live', { stepAgeMs: 5_000 }, 0, 200, 'ok'],
@@ -56,6 +57,23 @@ describe('health', () => {
   ] as const)('%s', (_, question, changes, laterMs, status, word) => {
     const answer = judge(question, changes, laterMs);
     expect([answer.status, answer.body.status]).toEqual([status, word]);
+  });
+
+  it('tells ages as of now, and nothing of steps where none is awaited', () => {
+    expect(judge('live', { stepAgeMs: 20.4 }, 500).body).toEqual({ status: 'ok', loop_age_ms: 500, last_step_age_ms: 520 });
+    expect(judge('live', {}, 500).body).toEqual({ status: 'ok', loop_age_ms: 500, last_step_age_ms: null });
+    expect(judge('live', {}, -500).body.loop_age_ms).toBe(0);
+  });
+
+  it.each([
+    ['/health', 'ready'],
+    ['/health/ready', 'ready'],
+    ['/health/live', 'live'],
+    ['/health/progress', 'progress'],
+    ['/health/', null],
+    ['/', null],
+  ])('is asked for by %s', (path, question) => {
+    expect(healthQuestion(path)).toBe(question);
   });
 });
 

@@ -26,6 +26,7 @@ describe('workers that share memory', () => {
 
   it('say so within bounds', () => {
     expect(checkedMemories(['a', 'b'])).toEqual(['a', 'b']);
+    for (const most of [['a'.repeat(128)], Array<string>(1024).fill('a')]) expect(checkedMemories(most)).toEqual(most);
     expect(checkedMemories(['a'.repeat(129)])).toEqual([]);
     expect(checkedMemories(Array(1025).fill('a'))).toEqual([]);
   });

@@ -170,11 +170,25 @@ describe('a byte that is no UTF-8', () => {
 
 describe('keys', () => {
   it('name tenants', () => {
-    const keys = new ApiKeys(['# comment', '', 'k1 alice', ' k2 ', 'k3 alice']);
+    const keys = new ApiKeys(['# a comment', '', 'k1 alice', ' k2 ', 'k3\talice', 'k1 alice'], 'keys');
     expect(keys.tenantOf('Bearer k1')).toBe('alice');
     expect(keys.tenantOf('bearer  k3')).toBe('alice');
     expect(keys.tenantOf('Bearer k2')).toMatch(/^key-[0-9a-f]{12}$/);
     for (const header of [undefined, '', 'k1', 'Bearer', 'Bearer k4', 'Basic k1', 'Bearer # ', 'Bearer k1 k1'])
       expect(keys.tenantOf(header)).toBeNull();
+  });
+
+  it.each([
+    [['k1 alice', 'k2 alice smith'], 'keys: line 2 has 3 words; a key and the name of its tenant are needed'],
+    [['', 'k1 alice # hers'], 'keys: line 2 has 4 words; a key and the name of its tenant are needed'],
+    [['k1 alice', '# his', 'k1 bob'], 'keys: line 3 gives the tenant bob a key that is of alice'],
+    [[`k1 ${'x'.repeat(129)}`], 'keys: line 1 names a tenant of 129 characters; the limit is 128'],
+    [[`k1 ${'x'.repeat(128)}`], 'taken'],
+  ])('whose tenant is not plain are refused, and not shown', (lines, told) => {
+    const read = () => {
+      new ApiKeys(lines, 'keys');
+      throw new Error('taken');
+    };
+    expect(read).toThrow(told);
   });
 });

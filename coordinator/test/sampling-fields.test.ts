@@ -249,6 +249,12 @@ describe('the prompts of a completion', () => {
     expect(readCompletionRequest(new Fields({ prompt: 'a', logprobs }), model)).toMatchObject({ topLogprobs, wantLogprob });
   });
 
+  it('are echoed where that is asked for, and have the tokens that the model wants around a text unless told not to', () => {
+    const read = (body: Record<string, unknown>) => readCompletionRequest(new Fields({ prompt: 'a', ...body }), model);
+    expect(read({})).toMatchObject({ echo: false, addSpecialTokens: true });
+    expect(read({ echo: true, add_special_tokens: false })).toMatchObject({ echo: true, addSpecialTokens: false });
+  });
+
   it('may be scored, with no token of an answer', () => {
     expect(readCompletionRequest(new Fields({ prompt: 'a', max_tokens: 0 }), model).common.maxTokens).toBe(0);
   });

@@ -2,9 +2,11 @@ import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { gzipSync } from 'node:zlib';
+import { Finish } from '@switchyard/proto';
 import { afterAll, expect, it } from 'vitest';
 import { startCoordinator } from '../src/index.ts';
 import { modelDir } from './model-dir.ts';
+import { startWithOneWorker } from './one-worker.ts';
 
 const folder = mkdtempSync(path.join(os.tmpdir(), 'sw-rt-'));
 afterAll(() => rmSync(folder, { recursive: true }));
@@ -55,4 +57,26 @@ it.each([
   const file = path.join(folder, name);
   writeFileSync(file, pack(Buffer.concat([Buffer.from(fitting), records])));
   await (await start(file)).close();
+});
+
+it('is told to workers by numbers from 1, and 0 where a request names no sequence', async () => {
+  const file = path.join(folder, 'told');
+  writeFileSync(file, fitting);
+  const { coordinator, worker } = await startWithOneWorker(folder, { replayRouting: file });
+  for (const [replay_sequence, told] of [
+    [undefined, 0],
+    [0, 1],
+    [7, 8],
+  ]) {
+    const reply = fetch(`${coordinator.url}/v1/completions`, {
+      method: 'POST',
+      headers: { 'content-type': 'application/json' },
+      body: JSON.stringify({ prompt: [100], max_tokens: 1, replay_sequence }),
+    });
+    const { request, replaySequence } = await worker.next('submit');
+    expect(replaySequence).toBe(told);
+    worker.tokens({ request: [request], token: [50], finish: [Finish.length], cachedTokens: [0] });
+    expect((await reply).status).toBe(200);
+  }
+  await coordinator.close(0);
 });

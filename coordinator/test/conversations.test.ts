@@ -4,6 +4,7 @@ import { readConversation } from '../src/api/chat-messages.ts';
 import { Fields } from '../src/api/fields.ts';
 import { bounds } from '../src/bounds.ts';
 import { ChatTemplate } from '../src/tokenizing/chat-template.ts';
+import { promptChars } from '../src/tokenizing/prompt-text.ts';
 
 const plain = new ChatTemplate('{{ messages[0].content }}', null, {});
 const withTools = new ChatTemplate('{{ tools }}{{ messages[0].content }}', null, {});
@@ -182,5 +183,24 @@ describe('tools', () => {
     expect(refusalOf({ tools }, plain)).toBe("tools is not supported: this model's chat template has no place for tools");
     expect(read({ tools, tool_choice: 'none' }, plain).tools).toBeNull();
     expect(read({ tools }, null).tools).toEqual(tools);
+  });
+});
+
+describe('nesting', () => {
+  const nested = (levels: number): unknown => (levels === 0 ? 'x' : { a: nested(levels - 1) });
+
+  it.each([
+    ['messages', (value: unknown) => ({ messages: [{ ...hello, tool_calls: [value] }] }), 3],
+    ['tools', (value: unknown) => ({ tools: [value] }), 1],
+    ['chat_template_kwargs', (value: unknown) => ({ variables: { a: value } }), 1],
+  ])('of %s is bounded, and told by its field', (field, place, around) => {
+    const chars = (levels: number) => {
+      const conversation = { messages: [hello], tools: null, addGenerationPrompt: true, variables: {}, ...place(nested(levels)) };
+      return promptChars({ kind: 'conversation', conversation });
+    };
+    // A text at the last level is there, too.
+    const most = bounds.jsonDepthMax - around - 1;
+    expect(chars(most)).toBeGreaterThan(most);
+    expect(() => chars(most + 1)).toThrow(`${field} is nested deeper than 64 levels`);
   });
 });

@@ -63,7 +63,7 @@ export class PromptEncoder {
       throw new SwitchyardError('invalid_request', 'this model has no chat template: use /v1/completions', { param: 'messages' });
     const { messages, tools, variables } = conversation;
     const texts: string[] = [];
-    collectTexts([messages, tools, variables], texts, 0);
+    for (const [field, value] of writtenFields(conversation)) collectTexts(value, texts, 1, field);
     const standIns = this.tokenizer.shield.standIns(texts, this.#tokensBeginInTemplate);
     if (standIns === null) throw tooManyPrivate('messages');
     const shield = (text: string) => standIns.shield(text);
@@ -95,30 +95,38 @@ export function predictionTooLong(tokens: string, contextMax: number): Switchyar
 /** Characters of the prompt, a conversation's about as JSON has them: numbers and brackets are work for a template too. */
 export function promptChars(prompt: PromptText): number {
   if (prompt.kind !== 'conversation') return prompt.text.length;
-  const { messages, tools, variables } = prompt.conversation;
-  return jsonChars([messages, tools, variables], 0);
+  return writtenFields(prompt.conversation).reduce((sum, [field, value]) => sum + jsonChars(value, 1, field), 0);
+}
+
+/** What people wrote of a conversation, by the fields that it came in. */
+function writtenFields({ messages, tools, variables }: Conversation): [field: string, value: unknown][] {
+  return [
+    ['messages', messages],
+    ['tools', tools],
+    ['chat_template_kwargs', variables],
+  ];
 }
 
 /** Quotes or brackets of a value, or the comma and colon around it. */
 const PUNCTUATION_CHARS = 2;
 
-function jsonChars(value: unknown, depth: number): number {
-  checkDepth(depth);
+function jsonChars(value: unknown, depth: number, field: string): number {
+  checkDepth(depth, field);
   if (typeof value !== 'object' || value === null) return String(value).length + PUNCTUATION_CHARS;
   let chars = PUNCTUATION_CHARS;
-  if (Array.isArray(value)) for (const item of value) chars += jsonChars(item, depth + 1);
-  else for (const [key, item] of Object.entries(value)) chars += key.length + PUNCTUATION_CHARS + jsonChars(item, depth + 1);
+  if (Array.isArray(value)) for (const item of value) chars += jsonChars(item, depth + 1, field);
+  else for (const [key, item] of Object.entries(value)) chars += key.length + PUNCTUATION_CHARS + jsonChars(item, depth + 1, field);
   return chars;
 }
 
-function collectTexts(value: unknown, into: string[], depth: number): void {
-  checkDepth(depth);
+function collectTexts(value: unknown, into: string[], depth: number, field: string): void {
+  checkDepth(depth, field);
   if (typeof value === 'string') into.push(value);
-  else if (Array.isArray(value)) for (const item of value) collectTexts(item, into, depth + 1);
+  else if (Array.isArray(value)) for (const item of value) collectTexts(item, into, depth + 1, field);
   else if (typeof value === 'object' && value !== null) {
     for (const [key, item] of Object.entries(value)) {
       into.push(key);
-      collectTexts(item, into, depth + 1);
+      collectTexts(item, into, depth + 1, field);
     }
   }
 }
@@ -131,13 +139,8 @@ function mapTexts(value: unknown, replace: (text: string) => string): unknown {
   return Object.fromEntries(Object.entries(value).map(([key, item]) => [replace(key), mapTexts(item, replace)]));
 }
 
-function checkDepth(depth: number): void {
+/** @param depth of the field's own value 1 */
+function checkDepth(depth: number, field: string): void {
   if (depth > bounds.jsonDepthMax)
-    throw new SwitchyardError(
-      'invalid_request',
-      `messages, tools or chat_template_kwargs are nested deeper than ${bounds.jsonDepthMax} levels`,
-      {
-        param: 'messages',
-      },
-    );
+    throw new SwitchyardError('invalid_request', `${field} is nested deeper than ${bounds.jsonDepthMax} levels`, { param: field });
 }

@@ -93,7 +93,8 @@ export const options = {
     'PERCENT',
     'a long prompt of unknown kind moves after its first chunk where so much more of its experts are; 100: never',
   ),
-  bodyBytesMax: option(whole(1024, 1024 ** 3), limits.bodyBytesMax, 'BYTES', 'size of a request body'),
+  // A string of JavaScript ends at 512 MiB, and a body becomes one.
+  bodyBytesMax: option(whole(1024, 511 * 1024 ** 2), limits.bodyBytesMax, 'BYTES', 'size of a request body'),
   apiKeyFile: option(optionalText, null, 'FILE', 'lines of "KEY TENANT" (or "KEY"); requests then need one of them as bearer token'),
   adminTokenFile: option(optionalText, null, 'FILE', 'bearer token of /v1/switchyard/*'),
   adminSocket: option(optionalText, null, 'PATH', 'Unix socket that serves /v1/switchyard/* to its owner without a token'),

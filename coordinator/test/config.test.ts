@@ -1,3 +1,4 @@
+import { constants } from 'node:buffer';
 import { describe, expect, it } from 'vitest';
 import { completeConfig, environmentPrefix, help, options, readConfig } from '../src/config.ts';
 import { environmentNameOf, flagOf } from '../src/option-table.ts';
@@ -39,6 +40,13 @@ describe('configuration', () => {
     [[...model, '--model='], /^--model is "": it must not be empty/],
   ])('%j is an error that names the option', (args, message) => {
     expect(() => readConfig(args, {})).toThrow(message);
+  });
+
+  it('takes bodies that can be read as text, and no longer ones', () => {
+    const most = 511 * 1024 ** 2;
+    expect(readConfig([...model, '--body-bytes-max', String(most)], {}).bodyBytesMax).toBe(most);
+    expect(most).toBeLessThan(constants.MAX_STRING_LENGTH);
+    expect(() => readConfig([...model, '--body-bytes-max', String(2 ** 29)], {})).toThrow(/from 1024 to 535822336$/);
   });
 
   it('holds for programs too, which give numbers', () => {

@@ -1,5 +1,7 @@
 /** Positions that are looked through on either side of the last right one: some microseconds where nothing is found. */
 const WINDOW = 8192;
+/** So close behind it one token suffices to find the answer again: a word that was changed is one token or a few. */
+const NEAR = 8;
 
 /**
  * Follows an answer through the text that its client expects of it (a "predicted output"), which may come with passages changed, left out or added. Which token it
@@ -38,9 +40,14 @@ export class PredictedText {
     this.last = token;
   }
 
-  /** The position behind the pair: the next one after the anchor, else the latest before it; the length where there is none. */
+  /**
+   * The position behind the second of the answer's last two tokens, where it stands close behind the anchor; else behind both, the next after the anchor or the latest
+   * before it; the length where there is none.
+   */
   private behind(first: number, second: number): number {
     const { tokens, anchor } = this;
+    const near = tokens.subarray(anchor, anchor + NEAR).indexOf(second);
+    if (near >= 0) return anchor + near + 1;
     const isPair = (i: number) => tokens[i] === second && tokens[i - 1] === first;
     for (let i = Math.max(1, anchor), end = Math.min(this.length, anchor + WINDOW); i < end; i++) if (isPair(i)) return i + 1;
     for (let i = Math.min(anchor, this.length) - 1, end = Math.max(1, anchor - WINDOW); i >= end; i--) if (isPair(i)) return i + 1;

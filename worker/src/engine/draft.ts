@@ -4,6 +4,7 @@ import { findRepetition, MATCH_MAX } from './prompt-lookup.ts';
 
 /** Of a stream's own guesses the latest thirty or so count: fewer, and the luckiest of many streams would be taken for the likeliest. */
 const MEMORY = 0.97;
+const NOTHING = new Int32Array(0);
 
 /** What a stream guesses of its next tokens. The guesses themselves stand behind its known tokens. */
 export class Draft {
@@ -33,27 +34,24 @@ export class Draft {
   }
 
   /**
-   * Writes up to `count` guesses behind the `length` tokens, for which there is room: what the client expects, else what followed the last tokens earlier; none
-   * where they are new.
+   * Writes up to `count` guesses behind the `length` tokens, for which there is room: what the client expects, or what followed the last tokens earlier, whichever is
+   * right more often; none where neither says anything.
    */
   make(tokens: Int32Array, length: number, count: number): void {
     this.guesses = 0;
-    if (count <= 0 || this.takeExpected(tokens, length, count)) return;
+    if (count <= 0) return;
+    const expected = this.predicted?.expected(count) ?? NOTHING;
     const found = findRepetition(tokens, length);
-    this.ground = found?.match ?? 0;
-    if (found === null) return;
-    this.guesses = count;
-    // One by one, for guesses may follow guesses: a text that repeats itself all the time.
-    for (let i = 0; i < count; i++) tokens[length + i] = tokens[found.next + i];
-  }
-
-  private takeExpected(tokens: Int32Array, length: number, count: number): boolean {
-    const expected = this.predicted?.expected(count);
-    if (expected === undefined || expected.length === 0) return false;
-    tokens.set(expected, length);
-    this.guesses = expected.length;
-    this.ground = PREDICTED;
-    return true;
+    if (expected.length > 0 && (found === null || this.own.of(PREDICTED) >= this.own.of(found.match))) {
+      this.ground = PREDICTED;
+      this.guesses = expected.length;
+      tokens.set(expected, length);
+    } else if (found !== null) {
+      this.ground = found.match;
+      this.guesses = count;
+      // One by one, for guesses may follow guesses: a text that repeats itself all the time.
+      for (let i = 0; i < count; i++) tokens[length + i] = tokens[found.next + i];
+    }
   }
 
   /**

@@ -2,7 +2,7 @@
 // to date, and nothing but the first installation of dependencies needs the network.
 import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { chmodSync, existsSync, mkdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { installedMatches } from './installed.mjs';
@@ -65,6 +65,16 @@ function buildNative() {
   else run('native kernels', process.execPath, [path.join(root, 'native', 'build.mjs')]);
 }
 
+/** For `npx switchyard`. npm links programs that are there when it installs; this one is compiled afterwards. */
+function linkProgram() {
+  const program = path.join(root, 'cli', 'dist', 'main.js');
+  const link = path.join(root, 'node_modules', '.bin', 'switchyard');
+  chmodSync(program, 0o755);
+  if (existsSync(link)) return;
+  rmSync(link, { force: true }); // One that leads nowhere.
+  symlinkSync(path.relative(path.dirname(link), program), link);
+}
+
 checkNode();
 const release = takeLock(path.join(root, '.cache', 'setup.lock'), () => say('another setup is running here: waiting for it'));
 try {
@@ -72,6 +82,7 @@ try {
   buildNative();
   // Incremental: a few hundred milliseconds when nothing changed.
   run('TypeScript', process.execPath, [path.join(root, 'node_modules', 'typescript', 'bin', 'tsc'), '-b']);
+  linkProgram();
 } finally {
   release();
 }

@@ -86,7 +86,7 @@ function report() {
   const lines = [
     '# What a prediction brings: the bundled model, chat',
     '',
-    `Tokens a second over HTTP without a prediction, and how many times as fast the same requests are answered with one: the answer itself, the answer with every tenth word another one, the answer to something else. Medians of ${flags.rounds} rounds (the least and the most), in which all ways take turns at one server that also guesses from the text (up to ${flags['draft-max']} tokens a step). In brackets behind: how much of the answers came as predicted. Answers of ${flags['output-tokens']} tokens, compared: every one was what it is without.`,
+    `Tokens a second over HTTP without a prediction, and how many times as fast the same requests are answered with one: the answer itself, the answer with every tenth word another one, the answer to something else. Medians of ${flags.rounds} rounds (the least and the most), in which all ways take turns at one server that also guesses from the text (up to ${flags['draft-max']} tokens a step). Behind the comma: how much of the answers came as predicted. Answers of ${flags['output-tokens']} tokens, compared: every one was what it is without.`,
     '',
     '| workers | temperature | streams | without | same | edited | wrong |',
     '| --- | --- | --- | --- | --- | --- | --- |',

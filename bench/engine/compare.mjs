@@ -86,7 +86,12 @@ for (const layout of flags.layouts.split(','))
   }
 
 const command = commandOf('bench/engine/compare.mjs', flags, { with: 'OTHER' });
-const machine = { cpu: os.cpus()[0].model, cores: os.cpus().length, node: process.version, kernel: `${os.type()} ${os.release()}` };
+const machine = {
+  cpu: os.cpus()[0].model,
+  cores: os.cpus().length,
+  node: process.version,
+  kernel: `${os.type()} ${os.release().split('-')[0]}`,
+};
 const date = new Date().toISOString().slice(0, 10);
 const of = (pairs, i, key, digits) => median(pairs.map((pair) => pair[i][key])).toFixed(digits);
 const ratio = (pairs, key) => median(pairs.map(([before, after]) => after[key] / before[key])).toFixed(2);

@@ -43,7 +43,7 @@ const machine = {
   cores: os.cpus().length,
   memoryBytes: os.totalmem(),
   node: process.version,
-  kernel: `${os.type()} ${os.release()}`,
+  kernel: `${os.type()} ${os.release().split('-')[0]}`,
   date: new Date().toISOString().slice(0, 10),
   load: os.loadavg()[0],
 };

@@ -55,7 +55,7 @@ mkdirSync(flags.parts, { recursive: true });
 const madeBy = {
   commit: commit(),
   date: new Date().toISOString().slice(0, 10),
-  machine: `${os.cpus().length} × ${os.cpus()[0].model}, Linux ${os.release()}, Node ${process.version}`,
+  machine: `${os.cpus().length} × ${os.cpus()[0].model}, Linux ${os.release().split('-')[0]}, Node ${process.version}`,
 };
 const keep = (name, part, whole = true) =>
   writeFileSync(path.join(flags.parts, `${name}.json`), JSON.stringify({ ...part, whole, madeBy }));

@@ -10,6 +10,7 @@ import os from 'node:os';
 import path from 'node:path';
 import { parseArgs } from 'node:util';
 import { measureReadBandwidth } from '../../cli/dist/doctor/read-bandwidth.js';
+import { commandOf } from '../command.mjs';
 import { warmUp } from '../warm-up.mjs';
 import { isOurs } from './drafts.mjs';
 import { decodeBound, prefillBound } from './floor.mjs';
@@ -178,7 +179,11 @@ if (flags.out) {
     memoryBytes: os.totalmem(),
     node: process.version,
   };
-  const run = ['node', 'bench/peers/compare.mjs', ...process.argv.slice(2)].map((a) => a.replaceAll(os.tmpdir(), '$TMP')).join(' ');
+  const run = commandOf(
+    'bench/peers/compare.mjs',
+    { ...flags, up: flags.up || undefined },
+    { llama: 'LLAMA_BIN', ...(flags.vllm ? { vllm: 'VLLM_VENV' } : {}) },
+  );
   writeFileSync(
     `${flags.out}.json`,
     `${JSON.stringify({ createdAt: new Date().toISOString(), machine, run, format: flags.format, config, prefillBoundPerTeraOps: prefillBound(config, 1e12), results, table }, null, 2)}\n`,

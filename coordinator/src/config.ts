@@ -57,7 +57,7 @@ export const options = {
     whole(0, limits.draftMax),
     16,
     'TOKENS',
-    'tokens that a stream may guess from its own text for one step to check; 0: none',
+    'tokens that a stream may guess from its own text or its prediction for one step to check; 0: none',
   ),
   prefixCache: option(onOff, true, null, 'share the cache of common prompt beginnings inside a tenant'),
   rowDeadlineMs: option(whole(1, 86_400_000), limits.rowDeadlineMs, 'MS', 'a row that has not come back by then fails its request'),
@@ -85,7 +85,7 @@ export const options = {
     'N',
     'sequences that a home takes before an idle worker of the same memory becomes a home too; 1: all are homes alike',
   ),
-  homeSlackSequences: option(whole(0, 4096), 4, 'N', 'so many sequences more than the least busy worker a preferred home may have'),
+  homeSlackSequences: option(whole(0, 4096), 4, 'N', 'how many sequences more than the least busy worker a preferred home may have'),
   homeSlackTokens: option(whole(0, 2 ** 31), 4096, 'TOKENS', 'the same in tokens of prompts that are not computed yet'),
   homeMovePercent: option(
     whole(1, 100),

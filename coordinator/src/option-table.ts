@@ -130,5 +130,5 @@ export function documentationOf(table: OptionTable, prefix: string): string {
 }
 
 function defaultText(fallback: unknown): string {
-  return fallback === null || fallback === false ? '' : ` (${String(fallback)})`;
+  return fallback === null || fallback === false || fallback === '' ? '' : ` (${String(fallback)})`;
 }

@@ -43,7 +43,9 @@ int shared_create(size_t bytes) {
   const int descriptor = memfd_create("switchyard", MFD_CLOEXEC | MFD_ALLOW_SEALING);
   if (descriptor < 0) fail(SY_UNSUPPORTED, "memfd_create: %s", strerror(errno));
   /* Reserved now: memory that runs out later would be a SIGBUS in whoever touches it. */
-  const int full = posix_fallocate(descriptor, 0, (off_t)bytes);
+  int full;
+  do full = posix_fallocate(descriptor, 0, (off_t)bytes);
+  while (full == EINTR);
   if (full != 0 || fcntl(descriptor, F_ADD_SEALS, size_seals) != 0) {
     const int error = full != 0 ? full : errno;
     close(descriptor);

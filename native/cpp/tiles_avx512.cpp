@@ -411,9 +411,12 @@ bool contribute_exact(const float *dots, const float *bias, float weight, float 
   for (int i = 0; i < count; i += 16) {
     const __mmask16 lanes = first_lanes(count - i);
     const __m512 steps = _mm512_mul_ps(contribution(dots + i, bias ? bias + i : nullptr, w, lanes), unit);
-    bad |= _mm512_mask_cmp_ps_mask(lanes, _mm512_abs_ps(steps), limit, _CMP_NLT_UQ);
+    const __mmask16 wrong = _mm512_mask_cmp_ps_mask(lanes, _mm512_abs_ps(steps), limit, _CMP_NLT_UQ);
+    bad |= wrong;
     const __m512i low = _mm512_cvtps_epi64(_mm512_castps512_ps256(steps)), high = _mm512_cvtps_epi64(_mm512_extractf32x8_ps(steps, 1));
-    const __mmask8 low_lanes = (__mmask8)lanes, high_lanes = (__mmask8)(lanes >> 8);
+    /* What is out of range is left out, as everywhere: the sums of several threads would overflow. */
+    const __mmask16 good = (__mmask16)(lanes & ~wrong);
+    const __mmask8 low_lanes = (__mmask8)good, high_lanes = (__mmask8)(good >> 8);
     _mm512_mask_storeu_epi64(sum + i, low_lanes, _mm512_add_epi64(low, _mm512_maskz_loadu_epi64(low_lanes, sum + i)));
     _mm512_mask_storeu_epi64(sum + i + 8, high_lanes, _mm512_add_epi64(high, _mm512_maskz_loadu_epi64(high_lanes, sum + i + 8)));
   }

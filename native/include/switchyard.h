@@ -6,7 +6,8 @@
  * workspace, one for all its programs and experts, is sized when they are created. Calls on one device are made by one thread at a time; a call returns when its work is done.
  *
  * The promise. What an op writes for a row is a function of that row, the weights and (attention) its sequence's cache alone: never of the other rows,
- * of the thread count, of the back end, or of the instruction set. To make that hold every reduction has ONE order, given below beside the op ("order:").
+ * of the thread count, of the back end, or of the instruction set (of x86-64 and NVIDIA's GPUs; AArch64 flushes a product just below the smallest normal number
+ * before it rounds it). To make that hold every reduction has ONE order, given below beside the op ("order:").
  * Arithmetic is IEEE fp32 with round-to-nearest-even, denormals flushed to zero in inputs and outputs (FTZ|DAZ), fused multiply-add exactly where "fma" is written.
  *
  * Shapes. T = rows of the batch. Activations are f32, row-major, in buffers with a row stride in floats. W[N,K] is PyTorch's [out, in]: y[n] = sum_k x[k] W[n,k].

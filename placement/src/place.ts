@@ -413,8 +413,13 @@ async function robustly(
   stop: () => boolean,
 ): Promise<FanOutSearch> {
   const names = [...new Set(sample.sequences.map((s) => s.domain ?? ''))];
-  const domainOf = sample.sequences.map((s) => names.indexOf(s.domain ?? ''));
-  const tokens = names.map((_, d) => sample.sequences.reduce((sum, s, i) => sum + (domainOf[i] === d ? s.tokens : 0), 0));
+  // Clients name domains, so there may be as many as sequences.
+  const numberOf = new Map(names.map((name, d) => [name, d]));
+  const domainOf = sample.sequences.map((s) => numberOf.get(s.domain ?? '')!);
+  const tokens = names.map(() => 0);
+  sample.sequences.forEach((s, i) => {
+    tokens[domainOf[i]] += s.tokens;
+  });
   const valuesOf = ({ masks, homeOf }: NodePlacement) => {
     const { visits, rows } = sequenceHomeCosts(sample, masks, cluster);
     const cost = o.model === 'home-rank' ? rows : visits;

@@ -115,7 +115,7 @@ describe('place', () => {
     const placement = { plan, cluster, homes, score, masks, affinity: { otherwise: [], domains: {} }, stopped: false };
     expect(explain(placement, trace).nodes.map((n) => n.name)[16]).toBe('n32+n33');
     const { plan: moved } = relabelToMatch(plan, contiguous, cluster);
-    const staged = stageMove(contiguous, moved, cluster, trace, homes, {
+    const staged = await stageMove(contiguous, moved, cluster, trace, homes, {
       expertBytes: topology.expertBytes,
       bytesMax: 40 * topology.expertBytes,
     });

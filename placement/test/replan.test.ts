@@ -33,7 +33,7 @@ describe('re-planning', () => {
     const target = await place(trace, topology, { ...quick, replicas: 0.1 });
     const { cluster, homes } = target;
     const current = await baselinePlan('round-robin', trace, topology);
-    const staged = stageMove(current, target.plan, cluster, trace, homes, { expertBytes: 1000 });
+    const staged = await stageMove(current, target.plan, cluster, trace, homes, { expertBytes: 1000 });
     const state = current.replicas.map((l) => l.map((own) => [...own]));
     let last = staged.remoteNodesBefore;
     for (const stage of staged.stages) {
@@ -46,14 +46,14 @@ describe('re-planning', () => {
     expect(scoreFanOut(trace, state, cluster, homes).remoteNodes).toBeCloseTo(last, 9);
     expect(state).toEqual(staged.reached.replicas);
     expect(last).toBeLessThan(0.8 * staged.remoteNodesBefore);
-    const part = stageMove(current, target.plan, cluster, trace, homes, { expertBytes: 1000, bytesMax: 60_000 });
+    const part = await stageMove(current, target.plan, cluster, trace, homes, { expertBytes: 1000, bytesMax: 60_000 });
     expect(part.bytes).toBeLessThanOrEqual(60_000);
     expect(part.remoteNodesAfter).toBeLessThan(part.remoteNodesBefore);
   });
 });
 
 describe('re-planning to fewer replicas', () => {
-  it('reaches what is no worse than the target, where bytes suffice', () => {
+  it('reaches what is no worse than the target, where bytes suffice', async () => {
     const shape = { layers: 2, experts: 6, topK: 2, sequences: 6, tokensEach: 5 };
     const cluster = clusterOf(testTopology(3, 1, 8));
     const random = seededRandom(1);
@@ -77,7 +77,7 @@ describe('re-planning to fewer replicas', () => {
       };
       const current = planOfCopies(12 + random.below(8));
       const target = planOfCopies(12 + random.below(4));
-      const { remoteNodesAfter, reached, stages } = stageMove(current, target, cluster, trace, homes, { expertBytes: 1 });
+      const { remoteNodesAfter, reached, stages } = await stageMove(current, target, cluster, trace, homes, { expertBytes: 1 });
       const aim = scoreFanOut(trace, target.replicas, cluster, homes).remoteNodes;
       expect(remoteNodesAfter).toBeLessThanOrEqual(aim + 1e-12);
       const state = current.replicas.map((layer) => layer.map((own) => [...own]));
@@ -99,12 +99,12 @@ describe('re-planning with less memory', () => {
     const trace = await gptOssSlice();
     const { plan: current, homes } = await place(trace, topology, { ...quick, replicas: 0.3 });
     const target = { ...current, replicas: current.replicas.map((layer) => layer.map((own) => own.slice(0, 1))) };
-    const { reached, stages, bytes } = stageMove(current, target, cluster, trace, homes, { expertBytes: 1000, bytesMax: 0 });
+    const { reached, stages, bytes } = await stageMove(current, target, cluster, trace, homes, { expertBytes: 1000, bytesMax: 0 });
     expect(reached.replicas).toEqual(target.replicas);
     expect({ bytes, adds: stages.flatMap((stage) => stage.adds) }).toEqual({ bytes: 0, adds: [] });
     // Where nothing may be copied, the number of replicas is the target's all the same, and every expert is still somewhere.
     const elsewhere = await place(trace, topology, { ...quick, replicas: 0.1, seed: 7 });
-    const part = stageMove(current, elsewhere.plan, cluster, trace, homes, { expertBytes: 1000, bytesMax: 0 });
+    const part = await stageMove(current, elsewhere.plan, cluster, trace, homes, { expertBytes: 1000, bytesMax: 0 });
     expectValid(part.reached, cluster.slotsOf);
     expect(part.reached.replicas.flat(2)).toHaveLength(elsewhere.plan.replicas.flat(2).length);
   });
@@ -116,11 +116,26 @@ describe('re-planning with less memory', () => {
     smaller.nodes[0].workers[0].expertMemoryBytes = 200_000;
     const { plan: target, homes } = await place(trace, smaller, { ...quick, replicas: 0 });
     const less = clusterOf(smaller);
-    const { reached } = stageMove(current, target, less, trace, homes, { expertBytes: 1000, bytesMax: 200_000 });
+    const { reached } = await stageMove(current, target, less, trace, homes, { expertBytes: 1000, bytesMax: 200_000 });
     expectValid(reached, less.slotsOf);
-    expect(() => stageMove(current, target, less, trace, homes, { expertBytes: 1000, bytesMax: 1000 })).toThrow(
+    await expect(stageMove(current, target, less, trace, homes, { expertBytes: 1000, bytesMax: 1000 })).rejects.toThrow(
       /worker 0 \(n0w0\) holds \d+ experts and its memory 200: no part of the way that moves at most 1000 bytes fits/,
     );
+  });
+
+  it('ends when it is told to, with a plan that is valid', async () => {
+    const trace = thinTokens(await gptOssSlice(), 400);
+    const current = await baselinePlan('round-robin', trace, topology);
+    const { plan: target, homes } = await place(trace, topology, { ...quick, replicas: 0.1 });
+    const stop = new AbortController();
+    const whole = await stageMove(current, target, cluster, trace, homes, { expertBytes: 1 });
+    const moving = stageMove(current, target, cluster, trace, homes, { expertBytes: 1, signal: stop.signal });
+    // It has turned the event loop once.
+    setImmediate(() => stop.abort());
+    const { reached, bytes, remoteNodesBefore, remoteNodesAfter } = await moving;
+    expectValid(reached, cluster.slotsOf);
+    expect(bytes).toBeLessThan(whole.bytes);
+    expect(remoteNodesAfter).toBeLessThanOrEqual(remoteNodesBefore);
   });
 
   it('lets nodes trade names only where their links are alike', async () => {

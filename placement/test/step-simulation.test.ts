@@ -248,12 +248,12 @@ describe('planned steps', () => {
     expect(decodeSteps(trace, homes, cluster, 10, 3, 7)).toEqual(decode);
     expect(decodeSteps(trace, homes, cluster, 10, 3, 8)).not.toEqual(decode);
     const prompts = promptSteps(trace, homes, cluster, 2048, 7);
-    expect(prompts.map((own) => own.map(({ rows }) => rows.length))).toEqual([[256, 256], [256, 256], [256, 256], []]);
+    expect(prompts.map((own) => own.map(({ rows }) => rows.length))).toEqual([[256, 256, 170], [256, 256, 171], [256, 256, 171], []]);
     // The first prompt's rows attend to 1, 2, 3, … positions.
     const [first] = prompts[0];
     const length = trace.sequences[trace.sequenceOf[first.rows[0]]].tokens;
     expect(first.rows.slice(0, length)).toEqual(Array.from({ length }, (_, i) => first.rows[0] + i));
-    const [short] = promptSteps(trace, homes, cluster, 40, 7)[0];
+    const [short] = promptSteps(trace, homes, cluster, 30, 7)[0];
     expect(short.contextTokens).toBe(55);
   });
 });

@@ -92,6 +92,8 @@ describe('files that cannot be what they say', () => {
     [{ moeLayers: ['a'] }, 'moeLayers[0] is "a", must be an integer above -1'],
     [{ moeLayers: [1e9] }, 'moeLayers[0] is 1000000000'],
     [{ model: 5 }, 'model is 5, must be text'],
+    [{ model: '' }, 'model is "", must be text of 1 to 256 characters'],
+    [{ modelType: 'm'.repeat(257) }, 'must be text of 1 to 256 characters'],
   ])('by a header like %o are refused', async (change, message) => {
     const header = { format: 'switchyard-trace', version: 1, model: 'm', moeLayers: [0], experts: 4, topK: 1, ...change };
     await expect(openTrace(file('odd.trace', `${JSON.stringify(header)}\n`))).rejects.toThrow(message);
@@ -282,6 +284,11 @@ describe('other formats', () => {
     const counts = await readSglangDump(() => bytesOf('{"logical_count": [[0,0],[3,4],[0,0],[1,0]]}'), 'dump.json');
     expect(counts).toMatchObject({ loads: { layers: 2, moeLayers: [1, 3], counts: Float64Array.from([3, 4, 1, 0]) } });
     await expect(readSglangDump(() => bytesOf('{"topk_ids_of_layer": [[[-1]]]}'), 'dump.json')).rejects.toThrow(/no token chose an expert/);
+    const maps = (second: number[]) =>
+      [[0, 1, 2, 3], second].map((row) => ({ topk_ids_of_layer: [chosen], physical_to_logical_map: [row] }));
+    const moved = (second: number[]) => readSglangDump(() => bytesOf(JSON.stringify({ records: maps(second) })), 'dump.json');
+    await expect(moved([3, 2, 1, 0])).rejects.toThrow('physical_to_logical_map is not the map that was given before; a file must have one');
+    expect(await moved([0, 1, 2, 3])).toMatchObject({ kind: 'routing' });
     const slots = [0, 1, 2];
     await expect(readSglangDump(dump({ physical_to_logical_map: [slots, slots] }), 'dump.json')).rejects.toThrow(
       'dump.json: sequence 1, position 0: layer 3: the map of physical experts has 2 layers',

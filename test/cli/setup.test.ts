@@ -130,3 +130,15 @@ describe('installed dependencies', () => {
     expect(installed(null)).toBe(false);
   });
 });
+
+describe('a checkout that is set up', () => {
+  it('has the program where npx looks for it', () => {
+    const done = spawnSync('npx', ['switchyard', '--version'], {
+      cwd: path.join(scripts, '..'),
+      encoding: 'utf8',
+      env: { ...process.env, npm_config_offline: 'true' },
+    });
+    const { version } = JSON.parse(readFileSync(path.join(scripts, '..', 'cli', 'package.json'), 'utf8'));
+    expect([done.stdout.trim(), done.status]).toEqual([version, 0]);
+  });
+});

@@ -106,7 +106,7 @@ export function upCommand(): Command {
     .option('--max-sequences <count>', 'sequences that one worker runs at a time (default: 64)', integerIn(1, limits.requestsRunningMax))
     .option(
       '--draft-max <tokens>',
-      'tokens that a stream may guess from its own text for one step to check; 0: none (default: 16)',
+      'tokens that a stream may guess from its own text or its prediction for one step to check; 0: none (default: 16)',
       integerIn(0, limits.draftMax),
     )
     .option('--no-prefix-cache', 'compute every prompt from its beginning')
@@ -123,7 +123,7 @@ export function upCommand(): Command {
     )
     .option(
       '--home-slack-sequences <count>',
-      'sequences more than the least busy worker that a preferred home may have (default: 4)',
+      'how many sequences more than the least busy worker a preferred home may have (default: 4)',
       integerIn(0, 4096),
     )
     .option(

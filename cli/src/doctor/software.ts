@@ -68,7 +68,6 @@ export function checkTemporaryFolder(): Check {
 const optionalTools = [
   { program: 'nvidia-smi', args: ['--query-gpu=name,driver_version', '--format=csv,noheader'], use: 'a CUDA device' },
   { program: 'nats-server', args: ['--version'], use: 'links through a broker, and their tests' },
-  { program: 'helm', args: ['version', '--short'], use: 'deploying to Kubernetes' },
 ];
 
 export function checkOptionalTools(): Check[] {

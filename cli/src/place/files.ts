@@ -12,17 +12,20 @@ import { limits, type Plan, parsePlan, parseTopology, readBoundedFile, Switchyar
 import { CommandFailure, exitStatus } from '../failure.ts';
 import type { IdShape } from './option-values.ts';
 
-function readDocument(path: string, what: string): string {
+/** Of a certificate: a price and a reference for every pair of experts of every layer. What is longer is no string of JavaScript. */
+const certificateBytesMax = 511 * 2 ** 20;
+
+function readDocument(path: string, what: string, bytesMax: number): string {
   try {
-    return readBoundedFile(path, limits.planBytesMax).toString();
+    return readBoundedFile(path, bytesMax).toString();
   } catch (error) {
     throw new CommandFailure(`cannot read the ${what} ${path}: ${(error as Error).message}`, { status: exitStatus.usage });
   }
 }
 
 /** What `parse` says is wrong, with the file in which it is. */
-function parsed<T>(path: string, what: string, parse: (text: string) => T): T {
-  const text = readDocument(path, what);
+function parsed<T>(path: string, what: string, parse: (text: string) => T, bytesMax: number = limits.planBytesMax): T {
+  const text = readDocument(path, what, bytesMax);
   try {
     return parse(text);
   } catch (error) {
@@ -43,7 +46,8 @@ export const readPlanOf = (path: string, shape: PlanShape): Plan =>
   });
 
 export const readTopology = (path: string): Topology => parsed(path, 'topology', (text) => parseTopology(JSON.parse(text)));
-export const readCertificate = (path: string): Certificate => parsed(path, 'certificate', (text) => parseCertificate(JSON.parse(text)));
+export const readCertificate = (path: string): Certificate =>
+  parsed(path, 'certificate', (text) => parseCertificate(JSON.parse(text)), certificateBytesMax);
 
 /** The cluster, and its hosts as measured; host null: not calibrated. */
 export function readCluster(flags: { topology: string; calibration?: string }): { topology: Topology; host: HostModel | null } {

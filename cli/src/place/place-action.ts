@@ -138,7 +138,7 @@ async function placeByRouting(
     onProgress: ({ stage, incumbent }) => line.update(stage, incumbent),
   });
   line.finish();
-  placed = near(placed, now, train, topology, flags);
+  placed = await near(placed, now, train, topology, flags, signal);
   const homes = chooseHomes(judged, placed.masks, cluster, { kind: 'whole-sequence' }, flags.homeTolerance);
   const score = scoreFanOut(judged, placed.plan.replicas, cluster, homes);
   const nowHomes =
@@ -164,7 +164,7 @@ async function placeByRouting(
   };
   const outputs: Output[] = [{ option: '--out', file: flags.out, text: jsonLine(placed.plan) }];
   if (flags.certificate !== undefined) outputs.push({ option: '--certificate', file: flags.certificate, text: jsonLine(certificate) });
-  if (flags.pareto !== undefined) {
+  if (flags.pareto !== undefined && points!.length > 0) {
     const page = paretoPage(points!, `Placement of ${trace.model} on ${counted(cluster.nodes, 'node')}`);
     outputs.push({ option: '--pareto', file: flags.pareto, text: page });
   }
@@ -218,19 +218,21 @@ function gapText({ score, bound }: { score: number; bound: number }): string {
 
 /** Groups that stay whole; null: none. */
 function groupsToKeep({ groups: rule, model, robust, budgetBytes }: PlaceFlags, trace: RoutingTrace): number | null {
+  // One group is what models without any have.
+  const named = trace.groups === undefined || trace.groups < 2 ? null : trace.groups;
   // What was not asked for gives way to what was.
-  if (rule === undefined) return model !== 'chain' && robust.kind === 'mean' && budgetBytes === undefined ? (trace.groups ?? null) : null;
+  if (rule === undefined) return model !== 'chain' && robust.kind === 'mean' && budgetBytes === undefined ? named : null;
   if (rule === 'free') return null;
   if (budgetBytes !== undefined)
     throw new CommandFailure('--groups whole and --budget-bytes exclude each other: groups are split on the way', {
       status: exitStatus.usage,
     });
   if (rule !== 'whole') return rule;
-  if (trace.groups === undefined)
+  if (named === null)
     throw new CommandFailure('the trace does not say how many groups its layers have: give their number, such as --groups 8', {
       status: exitStatus.usage,
     });
-  return trace.groups;
+  return named;
 }
 
 /** Seconds of highs that one solve of a window may take. */
@@ -291,7 +293,14 @@ function named(plan: Plan, now: Plan, cluster: Cluster, { current }: PlaceFlags)
 }
 
 /** The plan under the names that move least; and within a budget of bytes, the best part of the way. */
-function near(placed: Placement, now: Plan, trace: RoutingTrace, topology: Topology, flags: PlaceFlags): Placement {
+async function near(
+  placed: Placement,
+  now: Plan,
+  trace: RoutingTrace,
+  topology: Topology,
+  flags: PlaceFlags,
+  signal: AbortSignal,
+): Promise<Placement> {
   const cluster = clusterOf(topology);
   const plan = named(placed.plan, now, cluster, flags);
   const again = (next: Plan) =>
@@ -302,9 +311,17 @@ function near(placed: Placement, now: Plan, trace: RoutingTrace, topology: Topol
   if (flags.budgetBytes === undefined) return diffPlans(placed.plan, plan, 1).bytes === 0 ? placed : again(plan);
   const sample = thinTokens(trace, 4000);
   const homes = chooseHomes(sample, nodeMasks(plan, cluster), cluster, { kind: 'whole-sequence' }, flags.homeTolerance);
-  const { reached } = stageMove(now, plan, cluster, sample, homes, { expertBytes: topology.expertBytes, bytesMax: flags.budgetBytes });
+  const { reached } = await stageMove(now, plan, cluster, sample, homes, {
+    expertBytes: topology.expertBytes,
+    bytesMax: flags.budgetBytes,
+    signal,
+  });
   return again(reached);
 }
+
+/** Replica memory and peak/mean of the plans that trade-offs are shown of. */
+const paretoReplicas = [0, 0.125, 0.25, 0.5, 1];
+const paretoPeaks = [1.03, 1.1, 1.2, 1.5];
 
 async function paretoPoints(
   train: RoutingTrace,
@@ -317,8 +334,8 @@ async function paretoPoints(
   const points: ParetoPoint[] = [];
   const cluster = clusterOf(topology);
   const line = new ProgressLine(null);
-  for (const replicas of [0, 0.125, 0.25, 0.5, 1])
-    for (const peak of [1.03, 1.1, 1.2, 1.5]) {
+  for (const replicas of paretoReplicas)
+    for (const peak of paretoPeaks) {
       if (signal.aborted) break;
       const options = {
         ...placeOptions({ ...flags, peak, starts: 1, sampleTokens: Math.min(flags.sampleTokens, 4000) }, signal),
@@ -349,8 +366,10 @@ async function paretoPoints(
 }
 
 function paretoText(points: readonly ParetoPoint[]): string {
+  const tried = paretoReplicas.length * paretoPeaks.length;
+  if (points.length === 0) return 'pareto: no plan was found, or none in time; nothing was written there';
   const front = new Set(paretoFront(points));
-  return textTable(
+  const table = textTable(
     ['plan', 'r', 'peak/mean', 'replicas', 'to move', 'front'],
     points.map((p) => [
       pointName(p),
@@ -361,6 +380,8 @@ function paretoText(points: readonly ParetoPoint[]): string {
       front.has(p) ? '*' : '',
     ]),
   );
+  if (points.length === tried) return table;
+  return `${table}\n${tried - points.length} of ${tried} plans are not there: they do not fit, or there was no time to search them`;
 }
 
 /** Nodes in full; of the layers, those that stand out. */

@@ -1,3 +1,4 @@
+import { randomBytes } from 'node:crypto';
 import { accessSync, chmodSync, constants, existsSync, realpathSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { CommandFailure, exitStatus } from '../failure.ts';
@@ -64,5 +65,10 @@ function partialOf(named: string): { partial: string; file: string } | null {
   } catch {
     return null;
   }
-  return { partial: `${file}.${process.pid}.partial`, file };
+  return { partial: partialName(file), file };
+}
+
+/** Of its own: in containers that share a folder process ids come again, and a killed one may have left its file. */
+export function partialName(file: string): string {
+  return `${file}.${process.pid}.${randomBytes(4).toString('hex')}.partial`;
 }

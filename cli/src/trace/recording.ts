@@ -2,6 +2,7 @@ import { chmodSync, constants, copyFileSync, existsSync, linkSync, readdirSync, 
 import path from 'node:path';
 import type { ApiClient } from '../api/client.ts';
 import { CommandFailure } from '../failure.ts';
+import { partialName } from '../terminal/output-file.ts';
 
 /** What the coordinator says of a recording (docs/observe.md). */
 export interface RecordingStatus {
@@ -54,13 +55,14 @@ export function moveRecording(files: readonly string[], out: string): string[] {
     { from: file, to: targets[index] },
     { from: `${file}.sequences.jsonl`, to: `${targets[index]}.sequences.jsonl` },
   ]);
-  const partial = (file: string) => `${file}.${process.pid}.partial`;
-  const there = moves.filter(({ from }, index) => index % 2 === 0 || existsSync(from));
+  const there = moves
+    .filter(({ from }, index) => index % 2 === 0 || existsSync(from))
+    .map((move) => ({ ...move, partial: partialName(move.to) }));
   try {
-    for (const { from, to } of there) linkOrCopy(from, partial(to));
-    for (const { to } of there) renameSync(partial(to), to);
+    for (const { from, partial } of there) linkOrCopy(from, partial);
+    for (const { partial, to } of there) renameSync(partial, to);
   } catch (error) {
-    for (const { to } of there) rmSync(partial(to), { force: true });
+    for (const { partial } of there) rmSync(partial, { force: true });
     throw new CommandFailure(`--out ${out}: ${(error as Error).message}; what was recorded is in ${files.join(', ')}`, { cause: error });
   }
   for (const { from, to } of moves)

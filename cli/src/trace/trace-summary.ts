@@ -42,43 +42,42 @@ export function summariseTrace(trace: RoutingTrace): TraceSummary {
     sequences: trace.sequences.length,
     domains: [...shares].map(([domain, { sequences, tokens }]) => ({ domain, sequences, tokens })).sort((a, b) => b.tokens - a.tokens),
     imbalance: { mean: busiest.reduce((sum, x) => sum + x, 0) / layers, max: worst, layer: trace.moeLayers[busiest.indexOf(worst)] },
-    domainDistance: meanDistance(
-      [...shares.values()].map((s) => s.rows),
-      layers,
-      trace.experts,
-    ),
+    domainDistance: meanDistance(rowsOfLargest(trace, shares), layers, trace.experts),
   };
 }
 
 interface DomainShare {
   sequences: number;
   tokens: number;
-  /** Rows by expert, (layers, experts). */
-  rows: Float64Array;
 }
 
+/** Clients name domains: of more than so many only those with most tokens are compared, each with each. */
+const comparedMax = 256;
+
 function sharesByDomain(trace: RoutingTrace): Map<string | null, DomainShare> {
-  const layers = trace.moeLayers.length;
-  const row = layers * trace.topK;
   const shares = new Map<string | null, DomainShare>();
-  const shareOf = (domain: string | null) => {
-    let share = shares.get(domain);
-    if (!share) {
-      share = { sequences: 0, tokens: 0, rows: new Float64Array(layers * trace.experts) };
-      shares.set(domain, share);
-    }
-    return share;
-  };
-  for (const { domain } of trace.sequences) shareOf(domain).sequences++;
-  for (let token = 0; token < trace.tokens; token++) {
-    const share = shareOf(trace.sequences[trace.sequenceOf[token]].domain);
-    share.tokens++;
-    for (let i = 0; i < row; i++) {
-      const expert = trace.ids[token * row + i];
-      if (expert < trace.experts) share.rows[Math.floor(i / trace.topK) * trace.experts + expert]++;
-    }
+  for (const { domain, tokens } of trace.sequences) {
+    const share = shares.get(domain) ?? { sequences: 0, tokens: 0 };
+    shares.set(domain, { sequences: share.sequences + 1, tokens: share.tokens + tokens });
   }
   return shares;
+}
+
+/** Rows by expert, (layers, experts), of each of the largest domains. */
+function rowsOfLargest(trace: RoutingTrace, shares: ReadonlyMap<string | null, DomainShare>): Float64Array[] {
+  const layers = trace.moeLayers.length;
+  const row = layers * trace.topK;
+  const largest = [...shares].sort(([, a], [, b]) => b.tokens - a.tokens).slice(0, comparedMax);
+  const rowsOf = new Map(largest.map(([domain]) => [domain, new Float64Array(layers * trace.experts)]));
+  for (let token = 0; token < trace.tokens; token++) {
+    const rows = rowsOf.get(trace.sequences[trace.sequenceOf[token]].domain);
+    if (rows === undefined) continue;
+    for (let i = 0; i < row; i++) {
+      const expert = trace.ids[token * row + i];
+      if (expert < trace.experts) rows[Math.floor(i / trace.topK) * trace.experts + expert]++;
+    }
+  }
+  return [...rowsOf.values()];
 }
 
 function meanDistance(domains: Float64Array[], layers: number, experts: number): number | null {

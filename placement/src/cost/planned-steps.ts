@@ -50,13 +50,15 @@ export function decodeSteps(
 /** Prompts of the trace on their homes, `tokens` in all, in steps as workers make them; a home whose sequences run out repeats them. */
 export function promptSteps(trace: RoutingTrace, homes: Int32Array, cluster: Cluster, tokens: number, seed: number): PlannedStep[][] {
   const starts = sequenceStarts(trace);
-  const workers = cluster.workers.length;
-  return sequencesByHome(trace, homes, cluster, seed).map((sequences, home) => {
-    const most = Math.floor(((home + 1) * tokens) / workers) - Math.floor((home * tokens) / workers);
+  const byHome = sequencesByHome(trace, homes, cluster, seed);
+  const able = [...byHome.keys()].filter((home) => byHome[home].length > 0);
+  return byHome.map((sequences, home) => {
+    const at = able.indexOf(home);
+    if (at < 0) return [];
+    const most = Math.floor(((at + 1) * tokens) / able.length) - Math.floor((at * tokens) / able.length);
     const all = sequences.flatMap((sequence) =>
       Array.from({ length: trace.sequences[sequence].tokens }, (_, position) => ({ sequence, position })),
     );
-    if (all.length === 0) return [];
     const rows = Array.from({ length: most }, (_, i) => all[i % all.length]);
     return Array.from({ length: Math.ceil(rows.length / promptStepRows) }, (_, step) => {
       const chunk = rows.slice(step * promptStepRows, (step + 1) * promptStepRows);

@@ -107,12 +107,15 @@ class Simulation {
   private roundTrips = 0;
   private roundTripSeconds = 0;
   private readonly load: Float64Array;
+  /** From node to node, where links are listed one by one. */
+  private readonly linkOf: ReadonlyMap<number, Topology['interNode']>;
   private readonly homes: { begun: Step[]; endedAt: number }[];
 
   constructor(workload: StepWorkload) {
     this.w = workload;
     const { trace, replicas, cluster } = workload;
     this.layers = trace.moeLayers.length;
+    this.linkOf = new Map(workload.links.links?.map((link) => [link.from * cluster.nodes + link.to, link] as const));
     this.rules = replicas.map((layer) => layerRule(layer, cluster));
     this.servers = Array.from(cluster.speedOf, (speed) => server({ speed, wake: workload.host.wake }));
     this.rhythms = this.servers.map(() => new FrameRhythm());
@@ -403,7 +406,7 @@ class Simulation {
   /** Each node's link is busy with one frame at a time, each way. */
   private overLinks(from: number, to: number, bytes: number, deliver: () => void): void {
     const { links } = this.w;
-    const link = links.links?.find((l) => l.from === from && l.to === to) ?? links.interNode;
+    const link = this.linkOf.get(from * this.w.cluster.nodes + to) ?? links.interNode;
     const wire = bytes / link.bandwidth;
     const start = Math.max(this.now, this.sendsUntil[from]);
     this.sendsUntil[from] = start + wire;

@@ -1,3 +1,4 @@
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import { chooseReplicas, type Plan, SwitchyardError } from '@switchyard/proto';
 import type { Cluster } from '../cluster/cluster.ts';
 import { holderMasks, maskNodesMax, NodeCover, popcount } from '../cluster/node-set.ts';
@@ -32,6 +33,12 @@ interface Change {
   worker: number;
 }
 
+/** Changes that are made together. */
+type Way = Pick<Stage, 'adds' | 'drops'>;
+
+/** So many are priced between two turns of the event loop, a millisecond each where layers are large: signals are heard meanwhile. */
+const trialsPerTurn = 32;
+
 /** Longest chain of displaced experts that one stage may hold before it becomes the rest of the move. */
 const chainMax = 24;
 
@@ -47,18 +54,19 @@ const chainMax = 24;
  *
  * @param cluster with its memory as it is: a limit that was set for the target's sake is not one that the stages on the way must keep
  * @param homes home worker of each sequence of the trace, held fixed
+ * @param options.signal aborted: what has been staged until then is the result, if it fits
  * @throws bad_plan where a worker holds more than its memory and `bytesMax` does not suffice to change that
  */
-export function stageMove(
+export async function stageMove(
   current: Plan,
   target: Plan,
   cluster: Cluster,
   trace: RoutingTrace,
   homes: Int32Array,
-  options: { expertBytes: number; bytesMax?: number },
-): StagedMove {
+  options: { expertBytes: number; bytesMax?: number; signal?: AbortSignal },
+): Promise<StagedMove> {
   checkSameShape(current, target);
-  const { expertBytes, bytesMax = Infinity } = options;
+  const { expertBytes, bytesMax = Infinity, signal } = options;
   const state = current.replicas.map((layer) => layer.map((own) => [...own]));
   const price = layerPricer(trace, cluster, homes);
   const cost = state.map((layer, l) => price(l, layer));
@@ -180,19 +188,25 @@ export function stageMove(
     const drops = stages.splice(first).flatMap((stage) => stage.drops);
     if (drops.length > 0) stages.push({ adds: [], drops, remoteNodes: sum(), bytes: 0 });
   };
+  /** The stages that begin with one of the changes, with what they cost; those of an aborted search are not all. */
+  const trialsOf = async (changes: readonly Change[], suits: (stage: Way) => boolean) => {
+    const found: { stage: Way; gain: number }[] = [];
+    for (const [i, first] of changes.entries()) {
+      if (i % trialsPerTurn === trialsPerTurn - 1) await nextTurn();
+      if (signal?.aborted) break;
+      const stage = chainFrom(first);
+      const costs = stage === null || !suits(stage) ? null : trial(stage);
+      if (stage !== null && costs !== null) found.push({ stage, gain: gainOf(costs) });
+    }
+    return found;
+  };
   const overfull = (w: number) => free[w] < 0;
   /** Moves experts off workers that are over their memory, at least cost, as far as the bytes go. */
-  const moveOff = () => {
-    const relieves = ({ adds, drops }: { adds: Change[]; drops: Change[] }) =>
-      drops.some((d) => overfull(d.worker)) && !adds.some((a) => overfull(a.worker));
-    for (let moved = true; moved && free.some((f) => f < 0); ) {
+  const moveOff = async () => {
+    const relieves = ({ adds, drops }: Way) => drops.some((d) => overfull(d.worker)) && !adds.some((a) => overfull(a.worker));
+    for (let moved = true; moved && !signal?.aborted && free.some((f) => f < 0); ) {
       moved = false;
-      const found: { stage: { adds: Change[]; drops: Change[] }; gain: number }[] = [];
-      for (const first of wanted()) {
-        const stage = chainFrom(first);
-        const costs = stage === null || !relieves(stage) ? null : trial(stage);
-        if (stage !== null && costs !== null) found.push({ stage, gain: gainOf(costs) });
-      }
+      const found = await trialsOf(wanted(), relieves);
       found.sort((a, b) => b.gain - a.gain);
       for (const { stage } of found) {
         if (!relieves(stage) || !applies(stage) || bytes + stage.adds.length * expertBytes > bytesMax) continue;
@@ -218,16 +232,10 @@ export function stageMove(
   };
 
   dropSurplus((c) => overfull(c.worker));
-  moveOff();
-  for (let left = wanted(); left.length > 0; left = wanted()) {
-    const found: { stage: { adds: Change[]; drops: Change[] }; rate: number }[] = [];
-    for (const first of left) {
-      const stage = chainFrom(first);
-      const costs = stage === null ? null : trial(stage);
-      if (stage === null || costs === null) continue;
-      found.push({ stage, rate: gainOf(costs) / stage.adds.length });
-    }
-    found.sort((a, b) => b.rate - a.rate);
+  await moveOff();
+  for (let left = wanted(); left.length > 0 && !signal?.aborted; left = wanted()) {
+    const found = await trialsOf(left, () => true);
+    found.sort((a, b) => b.gain / b.stage.adds.length - a.gain / a.stage.adds.length);
     const dirty = new Set<number>();
     let committed = 0;
     for (const { stage } of found) {
@@ -241,7 +249,7 @@ export function stageMove(
       for (const l of layers) dirty.add(l);
       committed++;
     }
-    if (committed > 0) continue;
+    if (committed > 0 || signal?.aborted) continue;
     // Nothing improves alone.
     allThatIsLeft();
     break;
@@ -251,7 +259,7 @@ export function stageMove(
   const settled = stages.length;
   dropSurplus((c) => held > most && state[c.layer][c.expert].length > target.replicas[c.layer][c.expert].length);
   // The target may have been worse only than what had more replicas.
-  if (stages.length > settled && allThatIsLeft()) {
+  if (stages.length > settled && !signal?.aborted && allThatIsLeft()) {
     const [first, last] = stages.splice(settled);
     stages.push({ ...last, drops: [...first.drops, ...last.drops] });
   }

@@ -33,7 +33,7 @@ export function reweight(weights: readonly number[], values: readonly number[], 
   const mean = robustValue(values, tokens, { kind: 'mean' });
   const excess = values.map((v) => (strength * (v - mean)) / Math.max(mean, 1e-9));
   // Only ratios count, and a domain that is far worse than a mean of nearly nothing must not weigh infinitely much.
-  const above = Math.max(0, Math.max(...excess) - excessMax);
+  const above = Math.max(0, excess.reduce((a, b) => Math.max(a, b)) - excessMax);
   const next = weights.map((w, d) => w * Math.exp(excess[d] - above));
   const total = next.reduce((sum, w, d) => sum + w * tokens[d], 0);
   const all = tokens.reduce((a, b) => a + b, 0);

@@ -79,7 +79,13 @@ export function checkShape(shape: TraceShape, source: string): void {
     if (!Number.isInteger(layer) || layer <= above || layer > layerMax)
       throw badTrace(source, 'header', `moeLayers[${l}] is ${shown(layer)}, must be an integer above ${above}, at most ${layerMax}`);
   });
-  if (typeof shape.model !== 'string') throw badTrace(source, 'header', `model is ${shown(shape.model)}, must be text`);
+  // Plans are made with it.
+  for (const field of ['model', 'modelType'] as const) {
+    const text: unknown = shape[field];
+    if (field === 'modelType' && text === undefined) continue;
+    if (typeof text !== 'string' || text.length < 1 || text.length > limits.nameLengthMax)
+      throw badTrace(source, 'header', `${field} is ${shown(text)}, must be text of 1 to ${limits.nameLengthMax} characters`);
+  }
   if (shape.groups === undefined) return;
   refuse('groups', shape.groups, shape.experts);
   if (shape.experts % shape.groups !== 0)

@@ -51,7 +51,11 @@ export async function readSglangDump(
     } else if (found.key.endsWith('physical_to_logical_map')) {
       if (found.shape.length !== 2)
         throw badTrace(source, `byte ${found.offset}`, `${found.key} has ${found.shape.length} dimensions, expected (layers, slots)`);
-      map = Array.from({ length: found.shape[0] }, (_, l) => found.flat.slice(l * found.shape[1], (l + 1) * found.shape[1]));
+      const next = Array.from({ length: found.shape[0] }, (_, l) => found.flat.slice(l * found.shape[1], (l + 1) * found.shape[1]));
+      // Ids before and after a rebalancing name other experts.
+      if (map !== null && JSON.stringify(map) !== JSON.stringify(next))
+        throw badTrace(source, `byte ${found.offset}`, `${found.key} is not the map that was given before; a file must have one`);
+      map = next;
     } else if (found.key === 'logical_count') addCounts(counts, found, source);
   }
   if (!sawIds) {

@@ -107,6 +107,7 @@ export function flagsHelp(): string {
           : ` (default ${fallback})`;
     return `${left.padEnd(28)} ${help}${given}`;
   });
+  lines.push(`${'  --help'.padEnd(28)} this`, `${'  --version'.padEnd(28)} the version`);
   return `A Switchyard worker: hosts experts and runs sequences for a coordinator.\n\n${lines.join('\n')}\n`;
 }
 

@@ -219,20 +219,20 @@ function gapText({ score, bound }: { score: number; bound: number }): string {
 /** Groups that stay whole; null: none. */
 function groupsToKeep({ groups: rule, model, robust, budgetBytes }: PlaceFlags, trace: RoutingTrace): number | null {
   // One group is what models without any have.
-  const named = trace.groups === undefined || trace.groups < 2 ? null : trace.groups;
+  const groups = trace.groups === undefined || trace.groups < 2 ? null : trace.groups;
   // What was not asked for gives way to what was.
-  if (rule === undefined) return model !== 'chain' && robust.kind === 'mean' && budgetBytes === undefined ? named : null;
+  if (rule === undefined) return model !== 'chain' && robust.kind === 'mean' && budgetBytes === undefined ? groups : null;
   if (rule === 'free') return null;
   if (budgetBytes !== undefined)
     throw new CommandFailure('--groups whole and --budget-bytes exclude each other: groups are split on the way', {
       status: exitStatus.usage,
     });
   if (rule !== 'whole') return rule;
-  if (named === null)
+  if (groups === null)
     throw new CommandFailure('the trace does not say how many groups its layers have: give their number, such as --groups 8', {
       status: exitStatus.usage,
     });
-  return named;
+  return groups;
 }
 
 /** Seconds of highs that one solve of a window may take. */

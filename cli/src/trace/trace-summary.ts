@@ -29,7 +29,7 @@ export function summariseTrace(trace: RoutingTrace): TraceSummary {
     return mean > 0 ? Math.max(...loads) / mean : 1;
   });
   const worst = Math.max(...busiest);
-  const shares = sharesByDomain(trace);
+  const domains = domainsOf(trace);
   return {
     format: 'switchyard-trace-summary',
     version: 1,
@@ -40,35 +40,30 @@ export function summariseTrace(trace: RoutingTrace): TraceSummary {
     tokens: trace.tokens,
     generatedTokens: trace.generated.reduce((sum, bit) => sum + bit, 0),
     sequences: trace.sequences.length,
-    domains: [...shares].map(([domain, { sequences, tokens }]) => ({ domain, sequences, tokens })).sort((a, b) => b.tokens - a.tokens),
+    domains,
     imbalance: { mean: busiest.reduce((sum, x) => sum + x, 0) / layers, max: worst, layer: trace.moeLayers[busiest.indexOf(worst)] },
-    domainDistance: meanDistance(rowsOfLargest(trace, shares), layers, trace.experts),
+    domainDistance: meanDistance(rowsOfLargest(trace, domains), layers, trace.experts),
   };
-}
-
-interface DomainShare {
-  sequences: number;
-  tokens: number;
 }
 
 /** Clients name domains: of more than so many only those with most tokens are compared, each with each. */
 const comparedMax = 256;
 
-function sharesByDomain(trace: RoutingTrace): Map<string | null, DomainShare> {
-  const shares = new Map<string | null, DomainShare>();
+/** Those with most tokens first. */
+function domainsOf(trace: RoutingTrace): TraceSummary['domains'] {
+  const shares = new Map<string | null, TraceSummary['domains'][number]>();
   for (const { domain, tokens } of trace.sequences) {
-    const share = shares.get(domain) ?? { sequences: 0, tokens: 0 };
-    shares.set(domain, { sequences: share.sequences + 1, tokens: share.tokens + tokens });
+    const share = shares.get(domain) ?? { domain, sequences: 0, tokens: 0 };
+    shares.set(domain, { domain, sequences: share.sequences + 1, tokens: share.tokens + tokens });
   }
-  return shares;
+  return [...shares.values()].sort((a, b) => b.tokens - a.tokens);
 }
 
 /** Rows by expert, (layers, experts), of each of the largest domains. */
-function rowsOfLargest(trace: RoutingTrace, shares: ReadonlyMap<string | null, DomainShare>): Float64Array[] {
+function rowsOfLargest(trace: RoutingTrace, domains: TraceSummary['domains']): Float64Array[] {
   const layers = trace.moeLayers.length;
   const row = layers * trace.topK;
-  const largest = [...shares].sort(([, a], [, b]) => b.tokens - a.tokens).slice(0, comparedMax);
-  const rowsOf = new Map(largest.map(([domain]) => [domain, new Float64Array(layers * trace.experts)]));
+  const rowsOf = new Map(domains.slice(0, comparedMax).map(({ domain }) => [domain, new Float64Array(layers * trace.experts)]));
   for (let token = 0; token < trace.tokens; token++) {
     const rows = rowsOf.get(trace.sequences[trace.sequenceOf[token]].domain);
     if (rows === undefined) continue;

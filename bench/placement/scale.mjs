@@ -54,7 +54,7 @@ const cold = await timed('cold', {});
 await timed('incremental', { warmStart: cold.plan, warmRounds: 1, deadlineMs: processorMs() + 300 }, next);
 if (process.argv[4] === 'no-proof') process.exit(0);
 const start = performance.now();
-const certificate = prove(cold.plan, cold.cluster, trace, { homes: cold.homes, claims: ['fan-out', 'load'], rounds: 2 });
+const certificate = await prove(cold.plan, cold.cluster, trace, { homes: cold.homes, claims: ['fan-out', 'load'], rounds: 2 });
 for (const c of certificate.claims)
   report(`${c.kind}: score ${c.score.toFixed(4)}, bound ${c.bound.toFixed(4)}, gap ${(100 * (c.score / c.bound - 1)).toFixed(1)}%`);
 report(`proof ${((performance.now() - start) / 1000).toFixed(2)} s`);

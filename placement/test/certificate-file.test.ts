@@ -47,7 +47,7 @@ const topology: Topology = {
 let proven: { plan: Awaited<ReturnType<typeof place>>['plan']; certificate: Certificate };
 beforeAll(async () => {
   const { plan, cluster, homes } = await place(trace, topology, { model: 'chain', replicas: 0, seed: 1 });
-  proven = { plan, certificate: prove(plan, cluster, trace, { homes, claims: ['fan-out', 'load', 'chain'] }) };
+  proven = { plan, certificate: await prove(plan, cluster, trace, { homes, claims: ['fan-out', 'load', 'chain'] }) };
 });
 
 /** What the checker says of the certificate as it comes from a file, after a change. */
@@ -71,10 +71,22 @@ describe('a certificate', () => {
     expect(checks.map(({ text }) => text)).toContain('load: a home for every sequence, and a speed for every worker, 1 to 4');
   });
 
-  it('holds however little effort is made', () => {
+  it('holds however little effort is made', async () => {
     const homes = Int32Array.from(trace.sequences, (_, s) => s % 4);
-    const certificate = prove(proven.plan, clusterOf(topology), trace, { homes, claims: ['fan-out'], rounds: 0 });
+    const certificate = await prove(proven.plan, clusterOf(topology), trace, { homes, claims: ['fan-out'], rounds: 0 });
     expect(verifyCertificate(proven.plan, trace, certificate).checks.filter(({ ok }) => !ok)).toEqual([]);
+  });
+
+  it('holds where the proof is interrupted, which it notices while it runs', async () => {
+    const homes = Int32Array.from(trace.sequences, (_, s) => s % 4);
+    const interrupt = new AbortController();
+    setImmediate(() => interrupt.abort());
+    const forYears = { homes, claims: ['fan-out' as const], rounds: 1e9, signal: interrupt.signal };
+    const certificate = await prove(proven.plan, clusterOf(topology), trace, forYears);
+    expect(verifyCertificate(proven.plan, trace, certificate).checks.filter(({ ok }) => !ok)).toEqual([]);
+    expect(await prove(proven.plan, clusterOf(topology), trace, forYears)).toEqual(
+      await prove(proven.plan, clusterOf(topology), trace, { ...forYears, rounds: 1 }),
+    );
   });
 
   it('has windows of two layers at least', async () => {

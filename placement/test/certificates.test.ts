@@ -9,7 +9,7 @@ describe('certificates', () => {
     const trace = await gptOssSlice();
     const { plan, cluster, homes } = await place(trace, testTopology(4, 1, 192), { ...quick, replicas: 0 });
     const certificate: Certificate = JSON.parse(
-      JSON.stringify(prove(plan, cluster, trace, { homes, claims: ['fan-out', 'load', 'chain'], rounds: 6 })),
+      JSON.stringify(await prove(plan, cluster, trace, { homes, claims: ['fan-out', 'load', 'chain'], rounds: 6 })),
     );
     const verdict = verifyCertificate(plan, trace, certificate);
     expect(verdict.checks.filter((c) => !c.ok)).toEqual([]);
@@ -62,7 +62,7 @@ describe('certificates', () => {
   it('claim nothing about transitions where there are none', async () => {
     const trace = toyTrace({ layers: 1, experts: 8, topK: 2, sequences: 6, tokensEach: 10 });
     const { plan, cluster, homes } = await place(trace, testTopology(2, 1, 8), { ...quick, model: 'chain', replicas: 0 });
-    const certificate = prove(plan, cluster, trace, { homes, claims: ['fan-out', 'load', 'chain'] });
+    const certificate = await prove(plan, cluster, trace, { homes, claims: ['fan-out', 'load', 'chain'] });
     expect(certificate.claims.map((claim) => claim.kind)).toEqual(['fan-out', 'load']);
     expect(verifyCertificate(plan, trace, certificate).checks.filter((check) => !check.ok)).toEqual([]);
   });
@@ -70,7 +70,7 @@ describe('certificates', () => {
   it('claim nothing about transitions between replicas, and name no link where no row leaves', async () => {
     const trace = toyTrace({ layers: 2, experts: 8, topK: 2, sequences: 6, tokensEach: 10 });
     const placed = await place(trace, testTopology(2, 1, 16), { ...quick, replicas: 1 });
-    const certificate = prove(placed.plan, placed.cluster, trace, { homes: placed.homes, claims: ['fan-out', 'load', 'chain'] });
+    const certificate = await prove(placed.plan, placed.cluster, trace, { homes: placed.homes, claims: ['fan-out', 'load', 'chain'] });
     expect(verifyCertificate(placed.plan, trace, certificate).checks.filter((check) => !check.ok)).toEqual([]);
     expect(explain(placed, trace).nodes.map(({ busiestLink }) => busiestLink)).toEqual([null, null]);
   });
@@ -86,7 +86,7 @@ describe('certificates', () => {
       replicas: 0,
       peakMeanMax: Infinity,
     });
-    const certificate = prove(plan, cluster, trace, { homes, claims: ['chain'] });
+    const certificate = await prove(plan, cluster, trace, { homes, claims: ['chain'] });
     const [claim] = certificate.claims;
     if (claim.kind !== 'chain') throw new Error('expected a chain claim');
     const stars = proveStars(transitionsOf(trace, 'top1'), 2);

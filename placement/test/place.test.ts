@@ -108,7 +108,7 @@ describe('place', () => {
     expect(new Set(plan.replicas.flat(2)).size).toBe(34);
     const contiguous = await baselinePlan('contiguous', trace, topology);
     expect(score.remoteNodes).toBeLessThan(0.95 * scoreFanOut(trace, contiguous.replicas, cluster, homes).remoteNodes);
-    const certificate = prove(plan, cluster, trace, { homes, claims: ['fan-out', 'load'], rounds: 1 });
+    const certificate = await prove(plan, cluster, trace, { homes, claims: ['fan-out', 'load'], rounds: 1 });
     expect(verifyCertificate(plan, trace, certificate).checks.filter((check) => !check.ok)).toEqual([]);
     const again = chooseHomes(trace, masks, cluster, { kind: 'whole-sequence' }, 0.1);
     expect(Math.max(...again)).toBeLessThan(34);

@@ -112,7 +112,7 @@ describe('whole groups', () => {
   it('keep the certificate: its bound holds for all plans, so for these', async () => {
     const trace = randomRouting({ layers: 2, experts: 32, topK: 4, groups: 4, kept: 2 }, 1000, 4);
     const { plan, cluster, homes, score } = await place(trace, testTopology(4, 1, 20), { ...quick, wholeGroups: 4 });
-    const certificate = prove(plan, cluster, trace, { homes, claims: ['fan-out', 'load'], rounds: 4 });
+    const certificate = await prove(plan, cluster, trace, { homes, claims: ['fan-out', 'load'], rounds: 4 });
     const fanOut = certificate.claims.find((claim) => claim.kind === 'fan-out')!;
     expect(fanOut.score).toBeCloseTo(score.remoteNodes);
     expect(fanOut.bound).toBeLessThanOrEqual(fanOut.score);

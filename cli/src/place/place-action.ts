@@ -130,7 +130,9 @@ async function placeByRouting(
   const current = flags.current === undefined ? null : readPlanOf(flags.current, { model: trace, workers: cluster.workers });
   const now = current ?? (await baselinePlan('contiguous', trace, topology));
   const wholeGroups = groupsToKeep(flags, trace);
-  const line = new ProgressLine(flags.model === 'fan-out' && wholeGroups === null ? quickBound(train, cluster, flags.replicas) : null);
+  const line = new ProgressLine(
+    flags.model === 'fan-out' && wholeGroups === null ? await quickBound(train, cluster, flags.replicas, signal) : null,
+  );
   const options = { ...placeOptions(flags, signal), replicas: flags.replicas, wholeGroups };
   let placed = await place(train, topology, {
     ...options,
@@ -146,10 +148,11 @@ async function placeByRouting(
       ? homesInTurn(judged, cluster)
       : chooseHomes(judged, nodeMasks(current, cluster), cluster, { kind: 'whole-sequence' }, flags.homeTolerance);
   const nowScore = scoreFanOut(judged, now.replicas, cluster, nowHomes);
-  const certificate = prove(placed.plan, cluster, judged, {
+  const certificate = await prove(placed.plan, cluster, judged, {
     homes,
     claims: flags.model === 'chain' ? ['fan-out', 'load', 'chain'] : ['fan-out', 'load'],
     rounds: proofRounds(judged),
+    signal,
   });
   if (flags.prove !== undefined) await proveByWindows(certificate, judged, flags.prove, signal);
   const diff = diffPlans(now, placed.plan, topology.expertBytes);
@@ -262,13 +265,13 @@ const quickBoundTokens = 1000;
  * A bound for the progress line before there is a plan: on a few tokens, for plans whose nodes hold at most a quarter more of a layer than their even part. Where
  * nodes' memory is uneven, plans are not like that: null. The certificate proves its own for the plan that was found.
  */
-function quickBound(trace: RoutingTrace, cluster: Cluster, replicas: number): number | null {
+async function quickBound(trace: RoutingTrace, cluster: Cluster, replicas: number, signal: AbortSignal): Promise<number | null> {
   const memory = nodeSlots(cluster);
   if (memory.some((slots) => slots !== memory[0])) return null;
   const few = thinTokens(trace, quickBoundTokens);
   const part = Math.min(trace.experts, Math.ceil((1.25 * trace.experts * (1 + replicas)) / cluster.nodes));
   const sizes = trace.moeLayers.map(() => new Array<number>(cluster.nodes).fill(part));
-  return proveFanOut(few, cluster.nodes, sizes, proofRounds(few)).bound;
+  return (await proveFanOut(few, cluster.nodes, sizes, { rounds: proofRounds(few), signal })).bound;
 }
 
 /** The proof's effort falls with the number of pairs of experts it has to look at. */

@@ -1,3 +1,4 @@
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import { NO_EXPERT, type RoutingTrace } from '../trace/routing-trace.ts';
 import { type FanOutClaim, scale } from './certificate.ts';
 
@@ -25,46 +26,71 @@ function lambdaAt(k: number, nodes: number, pairs: number): number {
   return Math.round(slope * scale) / scale;
 }
 
+/** How hard `proveFanOut` tries: rounds for each layer, and what may cut them short. */
+export interface ProofEffort {
+  rounds: number;
+  signal?: AbortSignal | undefined;
+}
+
 /**
  * Finds the multipliers of a FanOutClaim by fictitious play: tokens answer a running mean of co-locations with their lambda, co-locations answer the lambdas with a
- * heaviest feasible choice of pairs. Then the prices of degrees and counts are tuned. Whatever it finds is valid; rounds only tighten it.
+ * heaviest feasible choice of pairs. Then the prices of degrees and counts are tuned. Whatever it finds is valid; rounds only tighten it, so one that is aborted
+ * gives each layer that is left one round and resolves soon.
  */
-export function proveFanOut(
+export async function proveFanOut(
   trace: RoutingTrace,
   nodes: number,
   nodeExperts: readonly (readonly number[])[],
-  rounds = 24,
-): { layers: FanOutClaim['layers']; bound: number } {
-  const { experts } = trace;
-  const count = trace.moeLayers.length;
+  effort: ProofEffort = { rounds: 24 },
+): Promise<{ layers: FanOutClaim['layers']; bound: number }> {
   let total = 0;
-  const pairsOf = experts * experts;
-  const layers = trace.moeLayers.map((_, l) => {
-    const degreeMax = degreeLimit(experts, nodeExperts[l]);
-    const pairsMax = pairLimit(nodeExperts[l]);
-    let reference: Float64Array<ArrayBufferLike> = new Float64Array(pairsOf).fill(Math.min(1, pairsMax / ((experts * (experts - 1)) / 2)));
-    let best = { bound: -Infinity, quantised: [] as number[], price: [] as number[], countPrice: 0 };
-    for (let round = 0; round < Math.max(1, rounds); round++) {
-      const quantised = reference.map((m) => Math.round(m * 255));
-      const { weight, constant } = answer(trace, l, quantised, nodes);
-      const { price, countPrice, value, chosen } = heaviestPairs(weight, experts, degreeMax, pairsMax);
-      const bound = constant - value;
-      if (bound > best.bound) best = { bound, quantised: Array.from(quantised), price: Array.from(price), countPrice };
-      const share = 1 / (round + 2);
-      reference = reference.map((m, i) => m + share * (chosen[i] - m));
-    }
+  const layers: FanOutClaim['layers'] = [];
+  for (let layer = 0; layer < trace.moeLayers.length; layer++) {
+    const { remoteNodes, proof } = await proveLayer(trace, layer, nodes, nodeExperts[layer], effort);
+    total += remoteNodes;
+    layers.push(proof);
+  }
+  return { layers, bound: total / (trace.tokens * layers.length) };
+}
+
+/** @returns the remote nodes that the layer's tokens need at least, all together, and what proves it */
+async function proveLayer(
+  trace: RoutingTrace,
+  layer: number,
+  nodes: number,
+  sizes: readonly number[],
+  { rounds, signal }: ProofEffort,
+): Promise<{ remoteNodes: number; proof: FanOutClaim['layers'][number] }> {
+  const { experts } = trace;
+  const degreeMax = degreeLimit(experts, sizes);
+  const pairsMax = pairLimit(sizes);
+  let reference: Float64Array<ArrayBufferLike> = new Float64Array(experts * experts).fill(
+    Math.min(1, pairsMax / ((experts * (experts - 1)) / 2)),
+  );
+  let best = { bound: -Infinity, quantised: [] as number[], price: [] as number[], countPrice: 0 };
+  for (let round = 0; round === 0 || (round < rounds && signal?.aborted !== true); round++) {
+    // A round over many tokens takes long enough for Ctrl-C to come in the midst of it.
+    await nextTurn();
+    const quantised = reference.map((m) => Math.round(m * 255));
+    const { weight, constant } = answer(trace, layer, quantised, nodes);
+    const { price, countPrice, value, chosen } = heaviestPairs(weight, experts, degreeMax, pairsMax);
+    const bound = constant - value;
+    if (bound > best.bound) best = { bound, quantised: Array.from(quantised), price: Array.from(price), countPrice };
+    const share = 1 / (round + 2);
+    reference = reference.map((m, i) => m + share * (chosen[i] - m));
+  }
+  const triangle = new Uint8Array((experts * (experts - 1)) / 2);
+  let at = 0;
+  for (let e = 0; e < experts; e++) for (let f = e + 1; f < experts; f++) triangle[at++] = best.quantised[e * experts + f];
+  return {
     // A token needs at least one node, so zero remote nodes can always be claimed.
-    total += Math.max(0, best.bound - trace.tokens);
-    const triangle = new Uint8Array((experts * (experts - 1)) / 2);
-    let at = 0;
-    for (let e = 0; e < experts; e++) for (let f = e + 1; f < experts; f++) triangle[at++] = best.quantised[e * experts + f];
-    return {
+    remoteNodes: Math.max(0, best.bound - trace.tokens),
+    proof: {
       reference: Buffer.from(triangle).toString('base64'),
       degreePrice: best.price.map((p) => Math.round(p * scale)),
       countPrice: Math.round(best.countPrice * scale),
-    };
-  });
-  return { layers, bound: total / (trace.tokens * count) };
+    },
+  };
 }
 
 /** Experts that one expert may be co-located with: the rest of every node that it can be on, given that all others need a place too. `sizes` largest first. */

@@ -24,19 +24,26 @@ import { proveWindows, type WindowOptions } from './window-proof.ts';
 export interface ProveOptions {
   homes: Int32Array;
   claims: ('fan-out' | 'load' | 'chain')[];
-  /** Effort of the fan-out bound. */
+  /** Effort of the fan-out bound, each layer. */
   rounds?: number;
+  /** Cuts that effort short: the certificate is as valid, its bound weaker. */
+  signal?: AbortSignal | undefined;
 }
 
 /** Bounds for a plan on a trace, with the duals that prove them. */
-export function prove(plan: Plan, cluster: Cluster, trace: RoutingTrace, options: ProveOptions): Certificate {
-  const claims = options.claims.flatMap((kind): Claim[] => {
-    if (kind === 'fan-out') return [fanOutClaim(plan, cluster, trace, options.homes, options.rounds ?? 24)];
-    if (kind === 'load') return [loadClaim(plan, cluster, trace, options.homes)];
-    if (plan.replicas.some((layer) => layer.some((workers) => workers.length > 1))) return [];
+export async function prove(plan: Plan, cluster: Cluster, trace: RoutingTrace, options: ProveOptions): Promise<Certificate> {
+  const claimOf = async (kind: ProveOptions['claims'][number]): Promise<Claim | null> => {
+    if (kind === 'fan-out') return fanOutClaim(plan, cluster, trace, options);
+    if (kind === 'load') return loadClaim(plan, cluster, trace, options.homes);
+    if (plan.replicas.some((layer) => layer.some((workers) => workers.length > 1))) return null;
     const claim = chainClaim(plan, cluster, trace, 'worker');
-    return Number.isNaN(claim.bound) ? [] : [claim];
-  });
+    return Number.isNaN(claim.bound) ? null : claim;
+  };
+  const claims: Claim[] = [];
+  for (const kind of options.claims) {
+    const claim = await claimOf(kind);
+    if (claim !== null) claims.push(claim);
+  }
   return { format: 'switchyard-certificate', version: 1, plan: planDigest(plan), trace: traceDigest(trace), claims };
 }
 
@@ -49,9 +56,14 @@ function nodeExperts(plan: Plan, cluster: Cluster): number[][] {
   });
 }
 
-function fanOutClaim(plan: Plan, cluster: Cluster, trace: RoutingTrace, homes: Int32Array, rounds: number): FanOutClaim {
+async function fanOutClaim(
+  plan: Plan,
+  cluster: Cluster,
+  trace: RoutingTrace,
+  { homes, rounds = 24, signal }: ProveOptions,
+): Promise<FanOutClaim> {
   const sizes = nodeExperts(plan, cluster);
-  const { layers, bound } = proveFanOut(trace, cluster.nodes, sizes, rounds);
+  const { layers, bound } = await proveFanOut(trace, cluster.nodes, sizes, { rounds, signal });
   const score = scoreFanOut(trace, plan.replicas, cluster, homes).remoteNodes;
   return { kind: 'fan-out', score, bound, homes: Array.from(homes), nodeExperts: sizes, layers };
 }

@@ -1,5 +1,6 @@
 import { Template } from '@huggingface/jinja';
 import { SwitchyardError } from '@switchyard/proto';
+import { tokenText } from './post-processor.ts';
 import type { TokenizerConfig, TokenizerFolder } from './tokenizer-folder.ts';
 
 /** A message as templates see it. */
@@ -82,8 +83,8 @@ function namedTokens(config: TokenizerConfig): Record<string, string> {
   const tokens: Record<string, string> = {};
   for (const [name, value] of Object.entries(config)) {
     if (!name.endsWith('_token')) continue;
-    const content = typeof value === 'object' && value !== null ? (value as { content?: unknown }).content : value;
-    if (typeof content === 'string') tokens[name] = content;
+    const content = tokenText(value);
+    if (content !== null) tokens[name] = content;
   }
   return tokens;
 }

@@ -1,6 +1,7 @@
 import { Tokenizer } from '@huggingface/tokenizers';
 import { SwitchyardError } from '@switchyard/proto';
 import { ControlShield, type StandIns } from './control-shield.ts';
+import { postProcessorOf } from './post-processor.ts';
 import type { TokenizerFolder } from './tokenizer-folder.ts';
 
 /**
@@ -19,7 +20,9 @@ export class TextTokenizer {
   /** Set while shielded text is encoded. */
   #standIns: StandIns | null = null;
 
-  constructor({ tokenizer, config }: TokenizerFolder) {
+  /** @throws SwitchyardError `bad_checkpoint` naming the file */
+  constructor(folder: TokenizerFolder) {
+    const { file, tokenizer, config } = folder;
     const added = tokenizer.added_tokens;
     const controls = added.filter((token) => token.special || token.content.trim() !== '');
     this.shield = new ControlShield(added);
@@ -30,10 +33,15 @@ export class TextTokenizer {
     const asWritten = {
       ...tokenizer,
       added_tokens: added.map((token) => (controls.includes(token) ? { ...token, normalized: false } : token)),
+      post_processor: postProcessorOf(folder),
     };
-    this.#tokenizer = new Tokenizer(asWritten, { clean_up_tokenization_spaces: false, ...config });
-    this.#restoreBeforePreTokenizer();
-    this.#controlsAround = countIn(this.#tokenizer.encode('', { add_special_tokens: true }).ids, this.#controlIds);
+    try {
+      this.#tokenizer = new Tokenizer(asWritten, { clean_up_tokenization_spaces: false, ...config });
+      this.#restoreBeforePreTokenizer();
+      this.#controlsAround = countIn(this.#tokenizer.encode('', { add_special_tokens: true }).ids, this.#controlIds);
+    } catch (error) {
+      throw new SwitchyardError('bad_checkpoint', `${file} is not a tokenizer: ${(error as Error).message}`, { cause: error });
+    }
   }
 
   /** A prompt as its author wrote it: control tokens are read, and the tokens that the model wants around every text are added. */

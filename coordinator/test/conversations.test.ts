@@ -165,6 +165,7 @@ describe('tools', () => {
     [{ tools: [tool(5)] }, 'tools[0] has the number 5 for function.name; a string is needed'],
     [{ tools: [{ type: 'function', function: null }] }, 'tools[0] has null for function.name; a string is needed'],
     [{ tools: [], tool_choice: 'auto' }, 'tool_choice is "auto" without tools'],
+    [{ tool_choice: 'required' }, 'tool_choice is "required" without tools'],
     [{ tools, tool_choice: 'required' }, `tool_choice is "required"; it must be "auto" or "none": ${forced}`],
     [{ tools, tool_choice: tool('g') }, `tool_choice is an object; it must be "auto" or "none": ${forced}`],
     [{ tools, tool_choice: tool('h') }, 'tool_choice names "h", which is not among tools'],

@@ -185,6 +185,7 @@ describe('a domain', () => {
   it.each([
     ['UTF-8', Buffer.from('Zauberflöte 魔笛').toString('latin1'), 'Zauberflöte 魔笛'],
     ['Latin-1', 'Zauberflöte', 'Zauberflöte'],
+    ['too long, in whole characters', Buffer.from(`x${'🙂'.repeat(64)}`).toString('latin1'), `x${'🙂'.repeat(63)}`],
   ])('in the header is the same as in metadata, as %s', async (_, header, domain) => {
     await start();
     const reply = fetch(coordinator.url + plain, {

@@ -71,6 +71,16 @@ describe('a number in a request', () => {
     }
   });
 
+  it('of tokens that must be written needs one that does not end the answer', () => {
+    const all = Array.from({ length: 100 }, (_, token) => token);
+    const told = 'min_tokens is 1, but each of the 100 tokens of this model ends the answer';
+    expect(refusalOf(() => read({ min_tokens: 1, stop_token_ids: all }))).toBe(told);
+    expect(refusalOf(() => read({ min_tokens: 1, stop_token_ids: all.slice(4) }, { eosTokens: [0, 1, 2, 3, 4] }))).toBe(told);
+    expect(read({ min_tokens: 0, stop_token_ids: all }).minTokens).toBe(0);
+    expect(read({ min_tokens: 1, stop_token_ids: [...all.slice(4), 99, 99, 99, 99] }).minTokens).toBe(1);
+    expect(read({ min_tokens: 1, ignore_eos: true, stop_token_ids: all.slice(4) }, { eosTokens: [0, 1, 2, 3] }).minTokens).toBe(1);
+  });
+
   it('of choices is at most what may run and wait', () => {
     expect(read({ n: 3 }, { sequencesMax: 3 }).n).toBe(3);
     expect(refusalOf(() => read({ n: 4 }, { sequencesMax: 3 }))).toBe('n is 4; it must be from 1 to 3');

@@ -1,6 +1,7 @@
 import { limits } from '@switchyard/proto';
 import { bounds } from '../bounds.ts';
 import type { ChatTemplate, Conversation, TemplateMessage } from '../tokenizing/chat-template.ts';
+import { checkNesting } from '../tokenizing/prompt-text.ts';
 import { Fields, quoted, shown, typeName } from './fields.ts';
 
 const roles = ['system', 'developer', 'user', 'assistant', 'tool', 'function'] as const;
@@ -23,8 +24,14 @@ export function readConversation(fields: Fields, template: ChatTemplate | null):
     messages,
     tools,
     addGenerationPrompt: fields.flag('add_generation_prompt') ?? true,
-    variables: fields.object('chat_template_kwargs') ?? {},
+    variables: { ...readEffort(fields, template), ...fields.object('chat_template_kwargs') },
   };
+}
+
+/** How hard the model shall think, where its template can tell it. */
+function readEffort(fields: Fields, template: ChatTemplate | null): Record<string, unknown> {
+  const effort = fields.text('reasoning_effort', bounds.nameCharsMax);
+  return optional('reasoning_effort', template?.takesReasoningEffort === true ? effort : null);
 }
 
 /** What a client expects of the answer, for workers to guess from; null: it does not say. @throws SwitchyardError `invalid_request` */
@@ -53,12 +60,29 @@ function readMessage(parent: Fields, value: unknown, index: number, template: Ch
   message.refuse('audio', 'only text is');
   return {
     role: role === 'developer' && template?.knowsDeveloper !== true ? 'system' : role,
-    content,
+    // OpenAI's clients say nothing and null alike for no content.
+    ...(content === null && template?.reading.contentIsText === true ? {} : { content }),
     ...optional('name', message.text('name', bounds.nameCharsMax)),
     ...optional('tool_call_id', message.text('tool_call_id', bounds.nameCharsMax)),
-    ...optional('reasoning_content', message.text('reasoning_content')),
-    ...optional('tool_calls', toolCalls?.map((call, i) => readToolCall(message, call, i)) ?? null),
+    ...readThought(message, template, toolCalls !== null && content !== null && content !== ''),
+    ...optional('tool_calls', toolCalls?.map((call, i) => readToolCall(message, call, i, template)) ?? null),
   };
+}
+
+/** What people call the text that a model thinks before it answers. */
+const thoughtFields = ['thinking', 'reasoning_content', 'reasoning'];
+
+/**
+ * What was thought, under the names that it came by and those under which the template looks for it.
+ *
+ * @param spokenToo beside calls something was said, too: GPT-OSS' template, which says "thinking", refuses a message of both unless its client means it
+ */
+function readThought(message: Fields, template: ChatTemplate | null, spokenToo: boolean): Record<string, unknown> {
+  const given = new Map(thoughtFields.map((name) => [name, message.text(name)]));
+  const thought = [...given.values()].find((text) => text !== null) ?? null;
+  const wanted = (name: string) => template?.reading.fields.has(name) === true && !(name === 'thinking' && spokenToo);
+  const named = thoughtFields.map((name) => [name, given.get(name) ?? (wanted(name) ? thought : null)]);
+  return Object.fromEntries(named.filter(([, text]) => text !== null));
 }
 
 function optional(name: string, value: unknown): Record<string, unknown> {
@@ -86,19 +110,29 @@ function readContent(message: Fields): string | null {
     .join('');
 }
 
-/** Templates want arguments as an object; clients send them as JSON text. */
-function readToolCall(message: Fields, value: unknown, index: number): unknown {
+function readToolCall(message: Fields, value: unknown, index: number, template: ChatTemplate | null): unknown {
   const path = `tool_calls[${index}]`;
   if (typeof value !== 'object' || value === null || Array.isArray(value))
     throw message.invalid(path, `is ${typeName(value)}; an object is needed`);
   const call = value as { function?: { name?: unknown; arguments?: unknown } };
   if (typeof call.function !== 'object' || call.function === null || typeof call.function.name !== 'string')
     throw message.invalid(`${path}.function.name`, 'is missing');
-  return { ...call, function: { ...call.function, arguments: argumentsObject(call.function.arguments) } };
+  const given = call.function.arguments ?? {};
+  return {
+    ...call,
+    function: { ...call.function, arguments: template?.reading.joinsArguments ? argumentsText(given) : argumentsObject(given) },
+  };
+}
+
+/** Clients send arguments as JSON text. Those that do not have theirs written as text. */
+function argumentsText(value: unknown): string {
+  if (typeof value === 'string') return value;
+  checkNesting(value, 'messages');
+  return JSON.stringify(value);
 }
 
 function argumentsObject(value: unknown): unknown {
-  if (typeof value !== 'string') return value ?? {};
+  if (typeof value !== 'string') return value;
   try {
     return JSON.parse(value);
   } catch {
@@ -119,8 +153,7 @@ function readTools(fields: Fields, template: ChatTemplate | null): unknown[] | n
       throw fields.invalid(`tools[${i}]`, `has ${typeName(called?.name ?? null)} for function.name; a string is needed`);
   });
   const choice = fields.raw('tool_choice');
-  if (choice !== null && choice !== 'none' && tools.length === 0 && choice !== 'required')
-    throw fields.invalid('tool_choice', `is ${shown(choice)} without tools`);
+  if (choice !== null && choice !== 'none' && tools.length === 0) throw fields.invalid('tool_choice', `is ${shown(choice)} without tools`);
   if (choice === 'none' || tools.length === 0) return null;
   if (typeof choice === 'object' && choice !== null) {
     const name = (choice as { function?: { name?: unknown } }).function?.name;

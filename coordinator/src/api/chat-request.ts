@@ -22,7 +22,7 @@ export function readChatRequest(fields: Fields, model: ModelBounds, template: Ch
   const topLogprobs = fields.whole('top_logprobs', 0, limits.topLogprobsMax) ?? 0;
   if (topLogprobs > 0 && !wantLogprob) throw fields.invalid('top_logprobs', `is ${topLogprobs} without logprobs: true`);
   const predictedText = readPrediction(fields);
-  fields.ignore('reasoning_effort', 'verbosity', 'web_search_options', 'include_reasoning');
+  fields.ignore('verbosity', 'web_search_options', 'include_reasoning');
   const promptField = 'messages';
   return { common, streaming, conversation, predictedText, promptField, echo: null, wantLogprob, topLogprobs };
 }

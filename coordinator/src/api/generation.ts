@@ -138,7 +138,7 @@ function run(service: Service, exchange: Exchange, fields: Fields, request: Gene
 /** What kind of text this is, for traces: the header, or a field that OpenAI's clients can send. */
 function domainOf({ request }: Exchange, fields: Fields): string {
   const header = request.headers['x-switchyard-domain'];
-  if (typeof header === 'string') return headerText(header).slice(0, bounds.nameCharsMax);
+  if (typeof header === 'string') return beginningOf(headerText(header), bounds.nameCharsMax);
   const metadata = fields.object('metadata');
   return metadata === null ? '' : (new Fields(metadata, 'metadata').text('domain', bounds.nameCharsMax) ?? '');
 }
@@ -147,4 +147,9 @@ function domainOf({ request }: Exchange, fields: Fields): string {
 function headerText(header: string): string {
   const bytes = Buffer.from(header, 'latin1');
   return isUtf8(bytes) ? bytes.toString('utf8') : header;
+}
+
+/** In whole characters: half a surrogate pair has no UTF-8. */
+function beginningOf(text: string, charsMax: number): string {
+  return text.slice(0, charsMax).replace(/[\ud800-\udbff]$/, '');
 }

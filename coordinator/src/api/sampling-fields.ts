@@ -47,11 +47,16 @@ export function readCommonFields(fields: Fields, model: ModelBounds, maxTokensMi
   const bias = readLogitBias(fields, model.vocab);
   const maxTokensOld = fields.whole('max_tokens', maxTokensMin, 2 ** 31);
   const maxTokens = fields.whole('max_completion_tokens', maxTokensMin, 2 ** 31);
+  const minTokens = fields.whole('min_tokens', 0, 2 ** 31) ?? 0;
+  const stopTokens = [...clientStops, ...(ignoreEos ? [] : model.eosTokens.filter((token) => !clientStops.includes(token)))];
+  // Before the least is written nothing that ends an answer may be chosen, and here there is nothing else.
+  if (minTokens > 0 && new Set(stopTokens).size >= model.vocab)
+    throw fields.invalid('min_tokens', `is ${minTokens}, but each of the ${model.vocab} tokens of this model ends the answer`);
   return {
     n,
     maxTokens: maxTokens ?? maxTokensOld,
     maxTokensField: maxTokens === null ? 'max_tokens' : 'max_completion_tokens',
-    minTokens: fields.whole('min_tokens', 0, 2 ** 31) ?? 0,
+    minTokens,
     sampling: {
       temperature: fields.number('temperature', ...bounds.sampling.temperature) ?? defaults.temperature,
       topP: fields.number('top_p', ...bounds.sampling.topP) ?? defaults.topP,
@@ -64,7 +69,7 @@ export function readCommonFields(fields: Fields, model: ModelBounds, maxTokensMi
       biasToken: bias.tokens,
       biasValue: bias.values,
     },
-    stopTokens: [...clientStops, ...(ignoreEos ? [] : model.eosTokens.filter((token) => !clientStops.includes(token)))],
+    stopTokens,
     clientStopTokens: clientStops.length,
     ignoreEos,
     stopStrings: readStopStrings(fields),

@@ -1,12 +1,13 @@
 import { Template } from '@huggingface/jinja';
 import { SwitchyardError } from '@switchyard/proto';
 import { tokenText } from './post-processor.ts';
+import { type TemplateReading, templateReading } from './template-reading.ts';
 import type { TokenizerConfig, TokenizerFolder } from './tokenizer-folder.ts';
 
 /** A message as templates see it. */
 export interface TemplateMessage {
   role: string;
-  content: string | null;
+  content?: string | null;
   [key: string]: unknown;
 }
 
@@ -23,8 +24,8 @@ export class ChatTemplate {
   readonly supportsTools: boolean;
   /** Whether the template tells a developer from the system. */
   readonly knowsDeveloper: boolean;
-  /** Every text that the template writes, or builds what it writes from. */
-  readonly literals: readonly string[];
+  readonly takesReasoningEffort: boolean;
+  readonly reading: TemplateReading;
   readonly #plain: Template;
   readonly #withTools: Template;
   readonly #tokens: Record<string, string>;
@@ -33,10 +34,11 @@ export class ChatTemplate {
   constructor(source: string, toolSource: string | null, config: TokenizerConfig) {
     this.supportsTools = toolSource !== null || /\btools\b/.test(source);
     this.knowsDeveloper = /\bdeveloper\b/.test(source);
+    this.takesReasoningEffort = [source, toolSource].some((text) => text !== null && /\breasoning_effort\b/.test(text));
     this.#plain = parse(source);
     this.#withTools = toolSource === null ? this.#plain : parse(toolSource);
     this.#tokens = namedTokens(config);
-    this.literals = [...literalsOf(this.#plain.parsed), ...literalsOf(this.#withTools.parsed)];
+    this.reading = templateReading([this.#plain.parsed, this.#withTools.parsed]);
   }
 
   static of(folder: TokenizerFolder): ChatTemplate | null {
@@ -49,6 +51,9 @@ export class ChatTemplate {
     try {
       return template.render({
         ...this.#tokens,
+        // As transformers has it, and so as templates expect it: what there is none of is none, not undefined.
+        tools: null,
+        documents: null,
         ...variables,
         messages,
         add_generation_prompt: addGenerationPrompt,
@@ -61,13 +66,6 @@ export class ChatTemplate {
       });
     }
   }
-}
-
-function* literalsOf(node: unknown): Iterable<string> {
-  if (typeof node !== 'object' || node === null) return;
-  if ((node as { type?: unknown }).type === 'StringLiteral') yield (node as { value: string }).value;
-  else if (node instanceof Map) for (const [key, value] of node) yield* literalsOf([key, value]);
-  else for (const child of Object.values(node)) yield* literalsOf(child);
 }
 
 function parse(source: string): Template {

@@ -20,6 +20,12 @@ export function fieldOf({ kind }: PromptText): 'messages' | 'prompt' | 'predicti
   return kind === 'text' ? 'prompt' : 'prediction';
 }
 
+/** Fields of an assistant's message that are what the model itself wrote. */
+const modelsWords = ['content', 'thinking', 'reasoning_content', 'reasoning'];
+
+/** What the template engine makes of an object where a template wants text: never what anybody meant. */
+const JOINED_OBJECT = '[object Map]';
+
 /** Turns prompts into token ids: the checkpoint's tokenizer and chat template together. */
 export class PromptEncoder {
   readonly #longestTokenBytes: number;
@@ -31,7 +37,7 @@ export class PromptEncoder {
     this.tokenizer = new TextTokenizer(folder);
     this.template = ChatTemplate.of(folder);
     this.#longestTokenBytes = tokenBytes(folder.tokenizer).longest;
-    this.#tokensBeginInTemplate = this.template !== null && this.tokenizer.shield.mayBeginIn(this.template.literals);
+    this.#tokensBeginInTemplate = this.template !== null && this.tokenizer.shield.mayBeginIn(this.template.reading.literals);
   }
 
   /**
@@ -73,7 +79,7 @@ export class PromptEncoder {
         // Roles come from a fixed list; templates build control tokens from them.
         const { role, ...rest } = message;
         const shielded = Object.entries(rest).map(([field, value]) => {
-          const lenient = role === 'assistant' && (field === 'content' || field === 'reasoning_content');
+          const lenient = role === 'assistant' && modelsWords.includes(field);
           return [field, mapTexts(value, (text) => standIns.shield(text, lenient))];
         });
         return { role, ...Object.fromEntries(shielded) };
@@ -81,6 +87,10 @@ export class PromptEncoder {
       tools: tools === null ? null : (mapTexts(tools, shield) as unknown[]),
       variables: mapTexts(variables, shield) as Record<string, unknown>,
     });
+    if (rendered.includes(JOINED_OBJECT) && ![...texts, ...this.template.reading.literals].some((text) => text.includes(JOINED_OBJECT)))
+      throw new SwitchyardError('invalid_request', 'the chat template joins text with an object of the messages, which it cannot write', {
+        param: 'messages',
+      });
     this.#checkLength(rendered, tokensMax, 'messages');
     return this.tokenizer.encodeShielded(rendered, standIns, 'messages');
   }
@@ -105,6 +115,11 @@ function writtenFields({ messages, tools, variables }: Conversation): [field: st
     ['tools', tools],
     ['chat_template_kwargs', variables],
   ];
+}
+
+/** @throws SwitchyardError `invalid_request` naming the field */
+export function checkNesting(value: unknown, field: string): void {
+  jsonChars(value, 1, field);
 }
 
 /** Quotes or brackets of a value, or the comma and colon around it. */

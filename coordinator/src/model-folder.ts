@@ -36,6 +36,25 @@ const topKKeys = ['num_experts_per_tok', 'experts_per_token', 'moe_topk', 'moe_k
 /** First layer with experts where config.json does not say: what the family's own code takes. Else the first of all. */
 const firstSparseLayer: Readonly<Record<string, number>> = { deepseek_v3: 3, glm4_moe: 1, ernie4_5_moe: 1 };
 
+/** Tokens of one sequence where config.json has no max_position_embeddings: what the family's own code takes. */
+const contextOfClass: Readonly<Record<string, number>> = {
+  mixtral: 131_072,
+  olmoe: 4096,
+  qwen2_moe: 32_768,
+  qwen3_moe: 32_768,
+  granitemoe: 2048,
+  granitemoeshared: 2048,
+  phimoe: 131_072,
+  deepseek_v2: 2048,
+  deepseek_v3: 4096,
+  gpt_oss: 131_072,
+  dots1: 2048,
+  glm4_moe: 131_072,
+  minimax_m2: 196_608,
+  ernie4_5_moe: 131_072,
+  hunyuan_v1_moe: 2048,
+};
+
 type Json = Record<string, unknown>;
 
 /** @throws SwitchyardError `bad_checkpoint` naming file and field. */
@@ -55,7 +74,7 @@ export function readModelFolder(dir: string): ModelFolder {
     grouping: grouping(fields),
     vocab,
     hidden: fields.whole(['hidden_size', 'n_embd', 'd_model'], 1, limits.hiddenMax),
-    contextMax: fields.whole(['max_position_embeddings', 'n_positions'], 1, 2 ** 31),
+    contextMax: contextMax(fields, plan.type),
     storedWide: ['float32', 'float16'].includes(String(config.dtype ?? config.torch_dtype)),
     eosTokens: tokenList(generation.eos_token_id ?? config.eos_token_id, vocab),
     sampling: samplingDefaults(new ConfigFields(generationFile, generation)),
@@ -79,6 +98,19 @@ function moeShape(fields: ConfigFields): Plan['model'] {
   const moeLayers: number[] = [];
   for (let layer = first; layer <= last; layer++) if ((layer + countFrom) % every === 0 && !dense.has(layer)) moeLayers.push(layer);
   return { type, moeLayers, experts };
+}
+
+/** As workers have it, who know why: `contextOf` in worker/src/model/rope.ts. */
+function contextMax(fields: ConfigFields, type: string): number | null {
+  const given = fields.whole(['max_position_embeddings', 'n_positions'], 1, 2 ** 31) ?? contextOfClass[type] ?? null;
+  const scaling = fields.nested('rope_parameters') ?? fields.nested('rope_scaling');
+  if (given === null || scaling === null) return given;
+  const original = [fields, scaling]
+    .map((holder) => holder.whole(['original_max_position_embeddings'], 1, 2 ** 31))
+    .find((n) => n !== null);
+  const method = scaling.text('rope_type') ?? scaling.text('type');
+  if (method !== 'yarn' && (method !== 'linear' || original === undefined)) return given;
+  return Math.max(given, Math.floor((original ?? given) * (scaling.number('factor', [0, 2 ** 31]) ?? 1)));
 }
 
 /** DeepSeek's groups and SMILE's nodes. Where every group stays in the running there is nothing to gain from them. */
@@ -133,6 +165,13 @@ class ConfigFields {
         `${this.#file}: ${key} is ${JSON.stringify(value)}; a whole number from ${min} to ${max} is needed`,
       );
     return value as number;
+  }
+
+  nested(key: string): ConfigFields | null {
+    const value = this.#config[key] ?? null;
+    if (value === null) return null;
+    if (typeof value === 'object' && !Array.isArray(value)) return new ConfigFields(`${this.#file}: ${key}`, value as Json);
+    throw new SwitchyardError('bad_checkpoint', `${this.#file}: ${key} must be an object`);
   }
 
   number(key: string, [min, max]: readonly [number, number]): number | null {

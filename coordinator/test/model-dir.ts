@@ -11,6 +11,9 @@ export function modelDirOfContext(tokens: number | null, folder: string): string
   mkdirSync(dir);
   for (const file of readdirSync(modelDir)) if (file !== 'config.json') symlinkSync(path.join(modelDir, file), path.join(dir, file));
   const config = JSON.parse(readFileSync(path.join(modelDir, 'config.json'), 'utf8'));
-  writeFileSync(path.join(dir, 'config.json'), JSON.stringify({ ...config, max_position_embeddings: tokens ?? undefined }));
+  // A family that takes no length for granted.
+  const told =
+    tokens === null ? { model_type: 'switchyard_smile_moe', max_position_embeddings: undefined } : { max_position_embeddings: tokens };
+  writeFileSync(path.join(dir, 'config.json'), JSON.stringify({ ...config, ...told }));
   return dir;
 }

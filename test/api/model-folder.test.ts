@@ -35,6 +35,52 @@ describe('a checkpoint as the coordinator sees it', () => {
     expect(readModelFolder(copy).plan.moeLayers).toEqual(inspectModel(copy).moeLayers);
   });
 
+  const changed = (name: string, settings: Record<string, unknown>) => {
+    const copy = mkdtempSync(path.join(folder, `${name}-`));
+    cpSync(path.join(golden, name), copy, { recursive: true });
+    const config = JSON.parse(readFileSync(path.join(copy, 'config.json'), 'utf8'));
+    writeFileSync(path.join(copy, 'config.json'), JSON.stringify({ ...config, ...settings }));
+    return copy;
+  };
+  const said = families.filter(({ name }) => !name.startsWith('smile_moe'));
+
+  it.each(said.map(({ name }) => name))('%s without a length has the one that its own code takes', (name) => {
+    const copy = changed(name, { max_position_embeddings: undefined });
+    expect(readModelFolder(copy).contextMax).toBe(inspectModel(copy).maxContext);
+  });
+
+  const factor = 4;
+  const original = 32_768;
+  const yarn = { type: 'yarn', factor, original_max_position_embeddings: original };
+  it.each([
+    ['by YaRN, the length left as it was', { max_position_embeddings: 40_960, rope_scaling: yarn }, 131_072],
+    [
+      'by YaRN in settings of the second generation',
+      { max_position_embeddings: 40_960, rope_parameters: { ...yarn, rope_type: 'yarn' } },
+      131_072,
+    ],
+    ['by YaRN, as published', { max_position_embeddings: 131_072, rope_scaling: yarn }, 131_072],
+    ['by YaRN, made for more', { max_position_embeddings: 163_840, rope_scaling: yarn }, 163_840],
+    ['by YaRN from what it has', { max_position_embeddings: 40_960, rope_scaling: { type: 'yarn', factor } }, 163_840],
+    ['by a factor that is not whole', { max_position_embeddings: 100, rope_scaling: { ...yarn, factor: 2.00001 } }, 65_536],
+    [
+      'from where the model itself names it',
+      { max_position_embeddings: 512, original_max_position_embeddings: 1024, rope_scaling: yarn },
+      4096,
+    ],
+    ['linearly, from a length that is named', { max_position_embeddings: 40_960, rope_scaling: { ...yarn, type: 'linear' } }, 131_072],
+    ['linearly, which may be in the length already', { max_position_embeddings: 40_960, rope_scaling: { type: 'linear', factor } }, 40_960],
+    ['not at all', { max_position_embeddings: 40_960, rope_scaling: { type: 'default' } }, 40_960],
+  ])('a context that is stretched %s', (_, settings, tokens) => {
+    const copy = changed('qwen3_moe', settings);
+    expect(inspectModel(copy).maxContext).toBe(tokens);
+    expect(readModelFolder(copy).contextMax).toBe(tokens);
+  });
+
+  it.each(['deepseek_v2', 'deepseek_v3', 'gpt_oss', 'phimoe'])('%s has the length that it says', (name) => {
+    expect([inspectModel(path.join(golden, name)).maxContext, readModelFolder(path.join(golden, name)).contextMax]).toEqual([512, 512]);
+  });
+
   it('deepseek_v3 without first_k_dense_replace begins with three layers that have none', () => {
     writeFileSync(
       path.join(folder, 'config.json'),

@@ -1,6 +1,7 @@
 import { limits } from '@switchyard/proto';
 import { badCheckpoint } from '../checkpoint/bad-checkpoint.ts';
 import type { ConfigReader } from '../checkpoint/config-reader.ts';
+import { contextOf } from './rope.ts';
 
 /** Sizes that every decoder of this kind has. Bounds are an order of magnitude above anything published: they keep a hostile config from asking for more. */
 export interface DecoderConfig {
@@ -36,7 +37,7 @@ export function readDecoderConfig(config: ConfigReader, fixed: { headDim?: numbe
     kvHeads,
     headDim: fixed.headDim ?? headDim(config, hidden, heads),
     eps: config.positive('rms_norm_eps'),
-    maxContext: config.count('max_position_embeddings'),
+    maxContext: contextOf(config),
     tiedEmbeddings: config.flag('tie_word_embeddings', false),
   };
 }

@@ -29,6 +29,7 @@ export interface RopeSettings {
   /** Null for plain RoPE of the first generation. */
   readonly scaling: ConfigReader | null;
   readonly config: ConfigReader;
+  /** max_position_embeddings: what is stretched where nothing else is named. See `contextOf` for what a sequence may have. */
   readonly maxContext: number;
 }
 
@@ -57,15 +58,33 @@ export function readRopeSettings(config: ConfigReader): RopeSettings {
   return { theta, type: named === 'su' ? 'longrope' : named, scaling, config, maxContext: config.count('max_position_embeddings') };
 }
 
+/** Far above any published context: it keeps positions and their bytes numbers. */
+const contextMax = 16_777_216;
+
+/**
+ * Tokens that a sequence may have. Published configs whose context is stretched have the product in max_position_embeddings (DeepSeek's, GPT-OSS'); who
+ * stretches one by YaRN as its model card says adds the factor and leaves that key. Linear scaling says of itself what it begins from only where it names
+ * it: elsewhere max_position_embeddings may be either. The coordinator follows the same rule (coordinator/src/model-folder.ts).
+ */
+export function contextOf(config: ConfigReader): number {
+  const { type, scaling, maxContext } = readRopeSettings(config);
+  const stretched = type === 'yarn' || (type === 'linear' && namesOriginalContext(config, scaling!));
+  if (!stretched) return maxContext;
+  const context = Math.floor(originalContext(config, scaling!, maxContext) * scaling!.positive('factor'));
+  if (context > contextMax) throw scaling!.refusal('factor', `one that makes a context of at most ${contextMax} tokens`);
+  return Math.max(maxContext, context);
+}
+
 /** The rotary embedding of a family that adds nothing of its own. `divisors` of LongRoPE: see `longRope`. */
 export function readRope(config: ConfigReader, rotated: number, interleaved: boolean, divisors: LongDivisors = 'by length'): Rope {
   const settings = readRopeSettings(config);
   if (rotated < 2 || rotated % 2 !== 0)
     throw badCheckpoint(config.path, `rotary embedding of ${rotated} dims: pairs need an even number, 2 at least`);
   const rope = { rotated, interleaved, ...variantsOf(settings, rotated, divisors) };
+  const lastPosition = contextOf(config);
   // At the last position, too: a frequency may be a number and what it has turned by then none.
   for (const { frequencies, magnitude } of rope.variants)
-    if (!Number.isFinite(magnitude) || !frequencies.every((f) => Number.isFinite(f * settings.maxContext)))
+    if (!Number.isFinite(magnitude) || !frequencies.every((f) => Number.isFinite(f * lastPosition)))
       throw badCheckpoint(config.path, 'rope settings give angles that are not finite', 'rope_parameters');
   return rope;
 }
@@ -117,6 +136,10 @@ function yarnFrequencies({ theta, config, maxContext }: RopeSettings, scaling: C
     const ramp = Math.min(Math.max((i - low) / (high - low), 0), 1);
     return (f / factor) * ramp + f * (1 - ramp);
   });
+}
+
+function namesOriginalContext(config: ConfigReader, scaling: ConfigReader): boolean {
+  return [config, scaling].some((holder) => holder.has('original_max_position_embeddings'));
 }
 
 /** Tokens of the context before it was stretched; where it is said twice, the model's own key counts. */

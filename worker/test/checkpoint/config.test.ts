@@ -192,6 +192,37 @@ test("Hunyuan's alpha raises the base once and for all", () => {
   expect(() => frequencies({ rope_theta: 10_000, rope_type: 'dynamic', factor: 2 })).toThrow(/"rope_parameters\.rope_type" is "dynamic"/);
 });
 
+test('a context is stretched only so far', () => {
+  const rope = (factor: number) => ({ rope_scaling: { type: 'yarn', factor, original_max_position_embeddings: 32 } });
+  expect(describeFolder('qwen3_moe', rope(524_288)).maxContext).toBe(16_777_216);
+  expect(() => describeFolder('qwen3_moe', rope(524_289))).toThrow(
+    /"rope_scaling\.factor" is 524289, not one that makes a context of at most 16777216 tokens/,
+  );
+});
+
+describe('what its own code takes where config.json is silent', () => {
+  // A number of heads that nothing divides, so that the heads of keys are told.
+  const heads = { mixtral: 8, qwen2_moe: 16, qwen3_moe: 4, phimoe: 8, gpt_oss: 8, dots1: 32, glm4_moe: 8, minimax_m2: 8, ernie4_5_moe: 4 };
+  test.each(Object.entries(heads))('%s has keys of %i heads', (folder, count) => {
+    expect(() => describeFolder(folder, { num_key_value_heads: undefined, num_attention_heads: 61 })).toThrow(
+      `"num_key_value_heads" is ${count}, not a divisor of num_attention_heads (61)`,
+    );
+  });
+
+  test.each(['olmoe', 'granitemoe', 'granitemoeshared', 'hunyuan_v1_moe'])('%s has as many as of queries', (folder) => {
+    expect(() => describeFolder(folder, { num_key_value_heads: undefined, num_attention_heads: 61, head_dim: 2 })).toThrow(
+      /_proj\.weight"/,
+    );
+  });
+
+  test.each(['deepseek_v2', 'deepseek_v3'])('%s has queries of rank 1536, unless it says that they have none', (folder) => {
+    expect(() => describeFolder(folder, { q_lora_rank: undefined })).toThrow(
+      /"model\.layers\.0\.self_attn\.q_a_proj\.weight" .*\[1536,64\]/,
+    );
+    expect(() => describeFolder(folder, { q_lora_rank: null })).toThrow(/self_attn\.q_proj\.weight" is missing/);
+  });
+});
+
 test('a count given per layer must be the same in all of them', () => {
   expect(describeFolder('hunyuan_v1_moe', { moe_topk: [2, 2, 2], num_experts: [8, 8, 8] }).topK).toBe(2);
   expect(() => describeFolder('hunyuan_v1_moe', { moe_topk: [2, 2, 1] })).toThrow(

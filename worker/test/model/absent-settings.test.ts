@@ -35,12 +35,44 @@ const families: [folder: string, absent: Settings, said: Settings][] = [
   ['ernie4_5_moe', { moe_layer_start_index: undefined }, { moe_layer_start_index: 1 }],
   ['qwen2_moe', { use_sliding_window: true, sliding_window: undefined }, { use_sliding_window: true, sliding_window: 4096 }],
   ['qwen3_moe', { use_sliding_window: true, sliding_window: undefined }, { use_sliding_window: true, sliding_window: 4096 }],
+  ...['mixtral', 'olmoe', 'phimoe', 'gpt_oss', 'glm4_moe', 'ernie4_5_moe', 'hunyuan_v1_moe'].map(epsOf(1e-5)),
+  ...['qwen2_moe', 'qwen3_moe', 'granitemoe', 'deepseek_v2', 'deepseek_v3', 'dots1', 'minimax_m2'].map(epsOf(1e-6)),
 ];
+
+function epsOf(eps: number): (folder: string) => [folder: string, absent: Settings, said: Settings] {
+  return (folder) => [folder, { rms_norm_eps: undefined }, { rms_norm_eps: eps }];
+}
 
 test.each(families)('%s without %o', async (folder, absent, said) => {
   const [got, wanted] = await Promise.all([logits(folder, absent), logits(folder, said)]);
   expectSameBits(got, wanted);
 });
+
+test('qwen2_moe without max_window_layers has windows in its first 28 layers', async () => {
+  const dir = (settings: Settings) =>
+    rewritten('qwen2_moe', (tensors) => repeatLayers(tensors, 30), {
+      num_hidden_layers: 30,
+      use_sliding_window: true,
+      sliding_window: 16,
+      mlp_only_layers: [],
+      decoder_sparse_step: 1,
+      ...settings,
+    });
+  const logitsIn = (settings: Settings) => logitsOfFolder(tinyOptions(dir(settings)), tokens);
+  const absent = await logitsIn({ max_window_layers: undefined });
+  expectSameBits(absent, await logitsIn({ max_window_layers: 28 }));
+  expect(firstDifferentBit(absent, await logitsIn({ max_window_layers: 30 }))).toBeGreaterThanOrEqual(0);
+});
+
+/** The last layer of a checkpoint again and again, in the place of all of them. */
+function repeatLayers(tensors: Map<string, FileTensor>, count: number): void {
+  const layerOf = (name: string) => Number(/^model\.layers\.(\d+)\./.exec(name)?.[1] ?? -1);
+  const inLayers = [...tensors].filter(([name]) => layerOf(name) >= 0);
+  const last = Math.max(...inLayers.map(([name]) => layerOf(name)));
+  for (const [name] of inLayers) tensors.delete(name);
+  for (const [name, tensor] of inLayers.filter(([key]) => layerOf(key) === last))
+    for (let layer = 0; layer < count; layer++) tensors.set(name.replace(/\d+/, String(layer)), tensor);
+}
 
 test('dots1 without layer_types has windows from max_window_layers on', async () => {
   const absent = await logits('dots1', { layer_types: undefined, sliding_window: 16, max_window_layers: 1 });

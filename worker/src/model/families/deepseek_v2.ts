@@ -10,7 +10,7 @@ import { readRope } from '../rope.ts';
 
 /** DeepSeek-V2 (arXiv:2405.04434): latent attention; softmax gate, optionally limited to the groups with the best single expert. */
 export function deepSeekV2({ config: stored, tensors }: Checkpoint): ModelGraph {
-  const config = stored.defaulting({ n_shared_experts: 2 });
+  const config = stored.defaulting({ n_shared_experts: 2, q_lora_rank: 1536, rms_norm_eps: 1e-6, max_position_embeddings: 2048 });
   // Latent attention has its own head sizes: `head_dim`, where present at all, is not what its name says.
   const sizes = readDecoderConfig(config, { headDim: config.count('v_head_dim') });
   const blocks = readDeepSeekBlocks(config, sizes.hidden, { rule: readSoftmaxGate(config), biased: false });

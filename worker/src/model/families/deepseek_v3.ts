@@ -15,6 +15,9 @@ export function deepSeekV3({ config: stored, tensors }: Checkpoint): ModelGraph 
     topk_group: 4,
     first_k_dense_replace: 3,
     n_shared_experts: 1,
+    q_lora_rank: 1536,
+    rms_norm_eps: 1e-6,
+    max_position_embeddings: 4096,
   });
   // Latent attention has its own head sizes: `head_dim`, where present at all, is not what its name says.
   const sizes = readDecoderConfig(config, { headDim: config.count('v_head_dim') });

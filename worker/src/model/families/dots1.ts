@@ -10,7 +10,14 @@ import { readRope } from '../rope.ts';
 
 /** dots.llm1 (arXiv:2506.05767): Qwen3's attention, DeepSeek-V3's gate and blocks. */
 export function dots1({ config: stored, tensors }: Checkpoint): ModelGraph {
-  const config = stored.defaulting({ norm_topk_prob: false, sliding_window: 4096, max_window_layers: 62 });
+  const config = stored.defaulting({
+    norm_topk_prob: false,
+    sliding_window: 4096,
+    max_window_layers: 62,
+    num_key_value_heads: 32,
+    rms_norm_eps: 1e-6,
+    max_position_embeddings: 2048,
+  });
   const sizes = readDecoderConfig(config);
   // As published, `scoring_func` is the name that DeepSeek gave to the method of choosing.
   const gate = readSigmoidGate(config, ['sigmoid', 'noaux_tc']);

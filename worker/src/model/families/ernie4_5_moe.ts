@@ -11,7 +11,15 @@ import { readRope } from '../rope.ts';
 
 /** ERNIE 4.5 (text): interleaved rotary pairs; softmax gate with a bias for choosing, renormalised; an ungated shared expert. */
 export function ernie45Moe({ config: stored, tensors }: Checkpoint): ModelGraph {
-  const config = stored.defaulting({ rope_theta: 5e5, tie_word_embeddings: true, moe_num_shared_experts: 2, moe_layer_start_index: 1 });
+  const config = stored.defaulting({
+    rope_theta: 5e5,
+    tie_word_embeddings: true,
+    moe_num_shared_experts: 2,
+    moe_layer_start_index: 1,
+    num_key_value_heads: 4,
+    rms_norm_eps: 1e-5,
+    max_position_embeddings: 131_072,
+  });
   const sizes = readDecoderConfig(config);
   const { hidden } = sizes;
   const { experts, topK } = readExpertCounts(config, ['moe_num_experts', 'num_experts'], ['moe_k', 'num_experts_per_tok']);

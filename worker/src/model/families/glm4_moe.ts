@@ -9,7 +9,13 @@ import { readRope, rotatedDims } from '../rope.ts';
 
 /** GLM-4.5 (arXiv:2508.06471): a part of each head is rotated; q, k and v have biases; DeepSeek-V3's gate and blocks. */
 export function glm4Moe({ config: stored, tensors }: Checkpoint): ModelGraph {
-  const config = stored.defaulting({ first_k_dense_replace: 1, n_shared_experts: 1 });
+  const config = stored.defaulting({
+    first_k_dense_replace: 1,
+    n_shared_experts: 1,
+    num_key_value_heads: 8,
+    rms_norm_eps: 1e-5,
+    max_position_embeddings: 131_072,
+  });
   const sizes = readDecoderConfig(config);
   const blocks = readDeepSeekBlocks(config, sizes.hidden, readSigmoidGate(config));
   const biased = config.flag('attention_bias', false);

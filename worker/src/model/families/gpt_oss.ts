@@ -21,7 +21,14 @@ const ropeOfClass = {
 
 /** GPT-OSS (arXiv:2508.10925): attention sinks, alternating windows, biases everywhere, a clamped gate, experts in MXFP4. */
 export function gptOss({ config: stored, tensors }: Checkpoint): ModelGraph {
-  const config = stored.defaulting({ rope_theta: 150_000, sliding_window: 128, head_dim: 64 });
+  const config = stored.defaulting({
+    rope_theta: 150_000,
+    sliding_window: 128,
+    head_dim: 64,
+    num_key_value_heads: 8,
+    rms_norm_eps: 1e-5,
+    max_position_embeddings: 131_072,
+  });
   const sizes = readDecoderConfig(config);
   const { hidden, layers } = sizes;
   const { experts, topK } = readExpertCounts(config, ['num_local_experts', 'num_experts']);

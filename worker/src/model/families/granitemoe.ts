@@ -12,7 +12,8 @@ import { readRope } from '../rope.ts';
  * Granite 3 MoE: multipliers on embedding, attention, residual branches and logits; experts stored fused; softmax over the chosen scores only.
  * `granitemoeshared` adds one shared expert, neither gated nor scaled.
  */
-export function graniteMoe({ config, tensors }: Checkpoint): ModelGraph {
+export function graniteMoe({ config: stored, tensors }: Checkpoint): ModelGraph {
+  const config = stored.defaulting({ rms_norm_eps: 1e-6, max_position_embeddings: 2048 });
   const sizes = readDecoderConfig(config);
   const { hidden } = sizes;
   const { experts, topK } = readExpertCounts(config, ['num_local_experts', 'num_experts']);

@@ -9,7 +9,8 @@ import { projections, sharedMlp } from '../mlp.ts';
 import { readRope } from '../rope.ts';
 
 /** Hunyuan-A13B: q and k are rotated first and normed per head after; softmax gate, renormalised, beside an ungated shared expert. */
-export function hunyuanV1Moe({ config, tensors }: Checkpoint): ModelGraph {
+export function hunyuanV1Moe({ config: stored, tensors }: Checkpoint): ModelGraph {
+  const config = stored.defaulting({ rms_norm_eps: 1e-5, max_position_embeddings: 2048 });
   const sizes = readDecoderConfig(config);
   const { hidden, layers } = sizes;
   const { experts, topK } = readExpertCounts(config.uniform(['num_experts', 'moe_topk'], layers), ['num_experts'], ['moe_topk']);

@@ -9,7 +9,13 @@ import { readRope, rotatedDims } from '../rope.ts';
 
 /** MiniMax-M2: q and k normed over their whole projection, a part of each head rotated, sigmoid gate with a bias for choosing, renormalised. */
 export function minimaxM2({ config: stored, tensors }: Checkpoint): ModelGraph {
-  const config = stored.defaulting({ rope_theta: 5e6, head_dim: 128 });
+  const config = stored.defaulting({
+    rope_theta: 5e6,
+    head_dim: 128,
+    num_key_value_heads: 8,
+    rms_norm_eps: 1e-6,
+    max_position_embeddings: 196_608,
+  });
   const sizes = readDecoderConfig(config);
   const { hidden } = sizes;
   const { experts, topK } = readExpertCounts(config, ['num_local_experts', 'num_experts']);

@@ -9,7 +9,7 @@ import { readRope } from '../rope.ts';
 
 /** Mixtral (Jiang et al. 2024, arXiv:2401.04088): every layer sends a token to k of E experts by softmax, renormalised. */
 export function mixtral({ config: stored, tensors }: Checkpoint): ModelGraph {
-  const config = stored.defaulting({ rope_theta: 1e6 });
+  const config = stored.defaulting({ rope_theta: 1e6, num_key_value_heads: 8, rms_norm_eps: 1e-5, max_position_embeddings: 131_072 });
   const sizes = readDecoderConfig(config);
   const { hidden } = sizes;
   const { experts, topK } = readExpertCounts(config, ['num_local_experts', 'num_experts']);

@@ -8,7 +8,8 @@ import { GraphBuilder } from '../graph-builder.ts';
 import { readRope } from '../rope.ts';
 
 /** OLMoE (Muennighoff et al. 2024, arXiv:2409.02060): q and k are normed over their whole projection and may be clipped; weights need not sum to one. */
-export function olmoe({ config, tensors }: Checkpoint): ModelGraph {
+export function olmoe({ config: stored, tensors }: Checkpoint): ModelGraph {
+  const config = stored.defaulting({ rms_norm_eps: 1e-5, max_position_embeddings: 4096 });
   const sizes = readDecoderConfig(config);
   const { hidden } = sizes;
   const { experts, topK } = readExpertCounts(config, ['num_experts', 'num_local_experts']);

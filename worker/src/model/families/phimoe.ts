@@ -9,7 +9,7 @@ import { readRope } from '../rope.ts';
 
 /** Phi-3.5-MoE (arXiv:2404.14219): LayerNorm with bias, LongRoPE, and the SparseMixer router, which picks exactly two experts one after the other. */
 export function phiMoe({ config: stored, tensors }: Checkpoint): ModelGraph {
-  const config = stored.defaulting({ rope_theta: 1e6 });
+  const config = stored.defaulting({ rope_theta: 1e6, num_key_value_heads: 8, rms_norm_eps: 1e-5, max_position_embeddings: 131_072 });
   const sizes = readDecoderConfig(config);
   const { hidden, vocab, eps } = sizes;
   const { experts, topK } = readExpertCounts(config, ['num_local_experts', 'num_experts']);

@@ -12,7 +12,13 @@ import { isSparseLayer } from '../sparse-layers.ts';
 
 /** Qwen1.5-MoE and Qwen2-MoE (arXiv:2407.10671): q, k and v have biases; every token also uses a shared expert, behind a sigmoid gate of its own. */
 export function qwen2Moe({ config: stored, tensors }: Checkpoint): ModelGraph {
-  const config = stored.defaulting({ sliding_window: 4096 });
+  const config = stored.defaulting({
+    sliding_window: 4096,
+    max_window_layers: 28,
+    num_key_value_heads: 16,
+    rms_norm_eps: 1e-6,
+    max_position_embeddings: 32_768,
+  });
   const sizes = readDecoderConfig(config);
   const { hidden } = sizes;
   const { experts, topK } = readExpertCounts(config, ['num_experts', 'num_local_experts']);

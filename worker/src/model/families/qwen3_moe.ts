@@ -11,7 +11,7 @@ import { isSparseLayer } from '../sparse-layers.ts';
 
 /** Qwen3-MoE (arXiv:2505.09388): q and k are normed per head before they are rotated; no shared expert. */
 export function qwen3Moe({ config: stored, tensors }: Checkpoint): ModelGraph {
-  const config = stored.defaulting({ sliding_window: 4096 });
+  const config = stored.defaulting({ sliding_window: 4096, num_key_value_heads: 4, rms_norm_eps: 1e-6, max_position_embeddings: 32_768 });
   const sizes = readDecoderConfig(config);
   const { hidden } = sizes;
   const { experts, topK } = readExpertCounts(config, ['num_experts', 'num_local_experts']);

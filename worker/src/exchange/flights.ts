@@ -162,7 +162,9 @@ export class Flights {
       const frame = parseFrame(bytes);
       if (frame.kind === 'dispatch') throw new SwitchyardError('bad_frame', 'a dispatch frame arrived on a link that answers only');
       const flight = this.flights.get(frame.tag);
-      if (flight === undefined || flight.worker !== worker || flight.urgency !== urgency) {
+      // What is held back has not been asked yet.
+      const asked = flight !== undefined && flight.worker === worker && flight.urgency === urgency && flight.frame === null;
+      if (!asked) {
         throw new SwitchyardError('bad_frame', `an answer to tag ${frame.tag}, which is not in flight`);
       }
       if (frame.kind === 'error') {

@@ -136,6 +136,16 @@ describe('Flights', () => {
     await flights.close();
   });
 
+  test('are not answered before they have left', async () => {
+    const { flights, arrived, ends, send, answer } = await flightsTo();
+    const tags = Array.from({ length: limits.framesInFlightMax + 2 }, () => send('urgent'));
+    await becomes(() => arrived.length === limits.framesInFlightMax);
+    answer(tags[0], combineOf(tags.at(-1)!));
+    await becomes(() => ends.length === 1 + tags.length);
+    expect(ends).toEqual(['gone', ...tags.map((tag) => `${tag} worker_lost`)]);
+    await flights.close();
+  });
+
   test('of one connection are not answered or lost by the other', async () => {
     const { flights, arrived, ends, send, answer } = await flightsTo();
     const [urgent, bulk] = [send('urgent'), send('bulk')];

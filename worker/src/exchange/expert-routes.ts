@@ -1,4 +1,5 @@
 import { chooseReplicas, type Plan, SwitchyardError } from '@switchyard/proto';
+import type { Doubts } from './doubts.ts';
 
 /** Stands for "no live replica" among chosen workers. */
 export const NOBODY = -1;
@@ -78,16 +79,14 @@ export class ExpertRoutes {
   }
 
   /**
-   * Of the workers that hold the expert and can be reached, without `refused`, the one with the least load; NOBODY if there is none. For what home does not hold:
-   * it would not have sent it away.
+   * Of the workers that hold the expert, can be reached and have not refused, the one with the least load, a suspected one where there is no other; NOBODY if there
+   * is none. For what home does not hold: it would not have sent it away.
    */
-  leastLoaded(layer: number, expert: number, refused: ReadonlySet<number>, load: Int32Array): number {
-    let best = NOBODY;
-    for (const worker of this.holders[layer][expert]) {
-      if (refused.has(worker)) continue;
-      if (best === NOBODY || load[worker] < load[best]) best = worker;
-    }
-    return best;
+  leastLoaded(layer: number, expert: number, { refused, suspected }: Doubts, load: Int32Array): number {
+    const willing = this.holders[layer][expert].filter((worker) => !refused.has(worker));
+    const trusted = willing.filter((worker) => !suspected.has(worker));
+    const among = trusted.length > 0 ? trusted : willing;
+    return among.reduce((best, worker) => (best === NOBODY || load[worker] < load[best] ? worker : best), NOBODY);
   }
 
   /** Why the expert has no worker. */

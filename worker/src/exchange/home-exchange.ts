@@ -4,7 +4,6 @@ import {
   dispatchFrameBytes,
   type ErrorCode,
   encodeDispatchHeader,
-  errorCatalogue,
   frameMemory,
   giveBackFrame,
   SwitchyardError,
@@ -15,12 +14,12 @@ import type { StepBatch } from '../engine/step-batch.ts';
 import type { LayerRunner } from '../engine/step-lane.ts';
 import { Activity, type TimeSplit } from '../engine/time-split.ts';
 import type { Model, ModelLane, MoeLayer } from '../model/contract.ts';
+import { type Doubts, doubtsAfter, noDoubts } from './doubts.ts';
 import type { ExpertRoutes } from './expert-routes.ts';
 import type { Cargo, Flights } from './flights.ts';
+import { anotherMayTake, codeForClient } from './refusal.ts';
 import { type Lane, RowPartition } from './row-partition.ts';
 import { urgencyOf } from './urgency.ts';
-
-const nobody: ReadonlySet<number> = new Set();
 
 export interface HomeExchangeOptions {
   native: Native;
@@ -100,7 +99,7 @@ export class HomeExchange implements LayerRunner {
   }
 
   /** Sends a destination its rows. Returns true when bytes of the frame wait for the event loop. */
-  private dispatch(lane: Lane, index: number, layer: MoeLayer, refused: ReadonlySet<number> = nobody): boolean {
+  private dispatch(lane: Lane, index: number, layer: MoeLayer, doubts = noDoubts): boolean {
     const { flights } = this.options;
     const worker = this.partition.destination(lane);
     const tag = flights.nextTag();
@@ -113,36 +112,35 @@ export class HomeExchange implements LayerRunner {
       return false;
     }
     this.bill(lane, frame.length);
-    return flights.send(worker, urgencyOf(lane.rows), frame, tag, lane.rows, this.cargo(lane, worker, index, layer, refused));
+    return flights.send(worker, urgencyOf(lane.rows), frame, tag, lane.rows, this.cargo(lane, worker, index, layer, doubts));
   }
 
-  private cargo(lane: Lane, worker: number, index: number, layer: MoeLayer, refused: ReadonlySet<number>): Cargo {
+  private cargo(lane: Lane, worker: number, index: number, layer: MoeLayer, doubts: Doubts): Cargo {
     return {
       landed: (answer) => {
         this.addSums(lane, answer, layer);
         this.land();
       },
       lost: (code, why) => {
-        if (!errorCatalogue[code].retry) {
+        if (!anotherMayTake(code)) {
           this.fail(lane, worker, layer, code, why);
           return;
         }
-        // A gateway may have refused for a neighbour's sake: what it has itself it may still compute.
-        const refusing = lane.worker === null ? refused : new Set([...refused, worker]);
-        this.sendAgain(lane, index, layer, refusing, this.failure(worker, layer, code, why));
+        const doubted = doubtsAfter(doubts, lane, worker, this.options.routes.nodeOf);
+        this.sendAgain(lane, index, layer, doubted, this.failure(worker, layer, code, why));
       },
     };
   }
 
   /**
    * A frame came back without sums, so nothing of it is in ours, and what it asked for may be had elsewhere: a gateway refuses the whole frame for one worker that it
-   * cannot reach, and experts may have replicas. Its pairs go again, each worker's by themselves, to whoever can be reached now and has not refused them, until nobody
-   * is left.
+   * cannot reach, and experts may have replicas. Its pairs go again, each worker's by themselves, to whoever can be reached now and has not refused them, those last
+   * who may be the reason, until nobody is left.
    */
-  private sendAgain(lost: Lane, index: number, layer: MoeLayer, refused: ReadonlySet<number>, error: SwitchyardError): void {
-    const { hopeless, lanes } = this.partition.again(lost, index, refused);
+  private sendAgain(lost: Lane, index: number, layer: MoeLayer, doubts: Doubts, error: SwitchyardError): void {
+    const { hopeless, lanes } = this.partition.again(lost, index, doubts);
     for (const row of hopeless) this.batch!.fail(row, error);
-    for (const lane of lanes) this.dispatch(lane, index, layer, refused);
+    for (const lane of lanes) this.dispatch(lane, index, layer, doubts);
     this.land();
   }
 
@@ -205,9 +203,7 @@ export class HomeExchange implements LayerRunner {
   }
 
   private failure(worker: number, { layer }: MoeLayer, code: ErrorCode, why: string): SwitchyardError {
-    // A peer without a model is no reason to think that of its home.
-    const named = code === 'not_ready' ? 'expert_unavailable' : code;
-    return new SwitchyardError(named, `worker ${this.options.routes.plan.workers[worker].name}, layer ${layer}: ${why}`);
+    return new SwitchyardError(codeForClient(code), `worker ${this.options.routes.plan.workers[worker].name}, layer ${layer}: ${why}`);
   }
 
   private land(): void {

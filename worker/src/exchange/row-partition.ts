@@ -1,5 +1,6 @@
 import type { SequenceTraffic } from '../engine/sequence-traffic.ts';
 import type { MoeLayer } from '../model/contract.ts';
+import type { Doubts } from './doubts.ts';
 import { type ExpertRoutes, NOBODY } from './expert-routes.ts';
 
 /** What one destination gets of a layer: its rows, and (row, expert, weight) pairs that index them. A destination is a worker of the home's node, or another node. */
@@ -164,10 +165,10 @@ export class RowPartition {
   }
 
   /**
-   * The pairs of a lane once more, each worker's in a lane of its own, by who can be reached now and has not refused. A row with a pair that nobody is left for is in
-   * none of the lanes.
+   * The pairs of a lane once more, each worker's in a lane of its own, by who can be reached now and is least in doubt. A row with a pair that nobody is left for
+   * is in none of the lanes.
    */
-  again(lost: Lane, index: number, refused: ReadonlySet<number>): { lanes: Lane[]; hopeless: number[] } {
+  again(lost: Lane, index: number, doubts: Doubts): { lanes: Lane[]; hopeless: number[] } {
     const lanes = new Map<number, Lane>();
     const hopeless: number[] = [];
     for (let p = 0, end = 0; p < lost.pairs; p = end) {
@@ -175,7 +176,7 @@ export class RowPartition {
       while (end < lost.pairs && lost.pairRow[end] === lost.pairRow[p]) end++;
       const row = lost.row[lost.pairRow[p]];
       const experts = lost.pairExpert.subarray(p, end);
-      const workers = Array.from(experts, (expert) => this.routes.leastLoaded(index, expert, refused, this.pairs));
+      const workers = Array.from(experts, (expert) => this.routes.leastLoaded(index, expert, doubts, this.pairs));
       if (workers.includes(NOBODY)) {
         hopeless.push(row);
         continue;

@@ -26,6 +26,19 @@ const HIDDEN = 4;
 const shape = { experts: 3, topK: 1, moeLayers: 2, kvBlocks: 4, maxRows: 160, maxSequences: 2, maxLogitRows: 2, maxContext: 64 };
 const options = { token: '', tls: null };
 
+/** What a worker may say of itself or of a neighbour, and what a client is told where nobody else has the expert. */
+const aboutOnePeer: readonly [ErrorCode, ErrorCode][] = [
+  ['bad_plan', 'expert_unavailable'],
+  ['version_mismatch', 'expert_unavailable'],
+  ['not_ready', 'expert_unavailable'],
+  ['shutting_down', 'expert_unavailable'],
+  ['queue_full', 'expert_unavailable'],
+  ['expert_unavailable', 'expert_unavailable'],
+  ['worker_lost', 'worker_lost'],
+  ['link_closed', 'link_closed'],
+  ['deadline_exceeded', 'deadline_exceeded'],
+];
+
 /** A frame that reached a worker, and the connection that brought it. */
 interface Arrival {
   worker: number;
@@ -33,19 +46,23 @@ interface Arrival {
   link: Link;
 }
 
-/** A home, worker 0 of nodes [0, 1, 2]: expert 0 is its own, expert 1 on the others both, expert 2 on worker 1 alone. The others answer when the test says so. */
-async function startHome(native: Partial<Native> = {}) {
+/** Expert 0 is the home's own, expert 1 on the others both, expert 2 on worker 1 alone. */
+const oneEach = { nodeOf: [0, 1, 2], holders: [[0], [1, 2], [1]] };
+
+/** A home, worker 0 of these nodes. The others answer when the test says so. */
+async function startHome(native: Partial<Native> = {}, { nodeOf, holders } = oneEach) {
   const network = new MemoryNetwork();
   const arrived: Arrival[] = [];
   const plan: Plan = {
     format: 'switchyard-plan',
     version: 1,
-    model: { type: 'toy', moeLayers: [1, 2], experts: shape.experts },
-    workers: [0, 1, 2].map((node) => ({ name: `w${node}`, node })),
-    replicas: Array.from({ length: shape.moeLayers }, () => [[0], [1, 2], [1]]),
+    model: { type: 'toy', moeLayers: [1, 2], experts: holders.length },
+    workers: nodeOf.map((node, w) => ({ name: `w${w}`, node })),
+    replicas: Array.from({ length: shape.moeLayers }, () => holders),
     provenance: null,
   };
-  for (const worker of [1, 2]) {
+  const others = nodeOf.map((_, worker) => worker).slice(1);
+  for (const worker of others) {
     await network.listen(`memory://w${worker}`, options, (link) =>
       link.onFrame((bytes) => {
         const frame = parseFrame(bytes);
@@ -53,19 +70,19 @@ async function startHome(native: Partial<Native> = {}) {
       }),
     );
   }
-  const model = toyModel(shape, [[0], [0]]);
+  const model = toyModel({ ...shape, experts: holders.length }, [[0], [0]]);
   const routes = new ExpertRoutes(plan, 0, shape.topK);
   const flights = new Flights({
-    workers: 3,
+    workers: nodeOf.length,
     rowDeadlineMs: 20_000,
     dial: ([to], signal) => network.dial(to, { ...options, signal }),
     onReachable: (worker, reachable) => routes.setReachable(worker, reachable),
   });
-  for (const worker of [1, 2]) {
+  for (const worker of others) {
     flights.announce(worker, [`memory://w${worker}`]);
     await flights.settled(worker);
   }
-  const counters = new Counters(shape.moeLayers, shape.experts);
+  const counters = new Counters(shape.moeLayers, holders.length);
   const times = new TimeSplit();
   const lane = model.lanes[1]; // of prompts: it takes more rows than a decode's
   const home = new HomeExchange({ native: { ...toyNative, ...native }, model, routes, flights, epoch: 7, counters, times }, lane);
@@ -112,8 +129,8 @@ describe('HomeExchange', () => {
   let flights: Flights | null = null;
   afterEach(() => flights?.close());
 
-  const start = async (native?: Partial<Native>) => {
-    const home = await startHome(native);
+  const start = async (native?: Partial<Native>, layout?: typeof oneEach) => {
+    const home = await startHome(native, layout);
     flights = home.flights;
     return home;
   };
@@ -193,14 +210,61 @@ describe('HomeExchange', () => {
     expect(failures[0]).toMatchObject({ code: 'expert_unavailable', message: 'worker w1, layer 1: not now' });
   });
 
-  test('what would fail anywhere is not sent again', async () => {
+  test('after a gateway failed, its neighbours are asked when nobody else is left, each once', async () => {
+    // Workers 1 and 2 are a node. Expert 2 is on worker 2 and, on another node, on worker 3, which has more to do.
+    const { run, arrived } = await start({}, { nodeOf: [0, 1, 1, 2], holders: [[0], [1], [2, 3], [3]] });
+    const { done, failures } = run(0, [2, 1, 3, 3]);
+    const asked: string[] = [];
+    let over = false;
+    void done.then(() => {
+      over = true;
+    });
+    while (!over) {
+      for (const arrival of arrived.splice(0)) {
+        const { worker, frame } = arrival;
+        asked.push(`${frame.scope} ${worker} for ${[...frame.pairExpert]}`);
+        if (frame.pairExpert.includes(2)) refuse(arrival, 'deadline_exceeded');
+        else answer(arrival);
+      }
+      await turn();
+    }
+    expect(asked.slice(0, 2).sort()).toEqual(['node 1 for 2,1', 'node 3 for 3,3']);
+    expect(asked.slice(2, 4).sort()).toEqual(['worker 1 for 1', 'worker 3 for 2']);
+    expect(asked.slice(4)).toEqual(['worker 2 for 2']);
+    expect(failures).toEqual([
+      expect.objectContaining({ code: 'deadline_exceeded', message: 'worker w2, layer 1: not now' }),
+      null,
+      null,
+      null,
+    ]);
+  });
+
+  test.each(aboutOnePeer)(
+    '%s speaks of one worker: another is asked, and where none is left neither the client nor its home is blamed',
+    async (code, said) => {
+      const { run, arrived, nextArrival, sums } = await start();
+      const { done, failures } = run(0, [1, 2]);
+      refuse(await nextArrival(), code);
+      // Both rows were in that frame. One of them only worker 1 can compute.
+      while (arrived.length < 2) await turn();
+      for (const arrival of arrived.splice(0)) {
+        if (arrival.worker === 1) refuse(arrival, code);
+        else answer(arrival);
+      }
+      await done;
+      expect(failures).toEqual([null, expect.objectContaining({ code: said, message: 'worker w1, layer 1: not now' })]);
+      expect([...sums.subarray(0, 2 * HIDDEN)]).toEqual([1, 1, 1, 1, 0, 0, 0, 0]);
+    },
+  );
+
+  test.each(['internal', 'bad_frame'] as const)('%s would be said anywhere: nobody else is asked', async (code) => {
     const { run, arrived, nextArrival } = await start();
     const { done, failures } = run(0, [1, 0]);
-    refuse(await nextArrival(), 'version_mismatch');
+    refuse(await nextArrival(), code);
     await done;
     for (let i = 0; i < 5; i++) await turn();
     expect(arrived).toEqual([]);
-    expect(failures).toEqual([expect.objectContaining({ code: 'version_mismatch', message: 'worker w1, layer 1: not now' }), null]);
+    expect(failures).toEqual([expect.objectContaining({ code, message: 'worker w1, layer 1: not now' }), null]);
   });
 
   test('rows that cannot be encoded fail, and no others', async () => {

@@ -1,6 +1,7 @@
 import { dispatchFrameBytes, FRAME_HEADER_BYTES, limits, type Plan } from '@switchyard/proto';
 import { describe, expect, test } from 'vitest';
 import { SequenceTraffic } from '../../src/engine/sequence-traffic.ts';
+import { noDoubts } from '../../src/exchange/doubts.ts';
 import { ExpertRoutes } from '../../src/exchange/expert-routes.ts';
 import { rowsPerFrame } from '../../src/exchange/frame-rows.ts';
 import { type Lane, RowPartition } from '../../src/exchange/row-partition.ts';
@@ -164,7 +165,7 @@ describe('RowPartition', () => {
     const [lane] = partition.remote;
     expect([lane.node, lane.rows]).toEqual([1, 3]);
     const again = (refused: number[]) => {
-      const { lanes, hopeless } = partition.again(lane, 0, new Set(refused));
+      const { lanes, hopeless } = partition.again(lane, 0, { ...noDoubts, refused: new Set(refused) });
       return { lanes: Object.fromEntries(lanes.map((each) => [each.worker, pairsOf(each)])), hopeless };
     };
     expect(again([4])).toEqual({
@@ -188,7 +189,7 @@ describe('what is sent again', () => {
     split(partition, new Array(4).fill([0, 1]));
     const [lane] = partition.remote;
     expect([lane.worker, lane.rows]).toEqual([1, 2]);
-    const { lanes } = partition.again(lane, 0, new Set());
+    const { lanes } = partition.again(lane, 0, noDoubts);
     expect(lanes.map(({ worker, rows }) => [worker, rows])).toEqual([
       [1, 1],
       [2, 1],

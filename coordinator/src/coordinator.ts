@@ -337,7 +337,10 @@ function engineConfig(config: Config): EngineConfig {
   };
 }
 
-/** 32 bits that name what workers are to serve: rows for another plan, checkpoint or engine are refused, also where they come from another cluster. Never 0. */
+/**
+ * 32 bits that name what workers are to serve: rows for another plan, checkpoint or engine are refused, also where they come from another cluster. What lies in the
+ * checkpoint's folder its readers add. Never 0.
+ */
 function epochOf({ modelDir, plan, engine }: Omit<Assignment, 'epoch'>): number {
   const hash = createHash('sha256')
     .update(JSON.stringify([planChecksum(plan), modelDir, engine]))

@@ -27,16 +27,16 @@ export interface Cluster {
 
 /** A coordinator and its workers as processes of their own, as an operator would start them. Resolves when all of them are ready. */
 export async function startCluster(
-  options: { nodes?: number; workersPerNode?: number; flags?: string[]; withWorkers?: boolean } = {},
+  options: { nodes?: number; workersPerNode?: number; flags?: string[]; withWorkers?: boolean; dir?: string } = {},
 ): Promise<Cluster> {
-  const { nodes = 1, workersPerNode = 1, flags = [], withWorkers = true } = options;
+  const { nodes = 1, workersPerNode = 1, flags = [], withWorkers = true, dir = modelDir } = options;
   const folder = mkdtempSync(path.join(os.tmpdir(), 'sw-api-'));
   const control = `unix:${path.join(folder, 'c.sock')}`;
   const adminFile = path.join(folder, 'admin');
   writeFileSync(adminFile, adminToken, { mode: 0o600 });
   let log = '';
   const args = [
-    ...[path.join(repository, 'coordinator', 'dist', 'main.js'), '--model', modelDir, '--listen', '127.0.0.1:0', '--control', control],
+    ...[path.join(repository, 'coordinator', 'dist', 'main.js'), '--model', dir, '--listen', '127.0.0.1:0', '--control', control],
     ...['--nodes', String(nodes), '--workers-per-node', String(workersPerNode), '--kv-bytes', '67108864'],
     ...['--admin-token-file', adminFile, '--trace-dir', folder, '--supervised'],
     ...flags,
@@ -128,7 +128,13 @@ export async function status(cluster: Cluster): Promise<{
     state: string;
     load: number;
     statsAgeMs: number | null;
-    stats: { running: number; waiting: number; generatedTokens: number; expertTokens: number[] } | null;
+    stats: {
+      running: number;
+      waiting: number;
+      generatedTokens: number;
+      expertTokens: number[];
+      links: { peer: string; framesSent: number }[];
+    } | null;
   }[];
 }> {
   const response = await fetch(`${cluster.url}/v1/switchyard/status`, { headers: { authorization: `Bearer ${adminToken}` } });

@@ -1,9 +1,9 @@
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { cpSync, mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { contiguousPlan } from '@switchyard/proto';
 import { afterAll, beforeAll, expect, it } from 'vitest';
-import { type Cluster, model, post, startCluster, status, until, untilReady } from './cluster.ts';
+import { type Cluster, model, modelDir, post, startCluster, status, until, untilReady } from './cluster.ts';
 
 const names = ['n0w0', 'n0w1', 'n1w0', 'n1w1'];
 const asking = Array.from({ length: 8 }, (_, i) => ({
@@ -17,6 +17,9 @@ const asking = Array.from({ length: 8 }, (_, i) => ({
 
 let cluster: Cluster;
 let folder: string;
+let checkpoint: string;
+/** What each asks for gets while nothing happens. */
+const undisturbed: unknown[] = [];
 
 beforeAll(async () => {
   folder = mkdtempSync(path.join(os.tmpdir(), 'sw-replicas-'));
@@ -28,7 +31,11 @@ beforeAll(async () => {
   const twice = { ...once, replicas: once.replicas.map((layer) => layer.map(([w]) => [w % 2, 2 + (w % 2)])) };
   const plan = path.join(folder, 'plan.json');
   writeFileSync(plan, JSON.stringify(twice));
-  cluster = await startCluster({ nodes: 2, workersPerNode: 2, flags: ['--plan', plan, '--no-prefix-cache', '--home-fill', '1'] });
+  checkpoint = path.join(folder, model);
+  cpSync(modelDir, checkpoint, { recursive: true });
+  const flags = ['--plan', plan, '--no-prefix-cache', '--home-fill', '1'];
+  cluster = await startCluster({ nodes: 2, workersPerNode: 2, flags, dir: checkpoint });
+  for (const request of asking) undisturbed.push((await answer(request)).choices);
 });
 
 afterAll(async () => {
@@ -49,8 +56,6 @@ async function firstTokens(): Promise<number> {
 }
 
 it('a worker that is killed takes the requests with it whose home it is; the others end with the bits that they would have had', async () => {
-  const undisturbed = [];
-  for (const request of asking) undisturbed.push((await answer(request)).choices);
   const answers = asking.map(answer);
   // Homes are all four, and all are in the middle of it: what is not begun is given to another.
   await until(async () => (await status(cluster)).workers.every(({ load }) => load >= 2));
@@ -70,4 +75,32 @@ it('a worker that is killed takes the requests with it whose home it is; the oth
   // All experts are still there.
   await untilReady(cluster, true);
   expect((await answer(asking[0])).choices).toEqual(undisturbed[0]);
+});
+
+/** Every weight is another. A file of its own: workers that run have the old one mapped. */
+function retrain(dir: string): void {
+  const file = path.join(dir, 'model.safetensors');
+  const bytes = readFileSync(file);
+  for (let i = 8 + Number(bytes.readBigUInt64LE()); i < bytes.length; i += 2) bytes[i] ^= 8;
+  writeFileSync(`${file}.new`, bytes);
+  renameSync(`${file}.new`, file);
+}
+
+/** Frames that the others have sent it, as they counted them. */
+async function framesTo(name: string): Promise<number> {
+  const { workers } = await status(cluster);
+  return workers.flatMap(({ stats }) => stats?.links ?? []).reduce((sum, link) => sum + (link.peer === name ? link.framesSent : 0), 0);
+}
+
+it('a worker that comes back with another checkpoint computes no row for those that are there', async () => {
+  cluster.workers.get('n1w0')!.kill('SIGKILL');
+  retrain(checkpoint);
+  cluster.startWorker('n1w0');
+  await until(async () => (await status(cluster)).workers[names.indexOf('n1w0')].state === 'failed');
+  // The others know where it was, and it is there again: they find it without having been told.
+  const before = await framesTo('n1w0');
+  do {
+    const answers = await Promise.all(asking.map(answer));
+    for (const [i, { status: code, choices }] of answers.entries()) expect([code, choices]).toEqual([200, undisturbed[i]]);
+  } while ((await framesTo('n1w0')) === before);
 });

@@ -12,11 +12,14 @@ import { rowsPerFrame } from '../exchange/frame-rows.ts';
 import type { Dial } from '../exchange/peer-links.ts';
 import type { Model } from '../model/contract.ts';
 import { type Assignment, checkPlanFits } from './assignment.ts';
+import { frameEpoch } from './frame-epoch.ts';
 
 export interface ServingOptions {
   native: Native;
   assignment: Assignment;
   model: Model;
+  /** Of the checkpoint that the model was read from. */
+  weightsHash: bigint;
   server: ExpertServer;
   dial: Dial;
   maxLogitRows: number;
@@ -27,6 +30,7 @@ export interface ServingOptions {
 /** A loaded model at work: the home's engine and exchange, and the experts that others use. */
 export class Serving {
   readonly assignment: Assignment;
+  readonly weightsHash: bigint;
   readonly model: Model;
   readonly engine: Engine;
   private readonly exchange: Exchange;
@@ -36,13 +40,15 @@ export class Serving {
 
   /** @throws SwitchyardError `bad_plan` when the plan is about another model, `invalid_request` when the trace to replay is */
   constructor(options: ServingOptions) {
-    const { native, assignment, model, server, dial, maxLogitRows, onTokens, onTrace } = options;
-    const { plan, engine, epoch, worker } = assignment;
+    const { native, assignment, model, weightsHash, server, dial, maxLogitRows, onTokens, onTrace } = options;
+    const { plan, engine, worker } = assignment;
+    const epoch = frameEpoch(assignment.epoch, weightsHash);
     const { shape } = model;
     checkPlanFits(assignment, shape);
     const replay = engine.replayRouting === '' ? null : new RoutingReplay(readReplayTrace(engine.replayRouting), shape);
     this.assignment = assignment;
     this.model = model;
+    this.weightsHash = weightsHash;
     this.server = server;
     this.counters = new Counters(model.moe.length, shape.experts);
     const { counters, times } = this;

@@ -56,8 +56,6 @@ export class WorkerProcess {
   private turnover: Promise<void> = Promise.resolve();
   private readonly ending = new AbortController();
   private exitStatus = 0;
-  /** Of the checkpoint that is served. */
-  private weightsHash = 0n;
   private tracing = false;
   private orphaned: NodeJS.Timeout | null = null;
 
@@ -223,11 +221,11 @@ export class WorkerProcess {
       const options = loadOptions(assignment, flags, onProgress, signal);
       const model = await load(options);
       try {
-        this.weightsHash = await weightsHash(assignment.modelDir);
         this.serving = new Serving({
           native,
           assignment,
           model,
+          weightsHash: await weightsHash(assignment.modelDir),
           server: this.server,
           dial: (addresses, dialSignal) => dialBest(addresses, { ...this.links, signal: dialSignal }),
           maxLogitRows: options.maxLogitRows,
@@ -250,11 +248,11 @@ export class WorkerProcess {
   }
 
   private announceReady(): void {
-    const { assignment, model } = this.serving!;
+    const { assignment, model, weightsHash } = this.serving!;
     const { epoch } = assignment;
     const { residentBytes, shape } = model;
     const { kvBlocks, numericClass } = shape;
-    this.send({ type: 'ready', epoch, residentBytes, kvBlocks, weightsHash: this.weightsHash, numericClass: numericClass.name });
+    this.send({ type: 'ready', epoch, residentBytes, kvBlocks, weightsHash, numericClass: numericClass.name });
   }
 
   private fail(epoch: number, error: unknown): void {

@@ -23,6 +23,7 @@ function serve(model: Model, network = new MemoryNetwork(), onTokens: (tokens: T
     native: toyNative,
     assignment: assignment(),
     model,
+    weightsHash: 0n,
     server: new ExpertServer(),
     dial: ([address], signal) => network.dial(address, { token: '', tls: null, signal }),
     maxLogitRows: shape.maxLogitRows,

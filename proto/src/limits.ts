@@ -56,6 +56,13 @@ export const limits = {
   socketPathBytesMax: 107,
   /** One control message: an Assign carries a plan. */
   controlMessageBytesMax: 65 * 1024 * 1024,
+  /**
+   * Messages inside one control message. Most has `Tokens` for a prompt that is echoed with log-probabilities: one each token, of a context of 2^20, and a margin for
+   * what ends beside it; `Peers` and `Stats` have one each worker. An empty one is two bytes on the wire and some 200 in memory.
+   */
+  nestedMessagesMax: 1_100_000,
+  /** The first message of a worker, before anybody knows who it is: names, `addressesMax` addresses, memories, and its device in JSON, 1 KiB or two as a rule. */
+  helloBytesMax: 16 * 1024,
   /** Bytes a control stream may hold unsent before `send` answers false; one message more than that closes it, for its sender does not wait. */
   controlPendingBytesMax: 16 * 1024 * 1024,
   /** A trace file is closed at the first and a new one begun; of one recording the newest are kept, up to the second. */

@@ -4,6 +4,7 @@
  */
 import { Reader, Writer } from 'protobufjs/minimal.js';
 import { SwitchyardError } from './errors.ts';
+import { limits } from './limits.ts';
 
 /** 'uint64' is a JS number up to 2^53 - 1; 'u64' is a bigint; both are uint64 on the wire. '[]': repeated, packed where proto3 packs. */
 type Scalar = 'uint32' | 'uint64' | 'u64' | 'bool' | 'double' | 'string' | 'bytes';
@@ -88,6 +89,7 @@ export function encodeUnion<T extends { type: string }>(schema: UnionSchema<T>, 
 
 /** @throws SwitchyardError `bad_frame` for bytes that are not this message. Unknown fields are skipped, as protobuf asks; an unknown or absent member is refused. */
 export function decodeUnion<T extends { type: string }>(schema: UnionSchema<T>, bytes: Uint8Array): T {
+  nested = 0;
   try {
     return readUnion(schema, Reader.create(bytes));
   } catch (cause) {
@@ -130,6 +132,7 @@ function readMessage(reader: Reader, schema: MessageSchema, length: number): Fie
   const end = reader.pos + length;
   if (end > outer) throw new RangeError(`${schema.name}: ${length} bytes announced, ${outer - reader.pos} left`);
   reader.len = end; // No read of this message can leave it.
+  countNested(schema);
   const found = schema.empty();
   while (reader.pos < end) {
     const tag = reader.uint32();
@@ -141,6 +144,15 @@ function readMessage(reader: Reader, schema: MessageSchema, length: number): Fie
   }
   reader.len = outer;
   return found;
+}
+
+/** Messages inside the one that is being decoded, it included: nothing else makes so much memory of so few bytes. */
+let nested = 0;
+
+function countNested({ name }: MessageSchema): void {
+  const most = limits.nestedMessagesMax;
+  // The outermost is none of them.
+  if (nested++ > most) throw new SwitchyardError('bad_frame', `${name}: one message holds too many others; the limit is ${most}`);
 }
 
 function writeFields(writer: Writer, schema: MessageSchema, value: Fields): void {

@@ -7,7 +7,7 @@ import { afterAll, afterEach, describe, expect, it } from 'vitest';
 import { toWorkerSchema } from '../src/control-schema.ts';
 import { dialStream } from '../src/grpc-stream.ts';
 import type { FromWorker, LinkOptions, Listener, ToWorker, WorkerStream } from '../src/index.ts';
-import { attachToCoordinator, SwitchyardError, serveControl } from '../src/index.ts';
+import { attachToCoordinator, limits, SwitchyardError, serveControl } from '../src/index.ts';
 
 const open: LinkOptions = { token: '', tls: null };
 const folder = mkdtempSync(path.join(os.tmpdir(), 'sy-control-'));
@@ -138,6 +138,26 @@ describe('control stream', () => {
     expect(await closed).toMatchObject({ code: 'bad_frame' });
   });
 
+  it('takes no more from a worker that has not said hello than a hello needs', async () => {
+    const received: number[] = [];
+    const closed: Promise<SwitchyardError | null>[] = [];
+    const at = await serve('127.0.0.1:0', open, (worker) => {
+      closed.push(worker.closed);
+      worker.onMessage((m) => received.push(m.type === 'hello' ? m.device.length : 0));
+    });
+    const most = limits.helloBytesMax - 200; // for what else a hello says
+    const well = await attachToCoordinator(at, open);
+    well.send({ ...hello, device: 'x'.repeat(most) });
+    well.send({ ...hello, device: 'x'.repeat(10 * most) });
+    await expect.poll(() => received).toEqual([most, 10 * most]);
+    await well.close();
+    const talkative = await attachToCoordinator(at, open);
+    talkative.send({ ...hello, device: 'x'.repeat(limits.helloBytesMax) });
+    expect(await talkative.closed).toMatchObject({ code: 'link_closed' });
+    expect(await closed[1]).toMatchObject({ code: 'bad_frame', message: expect.stringContaining(`outside 1..${limits.helloBytesMax}`) });
+    expect(received).toHaveLength(2);
+  });
+
   it('cuts off a reader that never reads, at the bound', async () => {
     let worker!: WorkerStream;
     const accepted = new Promise<void>((resolve) => {
@@ -193,8 +213,9 @@ describe('control stream', () => {
     });
     const coordinator = await attachToCoordinator(at, open);
     coordinator.onMessage(() => down++);
+    coordinator.send(hello);
     for (let i = 0; i < count; i++) coordinator.send(trace);
-    await expect.poll(() => [up, down], { timeout: 20_000 }).toEqual([count, count]);
+    await expect.poll(() => [up, down], { timeout: 20_000 }).toEqual([1 + count, count]);
     await coordinator.close();
   });
 

@@ -3,7 +3,7 @@ import fc from 'fast-check';
 import protobuf from 'protobufjs';
 import { describe, expect, it } from 'vitest';
 import { controlSchemas, fromWorkerSchema, toWorkerSchema } from '../src/control-schema.ts';
-import { SwitchyardError } from '../src/index.ts';
+import { limits, SwitchyardError } from '../src/index.ts';
 import { decodeUnion, encodeUnion, type FieldKind, type MessageSchema, type UnionSchema } from '../src/message-codec.ts';
 
 // protobufjs, reading the .proto itself, is the oracle of the codec and of the schema.
@@ -174,6 +174,26 @@ describe('message codec', () => {
       .string('from the future')
       .ldelim();
     expect(decodeUnion(toWorkerSchema, writer.finish())).toEqual({ type: 'cancel', request: 9 });
+  });
+
+  it.each([
+    ['beside each other', 1, 0],
+    ['inside each other', 2, 4],
+  ])('makes no more messages %s than a real one has', (_how, made, inner) => {
+    // Tokens, field 9: bills that say nothing, or only that they have an empty `routing`. Two bytes of the wire become an object of hundreds.
+    const entry = inner === 0 ? [(9 << 3) | 2, 0] : [(9 << 3) | 2, 2, (7 << 3) | 2, 0];
+    const tokens = (count: number) => {
+      const body = new Uint8Array(count * entry.length);
+      for (let i = 0; i < count; i++) body.set(entry, i * entry.length);
+      return protobuf.Writer.create()
+        .uint32((4 << 3) | 2)
+        .bytes(body)
+        .finish();
+    };
+    const most = Math.floor(limits.nestedMessagesMax / made);
+    expect(() => decodeUnion(fromWorkerSchema, tokens(most + 1))).toThrow(`the limit is ${limits.nestedMessagesMax}`);
+    // Of the one before nothing counts any more.
+    expect(decodeUnion(fromWorkerSchema, tokens(most))).toMatchObject({ type: 'tokens', traffic: { length: most } });
   });
 
   it('takes columns from typed arrays', () => {

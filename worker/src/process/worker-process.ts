@@ -291,12 +291,16 @@ export class WorkerProcess {
 
   /** What nobody listens to is dropped: without a coordinator there is nobody to tell. */
   private send(message: FromWorker): void {
+    const { stream } = this;
     try {
-      this.stream?.send(message);
+      stream?.send(message);
     } catch (error) {
-      const { code, message: why } = asSwitchyardError(error);
+      const failure = asSwitchyardError(error);
       // A stream that is closing: `converse` is about to notice.
-      if (code !== 'link_closed') this.options.log('error', `cannot send ${message.type}: ${why}`);
+      if (failure.code === 'link_closed') return;
+      this.options.log('error', `cannot send ${message.type}: ${failure.message}`);
+      // The coordinator would wait for it for ever, and takes what follows for all there was.
+      void stream!.close(failure);
     }
   }
 

@@ -168,11 +168,16 @@ describe('the worker process', () => {
     await rm(folder, { recursive: true });
   });
 
-  test('says what it could not send, for whoever waits for it waits in vain', async () => {
+  test('a stream on which something could not be sent ends, for whoever waits for it waits in vain; the next has a worker that is ready', async () => {
     startWorker('w0', [], 0.5);
-    const heard = await nextAttached();
-    heard.send(assign(0, 1));
-    await heard.next('ready');
+    const before = await nextAttached();
+    before.send(assign(0, 1));
+    expect(await before.stream.closed).toMatchObject({ code: 'link_closed' });
+    const after = await nextAttached();
+    await after.next('hello');
+    after.send(assign(0, 1));
+    await after.next('ready');
+    expect(loads).toBe(1);
     expect(errors).toEqual([expect.stringMatching(/cannot send progress: .*done is 0\.5/)]);
   });
 

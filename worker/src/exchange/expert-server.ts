@@ -66,6 +66,9 @@ interface Client {
   closed: boolean;
 }
 
+/** A home that has asked nothing for so long has nothing under way: between two layers of a step lie its own attention and other workers' answers. */
+const QUIET_MS = 1_000;
+
 /**
  * Serves this worker's experts to other homes: rows of any home and any layer, as they arrive. What waits for the same layer is computed in one call; it may be,
  * for a row's sum does not depend on the rows beside it. Per link at most `limits.framesInFlightMax` frames wait; a home that sends more is cut off. A frame for
@@ -80,6 +83,8 @@ export class ExpertServer {
   private arrivals: Arrival[] = [];
   private rowsWaiting = 0;
   private scheduled = false;
+  /** When a frame came, or its answer left, for the last time (performance.now). */
+  private lastUsedMs = Number.NEGATIVE_INFINITY;
 
   /** From now on frames are served with this model; null: they are refused with `not_ready`. */
   serve(served: ServedModel | null): void {
@@ -96,6 +101,13 @@ export class ExpertServer {
       client.closed = true;
       this.clients.delete(client);
     });
+  }
+
+  /** For how long, as far as is known at `nowMs`, homes may be in the middle of something that needs these experts; 0: nobody is. */
+  quietInMs(nowMs: number): number {
+    if (this.clients.size === 0) return 0;
+    if ([...this.clients].some(({ queued }) => queued > 0)) return QUIET_MS;
+    return Math.max(0, this.lastUsedMs + QUIET_MS - nowMs);
   }
 
   async close(): Promise<void> {
@@ -120,6 +132,7 @@ export class ExpertServer {
       return;
     }
     client.queued++;
+    this.lastUsedMs = performance.now();
     const connecting = frame.scope === 'node' ? (this.served?.connecting ?? null) : null;
     if (connecting === null) this.take(client, frame);
     else void connecting.then(() => this.take(client, frame));
@@ -235,6 +248,7 @@ export class ExpertServer {
 
   private answer(client: Client, bytes: Uint8Array): void {
     client.queued--;
+    this.lastUsedMs = performance.now();
     if (client.closed) return;
     try {
       if (client.link.send(bytes)) return;

@@ -60,7 +60,13 @@ const table: Table = {
   tlsCert: row('tls-cert', 'FILE', null, 'certificate of this worker (PEM)', text),
   tlsKey: row('tls-key', 'FILE', null, 'its private key (PEM)', text),
   tlsServerName: row('tls-server-name', 'NAME', null, "name that peers' certificates carry, where it is not their address", text),
-  graceMs: row('grace-ms', 'MS', 10_000, 'on SIGTERM: how long running requests may take to end', positive),
+  graceMs: row(
+    'grace-ms',
+    'MS',
+    10_000,
+    'on SIGTERM: how long running requests, also of workers that use its experts, may take to end',
+    positive,
+  ),
   coordinatorGraceMs: row('coordinator-grace-ms', 'MS', 5_000, 'how long running requests outlive a lost coordinator', positive),
   supervised: row('supervised', null, false, 'end when the parent process does (stdin closes)', () => true),
 };

@@ -36,6 +36,8 @@ export interface WorkerProcessOptions {
 }
 
 const HEARTBEAT_MS = 1_000;
+/** How late a worker that stops may notice that the last home which used it has gone. */
+const UNUSED_CHECK_MS = 50;
 const REATTACH_MS_MIN = 100;
 const REATTACH_MS_MAX = 2_000;
 
@@ -82,7 +84,7 @@ export class WorkerProcess {
     return this.exitStatus;
   }
 
-  /** Refuses new requests, lets the running ones end for at most `graceMs`, then ends the process. */
+  /** Refuses new requests, lets the running ones end for at most `graceMs`, its own and then those of homes that use its experts, then ends the process. */
   async stop(graceMs: number): Promise<void> {
     const { log } = this.options;
     log('info', `stopping; running requests have ${graceMs} ms`);
@@ -91,12 +93,22 @@ export class WorkerProcess {
     if (serving !== null) {
       const late = new AbortController();
       const timeUp = sleep(graceMs, undefined, { signal: late.signal, ref: false }).catch(() => {});
-      await Promise.race([serving.engine.drain(reason), timeUp]);
+      const allEnded = serving.engine.drain(reason).then(() => this.unused(late.signal));
+      await Promise.race([allEnded, timeUp]);
       late.abort();
       if (serving.engine.workPending) await serving.endAll(reason);
     }
     this.ending.abort();
     await this.stream?.close();
+  }
+
+  /** Resolves when no home is in the middle of something that needs these experts. Nobody tells: it shows in what they ask. */
+  private async unused(signal: AbortSignal): Promise<void> {
+    while (!signal.aborted) {
+      const quietInMs = this.server.quietInMs(performance.now());
+      if (quietInMs === 0) return;
+      await sleep(Math.min(quietInMs, UNUSED_CHECK_MS), undefined, { signal }).catch(() => {});
+    }
   }
 
   private async stayAttached(): Promise<void> {

@@ -198,6 +198,26 @@ describe('ExpertServer', () => {
     expect(clients.size).toBe(0);
   });
 
+  test('is left in peace while nobody has asked of late, or nobody is there', async () => {
+    expect(server.quietInMs(performance.now())).toBe(0);
+    let whileComputing = 0;
+    native.expertsRun = (...args) => {
+      whileComputing = server.quietInMs(Number.POSITIVE_INFINITY);
+      toyNative.expertsRun(...args);
+    };
+    const before = performance.now();
+    link.send(dispatch());
+    await answered(1);
+    expect(whileComputing).toBe(1000);
+    const after = performance.now();
+    expect(server.quietInMs(before + 900)).toBeGreaterThanOrEqual(100);
+    expect(server.quietInMs(after + 900)).toBeLessThanOrEqual(100);
+    expect(server.quietInMs(after + 1000)).toBe(0);
+    await link.close();
+    for (let i = 0; i < 5; i++) await new Promise((resolve) => setImmediate(resolve));
+    expect(server.quietInMs(before)).toBe(0);
+  });
+
   test('what a model needed is let go with it', async () => {
     const held = new Set<unknown>();
     const holding = <T>(made: T): T => {

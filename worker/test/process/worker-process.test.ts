@@ -9,6 +9,7 @@ import {
   Finish,
   type FromWorker,
   type Listener,
+  type Peers,
   serveControl,
   type ToWorker,
   type WorkerStream,
@@ -202,11 +203,25 @@ describe('the worker process', () => {
     expect(await status).toBe(0);
   });
 
-  test('two processes share the experts over sockets, and agree with one', async () => {
+  /** Two workers that have half of the experts each and know each other. */
+  const startPair = async () => {
     startWorker('w0');
     const w0 = await nextAttached();
-    startWorker('w1');
+    const other = startWorker('w1');
     const w1 = await nextAttached();
+    const peers: Peers['peers'] = [];
+    for (const [worker, heard] of [w0, w1].entries()) {
+      const hello = await heard.next('hello');
+      peers.push({ worker, name: hello.name, node: hello.node, dataAddresses: hello.dataAddresses });
+      heard.send(assign(worker, 2));
+      await heard.next('ready');
+    }
+    for (const heard of [w0, w1]) heard.send({ type: 'peers', epoch: 1, peers });
+    return { w0, w1, other };
+  };
+
+  test('two processes share the experts over sockets, and agree with one', async () => {
+    const { w0, w1 } = await startPair();
     const ask = async (worker: Heard, request: number) => {
       worker.send({ type: 'submit', ...submitOf([7, 8, 9], { maxTokens: 12, wantLogprob: true }), request });
       const said: number[] = [];
@@ -217,14 +232,6 @@ describe('the worker process', () => {
         if (Array.from(tokens.finish).some((f) => f !== Finish.none)) return said.sort((a, b) => a - b);
       }
     };
-    const peers = [];
-    for (const [worker, heard] of [w0, w1].entries()) {
-      const hello = await heard.next('hello');
-      peers.push({ worker, name: hello.name, node: hello.node, dataAddresses: hello.dataAddresses });
-      heard.send(assign(worker, 2));
-      await heard.next('ready');
-    }
-    for (const heard of [w0, w1]) heard.send({ type: 'peers', epoch: 1, peers });
     const first = await ask(w0, 1);
     expect(await ask(w1, 2)).toEqual(first);
     expect((await w0.next('stats', ({ links }) => links[0]?.roundTrips > 0)).links[0]).toMatchObject({ peer: 1, transport: 'uds' });
@@ -387,5 +394,15 @@ describe('the worker process', () => {
     expect(refused.errors).toMatchObject([{ code: 'shutting_down' }]);
     await coordinator.next('tokens', ({ finish }) => Array.from(finish).includes(Finish.length));
     expect(await status).toBe(0);
+  });
+
+  test('on SIGTERM streams of other homes that need its experts end first', async () => {
+    const { w0, other } = await startPair();
+    w0.send({ type: 'submit', ...submitOf([1], { maxTokens: 300 }), request: 1 });
+    await w0.next('tokens');
+    void other.worker.stop(20_000);
+    const { finish, errors: told } = await w0.next('tokens', (tokens) => Array.from(tokens.finish).some((each) => each !== Finish.none));
+    expect([Array.from(finish).at(-1), told]).toEqual([Finish.length, []]);
+    expect(await other.status).toBe(0);
   });
 });

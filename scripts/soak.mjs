@@ -1,14 +1,15 @@
-// A cluster under mixed load while its workers are killed and stopped: `npm run soak -- [--minutes 10] [--seed N] [--only kill,freeze] [--json]`. Ends with 1 at the
+// A cluster under mixed load while its workers are killed and stopped: `npm run soak -- [--minutes 10] [--seed N] [--only kill,freeze] [--json] [-- up-flags ...]`. Ends with 1 at the
 // first answer that is not what one worker alone says, the first failure that nothing excuses, or what is left behind. The tests run a few rounds of it.
 import { parseArgs } from 'node:util';
 import { disturbances } from '../test/soak/disturbances.mjs';
 import { soak } from '../test/soak/soak.mjs';
 
-const usage = `Usage: npm run soak -- [--minutes 10] [--seed N] [--only ${Object.keys(disturbances).join(',')}] [--json]\n`;
+const usage = `Usage: npm run soak -- [--minutes 10] [--seed N] [--only ${Object.keys(disturbances).join(',')}] [--json] [-- up-flags ...]\n`;
 
 function optionsOf(args) {
-  const { values } = parseArgs({
+  const { values, positionals } = parseArgs({
     args,
+    allowPositionals: true,
     options: {
       minutes: { type: 'string', default: '10' },
       seed: { type: 'string', default: String(Date.now() % 1_000_000) },
@@ -23,7 +24,7 @@ function optionsOf(args) {
   const [minutes, seed] = [Number(values.minutes), Number(values.seed)];
   if (!(minutes > 0)) throw new Error(`--minutes ${values.minutes}: must be above 0`);
   if (!Number.isSafeInteger(seed) || seed < 0) throw new Error(`--seed ${values.seed}: must be a whole number from 0`);
-  return { ...values, kinds, minutes, seed };
+  return { ...values, kinds, minutes, seed, upFlags: positionals };
 }
 
 let options;
@@ -37,7 +38,7 @@ if (options.help) {
   process.stdout.write(usage);
   process.exit(0);
 }
-const { minutes, seed, kinds, json } = options;
+const { minutes, seed, kinds, json, upFlags } = options;
 const interrupt = new AbortController();
 // The round that runs ends first; a second one ends at once, and with it all that was started.
 process.once('SIGINT', () => interrupt.abort());
@@ -45,7 +46,7 @@ const untilMs = performance.now() + 60_000 * minutes;
 if (!json) process.stdout.write(`soak: seed ${seed}, ${minutes} min; first what one worker alone answers\n`);
 const counts = (failed) => Object.entries(failed).map(([code, count]) => `${count} ${code}`);
 const result = await soak({
-  ...{ seed, kinds, signal: interrupt.signal },
+  ...{ seed, kinds, upFlags, signal: interrupt.signal },
   rounds: (round) => round === 0 || performance.now() < untilMs,
   onRound({ round, disturbance, whole, hungUp, failed, seconds }) {
     if (json) return;

@@ -21,6 +21,7 @@ const residentMore = 96 << 20;
 
 /**
  * @param rounds how many, or a function that says before each whether there is one more
+ * @param upFlags of `switchyard up`, for both the one worker and the cluster
  * @param onRound is told of each: {round, disturbance, whole, hungUp, failed: code -> count, seconds}
  * @returns what all rounds had, and `wrong`: a line for everything that should not have been
  */
@@ -31,17 +32,18 @@ export async function soak({
   asked = 48,
   clients = 8,
   kinds = Object.keys(disturbances),
+  upFlags = [],
   signal = null,
   onRound = () => {},
 }) {
   const more = typeof rounds === 'function' ? rounds : (round) => round < rounds;
   const pool = questionsFrom(seed, questions);
-  const answers = await answersOfOne(pool);
+  const answers = await answersOfOne(pool, upFlags);
   const folder = mkdtempSync(path.join(os.tmpdir(), 'switchyard-soak-'));
   const total = { rounds: 0, whole: 0, hungUp: 0, failed: {}, wrong: [] };
   let server = null;
   try {
-    server = await startUp(['--plan', planIn(folder), ...tightFlags]);
+    server = await startUp(['--plan', planIn(folder), ...tightFlags, ...upFlags]);
     const footprints = [];
     for (let round = 0; more(round) && signal?.aborted !== true && total.wrong.length === 0; round++) {
       await settled(server);
@@ -67,8 +69,8 @@ export async function soak({
 }
 
 /** What one worker alone says, one question after the other, from scratch and without guesses. */
-async function answersOfOne(pool) {
-  const server = await startUp(['--nodes', '1', '--workers-per-node', '1', '--draft-max', '0', '--no-prefix-cache']);
+async function answersOfOne(pool, upFlags) {
+  const server = await startUp([...upFlags, '--nodes', '1', '--workers-per-node', '1', '--draft-max', '0', '--no-prefix-cache']);
   try {
     const answers = [];
     for (const question of pool) {

@@ -10,7 +10,7 @@ import { shareCpus } from '../src/cluster/cpu-share.ts';
 import { startOwnServer } from '../src/cluster/own-server.ts';
 import { crashLoopDeaths, decideRestart } from '../src/cluster/restart-policy.ts';
 import { createRunFolder } from '../src/cluster/run-folder.ts';
-import { findSession, saveSession } from '../src/cluster/session.ts';
+import { connectToSession, findSession, saveSession } from '../src/cluster/session.ts';
 import { explainDeath } from '../src/cluster/worker-death.ts';
 import type { WorkerDeath } from '../src/cluster/worker-fleet.ts';
 import { WorkerFleet } from '../src/cluster/worker-fleet.ts';
@@ -168,8 +168,10 @@ describe('session', () => {
     const run = createRunFolder(parent);
     saveSession(run.path, { url: 'http://127.0.0.1:8123', adminToken: 'secret', traceDir: parent });
     expect(findSession('http://localhost:8123', parent)?.adminToken).toBe('secret');
-    // There anybody else may listen.
+    // There anybody else may listen, and there `localhost` may lead: the secret goes to the address that is the session's.
     expect(findSession('http://[::1]:8123', parent)).toBeNull();
+    expect(connectToSession('http://localhost:8123', 1000, parent)?.baseUrl).toBe('http://127.0.0.1:8123');
+    expect(connectToSession('http://[::1]:8123', 1000, parent)).toBeNull();
     expect(findSession('http://127.0.0.1:8124', parent)).toBeNull();
     expect(findSession('http://10.0.0.1:8123', parent)).toBeNull();
     run.remove();

@@ -17,6 +17,12 @@ describe('bench', () => {
     expect([status, stdout]).toEqual([2, '']);
   });
 
+  it.each(['serve', 'exact', 'quality'])('%s starts no server for a key file that it cannot read', async (kind) => {
+    const { status, stdout, stderr } = await switchyard(['bench', kind, '--api-key-file', '/nowhere/keys', '--', '--fly']);
+    expect([status, stdout]).toEqual([2, '']);
+    expect(stderr).toMatch(/^error: --api-key-file \/nowhere\/keys: no such file/);
+  });
+
   it('passes on what its server prints instead of serving', async () => {
     const { status, stdout, stderr } = await switchyard(['bench', 'serve', '--', '--help']);
     expect(stderr).toMatch(/Usage: switchyard up/);

@@ -1,6 +1,7 @@
 import { readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
+import { ApiClient } from '../api/client.ts';
 import { processLives, runFolderPid } from './run-folder.ts';
 
 /** How commands on the same machine, run by the same user, administer a running `switchyard up`: its run folder holds this. */
@@ -33,6 +34,15 @@ export function findSession(url: string, parent: string = os.tmpdir()): Session 
     }
   }
   return null;
+}
+
+/**
+ * A client that administers the session that serves `url`; null where there is none. It goes where the session says that it listens, not to the name that was
+ * typed: `localhost` may lead to another family of addresses, where somebody else would be told the secret.
+ */
+export function connectToSession(url: string, timeoutMs: number, parent?: string): ApiClient | null {
+  const session = findSession(url, parent);
+  return session === null ? null : new ApiClient({ url: session.url, apiKey: session.adminToken, timeoutMs });
 }
 
 /**

@@ -3,7 +3,7 @@ import type { ClusterStatus } from '../api/cluster-status.ts';
 import { readClusterStatus } from '../api/cluster-status.ts';
 import { selectModel } from '../api/models.ts';
 import { startOwnServer } from '../cluster/own-server.ts';
-import { findSession } from '../cluster/session.ts';
+import { connectToSession } from '../cluster/session.ts';
 import type { UpReport } from '../cluster/up-report.ts';
 import { CommandFailure, exitStatus } from '../failure.ts';
 import type { TimeReport } from '../load/time-report.ts';
@@ -46,12 +46,26 @@ export async function withTargetServer<T>(options: TargetOptions, use: (target: 
     throw new CommandFailure(`flags after -- are for a server that is started here, but --url ${options.url} names one that runs`, {
       status: exitStatus.usage,
     });
-  const own =
-    options.url === undefined ? await startOwnServer(options.upFlags, (line) => process.stderr.write(`${line}\n`), options.signal) : null;
-  const url = own?.report.url ?? options.url!;
-  const client = new ApiClient({ url, apiKey: readApiKey(options), timeoutMs: options.timeoutMs });
-  const session = findSession(client.baseUrl);
-  const admin = session ? new ApiClient({ url, apiKey: session.adminToken, timeoutMs: options.timeoutMs }) : client;
+  // Before there is a server: nobody would stop it for a key file that cannot be read.
+  const apiKey = readApiKey(options);
+  if (options.url !== undefined) return await useServer(options.url, apiKey, null, options, use);
+  const own = await startOwnServer(options.upFlags, (line) => process.stderr.write(`${line}\n`), options.signal);
+  try {
+    return await useServer(own.report.url, apiKey, own.report, options, use);
+  } finally {
+    await own.stop();
+  }
+}
+
+async function useServer<T>(
+  url: string,
+  apiKey: string | null,
+  started: UpReport | null,
+  options: TargetOptions,
+  use: (target: BenchTarget) => Promise<T>,
+): Promise<T> {
+  const client = new ApiClient({ url, apiKey, timeoutMs: options.timeoutMs });
+  const admin = connectToSession(client.baseUrl, options.timeoutMs) ?? client;
   try {
     const status = await readClusterStatus(admin, options.signal);
     const numericClass = status?.numericClass ?? null;
@@ -59,13 +73,12 @@ export async function withTargetServer<T>(options: TargetOptions, use: (target: 
       client,
       switchyard: status !== null || (await isSwitchyard(client, options.signal)),
       numericClass,
-      started: own?.report ?? null,
+      started,
       cluster: clusterMeter(admin, status !== null, options.signal),
     });
   } finally {
     client.close();
     if (admin !== client) admin.close();
-    await own?.stop();
   }
 }
 

@@ -1,7 +1,7 @@
 import path from 'node:path';
 import { Command } from 'commander';
 import { ApiClient, ApiError } from '../api/client.ts';
-import { findSession } from '../cluster/session.ts';
+import { connectToSession } from '../cluster/session.ts';
 import { CommandFailure, exitStatus } from '../failure.ts';
 import { checkNewOutput } from '../terminal/output-file.ts';
 import { counted } from '../terminal/quantity.ts';
@@ -75,12 +75,12 @@ function connectAsAdmin({ url, adminTokenFile }: RecordOptions): { admin: ApiCli
       admin: new ApiClient({ url, apiKey: readSecret(adminTokenFile, '--admin-token-file'), timeoutMs: requestMsMax }),
       local: false,
     };
-  const session = findSession(new ApiClient({ url, apiKey: null, timeoutMs: requestMsMax }).baseUrl);
-  if (session === null)
+  const admin = connectToSession(new ApiClient({ url, apiKey: null, timeoutMs: requestMsMax }).baseUrl, requestMsMax);
+  if (admin === null)
     throw new CommandFailure(
       `you have no \`switchyard up\` on this machine that serves ${url}: start one, or give the server's --admin-token-file`,
     );
-  return { admin: new ApiClient({ url, apiKey: session.adminToken, timeoutMs: requestMsMax }), local: true };
+  return { admin, local: true };
 }
 
 function explainRefusal(url: string, signal: AbortSignal): (error: unknown) => never {

@@ -3,7 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { Command } from 'commander';
 import { ApiClient } from '../api/client.ts';
 import { type ClusterStatus, readClusterStatus } from '../api/cluster-status.ts';
-import { findSession } from '../cluster/session.ts';
+import { connectToSession } from '../cluster/session.ts';
 import { CommandFailure } from '../failure.ts';
 import { numberIn } from '../terminal/option-values.ts';
 import { type TrafficReport, trafficReport } from '../traffic/traffic-report.ts';
@@ -80,7 +80,8 @@ async function read(client: ApiClient, { url }: TrafficOptions, signal: AbortSig
 
 /** Our own server on this machine tells its token; an open one needs none. */
 function connectAsOperator({ url, adminTokenFile }: TrafficOptions): ApiClient {
+  if (adminTokenFile !== undefined)
+    return new ApiClient({ url, apiKey: readSecret(adminTokenFile, '--admin-token-file'), timeoutMs: requestMsMax });
   const open = new ApiClient({ url, apiKey: null, timeoutMs: requestMsMax });
-  const token = adminTokenFile === undefined ? findSession(open.baseUrl)?.adminToken : readSecret(adminTokenFile, '--admin-token-file');
-  return token === undefined ? open : new ApiClient({ url, apiKey: token, timeoutMs: requestMsMax });
+  return connectToSession(open.baseUrl, requestMsMax) ?? open;
 }

@@ -130,7 +130,7 @@ describe('restart policy', () => {
       explainDeath({
         worker,
         end: { status: 7, signal: null },
-        livedMs: 1,
+        servedMs: 1,
         restartMs: 500,
         deathsInARow: before + 1,
         crashLoop: before + 1 >= crashLoopDeaths,
@@ -261,6 +261,52 @@ describe('worker fleet', () => {
     expect(deaths).toMatchObject([{ worker: { name: 'n0w1' }, end: { signal: 'SIGKILL' }, deathsInARow: 1, crashLoop: false }]);
     await fleet.stop(2000);
     expect(pids.map(processLives)).toEqual([false, false]);
+    rmSync(folder, { recursive: true });
+  });
+
+  it('counts as healthy only the time in which a worker held its model', async () => {
+    const folder = mkdtempSync(path.join(os.tmpdir(), 'sw-'));
+    const program = path.join(folder, 'worker.mjs');
+    writeFileSync(program, 'console.log("up"); setInterval(() => {}, 1000);');
+    let now = 0;
+    let tellDeath: (death: WorkerDeath) => void = () => {};
+    let tellUp: () => void = () => {};
+    const fleet = new WorkerFleet({
+      workers: [{ name: 'n0w0', node: 'n0', share: { threads: 1, cpus: null }, backend: 'cpu' }],
+      argsOf: () => [program],
+      onDeath: (death) => tellDeath(death),
+      onLine: () => tellUp(),
+      now: () => now,
+    });
+    let up = new Promise<void>((resolve) => {
+      tellUp = resolve;
+    });
+    fleet.start();
+    /** The next life of the worker: a minute of loading, then so long with its model. */
+    const live = async (servedMs: number | null) => {
+      await up;
+      const died = new Promise<WorkerDeath>((resolve) => {
+        tellDeath = resolve;
+      });
+      up = new Promise<void>((resolve) => {
+        tellUp = resolve;
+      });
+      now += 60_000;
+      if (servedMs !== null) {
+        fleet.noteLoaded(new Set([fleet.pidOf('n0w0')!]));
+        now += servedMs;
+        // Seen again it is not younger.
+        fleet.noteLoaded(new Set([fleet.pidOf('n0w0')!]));
+      }
+      process.kill(fleet.pidOf('n0w0')!, 'SIGKILL');
+      const death = await died;
+      return [death.servedMs, death.deathsInARow];
+    };
+    expect(await live(null)).toEqual([0, 1]);
+    expect(await live(null)).toEqual([0, 2]);
+    expect(await live(29_000)).toEqual([29_000, 3]);
+    expect(await live(31_000)).toEqual([31_000, 1]);
+    await fleet.stop(2000);
     rmSync(folder, { recursive: true });
   });
 });

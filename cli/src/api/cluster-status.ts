@@ -30,6 +30,8 @@ export interface ClusterStatus {
     name: string;
     node: string;
     state: 'absent' | 'loading' | 'loaded' | 'ready' | 'failed';
+    /** Of its process; null while there is none. */
+    pid: number | null;
     /** Of loading, 0 to 1. */
     progress: number;
     loading: string | null;

@@ -3,6 +3,7 @@ import { performance } from 'node:perf_hooks';
 import type { GivenConfig, RunningCoordinator } from '@switchyard/coordinator';
 import { startCoordinator } from '@switchyard/coordinator';
 import type { Backend } from '@switchyard/proto';
+import type { ClusterStatus } from '../api/cluster-status.ts';
 import { CommandFailure, exitStatus } from '../failure.ts';
 import type { ClusterShape } from './cluster-shape.ts';
 import type { CpuShare } from './cpu-share.ts';
@@ -43,6 +44,9 @@ export interface LocalCluster {
   /** Refuses new requests, lets running ones end within the grace, stops the workers, removes the run folder. */
   stop(): Promise<void>;
 }
+
+/** How often the workers' deaths are told which of them have loaded: well below the time after which one counts as healthy. */
+const lookMs = 5_000;
 
 /** Starts both; that they are ready is another matter. Whatever was started is stopped again when a part of it fails. */
 export async function startLocalCluster(options: LocalClusterOptions): Promise<LocalCluster> {
@@ -99,6 +103,7 @@ function runWorkers(options: LocalClusterOptions, run: RunFolder, coordinator: R
   // The last that may fail: nobody would end the workers.
   saveSession(run.path, { url: coordinator.url, adminToken: run.adminToken, traceDir: options.traceDir });
   fleet.start();
+  const looking = setInterval(() => fleet.noteLoaded(loadedPids(coordinator)), lookMs);
   return {
     url: coordinator.url,
     adminToken: run.adminToken,
@@ -106,9 +111,16 @@ function runWorkers(options: LocalClusterOptions, run: RunFolder, coordinator: R
     startedMs,
     pidOf: (name) => fleet.pidOf(name),
     async stop() {
+      clearInterval(looking);
       await coordinator.close();
       await fleet.stop(options.graceMs);
       run.remove();
     },
   };
+}
+
+/** The processes of workers that hold their model, whether or not others are still missing. */
+function loadedPids(coordinator: RunningCoordinator): Set<number> {
+  const { workers } = coordinator.status() as unknown as ClusterStatus;
+  return new Set(workers.flatMap(({ state, pid }) => ((state === 'loaded' || state === 'ready') && pid !== null ? [pid] : [])));
 }

@@ -17,7 +17,8 @@ export interface WorkerSpec {
 export interface WorkerDeath {
   worker: WorkerSpec;
   end: ChildEnd;
-  livedMs: number;
+  /** How long it had been ready to serve, 0 if it never was. */
+  servedMs: number;
   restartMs: number;
   deathsInARow: number;
   crashLoop: boolean;
@@ -30,11 +31,15 @@ export interface FleetOptions {
   argsOf(worker: WorkerSpec): string[];
   onDeath(death: WorkerDeath): void;
   onLine(worker: WorkerSpec, line: string): void;
+  /** Milliseconds of a clock that only goes forward. */
+  now?: () => number;
 }
 
 interface Place {
   worker: WorkerSpec;
   child: Child | null;
+  /** When its process was first seen to hold its model; null: not yet. */
+  loadedMs: number | null;
   deathsInARow: number;
   restart: NodeJS.Timeout | null;
 }
@@ -43,11 +48,13 @@ interface Place {
 export class WorkerFleet {
   readonly #options: FleetOptions;
   readonly #places: Place[];
+  readonly #now: () => number;
   #stopping = false;
 
   constructor(options: FleetOptions) {
     this.#options = options;
-    this.#places = options.workers.map((worker) => ({ worker, child: null, deathsInARow: 0, restart: null }));
+    this.#now = options.now ?? (() => performance.now());
+    this.#places = options.workers.map((worker) => ({ worker, child: null, loadedMs: null, deathsInARow: 0, restart: null }));
   }
 
   start(): void {
@@ -59,6 +66,11 @@ export class WorkerFleet {
     return this.#places.find((place) => place.worker.name === name)?.child?.pid ?? null;
   }
 
+  /** Notes the processes that have loaded their model. To be told now and then: a worker that dies after this has not died of loading. */
+  noteLoaded(pids: ReadonlySet<number>): void {
+    for (const place of this.#places) if (place.child && pids.has(place.child.pid)) place.loadedMs ??= this.#now();
+  }
+
   /** Stops every worker: asks first, kills those that still run after `graceMs`. Nothing restarts afterwards. */
   async stop(graceMs: number): Promise<void> {
     this.#stopping = true;
@@ -67,8 +79,8 @@ export class WorkerFleet {
   }
 
   #launch(place: Place): void {
-    const startedMs = performance.now();
     place.restart = null;
+    place.loadedMs = null;
     const child = startChild({
       args: this.#options.argsOf(place.worker),
       onStderr: (line) => this.#options.onLine(place.worker, line),
@@ -78,14 +90,14 @@ export class WorkerFleet {
     void child.ended.then((end) => {
       place.child = null;
       if (this.#stopping) return;
-      const livedMs = performance.now() - startedMs;
-      const { delayMs, deathsInARow, crashLoop } = decideRestart(place.deathsInARow, livedMs, Math.random());
+      const servedMs = place.loadedMs === null ? 0 : this.#now() - place.loadedMs;
+      const { delayMs, deathsInARow, crashLoop } = decideRestart(place.deathsInARow, servedMs, Math.random());
       place.deathsInARow = deathsInARow;
       place.restart = setTimeout(() => this.#launch(place), delayMs);
       this.#options.onDeath({
         worker: place.worker,
         end,
-        livedMs,
+        servedMs,
         restartMs: delayMs,
         deathsInARow,
         crashLoop,

@@ -121,6 +121,24 @@ describe('traffic report', () => {
     expect([rows, r, homeShare]).toEqual([50, 0.2, null]);
   });
 
+  it('of an interval in which a worker was lost, or started anew, is what the others and the new one counted', () => {
+    const reading = (a: number, b: number | null) => {
+      const found = statusOf({ a: [link('b', 10 * a, a, 1)], b: [link('a', 10 * (b ?? 0), 10 * (b ?? 0), 1)] });
+      const counted = (rows: number) => ({ steps: rows, rowsDispatched: rows });
+      return {
+        ...found,
+        workers: found.workers.map((worker) => {
+          const rows = { a, b, c: 0 }[worker.name] ?? null;
+          return { ...worker, stats: rows === null ? null : { ...worker.stats!, ...counted(rows) } };
+        }),
+      };
+    };
+    const lost = trafficReport(reading(100, 100), reading(110, null), 2);
+    expect([lost.rows, lost.workers.bytes[0][1], lost.workers.bytes[1][0]]).toEqual([10, 100, 10]);
+    const anew = trafficReport(reading(100, 100), reading(110, 3), 2);
+    expect([anew.rows, anew.workers.bytes[0][1], anew.workers.bytes[1][0]]).toEqual([13, 130, 40]);
+  });
+
   it('is text', () => {
     const text = trafficText(trafficReport(null, status, null));
     expect(text).toContain('m: 100 tokens since the workers were started');

@@ -1,5 +1,5 @@
 import type { ClusterStatus } from '../api/cluster-status.ts';
-import { earlierCounters } from './earlier-counters.ts';
+import { earlierCounters } from '../traffic/earlier-counters.ts';
 
 /** What the workers spent their time on while a level ran, all together. */
 export interface TimeReport {

@@ -1,6 +1,6 @@
 import type { ClusterStatus, WorkerCounters } from '../api/cluster-status.ts';
+import { earlierCounters } from '../traffic/earlier-counters.ts';
 import { linkFlows } from '../traffic/link-flows.ts';
-import { earlierCounters } from './earlier-counters.ts';
 
 /** What the workers exchanged while a level ran. Bytes are what a link carried, framing included, per token (prompt and output). */
 export interface WireReport {

@@ -1,4 +1,5 @@
-import type { ClusterStatus } from '../api/cluster-status.ts';
+import type { ClusterStatus, WorkerCounters } from '../api/cluster-status.ts';
+import { earlierCounters } from './earlier-counters.ts';
 
 /** What one worker sent another: rows and tables one way, sums of rows back. */
 export interface LinkFlow {
@@ -16,45 +17,47 @@ export interface LinkFlow {
 
 /**
  * What crossed each link between two readings of the workers' counters, or since they began. A link is counted by the worker that dialled it: what that received, the
- * other end sent. A worker that was started anew has counted from zero. Pure.
+ * other end sent. So each worker's part is taken from that worker's earlier one: one that is lost takes its part with it, and one that was started anew has counted
+ * from zero. Pure.
  */
 export function linkFlows(before: ClusterStatus | null, after: ClusterStatus): LinkFlow[] {
-  const earlier = before === null ? new Map<string, LinkFlow>() : totals(before);
-  return [...totals(after)].map(([key, flow]) => {
-    const since = earlier.get(key);
-    if (since === undefined || since.bytes > flow.bytes || since.frames > flow.frames) return flow;
-    return {
-      ...flow,
-      bytes: flow.bytes - since.bytes,
-      frames: flow.frames - since.frames,
-      sumBytes: flow.sumBytes - since.sumBytes,
-      sumFrames: flow.sumFrames - since.sumFrames,
-    };
-  });
+  const nodeOf = new Map(after.workers.map((worker) => [worker.name, worker.node]));
+  const flows = new Map<string, LinkFlow>();
+  for (const worker of after.workers) {
+    const earlier = before === null ? null : earlierCounters(before, worker);
+    const since = partOf(worker.name, earlier, nodeOf);
+    for (const [key, flow] of partOf(worker.name, worker.stats, nodeOf))
+      flows.set(key, combine(grown(flow, since.get(key)), flows.get(key), 1));
+  }
+  return [...flows.values()];
 }
 
-function totals({ workers }: ClusterStatus): Map<string, LinkFlow> {
-  const nodeOf = new Map(workers.map((worker) => [worker.name, worker.node]));
-  const flows = new Map<string, LinkFlow>();
-  const flowOf = (from: string, to: string, transport: string): LinkFlow => {
-    const key = `${from}\0${to}`;
-    let flow = flows.get(key);
-    if (flow === undefined) {
-      flow = { from, to, transport, crossNode: nodeOf.get(from) !== nodeOf.get(to), bytes: 0, frames: 0, sumBytes: 0, sumFrames: 0 };
-      flows.set(key, flow);
-    }
-    return flow;
+/** A link that was dialled anew has counted from zero. */
+function grown(flow: LinkFlow, since: LinkFlow | undefined): LinkFlow {
+  return since !== undefined && (since.bytes > flow.bytes || since.frames > flow.frames) ? flow : combine(flow, since, -1);
+}
+
+function combine(flow: LinkFlow, other: LinkFlow | undefined, sign: 1 | -1): LinkFlow {
+  if (other === undefined) return flow;
+  return {
+    ...flow,
+    bytes: flow.bytes + sign * other.bytes,
+    frames: flow.frames + sign * other.frames,
+    sumBytes: flow.sumBytes + sign * other.sumBytes,
+    sumFrames: flow.sumFrames + sign * other.sumFrames,
   };
-  for (const { name, stats } of workers)
-    for (const { peer, transport, bytesSent, bytesReceived, framesSent, roundTrips } of stats?.links ?? []) {
-      const out = flowOf(name, peer, transport);
-      out.bytes += bytesSent;
-      out.frames += framesSent;
-      const back = flowOf(peer, name, transport);
-      back.bytes += bytesReceived;
-      back.sumBytes += bytesReceived;
-      back.frames += roundTrips;
-      back.sumFrames += roundTrips;
-    }
+}
+
+/** What one worker has counted on the links that it dialled, both ways. */
+function partOf(name: string, counted: WorkerCounters | null, nodeOf: ReadonlyMap<string, string>): Map<string, LinkFlow> {
+  const flows = new Map<string, LinkFlow>();
+  const add = (from: string, to: string, flow: Pick<LinkFlow, 'transport' | 'bytes' | 'frames' | 'sumBytes' | 'sumFrames'>) => {
+    const key = `${from}\0${to}`;
+    flows.set(key, combine({ from, to, crossNode: nodeOf.get(from) !== nodeOf.get(to), ...flow }, flows.get(key), 1));
+  };
+  for (const { peer, transport, bytesSent, bytesReceived, framesSent, roundTrips } of counted?.links ?? []) {
+    add(name, peer, { transport, bytes: bytesSent, frames: framesSent, sumBytes: 0, sumFrames: 0 });
+    add(peer, name, { transport, bytes: bytesReceived, frames: roundTrips, sumBytes: bytesReceived, sumFrames: roundTrips });
+  }
   return flows;
 }

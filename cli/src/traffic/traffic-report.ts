@@ -1,4 +1,5 @@
 import type { ClusterStatus, WorkerCounters } from '../api/cluster-status.ts';
+import { earlierCounters } from './earlier-counters.ts';
 import { type LinkFlow, linkFlows } from './link-flows.ts';
 
 /** Bytes and frames from each (row) to each (column). */
@@ -64,13 +65,11 @@ const PAIR_BYTES = 8;
 /** @param before an earlier reading, or null for all since the start. Pure. */
 export function trafficReport(before: ClusterStatus | null, after: ClusterStatus, seconds: number | null): TrafficReport {
   const flows = linkFlows(before, after);
-  const grown = (pick: (stats: WorkerCounters) => number) => {
-    const total = (status: ClusterStatus) => status.workers.reduce((sum, { stats }) => sum + (stats === null ? 0 : pick(stats)), 0);
-    const now = total(after);
-    const then = before === null ? 0 : total(before);
-    // A worker that was started anew has counted from zero.
-    return now >= then ? now - then : now;
-  };
+  const grown = (pick: (stats: WorkerCounters) => number) =>
+    after.workers.reduce((sum, worker) => {
+      const earlier = before === null ? null : earlierCounters(before, worker);
+      return sum + (worker.stats === null ? 0 : pick(worker.stats)) - (earlier === null ? 0 : pick(earlier));
+    }, 0);
   const rows = grown((stats) => stats.rowsDispatched);
   const remoteNodes = grown((stats) => stats.remoteNodesVisited);
   const bytesOf = (crossNode: boolean) => flows.reduce((sum, flow) => sum + (flow.crossNode === crossNode ? flow.bytes : 0), 0);

@@ -3,7 +3,7 @@ import type { AddressInfo } from 'node:net';
 import { afterEach } from 'vitest';
 
 /** What the test's server does with a request, chosen by the request's prompt length. */
-export type Behaviour = 'answer' | 'refuse' | 'error-event' | 'cut' | 'short' | 'no-usage' | 'silent' | 'stall';
+export type Behaviour = 'answer' | 'refuse' | 'reject' | 'error-event' | 'cut' | 'short' | 'no-usage' | 'silent' | 'stall';
 
 export interface CompletionServer {
   url: string;
@@ -50,10 +50,17 @@ export async function startCompletionServer(
       response.end(JSON.stringify({ error: { message: 'the queue is full', type: 'overloaded_error', code: 'queue_full' } }));
       return;
     }
+    if (behaviour === 'reject') {
+      response.writeHead(400, { 'content-type': 'application/json' });
+      response.end(JSON.stringify({ error: { message: 'the prompt is not to its taste', type: 'invalid_request_error' } }));
+      return;
+    }
     if (behaviour === 'answer' && body.stream !== true) {
       const usage = { prompt_tokens: Math.ceil(String(body.prompt).length / 4), completion_tokens: 1 };
       response.writeHead(200, { 'content-type': 'application/json' });
-      response.end(JSON.stringify({ choices: [{ index: 0, text: 't0 ' }], usage }));
+      const tokens = Array.from({ length: Number(body.max_tokens) }, (_, i) => `t${i} `);
+      const logprobs = { tokens, token_logprobs: tokens.map((_, i) => -i), top_logprobs: tokens.map(() => ({})) };
+      response.end(JSON.stringify({ choices: [{ index: 0, text: 't0 ', ...(body.logprobs === undefined ? {} : { logprobs }) }], usage }));
       return;
     }
     response.writeHead(200, { 'content-type': 'text/event-stream' });

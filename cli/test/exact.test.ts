@@ -1,8 +1,10 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
+import type { ApiClient } from '../src/api/client.ts';
 import { compareObservations } from '../src/exact/difference.ts';
 import type { Observation } from '../src/exact/observation.ts';
 import { sliceObservation } from '../src/exact/observation.ts';
+import { makeQuestions } from '../src/exact/questions.ts';
 import { type ExactReport, formatExactReport } from '../src/exact/report.ts';
 
 function observation(ids: number[]): Observation {
@@ -68,6 +70,15 @@ describe('comparing observations', () => {
     actual.logprobs[2] += 0.5;
     actual.ids![2] = 22;
     expect(compareObservations(observation([7, 14, 21]), actual).largestLogprobDifference).toBe(0.25);
+  });
+});
+
+describe('questions', () => {
+  it('have no ids that the model does not have', async () => {
+    const client = { post: async () => ({ body: { tokens: [1] } }) } as unknown as ApiClient;
+    const options = { model: 'm', vocab: 300, count: 1, others: 4, maxTokens: 2, temperature: 0, topLogprobs: 1 };
+    const { others } = await makeQuestions(client, options, new AbortController().signal);
+    expect(Math.max(...others.flatMap(({ prompt }) => prompt as number[]))).toBeLessThan(300);
   });
 });
 

@@ -1,9 +1,9 @@
 import fc from 'fast-check';
 import { afterEach, describe, expect, it } from 'vitest';
 import { ApiClient } from '../src/api/client.ts';
-import { selectModel } from '../src/api/models.ts';
+import { preferModel, selectModel } from '../src/api/models.ts';
 import { distribution } from '../src/load/distribution.ts';
-import { randomIdPrompts, textIdPrompts, textPrompts, tokenizeByServer, windowPlaces } from '../src/load/prompts.ts';
+import { randomIdPrompts, textIdPrompts, textPrompts, tokenizeByServer, vocabOf, windowPlaces } from '../src/load/prompts.ts';
 import { serveBench } from '../src/load/serve-bench.ts';
 import { timedCompletion } from '../src/load/timed-completion.ts';
 import type { Behaviour, CompletionServer } from './completion-server.ts';
@@ -155,6 +155,10 @@ describe('prompts', () => {
     expect(prompts.every((p) => p.length === 20 && p.every((id) => id >= 256 && id < 4096))).toBe(true);
     expect(new Set(prompts.map((p) => p.slice(0, 5).join())).size).toBe(1);
     expect(new Set(prompts.map((p) => p[5])).size).toBeGreaterThan(1);
+    // A small vocabulary has no ids beyond its own.
+    const ids = randomIdPrompts(6, 20, 0, 128, 7).flat();
+    expect(ids.every((id) => id >= 64 && id < 128)).toBe(true);
+    expect([vocabOf({ id: 'tiny', meta: { n_vocab: 128 } }), vocabOf({ id: 'tiny' })]).toEqual([128, 4096]);
   });
 
   it('come from a text by way of the server’s own tokenizer', async () => {
@@ -184,6 +188,9 @@ describe('models', () => {
     await start(() => 'answer');
     expect((await selectModel(client, null)).id).toBe('tiny');
     await expect(selectModel(client, 'huge')).rejects.toThrow(/does not serve huge: it has tiny/);
+    expect((await preferModel(client, 'huge')).id).toBe('tiny');
+    const both = { get: async () => ({ body: { data: [{ id: 'tiny' }, { id: 'huge' }] } }) } as unknown as ApiClient;
+    expect((await preferModel(both, 'huge')).id).toBe('huge');
   });
 });
 

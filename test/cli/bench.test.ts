@@ -2,7 +2,7 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
-import { completionServerOfTests } from '../../cli/test/completion-server.ts';
+import { completionServerOfTests, startCompletionServer } from '../../cli/test/completion-server.ts';
 import { start, switchyard, until } from './program.ts';
 
 const folder = mkdtempSync(path.join(os.tmpdir(), 'sw-'));
@@ -133,5 +133,29 @@ describe('bench serve refuses prompts that would not differ or not be as long as
       .map(({ body }) => JSON.stringify(body.prompt));
     expect(new Set(prompts).size).toBe(4);
     expect(status).toBe(0);
+  });
+});
+
+describe('bench exact', () => {
+  const exact = (...args: string[]) =>
+    switchyard(['bench', 'exact', '--questions', '1', '--tokens', '3', '--others', '1', '--json', ...args]);
+
+  it('does not take a refusal of what another server has answered for something that cannot be asked', async () => {
+    const url = await serve();
+    const second = await startCompletionServer((body) => (body.stream === true ? 'answer' : 'reject'));
+    const { status, stdout, stderr } = await exact('--url', url, '--also', second.url);
+    await second.close();
+    expect(status).toBe(1);
+    expect(stderr).toMatch(/the server says: the prompt is not to its taste/);
+    expect(JSON.parse(stdout)).toMatchObject({ exact: false, incomplete: 'the prompt is not to its taste' });
+    expect(JSON.parse(stdout).results).toHaveLength(8);
+  });
+
+  it('keeps the rows that it had when the server begins to refuse', async () => {
+    const url = await serve((body) => (body.stream === true ? 'reject' : 'answer'));
+    const { status, stdout } = await exact('--url', url);
+    expect(status).toBe(1);
+    expect(JSON.parse(stdout)).toMatchObject({ exact: false, incomplete: 'the prompt is not to its taste' });
+    expect(JSON.parse(stdout).results).toMatchObject([{ scenario: 'repeated', sameLogprobs: 1 }]);
   });
 });

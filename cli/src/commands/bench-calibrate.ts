@@ -2,11 +2,12 @@ import type { Calibration } from '@switchyard/placement';
 import { dialBest, type LinkOptions, listenAny, SwitchyardError } from '@switchyard/proto';
 import { inspectModel } from '@switchyard/worker';
 import { Command } from 'commander';
+import { selectModel } from '../api/models.ts';
 import { fitHost, type MeasuredLoad } from '../calibration/host-fit.ts';
 import { answerProbes, probeLink } from '../calibration/link-probe.ts';
 import { CommandFailure, exitStatus } from '../failure.ts';
 import { describeMachine } from '../load/machine.ts';
-import { randomIdPrompts } from '../load/prompts.ts';
+import { randomIdPrompts, vocabOf } from '../load/prompts.ts';
 import { serveBench } from '../load/serve-bench.ts';
 import { checkOutput, writeOutputs } from '../terminal/output-file.ts';
 import { startProgress } from '../terminal/progress.ts';
@@ -27,7 +28,6 @@ const requestMsMax = 600_000;
 const decodeTokens = 96;
 const promptTokens = { short: 32, long: 384 };
 const requests = 6;
-const vocab = 4096;
 
 export function benchCalibrateCommand(): Command {
   return new Command('calibrate')
@@ -126,12 +126,13 @@ async function calibrate(upFlags: string[], dial: string | undefined, signal: Ab
 
 /** One client, so that a decode step is one row. */
 async function measureLoad(target: BenchTarget, prompt: number, output: number, signal: AbortSignal): Promise<MeasuredLoad> {
+  const card = await selectModel(target.client, null, signal);
   const progress = startProgress(`calibrate, prompts of ${prompt}`);
   let load: MeasuredLoad | null = null;
   try {
     await serveBench({
       client: target.client,
-      model: (await target.client.get<{ data: { id: string }[] }>('/v1/models', signal)).body.data[0].id,
+      model: card.id,
       concurrencies: [1],
       requestsAt: () => requests,
       warmupAt: () => 2,
@@ -139,7 +140,7 @@ async function measureLoad(target: BenchTarget, prompt: number, output: number, 
       temperature: 0,
       ignoreEos: true,
       extra: {},
-      promptsFor: (_, count) => randomIdPrompts(count, prompt, 0, vocab, prompt),
+      promptsFor: (_, count) => randomIdPrompts(count, prompt, 0, vocabOf(card), prompt),
       onProgress: progress.update,
       aroundLevel: {
         before: () => target.cluster.begin(),

@@ -3,7 +3,7 @@ import os from 'node:os';
 import path from 'node:path';
 import { promisesSameBits } from '@switchyard/proto';
 import { Command } from 'commander';
-import { selectModel } from '../api/models.ts';
+import { preferModel, selectModel } from '../api/models.ts';
 import type { UpReport } from '../cluster/up-report.ts';
 import type { Observation, Question } from '../exact/observation.ts';
 import { scatteredPlan } from '../exact/plan-variants.ts';
@@ -14,9 +14,10 @@ import type { ExactBench, ScenarioResult } from '../exact/scenarios.ts';
 import { notCompared, observeAlone, runElsewhere, runScenario, scenarios } from '../exact/scenarios.ts';
 import { CommandFailure } from '../failure.ts';
 import { describeMachine } from '../load/machine.ts';
+import { vocabOf } from '../load/prompts.ts';
 import { collect, integerIn, numberIn } from '../terminal/option-values.ts';
 import { checkOutput, writeOutputs } from '../terminal/output-file.ts';
-import { startProgress } from '../terminal/progress.ts';
+import { type Progress, startProgress } from '../terminal/progress.ts';
 import type { TargetOptions } from './bench-target.ts';
 import { withTargetServer } from './bench-target.ts';
 import { boundToItsWorkers, checkUpFlags } from './bench-up-flags.ts';
@@ -78,17 +79,11 @@ Examples:
       checkOutput(options.out, '--out');
       const interrupt = interruptSignal();
       const target: TargetOptions = { ...options, upFlags, timeoutMs: options.timeout * 1000, signal: interrupt.signal };
-      const { report, started, ...asked } = await compareHere(target, options);
-      let failure: unknown = null;
-      try {
-        for (const url of options.also ?? []) report.results.push(...(await compareAlso(url, target, asked)));
-        if (started && options.elsewhere) await compareElsewhere(target, started, asked, report.results);
-      } catch (error) {
-        // What was measured until then is kept, under the name of something unfinished.
-        failure = error;
-        report.incomplete = interrupt.signal.aborted ? 'interrupted' : (error as Error).message;
-      }
+      const { report, started, asked, failure: failureHere } = await compareHere(target, options);
+      const failure = failureHere ?? (await failureOf(() => compareOthers(target, options, started, asked, report.results)));
       interrupt.release();
+      // What was measured until then is kept, under the name of something unfinished.
+      if (failure !== null) report.incomplete = interrupt.signal.aborted ? 'interrupted' : failure.message;
       report.exact = report.incomplete === null && isExact(report.results);
       const json = `${JSON.stringify(report, null, 2)}\n`;
       process.stdout.write(options.json ? json : formatExactReport(report));
@@ -101,15 +96,26 @@ Examples:
 }
 
 interface Asked {
+  /** Here; elsewhere it may have another name. */
+  model: string;
   questions: Question[];
   others: Question[];
   reference: Observation[];
 }
 
+/** What ended the work early; null: nothing. */
+async function failureOf(work: () => Promise<void>): Promise<Error | null> {
+  return await work().then(
+    () => null,
+    (error: Error) => error,
+  );
+}
+
+/** @throws what went wrong before there was anything to compare with */
 async function compareHere(
   target: TargetOptions,
   options: ExactOptions,
-): Promise<Asked & { report: ExactReport; started: UpReport | null }> {
+): Promise<{ asked: Asked; report: ExactReport; started: UpReport | null; failure: Error | null }> {
   return await withTargetServer(target, async ({ client, switchyard, numericClass, started }) => {
     const card = await selectModel(client, options.model ?? null, target.signal);
     // The status is the operator's; what a model is, it tells everybody.
@@ -118,6 +124,7 @@ async function compareHere(
       client,
       {
         model: card.id,
+        vocab: vocabOf(card),
         count: options.questions,
         others: options.others,
         maxTokens: options.tokens,
@@ -127,7 +134,9 @@ async function compareHere(
       target.signal,
     );
     const bench: ExactBench = { client, questions, others, signal: target.signal };
-    const { reference, results } = await askInEveryWay(bench);
+    const progress = startProgress('bench exact');
+    const results: ScenarioResult[] = [];
+    const { reference, failure } = await askInEveryWay(bench, results, progress).finally(progress.finish);
     const report: ExactReport = {
       format: 'switchyard-bench-exact',
       version: 1,
@@ -145,30 +154,42 @@ async function compareHere(
       incomplete: null,
       exact: false,
     };
-    return { report, reference, questions, others, started };
+    return { asked: { model: card.id, questions, others, reference }, report, started, failure };
   });
 }
 
-async function askInEveryWay(bench: ExactBench): Promise<{ reference: Observation[]; results: ScenarioResult[] }> {
-  const progress = startProgress('bench exact');
-  const results: ScenarioResult[] = [];
-  try {
-    progress.update(0, scenarios.length + 1, 'alone');
-    const reference = await observeAlone(bench);
+async function askInEveryWay(
+  bench: ExactBench,
+  results: ScenarioResult[],
+  progress: Progress,
+): Promise<{ reference: Observation[]; failure: Error | null }> {
+  progress.update(0, scenarios.length + 1, 'alone');
+  const reference = await observeAlone(bench);
+  const failure = await failureOf(async () => {
     for (const [index, scenario] of scenarios.entries()) {
       progress.update(index + 1, scenarios.length + 1, scenario.name);
       results.push(await runScenario(scenario, bench, reference));
     }
-    return { reference, results };
-  } finally {
-    progress.finish();
-  }
+  });
+  return { reference, failure };
+}
+
+/** Servers that run already, and ones that are started for it. Adds to `results` as it goes. */
+async function compareOthers(
+  target: TargetOptions,
+  options: ExactOptions,
+  started: UpReport | null,
+  asked: Asked,
+  results: ScenarioResult[],
+): Promise<void> {
+  for (const url of options.also ?? []) results.push(...(await compareAlso(url, target, asked)));
+  if (started && options.elsewhere) await compareElsewhere(target, started, asked, results);
 }
 
 /** The same questions to a server that runs already, perhaps under another name for the model. */
 async function compareAlso(url: string, target: TargetOptions, asked: Asked): Promise<ScenarioResult[]> {
   return await withTargetServer({ ...target, url, upFlags: [] }, async ({ client }) => {
-    const { id } = await selectModel(client, null, target.signal);
+    const { id } = await preferModel(client, asked.model, target.signal);
     const named = (questions: Question[]) => questions.map((question) => ({ ...question, model: id }));
     const bench: ExactBench = { client, questions: named(asked.questions), others: named(asked.others), signal: target.signal };
     return await runElsewhere(client.baseUrl, bench, asked.reference);

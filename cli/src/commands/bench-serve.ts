@@ -12,6 +12,7 @@ import {
   textPrompts,
   tokenizeByServer,
   type UsedPlaces,
+  vocabOf,
   windowPlaces,
 } from '../load/prompts.ts';
 import { serveBench } from '../load/serve-bench.ts';
@@ -54,8 +55,6 @@ interface ServeOptions {
 const requestsAtLeast = 8;
 const requestsPerClient = 3;
 const warmupMost = 4;
-/** Ids below this exist in every vocabulary that is served in practice. */
-const vocabDefault = 4096;
 
 export function benchServeCommand(): Command {
   const command = new Command('serve').description('Measure a server under load: first token, gaps between tokens, throughput');
@@ -84,7 +83,7 @@ export function benchServeCommand(): Command {
     .option('--chat', 'use the chat endpoint (needs --text; prompt lengths are then approximate)')
     .option(
       '--vocab <count>',
-      `draw random ids below this (default: the vocabulary where the server tells, else ${vocabDefault})`,
+      'draw random ids below this (default: the vocabulary where the server tells, else 4096)',
       integerIn(512, 10_000_000),
     )
     .option('--stop-at-eos', 'let answers end by themselves instead of at --output-tokens')
@@ -269,7 +268,7 @@ async function promptMaker(
   const { promptTokens, sharedPrefix, seed } = options;
   const levelSeed = (level: number) => seed * 1000 + level;
   if (options.text === undefined) {
-    const vocab = options.vocab ?? card.meta?.n_vocab ?? vocabDefault;
+    const vocab = options.vocab ?? vocabOf(card);
     return {
       promptsFor: (level, count) => randomIdPrompts(count, promptTokens, sharedPrefix, vocab, levelSeed(level)),
       kind: 'random ids',

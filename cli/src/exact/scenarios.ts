@@ -44,7 +44,7 @@ interface Scenario {
   busy?: boolean;
   /** Ask all questions at the same time. */
   together?: boolean;
-  /** Needs the token ids of prompt and answer. */
+  /** Asks something else than the questions, for which it needs the token ids of prompt and answer. */
   ids?: boolean;
   /** Only for greedy answers: a request's random numbers are counted from its first token, so that a continuation draws others. */
   greedy?: boolean;
@@ -121,8 +121,9 @@ export async function runScenario(scenario: Scenario, bench: ExactBench, referen
     if (differences.some((d) => d === null)) return notCompared(scenario.name, 'the server does not return the logprobs of a prompt');
     return summarise(scenario.name, differences as Difference[]);
   } catch (error) {
-    // A server that does not know a field may refuse it; that it cannot do something is no difference.
-    if (error instanceof ApiError && error.status === 400) return notCompared(scenario.name, `refused: ${error.message}`);
+    // What goes beyond the questions a server may refuse, for it may not know a field; that it cannot do something is no difference. The questions themselves it
+    // has answered, or another has: that it refuses them says that nothing was compared.
+    if (scenario.ids && error instanceof ApiError && error.status === 400) return notCompared(scenario.name, `refused: ${error.message}`);
     throw error;
   } finally {
     await stopOthers();

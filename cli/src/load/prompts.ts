@@ -1,9 +1,17 @@
 import type { ApiClient } from '../api/client.ts';
 import { ApiError } from '../api/client.ts';
+import type { ModelCard } from '../api/models.ts';
 import { randomStream } from './random-stream.ts';
 
 /** Low ids are control tokens in most vocabularies; a prompt of them measures something else. */
 const firstOrdinaryId = 256;
+/** Ids below this exist in every vocabulary that is served in practice. */
+const vocabDefault = 4096;
+
+/** How many ids a model has, as far as its server tells. */
+export function vocabOf(card: ModelCard): number {
+  return card.meta?.n_vocab ?? vocabDefault;
+}
 
 /**
  * `count` prompts of `tokens` tokens each, all different from their first token on, so that no server answers from its prefix cache; the first
@@ -11,7 +19,9 @@ const firstOrdinaryId = 256;
  */
 export function randomIdPrompts(count: number, tokens: number, sharedTokens: number, vocab: number, seed: number): number[][] {
   const random = randomStream(seed);
-  const drawId = () => firstOrdinaryId + Math.floor(random() * Math.max(1, vocab - firstOrdinaryId));
+  // A vocabulary of a few hundred has ordinary ones among those.
+  const first = Math.min(firstOrdinaryId, vocab >> 1);
+  const drawId = () => first + Math.floor(random() * (vocab - first));
   const shared = Array.from({ length: Math.min(sharedTokens, tokens) }, drawId);
   return Array.from({ length: count }, () => [...shared, ...Array.from({ length: tokens - shared.length }, drawId)]);
 }

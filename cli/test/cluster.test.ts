@@ -9,9 +9,10 @@ import { clusterShape } from '../src/cluster/cluster-shape.ts';
 import { shareCpus } from '../src/cluster/cpu-share.ts';
 import { startOwnServer } from '../src/cluster/own-server.ts';
 import { crashLoopDeaths, decideRestart } from '../src/cluster/restart-policy.ts';
-import { createRunFolder } from '../src/cluster/run-folder.ts';
+import { controlSocket, createRunFolder, socketsFit } from '../src/cluster/run-folder.ts';
 import { connectToSession, findSession, saveSession } from '../src/cluster/session.ts';
 import { explainDeath } from '../src/cluster/worker-death.ts';
+import { type LocalTransport, workerArgs } from '../src/cluster/worker-flags.ts';
 import type { WorkerDeath } from '../src/cluster/worker-fleet.ts';
 import { WorkerFleet } from '../src/cluster/worker-fleet.ts';
 
@@ -105,6 +106,24 @@ describe('cluster shape', () => {
   });
 });
 
+describe('flags of a worker', () => {
+  const around = { runFolder: '/run/here', tokenFile: '/t', controlAddress: 'unix:/c', graceMs: 1 };
+
+  it.each(['rack1/host2', '../x', 'control', '-x', 'w'.repeat(200)])(
+    'name its sockets by its place, whatever the plan calls it: %s',
+    (name) => {
+      const worker = { name, index: 12, node: 'n0', share: { threads: 1, cpus: null }, backend: 'cpu' as const };
+      const addresses = (transport: LocalTransport) => {
+        const args = workerArgs(worker, { ...around, transport });
+        expect(args).toContain(`--name=${name}`);
+        return args.filter((_, at) => args[at - 1] === '--data');
+      };
+      expect(addresses('shm')).toEqual(['shm:///run/here/w12.shm', 'uds:///run/here/w12.sock']);
+      expect(addresses('uds')).toEqual(['uds:///run/here/w12.sock']);
+    },
+  );
+});
+
 describe('restart policy', () => {
   it('waits longer after each quick death, never beyond its limit, and calls a loop a loop', () => {
     let deaths = 0;
@@ -153,6 +172,12 @@ describe('run folder', () => {
     run.remove();
     expect(existsSync(run.path)).toBe(false);
     rmSync(parent, { recursive: true });
+  });
+
+  it('has room for the longest name of a socket in it', () => {
+    const room = (longest: number) => `/${'x'.repeat(longest - '/control.sock'.length - 1)}`;
+    expect([socketsFit(room(103)), socketsFit(room(104))]).toEqual([true, false]);
+    expect(`w${limits.workersMax - 1}.sock`.length).toBeLessThan(controlSocket.length);
   });
 
   it('refuses a folder whose name is too long for a socket', () => {

@@ -84,6 +84,7 @@ function makeTraceFolder(dir: string): void {
 function runWorkers(options: LocalClusterOptions, run: RunFolder, coordinator: RunningCoordinator, startedMs: number): LocalCluster {
   const workers = options.shape.workers.map((worker, index) => ({
     ...worker,
+    index,
     share: options.shares[index],
     backend: options.backends[index % options.backends.length]!,
   }));

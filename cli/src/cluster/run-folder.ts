@@ -5,11 +5,15 @@ import path from 'node:path';
 import { CommandFailure } from '../failure.ts';
 
 const prefix = 'switchyard-run-';
-/** sun_path holds 108 bytes on Linux and 104 on macOS; the longest name in the folder is a worker's socket. */
+/** sun_path holds 108 bytes on Linux and 104 on macOS. */
 const socketPathBytesMax = 103;
-const longestName = 'n00w00.sock';
 /** Where the coordinator is reached by its workers, in the folder. */
 export const controlSocket = 'control.sock';
+
+/** Whether the sockets of a run folder of this name have paths that a system takes. The longest is the coordinator's: workers' are w0.sock to w1023.sock. */
+export function socketsFit(folder: string): boolean {
+  return Buffer.byteLength(path.join(folder, controlSocket)) <= socketPathBytesMax;
+}
 
 export interface RunFolder {
   readonly path: string;
@@ -27,7 +31,7 @@ export interface RunFolder {
  */
 export function createRunFolder(parent: string = os.tmpdir()): RunFolder {
   const folder = mkdtempSync(path.join(parent, `${prefix}${process.pid}-`));
-  if (Buffer.byteLength(path.join(folder, longestName)) > socketPathBytesMax) {
+  if (!socketsFit(folder)) {
     rmSync(folder, { recursive: true, force: true });
     throw new CommandFailure(
       `the temporary folder ${parent} has too long a name for Unix sockets (${socketPathBytesMax} bytes): set TMPDIR to a shorter one`,

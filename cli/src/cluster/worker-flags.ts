@@ -19,7 +19,8 @@ export function workerArgs(worker: WorkerSpec, around: WorkerSurroundings): stri
   return [
     builtProgram('worker'),
     ...['--coordinator', around.controlAddress],
-    ...['--name', worker.name, '--node', worker.node],
+    // In one word each: a name may begin with a dash.
+    ...[`--name=${worker.name}`, `--node=${worker.node}`],
     ...dataAddresses(worker, around).flatMap((address) => ['--data', address]),
     ...['--backend', worker.backend],
     ...['--threads', String(threads)],
@@ -30,9 +31,12 @@ export function workerArgs(worker: WorkerSpec, around: WorkerSurroundings): stri
   ];
 }
 
-/** A system without shared memory between processes has sockets all the same. */
-function dataAddresses(worker: WorkerSpec, { transport, runFolder }: WorkerSurroundings): string[] {
-  const socket = `uds://${path.join(runFolder, `${worker.name}.sock`)}`;
-  if (transport === 'shm') return [`shm://${path.join(runFolder, `${worker.name}.shm`)}`, socket];
+/**
+ * A system without shared memory between processes has sockets all the same. They are named by the worker's index: its own name is a plan's, which may be as long as it
+ * likes and have slashes.
+ */
+function dataAddresses({ index }: WorkerSpec, { transport, runFolder }: WorkerSurroundings): string[] {
+  const socket = `uds://${path.join(runFolder, `w${index}.sock`)}`;
+  if (transport === 'shm') return [`shm://${path.join(runFolder, `w${index}.shm`)}`, socket];
   return [transport === 'uds' ? socket : `${transport}://127.0.0.1:0`];
 }

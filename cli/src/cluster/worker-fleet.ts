@@ -6,7 +6,9 @@ import type { CpuShare } from './cpu-share.ts';
 import { decideRestart } from './restart-policy.ts';
 
 export interface WorkerSpec {
-  /** Stable across restarts: "n0w1". */
+  /** Its place in the plan. */
+  index: number;
+  /** Stable across restarts: "n0w1", or what a plan says. */
   name: string;
   node: string;
   share: CpuShare;

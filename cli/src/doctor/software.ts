@@ -4,6 +4,7 @@ import net from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
 import { bundledModel } from '../cluster/bundled-model.ts';
+import { socketsFit } from '../cluster/run-folder.ts';
 import type { Check } from './check.ts';
 import { failed, ok, warning } from './check.ts';
 
@@ -58,8 +59,7 @@ export async function checkPort(port: number): Promise<Check> {
 
 export function checkTemporaryFolder(): Check {
   const folder = os.tmpdir();
-  const longest = Buffer.byteLength(path.join(folder, 'switchyard-run-4194304-abcdef', 'n00w00.sock'));
-  return longest <= 103
+  return socketsFit(path.join(folder, 'switchyard-run-4194304-abcdef'))
     ? ok('temporary folder', folder)
     : failed('temporary folder', folder, 'its name is too long for Unix sockets: set TMPDIR to a shorter one');
 }

@@ -57,6 +57,7 @@ describe('trace summary', () => {
       experts: 4,
       topK: 1,
       tokens: 6,
+      wholeTokens: 6,
       generatedTokens: 3,
       sequences: 2,
       domains: [

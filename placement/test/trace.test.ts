@@ -398,7 +398,30 @@ describe('bounds and splits', () => {
     expect(kept.tokens).toBeLessThanOrEqual(200);
     expect(kept.sequences.length).toBeGreaterThan(5);
     for (const { tokens } of kept.sequences) expect(tokens).toBe(10);
+    expect(kept.wholeTokens).toBe(1000);
     expect(() => fill('refuse')).toThrow(/more than 200 tokens \(tokensMax\)/);
+  });
+
+  it('has no sequence in every sample, not the first either', () => {
+    const kept = new Set<number>();
+    for (let sequences = 100; sequences < 200; sequences++) {
+      const builder = new TraceBuilder({ model: 'm', moeLayers: [0], experts: 4, topK: 1 }, 'long', { tokensMax: sequences >> 4 });
+      for (let s = 0; s < sequences; s++) builder.add(s, 0, true, [0], 0, () => 'token');
+      for (const { sequence } of builder.build().sequences) if (sequence < 2) kept.add(sequence);
+    }
+    expect([...kept]).toEqual([]);
+  });
+
+  it('keeps a sequence however few there are, and goes on behind one that is longer than memory', () => {
+    const of = (lengths: number[]) => {
+      const builder = new TraceBuilder({ model: 'm', moeLayers: [0], experts: 4, topK: 1 }, 'long', { tokensMax: 20 });
+      lengths.forEach((tokens, s) => {
+        for (let p = 0; p < tokens; p++) builder.add(s, p, true, [0], 0, () => `token ${p}`);
+      });
+      return builder.build().sequences.map(({ tokens }) => tokens);
+    };
+    for (let sequences = 2; sequences < 40; sequences++) expect(of(new Array(sequences).fill(15))).toEqual([15]);
+    expect(of([30, ...new Array(60).fill(15)])).toEqual([15]);
   });
 
   it('says so where its only sequence is longer than memory', () => {

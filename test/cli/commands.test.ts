@@ -113,6 +113,21 @@ describe('files', () => {
     const forced = await switchyard(['trace', 'convert', slice, out, '--force', '--json']);
     expect(JSON.parse(forced.stdout)).toMatchObject({ format: 'switchyard-trace-conversion', tokens: 2856, sequences: 48 });
     for (const file of [out, `${out}.sequences.jsonl`]) expect(statSync(file).mode & 0o777).toBe(0o600);
+    // Not by themselves, of which a sample would be left.
+    const itself = await switchyard(['trace', 'convert', out, out, '--force', '--tokens-max', '100']);
+    expect([itself.status, itself.stderr]).toEqual([2, expect.stringContaining('it is the trace that is read')]);
+  });
+
+  it('of which a sample is read are not passed off as the whole', async () => {
+    const out = path.join(dir, 'sample.trace');
+    const info = await switchyard(['trace', 'info', slice, '--tokens-max', '1000', '--json']);
+    const { tokens, wholeTokens } = JSON.parse(info.stdout);
+    expect([tokens <= 1000, wholeTokens]).toEqual([true, 2856]);
+    expect((await switchyard(['trace', 'info', slice, '--tokens-max', '1000'])).stdout).toContain(`a sample of ${tokens} of 2856 tokens (`);
+    expect((await switchyard(['trace', 'convert', slice, out, '--tokens-max', '1000'])).stdout).toContain(
+      `wrote a sample of ${tokens} of 2856 tokens in `,
+    );
+    expect((await switchyard(['trace', 'info', slice])).stdout).toContain('\n2856 tokens (');
   });
 });
 

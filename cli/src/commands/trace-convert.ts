@@ -1,5 +1,6 @@
+import { statSync } from 'node:fs';
 import { Command } from 'commander';
-import { CommandFailure } from '../failure.ts';
+import { CommandFailure, exitStatus } from '../failure.ts';
 import { readRouting } from '../place/files.ts';
 import { type IdShape, idShape } from '../place/option-values.ts';
 import { integerIn } from '../terminal/option-values.ts';
@@ -7,6 +8,7 @@ import { checkNewOutput } from '../terminal/output-file.ts';
 import { counted } from '../terminal/quantity.ts';
 import { writeConverted } from '../trace/converted-files.ts';
 import { checkTraceName } from '../trace/trace-name.ts';
+import { tokensText } from '../trace/trace-summary.ts';
 import { interruptSignal } from './interrupt.ts';
 
 interface ConvertOptions {
@@ -28,19 +30,27 @@ export function traceConvertCommand(): Command {
     .addHelpText('after', '\nExample:\n  $ switchyard trace convert bench/placement/data/gpt-oss-20b.experts.u8.gz gpt-oss.trace')
     .action(async (from: string, to: string, options: ConvertOptions) => {
       checkTraceName(to, 'trace convert to');
+      checkOther(from, to);
       for (const file of [to, `${to}.sequences.jsonl`]) checkNewOutput(file, 'trace convert to', options.force === true);
       const trace = await readRouting(from, options.tokensMax, options.shape);
       const interrupt = interruptSignal();
       const files = await writeConverted(trace, to, new Date().toISOString(), interrupt.signal)
         .catch(naming(to))
         .finally(interrupt.release);
-      const counts = { tokens: trace.tokens, sequences: trace.sequences.length };
+      const counts = { tokens: trace.tokens, wholeTokens: trace.wholeTokens ?? trace.tokens, sequences: trace.sequences.length };
       process.stdout.write(
         options.json
           ? `${JSON.stringify({ format: 'switchyard-trace-conversion', version: 1, files, ...counts })}\n`
-          : `wrote ${counted(counts.tokens, 'token')} in ${counted(counts.sequences, 'sequence')} to ${to}\n`,
+          : `wrote ${tokensText(counts)} in ${counted(counts.sequences, 'sequence')} to ${to}\n`,
       );
     });
+}
+
+/** Replaced by itself, a long trace would be lost but for the sample. */
+function checkOther(from: string, to: string): void {
+  const [read, written] = [from, to].map((file) => statSync(file, { throwIfNoEntry: false }));
+  if (read !== undefined && read.dev === written?.dev && read.ino === written.ino)
+    throw new CommandFailure(`trace convert to ${to}: it is the trace that is read; choose another name`, { status: exitStatus.usage });
 }
 
 /** What the system says of a disk that is full does not say of which file. */

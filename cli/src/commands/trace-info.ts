@@ -2,9 +2,10 @@ import { Command } from 'commander';
 import { readRouting } from '../place/files.ts';
 import { type IdShape, idShape } from '../place/option-values.ts';
 import { integerIn } from '../terminal/option-values.ts';
+import { counted } from '../terminal/quantity.ts';
 import { textTable } from '../terminal/table.ts';
 import type { TraceSummary } from '../trace/trace-summary.ts';
-import { summariseTrace } from '../trace/trace-summary.ts';
+import { summariseTrace, tokensText } from '../trace/trace-summary.ts';
 
 export function traceInfoCommand(): Command {
   return new Command('info')
@@ -24,7 +25,7 @@ function formatSummary(summary: TraceSummary): string {
   const { tokens, generatedTokens, imbalance } = summary;
   const lines = [
     `${summary.model}: ${summary.layers} MoE layers, ${summary.experts} experts, top-${summary.topK}`,
-    `${tokens} tokens (${generatedTokens} generated) in ${summary.sequences} sequences`,
+    `${tokensText(summary)} (${generatedTokens} generated) in ${counted(summary.sequences, 'sequence')}`,
     `busiest expert over the mean: ${imbalance.mean.toFixed(2)} on average, ${imbalance.max.toFixed(2)} in layer ${imbalance.layer}`,
   ];
   if (summary.domainDistance !== null)

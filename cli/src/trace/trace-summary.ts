@@ -1,5 +1,6 @@
 import type { RoutingTrace } from '@switchyard/placement';
 import { expertLoads } from '@switchyard/placement';
+import { counted } from '../terminal/quantity.ts';
 
 /** What a routing trace holds, in figures. */
 export interface TraceSummary {
@@ -10,6 +11,8 @@ export interface TraceSummary {
   experts: number;
   topK: number;
   tokens: number;
+  /** Of the trace of whose sequences all these figures are a sample; `tokens` where they are of the whole. */
+  wholeTokens: number;
   generatedTokens: number;
   sequences: number;
   domains: { domain: string | null; sequences: number; tokens: number }[];
@@ -17,6 +20,11 @@ export interface TraceSummary {
   imbalance: { mean: number; max: number; layer: number };
   /** Mean total-variation distance between the expert shares of two domains, over pairs and layers: 0 means that they use the same experts. */
   domainDistance: number | null;
+}
+
+/** "1000 tokens", or what they are a sample of. Pure. */
+export function tokensText({ tokens, wholeTokens = tokens }: { tokens: number; wholeTokens?: number }): string {
+  return wholeTokens === tokens ? counted(tokens, 'token') : `a sample of ${tokens} of ${counted(wholeTokens, 'token')}`;
 }
 
 /** Pure. */
@@ -38,6 +46,7 @@ export function summariseTrace(trace: RoutingTrace): TraceSummary {
     experts: trace.experts,
     topK: trace.topK,
     tokens: trace.tokens,
+    wholeTokens: trace.wholeTokens ?? trace.tokens,
     generatedTokens: trace.generated.reduce((sum, bit) => sum + bit, 0),
     sequences: trace.sequences.length,
     domains,

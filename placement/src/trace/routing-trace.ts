@@ -15,6 +15,8 @@ export interface RoutingTrace {
   experts: number;
   topK: number;
   tokens: number;
+  /** Tokens of the trace of whose sequences this is a sample; absent where it is the whole. */
+  wholeTokens?: number;
   /** Expert ids in descending router score, (tokens, layers, topK); NO_EXPERT where fewer were chosen. */
   ids: Uint16Array;
   /** Index into `sequences`, (tokens). */
@@ -92,6 +94,11 @@ export function checkShape(shape: TraceShape, source: string): void {
     throw badTrace(source, 'header', `groups is ${shape.groups}, must divide the ${shape.experts} experts`);
 }
 
+/** What decides whether a sample keeps a sequence. Shifted, for zero is where the hash stays: the first sequence would be in every sample. */
+function sampleHash(sequence: number): number {
+  return mix32((sequence + 0x5bd1_e995) | 0);
+}
+
 /**
  * Collects tokens one by one into a RoutingTrace of bounded size. When the bound is reached, whole sequences are dropped by a hash of their number,
  * so that what remains is an unbiased sample of sequences, whatever the order in which they arrive.
@@ -106,6 +113,7 @@ export class TraceBuilder {
   private position: Uint32Array;
   private generated: Uint8Array;
   private count = 0;
+  private seen = 0;
   private keepBelow = 0x1_0000_0000;
   private readonly domains = new Map<number, string | null>();
 
@@ -133,10 +141,11 @@ export class TraceBuilder {
       for (let j = layerStart; j < i; j++)
         if (ids[offset + j] === id) throw badTrace(this.source, place(), `expert ${id} appears twice in layer ${layerStart / topK}`);
     }
-    if (mix32(sequence) >= this.keepBelow) return;
+    this.seen++;
+    if (sampleHash(sequence) >= this.keepBelow) return;
     if (this.count === this.bounds.tokensMax) {
       this.makeRoom();
-      if (mix32(sequence) >= this.keepBelow) return;
+      if (sampleHash(sequence) >= this.keepBelow) return;
     }
     if (this.count === this.sequence.length) this.grow();
     for (let i = 0; i < this.row; i++) this.ids[this.count * this.row + i] = ids[offset + i];
@@ -155,12 +164,12 @@ export class TraceBuilder {
     const { tokensMax, whenFull } = this.bounds;
     if (whenFull === 'refuse') throw badTrace(this.source, `token ${this.count}`, `more than ${tokensMax} tokens (tokensMax)`);
     while (this.count === tokensMax) {
-      this.keepBelow /= 2;
-      if (this.keepBelow < 1)
-        throw badTrace(this.source, `token ${this.count}`, `one sequence has more than ${tokensMax} tokens (tokensMax)`);
+      // The half in which the hash is low, and one sequence at least; but where a single one fills memory there is no room for it.
+      const least = this.leastHash();
+      this.keepBelow = least + 1 < this.keepBelow ? Math.max(this.keepBelow / 2, least + 1) : least;
       let kept = 0;
       for (let t = 0; t < this.count; t++) {
-        if (mix32(this.sequence[t]) >= this.keepBelow) continue;
+        if (sampleHash(this.sequence[t]) >= this.keepBelow) continue;
         this.ids.copyWithin(kept * this.row, t * this.row, (t + 1) * this.row);
         this.sequence[kept] = this.sequence[t];
         this.position[kept] = this.position[t];
@@ -169,6 +178,12 @@ export class TraceBuilder {
       }
       this.count = kept;
     }
+  }
+
+  private leastHash(): number {
+    let least = this.keepBelow;
+    for (let t = 0; t < this.count; t++) least = Math.min(least, sampleHash(this.sequence[t]));
+    return least;
   }
 
   private grow(): void {
@@ -216,6 +231,7 @@ export class TraceBuilder {
       generated[to] = this.generated[from];
       sequences[rank[from]].tokens++;
     });
-    return { ...this.shape, tokens: this.count, ids, sequenceOf, generated, sequences };
+    const whole = this.seen === this.count ? {} : { wholeTokens: this.seen };
+    return { ...this.shape, tokens: this.count, ...whole, ids, sequenceOf, generated, sequences };
   }
 }

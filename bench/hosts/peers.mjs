@@ -193,14 +193,14 @@ async function measureServer(bed, round) {
     '--output-tokens',
     flags['output-tokens'],
     '--requests',
-    8,
+    Math.max(8, most),
   ]);
   const promptTokens = Number(flags['prefill-tokens']);
   const prefill = await measure(bed, [
     '--concurrency',
     flags.batches,
     '--requests',
-    8,
+    Math.max(8, most),
     '--prompt-tokens',
     promptTokens,
     '--output-tokens',

@@ -13,18 +13,21 @@ export interface CompletionServer {
   close(): Promise<void>;
 }
 
-/** A real HTTP server that streams completions in OpenAI's format, one token a chunk, and misbehaves on demand. @param status what it says of itself; null: nothing */
+type Status = Record<string, unknown> | null | (() => Record<string, unknown> | null);
+
+/** A real HTTP server that streams completions in OpenAI's format, one token a chunk, and misbehaves on demand. @param status what it says of itself; null: nothing, or no answer at all where it is asked each time */
 export async function startCompletionServer(
   behave: (body: Record<string, unknown>, index: number) => Behaviour,
-  status: Record<string, unknown> | null = null,
+  status: Status = null,
 ): Promise<CompletionServer> {
   const requests: CompletionServer['requests'] = [];
   let open = 0;
   let mostOpen = 0;
   const server = http.createServer(async (request, response) => {
     if (request.method === 'GET' && request.url === '/v1/switchyard/status' && status !== null) {
+      const told = typeof status === 'function' ? status() : status;
       response.setHeader('content-type', 'application/json');
-      response.end(JSON.stringify(status));
+      if (told !== null) response.end(JSON.stringify(told));
       return;
     }
     if (request.method === 'GET') {
@@ -114,7 +117,7 @@ export function completionServerOfTests() {
     close,
     async serve(
       behave: (body: Record<string, unknown>, index: number) => Behaviour = () => 'answer',
-      status: Record<string, unknown> | null = null,
+      status: Status = null,
     ): Promise<string> {
       server = await startCompletionServer(behave, status);
       return server.url;

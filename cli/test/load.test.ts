@@ -1,9 +1,9 @@
 import fc from 'fast-check';
 import { afterEach, describe, expect, it } from 'vitest';
-import { ApiClient } from '../src/api/client.ts';
+import { ApiClient, ApiError } from '../src/api/client.ts';
 import { preferModel, selectModel } from '../src/api/models.ts';
 import { distribution } from '../src/load/distribution.ts';
-import { randomIdPrompts, textIdPrompts, textPrompts, tokenizeByServer, vocabOf, windowPlaces } from '../src/load/prompts.ts';
+import { randomIdPrompts, textIdPrompts, textPlaces, textPrompts, tokenizeByServer, vocabOf, windowPlaces } from '../src/load/prompts.ts';
 import { serveBench } from '../src/load/serve-bench.ts';
 import { timedCompletion } from '../src/load/timed-completion.ts';
 import type { Behaviour, CompletionServer } from './completion-server.ts';
@@ -167,6 +167,27 @@ describe('prompts', () => {
     expect(ids).toHaveLength(36);
     for (const prompt of textIdPrompts(4, 10, ids!, 1, new Set())) expect(ids!.join()).toContain(prompt.join());
   });
+
+  it.each([
+    [[404], null],
+    [[405], null],
+    [[501], null],
+    [[400, 200], [7]],
+    [[401, 401], 'refused with 401'],
+    [[503, 400], 'refused with 503'],
+  ])('are text where the server has no tokenizer, not where it refuses: %j', async (statuses, expected) => {
+    await start(() => 'answer');
+    const left = [...statuses];
+    const post = async () => {
+      const status = left.shift()!;
+      if (status !== 200) throw new ApiError(status, `refused with ${status}`);
+      return { body: { tokens: [7] } };
+    };
+    const asked = tokenizeByServer({ post } as unknown as ApiClient, 'tiny', 'text');
+    if (typeof expected === 'string') await expect(asked).rejects.toThrow(expected);
+    else expect(await asked).toEqual(expected);
+    expect(left).toEqual([]);
+  });
 });
 
 describe('windows of a text', () => {
@@ -180,6 +201,18 @@ describe('windows of a text', () => {
     const texts = textPrompts(15, 6, 'abcdefghijklmnopqrst', 1, new Set());
     expect(new Set(texts).size).toBe(15);
     expect(texts.every((text) => text.length === 6)).toBe(true);
+  });
+
+  it('do not cut in two what JavaScript counts as two characters', async () => {
+    await start(() => 'answer');
+    const text = 'a🐋b🚢🐋cd🐋';
+    for (const chars of [1, 2, 3, 4]) {
+      const places = textPlaces(text, chars);
+      const texts = textPrompts(places, chars, text, 1, new Set());
+      expect(texts.filter((prompt) => !prompt.isWellFormed() || prompt.length < chars)).toEqual([]);
+      expect(() => textPrompts(places + 1, chars, text, 1, new Set())).toThrow(/windows of the text are used/);
+    }
+    expect(textPlaces(text, 3)).toBe([...'a🐋b🚢🐋cd'].length);
   });
 });
 

@@ -1,6 +1,7 @@
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
+import { listenAny } from '@switchyard/proto';
 import { afterAll, describe, expect, it } from 'vitest';
 import { completionServerOfTests, startCompletionServer } from '../../cli/test/completion-server.ts';
 import { start, switchyard, until } from './program.ts';
@@ -32,6 +33,48 @@ describe('bench', () => {
   });
 });
 
+describe('options that would mean nothing', () => {
+  const url = 'http://127.0.0.1:9';
+  const listen = ['bench', 'calibrate', '--listen', 'tcp://127.0.0.1:0'];
+  it.each([
+    [['bench', 'quality', '--url', url, '--', '--nodes', '2'], /flags after -- are for a server that is started here, but --url/],
+    [[...listen, '--json'], /--listen tcp:.* measures nothing itself; --json: for the machine that dials/],
+    [[...listen, '--out', 'x.json', '--', '--nodes', '2'], /measures nothing itself; --out x.json, flags after --: for the machine/],
+    [['bench', 'serve', '--text', 'README.md', '--vocab', '600'], /--vocab 600 is for random token ids, --text README.md takes its own/],
+    [
+      ['bench', 'serve', '--url', url, '--concurrency', '1,32,8', '--requests', '8'],
+      /--requests 8 a level leaves some of --concurrency 32 clients without any/,
+    ],
+    [
+      ['place', 'worth-it', '--trace', 'x.trace', '--nodes', '8', '--topology', 'x.json'],
+      /--nodes 8 is for a cluster of equal nodes, but --topology x.json says what there is/,
+    ],
+    [['place', 'export', 'x.json', '--format', 'vllm', '--hidden-layers', '3'], /--hidden-layers 3 is for --format sglang: vllm counts/],
+    [['bench', 'serve', '--text', '/nowhere/x.txt', '--', '--fly'], /--text \/nowhere\/x.txt: ENOENT/],
+  ])('%j are refused before anything is done', async (args, message) => {
+    const { status, stderr, stdout } = await switchyard(args);
+    expect(stderr).toMatch(message);
+    expect([status, stdout]).toEqual([2, '']);
+  });
+});
+
+describe('bench calibrate', () => {
+  it('hears Ctrl-C while it waits for a machine that does not answer', async () => {
+    let tellDialled: () => void = () => {};
+    const dialled = new Promise<void>((resolve) => {
+      tellDialled = resolve;
+    });
+    const silent = await listenAny(['tcp://127.0.0.1:0'], { token: '', tls: null }, () => tellDialled());
+    const out = path.join(folder, 'calibration.json');
+    const calibrating = start(['bench', 'calibrate', '--dial', silent.addresses[0]!, '--out', out]);
+    await dialled;
+    calibrating.child.kill('SIGINT');
+    const { status, stdout, stderr } = await calibrating.finished;
+    await silent.close();
+    expect([status, stdout, stderr]).toEqual([130, '', '']);
+  });
+});
+
 describe('bench serve that is interrupted', () => {
   const flags = ['--concurrency', '1,1', '--requests', '2', '--warmup', '0', '--prompt-tokens', '8', '--output-tokens', '3', '--json'];
 
@@ -46,6 +89,18 @@ describe('bench serve that is interrupted', () => {
     expect(JSON.parse(stdout)).toMatchObject({ interrupted: true, levels: [{ requests: 2 }] });
     expect(JSON.parse(stdout).levels).toHaveLength(1);
     expect(readFileSync(out, 'utf8')).toBe(stdout);
+  });
+
+  it('after its last level, while it waits for the server to tell its counters, says so', async () => {
+    let asked = 0;
+    // At the start, and before the level; then never again.
+    const url = await serve(undefined, () => (++asked <= 2 ? { format: 'switchyard-status', workers: [] } : null));
+    const bench = start(['bench', 'serve', '--url', url, ...flags, '--concurrency', '1']);
+    await until(() => asked === 3);
+    bench.child.kill('SIGINT');
+    const { status, stdout } = await bench.finished;
+    expect(status).toBe(130);
+    expect(JSON.parse(stdout)).toMatchObject({ interrupted: true, levels: [{ requests: 2, wire: null }] });
   });
 
   it('leaves an earlier report alone where none is', async () => {

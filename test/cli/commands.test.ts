@@ -157,7 +157,7 @@ describe('up', () => {
 
 describe('bench calibrate --listen', () => {
   it('has no result: what it says goes to stderr, and Ctrl-C is how it ends', async () => {
-    const { child, finished, output } = start(['bench', 'calibrate', '--listen', 'tcp://127.0.0.1:0', '--json']);
+    const { child, finished, output } = start(['bench', 'calibrate', '--listen', 'tcp://127.0.0.1:0']);
     await until(() => /answering probes on tcp:\/\/127\.0\.0\.1:\d/.test(output().stderr));
     child.kill('SIGINT');
     expect(await finished).toMatchObject({ status: 0, stdout: '' });

@@ -48,7 +48,7 @@ Examples:
   $ switchyard bench calibrate --listen tcp://0.0.0.0:4790              # on one machine
   $ switchyard bench calibrate --dial tcp://10.0.0.2:4790 -- --model DIR   # on another`,
     )
-    .action(async (upFlags: string[], flags: Flags) => {
+    .action(async (upFlags: string[], flags: Flags, given: Command) => {
       checkUpFlags(upFlags);
       if (flags.listen !== undefined && flags.dial !== undefined)
         throw new CommandFailure(
@@ -57,6 +57,7 @@ Examples:
             status: exitStatus.usage,
           },
         );
+      if (flags.listen !== undefined) checkNothingElse(flags.listen, upFlags, flags, given);
       if (flags.listen === undefined) checkOutput(flags.out, '--out');
       const { signal, release } = interruptSignal();
       try {
@@ -69,6 +70,22 @@ Examples:
         release();
       }
     });
+}
+
+/** What answers probes measures nothing: no server is started for it, and it has no result. */
+function checkNothingElse(listen: string, upFlags: readonly string[], { out, json }: Flags, given: Command): void {
+  const unused = [
+    ...(given.getOptionValueSource('out') === 'cli' ? [`--out ${out}`] : []),
+    ...(json ? ['--json'] : []),
+    ...(upFlags.length > 0 ? ['flags after --'] : []),
+  ];
+  if (unused.length === 0) return;
+  throw new CommandFailure(
+    `--listen ${listen} answers probes and measures nothing itself; ${unused.join(', ')}: for the machine that dials`,
+    {
+      status: exitStatus.usage,
+    },
+  );
 }
 
 /** Says which flag gave an address that is none. */
@@ -90,8 +107,8 @@ async function answerUntil(address: string, signal: AbortSignal): Promise<void> 
 }
 
 async function calibrate(upFlags: string[], dial: string | undefined, signal: AbortSignal): Promise<Calibration> {
-  const intraNode = await overLoopback();
-  const interNode = dial === undefined ? null : await overLink(dial).catch(blaming('--dial', dial));
+  const intraNode = await overLoopback(signal);
+  const interNode = dial === undefined ? null : await overLink(dial, signal).catch(blaming('--dial', dial));
   // What a step takes by its rows is asked for, so that nothing may be guessed.
   const flags = ['--draft-max', '0', ...withShape(1, 2, upFlags)];
   return withTargetServer({ upFlags: flags, timeoutMs: requestMsMax, signal }, async (target) => {
@@ -171,21 +188,25 @@ async function measureLoad(target: BenchTarget, prompt: number, output: number, 
   return load;
 }
 
-async function overLoopback(): Promise<{ latency: number; bandwidth: number }> {
+async function overLoopback(signal: AbortSignal): Promise<{ latency: number; bandwidth: number }> {
   const listeners = await listenAny(['tcp://127.0.0.1:0'], probeOptions, answerProbes);
   try {
-    return await overLink(listeners.addresses[0]);
+    return await overLink(listeners.addresses[0], signal);
   } finally {
     await listeners.close();
   }
 }
 
-async function overLink(address: string): Promise<{ latency: number; bandwidth: number }> {
-  const link = await dialBest([address], probeOptions);
+/** Another machine may be there and never answer: Ctrl-C ends the wait for it, too. */
+async function overLink(address: string, signal: AbortSignal): Promise<{ latency: number; bandwidth: number }> {
   try {
-    return await probeLink(link);
-  } finally {
-    await link.close();
+    const link = await dialBest([address], { ...probeOptions, signal });
+    const close = () => void link.close();
+    signal.addEventListener('abort', close, { once: true });
+    return await probeLink(link).finally(close);
+  } catch (error) {
+    signal.throwIfAborted();
+    throw error;
   }
 }
 

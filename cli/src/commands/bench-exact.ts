@@ -75,7 +75,7 @@ Examples:
   $ switchyard bench exact --url http://old:8080 --also http://new:8080`,
     )
     .action(async (upFlags: string[], options: ExactOptions) => {
-      checkUpFlags(upFlags);
+      checkUpFlags(upFlags, options.url);
       checkOutput(options.out, '--out');
       const interrupt = interruptSignal();
       const target: TargetOptions = { ...options, upFlags, timeoutMs: options.timeout * 1000, signal: interrupt.signal };

@@ -76,7 +76,7 @@ Examples:
   $ switchyard bench quality --url http://127.0.0.1:8000`,
     )
     .action(async (upFlags: string[], options: QualityCommandOptions, given: Command) => {
-      checkUpFlags(upFlags);
+      checkUpFlags(upFlags, options.url);
       if (options.url !== undefined && given.getOptionValueSource('classes') === 'cli')
         throw new CommandFailure(
           `--classes ${options.classes} is for servers that are started here, but --url ${options.url} names one that runs`,

@@ -9,6 +9,7 @@ import {
   charsPerTokenByServer,
   randomIdPrompts,
   textIdPrompts,
+  textPlaces,
   textPrompts,
   tokenizeByServer,
   type UsedPlaces,
@@ -106,9 +107,11 @@ Examples:
   $ switchyard bench serve --text models/shunter-16m/held-out/novels.txt --out novels.json`,
     )
     .action(async (upFlags: string[], options: ServeOptions) => {
-      checkUpFlags(upFlags);
+      checkUpFlags(upFlags, options.url);
       checkOutput(options.out, '--out');
       checkPromptOptions(options);
+      checkRequests(options);
+      const text = options.text === undefined ? null : readText(options.text);
       const interrupt = interruptSignal();
       const extra = parseExtra(options.extra);
       let cut: Error | null = null;
@@ -117,7 +120,7 @@ Examples:
         async ({ client, switchyard, numericClass, cluster }) => {
           const card = await selectModel(client, options.model ?? null, interrupt.signal);
           checkLengths(options, card);
-          const { promptsFor, kind } = await promptMaker(client, card, options, interrupt.signal);
+          const { promptsFor, kind } = await promptMaker(client, card, text, options, interrupt.signal);
           const progress = startProgress('bench serve');
           const levels: ServeReport['levels'] = [];
           let failure: Error | null = null;
@@ -174,7 +177,8 @@ Examples:
             target: { url: client.baseUrl, model: card.id, switchyard, numericClass },
             workload,
             levels,
-            interrupted: failure === null && levels.length < options.concurrency.length,
+            // After the last level, too: its counters are missing then.
+            interrupted: failure === null && interrupt.signal.aborted,
             failure: failure?.message ?? null,
             errors: levels.reduce((sum, level) => sum + level.errors, 0),
           } satisfies ServeReport;
@@ -222,20 +226,32 @@ function warmupAt(options: ServeOptions, concurrency: number): number {
 }
 
 /** What can be refused before there is a server. */
-function checkPromptOptions({ chat, text, sharedPrefix, promptTokens }: ServeOptions): void {
+function checkPromptOptions({ chat, text, vocab, sharedPrefix, promptTokens }: ServeOptions): void {
   const refuse = (message: string) => new CommandFailure(message, { status: exitStatus.usage });
   if (chat && text === undefined) throw refuse('--chat needs --text: a chat message is text');
+  if (text !== undefined && vocab !== undefined) throw refuse(`--vocab ${vocab} is for random token ids, --text ${text} takes its own`);
   if (text !== undefined && sharedPrefix > 0)
     throw refuse(`--shared-prefix ${sharedPrefix} is for random token ids: windows of --text ${text} share no beginning`);
   if (sharedPrefix >= promptTokens)
     throw refuse(`--shared-prefix ${sharedPrefix} must be less than --prompt-tokens ${promptTokens}: no two prompts would differ`);
 }
 
-/** @param size of a window, in the unit of `length`; `has` names the latter */
-function checkWindows(options: ServeOptions, length: number, size: number, has: string): void {
+/** More clients than requests would stand in the report, and fewer would have been measured. */
+function checkRequests({ requests, concurrency }: ServeOptions): void {
+  const most = Math.max(...concurrency);
+  if (requests === undefined || requests >= most) return;
+  throw new CommandFailure(
+    `--requests ${requests} a level leaves some of --concurrency ${most} clients without any: give at least as many`,
+    {
+      status: exitStatus.usage,
+    },
+  );
+}
+
+/** @param places where different windows of `size` begin, both in the unit of `length`; `has` names the latter */
+function checkWindows(options: ServeOptions, length: number, size: number, places: number, has: string): void {
   const refuse = (message: string) => new CommandFailure(`--text ${options.text} has ${has}${message}`, { status: exitStatus.usage });
   if (length < size) throw refuse(`, fewer than --prompt-tokens ${options.promptTokens}`);
-  const places = windowPlaces(length, size);
   const wanted = options.concurrency.reduce((sum, c) => sum + requestsAt(options, c) + warmupAt(options, c), 0);
   if (wanted > places)
     throw refuse(
@@ -262,28 +278,29 @@ type PromptMaker = (level: number, count: number) => CompletionRequest['prompt']
 async function promptMaker(
   client: ApiClient,
   card: ModelCard,
+  text: string | null,
   options: ServeOptions,
   signal: AbortSignal,
 ): Promise<{ promptsFor: PromptMaker; kind: ServeWorkload['prompts'] }> {
   const { promptTokens, sharedPrefix, seed } = options;
   const levelSeed = (level: number) => seed * 1000 + level;
-  if (options.text === undefined) {
+  if (text === null) {
     const vocab = options.vocab ?? vocabOf(card);
     return {
       promptsFor: (level, count) => randomIdPrompts(count, promptTokens, sharedPrefix, vocab, levelSeed(level)),
       kind: 'random ids',
     };
   }
-  const text = readText(options.text);
   const used: UsedPlaces = new Set();
   const ids = options.chat ? null : await tokenizeByServer(client, card.id, text, signal);
   if (ids !== null) {
-    checkWindows(options, ids.length, promptTokens, `${ids.length} tokens`);
+    checkWindows(options, ids.length, promptTokens, windowPlaces(ids.length, promptTokens), `${ids.length} tokens`);
     return { promptsFor: (level, count) => textIdPrompts(count, promptTokens, ids, levelSeed(level), used), kind: 'text as ids' };
   }
   const charsPerToken = await charsPerTokenByServer(client, card.id, text, signal);
   const chars = Math.max(1, Math.round(promptTokens * charsPerToken));
-  checkWindows(options, text.length, chars, `${text.length} characters, about ${Math.floor(text.length / charsPerToken)} tokens`);
+  const has = `${text.length} characters, about ${Math.floor(text.length / charsPerToken)} tokens`;
+  checkWindows(options, text.length, chars, textPlaces(text, chars), has);
   const windows: PromptMaker = (level, count) => textPrompts(count, chars, text, levelSeed(level), used);
   const asMessage = (content: string | unknown): CompletionRequest['prompt'] => [{ role: 'user', content: content as string }];
   return { promptsFor: options.chat ? (level, count) => windows(level, count).map(asMessage) : windows, kind: 'text' };

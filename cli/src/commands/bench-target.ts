@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import { ApiClient } from '../api/client.ts';
 import type { ClusterStatus } from '../api/cluster-status.ts';
 import { readClusterStatus } from '../api/cluster-status.ts';
@@ -5,7 +6,6 @@ import { selectModel } from '../api/models.ts';
 import { startOwnServer } from '../cluster/own-server.ts';
 import { connectToSession } from '../cluster/session.ts';
 import type { UpReport } from '../cluster/up-report.ts';
-import { CommandFailure, exitStatus } from '../failure.ts';
 import type { TimeReport } from '../load/time-report.ts';
 import { timeReport } from '../load/time-report.ts';
 import type { WireReport } from '../load/wire-report.ts';
@@ -42,10 +42,6 @@ const statsPeriodMs = 1200;
 
 /** Runs `use` against the given server, or against one started for it and stopped afterwards. */
 export async function withTargetServer<T>(options: TargetOptions, use: (target: BenchTarget) => Promise<T>): Promise<T> {
-  if (options.url !== undefined && options.upFlags.length > 0)
-    throw new CommandFailure(`flags after -- are for a server that is started here, but --url ${options.url} names one that runs`, {
-      status: exitStatus.usage,
-    });
   // Before there is a server: nobody would stop it for a key file that cannot be read.
   const apiKey = readApiKey(options);
   if (options.url !== undefined) return await useServer(options.url, apiKey, null, options, use);
@@ -90,7 +86,7 @@ async function isSwitchyard(client: ApiClient, signal: AbortSignal): Promise<boo
 function clusterMeter(admin: ApiClient, available: boolean, signal: AbortSignal): ClusterMeter {
   let before: ClusterStatus | null = null;
   const freshStatus = async () => {
-    await new Promise((resolve) => setTimeout(resolve, statsPeriodMs));
+    await sleep(statsPeriodMs, undefined, { signal });
     return await readClusterStatus(admin, signal);
   };
   return {

@@ -3,13 +3,13 @@ import { CommandFailure, exitStatus } from '../failure.ts';
 /** `bench` runs `serve` when it is given no other: a mistyped subcommand arrives as a flag for the server. */
 const subcommands = 'serve, exact, quality, calibrate';
 
-/** Refuses, before a server is started, what cannot be flags of `switchyard up`. */
-export function checkUpFlags(upFlags: readonly string[]): void {
+/** Refuses, before a server is started, what cannot be flags of `switchyard up`, and all of them where no server is started. */
+export function checkUpFlags(upFlags: readonly string[], url?: string): void {
   const [first] = upFlags;
-  if (first === undefined || first.startsWith('-')) return;
-  throw new CommandFailure(`bench has no ${first}: there are ${subcommands}; flags for the server go after --`, {
-    status: exitStatus.usage,
-  });
+  if (first === undefined) return;
+  const refuse = (message: string) => new CommandFailure(message, { status: exitStatus.usage });
+  if (!first.startsWith('-')) throw refuse(`bench has no ${first}: there are ${subcommands}; flags for the server go after --`);
+  if (url !== undefined) throw refuse(`flags after -- are for a server that is started here, but --url ${url} names one that runs`);
 }
 
 /** `upFlags` for a server that has so many nodes and workers unless they say otherwise; a plan says it, and numbers beside one would contradict it. */

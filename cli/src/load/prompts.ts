@@ -34,13 +34,27 @@ export function windowPlaces(length: number, size: number): number {
   return Math.max(0, length - size + 1);
 }
 
-/** A random place that is not used yet. `used` must leave one. */
-function drawPlace(random: () => number, places: number, used: UsedPlaces): number {
-  if (used.size >= places) throw new RangeError(`all ${places} windows of the text are used`);
+/** The same for windows of characters, none of which begins in the middle of one that JavaScript counts as two. */
+export function textPlaces(text: string, chars: number): number {
+  let places = windowPlaces(text.length, chars);
+  for (let place = places - 1; place >= 0; place--) if (isInsidePair(text, place)) places--;
+  return places;
+}
+
+/** Whether a cut there would leave two halves of a character, which are none. */
+function isInsidePair(text: string, place: number): boolean {
+  return (text.charCodeAt(place) & 0xfc00) === 0xdc00 && (text.charCodeAt(place - 1) & 0xfc00) === 0xd800;
+}
+
+/** A random place that is not used yet and at which a window may begin. `used` must leave one. */
+function drawPlace(random: () => number, places: number, used: UsedPlaces, mayBegin: (place: number) => boolean = () => true): number {
   let place = Math.floor(random() * places);
-  while (used.has(place)) place = (place + 1) % places;
-  used.add(place);
-  return place;
+  for (;;) {
+    if (used.size >= places) throw new RangeError(`all ${places} windows of the text are used`);
+    while (used.has(place)) place = (place + 1) % places;
+    used.add(place);
+    if (mayBegin(place)) return place;
+  }
 }
 
 /** Windows of a tokenised text, at random places: real language, exact counts. */
@@ -52,8 +66,16 @@ export function textIdPrompts(count: number, tokens: number, ids: readonly numbe
   });
 }
 
-/** The token ids of a text by the server's own /tokenize (vLLM's and our form, then llama.cpp's), or null where it has none. */
+/** What a server says of a path that it does not have. */
+const absent: ReadonlySet<number> = new Set([404, 405, 501]);
+
+/**
+ * The token ids of a text by the server's own /tokenize (vLLM's and our form, then llama.cpp's), or null where it has none.
+ *
+ * @throws ApiError where it has one that refuses: a key that does not fit or a queue that is full says nothing of what there is
+ */
 export async function tokenizeByServer(client: ApiClient, model: string, text: string, signal?: AbortSignal): Promise<number[] | null> {
+  let refusal: ApiError | null = null;
   for (const body of [{ model, prompt: text, add_special_tokens: false }, { content: text }]) {
     try {
       const reply = await client.post<{ tokens?: unknown }>('/tokenize', body, signal);
@@ -61,18 +83,25 @@ export async function tokenizeByServer(client: ApiClient, model: string, text: s
       if (Array.isArray(tokens) && tokens.length > 0 && tokens.every((t) => Number.isInteger(t))) return tokens as number[];
     } catch (error) {
       if (!(error instanceof ApiError)) throw error;
+      if (absent.has(error.status)) return null;
+      refusal ??= error;
     }
   }
+  if (refusal !== null) throw refusal;
   return null;
 }
 
-/** Windows of so many characters, for servers that take text only. */
+/** Windows of so many characters (one more where the last would be cut in two), for servers that take text only. */
 export function textPrompts(count: number, chars: number, text: string, seed: number, used: UsedPlaces): string[] {
   const random = randomStream(seed);
   return Array.from({ length: count }, () => {
-    const from = drawPlace(random, windowPlaces(text.length, chars), used);
-    return text.slice(from, from + chars);
+    const from = drawPlace(random, windowPlaces(text.length, chars), used, (place) => !isInsidePair(text, place));
+    return wholeSlice(text, from, from + chars);
   });
+}
+
+function wholeSlice(text: string, from: number, to: number): string {
+  return text.slice(from, isInsidePair(text, to) ? to + 1 : to);
 }
 
 /** A few thousand characters tell the ratio to about a percent and fit every context. */
@@ -80,7 +109,7 @@ const calibrationChars = 2000;
 
 /** How many characters of this text the server itself counts as one token. */
 export async function charsPerTokenByServer(client: ApiClient, model: string, text: string, signal?: AbortSignal): Promise<number> {
-  const sample = text.slice(0, calibrationChars);
+  const sample = wholeSlice(text, 0, calibrationChars);
   const { body } = await client.post<{ usage: { prompt_tokens: number } }>(
     '/v1/completions',
     { model, prompt: sample, max_tokens: 1 },

@@ -1,5 +1,6 @@
 import { type ExportFormat, exportPlan } from '@switchyard/placement';
 import { Command, Option } from 'commander';
+import { CommandFailure, exitStatus } from '../failure.ts';
 import { integerIn } from '../terminal/option-values.ts';
 import { checkOutput, writeOutputs } from '../terminal/output-file.ts';
 import { readPlan } from './files.ts';
@@ -16,6 +17,10 @@ export function exportCommand(): Command {
     )
     .option('--out <file>', 'where to; by default standard output')
     .action((path: string, flags: { format: ExportFormat; hiddenLayers?: number; out?: string }) => {
+      if (flags.hiddenLayers !== undefined && flags.format !== 'sglang')
+        throw new CommandFailure(`--hidden-layers ${flags.hiddenLayers} is for --format sglang: ${flags.format} counts MoE layers alone`, {
+          status: exitStatus.usage,
+        });
       checkOutput(flags.out, '--out');
       const text = exportPlan(readPlan(path), flags.format, flags.hiddenLayers);
       if (flags.out === undefined) process.stdout.write(text);

@@ -2,7 +2,7 @@ import { worthIt } from '@switchyard/placement';
 import { limits } from '@switchyard/proto';
 import { Command, Option } from 'commander';
 import { interruptSignal } from '../commands/interrupt.ts';
-import { exitStatus } from '../failure.ts';
+import { CommandFailure, exitStatus } from '../failure.ts';
 import { integerIn } from '../terminal/option-values.ts';
 import { counted } from '../terminal/quantity.ts';
 import { textTable } from '../terminal/table.ts';
@@ -30,7 +30,14 @@ export function worthItCommand(): Command {
       new Option('--levels <shares>', 'replica memory to try').argParser(shares).default([0, 0.125, 0.25, 0.5, 1], '0,12.5%,25%,50%,100%'),
     )
     .option('--json', 'print as JSON');
-  return addSearchOptions(command, { starts: 1, sampleTokens: 6000 }).action(async (flags: Flags) => {
+  return addSearchOptions(command, { starts: 1, sampleTokens: 6000 }).action(async (flags: Flags, given: Command) => {
+    if (flags.topology !== undefined && given.getOptionValueSource('nodes') === 'cli')
+      throw new CommandFailure(
+        `--nodes ${flags.nodes} is for a cluster of equal nodes, but --topology ${flags.topology} says what there is`,
+        {
+          status: exitStatus.usage,
+        },
+      );
     const trace = await readRouting(flags.trace, flags.tokensMax, flags.shape);
     const topology = flags.topology === undefined ? evenNodes(flags.nodes) : readTopology(flags.topology);
     const { signal, release } = interruptSignal();

@@ -191,7 +191,7 @@ describe('session', () => {
   it('is found by the url that it serves, and by no other', () => {
     const parent = mkdtempSync(path.join(os.tmpdir(), 'sw-'));
     const run = createRunFolder(parent);
-    saveSession(run.path, { url: 'http://127.0.0.1:8123', adminToken: 'secret', traceDir: parent });
+    saveSession(run.path, { url: 'http://127.0.0.1:8123', adminToken: 'secret', traces: { dir: parent } });
     expect(findSession('http://localhost:8123', parent)?.adminToken).toBe('secret');
     // There anybody else may listen, and there `localhost` may lead: the secret goes to the address that is the session's.
     expect(findSession('http://[::1]:8123', parent)).toBeNull();
@@ -206,7 +206,7 @@ describe('session', () => {
 
   it.each(['0.0.0.0', '[::]'])('that listens on %s is found by every name of this machine, and by no other', (host) => {
     const parent = mkdtempSync(path.join(os.tmpdir(), 'sw-'));
-    saveSession(createRunFolder(parent).path, { url: `http://${host}:8123`, adminToken: 'secret', traceDir: parent });
+    saveSession(createRunFolder(parent).path, { url: `http://${host}:8123`, adminToken: 'secret', traces: { dir: parent } });
     const address = Object.values(os.networkInterfaces())
       .flatMap((list) => list ?? [])
       .find(({ family }) => family === 'IPv4')!.address;

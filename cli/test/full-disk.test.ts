@@ -43,7 +43,7 @@ it('a disk that is full a little later starts no worker, and nothing is left the
     shares: [{ threads: 1, cpus: null }],
     backends: ['cpu'],
     transport: 'uds',
-    traceDir: parent,
+    traces: { dir: parent },
     graceMs: 0,
     coordinator: { model: path.resolve(import.meta.dirname, '../../models/shunter-16m'), listen: '127.0.0.1:0', logLevel: 'silent' },
     onDeath: () => {},

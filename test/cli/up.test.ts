@@ -48,7 +48,7 @@ describe('a cluster of four workers', () => {
     expect(workers.map((w) => w.experts)).toEqual([48, 48, 48, 48]);
     expect(workers.every((w) => processLives(w.pid) && w.residentBytes > 0 && w.addresses.length > 0)).toBe(true);
     // For commands in other folders.
-    expect(findSession(up.report.url)!.traceDir).toBe(path.join(folder, 'traces'));
+    expect(findSession(up.report.url)!.traces.dir).toBe(path.join(folder, 'traces'));
   });
 
   it('answers the real client, streamed and whole', async () => {

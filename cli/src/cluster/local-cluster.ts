@@ -4,14 +4,13 @@ import type { GivenConfig, RunningCoordinator } from '@switchyard/coordinator';
 import { startCoordinator } from '@switchyard/coordinator';
 import type { Backend } from '@switchyard/proto';
 import type { ClusterStatus } from '../api/cluster-status.ts';
-import { CommandFailure, exitStatus } from '../failure.ts';
 import type { ClusterShape } from './cluster-shape.ts';
 import type { CpuShare } from './cpu-share.ts';
 import { removeLeftovers } from './leftovers.ts';
-import { makeOwnedFolder } from './owned-folder.ts';
 import type { RunFolder } from './run-folder.ts';
 import { controlSocket, createRunFolder } from './run-folder.ts';
 import { saveSession } from './session.ts';
+import type { TraceFolder } from './trace-folder.ts';
 import type { LocalTransport } from './worker-flags.ts';
 import { workerArgs } from './worker-flags.ts';
 import type { WorkerDeath, WorkerSpec } from './worker-fleet.ts';
@@ -23,8 +22,7 @@ export interface LocalClusterOptions {
   /** One or more, taken by the workers in turn. */
   backends: readonly Backend[];
   transport: LocalTransport;
-  /** Where recorded traces are kept. */
-  traceDir: string;
+  traces: TraceFolder;
   graceMs: number;
   /** Everything about the coordinator but where workers attach and the secrets. */
   coordinator: Omit<GivenConfig, 'control' | 'tokenFile' | 'adminTokenFile' | 'traceDir' | 'graceMs'>;
@@ -55,13 +53,12 @@ export async function startLocalCluster(options: LocalClusterOptions): Promise<L
   const run = createRunFolder();
   let coordinator: RunningCoordinator | null = null;
   try {
-    makeTraceFolder(options.traceDir);
     const config = {
       ...options.coordinator,
       control: `unix:${path.join(run.path, controlSocket)}`,
       tokenFile: run.tokenFile,
       adminTokenFile: run.adminTokenFile,
-      traceDir: options.traceDir,
+      ...(options.traces.dir === null ? {} : { traceDir: options.traces.dir }),
       graceMs: options.graceMs,
     };
     coordinator = await startCoordinator(config, options.onLog);
@@ -70,14 +67,6 @@ export async function startLocalCluster(options: LocalClusterOptions): Promise<L
     await coordinator?.close();
     run.remove();
     throw error;
-  }
-}
-
-function makeTraceFolder(dir: string): void {
-  try {
-    makeOwnedFolder(path.resolve(dir));
-  } catch (error) {
-    throw new CommandFailure(`--trace-dir ${dir}: ${(error as Error).message}`, { status: exitStatus.usage, cause: error });
   }
 }
 
@@ -102,7 +91,7 @@ function runWorkers(options: LocalClusterOptions, run: RunFolder, coordinator: R
     onLine: options.onLine,
   });
   // The last that may fail: nobody would end the workers.
-  saveSession(run.path, { url: coordinator.url, adminToken: run.adminToken, traceDir: options.traceDir });
+  saveSession(run.path, { url: coordinator.url, adminToken: run.adminToken, traces: options.traces });
   fleet.start();
   const looking = setInterval(() => fleet.noteLoaded(loadedPids(coordinator)), lookMs);
   return {

@@ -3,13 +3,13 @@ import os from 'node:os';
 import path from 'node:path';
 import { ApiClient } from '../api/client.ts';
 import { processLives, runFolderPid } from './run-folder.ts';
+import type { TraceFolder } from './trace-folder.ts';
 
 /** How commands on the same machine, run by the same user, administer a running `switchyard up`: its run folder holds this. */
 export interface Session {
   url: string;
   adminToken: string;
-  /** Where its coordinator records traces. */
-  traceDir: string;
+  traces: TraceFolder;
 }
 
 const fileName = 'session.json';
@@ -37,12 +37,17 @@ export function findSession(url: string, parent: string = os.tmpdir()): Session 
 }
 
 /**
- * A client that administers the session that serves `url`; null where there is none. It goes where the session says that it listens, not to the name that was
- * typed: `localhost` may lead to another family of addresses, where somebody else would be told the secret.
+ * A client that administers a session. It goes where the session says that it listens, not to the name by which it was found: `localhost` may lead to another family
+ * of addresses, where somebody else would be told the secret.
  */
+export function administer({ url, adminToken }: Session, timeoutMs: number): ApiClient {
+  return new ApiClient({ url, apiKey: adminToken, timeoutMs });
+}
+
+/** Of the session that serves `url`; null where there is none. */
 export function connectToSession(url: string, timeoutMs: number, parent?: string): ApiClient | null {
   const session = findSession(url, parent);
-  return session === null ? null : new ApiClient({ url: session.url, apiKey: session.adminToken, timeoutMs });
+  return session === null ? null : administer(session, timeoutMs);
 }
 
 /**

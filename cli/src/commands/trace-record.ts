@@ -1,7 +1,7 @@
 import path from 'node:path';
 import { Command } from 'commander';
 import { ApiClient, ApiError } from '../api/client.ts';
-import { connectToSession } from '../cluster/session.ts';
+import { administer, findSession } from '../cluster/session.ts';
 import { CommandFailure, exitStatus } from '../failure.ts';
 import { checkNewOutput } from '../terminal/output-file.ts';
 import { counted } from '../terminal/quantity.ts';
@@ -75,12 +75,14 @@ function connectAsAdmin({ url, adminTokenFile }: RecordOptions): { admin: ApiCli
       admin: new ApiClient({ url, apiKey: readSecret(adminTokenFile, '--admin-token-file'), timeoutMs: requestMsMax }),
       local: false,
     };
-  const admin = connectToSession(new ApiClient({ url, apiKey: null, timeoutMs: requestMsMax }).baseUrl, requestMsMax);
-  if (admin === null)
+  const session = findSession(new ApiClient({ url, apiKey: null, timeoutMs: requestMsMax }).baseUrl);
+  if (session === null)
     throw new CommandFailure(
       `you have no \`switchyard up\` on this machine that serves ${url}: start one, or give the server's --admin-token-file`,
     );
-  return { admin, local: true };
+  if (session.traces.dir === null)
+    throw new CommandFailure(`${url} has nowhere to keep traces: ${session.traces.reason}; start it with --trace-dir`);
+  return { admin: administer(session, requestMsMax), local: true };
 }
 
 function explainRefusal(url: string, signal: AbortSignal): (error: unknown) => never {

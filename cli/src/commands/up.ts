@@ -12,6 +12,7 @@ import { bundledModel } from '../cluster/bundled-model.ts';
 import { type ClusterShape, clusterShape } from '../cluster/cluster-shape.ts';
 import { shareCpus } from '../cluster/cpu-share.ts';
 import { untilReady } from '../cluster/readiness.ts';
+import { traceFolder } from '../cluster/trace-folder.ts';
 import { formatUpReport, upReport } from '../cluster/up-report.ts';
 import { explainDeath } from '../cluster/worker-death.ts';
 import type { LocalTransport } from '../cluster/worker-flags.ts';
@@ -56,7 +57,7 @@ interface UpOptions {
   backend: Backend[];
   pin: boolean;
   grace: number;
-  traceDir: string;
+  traceDir?: string;
   replayRouting?: string;
   try?: string | true;
   verbose?: boolean;
@@ -139,7 +140,10 @@ export function upCommand(): Command {
     )
     .option('--no-pin', 'do not pin threads to CPUs')
     .option('--grace <seconds>', 'how long running requests may take to end after Ctrl-C', integerIn(0, 86_400), 5)
-    .option('--trace-dir <dir>', 'where routing traces are recorded when asked for', defaultTraceDir())
+    .option(
+      '--trace-dir <dir>',
+      'where routing traces are recorded when asked for (default: switchyard/traces in $XDG_STATE_HOME, or ~/.local/state)',
+    )
     .option('--replay-routing <file>', "take the choices of this routing trace instead of the routers': to measure, not to answer")
     .option('--try [prompt]', 'when ready, print a first completion')
     .option('--verbose', "show the log of the coordinator and the workers' output")
@@ -156,11 +160,6 @@ Examples:
   $ switchyard up --plan plan.json --transport grpc --try "Once upon a time"`,
     )
     .action(runUp);
-}
-
-/** Traces outlive the server that recorded them, so they do not go to its run folder. */
-function defaultTraceDir(): string {
-  return path.join(process.env.XDG_STATE_HOME ?? path.join(os.homedir(), '.local', 'state'), 'switchyard', 'traces');
 }
 
 /** A process on a GPU takes some hundred megabytes of it: where only GPUs are named and nothing else is said, each has one. */
@@ -185,6 +184,7 @@ async function runUp(given: UpOptions): Promise<void> {
   const shares = shareCpus(cpus, shape.workers.length, options.threads ?? null).map((share) =>
     options.pin ? share : { ...share, cpus: null },
   );
+  const traces = traceFolder(options.traceDir);
   const interrupt = interruptSignal();
   onReaderGone(() => process.kill(process.pid, 'SIGTERM'));
   if (options.supervised) endWithStdin();
@@ -198,8 +198,7 @@ async function runUp(given: UpOptions): Promise<void> {
     shares,
     backends: options.backend,
     transport: options.transport,
-    // Commands in other folders are told of it.
-    traceDir: path.resolve(options.traceDir),
+    traces,
     graceMs: options.grace * 1000,
     coordinator: {
       model: path.resolve(options.model),

@@ -1,5 +1,6 @@
 import { describe, expect, it } from 'vitest';
-import { describeBandwidth } from '../src/doctor/machine.ts';
+import { checkPeerAddresses, peerChoices } from '../src/doctor/links.ts';
+import { describeBandwidth, memoryLeft } from '../src/doctor/machine.ts';
 import { bytesPerThread, measureReadBandwidth } from '../src/doctor/read-bandwidth.ts';
 
 const mib = 1024 ** 2;
@@ -20,5 +21,35 @@ describe('read bandwidth', () => {
 
   it('is a number however little is read', async () => {
     expect(await measureReadBandwidth(2, mib)).toBeGreaterThan(0);
+  });
+});
+
+describe('the memory of a container', () => {
+  const machine = 64 * 1024 * mib;
+
+  it('is what its limit leaves, page cache that nobody uses counted as free', () => {
+    const stat = `anon 1\ninactive_file ${300 * mib}\nactive_file 5\n`;
+    expect(memoryLeft(`${2048 * mib}\n`, `${1948 * mib}\n`, stat, machine)).toEqual({ limit: 2048 * mib, available: 400 * mib });
+    expect(memoryLeft(`${2048 * mib}\n`, `${2048 * mib}\n`, '', machine)).toEqual({ limit: 2048 * mib, available: 0 });
+    expect(memoryLeft(`${2048 * mib}\n`, `${100 * mib}\n`, stat, machine)).toEqual({ limit: 2048 * mib, available: 2048 * mib });
+    // The first version's statistics have both, and a limit that is none is a large number.
+    const first = `inactive_file 1\ntotal_inactive_file ${300 * mib}\n`;
+    expect(memoryLeft(`${2048 * mib}`, `${1948 * mib}`, first, machine)?.available).toBe(400 * mib);
+  });
+
+  it('is unknown where nothing limits it', () => {
+    for (const limit of ['max\n', `${machine}`, '9223372036854771712\n']) expect(memoryLeft(limit, '1', '', machine)).toBeNull();
+  });
+});
+
+describe('addresses of a peer', () => {
+  it('that are none are the user’s mistake, and named', () => {
+    expect(() => peerChoices(['10.0.0.2:4101'])).toThrow(/--link: address "10.0.0.2:4101" is not scheme/);
+    expect(() => peerChoices(['10.0.0.2:4101'])).toThrow(expect.objectContaining({ status: 2 }));
+  });
+
+  it('whose port does not exist do not answer', async () => {
+    const [check] = await checkPeerAddresses(peerChoices(['tcp://127.0.0.1:70000']));
+    expect(check).toMatchObject({ status: 'warning', found: 'tcp://127.0.0.1:70000: does not answer: there is no port 70000' });
   });
 });

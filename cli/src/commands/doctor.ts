@@ -2,7 +2,7 @@ import { availableCpus } from '@switchyard/proto';
 import { Command } from 'commander';
 import pc from 'picocolors';
 import type { Check } from '../doctor/check.ts';
-import { checkLocalLinks, checkPeerAddresses } from '../doctor/links.ts';
+import { checkLocalLinks, checkPeerAddresses, peerChoices } from '../doctor/links.ts';
 import { availableMemory, checkCpus, checkMemory, checkOpenFiles, describeBandwidth } from '../doctor/machine.ts';
 import { checkNativeKernels } from '../doctor/native-kernels.ts';
 import { bytesPerThread, measureReadBandwidth } from '../doctor/read-bandwidth.ts';
@@ -23,6 +23,7 @@ export function doctorCommand(): Command {
       '\nExits with 1 when something has to be fixed before `switchyard up` can work.\n\nExample:\n  $ switchyard doctor --port 9000\n  $ switchyard doctor --link uds:///run/n1w0.sock grpc://10.0.0.2:4101 nats://broker:4222/switchyard.n1w0',
     )
     .action(async (options: { port: number; link?: string[]; json?: boolean }) => {
+      const peers = peerChoices(options.link ?? []);
       const threads = availableCpus().length;
       // Seen before the measurement takes its share.
       const memory = checkMemory();
@@ -40,7 +41,7 @@ export function doctorCommand(): Command {
         checkTemporaryFolder(),
         checkModel(),
         ...(await checkLocalLinks()),
-        ...(await checkPeerAddresses(options.link ?? [])),
+        ...(await checkPeerAddresses(peers)),
         ...checkOptionalTools(),
       ];
       if (options.json)

@@ -14,8 +14,9 @@ import {
   transports,
   useSharedMemory,
 } from '@switchyard/proto';
+import { CommandFailure, exitStatus } from '../failure.ts';
 import type { Check } from './check.ts';
-import { failed, ok, warning } from './check.ts';
+import { ok, warning } from './check.ts';
 
 /** What a decoding step sends per layer. */
 const echoBytes = 8 * 1024;
@@ -86,14 +87,17 @@ async function shortestRoundTrip(link: Link): Promise<number> {
   return shortest;
 }
 
-/** What a worker here would do with the addresses that another one announces, in the order in which it would dial them. */
-export async function checkPeerAddresses(addresses: readonly string[]): Promise<Check[]> {
-  let choices: DialChoice[];
+/** What a worker here would do with the addresses that another one announces, in the order in which it would dial them. @throws CommandFailure naming --link */
+export function peerChoices(addresses: readonly string[]): DialChoice[] {
+  useSharedMemory(sharedMemory);
   try {
-    choices = dialChoices(addresses);
+    return dialChoices(addresses);
   } catch (error) {
-    return [failed('link', (error as Error).message, 'write addresses as a worker announces them: SCHEME://…')];
+    throw new CommandFailure(`--link: ${(error as Error).message}`, { status: exitStatus.usage, cause: error });
   }
+}
+
+export async function checkPeerAddresses(choices: readonly DialChoice[]): Promise<Check[]> {
   const checks: Check[] = [];
   let chosen = false;
   for (const { address, rank, why } of choices) {
@@ -118,6 +122,7 @@ async function probe(address: string): Promise<string | null> {
   const found = /^[a-z]+:\/\/(?:[0-9a-f]*(\/.*)|\[?([^\]]*?)\]?:(\d+))$/.exec(address);
   if (found === null) return 'no host and port, or path';
   const [, socketPath, host, port] = found;
+  if (Number(port ?? 0) > 65_535) return `there is no port ${port}`;
   return new Promise((resolve) => {
     const socket = socketPath === undefined ? net.connect({ host, port: Number(port) }) : net.connect({ path: socketPath });
     const answer = (problem: string | null) => {

@@ -1,5 +1,6 @@
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import os from 'node:os';
+import path from 'node:path';
 import { availableCpus } from '@switchyard/proto';
 import { formatBytes } from '../terminal/quantity.ts';
 import type { Check } from './check.ts';
@@ -21,7 +22,7 @@ export function checkCpus(): Check {
 }
 
 export function checkMemory(): Check {
-  const limit = containerMemoryLimit();
+  const limit = containerMemory()?.limit ?? null;
   const available = availableMemory();
   const found = `${formatBytes(available)} available of ${formatBytes(os.totalmem())}${limit === null ? '' : `, container limit ${formatBytes(limit)}`}`;
   return available < memoryBytesLow
@@ -29,9 +30,9 @@ export function checkMemory(): Check {
     : ok('memory', found);
 }
 
-/** What may be allocated: what the machine has left, and a container's limit. */
+/** What may be allocated: what the machine has left, and what a container has left of its limit. */
 export function availableMemory(): number {
-  return Math.min(machineMemory(), containerMemoryLimit() ?? Number.POSITIVE_INFINITY);
+  return Math.min(machineMemory(), containerMemory()?.available ?? Number.POSITIVE_INFINITY);
 }
 
 /** Reclaimable page cache counts as available: the kernel's own estimate where it gives one. */
@@ -45,13 +46,46 @@ function machineMemory(): number {
   return os.freemem();
 }
 
-function containerMemoryLimit(): number | null {
-  for (const file of ['/sys/fs/cgroup/memory.max', '/sys/fs/cgroup/memory/memory.limit_in_bytes']) {
-    if (!existsSync(file)) continue;
-    const limit = Number(readFileSync(file, 'utf8').trim());
-    if (Number.isFinite(limit) && limit < os.totalmem()) return limit;
+interface ContainerMemory {
+  limit: number;
+  available: number;
+}
+
+/** What each version of control groups calls the same, in its folder. */
+const memoryFiles = [
+  { folder: '/sys/fs/cgroup', limit: 'memory.max', used: 'memory.current' },
+  { folder: '/sys/fs/cgroup/memory', limit: 'memory.limit_in_bytes', used: 'memory.usage_in_bytes' },
+];
+
+function containerMemory(): ContainerMemory | null {
+  for (const { folder, limit, used } of memoryFiles) {
+    const [limitText, usedText, statText] = [limit, used, 'memory.stat'].map((name) => textOf(path.join(folder, name)));
+    const found = limitText === '' ? null : memoryLeft(limitText, usedText, statText, os.totalmem());
+    if (found !== null) return found;
   }
   return null;
+}
+
+/** Empty where there is no such file. */
+function textOf(file: string): string {
+  try {
+    return readFileSync(file, 'utf8');
+  } catch {
+    return '';
+  }
+}
+
+/**
+ * What a container has left by its control group's files: the limit, what is used, and the statistics, of which page cache that nobody has used lately is given back
+ * where it is wanted. Null where nothing limits it below the machine. Pure.
+ */
+export function memoryLeft(limitText: string, usedText: string, statText: string, machineBytes: number): ContainerMemory | null {
+  const limit = Number(limitText.trim());
+  if (!Number.isFinite(limit) || limit >= machineBytes) return null;
+  const used = Number(usedText.trim()) || 0;
+  // Of all groups below this one where the first version counts them apart.
+  const reclaimable = Number((/^total_inactive_file (\d+)$/m.exec(statText) ?? /^inactive_file (\d+)$/m.exec(statText))?.[1] ?? 0);
+  return { limit, available: Math.max(0, limit - Math.max(0, used - reclaimable)) };
 }
 
 /** @param bytesPerSecond what `threads` threads read together, each `bytes` of its own */

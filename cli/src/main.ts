@@ -1,8 +1,8 @@
 #!/usr/bin/env node
 import { CommanderError } from 'commander';
-import pc from 'picocolors';
 import { ApiError } from './api/client.ts';
 import { CommandFailure, exitStatus } from './failure.ts';
+import { coloursOf } from './terminal/colours.ts';
 import { watchStandardStreams } from './terminal/standard-streams.ts';
 
 /** Ends with the status that says what happened: 0 done, 1 failed, 2 wrong usage, 130 interrupted. Only a defect of ours shows a stack. */
@@ -17,18 +17,19 @@ async function main(): Promise<void> {
 }
 
 function report(error: unknown): number {
+  const { red } = coloursOf(process.stderr);
   // Commander has printed its own message; help and version count as done.
   if (error instanceof CommanderError) return error.exitCode === 0 ? exitStatus.ok : exitStatus.usage;
   if (error instanceof CommandFailure) {
-    if (error.message) process.stderr.write(`${pc.red('error:')} ${error.message}\n`);
+    if (error.message) process.stderr.write(`${red('error:')} ${error.message}\n`);
     return error.status;
   }
   // What an interrupted command waited for was given up: the wish was the user's.
   if (error instanceof Error && error.name === 'AbortError') return exitStatus.interrupted;
-  if (error instanceof ApiError) process.stderr.write(`${pc.red('error:')} the server says: ${error.message}\n`);
-  else if (isRefusedBySystem(error) || isUnsupported(error)) process.stderr.write(`${pc.red('error:')} ${error.message}\n`);
-  else if (isCatalogued(error)) process.stderr.write(`${pc.red('error:')} ${error.message} (${error.code})\n`);
-  else process.stderr.write(`${pc.red('error:')} ${error instanceof Error ? (error.stack ?? error.message) : String(error)}\n`);
+  if (error instanceof ApiError) process.stderr.write(`${red('error:')} the server says: ${error.message}\n`);
+  else if (isRefusedBySystem(error) || isUnsupported(error)) process.stderr.write(`${red('error:')} ${error.message}\n`);
+  else if (isCatalogued(error)) process.stderr.write(`${red('error:')} ${error.message} (${error.code})\n`);
+  else process.stderr.write(`${red('error:')} ${error instanceof Error ? (error.stack ?? error.message) : String(error)}\n`);
   return exitStatus.failed;
 }
 

@@ -62,12 +62,13 @@ describe('repl', () => {
     const input = new PassThrough();
     const output = new PassThrough();
     input.end('/system Speak Latin.\none\n/history\n/nonsense\n/system\n/history\n/quit\nnever asked\n');
-    expect(await runRepl(conversation, { input, output, errors: new PassThrough() })).toBe(0);
-    const text = String(output.read());
-    expect(text).toMatch(
-      /^system message set\nt0 t1 t2 \nsystem: Speak Latin\.\nuser: one\nassistant: t0 t1 t2 \nunknown command \/nonsense\n/,
+    const errors = new PassThrough();
+    // In a pipe it is a question that nobody was asked.
+    expect(await runRepl(conversation, { input, output, errors })).toBe(1);
+    expect(String(errors.read())).toBe('unknown command /nonsense: a question may not begin with /\n');
+    expect(String(output.read())).toBe(
+      'system message set\nt0 t1 t2 \nsystem: Speak Latin.\nuser: one\nassistant: t0 t1 t2 \nno system message\nuser: one\nassistant: t0 t1 t2 \n',
     );
-    expect(text.endsWith('no system message\nuser: one\nassistant: t0 t1 t2 \n')).toBe(true);
     expect(server.requests).toHaveLength(1);
   });
 
@@ -76,7 +77,7 @@ describe('repl', () => {
     const { input, output, errors } = terminal(false);
     input.end('one\ntwo\n');
     expect(await runRepl(new Conversation(client, settings, null), { input, output, errors })).toBe(1);
-    expect(String(output.read())).toBe('t0 t0 t1 t2 \n');
+    expect(String(output.read())).toBe('t0 \nt0 t1 t2 \n');
     expect(String(errors.read())).toContain('n0w1 was lost');
   });
 
@@ -96,9 +97,9 @@ describe('repl', () => {
     input.write('one\n');
     await until(() => errors.readableLength > 0);
     expect(String(errors.read())).toContain('nothing answers at');
-    input.write('/history\n/quit\n');
+    input.write('/history\n/nonsense\n/quit\n');
     expect(await chatting).toBe(1);
-    expect(String(output.read())).toContain('nothing yet');
+    expect(String(output.read())).toMatch(/nothing yet[\s\S]*unknown command \/nonsense\r?\n\/system TEXT/);
   });
 
   it('gives an answer in full whose question was the last, and prompts no more', async () => {

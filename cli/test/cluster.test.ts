@@ -15,6 +15,7 @@ import { explainDeath } from '../src/cluster/worker-death.ts';
 import { type LocalTransport, workerArgs } from '../src/cluster/worker-flags.ts';
 import type { WorkerDeath } from '../src/cluster/worker-fleet.ts';
 import { WorkerFleet } from '../src/cluster/worker-fleet.ts';
+import { coloursOf } from '../src/terminal/colours.ts';
 
 function processLives(pid: number): boolean {
   try {
@@ -146,15 +147,18 @@ describe('restart policy', () => {
   it('is explained with the last words of a worker once a crash loop', () => {
     const worker = { name: 'n0w0', node: 'n0', share: { threads: 1, cpus: null } };
     const told = Array.from({ length: crashLoopDeaths + 2 }, (_, before) =>
-      explainDeath({
-        worker,
-        end: { status: 7, signal: null },
-        servedMs: 1,
-        restartMs: 500,
-        deathsInARow: before + 1,
-        crashLoop: before + 1 >= crashLoopDeaths,
-        lastLines: ['no such instruction'],
-      }),
+      explainDeath(
+        {
+          worker,
+          end: { status: 7, signal: null },
+          servedMs: 1,
+          restartMs: 500,
+          deathsInARow: before + 1,
+          crashLoop: before + 1 >= crashLoopDeaths,
+          lastLines: ['no such instruction'],
+        },
+        coloursOf({}, {}),
+      ),
     );
     expect(told.map((text) => text.includes('no such instruction'))).toEqual(told.map((_, before) => before + 1 === crashLoopDeaths));
     for (const text of told) expect(text).toContain('worker n0w0 exited with status 7; it starts again in 0.5 s');

@@ -145,6 +145,42 @@ describe('readers that go away', () => {
   });
 });
 
+describe('a reader of the result that goes away', () => {
+  it('makes no success of a failure', async () => {
+    const url = await serve(() => 'refuse');
+    const flags = ['--concurrency', '1', '--requests', '1', '--warmup', '0', '--prompt-tokens', '8', '--output-tokens', '3'];
+    const { child, finished } = start(['bench', 'serve', '--url', url, ...flags]);
+    child.stdout.destroy();
+    expect((await finished).status).toBe(1);
+  });
+});
+
+describe('colours', () => {
+  it.each([
+    ['stdout', 'error: '],
+    ['stderr', '\x1b[31merror:\x1b[39m '],
+  ])('of what goes to stderr, where %s is a terminal', async (terminal, beginning) => {
+    const preload = path.join(dir, `${terminal}.cjs`);
+    writeFileSync(preload, `process.${terminal}.isTTY = true;`);
+    const env = { NODE_OPTIONS: `--require ${preload}`, NO_COLOR: '', FORCE_COLOR: '', CI: '', TERM: 'xterm' };
+    const { stderr } = await start(['chat', '--url', 'ftp://x'], env).finished;
+    const [line = ''] = stderr.split('\n').filter((text) => text.includes('--url ftp://x'));
+    expect(line.startsWith(beginning)).toBe(true);
+  });
+});
+
+describe('chat from a terminal into a file', () => {
+  it('writes answers there, and nothing else', async () => {
+    const preload = path.join(dir, 'stdin.cjs');
+    writeFileSync(preload, 'process.stdin.isTTY = true;');
+    const { child, finished } = start(['chat', '--url', await serve(), '--max-tokens', '1'], { NODE_OPTIONS: `--require ${preload}` });
+    child.stdin.end('one\n');
+    const { stdout, stderr } = await finished;
+    expect(stdout).toBe('t0 \n');
+    expect(stderr).toMatch(/^tiny at http:.*; \/help lists commands\n$/);
+  });
+});
+
 describe('a check that does not hold', () => {
   it('is said on stderr beside the JSON too', async () => {
     const [plan, certificate] = [path.join(dir, 'own.json'), path.join(dir, 'own-certificate.json')];

@@ -1,13 +1,13 @@
 import { createInterface } from 'node:readline';
-import pc from 'picocolors';
 import { ApiError, ServerGone } from '../api/client.ts';
+import { type Colours, coloursOf } from '../terminal/colours.ts';
 import type { Answer, Conversation } from './conversation.ts';
 
 export interface ReplStreams {
   input: NodeJS.ReadableStream & { isTTY?: boolean };
   output: NodeJS.WritableStream & { isTTY?: boolean };
   /** What went wrong goes here: output holds answers. */
-  errors: NodeJS.WritableStream;
+  errors: NodeJS.WritableStream & { isTTY?: boolean };
 }
 
 const help = [
@@ -27,7 +27,8 @@ const help = [
 export async function runRepl(conversation: Conversation, streams: ReplStreams): Promise<number> {
   const { input, output, errors } = streams;
   const interactive = Boolean(input.isTTY && output.isTTY);
-  const lines = createInterface({ input, output, prompt: interactive ? pc.cyan('you> ') : '', terminal: interactive, historySize: 1000 });
+  const { cyan, dim } = coloursOf(output);
+  const lines = createInterface({ input, output, prompt: interactive ? cyan('you> ') : '', terminal: interactive, historySize: 1000 });
   let answering: AbortController | null = null;
   let ended = false;
   let failures = 0;
@@ -38,6 +39,10 @@ export async function runRepl(conversation: Conversation, streams: ReplStreams):
     if (answering) answering.abort();
     else lines.close();
   });
+  const fail = (why: string) => {
+    failures++;
+    errors.write(`${coloursOf(errors).red(why)}\n`);
+  };
   const prompt = () => {
     // Ctrl-D may have come during an answer, which is still given in full.
     if (interactive && !ended) lines.prompt();
@@ -47,16 +52,26 @@ export async function runRepl(conversation: Conversation, streams: ReplStreams):
     for await (const line of lines) {
       const text = line.trim();
       if (text === '/quit' || text === '/exit') break;
-      if (text.startsWith('/')) output.write(`${obey(text, conversation)}\n`);
-      else if (text !== '') {
+      if (text.startsWith('/')) {
+        const said = obey(text, conversation);
+        if (said !== null) output.write(`${said}\n`);
+        else if (interactive) output.write(`${unknown(text)}\n${help}\n`);
+        else fail(`${unknown(text)}: a question may not begin with /`);
+      } else if (text !== '') {
         answering = new AbortController();
+        let begun = false;
+        const show = (piece: string) => {
+          begun = true;
+          output.write(piece);
+        };
         try {
-          const answer = await conversation.ask(text, (piece) => output.write(piece), answering.signal);
-          output.write(`\n${interactive ? remark(answer) : ''}`);
+          const answer = await conversation.ask(text, show, answering.signal);
+          output.write(`\n${interactive ? remark(answer, dim) : ''}`);
         } catch (error) {
+          // The next answer has a line of its own.
+          if (begun) output.write('\n');
           if (error instanceof ServerGone && !interactive) throw error;
-          failures++;
-          errors.write(`${pc.red(explain(error))}\n`);
+          fail(explain(error));
         }
         answering = null;
       }
@@ -69,7 +84,8 @@ export async function runRepl(conversation: Conversation, streams: ReplStreams):
   return failures;
 }
 
-function obey(text: string, conversation: Conversation): string {
+/** What is said of a command that was obeyed; null: there is no such. */
+function obey(text: string, conversation: Conversation): string | null {
   const [command, ...words] = text.split(' ');
   switch (command) {
     case '/system': {
@@ -85,15 +101,19 @@ function obey(text: string, conversation: Conversation): string {
     case '/help':
       return help;
     default:
-      return `unknown command ${command}\n${help}`;
+      return null;
   }
 }
 
-function remark(answer: Answer): string {
+function unknown(text: string): string {
+  return `unknown command ${text.split(' ')[0]}`;
+}
+
+function remark(answer: Answer, dim: Colours['dim']): string {
   const parts = [answer.finishReason === 'length' ? 'cut at the token limit' : answer.finishReason === 'cancelled' ? 'cancelled' : null];
   if (answer.outputTokens !== null) parts.push(`${answer.promptTokens} + ${answer.outputTokens} tokens`);
   const shown = parts.filter((part) => part !== null);
-  return shown.length > 0 ? `${pc.dim(`[${shown.join(', ')}]`)}\n` : '';
+  return shown.length > 0 ? `${dim(`[${shown.join(', ')}]`)}\n` : '';
 }
 
 function explain(error: unknown): string {

@@ -2,8 +2,8 @@ import { readFileSync } from 'node:fs';
 import path from 'node:path';
 import { performance } from 'node:perf_hooks';
 import type { Plan } from '@switchyard/proto';
-import pc from 'picocolors';
 import type { ClusterStatus } from '../api/cluster-status.ts';
+import type { Colours } from '../terminal/colours.ts';
 import { formatBytes } from '../terminal/quantity.ts';
 import { textTable } from '../terminal/table.ts';
 import type { LocalCluster } from './local-cluster.ts';
@@ -67,7 +67,7 @@ function modelType(modelDir: string): string {
   return (JSON.parse(readFileSync(path.join(modelDir, 'config.json'), 'utf8')) as { model_type: string }).model_type;
 }
 
-export function formatUpReport(report: UpReport): string {
+export function formatUpReport(report: UpReport, { bold }: Colours): string {
   const rows = report.workers.map((worker) => [
     worker.node,
     worker.name,
@@ -80,7 +80,7 @@ export function formatUpReport(report: UpReport): string {
     worker.addresses[0]?.replace(/^(uds|shm):\/\/[^/]*/, '$1://') ?? '',
   ]);
   return [
-    `${pc.bold(report.model)} is served on ${pc.bold(report.url)} (ready after ${report.readySeconds.toFixed(1)} s, plan ${report.plan}, class ${report.numericClass})`,
+    `${bold(report.model)} is served on ${bold(report.url)} (ready after ${report.readySeconds.toFixed(1)} s, plan ${report.plan}, class ${report.numericClass})`,
     '',
     textTable(['node', 'worker', 'pid', 'threads', 'cpus', 'experts', 'resident', 'address'], rows),
     '',

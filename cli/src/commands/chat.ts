@@ -1,9 +1,9 @@
 import { Command } from 'commander';
-import pc from 'picocolors';
 import { selectModel } from '../api/models.ts';
 import { Conversation } from '../chat/conversation.ts';
 import { runRepl } from '../chat/repl.ts';
 import { exitStatus } from '../failure.ts';
+import { coloursOf } from '../terminal/colours.ts';
 import { integerIn, numberIn } from '../terminal/option-values.ts';
 import type { ServerOptions } from './server-options.ts';
 import { connect, withServerOptions } from './server-options.ts';
@@ -49,8 +49,10 @@ Examples:
         maxTokens: options.maxTokens ?? null,
         seed: options.seed ?? null,
       };
-      if (process.stdin.isTTY) process.stdout.write(pc.dim(`${card.id} at ${client.baseUrl}; /help lists commands\n`));
       const { stdin: input, stdout: output, stderr: errors } = process;
+      // A file holds answers alone.
+      const beside = output.isTTY ? output : errors;
+      if (input.isTTY) beside.write(coloursOf(beside).dim(`${card.id} at ${client.baseUrl}; /help lists commands\n`));
       const failures = await runRepl(new Conversation(client, settings, options.system ?? null), { input, output, errors }).finally(() =>
         client.close(),
       );

@@ -1,6 +1,5 @@
 import { availableCpus } from '@switchyard/proto';
 import { Command } from 'commander';
-import pc from 'picocolors';
 import type { Check } from '../doctor/check.ts';
 import { checkLocalLinks, checkPeerAddresses, peerChoices } from '../doctor/links.ts';
 import { availableMemory, checkCpus, checkMemory, checkOpenFiles, describeBandwidth } from '../doctor/machine.ts';
@@ -8,9 +7,8 @@ import { checkNativeKernels } from '../doctor/native-kernels.ts';
 import { bytesPerThread, measureReadBandwidth } from '../doctor/read-bandwidth.ts';
 import { checkCompiler, checkModel, checkNode, checkOptionalTools, checkPort, checkTemporaryFolder } from '../doctor/software.ts';
 import { CommandFailure } from '../failure.ts';
+import { coloursOf } from '../terminal/colours.ts';
 import { integerIn } from '../terminal/option-values.ts';
-
-const marks: Record<Check['status'], string> = { ok: pc.green('ok'), warning: pc.yellow('!!'), failed: pc.red('XX'), absent: pc.dim('--') };
 
 export function doctorCommand(): Command {
   return new Command('doctor')
@@ -55,6 +53,8 @@ export function doctorCommand(): Command {
 }
 
 function line(check: Check): string {
+  const { green, yellow, red, dim } = coloursOf(process.stdout);
+  const marks: Record<Check['status'], string> = { ok: green('ok'), warning: yellow('!!'), failed: red('XX'), absent: dim('--') };
   const fix = check.fix === null ? '' : `\n${' '.repeat(23)}fix: ${check.fix}`;
   return `${marks[check.status]}  ${check.name.padEnd(18)} ${check.found}${fix}\n`;
 }

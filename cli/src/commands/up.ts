@@ -3,7 +3,6 @@ import os from 'node:os';
 import path from 'node:path';
 import { availableCpus, type Backend, limits, parseLossy } from '@switchyard/proto';
 import { Command, Option } from 'commander';
-import pc from 'picocolors';
 import { ApiClient } from '../api/client.ts';
 import type { ClusterStatus } from '../api/cluster-status.ts';
 import { selectModel } from '../api/models.ts';
@@ -17,6 +16,7 @@ import { formatUpReport, upReport } from '../cluster/up-report.ts';
 import { explainDeath } from '../cluster/worker-death.ts';
 import type { LocalTransport } from '../cluster/worker-flags.ts';
 import { CommandFailure, exitStatus } from '../failure.ts';
+import { coloursOf } from '../terminal/colours.ts';
 import { checkModelFolder } from '../terminal/model-folder.ts';
 import { backendList, byteCount, integerIn, lossyList, nonEmpty } from '../terminal/option-values.ts';
 import type { Progress } from '../terminal/progress.ts';
@@ -237,7 +237,7 @@ async function runUp(given: UpOptions): Promise<void> {
       else if (ready) process.stderr.write(explainLog(line));
     },
     onDeath: (death) => {
-      process.stderr.write(explainDeath(death));
+      process.stderr.write(explainDeath(death, coloursOf(process.stderr)));
       // Before the first answer there is nothing to keep alive: a worker that cannot start will not start the sixth time either.
       if (!ready && death.crashLoop) fatal.abort(new CommandFailure(`worker ${death.worker.name} cannot start`));
     },
@@ -252,9 +252,9 @@ async function runUp(given: UpOptions): Promise<void> {
     ).finally(progress.finish);
     ready = true;
     const report = upReport(path.resolve(options.model), cluster, status);
-    process.stdout.write(options.json ? `${JSON.stringify(report)}\n` : formatUpReport(report));
+    process.stdout.write(options.json ? `${JSON.stringify(report)}\n` : formatUpReport(report, coloursOf(process.stdout)));
     if (options.try !== undefined) await tryFirstCompletion(cluster.url, report.model, options, interrupt.signal);
-    if (!options.json) process.stdout.write(pc.dim('Ctrl-C stops everything.\n'));
+    if (!options.json) process.stdout.write(coloursOf(process.stdout).dim('Ctrl-C stops everything.\n'));
     await untilAborted(interrupt.signal);
   } catch (error) {
     if (fatal.signal.aborted) throw fatal.signal.reason;
@@ -331,7 +331,7 @@ function showLoading(progress: Progress, status: ClusterStatus): void {
 
 function explainLog(line: string): string {
   const { msg, level, time, part, ...about } = JSON.parse(line) as { msg: string; part: string } & Record<string, unknown>;
-  return pc.red(`${part}: ${msg} ${JSON.stringify(about)}\n`);
+  return coloursOf(process.stderr).red(`${part}: ${msg} ${JSON.stringify(about)}\n`);
 }
 
 /** The server is ready whatever comes of this: a prompt that it refuses, or one that takes long on this machine, is no reason to stop it. */
@@ -340,7 +340,7 @@ async function tryFirstCompletion(url: string, model: string, options: UpOptions
     await printFirstCompletion(url, model, options, signal);
   } catch (error) {
     if (signal.aborted) throw error;
-    process.stderr.write(pc.yellow(`the first completion failed: ${(error as Error).message}\n`));
+    process.stderr.write(coloursOf(process.stderr).yellow(`the first completion failed: ${(error as Error).message}\n`));
   }
 }
 
@@ -350,7 +350,7 @@ async function printFirstCompletion(url: string, model: string, options: UpOptio
   const output = options.json ? process.stderr : process.stdout;
   const client = new ApiClient({ url, apiKey: options.apiKeyFile === undefined ? null : firstKey(options.apiKeyFile), timeoutMs: 60_000 });
   try {
-    output.write(`${pc.dim('A first completion:')} ${prompt}`);
+    output.write(`${coloursOf(output).dim('A first completion:')} ${prompt}`);
     const { max_model_len: context = Number.POSITIVE_INFINITY } = await selectModel(client, model, signal);
     // Half of a small context is left to the prompt.
     const maxTokens = Math.max(1, Math.min(firstSampling.max_tokens, Math.floor(context / 2)));

@@ -1,8 +1,8 @@
-import pc from 'picocolors';
 import { exitStatus } from '../failure.ts';
+import { coloursOf } from './colours.ts';
 
-/** What is done once nobody reads standard output any more. */
-let leave: () => void = () => process.exit(exitStatus.ok);
+/** What is done once nobody reads standard output any more. A failure that was found until then stays one. */
+let leave: () => void = () => process.exit(process.exitCode ?? exitStatus.ok);
 
 /** For a command that has something to end first. */
 export function onReaderGone(end: () => void): void {
@@ -16,7 +16,7 @@ export function onReaderGone(end: () => void): void {
 export function watchStandardStreams(): void {
   process.stdout.on('error', (error: NodeJS.ErrnoException) => {
     if (error.code === 'EPIPE') return leave();
-    process.stderr.write(`${pc.red('error:')} standard output: ${error.message}\n`);
+    process.stderr.write(`${coloursOf(process.stderr).red('error:')} standard output: ${error.message}\n`);
     process.exit(exitStatus.failed);
   });
   process.stderr.on('error', () => {});

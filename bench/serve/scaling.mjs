@@ -66,7 +66,7 @@ const rows = clusters.flatMap(({ name }) =>
   }),
 );
 const baseline = (concurrency) => rows.find((row) => row.concurrency === concurrency).outputTokensPerSecond;
-const activities = Object.keys(rows[0].time?.seconds ?? {}).filter((name) => name !== 'idle');
+const activities = Object.keys(rows[0].time?.seconds ?? {});
 const perStep = (row, activity) => ((1000 * row.time.seconds[activity]) / row.time.steps).toFixed(2);
 const table = [
   `| cluster | clients | out tok/s | of 1 worker | ITL p50 ms | TTFT p50 ms | bytes/token | cross-node | round trip µs | ${activities.map((a) => `${a} ms/step`).join(' | ')} |`,

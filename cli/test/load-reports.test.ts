@@ -26,7 +26,14 @@ describe('the counters of a level in which a worker was started anew', () => {
     { peer: 'b', transport: 'tcp', bytesSent: 1, bytesReceived: 1, framesSent: 1, roundTripSeconds: roundTrips / 1000, roundTrips },
   ];
   const counted = (n: number): WorkerCounters => ({
-    ...{ steps: n, promptTokens: n, generatedTokens: n, seconds: { idle: n }, rowsDispatched: n, remoteNodesVisited: 2 * n },
+    ...{
+      steps: n,
+      promptTokens: n,
+      generatedTokens: n,
+      seconds: { attention: n, idle: 3 * n },
+      rowsDispatched: n,
+      remoteNodesVisited: 2 * n,
+    },
     links: links(n),
   });
   const statusOf = (a: number, b: number | null) =>
@@ -38,14 +45,14 @@ describe('the counters of a level in which a worker was started anew', () => {
     }) as ClusterStatus;
 
   it('are those since it was', () => {
-    expect(timeReport(statusOf(100, 1000), statusOf(150, 20))).toEqual({ steps: 70, seconds: { idle: 70 } });
+    expect(timeReport(statusOf(100, 1000), statusOf(150, 20))).toEqual({ steps: 70, seconds: { attention: 70 } });
     const wire = wireReport(statusOf(100, 1000), statusOf(150, 20), 10);
     expect(wire).toMatchObject({ remoteNodesPerTokenLayer: 2 });
     expect(wire.roundTripMicroseconds).toBeCloseTo(1000);
   });
 
   it('are those of the others where it is gone', () => {
-    expect(timeReport(statusOf(100, 1000), statusOf(150, null))).toEqual({ steps: 50, seconds: { idle: 50 } });
+    expect(timeReport(statusOf(100, 1000), statusOf(150, null))).toEqual({ steps: 50, seconds: { attention: 50 } });
     expect(wireReport(statusOf(100, 1000), statusOf(150, null), 10)).toMatchObject({ remoteNodesPerTokenLayer: 2 });
   });
 });

@@ -4,7 +4,7 @@ import { earlierCounters } from '../traffic/earlier-counters.ts';
 /** What the workers spent their time on while a level ran, all together. */
 export interface TimeReport {
   steps: number;
-  /** Seconds by activity, idle time included: their sum is the level's time times the workers. */
+  /** Seconds by activity. Idle time is none: between the two readings lie pauses that are no part of the level. */
   seconds: Record<string, number>;
 }
 
@@ -16,8 +16,10 @@ export function timeReport(before: ClusterStatus, after: ClusterStatus): TimeRep
     if (stats === null) continue;
     const earlier = earlierCounters(before, worker);
     report.steps += stats.steps - (earlier?.steps ?? 0);
-    for (const [activity, seconds] of Object.entries(stats.seconds))
+    for (const [activity, seconds] of Object.entries(stats.seconds)) {
+      if (activity === 'idle') continue;
       report.seconds[activity] = (report.seconds[activity] ?? 0) + seconds - (earlier?.seconds[activity] ?? 0);
+    }
   }
   return report;
 }

@@ -19,6 +19,7 @@ import {
   SwitchyardError,
   type ToWorker,
 } from '@switchyard/proto';
+import { badCheckpoint } from '../checkpoint/bad-checkpoint.ts';
 import { ExpertServer } from '../exchange/expert-server.ts';
 import type { LoadOptions, Model } from '../model/contract.ts';
 import { type Assignment, loadOptions, readAssignment } from './assignment.ts';
@@ -231,13 +232,16 @@ export class WorkerProcess {
     };
     try {
       const options = loadOptions(assignment, flags, onProgress, signal);
+      const found = await weightsHash(assignment.modelDir).catch(() => null);
       const model = await load(options);
       try {
+        const read = await weightsHash(assignment.modelDir);
+        if (read !== found) throw badCheckpoint(assignment.modelDir, 'the checkpoint changed while it was loaded');
         this.serving = new Serving({
           native,
           assignment,
           model,
-          weightsHash: await weightsHash(assignment.modelDir),
+          weightsHash: read,
           server: this.server,
           dial: (addresses, dialSignal) => dialBest(addresses, { ...this.links, signal: dialSignal }),
           maxLogitRows: options.maxLogitRows,

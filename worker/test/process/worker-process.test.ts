@@ -69,6 +69,7 @@ describe('the worker process', () => {
   let stepMs: number;
   /** Errors that workers of this test have logged. */
   let errors: string[];
+  let whileLoading: () => Promise<void>;
 
   /** As a large model is: its steps take time. */
   const slowed = (model: Model): Model => {
@@ -122,6 +123,7 @@ describe('the worker process', () => {
     const load: ConstructorParameters<typeof WorkerProcess>[0]['load'] = async ({ hosted, onProgress }) => {
       loads++;
       onProgress(done, 1, 'toy');
+      await whileLoading();
       return slowed(toyModel(shape, hosted as number[][] | null));
     };
     const log = (level: string, text: string) => {
@@ -160,6 +162,7 @@ describe('the worker process', () => {
     steps = 0;
     stepMs = 0;
     errors = [];
+    whileLoading = async () => {};
     control = await serve(`unix:${folder}/control.sock`);
   });
 
@@ -201,6 +204,18 @@ describe('the worker process', () => {
     expect(Array.from(stats.expertTokens).reduce((a, b) => a + b)).toBe(6 * shape.moeLayers * shape.topK);
     coordinator.send({ type: 'stop', graceMs: 1000 });
     expect(await status).toBe(0);
+  });
+
+  test('serves no checkpoint that changed while it was loaded: its hash would be that of other weights', async () => {
+    whileLoading = () => writeFile(path.join(folder, 'config.json'), '{"rope_theta": 5}');
+    startWorker('w0');
+    const coordinator = await nextAttached();
+    await coordinator.next('hello');
+    coordinator.send(assign(0, 1));
+    expect(await coordinator.next('failed')).toMatchObject({
+      code: 'bad_checkpoint',
+      message: expect.stringContaining('changed while it was loaded'),
+    });
   });
 
   /** Two workers that have half of the experts each and know each other. */

@@ -4,8 +4,10 @@ import { bounds } from '../src/bounds.ts';
 import type { HomePreference } from '../src/requests/home-choice.ts';
 import { HomeStatistics, type RequestKind } from '../src/requests/home-statistics.ts';
 import { readPlanHomes, readPrediction } from '../src/requests/plan-homes.ts';
-import { PrefixMemory, prefixPoints } from '../src/requests/prefix-memory.ts';
+import { PrefixMemory, PrefixPoints } from '../src/requests/prefix-memory.ts';
 
+const names = new PrefixPoints();
+const prefixPoints = (tenant: string, prompt: number[]) => names.of(tenant, prompt);
 const kind = (fields: Partial<RequestKind>): RequestKind => ({ tenant: '', domain: '', points: [], promptTokens: 100, ...fields });
 const routing = (held: number[], sampled = 1000) => ({ request: 1, sampled, held });
 const shares = (found: HomePreference[]) =>
@@ -210,19 +212,21 @@ describe('prefix memory', () => {
       expect(prefixPoints('a', prompt(0, tokens))).toHaveLength(points);
   });
 
-  it('names points by numbers whose both halves come of every token and of the tenant', () => {
-    const halves = (tenant: string, tokens: number[]) => {
-      const [point] = prefixPoints(tenant, tokens);
+  it('names points by numbers whose halves come of every token, and of the process', () => {
+    const halves = (points: PrefixPoints, tokens: number[]) => {
+      const [point] = points.of('a', tokens);
       expect(Number.isSafeInteger(point)).toBe(true);
-      return [Math.floor(point / 2 ** 21), point % 2 ** 21];
+      return [Math.floor(point / 2 ** 8), point % 2 ** 8];
     };
     const tokens = prompt(0, 64);
-    const [high, low] = halves('a', tokens);
+    const points = new PrefixPoints([1, 2]);
+    expect(halves(new PrefixPoints([1, 2]), tokens)).toEqual(halves(points, tokens));
+    const [high, low] = halves(points, tokens);
     for (const [otherHigh, otherLow] of [
-      halves('b', tokens),
+      halves(new PrefixPoints([3, 4]), tokens),
       ...[0, 31, 63].map((changed) =>
         halves(
-          'a',
+          points,
           tokens.map((token, i) => (i === changed ? 7777 : token)),
         ),
       ),
@@ -230,5 +234,27 @@ describe('prefix memory', () => {
       expect(otherHigh).not.toBe(high);
       expect(otherLow).not.toBe(low);
     }
+    expect(halves(new PrefixPoints(), tokens)).not.toEqual(halves(new PrefixPoints(), tokens));
+  });
+
+  it('shares nothing between tenants, however their prompts collide', () => {
+    const colliding = new PrefixPoints([1, 2], () => 0xffff_ffff);
+    const memory = new PrefixMemory();
+    const statistics = new HomeStatistics(2, null);
+    const tokens = prompt(0, 64);
+    memory.remember(colliding.of('a', tokens), 1);
+    statistics.learn(kind({ points: colliding.of('a', tokens) }), routing([900, 100]));
+    expect(memory.find(colliding.of('a', prompt(7, 64)))).toEqual({ worker: 1, tokens: 64 });
+    expect(statistics.preferences(kind({ points: colliding.of('a', tokens) }))).toHaveLength(1);
+    for (const other of ['', 'b', 'A', 'a '].map((tenant) => colliding.of(tenant, tokens))) {
+      expect(memory.find(other)).toBeNull();
+      expect(statistics.preferences(kind({ points: other }))).toEqual([]);
+    }
+  });
+
+  it('has names for as many tenants as there may be keys', () => {
+    const points = Array.from({ length: bounds.apiKeysMax + 1 }, (_, i) => names.of(`tenant ${i}`, prompt(0, 64))[0]);
+    expect(new Set(points).size).toBe(points.length);
+    expect(points.every(Number.isSafeInteger)).toBe(true);
   });
 });

@@ -70,7 +70,7 @@ export class Answer {
   movedFrom: HomeChoice | null = null;
   /** A worker refused it or was lost before it had begun, and it was given to another: that is tried once. */
   givenOn = false;
-  /** `prefixPoints` of its prompt. */
+  /** `PrefixPoints` of its prompt. */
   points: readonly number[] = [];
   /** As far as workers have told, all its homes together. */
   readonly traffic: TrafficSum = noTraffic();

@@ -23,7 +23,7 @@ import {
   type HomeSlack,
 } from './home-choice.ts';
 import { type HomeStatistics, type RequestKind, STRONG_PREFIX } from './home-statistics.ts';
-import { PrefixMemory, prefixPoints } from './prefix-memory.ts';
+import { PrefixMemory, PrefixPoints } from './prefix-memory.ts';
 import { Refusals } from './refusals.ts';
 import { addTraffic, checkedRouting, checkedTraffic, noTraffic, type TrafficSum } from './traffic.ts';
 import { type Running, WorkerLoads } from './worker-loads.ts';
@@ -61,6 +61,7 @@ export class Dispatcher {
   readonly #running = new Map<number, Running>();
   readonly #waiting: Answer[] = [];
   readonly #prefixes = new PrefixMemory();
+  readonly #points = new PrefixPoints();
   readonly #statistics: HomeStatistics;
   readonly #policy: HomePolicy;
   readonly #nodes: number;
@@ -300,7 +301,7 @@ export class Dispatcher {
 
   #home(answer: Answer, candidates: readonly HomeCandidate[]): Place {
     const { tenant, prompt } = answer.spec;
-    answer.points = prefixPoints(tenant, prompt);
+    answer.points = this.#points.of(tenant, prompt);
     answer.home = chooseHome(candidates, this.#preferences(kindOf(answer)), this.#rules(candidates, answer));
     return this.#membership.places[answer.home.worker];
   }

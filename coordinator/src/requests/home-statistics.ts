@@ -7,7 +7,7 @@ import type { PlanHomes } from './plan-homes.ts';
 export interface RequestKind {
   tenant: string;
   domain: string;
-  /** Of its prompt: `prefixPoints`. */
+  /** Of its prompt: `PrefixPoints`. */
   points: readonly number[];
   promptTokens: number;
 }

@@ -1,3 +1,4 @@
+import { randomInt } from 'node:crypto';
 import { bounds } from '../bounds.ts';
 
 /**
@@ -34,24 +35,51 @@ export class PrefixMemory {
   }
 }
 
+/** Bits of a point that say whose it is, and those that say which beginning. Together a number that a double holds exactly. */
+const TENANT_BITS = 13;
+const HASH_BITS = 40;
+
+/** 32-bit hash of a beginning that was lengthened by a token. */
+type PrefixHash = (hash: number, token: number) => number;
+
+const fnv1a: PrefixHash = (hash, token) => Math.imul(hash ^ token, 0x01000193);
+
 /**
- * Names of the beginnings of a prompt, one at every `prefixStrideTokens`-th token: 53-bit hashes of tenant and tokens. A collision costs a cache miss or a worse
- * home, nothing else.
+ * Names the beginnings of prompts, one at every `prefixStrideTokens`-th token. No two tenants share a name, whatever their tokens are: with hashes of tenant and
+ * tokens alone one could look for prompts that collide with another's and learn whether it has been seen. Inside a tenant a collision costs a cache miss or a worse
+ * home, nothing else; which prompts collide differs from process to process.
  */
-export function prefixPoints(tenant: string, prompt: ArrayLike<number>): number[] {
-  const points: number[] = [];
-  // Two 32-bit FNV-1a hashes with different beginnings.
-  let a = 0x811c9dc5;
-  let b = 0x1b873593;
-  for (let i = 0; i < tenant.length; i++) {
-    a = Math.imul(a ^ tenant.charCodeAt(i), 0x01000193);
-    b = Math.imul(b ^ tenant.charCodeAt(i), 0x01000193);
+export class PrefixPoints {
+  readonly #serials = new Map<string, number>();
+  readonly #seed: [number, number];
+  readonly #hash: PrefixHash;
+
+  constructor(seed: [number, number] = [randomInt(2 ** 32), randomInt(2 ** 32)], hash: PrefixHash = fnv1a) {
+    this.#seed = seed;
+    this.#hash = hash;
   }
-  const end = Math.min(prompt.length, bounds.prefixStrideTokens * bounds.prefixPointsMax);
-  for (let i = 0; i < end; i++) {
-    a = Math.imul(a ^ prompt[i], 0x01000193);
-    b = Math.imul(b ^ (prompt[i] + 0x9e37), 0x01000193);
-    if ((i + 1) % bounds.prefixStrideTokens === 0) points.push((a >>> 0) * 0x20_0000 + (b >>> 11));
+
+  of(tenant: string, prompt: ArrayLike<number>): number[] {
+    const points: number[] = [];
+    const serial = this.#serialOf(tenant);
+    const end = Math.min(prompt.length, bounds.prefixStrideTokens * bounds.prefixPointsMax);
+    // Two hashes with different beginnings.
+    let [a, b] = this.#seed;
+    for (let i = 0; i < end; i++) {
+      a = this.#hash(a, prompt[i]);
+      b = this.#hash(b, prompt[i] + 0x9e37);
+      if ((i + 1) % bounds.prefixStrideTokens === 0) points.push(serial * 2 ** HASH_BITS + (a >>> 0) * 2 ** 8 + (b >>> 24));
+    }
+    return points;
   }
-  return points;
+
+  /** There are no more tenants than keys. */
+  #serialOf(tenant: string): number {
+    const known = this.#serials.get(tenant);
+    if (known !== undefined) return known;
+    const serial = this.#serials.size;
+    if (serial >= 2 ** TENANT_BITS) throw new Error(`${serial} tenants`);
+    this.#serials.set(tenant, serial);
+    return serial;
+  }
 }

@@ -8,6 +8,11 @@ export const bounds = {
   headerBytesMax: 16 * 1024,
   /** Bodies of all requests together, while they are read and turned into ids: 64 of the longest. */
   bodiesBytesMax: 256 * 1024 * 1024,
+  /**
+   * Answers of all requests together that are complete or held for slow readers, and that their clients have not taken: four of the longest that are sent whole.
+   * What a socket holds of each (`socketPendingBytesMax`) is not counted, so that short answers are never refused.
+   */
+  answersBytesMax: 512 * 1024 * 1024,
   /** Sockets open at once. */
   connectionsMax: 4096,
   /**

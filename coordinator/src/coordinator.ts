@@ -15,8 +15,8 @@ import {
 } from '@switchyard/proto';
 import { TokenTexts } from './api/answer-format.ts';
 import { ApiKeys } from './api/api-keys.ts';
-import { BodyMemory } from './api/body-memory.ts';
 import { type HttpListener, listenHttp } from './api/http-server.ts';
+import { LeasedMemory } from './api/leased-memory.ts';
 import { OpenExchanges } from './api/open-exchanges.ts';
 import type { Service } from './api/service.ts';
 import { bounds } from './bounds.ts';
@@ -231,7 +231,8 @@ class Coordinator implements RunningCoordinator {
       health: this.#health,
       trace: this.#trace,
       exchanges: this.#exchanges,
-      bodies: new BodyMemory(Math.max(bounds.bodiesBytesMax, config.bodyBytesMax)),
+      bodies: LeasedMemory.ofBodies(Math.max(bounds.bodiesBytesMax, config.bodyBytesMax)),
+      answers: LeasedMemory.ofAnswers(bounds.answersBytesMax, bounds.socketPendingBytesMax),
       log: this.#log,
       apiKeys,
       adminKeys,

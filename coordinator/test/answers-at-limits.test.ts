@@ -68,13 +68,13 @@ describe('text of tokens', () => {
     const longest = Math.max(...lengths);
     const wordy = lengths.indexOf(longest);
     await start({ bodyBytesMax: 4096 });
-    const fits = Math.floor((4 * 4096) / longest);
+    const fits = Math.floor(4096 / longest);
     const asked = (count: number) => post('/detokenize', { tokens: Array(count).fill(wordy) });
     const refused = await asked(fits + 1);
     expect(refused.status).toBe(400);
     expect(((await refused.json()) as { error: object }).error).toMatchObject({
       param: 'tokens',
-      message: `tokens stand for ${(fits + 1) * longest} bytes of text; the limit is 16384`,
+      message: `tokens stand for ${(fits + 1) * longest} bytes of text; the limit is 4096`,
     });
     expect((await asked(fits)).status).toBe(200);
   });

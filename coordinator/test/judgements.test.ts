@@ -5,8 +5,8 @@ import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { ApiKeys } from '../src/api/api-keys.ts';
 import { readJsonBody } from '../src/api/body.ts';
-import { BodyMemory } from '../src/api/body-memory.ts';
 import { jsonErrorPosition } from '../src/api/json-position.ts';
+import { LeasedMemory } from '../src/api/leased-memory.ts';
 import { type HealthReading, healthQuestion, judgeHealth } from '../src/health/health-counters.ts';
 import { uncoveredExperts } from '../src/membership/coverage.ts';
 
@@ -161,7 +161,7 @@ describe('a byte that is no UTF-8', () => {
     const request = Object.assign(Readable.from([body], { objectMode: false }), { headers: { 'content-type': 'application/json' } });
     const started = performance.now();
     await expect(
-      readJsonBody({ request: request as unknown as IncomingMessage, body: new BodyMemory(body.length).lease() }, body.length),
+      readJsonBody({ request: request as unknown as IncomingMessage, body: LeasedMemory.ofBodies(body.length).lease() }, body.length),
     ).rejects.toThrow(`byte ${3 + 3 * count} cannot`);
     // Looking at all that precedes each of them would take many times as long.
     expect(performance.now() - started).toBeLessThan(5_000);

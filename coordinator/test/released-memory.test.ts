@@ -5,7 +5,7 @@ import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 import { describe, expect, it } from 'vitest';
 import { readJsonBody } from '../src/api/body.ts';
-import { BodyMemory } from '../src/api/body-memory.ts';
+import { LeasedMemory } from '../src/api/leased-memory.ts';
 import { TextThread } from '../src/tokenizing/text-thread.ts';
 import { becomes } from './becomes.ts';
 import { modelDir } from './model-dir.ts';
@@ -29,7 +29,10 @@ describe('what a request was read from is let go while its answer is on its way'
         }
         request.end();
       };
-      const read = readJsonBody({ request: request as unknown as IncomingMessage, body: new BodyMemory(1_000_000).lease() }, 1_000_000);
+      const read = readJsonBody(
+        { request: request as unknown as IncomingMessage, body: LeasedMemory.ofBodies(1_000_000).lease() },
+        1_000_000,
+      );
       write();
       expect(Object.keys(await read)).toEqual(['prompt']);
       await becomes(() => {

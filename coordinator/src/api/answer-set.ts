@@ -6,6 +6,7 @@ import type { Answer, AnswerListener, FinishReason } from '../requests/answer.ts
 import type { Dispatcher } from '../requests/dispatcher.ts';
 import type { Usage } from './answer-format.ts';
 import { billOf } from './bill.ts';
+import type { MemoryLease } from './leased-memory.ts';
 
 /** Where answers come from and how they are shown. */
 export interface AnswerSetBase {
@@ -18,6 +19,8 @@ export interface AnswerSetBase {
   /** Text of each prompt, where it comes before the answer. */
   echo: readonly string[] | null;
   choicesPerPrompt: number;
+  /** What its text takes until its client has it. */
+  memory: MemoryLease;
 }
 
 /**
@@ -33,12 +36,13 @@ export abstract class AnswerSet implements AnswerListener {
   readonly #workers: AnswerSetBase['workers'];
   readonly #echo: readonly string[] | null;
   readonly #choicesPerPrompt: number;
+  protected readonly memory: MemoryLease;
   readonly #echoed: boolean[] = [];
   #answers: readonly Answer[] = [];
   #open = 0;
   #over = false;
 
-  constructor({ dispatcher, metrics, log, requestId, arrivedMs, workers, echo, choicesPerPrompt }: AnswerSetBase) {
+  constructor({ dispatcher, metrics, log, requestId, arrivedMs, workers, echo, choicesPerPrompt, memory }: AnswerSetBase) {
     this.#dispatcher = dispatcher;
     this.#metrics = metrics;
     this.#log = log;
@@ -47,6 +51,7 @@ export abstract class AnswerSet implements AnswerListener {
     this.#workers = workers;
     this.#echo = echo;
     this.#choicesPerPrompt = choicesPerPrompt;
+    this.memory = memory;
   }
 
   /** Hands the answers to workers. @throws SwitchyardError `queue_full`: none of them was taken then */
@@ -139,7 +144,7 @@ export abstract class AnswerSet implements AnswerListener {
 
   /** What cannot be written fails this request alone: its tokens came with those of others. */
   onBroken(error: unknown): void {
-    this.#log.error({ request: this.#requestId, err: error }, 'request failed');
+    if (!(error instanceof SwitchyardError)) this.#log.error({ request: this.#requestId, err: error }, 'request failed');
     // Also those that are closed: it may be their end that was not told.
     for (const answer of this.#answers) this.#dispatcher.cancel(answer);
     try {
@@ -186,8 +191,9 @@ function headerName(name: string): string {
   return name.replaceAll(/[^\w.:-]+/g, (rest) => Buffer.from(rest).toString('hex').toUpperCase().replaceAll(/../g, '%$&'));
 }
 
-/** Text may outgrow the longest string; anything else is a defect of ours, whose message stays in the log. */
+/** There may be no room for it, or text outgrow the longest string; anything else is a defect of ours, whose message stays in the log. */
 function unwritable(error: unknown): SwitchyardError {
+  if (error instanceof SwitchyardError) return error;
   return error instanceof RangeError && error.message === 'Invalid string length'
     ? new SwitchyardError('invalid_request', 'the answer is too long to be written: ask for fewer log-probabilities')
     : new SwitchyardError('internal', 'the server failed; its log says more under this request id');

@@ -1,9 +1,9 @@
 import type { IncomingMessage } from 'node:http';
 import { SwitchyardError } from '@switchyard/proto';
 import { DetailedError } from '../detailed-error.ts';
-import type { BodyLease } from './body-memory.ts';
 import type { Exchange } from './exchange.ts';
 import { jsonErrorPosition } from './json-position.ts';
+import type { MemoryLease } from './leased-memory.ts';
 
 /**
  * Reads a request's body as a JSON object.
@@ -22,7 +22,7 @@ export async function readJsonBody(
 }
 
 /** What comes beyond a limit is discarded as it arrives, so that the client can read why; the request's own time limit ends it. */
-async function readBytes(request: IncomingMessage, body: BodyLease, bytesMax: number): Promise<Buffer> {
+async function readBytes(request: IncomingMessage, body: MemoryLease, bytesMax: number): Promise<Buffer> {
   const chunks: Buffer[] = [];
   let bytes = 0;
   let refused = false;
@@ -32,7 +32,7 @@ async function readBytes(request: IncomingMessage, body: BodyLease, bytesMax: nu
       bytes += chunk.length;
       try {
         if (bytes > bytesMax) throw tooLarge(bytes, bytesMax);
-        body.grow(chunk.length);
+        body.hold(bytes);
         chunks.push(chunk);
       } catch (error) {
         refused = true;

@@ -5,7 +5,7 @@ import type { Answer, FinishReason } from '../requests/answer.ts';
 import { type AnswerFormat, aboutChars } from './answer-format.ts';
 import { AnswerSet, type AnswerSetBase } from './answer-set.ts';
 import { HeldText } from './held-text.ts';
-import { sendError, sendJson } from './reply.ts';
+import { sendBytes, sendError } from './reply.ts';
 
 /** An answer that is sent whole when it is complete, put together in parts between which others are served. One that grows beyond a bound is given up: it would be held in memory to no end. */
 export class CollectedResponse extends AnswerSet {
@@ -40,6 +40,7 @@ export class CollectedResponse extends AnswerSet {
           `the answer is longer than ${this.#charsMax} characters, the limit of one that is not streamed: ask for fewer log-probabilities or choices, or for a stream`,
         ),
       );
+    else this.memory.hold(this.#chars);
   }
 
   protected override end(answer: Answer, reason: FinishReason): void {
@@ -50,21 +51,25 @@ export class CollectedResponse extends AnswerSet {
 
   protected override complete(): void {
     const body = new HeldText();
+    this.#texts.length = 0;
     body.addLater(this.#format.body(this.#choices, this.usage()), this.#chars);
-    this.#send(body, []);
+    this.#send(body, [], 0);
   }
 
-  #send(body: HeldText, bytes: Buffer[]): void {
-    bytes.push(Buffer.from(body.take(bounds.charsOfTurn)));
-    if (body.empty) sendJson(this.#response, 200, bytes, { 'x-switchyard-home': this.homes() });
-    else setImmediate(() => this.#goOn(body, bytes));
+  #send(body: HeldText, bytes: Buffer[], length: number): void {
+    const part = Buffer.from(body.take(bounds.charsOfTurn));
+    const sofar = length + part.length;
+    this.memory.hold(Math.max(this.#chars, sofar));
+    bytes.push(part);
+    if (body.empty) sendBytes(this.#response, 200, bytes, { 'x-switchyard-home': this.homes() });
+    else setImmediate(() => this.#goOn(body, bytes, sofar));
   }
 
-  #goOn(body: HeldText, bytes: Buffer[]): void {
+  #goOn(body: HeldText, bytes: Buffer[], length: number): void {
     // Gone, or refused: the server is ending.
     if (this.#response.destroyed || this.#response.headersSent) return;
     try {
-      this.#send(body, bytes);
+      this.#send(body, bytes, length);
     } catch (error) {
       this.onBroken(error);
     }

@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import type { IncomingMessage, ServerResponse } from 'node:http';
-import type { BodyLease } from './body-memory.ts';
+import type { MemoryLease } from './leased-memory.ts';
 
 /** One HTTP request and the response to it. */
 export interface Exchange {
@@ -20,7 +20,9 @@ export interface Exchange {
   /** When the last byte of its body was here, performance.now; 0 until then. */
   arrivedMs: number;
   /** What its body takes, until it is turned into ids. */
-  body: BodyLease;
+  body: MemoryLease;
+  /** What its response takes, until that has closed. */
+  answer: MemoryLease;
   /** Aborts when the response closes: it is complete, or the client has gone. */
   closed: AbortSignal;
 }

@@ -126,6 +126,7 @@ function run(service: Service, exchange: Exchange, fields: Fields, request: Gene
     workers,
     echo: request.echo,
     choicesPerPrompt: request.common.n,
+    memory: exchange.answer,
   };
   const { streaming } = request;
   metrics.requests.onRequest(request.common.n, request.common.maxTokens);

@@ -7,6 +7,8 @@ export class HeldText {
   readonly #ahead: { text: string; parts: Iterator<string>; chars: number }[] = [];
   #text = '';
   #chars = 0;
+  /** Of the parts that are begun, whose source is there until the last of them is made. */
+  #begun = 0;
 
   get empty(): boolean {
     return this.#text === '' && this.#ahead.length === 0;
@@ -15,6 +17,11 @@ export class HeldText {
   /** Of all that is not begun. */
   get chars(): number {
     return this.#chars;
+  }
+
+  /** Of all that takes memory. */
+  get kept(): number {
+    return this.#chars + this.#begun;
   }
 
   add(text: string): void {
@@ -35,12 +42,14 @@ export class HeldText {
     for (let first = this.#ahead[0]; first !== undefined; first = this.#ahead[0]) {
       taken += first.text;
       this.#chars -= first.text.length + first.chars;
+      this.#begun += first.chars;
       first.text = '';
       first.chars = 0;
       for (let part = first.parts.next(); !part.done; part = first.parts.next()) {
         taken += part.value;
         if (taken.length >= charsMin) return taken;
       }
+      this.#begun = 0;
       this.#ahead.shift();
     }
     taken += this.#text;
@@ -53,5 +62,6 @@ export class HeldText {
     this.#ahead.length = 0;
     this.#text = '';
     this.#chars = 0;
+    this.#begun = 0;
   }
 }

@@ -10,7 +10,7 @@ import { closedSignal, type Exchange, requestId } from './exchange.ts';
 import { quoted } from './fields.ts';
 import { chatCompletions, chatInputTokens, completions } from './generation.ts';
 import { models, oneModel } from './model-routes.ts';
-import { sendError, sendJson } from './reply.ts';
+import { sendAnswer, sendError, sendJson } from './reply.ts';
 import type { Service } from './service.ts';
 import { detokenize, tokenize } from './token-routes.ts';
 
@@ -88,8 +88,10 @@ export async function listenHttp(service: Service, where: { host: string; port: 
       late: service.draining,
       arrivedMs: 0,
       body: service.bodies.lease(),
+      answer: service.answers.lease(),
       closed: closedSignal(response),
     };
+    response.once('close', () => exchange.answer.end());
     closeWithConnection(request, response);
     response.setHeader('x-request-id', exchange.id);
     service.exchanges.add(response);
@@ -138,7 +140,7 @@ async function serve(service: Service, exchange: Exchange): Promise<void> {
     if (service.draining) response.setHeader('connection', 'close');
     admit(service, exchange, route);
     if ('write' in route.reply) await route.reply.write(service, exchange);
-    else sendJson(response, 200, JSON.stringify(await route.reply.body(service, exchange)));
+    else sendAnswer(exchange, JSON.stringify(await route.reply.body(service, exchange)));
   } catch (error) {
     fail(service, exchange, error);
   } finally {
@@ -233,6 +235,6 @@ function health(service: Service, { path, response }: Exchange): void {
   sendJson(response, status, JSON.stringify(body), status === 503 ? { 'retry-after': String(bounds.retryAfterSeconds.not_ready) } : {});
 }
 
-async function metrics({ metrics: subject }: Service, { response }: Exchange): Promise<void> {
-  sendJson(response, 200, await subject.text(), { 'content-type': subject.contentType });
+async function metrics({ metrics: subject }: Service, exchange: Exchange): Promise<void> {
+  sendAnswer(exchange, await subject.text(), { 'content-type': subject.contentType });
 }

@@ -14,6 +14,7 @@ export class PacedWriter {
   readonly #onTaken: () => void;
   readonly #stallMs: number;
   #bytes: Buffer[] = [];
+  #heldBytes = 0;
   #ending = false;
   /** As much is on its way as may be; until the socket drains. */
   #full = false;
@@ -33,12 +34,18 @@ export class PacedWriter {
     return this.#bytes.length > 0 || this.#full;
   }
 
+  /** What it holds of all that it was given: a piece of a buffer keeps the whole. */
+  get heldBytes(): number {
+    return this.#bytes.length === 0 ? 0 : this.#heldBytes;
+  }
+
   /** Only while it is not busy. */
   write(content: readonly Buffer[] | string): void {
     // Text is nearly always a piece as it is, which costs less than bytes of its own.
     if (typeof content !== 'string') this.#bytes = [...content];
     else if (content.length <= PIECE_CHARS_MAX) this.#send(content);
     else this.#bytes = [Buffer.from(content)];
+    if (this.#bytes.length > 0) this.#heldBytes = this.#bytes.reduce((sum, { length }) => sum + length, 0);
     this.#pump();
   }
 

@@ -1,16 +1,25 @@
 import type { ServerResponse } from 'node:http';
 import { errorReply } from './api-error.ts';
+import type { Exchange } from './exchange.ts';
 import { PacedWriter } from './paced-writer.ts';
 
-/** @param body JSON text, or its bytes */
-export function sendJson(
-  response: ServerResponse,
-  status: number,
-  body: string | readonly Buffer[],
+/** A whole answer, which its client may take its time to read. @throws SwitchyardError `queue_full` when too much waits for readers already */
+export function sendAnswer(
+  { response, answer }: Pick<Exchange, 'response' | 'answer'>,
+  body: string,
   headers: Record<string, string> = {},
 ): void {
+  answer.hold(Buffer.byteLength(body));
+  sendJson(response, 200, body, headers);
+}
+
+export function sendJson(response: ServerResponse, status: number, body: string, headers: Record<string, string> = {}): void {
+  sendBytes(response, status, [Buffer.from(body)], headers);
+}
+
+/** @param bytes of JSON text, whose memory the caller accounts for */
+export function sendBytes(response: ServerResponse, status: number, bytes: readonly Buffer[], headers: Record<string, string>): void {
   if (response.headersSent || response.destroyed) return;
-  const bytes = typeof body === 'string' ? [Buffer.from(body)] : body;
   const length = bytes.reduce((sum, part) => sum + part.length, 0);
   response.writeHead(status, { 'content-type': 'application/json; charset=utf-8', 'content-length': length, ...headers });
   const writer = new PacedWriter(response);

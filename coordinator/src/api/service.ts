@@ -8,7 +8,7 @@ import type { Tokenizing } from '../tokenizing/tokenizing.ts';
 import type { TraceRecorder } from '../trace/trace-recorder.ts';
 import type { TokenTexts } from './answer-format.ts';
 import type { ApiKeys } from './api-keys.ts';
-import type { BodyMemory } from './body-memory.ts';
+import type { LeasedMemory } from './leased-memory.ts';
 import type { OpenExchanges } from './open-exchanges.ts';
 import type { ModelBounds } from './sampling-fields.ts';
 
@@ -32,7 +32,8 @@ export interface Service {
   readonly health: Health;
   readonly trace: TraceRecorder;
   readonly exchanges: OpenExchanges;
-  readonly bodies: BodyMemory;
+  readonly bodies: LeasedMemory;
+  readonly answers: LeasedMemory;
   readonly log: Log;
   /** Null: the API is open. */
   readonly apiKeys: ApiKeys | null;

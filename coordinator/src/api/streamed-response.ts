@@ -69,9 +69,19 @@ export class StreamedResponse extends AnswerSet {
 
   override flush(): void {
     if (!this.#written && !this.#writer.busy && !this.#goingOn) this.#write();
+    this.#account();
     if (this.#held.chars > bounds.heldBytesMax)
       this.#cutOff(`the client has left ${this.#held.chars} bytes unread; the limit is ${bounds.heldBytesMax}`);
     if (this.over && this.#written && !this.#response.writableEnded) this.#writer.end();
+  }
+
+  /** With those of all others, events that are held may be too many. */
+  #account(): void {
+    try {
+      this.memory.hold(this.#going.kept + this.#held.kept + this.#writer.heldBytes);
+    } catch (error) {
+      this.#cutOff((error as Error).message);
+    }
   }
 
   protected override cut(): void {

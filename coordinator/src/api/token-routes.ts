@@ -6,8 +6,6 @@ import type { Service } from './service.ts';
 
 /** Ids of one /detokenize request: the longest published contexts. */
 const detokenizeMax = 2 ** 21;
-/** Its text has so many times the bytes that a body may have, at most: an id and its comma take about as much as the text of most tokens, the longest take 100 times. */
-const detokenizedBodies = 4;
 
 /**
  * POST /tokenize, as vLLM has it (`prompt` or `messages`, `add_special_tokens`, `return_token_strs`), and as llama.cpp has it (`content`, `add_special`,
@@ -39,8 +37,11 @@ export async function detokenize(service: Service, exchange: Exchange): Promise<
   const tokens = given.map((token) => checkToken(fields, 'tokens', token, service.model.vocab));
   const { pieces } = service.tokenizing;
   const bytes = tokens.reduce((sum, token) => sum + pieces.bytes(token).length, 0);
-  const bytesMax = detokenizedBodies * service.config.bodyBytesMax;
-  if (bytes > bytesMax) throw fields.invalid('tokens', `stand for ${bytes} bytes of text; the limit is ${bytesMax}`);
+  // An id and its comma take about as much as the text of most tokens, the longest take 100 times: an answer is no longer than a request may be.
+  const { bodyBytesMax } = service.config;
+  if (bytes > bodyBytesMax) throw fields.invalid('tokens', `stand for ${bytes} bytes of text; the limit is ${bodyBytesMax}`);
+  // The answer has it twice. Where there is no room for that it need not be made.
+  exchange.answer.hold(2 * bytes);
   const text = pieces.text(tokens);
   return { prompt: text, content: text };
 }

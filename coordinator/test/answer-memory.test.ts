@@ -1,0 +1,171 @@
+import { once } from 'node:events';
+import { mkdtempSync, rmSync } from 'node:fs';
+import net from 'node:net';
+import os from 'node:os';
+import path from 'node:path';
+import { Finish } from '@switchyard/proto';
+import { afterAll, afterEach, describe, expect, it, vi } from 'vitest';
+import { HeldText } from '../src/api/held-text.ts';
+import { LeasedMemory } from '../src/api/leased-memory.ts';
+import type { RunningCoordinator } from '../src/index.ts';
+import { becomes } from './becomes.ts';
+import { modelDirOfContext } from './model-dir.ts';
+import { startWithOneWorker } from './one-worker.ts';
+import type { ScriptedWorker } from './scripted-worker.ts';
+
+const kib = 1024;
+
+// The real bound is more than a test should hold.
+vi.mock('../src/bounds.ts', async (original) => {
+  const { bounds } = await original<typeof import('../src/bounds.ts')>();
+  return { bounds: { ...bounds, answersBytesMax: 400 * 1024 } };
+});
+
+const folder = mkdtempSync(path.join(os.tmpdir(), 'sw-am-'));
+afterAll(() => rmSync(folder, { recursive: true }));
+
+/** Prompts here are longer than the bundled model takes. */
+const model = modelDirOfContext(1_000_000, folder);
+
+let coordinator: RunningCoordinator;
+let worker: ScriptedWorker;
+async function start(): Promise<void> {
+  ({ coordinator, worker } = await startWithOneWorker(folder, { model, graceMs: 0, bodyBytesMax: 8 * kib * kib }, { kvBlocks: 16_384 }));
+}
+afterEach(async () => {
+  vi.restoreAllMocks();
+  await coordinator?.close();
+});
+
+function post(route: string, body: Record<string, unknown>): Promise<Response> {
+  return fetch(`${coordinator.url}${route}`, {
+    method: 'POST',
+    headers: { 'content-type': 'application/json' },
+    body: JSON.stringify(body),
+  });
+}
+
+const letter = 'A'.charCodeAt(0) - 30;
+const letters = (count: number) => Array<number>(count).fill(letter);
+
+/** Ends the only token of a request. */
+function finish(request: number): void {
+  worker.tokens({ request: [request], token: [letter], finish: [Finish.length], cachedTokens: [0] });
+}
+
+/** Answers of pipelined requests are held whole until the first, which no worker has answered, is there: no socket takes anything of them. */
+async function unreadAnswers(requests: readonly [route: string, body: Record<string, unknown>][]) {
+  const { hostname, port } = new URL(coordinator.url);
+  const socket = net.connect(Number(port), hostname);
+  socket.on('error', () => {});
+  for (const [route, body] of [['/v1/completions', { prompt: [100], max_tokens: 1 }] as const, ...requests]) {
+    const json = JSON.stringify(body);
+    socket.write(
+      `POST ${route} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: ${json.length}\r\n\r\n${json}`,
+    );
+  }
+  const first = await worker.next('submit');
+  return { socket, first: first.request };
+}
+
+describe('answers that nobody has read yet', () => {
+  it('are refused when all together would take too much, short ones never, and have room again once they are read', async () => {
+    await start();
+    // 120 KiB of text, twice in the answer, of which 64 KiB are free.
+    const { socket, first } = await unreadAnswers([
+      ['/detokenize', { tokens: letters(120 * kib) }],
+      ['/detokenize', { tokens: letters(120 * kib) }],
+    ]);
+    const asked = async () => post('/detokenize', { tokens: letters(120 * kib) });
+    await becomes(async () => (await asked()).status === 503);
+    const refused = await asked();
+    expect(refused.headers.get('retry-after')).toBe('1');
+    expect(await refused.json()).toMatchObject({
+      error: {
+        code: 'queue_full',
+        message: expect.stringMatching(/^answers of \d+ bytes wait for their readers; the limit of all together is 409600$/),
+      },
+    });
+    expect((await post('/detokenize', { tokens: letters(30 * kib) })).status).toBe(200);
+    socket.resume();
+    finish(first);
+    await becomes(async () => (await asked()).status === 200);
+    socket.destroy();
+  });
+
+  it('are let go when their connection closes', async () => {
+    await start();
+    const { socket } = await unreadAnswers([
+      ['/detokenize', { tokens: letters(120 * kib) }],
+      ['/detokenize', { tokens: letters(120 * kib) }],
+    ]);
+    const asked = async () => post('/detokenize', { tokens: letters(120 * kib) });
+    await becomes(async () => (await asked()).status === 503);
+    socket.destroy();
+    await becomes(async () => (await asked()).status === 200);
+  });
+
+  it('are refused before they are made', async () => {
+    await start();
+    const made = vi.spyOn(JSON, 'stringify');
+    const refused = await post('/detokenize', { tokens: letters(300 * kib) });
+    expect(refused.status).toBe(503);
+    expect(made.mock.calls.some(([value]) => value?.prompt?.length > 0)).toBe(false);
+  });
+
+  it('fail while they grow, as do others of the same request', async () => {
+    await start();
+    const asked = post('/v1/completions', { prompt: letters(120_000), n: 5, echo: true, max_tokens: 2 });
+    const requests = (await worker.submits(5)).map(({ request }) => request);
+    const all = <T>(value: T) => requests.map(() => value);
+    worker.tokens({ request: requests, token: all(letter), finish: all(Finish.none), cachedTokens: all(0) });
+    const refused = await asked;
+    expect(refused.status).toBe(503);
+    expect(await refused.json()).toMatchObject({ error: { code: 'queue_full' } });
+    expect(await worker.next('cancel')).toMatchObject({ request: requests[0] });
+  });
+
+  it('of a stream are cut off', async () => {
+    await start();
+    const prompt = letters(120_000);
+    const { socket, first } = await unreadAnswers([['/v1/completions', { prompt, n: 5, echo: true, max_tokens: 2, stream: true }]]);
+    const requests = (await worker.submits(5)).map(({ request }) => request);
+    const all = <T>(value: T) => requests.map(() => value);
+    worker.tokens({ request: requests, token: all(letter), finish: all(Finish.none), cachedTokens: all(0) });
+    expect(await worker.next('cancel')).toMatchObject({ request: requests[0] });
+    const closed = once(socket, 'close');
+    socket.resume();
+    finish(first);
+    await closed;
+    await becomes(async () => (await post('/detokenize', { tokens: letters(120 * kib) })).status === 200);
+  });
+});
+
+describe('a lease', () => {
+  it('holds what it was last told beyond what is free, and nothing once it has ended', () => {
+    const memory = LeasedMemory.ofAnswers(100, 10);
+    const [one, other] = [memory.lease(), memory.lease()];
+    one.hold(90);
+    other.hold(30);
+    expect(() => other.hold(31)).toThrow('answers of 100 bytes wait for their readers; the limit of all together is 100');
+    one.hold(50);
+    other.hold(70);
+    one.end();
+    one.hold(1_000);
+    other.hold(110);
+    expect(() => other.hold(111)).toThrow('answers of 100 bytes');
+  });
+});
+
+describe('held text', () => {
+  it('counts parts that are begun until the last of them is made', () => {
+    const held = new HeldText();
+    held.add('ab');
+    held.addLater(['cd', 'ef'], 4);
+    expect([held.chars, held.kept]).toEqual([6, 6]);
+    expect(held.take(3)).toBe('abcd');
+    expect([held.chars, held.kept]).toEqual([0, 4]);
+    expect(held.take(10)).toBe('ef');
+    expect(held.kept).toBe(0);
+  });
+});

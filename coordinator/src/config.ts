@@ -21,6 +21,9 @@ const lossyText = z.string().superRefine((list, context) => {
     context.addIssue({ code: 'custom', message: (error as Error).message });
   }
 });
+const hostNames = z
+  .string()
+  .regex(/^(\*|[\w.-]+|\[[\da-f:]+\])(,(\*|[\w.-]+|\[[\da-f:]+\]))*$|^$/i, 'it must be names without ports, with commas between, or *');
 const hostAndPort = z.string().regex(/^(\[[^\]]+\]|[^:[\]]+):\d{1,5}$/, 'it must be HOST:PORT');
 
 /** Every option of the coordinator. Flags, environment names, defaults, help and docs/api.md derive from this table. */
@@ -28,6 +31,12 @@ export const options = {
   model: option(text, null, 'DIR', 'folder of the checkpoint, as workers see it too'),
   modelName: option(optionalText, null, 'NAME', "name that clients ask for; else the folder's"),
   listen: option(hostAndPort, '127.0.0.1:8000', 'HOST:PORT', 'address of the HTTP API; port 0 takes any'),
+  allowedHosts: option(
+    hostNames,
+    '',
+    'LIST',
+    'names, with commas between, by which a server without keys may be asked for on loopback besides localhost, as through a proxy; *: any',
+  ),
   control: option(text, '127.0.0.1:8001', 'ADDRESS', 'where workers attach: HOST:PORT or unix:/PATH'),
   healthPort: option(whole(0, 65_535).nullable(), null, 'PORT', 'answers /health/* from a thread of its own, also while the API is busy'),
   nodes: option(whole(1, limits.nodesMax), 1, 'N', 'nodes of the contiguous plan'),

@@ -326,7 +326,7 @@ describe('tokens', () => {
     const socket = net.connect(Number(port), hostname);
     socket.pause();
     socket.write(
-      `POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: ${body.length}\r\n\r\n${body}`,
+      `POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: ${body.length}\r\n\r\n${body}`,
     );
     const cut = new Promise((resolve) => socket.once('close', resolve));
     socket.on('error', () => {});

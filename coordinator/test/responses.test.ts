@@ -111,7 +111,7 @@ function silentRequest(body: Record<string, unknown>): net.Socket {
 }
 
 function head(route: string, bytes: number): string {
-  return `POST ${route} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: ${bytes}\r\n\r\n`;
+  return `POST ${route} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: ${bytes}\r\n\r\n`;
 }
 
 /** All that comes until the connection ends. */
@@ -249,7 +249,7 @@ describe('a reader', () => {
     socket.pause();
     socket.on('error', () => {});
     const requested = once(server, 'request');
-    socket.write('GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n');
+    socket.write('GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n');
     await requested;
     return { socket, closed, close: () => void server.close() };
   }

@@ -46,7 +46,7 @@ describe('bodies', () => {
     const sockets = [1, 2].map(() => net.connect(Number(port), hostname));
     for (const socket of sockets)
       socket.write(
-        `POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: ${bodyBytesMax}\r\n\r\n${' '.repeat(30 * 1024)}`,
+        `POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: ${bodyBytesMax}\r\n\r\n${' '.repeat(30 * 1024)}`,
       );
     const ask = (spaces: number) =>
       fetch(`${coordinator.url}/detokenize`, {

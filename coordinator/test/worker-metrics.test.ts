@@ -161,7 +161,7 @@ describe('the cache', () => {
     const plan = contiguousPlan({ type: 'x', moeLayers: [0], experts: 2 }, places);
     const metrics = new Metrics({ model: 'm', version: '0', plan, planChecksum: '0', numericClass: () => 'bf16' }, 'vllm');
     metrics.watch({ places, epoch: 1, uncovered: 0 } as unknown as Membership, { running: 0, waiting: 0 });
-    const said = async () => (await metrics.text()).match(/^\S+:cache_config_info.*$/gm);
+    const said = async () => (await metrics.text(true)).match(/^\S+:cache_config_info.*$/gm);
     expect(await said()).toEqual(['vllm:cache_config_info{model_name="m",block_size="16",num_gpu_blocks="0"} 1']);
     places.forEach((place, w) => {
       place.ready = { kvBlocks: 100 + w } as Place['ready'];
@@ -177,7 +177,7 @@ describe("a model's name", () => {
     const plan = contiguousPlan({ type: 'x', moeLayers: [0], experts: 1 }, [{ name: 'w0', node: 0 }]);
     const metrics = new Metrics({ model, version: '0', plan, planChecksum: '0', numericClass: () => 'bf16' }, 'vllm');
     metrics.watch({ places, epoch: 1, uncovered: 0 } as unknown as Membership, { running: 0, waiting: 7 });
-    const names = (await metrics.text()).match(/model_name="(?:[^"\\]|\\.)*"/g) ?? [];
+    const names = (await metrics.text(true)).match(/model_name="(?:[^"\\]|\\.)*"/g) ?? [];
     expect(new Set(names)).toEqual(new Set(['model_name="a \\"quoted\\"\\\\name\twith\\nlines"']));
   });
 });

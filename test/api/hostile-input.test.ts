@@ -85,7 +85,7 @@ describe('what is not a request', () => {
     const declared = await post(cluster, chat, large);
     expect(declared.status).toBe(413);
     expect(expectEnvelope(declared).message).toContain('the limit is 262144');
-    const head = 'POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n';
+    const head = 'POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n';
     const chunk = `10000\r\n${'x'.repeat(0x10000)}\r\n`;
     const raw = await exchangeBytes(cluster.url, [head, chunk, chunk, chunk, chunk, chunk, '0\r\n\r\n']);
     expect(statusOf(raw)).toBe(413);
@@ -100,7 +100,7 @@ describe('what is not a request', () => {
       ['*', 404],
     ] as const) {
       const raw = await exchangeBytes(cluster.url, [
-        `${code === 404 ? 'OPTIONS' : 'GET'} ${target} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n`,
+        `${code === 404 ? 'OPTIONS' : 'GET'} ${target} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n`,
       ]);
       expect([target, statusOf(raw)]).toEqual([target, code]);
     }
@@ -117,7 +117,9 @@ describe('what is not a request', () => {
     expect(deleted.headers.get('allow')).toBe('GET, HEAD');
     expect((await deleted.json()).error.message).toBe('DELETE is not allowed at "/v1/models"; allowed: GET, HEAD');
     expect((await fetch(`${cluster.url}/health`, { method: 'HEAD' })).status).toBe(200);
-    const expecting = await exchangeBytes(cluster.url, ['GET /v1/models HTTP/1.1\r\nhost: x\r\nexpect: cake\r\nconnection: close\r\n\r\n']);
+    const expecting = await exchangeBytes(cluster.url, [
+      'GET /v1/models HTTP/1.1\r\nhost: localhost\r\nexpect: cake\r\nconnection: close\r\n\r\n',
+    ]);
     expect([statusOf(expecting), expecting.includes('x-request-id: ')]).toEqual([200, true]);
     expect((await fetch(`${cluster.url}/v1/models/%00%zz`)).status).toBe(404);
     const longPath = await post(cluster, `/v1/models/${'x'.repeat(8_000)}`, '');
@@ -364,7 +366,7 @@ describe('connections', () => {
   });
 
   it('that send a body too slowly are ended', async () => {
-    const head = 'POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 1000\r\n\r\n';
+    const head = 'POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 1000\r\n\r\n';
     const started = performance.now();
     const raw = await exchangeBytes(cluster.url, [head, ...Array.from({ length: 60 }, () => ' ')], { pauseMs: 100, quietMs: 8_000 });
     expect(performance.now() - started).toBeLessThan(8_000);
@@ -372,7 +374,7 @@ describe('connections', () => {
   });
 
   it('with headers over the limit get 431', async () => {
-    const raw = await exchangeBytes(cluster.url, [`GET /health HTTP/1.1\r\nhost: x\r\nx-long: ${'y'.repeat(20_000)}\r\n\r\n`]);
+    const raw = await exchangeBytes(cluster.url, [`GET /health HTTP/1.1\r\nhost: localhost\r\nx-long: ${'y'.repeat(20_000)}\r\n\r\n`]);
     expect(statusOf(raw)).toBe(431);
     expect(raw).toContain('longer than 16384 bytes');
   });
@@ -403,7 +405,7 @@ describe('connections', () => {
       received += chunk;
     });
     socket.on('error', () => {});
-    socket.write('GET /health HTTP/1.1\r\nhost: x\r\n');
+    socket.write('GET /health HTTP/1.1\r\nhost: localhost\r\n');
     await once(socket, 'end');
     expect(statusOf(received)).toBe(408);
     // Whoever writes to what is no more is told so.
@@ -415,22 +417,22 @@ describe('connections', () => {
 
   it('go on after an error, whatever of the body was still to come', async () => {
     const post = (route: string, type: string, body: string) =>
-      `POST ${route} HTTP/1.1\r\nhost: x\r\ncontent-type: ${type}\r\ncontent-length: ${body.length}\r\n\r\n${body}`;
+      `POST ${route} HTTP/1.1\r\nhost: localhost\r\ncontent-type: ${type}\r\ncontent-length: ${body.length}\r\n\r\n${body}`;
     const raw = await exchangeBytes(cluster.url, [
       post('/nowhere', 'application/json', 'x'.repeat(100_000)),
       post(chat, 'text/plain', 'x'.repeat(100_000)),
       // Far more than sockets hold, and than is read.
       post(plain, 'application/json', 'x'.repeat(20_000_000)),
-      `POST ${plain} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n`,
+      `POST ${plain} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n`,
       ...Array.from({ length: 16 }, () => `10000\r\n${'x'.repeat(0x10000)}\r\n`),
       '0\r\n\r\n',
-      'GET /health HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n',
+      'GET /health HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n',
     ]);
     expect([...raw.matchAll(/HTTP\/1\.1 (\d+)/g)].map(([, code]) => code)).toEqual(['404', '415', '413', '413', '200']);
   });
 
   it('that are cut in the middle of a body leave nothing behind', async () => {
-    const head = 'POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 1000\r\n\r\n{"prom';
+    const head = 'POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 1000\r\n\r\n{"prom';
     await Promise.all(Array.from({ length: 20 }, () => exchangeBytes(cluster.url, [head], { quietMs: 50 })));
     await expectAlive();
   });
@@ -438,7 +440,7 @@ describe('connections', () => {
   it('whose client reads nothing cost a bounded buffer', async () => {
     // About 1.5 MB: long answers with many log-probabilities, to a client that never reads.
     const body = JSON.stringify({ model, prompt: 'x', max_tokens: 600, ignore_eos: true, stream: true, logprobs: 20, n: 2 });
-    const head = `POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: ${body.length}\r\n\r\n`;
+    const head = `POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: ${body.length}\r\n\r\n`;
     const { hostname, port } = new URL(cluster.url);
     const socket = connect(Number(port), hostname);
     socket.pause();

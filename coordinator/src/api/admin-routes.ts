@@ -11,11 +11,14 @@ import type { Service } from './service.ts';
  *
  * @throws SwitchyardError `unauthorized`
  */
-export function checkAdmin(service: Service, { request, local }: Exchange, openWithoutKeys: boolean): void {
-  if (local) return;
-  if (service.adminKeys?.tenantOf(request.headers.authorization) != null) return;
+export function checkAdmin(service: Service, exchange: Exchange, openWithoutKeys: boolean): void {
+  if (isOperator(service, exchange)) return;
   if (openWithoutKeys && service.adminKeys === null && service.apiKeys === null) return;
   throw new SwitchyardError('unauthorized', 'this path needs the admin token (--admin-token-file) or the admin socket (--admin-socket)');
+}
+
+export function isOperator({ adminKeys }: Service, { request, local }: Exchange): boolean {
+  return local || adminKeys?.tenantOf(request.headers.authorization) != null;
 }
 
 /** POST /v1/switchyard/trace {on, file, tenants}: turns the routing trace on or off. */

@@ -1,6 +1,7 @@
 import { type ErrorCode, errorCatalogue, SwitchyardError } from '@switchyard/proto';
 import { bounds } from '../bounds.ts';
 import { DetailedError } from '../detailed-error.ts';
+import { ForeignHeader } from './allowed-hosts.ts';
 
 interface ErrorReply {
   status: number;
@@ -20,7 +21,7 @@ export function errorReply(error: unknown): ErrorReply {
   const retryAfter = (bounds.retryAfterSeconds as Partial<Record<ErrorCode, number>>)[known.code];
   const details = known instanceof DetailedError ? known.details : {};
   return {
-    status,
+    status: known instanceof ForeignHeader ? 403 : status,
     headers: {
       ...(retryAfter === undefined ? {} : { 'retry-after': String(retryAfter) }),
       ...(known.code === 'unauthorized' ? { 'www-authenticate': 'Bearer' } : {}),

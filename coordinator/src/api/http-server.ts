@@ -4,7 +4,8 @@ import type { AddressInfo, Socket } from 'node:net';
 import { type ErrorCode, removeStaleSocket, SwitchyardError } from '@switchyard/proto';
 import { bounds } from '../bounds.ts';
 import { healthQuestion } from '../health/health-counters.ts';
-import { checkAdmin, traceRoute } from './admin-routes.ts';
+import { checkAdmin, isOperator, traceRoute } from './admin-routes.ts';
+import { AllowedHosts, isLoopback } from './allowed-hosts.ts';
 import { errorReply } from './api-error.ts';
 import { closedSignal, type Exchange, requestId } from './exchange.ts';
 import { quoted } from './fields.ts';
@@ -74,6 +75,7 @@ export async function listenHttp(service: Service, where: { host: string; port: 
     requireHostHeader: false,
   });
   server.maxConnections = bounds.connectionsMax;
+  let allowedHosts: AllowedHosts | null = null;
   server.on('request', (request, response) => {
     // A proxy may name the whole address (RFC 9112, 3.2.2).
     const [rawPath] = (request.url ?? '/').replace(/^https?:\/\/[^/?]*/i, '').split('?');
@@ -95,7 +97,7 @@ export async function listenHttp(service: Service, where: { host: string; port: 
     closeWithConnection(request, response);
     response.setHeader('x-request-id', exchange.id);
     service.exchanges.add(response);
-    void serve(service, exchange);
+    void serve(service, exchange, allowedHosts);
   });
   // An expectation that we do not know is no reason to refuse (RFC 9110, 10.1.1); Node would, without a body.
   server.on('checkExpectation', (request, response) => server.emit('request', request, response));
@@ -105,6 +107,8 @@ export async function listenHttp(service: Service, where: { host: string; port: 
   await listening(server, where);
   if (local) chmodSync(where.socket, 0o600);
   const address = server.address();
+  if (!local && service.apiKeys === null && isLoopback((address as AddressInfo).address))
+    allowedHosts = new AllowedHosts([where.host, ...service.config.allowedHosts.split(',')]);
   return {
     port: typeof address === 'object' && address !== null ? (address as AddressInfo).port : 0,
     stop: () => {
@@ -130,12 +134,13 @@ function closeWithConnection({ socket }: IncomingMessage, response: ServerRespon
   response.once('socket', () => socket.off('close', close));
 }
 
-async function serve(service: Service, exchange: Exchange): Promise<void> {
+async function serve(service: Service, exchange: Exchange, allowedHosts: AllowedHosts | null): Promise<void> {
   const { response } = exchange;
   let route: Route | null = null;
   response.on('finish', () => service.metrics.requests.onResponse(route?.path ?? 'none', response.statusCode));
   try {
     checkHost(exchange);
+    allowedHosts?.check(exchange.request.headers);
     route = findRoute(exchange);
     if (service.draining) response.setHeader('connection', 'close');
     admit(service, exchange, route);
@@ -181,7 +186,8 @@ function fail(service: Service, { response, id, path }: Exchange, error: unknown
   service.metrics.requests.onError(code);
   const detail = error instanceof SwitchyardError ? { code, message: error.message } : { err: error };
   if (status === 500) service.log.error({ request: id, path, ...detail }, 'request failed');
-  else service.log.debug({ request: id, path, ...detail }, 'request refused');
+  // What is wrong with a field may quote it, and it may be the prompt.
+  else service.log.debug({ request: id, path, code, param: error instanceof SwitchyardError ? error.param : null }, 'request refused');
   // Node discards what is left of the body. To close instead would reset the connection, and with it what a client that still sends has yet to read.
   sendError(response, error);
 }
@@ -235,6 +241,9 @@ function health(service: Service, { path, response }: Exchange): void {
   sendJson(response, status, JSON.stringify(body), status === 503 ? { 'retry-after': String(bounds.retryAfterSeconds.not_ready) } : {});
 }
 
-async function metrics({ metrics: subject }: Service, exchange: Exchange): Promise<void> {
-  sendAnswer(exchange, await subject.text(), { 'content-type': subject.contentType });
+/** Which experts were used tells of prompts, where few requests run: with keys it is the operator's alone. */
+async function metrics(service: Service, exchange: Exchange): Promise<void> {
+  const subject = service.metrics;
+  const text = await subject.text(service.apiKeys === null || isOperator(service, exchange));
+  sendAnswer(exchange, text, { 'content-type': subject.contentType });
 }

@@ -3,7 +3,7 @@ import { Gauge, Registry } from 'prom-client';
 import type { Membership } from '../membership/membership.ts';
 import { metricPrefix, vllmSuffixes } from './names.ts';
 import { RequestMetrics } from './request-metrics.ts';
-import { WorkerMetrics } from './worker-metrics.ts';
+import { expertTokensMetric, WorkerMetrics } from './worker-metrics.ts';
 
 interface MetricsSubject {
   model: string;
@@ -108,11 +108,17 @@ export class Metrics {
     return this.registry.contentType;
   }
 
-  async text(): Promise<string> {
-    const own = await this.registry.metrics();
+  /** @param withExperts whether the rows of each expert are among them, which are nearly a routing trace where few requests run */
+  async text(withExperts: boolean): Promise<string> {
+    const own = withExperts ? await this.registry.metrics() : await this.#withoutExperts();
     if (this.#compat === 'none') return own;
     const renamed = await Promise.all(vllmSuffixes.map((suffix) => this.#asVllm(suffix)));
     return own + renamed.join('');
+  }
+
+  async #withoutExperts(): Promise<string> {
+    const names = this.registry.getMetricsAsArray().flatMap(({ name }) => (name === expertTokensMetric ? [] : [name]));
+    return `${(await Promise.all(names.map((name) => this.registry.getSingleMetricAsString(name)))).join('\n\n')}\n`;
   }
 
   async #asVllm(suffix: string): Promise<string> {

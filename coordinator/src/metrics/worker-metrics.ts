@@ -8,6 +8,9 @@ const expertSeriesMax = 4096;
 /** One series per ordered pair of workers up to so many, 64 workers; of a larger cluster the bytes of each worker by locality alone. */
 const linkSeriesMax = 4096;
 
+/** Rows of each expert, over all requests. */
+export const expertTokensMetric = `${metricPrefix}expert_tokens_total`;
+
 /** Totals of `Stats` that are counters of their own. */
 const counted = [
   'promptTokens',

@@ -48,6 +48,11 @@ export const bounds = {
   },
   /** A request's text up to this many characters is tokenised in the main thread: 1 ms of prose, 20 ms at worst (one endless word). More goes to a thread. */
   inlineTextChars: 2 * 1024,
+  /**
+   * It is work of the checkpoint's making all the same, a template with an endless loop, say. What takes so long in the main thread is ended, and that thread does no
+   * more of it.
+   */
+  inlineTextMsMax: 1_000,
   /** A request's text may keep that thread for so long: 4 MB of prose take 6 s. */
   tokenizingMsMax: 30_000,
   /** Requests whose text waits for the tokenising thread. */
@@ -83,6 +88,8 @@ export const bounds = {
   unknownFieldsLoggedMax: 256,
   /** A stream that does not say hello. */
   helloTimeoutMs: 10_000,
+  /** Ids that a tokenizer may give, in tables by id: the largest published vocabularies have 2^18. */
+  tokenIdsMax: 2 ** 22,
   /** Seconds a client should wait before it tries again. */
   retryAfterSeconds: {
     queue_full: 1,

@@ -96,7 +96,7 @@ class Coordinator implements RunningCoordinator {
     this.#plan = choosePlan(config, this.#folder.plan);
     if (config.replayRouting !== null) checkReplayedTrace(config.replayRouting, this.#plan.model, this.#folder.topK);
     this.#planChecksum = planChecksum(this.#plan);
-    this.#tokenizing = new Tokenizing(config.model);
+    this.#tokenizing = new Tokenizing(config.model, (what) => log.warn(what));
     const modelId = config.modelName ?? path.basename(path.resolve(config.model));
     this.#metrics = new Metrics(
       {

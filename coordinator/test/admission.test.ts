@@ -62,7 +62,9 @@ describe('a server without keys on loopback', () => {
     });
     const foreign = await get({ host: 'localhost:8000', origin: 'https://rebound.example' });
     expect([foreign.status, JSON.parse(foreign.body).error.param]).toEqual([403, 'origin']);
-    expect(await statuses([{ host: '127.0.0.1.example' }, { host: 'localhost', origin: 'null' }, { host: 'localhost.example' }])).toEqual([403, 403, 403]);
+    expect(await statuses([{ host: '127.0.0.1.example' }, { host: 'localhost', origin: 'null' }, { host: 'localhost.example' }])).toEqual([
+      403, 403, 403,
+    ]);
     expect(
       await statuses([
         { host: 'localhost' },

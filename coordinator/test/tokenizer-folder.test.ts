@@ -60,9 +60,11 @@ describe('a folder whose tokenizer is none', () => {
     [{ added_tokens: {} }, 'added_tokens must be a list'],
     [
       { added_tokens: [{ id: 5, special: false }] },
-      'added_tokens[0] must have a whole number as id, a text as content, and true or false for',
+      'added_tokens[0] must have a whole number below 4194304 as id, a text as content, and true or false for',
     ],
     [{ added_tokens: [null] }, 'added_tokens[0] must have'],
+    [{ added_tokens: [{ id: 2 ** 31 - 1, content: 'x' }] }, 'added_tokens[0] must have a whole number below 4194304'],
+    [{ model: { ...bundled.tokenizer.model, vocab: { a: 2 ** 31 - 1 } } }, 'model.vocab must give each piece a whole number below 4194304'],
     [{ added_tokens: [{ id: -1, content: 'x' }] }, 'added_tokens[0] must have'],
     [{ added_tokens: [{ id: 5, content: 'x', special: 1 }] }, 'added_tokens[0] must have'],
     [{ model: 5 }, 'model.vocab is missing'],

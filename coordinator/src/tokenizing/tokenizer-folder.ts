@@ -1,6 +1,7 @@
 import { readFileSync, statSync } from 'node:fs';
 import path from 'node:path';
 import { limits, SwitchyardError } from '@switchyard/proto';
+import { bounds } from '../bounds.ts';
 
 /** What a checkpoint's folder says about text, parsed and nothing more. */
 export interface TokenizerFolder {
@@ -81,14 +82,17 @@ const steps = ['normalizer', 'pre_tokenizer', 'post_processor', 'decoder'];
 function checkedTokenizer(file: string, json: unknown): TokenizerJson {
   const refusal = (what: string) => new SwitchyardError('bad_checkpoint', `${file}: ${what}`);
   if (!isObject(json) || !isObject(json.model) || !json.model.vocab) throw refusal('model.vocab is missing');
-  if (!isVocabulary(json.model.vocab)) throw refusal('model.vocab must give each piece a whole number, or list pieces with their scores');
+  if (!isVocabulary(json.model.vocab))
+    throw refusal(`model.vocab must give each piece a whole number below ${bounds.tokenIdsMax}, or list pieces with their scores`);
   for (const step of steps) if (!isStep(json[step] ?? null)) throw refusal(`${step} must be null or an object with a type`);
   const added = json.added_tokens ?? [];
   if (!Array.isArray(added)) throw refusal('added_tokens must be a list');
   const addedTokens = added.map((token: unknown, i) => {
     const flags = { special: false, normalized: false, ...(isObject(token) ? token : {}) } as Record<string, unknown>;
     if (isId(flags.id) && typeof flags.content === 'string' && isFlag(flags.special) && isFlag(flags.normalized)) return flags;
-    throw refusal(`added_tokens[${i}] must have a whole number as id, a text as content, and true or false for special and normalized`);
+    throw refusal(
+      `added_tokens[${i}] must have a whole number below ${bounds.tokenIdsMax} as id, a text as content, and true or false for special and normalized`,
+    );
   });
   const none = Object.fromEntries(steps.map((step) => [step, null]));
   return { ...none, ...json, added_tokens: addedTokens } as unknown as TokenizerJson;
@@ -108,7 +112,7 @@ function isStep(step: unknown): boolean {
 }
 
 function isId(value: unknown): boolean {
-  return Number.isInteger(value) && (value as number) >= 0 && (value as number) < 2 ** 31;
+  return Number.isInteger(value) && (value as number) >= 0 && (value as number) < bounds.tokenIdsMax;
 }
 
 function isFlag(value: unknown): boolean {

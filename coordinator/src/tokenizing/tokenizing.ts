@@ -1,5 +1,6 @@
 import { bounds } from '../bounds.ts';
 import type { ChatTemplate } from './chat-template.ts';
+import { Deadline } from './deadline.ts';
 import { PromptEncoder, type PromptText, promptChars } from './prompt-text.ts';
 import { TokenPieces } from './text-stream.ts';
 import { TextThread } from './text-thread.ts';
@@ -13,21 +14,32 @@ export interface EncodeOptions {
   unwanted?: AbortSignal;
 }
 
-/** Text to ids and back. Short texts are encoded on the spot, long ones in a thread, so that streams go on meanwhile. */
+/**
+ * Text to ids and back. Short texts are encoded on the spot, long ones in a thread, so that streams go on meanwhile. Both have a deadline: how long a text takes is up
+ * to the checkpoint.
+ */
 export class Tokenizing {
   readonly pieces: TokenPieces;
   readonly specialIds: ReadonlySet<number>;
   readonly template: ChatTemplate | null;
-  readonly #encoder: PromptEncoder;
+  /** Null once it has been ended in the middle of its work: all texts go to the thread then. */
+  #encoder: PromptEncoder | null;
+  readonly #deadline = new Deadline(bounds.inlineTextMsMax);
+  readonly #onSlow: (what: string) => void;
   readonly #thread: TextThread;
 
-  /** @throws SwitchyardError `bad_checkpoint` */
-  constructor(dir: string) {
+  /**
+   * @param onSlow told once, when the checkpoint takes too long with a short text
+   * @throws SwitchyardError `bad_checkpoint`
+   */
+  constructor(dir: string, onSlow: (what: string) => void = () => {}) {
+    this.#onSlow = onSlow;
     const folder = readTokenizerFolder(dir);
-    this.#encoder = new PromptEncoder(folder);
+    const encoder = new PromptEncoder(folder);
+    this.#encoder = encoder;
     this.#thread = new TextThread(dir);
-    this.template = this.#encoder.template;
-    this.specialIds = this.#encoder.tokenizer.specialIds;
+    this.template = encoder.template;
+    this.specialIds = encoder.tokenizer.specialIds;
     this.pieces = new TokenPieces(tokenBytes(folder.tokenizer));
   }
 
@@ -50,8 +62,23 @@ export class Tokenizing {
     { tokensMax = Number.POSITIVE_INFINITY, unwanted }: EncodeOptions = {},
   ): Promise<number[][]> {
     const chars = prompts.reduce((sum, prompt) => sum + promptChars(prompt), 0);
-    if (chars <= bounds.inlineTextChars) return prompts.map((prompt) => this.#encoder.encode(prompt, tokensMax));
-    return await this.#thread.encode({ prompts, chars, tokensMax, unwanted });
+    return (
+      (chars <= bounds.inlineTextChars ? this.#encodeHere(prompts, chars, tokensMax) : null) ??
+      (await this.#thread.encode({ prompts, chars, tokensMax, unwanted }))
+    );
+  }
+
+  /** Null where it takes too long, or did before. */
+  #encodeHere(prompts: readonly PromptText[], chars: number, tokensMax: number): number[][] | null {
+    const encoder = this.#encoder;
+    if (encoder === null) return null;
+    const ended = this.#deadline.run(() => prompts.map((prompt) => encoder.encode(prompt, tokensMax)));
+    if (ended !== null) return ended.value;
+    this.#encoder = null;
+    this.#onSlow(
+      `the checkpoint's tokenizer or chat template takes longer than ${bounds.inlineTextMsMax} ms for ${chars} characters; all texts go to its thread now`,
+    );
+    return null;
   }
 
   async close(): Promise<void> {

@@ -32,6 +32,7 @@ import { checkReplayedTrace } from './replayed-trace.ts';
 import { Dispatcher, type HomePolicy } from './requests/dispatcher.ts';
 import { HomeStatistics } from './requests/home-statistics.ts';
 import { nodeCount, readPlanHomes } from './requests/plan-homes.ts';
+import { tenantWaitingMax } from './requests/waiting-answers.ts';
 import { statusDocument } from './status.ts';
 import { Tokenizing } from './tokenizing/tokenizing.ts';
 import { TraceRecorder } from './trace/trace-recorder.ts';
@@ -82,6 +83,8 @@ class Coordinator implements RunningCoordinator {
   readonly #trace: TraceRecorder;
   readonly #health: Health;
   readonly #service: Service;
+  readonly #apiKeys: ApiKeys | null;
+  readonly #tenantWaitingMax: number;
   readonly #exchanges = new OpenExchanges();
   readonly #http: HttpListener[] = [];
   #control: Listener | null = null;
@@ -113,7 +116,7 @@ class Coordinator implements RunningCoordinator {
       { ...assignment, epoch: epochOf(assignment) },
       {
         onTokens: (place, tokens) => this.#dispatcher.onTokens(place, tokens),
-        onTrace: (_place, rows) => this.#trace.append(rows),
+        onTrace: (place, rows) => this.#trace.append(place.worker, rows),
         onStats: (place, stats) => {
           this.#metrics.workers?.onStats(place, stats);
           this.#dispatcher.onStats(place, stats);
@@ -124,7 +127,10 @@ class Coordinator implements RunningCoordinator {
       },
       log,
     );
-    const queue = { runningMax: config.requestsRunningMax, waitingMax: config.requestsWaitingMax, batchMax: config.maxSequences };
+    this.#apiKeys = config.apiKeyFile === null ? null : ApiKeys.read(config.apiKeyFile, '--api-key-file');
+    const { requestsRunningMax: runningMax, requestsWaitingMax: waitingMax } = config;
+    this.#tenantWaitingMax = tenantWaitingMax(waitingMax, this.#apiKeys?.tenants ?? 1);
+    const queue = { runningMax, waitingMax, tenantWaitingMax: this.#tenantWaitingMax, batchMax: config.maxSequences };
     const planHomes = readPlanHomes(this.#plan, (problem) => log.warn(`plan: ${problem}`));
     const homes = { policy: homePolicy(config), statistics: new HomeStatistics(nodeCount(this.#plan), planHomes) };
     this.#dispatcher = new Dispatcher(this.#membership, queue, this.#metrics.requests, homes);
@@ -133,7 +139,7 @@ class Coordinator implements RunningCoordinator {
     this.#trace = new TraceRecorder(
       config.traceDir,
       { format: 'switchyard-trace', version: 1, model: modelId, modelType, ...shape, topK: this.#folder.topK, ...this.#folder.grouping },
-      (request) => this.#dispatcher.answerOf(request)?.spec ?? null,
+      (worker, request) => this.#dispatcher.answerOf(worker, request)?.spec ?? null,
       (what) => {
         this.#log.error({ failure: what }, 'routing trace has failed: nothing is recorded any more');
         this.#membership.trace(false);
@@ -203,7 +209,6 @@ class Coordinator implements RunningCoordinator {
 
   #createService(modelId: string): Service {
     const config = this.#config;
-    const apiKeys = config.apiKeyFile === null ? null : ApiKeys.read(config.apiKeyFile, '--api-key-file');
     const adminKeys = config.adminTokenFile === null ? null : ApiKeys.read(config.adminTokenFile, '--admin-token-file');
     const draining = () => this.#draining;
     const numericClass = () => this.#numericClass();
@@ -218,7 +223,7 @@ class Coordinator implements RunningCoordinator {
         eosTokens: this.#folder.eosTokens,
         defaults: this.#folder.sampling,
         // More would be refused for ever, however little there is to do.
-        sequencesMax: Math.min(bounds.sequencesPerRequestMax, config.requestsRunningMax + config.requestsWaitingMax),
+        sequencesMax: Math.min(bounds.sequencesPerRequestMax, config.requestsRunningMax + this.#tenantWaitingMax),
         replaying: config.replayRouting !== null,
       },
       topK: this.#folder.topK,
@@ -234,7 +239,7 @@ class Coordinator implements RunningCoordinator {
       bodies: LeasedMemory.ofBodies(Math.max(bounds.bodiesBytesMax, config.bodyBytesMax)),
       answers: LeasedMemory.ofAnswers(bounds.answersBytesMax, bounds.socketPendingBytesMax),
       log: this.#log,
-      apiKeys,
+      apiKeys: this.#apiKeys,
       adminKeys,
       get draining() {
         return draining();

@@ -132,7 +132,7 @@ describe('a recording', () => {
     );
     const { file } = recorder.start({ file: 'few', tenants: null });
     for (const request of [70, 71, 70, 72, 71, 70])
-      recorder.append({ request: [request], position: [0], generated: [false], experts: new Uint8Array(2) });
+      recorder.append(0, { request: [request], position: [0], generated: [false], experts: new Uint8Array(2) });
     expect(await recorder.stop()).toMatchObject({ sequences: 4, rows: 6 });
     const bytes = readFileSync(`${file}-0000.trace`);
     const records = bytes.subarray(bytes.indexOf(10) + 1);
@@ -152,7 +152,7 @@ describe('a recording', () => {
     const dropped = Math.ceil(limits.tracePendingBytesMax / 10);
     for (const rows of [dropped, 3]) {
       const position = Array.from({ length: rows }, (_, i) => i);
-      recorder.append({
+      recorder.append(0, {
         request: position.map(() => 80),
         position,
         generated: position.map(() => false),

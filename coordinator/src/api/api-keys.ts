@@ -40,6 +40,11 @@ export class ApiKeys {
     return keys;
   }
 
+  /** How many there are. */
+  get tenants(): number {
+    return new Set(this.#tenantOf.values()).size;
+  }
+
   /** @param header value of `Authorization`; null when it names no known key */
   tenantOf(header: string | undefined): string | null {
     const match = /^Bearer +(\S+) *$/i.exec(header ?? '');

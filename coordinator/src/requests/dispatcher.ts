@@ -26,11 +26,10 @@ import { type HomeStatistics, type RequestKind, STRONG_PREFIX } from './home-sta
 import { PrefixMemory, PrefixPoints } from './prefix-memory.ts';
 import { Refusals } from './refusals.ts';
 import { addTraffic, checkedRouting, checkedTraffic, noTraffic, type TrafficSum } from './traffic.ts';
+import { type QueueLimits, WaitingAnswers } from './waiting-answers.ts';
 import { type Running, WorkerLoads } from './worker-loads.ts';
 
-interface DispatcherLimits {
-  runningMax: number;
-  waitingMax: number;
+interface DispatcherLimits extends QueueLimits {
   /** Sequences in the batch of one worker; what it has beyond them waits there. */
   batchMax: number;
 }
@@ -50,7 +49,7 @@ export interface HomePolicy {
 const SLACK_OF_MEAN_LOAD = 0.25;
 
 /**
- * Brings answers to workers and tokens back to answers. At most `runningMax` are with workers, `waitingMax` wait in order, more are refused: a client is better
+ * Brings answers to workers and tokens back to answers. At most `runningMax` are with workers, `waitingMax` wait, tenants in turn, more are refused: a client is better
  * told at once. What no worker has room for, as far as that can be told from here, waits too.
  */
 export class Dispatcher {
@@ -59,7 +58,7 @@ export class Dispatcher {
   readonly #metrics: RequestMetrics;
   /** With a worker, until that worker says that it is done, whatever became of the client. */
   readonly #running = new Map<number, Running>();
-  readonly #waiting: Answer[] = [];
+  readonly #waiting: WaitingAnswers;
   readonly #prefixes = new PrefixMemory();
   readonly #points = new PrefixPoints();
   readonly #statistics: HomeStatistics;
@@ -85,6 +84,7 @@ export class Dispatcher {
     this.#statistics = homes.statistics;
     this.#nodes = 1 + Math.max(...membership.places.map(({ node }) => node));
     this.#limits = dispatcherLimits;
+    this.#waiting = new WaitingAnswers(dispatcherLimits);
     this.#metrics = metrics;
     this.#loads = new WorkerLoads(membership.places.length, dispatcherLimits.batchMax);
     this.#refusals = new Refusals(membership.places.length);
@@ -130,15 +130,9 @@ export class Dispatcher {
     return longest;
   }
 
-  /** Takes all of them or none. @throws SwitchyardError `queue_full` */
+  /** Takes all of them, which are one tenant's, or none. @throws SwitchyardError `queue_full` */
   admit(answers: readonly Answer[]): void {
-    const room = this.#limits.runningMax + this.#limits.waitingMax - this.#running.size - this.#waiting.length;
-    if (answers.length > room)
-      throw new SwitchyardError(
-        'queue_full',
-        `${this.#running.size} sequences run and ${this.#waiting.length} wait; with ${answers.length} more the limits of ${this.#limits.runningMax} and ${this.#limits.waitingMax} are exceeded`,
-      );
-    this.#waiting.push(...answers);
+    this.#waiting.take(answers, this.#running.size);
     this.#pump();
     this.#flush();
   }
@@ -146,8 +140,7 @@ export class Dispatcher {
   /** The client has gone: nothing more is delivered. */
   cancel(answer: Answer): void {
     answer.closed = true;
-    const waiting = this.#waiting.indexOf(answer);
-    if (waiting >= 0) this.#waiting.splice(waiting, 1);
+    this.#waiting.remove(answer);
     const running = this.#running.get(answer.request);
     if (running !== undefined) this.#membership.cancel(running.place, answer.request);
   }
@@ -169,8 +162,10 @@ export class Dispatcher {
     this.#flush();
   }
 
-  answerOf(request: number): Answer | null {
-    return this.#running.get(request)?.answer ?? null;
+  /** What a worker computes under this number. */
+  answerOf(worker: number, request: number): Answer | null {
+    const entry = this.#running.get(request);
+    return entry?.place.worker === worker ? entry.answer : null;
   }
 
   /** One step of one worker. */
@@ -179,8 +174,8 @@ export class Dispatcher {
     this.#loads.gaveTokens(place.worker, now);
     for (const routing of tokens.routing) this.#reconsider(place, routing);
     for (const prompt of tokens.prompt) {
-      const answer = this.#running.get(prompt.request)?.answer;
-      if (answer !== undefined) attempt(answer, () => answer.acceptPrompt(prompt));
+      const entry = this.#running.get(prompt.request);
+      if (entry?.place === place) attempt(entry.answer, () => entry.answer.acceptPrompt(prompt));
     }
     let logprobAt = 0;
     let topAt = 0;
@@ -273,7 +268,7 @@ export class Dispatcher {
 
   /** Ends everything at once. */
   failAll(error: SwitchyardError): void {
-    const answers = [...this.#waiting.splice(0), ...[...this.#running.values()].map(({ answer }) => answer)];
+    const answers = [...this.#waiting.clear(), ...[...this.#running.values()].map(({ answer }) => answer)];
     for (const answer of answers) {
       if (answer.closed) continue;
       this.#touched.add(answer.listener);
@@ -333,7 +328,7 @@ export class Dispatcher {
   /** They have waited longest. Their clients may have gone since, with another of their choices. */
   #giveOn(answers: readonly Answer[]): void {
     for (const answer of answers) answer.givenOn = true;
-    this.#waiting.unshift(...answers.filter(({ closed }) => !closed));
+    for (const answer of answers.filter(({ closed }) => !closed).reverse()) this.#waiting.unshift(answer);
   }
 
   /** A cache that holds much of the prompt counts most, one that holds little counts least. */

@@ -35,13 +35,13 @@ interface Traced {
 export class TraceRecorder {
   readonly #folder: string | null;
   readonly #header: Omit<TraceHeader, 'createdAt'>;
-  readonly #requestOf: (request: number) => { tenant: string; domain: string } | null;
+  readonly #requestOf: (worker: number, request: number) => { tenant: string; domain: string } | null;
   readonly #onFailure: (what: string) => void;
   readonly #options: Partial<TraceWriterOptions>;
   #writer: TraceWriter | null = null;
   #tenants: ReadonlySet<string> | null = null;
-  /** Sequences by request. Those of the distant past are forgotten: nothing more comes of them. */
-  readonly #traced = new Map<number, Traced | null>();
+  /** Sequences by worker and request, which are the worker's own alone. Those of the distant past are forgotten: nothing more comes of them. */
+  readonly #traced = new Map<string, Traced | null>();
   #sequences = 0;
   readonly #rowBytes: number;
 
@@ -49,7 +49,7 @@ export class TraceRecorder {
   constructor(
     folder: string | null,
     header: Omit<TraceHeader, 'createdAt'>,
-    requestOf: (request: number) => { tenant: string; domain: string } | null,
+    requestOf: (worker: number, request: number) => { tenant: string; domain: string } | null,
     onFailure: (what: string) => void,
     options: Partial<TraceWriterOptions> = {},
   ) {
@@ -81,12 +81,12 @@ export class TraceRecorder {
   }
 
   /** Rows of one step of one worker: those of a sequence lie together. */
-  append({ request, position, generated, experts }: TraceRows): void {
+  append(worker: number, { request, position, generated, experts }: TraceRows): void {
     if (this.#writer === null) return;
     for (let first = 0; first < request.length; ) {
       let end = first + 1;
       while (end < request.length && request[end] === request[first]) end++;
-      const traced = this.#tracedOf(request[first]);
+      const traced = this.#tracedOf(worker, request[first]);
       if (traced !== null) {
         const positions = Array.prototype.slice.call(position, first, end) as number[];
         const rows = experts.subarray(first * this.#rowBytes, end * this.#rowBytes);
@@ -125,13 +125,14 @@ export class TraceRecorder {
   }
 
   /** Null: not to be recorded. */
-  #tracedOf(request: number): Traced | null {
-    const known = this.#traced.get(request);
+  #tracedOf(worker: number, request: number): Traced | null {
+    const key = `${worker} ${request}`;
+    const known = this.#traced.get(key);
     if (known !== undefined) return known;
-    const asked = this.#requestOf(request);
+    const asked = this.#requestOf(worker, request);
     const wanted = asked !== null && (this.#tenants === null || this.#tenants.has(asked.tenant));
     const traced = wanted ? { sequence: this.#sequences++, domain: asked.domain === '' ? null : asked.domain } : null;
-    this.#traced.set(request, traced);
+    this.#traced.set(key, traced);
     if (this.#traced.size > limits.traceSequencesMax) this.#traced.delete(this.#traced.keys().next().value!);
     return traced;
   }

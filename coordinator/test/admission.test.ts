@@ -1,8 +1,9 @@
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import http from 'node:http';
+import net from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
-import { afterAll, afterEach, describe, expect, it } from 'vitest';
+import { afterAll, afterEach, describe, expect, it, vi } from 'vitest';
 import { AllowedHosts } from '../src/api/allowed-hosts.ts';
 import type { RunningCoordinator } from '../src/index.ts';
 import { startCoordinator } from '../src/index.ts';
@@ -140,5 +141,30 @@ describe('the log', () => {
     const logged = lines.filter((line) => line.includes('request refused'));
     expect(logged.map((line) => JSON.parse(line))).toEqual([expect.objectContaining({ code: 'invalid_request', param: 'temperature' })]);
     expect(lines.join()).not.toContain('secret words');
+  });
+});
+
+describe('the admin socket', () => {
+  it('is made for its owner alone, whatever the mask of files is', async () => {
+    const made: number[] = [];
+    const { listen } = net.Server.prototype;
+    const spy = vi.spyOn(net.Server.prototype, 'listen').mockImplementation(function (this: net.Server, ...args: unknown[]) {
+      if (typeof args[0] !== 'string') return Reflect.apply(listen, this, args);
+      const server = Reflect.apply(listen, this, args);
+      made.push(statSync(args[0]).mode & 0o777);
+      return server;
+    });
+    const mask = process.umask(0);
+    try {
+      const adminSocket = path.join(folder, 'private.sock');
+      await start({ adminSocket });
+      expect(made).toEqual([0o600]);
+      expect(statSync(adminSocket).mode & 0o777).toBe(0o600);
+      // Files that are made later have the mask that was there.
+      expect(process.umask()).toBe(0);
+    } finally {
+      process.umask(mask);
+      spy.mockRestore();
+    }
   });
 });

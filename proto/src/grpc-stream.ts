@@ -3,6 +3,7 @@
  * token; the server answers with its own metadata once it has accepted them. Flow-control windows stay at HTTP/2's 64 KiB: while a write of its own is unfinished,
  * Node's HTTP/2 does not read, so two ends that both fill the socket buffers wait for each other for ever. 64 KiB fits those buffers.
  */
+import { chmodSync } from 'node:fs';
 import * as grpc from '@grpc/grpc-js';
 import { closedInTime } from './closed-in-time.ts';
 import { SwitchyardError } from './errors.ts';
@@ -67,6 +68,8 @@ export async function serveStreams(
       else reject(new SwitchyardError('link_closed', `cannot listen on ${target}: ${bindFailure(error)}`, { cause: error }));
     });
   });
+  // Before anybody knows of it: whatever the mask of files is, the owner alone may connect.
+  if (target.startsWith('unix:')) chmodSync(target.slice('unix:'.length), 0o600);
   return {
     address: target.startsWith('unix:') ? target : target.replace(/:\d+$/, `:${port}`),
     close: async () => {
@@ -261,6 +264,7 @@ function channelOptions(kind: StreamKind): grpc.ChannelOptions {
     'grpc.max_send_message_length': -1,
     'grpc.enable_retries': 0, // A stream that breaks is the caller's to replace; buffering for retries costs a copy.
     'grpc.use_local_subchannel_pool': 1, // One connection per link, so that links do not share a window.
+    'grpc.max_connection_idle_ms': limits.dialTimeoutMs, // A listener lets go of whoever connects and asks for nothing.
     'grpc.max_concurrent_streams': 8, // A connection carries one; a few more for a dialler that tries again.
     'grpc.enable_http_proxy': 0, // Workers dial workers, never through a web proxy of the environment.
     'grpc.service_config_disable_resolution': 1,

@@ -1,6 +1,7 @@
 import { chmodSync } from 'node:fs';
 import { createServer, type IncomingMessage, type Server, type ServerResponse, STATUS_CODES } from 'node:http';
 import type { AddressInfo, Socket } from 'node:net';
+import { isMainThread } from 'node:worker_threads';
 import { type ErrorCode, removeStaleSocket, SwitchyardError } from '@switchyard/proto';
 import { bounds } from '../bounds.ts';
 import { healthQuestion } from '../health/health-counters.ts';
@@ -231,9 +232,20 @@ async function listening(server: Server, where: { host: string; port: number } |
       const why = error.code === 'EADDRINUSE' ? 'something else listens there already' : error.message;
       reject(new SwitchyardError('link_closed', `${option}: ${why}`, { cause: error }));
     });
-    if ('socket' in where) server.listen(where.socket, resolve);
+    if ('socket' in where) privately(() => server.listen(where.socket, resolve));
     else server.listen(where.port, where.host, resolve);
   });
+}
+
+/** What is made is its owner's alone from the beginning: made first and then told so, it would be open to others in between. */
+function privately(make: () => void): void {
+  // A thread cannot set the mask, which is the process's.
+  const mask = isMainThread ? process.umask(0o177) : null;
+  try {
+    make();
+  } finally {
+    if (mask !== null) process.umask(mask);
+  }
 }
 
 function health(service: Service, { path, response }: Exchange): void {

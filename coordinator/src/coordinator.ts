@@ -21,6 +21,7 @@ import { OpenExchanges } from './api/open-exchanges.ts';
 import type { Service } from './api/service.ts';
 import { bounds } from './bounds.ts';
 import { type Config, completeConfig, type GivenConfig } from './config.ts';
+import { exposures } from './exposure.ts';
 import { Health } from './health/health.ts';
 import type { HealthReading } from './health/health-counters.ts';
 import { createLog, type Log } from './log.ts';
@@ -157,8 +158,7 @@ class Coordinator implements RunningCoordinator {
       const token = readTokenFile(tokenFile, '--token-file');
       this.#control = await serveControl(control, { token, tls: readTls(this.#config) }, (stream) => this.#membership.accept(stream));
       this.controlAddress = this.#control.address;
-      if (token === '' && !/^(unix:|127\.|localhost:|\[::1\])/.test(control))
-        this.#log.warn(`--control ${control} takes any worker: give it a --token-file`);
+      for (const exposure of exposures(this.#config)) this.#log.warn(exposure);
       if (healthPort !== null) this.healthUrl = `http://${urlHost(host)}:${await this.#health.serve(host, healthPort)}`;
       if (adminSocket !== null) this.#http.push(await listenHttp(this.#service, { socket: adminSocket }));
       this.#tokenizing.start();

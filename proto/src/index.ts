@@ -12,6 +12,7 @@ export * from './limits.ts';
 export { AwakeTime, awakeSeconds, FrameRhythm, lingerAfterFrames } from './lingering.ts';
 export * from './link.ts';
 export { isSocketOfFiles } from './link-address.ts';
+export * from './loopback.ts';
 export * from './lossy.ts';
 export { availableCpus, memoriesBeside, parseCpuList } from './machine.ts';
 export * from './memory-transport.ts';

@@ -1,5 +1,5 @@
 import type { IncomingHttpHeaders } from 'node:http';
-import { SwitchyardError } from '@switchyard/proto';
+import { isLoopback, SwitchyardError } from '@switchyard/proto';
 import { quoted } from './fields.ts';
 
 /** What a page of another site sends, or a browser that was made to take this server for one. Status 403. */
@@ -11,13 +11,6 @@ export class ForeignHeader extends SwitchyardError {
       { param },
     );
   }
-}
-
-const LOOPBACK = /^(localhost|127(\.\d{1,3}){3}|::1)$/;
-
-/** Whether an address, or a name of it, is one that only this machine reaches. */
-export function isLoopback(host: string): boolean {
-  return LOOPBACK.test(host);
 }
 
 /**

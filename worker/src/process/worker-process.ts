@@ -23,6 +23,7 @@ import { badCheckpoint } from '../checkpoint/bad-checkpoint.ts';
 import { ExpertServer } from '../exchange/expert-server.ts';
 import type { LoadOptions, Model } from '../model/contract.ts';
 import { type Assignment, loadOptions, readAssignment } from './assignment.ts';
+import { exposures } from './exposure.ts';
 import type { WorkerFlags } from './flags.ts';
 import type { Log } from './log.ts';
 import { Serving } from './serving.ts';
@@ -73,6 +74,7 @@ export class WorkerProcess {
     this.device = describeDevice(native, flags);
     this.links = { token: readTokenFile(flags.tokenFile, '--token-file'), tls: readTlsFiles(flags, flags.tlsServerName) };
     this.listeners = await listenAny(flags.data, this.links, (link) => this.server.accept(link)).catch(naming('--data'));
+    for (const exposure of exposures(flags)) log('warn', exposure);
     log('info', `listening for peers on ${this.listeners.addresses.join(', ')}`);
     const heartbeat = setInterval(() => this.beat(), HEARTBEAT_MS);
     try {

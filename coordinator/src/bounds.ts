@@ -80,6 +80,9 @@ export const bounds = {
   homesHeaderCharsMax: 2048,
   /** Characters of tenant, domain and request id. */
   nameCharsMax: 128,
+  /** Of what a worker says of its device, as JSON, and of one of its addresses. */
+  deviceCharsMax: 4096,
+  addressCharsMax: 1024,
   /** Memories that one worker may tell of. */
   memoriesMax: 1024,
   /** Keys in the key file. */

@@ -202,7 +202,7 @@ describe('a worker that attaches', () => {
     );
     for (const [name, node] of [
       ['n0w0', 'n0'],
-      ['n1w0', `n0${'x'.repeat(200)}`],
+      ['n1w0', `n0${'x'.repeat(126)}`],
     ]) {
       const worker = await ScriptedWorker.join(control, name, node);
       worker.ready();

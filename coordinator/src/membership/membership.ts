@@ -16,6 +16,7 @@ import {
 import { bounds } from '../bounds.ts';
 import type { Log } from '../log.ts';
 import { uncoveredExperts } from './coverage.ts';
+import { tooLongIn } from './hello-bounds.ts';
 import { checkedMemories, memoryGroups } from './shared-memory.ts';
 
 export interface Assignment {
@@ -120,7 +121,9 @@ export class Membership {
       if (place !== null) this.#receive(place, stream, message);
       else if (message.type === 'hello') {
         clearTimeout(silent);
-        place = this.#greet(stream, message);
+        const tooLong = tooLongIn(message);
+        if (tooLong === null) place = this.#greet(stream, message);
+        else void stream.close(new SwitchyardError('bad_frame', tooLong));
       } else void stream.close(new SwitchyardError('bad_frame', `the first message is ${message.type}, not hello`));
     });
     void stream.closed.then((error) => {
@@ -273,8 +276,8 @@ export class Membership {
     if (covered) {
       const peers = ready.map(({ worker, name, hello }) => ({ worker, name, node: hello!.node, dataAddresses: hello!.dataAddresses }));
       for (const place of ready) {
-        this.#tell(place, { type: 'peers', epoch: this.epoch, peers });
-        place.state = 'serving';
+        // One that was not told cannot send its peers anything: its loss is about to be said.
+        if (this.#tell(place, { type: 'peers', epoch: this.epoch, peers })) place.state = 'serving';
       }
     }
     this.#recount();
@@ -308,12 +311,14 @@ export class Membership {
     this.#uncovered = uncoveredExperts(this.#assignment.plan, new Set(serving));
   }
 
-  /** A stream that has closed by now will say so itself. */
-  #tell(place: Place, message: Parameters<WorkerStream['send']>[0]): void {
+  /** Whether it could be: a stream that has closed by now will say so itself. */
+  #tell(place: Place, message: Parameters<WorkerStream['send']>[0]): boolean {
     try {
       place.stream?.send(message);
+      return place.stream !== null;
     } catch (error) {
       this.#log.debug({ worker: place.name }, `not told ${message.type}: ${(error as Error).message}`);
+      return false;
     }
   }
 }

@@ -1,0 +1,70 @@
+import { mkdtempSync, rmSync } from 'node:fs';
+import os from 'node:os';
+import path from 'node:path';
+import { contiguousPlan, type FromWorker, PROTOCOL_VERSION, SwitchyardError, type ToWorker, type WorkerStream } from '@switchyard/proto';
+import { afterAll, describe, expect, it } from 'vitest';
+import { startCoordinator } from '../src/index.ts';
+import { createLog } from '../src/log.ts';
+import { Membership } from '../src/membership/membership.ts';
+import { modelDir } from './model-dir.ts';
+import { ScriptedWorker } from './scripted-worker.ts';
+
+const folder = mkdtempSync(path.join(os.tmpdir(), 'sw-he-'));
+afterAll(() => rmSync(folder, { recursive: true }));
+
+const hello = {
+  ...{ type: 'hello' as const, protocolVersion: PROTOCOL_VERSION, name: 'n0w0', node: 'n0', pid: 1, dataAddresses: ['uds:///a'] },
+  ...{ device: '{}', softwareVersion: '0', memories: [] as string[] },
+};
+
+describe('a worker that says too much of itself', () => {
+  const x = (count: number) => 'x'.repeat(count);
+
+  it('is cut off by the field, and its place stays free', async () => {
+    const control = `unix:${path.join(folder, 'c.sock')}`;
+    const coordinator = await startCoordinator({ model: modelDir, listen: '127.0.0.1:0', control, logLevel: 'silent', graceMs: 0 });
+    for (const [changes, told] of [
+      [{ name: x(129) }, 'name has 129 characters; the limit is 128'],
+      [{ node: x(129) }, 'node has 129 characters; the limit is 128'],
+      [{ softwareVersion: x(129) }, 'softwareVersion has 129 characters; the limit is 128'],
+      [{ device: x(4097) }, 'device has 4097 characters; the limit is 4096'],
+      [{ dataAddresses: ['uds:///a', x(1025)] }, 'dataAddresses has 1025 characters; the limit is 1024'],
+    ] as const) {
+      const worker = await ScriptedWorker.attach(control);
+      worker.send({ ...hello, ...changes } as FromWorker);
+      expect(await worker.stream.closed).toMatchObject({ message: expect.stringContaining(`hello: ${told}`) });
+    }
+    const { workers } = coordinator.status() as { workers: { state: string }[] };
+    expect(workers.map(({ state }) => state)).toEqual(['absent']);
+    await coordinator.close();
+  });
+});
+
+describe('a worker that cannot be told of its peers', () => {
+  it('does not serve', () => {
+    const plan = contiguousPlan({ type: 'x', moeLayers: [0], experts: 2 }, [{ name: 'n0w0', node: 0 }]);
+    const engine = {} as ConstructorParameters<typeof Membership>[0]['engine'];
+    const nothing = () => {};
+    const events = { onTokens: nothing, onTrace: nothing, onStats: nothing, onDrained: nothing, onLost: nothing, onChange: nothing };
+    const membership = new Membership({ epoch: 1, modelDir: '', plan, engine }, events, createLog('silent'));
+    const join = (closes: boolean) => {
+      let receive: (message: FromWorker) => void = nothing;
+      const stream = {
+        ...{ peer: 'p', pendingBytes: 0, closed: new Promise(nothing), close: async () => {} },
+        onMessage: (take: typeof receive) => {
+          receive = take;
+        },
+        send: ({ type }: ToWorker) => {
+          if (closes && type === 'peers') throw new SwitchyardError('link_closed', 'it is closed');
+          return true;
+        },
+      };
+      membership.accept(stream as unknown as WorkerStream);
+      receive(hello);
+      receive({ type: 'ready', epoch: 1, residentBytes: 1, kvBlocks: 1, weightsHash: 1n, numericClass: 'bf16' });
+      return [membership.places[0].state, membership.uncovered];
+    };
+    expect(join(true)).toEqual(['loaded', 2]);
+    expect(join(false)).toEqual(['serving', 0]);
+  });
+});

@@ -1,4 +1,4 @@
-import { batchRowsDefault, limits, parseLossy } from '@switchyard/proto';
+import { batchRowsDefault, hostNamesPattern, limits, parseLossy } from '@switchyard/proto';
 import { z } from 'zod';
 import { helpOf, option, readOptions, type Values, withDefaults } from './option-table.ts';
 
@@ -21,9 +21,9 @@ const lossyText = z.string().superRefine((list, context) => {
     context.addIssue({ code: 'custom', message: (error as Error).message });
   }
 });
-const hostNames = z
-  .string()
-  .regex(/^(\*|[\w.-]+|\[[\da-f:]+\])(,(\*|[\w.-]+|\[[\da-f:]+\]))*$|^$/i, 'it must be names without ports, with commas between, or *');
+const hostNames = z.union([z.literal(''), z.string().regex(hostNamesPattern)], {
+  error: 'it must be names without ports, with commas between, or *',
+});
 const hostAndPort = z.string().regex(/^(\[[^\]]+\]|[^:[\]]+):\d{1,5}$/, 'it must be HOST:PORT');
 
 /** Every option of the coordinator. Flags, environment names, defaults, help and docs/api.md derive from this table. */

@@ -5,6 +5,9 @@ export function isLoopback(host: string): boolean {
   return LOOPBACK.test(host);
 }
 
+/** Names and addresses without ports, with commas between; "*" is any. */
+export const hostNamesPattern = /^(\*|[\w.-]+|\[[\da-f:]+\])(,(\*|[\w.-]+|\[[\da-f:]+\]))*$/i;
+
 /** How far an address of a listener or of a peer reaches: "host:port", "unix:/path", or one of a link with its scheme. */
 export function reachOf(address: string): 'files' | 'machine' | 'network' {
   if (/^(unix:|uds:|shm:|memory:)/.test(address)) return 'files';

@@ -1,7 +1,7 @@
 import { existsSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
-import { availableCpus, type Backend, limits, parseLossy } from '@switchyard/proto';
+import { availableCpus, type Backend, isLoopback, limits, parseLossy } from '@switchyard/proto';
 import { Command, Option } from 'commander';
 import { ApiClient } from '../api/client.ts';
 import type { ClusterStatus } from '../api/cluster-status.ts';
@@ -18,7 +18,7 @@ import type { LocalTransport } from '../cluster/worker-flags.ts';
 import { CommandFailure, exitStatus } from '../failure.ts';
 import { coloursOf } from '../terminal/colours.ts';
 import { checkModelFolder } from '../terminal/model-folder.ts';
-import { backendList, byteCount, integerIn, lossyList, nonEmpty } from '../terminal/option-values.ts';
+import { backendList, byteCount, hostNames, integerIn, lossyList, nonEmpty } from '../terminal/option-values.ts';
 import type { Progress } from '../terminal/progress.ts';
 import { startProgress } from '../terminal/progress.ts';
 import { formatBytes } from '../terminal/quantity.ts';
@@ -36,6 +36,7 @@ interface UpOptions {
   port: number;
   healthPort?: number;
   apiKeyFile?: string;
+  allowedHosts?: string;
   numeric: 'auto' | 'f32' | 'bf16';
   expertDtype: 'stored' | 'int8' | 'int4';
   lossy: string;
@@ -89,6 +90,11 @@ export function upCommand(): Command {
     .option('--port <port>', 'port to listen on; 0 takes any free one', integerIn(0, 65_535), 8000)
     .option('--health-port <port>', 'answer /health/* there too, also while the API is busy', integerIn(0, 65_535))
     .option('--api-key-file <file>', 'keys that clients must send, a line each: KEY, or KEY TENANT')
+    .option(
+      '--allowed-hosts <list>',
+      'names, with commas between, by which clients may ask on loopback without keys, besides localhost; *: any',
+      hostNames,
+    )
     .addOption(
       new Option('--numeric <class>', 'what the inputs of matrices are rounded to').choices(['auto', 'f32', 'bf16']).default('auto'),
     )
@@ -218,6 +224,7 @@ async function runUp(given: UpOptions): Promise<void> {
       logLevel: options.verbose ? 'info' : 'error',
       ...(options.healthPort === undefined ? {} : { healthPort: options.healthPort }),
       ...(options.apiKeyFile === undefined ? {} : { apiKeyFile: options.apiKeyFile }),
+      ...(options.allowedHosts === undefined ? {} : { allowedHosts: options.allowedHosts }),
       ...(options.kvBytes === undefined ? {} : { kvBytes: options.kvBytes }),
       ...(options.maxBatchRows === undefined ? {} : { maxBatchRows: options.maxBatchRows }),
       ...(options.maxSequences === undefined ? {} : { maxSequences: options.maxSequences }),
@@ -253,6 +260,8 @@ async function runUp(given: UpOptions): Promise<void> {
     ready = true;
     const report = upReport(path.resolve(options.model), cluster, status);
     process.stdout.write(options.json ? `${JSON.stringify(report)}\n` : formatUpReport(report, coloursOf(process.stdout)));
+    if (options.apiKeyFile === undefined && !isLoopback(options.host))
+      process.stderr.write(coloursOf(process.stderr).yellow(`--host ${options.host} answers anybody: give it an --api-key-file\n`));
     if (options.try !== undefined) await tryFirstCompletion(cluster.url, report.model, options, interrupt.signal);
     if (!options.json) process.stdout.write(coloursOf(process.stdout).dim('Ctrl-C stops everything.\n'));
     await untilAborted(interrupt.signal);

@@ -1,4 +1,4 @@
-import { type Backend, backendNames, isBackend, parseLossy } from '@switchyard/proto';
+import { type Backend, backendNames, hostNamesPattern, isBackend, parseLossy } from '@switchyard/proto';
 import { InvalidArgumentError } from 'commander';
 import { parseBytes } from './quantity.ts';
 
@@ -34,6 +34,11 @@ export function byteCount(text: string): number {
 
 export function nonEmpty(text: string): string {
   if (text.trim() === '') throw new InvalidArgumentError('It must not be empty.');
+  return text;
+}
+
+export function hostNames(text: string): string {
+  if (!hostNamesPattern.test(text)) throw new InvalidArgumentError('It must be names without ports, with commas between, or *.');
   return text;
 }
 

@@ -53,6 +53,8 @@ const instructionSets = {
 };
 const shared = process.platform === 'darwin' ? ['-shared', '-undefined', 'dynamic_lookup'] : ['-shared'];
 const parallel = Math.max(1, Math.min(os.cpus().length, 4));
+/** Its exit status where no compiler is new enough: who has kernels that were brought along may use them (scripts/checkout.mjs). */
+const noCompilerStatus = 3;
 
 function say(message) {
   process.stderr.write(`switchyard native: ${message}\n`);
@@ -81,12 +83,12 @@ function findCompiler() {
   }
   if (old.length > 0) {
     say(`too old: ${old.join(', ')}; C++17 with -mavx512bf16 needs gcc 10, clang 9 or newer: install one or set CXX`);
-    process.exit(1);
+    process.exit(noCompilerStatus);
   }
   say(
     'no C++ compiler found: install one (Debian, Ubuntu: apt-get install g++; Fedora: dnf install gcc-c++; macOS: xcode-select --install) or set CXX',
   );
-  process.exit(1);
+  process.exit(noCompilerStatus);
 }
 
 /** The GPU's compiler and its runtime's static library, or null. The runtime finds the driver when it is called: a build runs on machines without one. */
@@ -275,6 +277,11 @@ function targetsOf(all, cuda) {
 const upToDate = (target) =>
   existsSync(target.path) && existsSync(`${target.path}.key`) && readFileSync(`${target.path}.key`, 'utf8') === target.key;
 
+/** A build with nothing to do writes nothing: whoever runs it may not be allowed to. */
+function writeIfOther(file, text) {
+  if (!existsSync(file) || readFileSync(file, 'utf8') !== text) writeFileSync(file, text);
+}
+
 /** Builds what is not up to date. False: something that a build without CUDA has too did not compile or link. Null: only the kernels for GPUs did not. */
 async function buildAll(compiler, cuda) {
   const all = units(compiler, cuda);
@@ -318,4 +325,4 @@ if (complete === null) {
 if (!complete) process.exit(1);
 // Tests ask it; a program asks the kernels themselves.
 if (!onlyConformance)
-  writeFileSync(path.join(build, 'cuda.json'), `${JSON.stringify(cuda && { nvcc: cuda.name, version: cuda.version.trim() })}\n`);
+  writeIfOther(path.join(build, 'cuda.json'), `${JSON.stringify(cuda && { nvcc: cuda.name, version: cuda.version.trim() })}\n`);

@@ -10,7 +10,7 @@ const longerProperties = {
   resolveId: (source: string, importer?: string) => (source === 'fast-check' && importer !== longer ? longer : undefined),
 };
 
-// Tests import the packages' sources ("switchyard-source"); processes that tests start run what `npm run build` made.
+// Tests import the packages' sources ("switchyard-source"); processes that tests start run what setup builds, which is therefore done before any test.
 export default defineConfig({
   plugins: fuzzing ? [longerProperties] : [],
   resolve: { conditions: ['switchyard-source', 'module', 'node', 'import', 'default'] },
@@ -18,6 +18,7 @@ export default defineConfig({
   test: {
     include: ['**/test/**/*.test.ts', '**/src/**/*.test.ts'],
     exclude: ['**/node_modules/**', '**/dist/**'],
+    globalSetup: 'test/up-to-date.ts',
     testTimeout: fuzzing ? 3_600_000 : 60_000,
     hookTimeout: 60_000,
     pool: 'forks',

@@ -99,10 +99,15 @@ export async function startCluster(dir, model, { workers, nodes, transport }, pr
   await Promise.all(ready);
   const peers = streams.map(({ hello }, worker) => ({ worker, name: hello.name, node: hello.node, dataAddresses: hello.dataAddresses }));
   for (const stream of streams) stream.send({ type: 'peers', epoch: 1, peers });
-  return {
+  const cluster = {
     children,
-    /** Seconds until `batch` requests, spread over the homes, have produced `produce` tokens each. */
-    async run(batch, prompt, produce) {
+    /** Until it gets no faster; rounds below zero, which are measured nowhere. */
+    async warm() {
+      let round = 0;
+      await warmUp(async () => 1 / (await cluster.run(8, 16, 128, [--round])));
+    },
+    /** Seconds until `batch` requests of this draw (request.mjs), spread over the homes, have produced `produce` tokens each. */
+    async run(batch, prompt, produce, draw) {
       const startedMs = performance.now();
       await unlessFailed(
         new Promise((resolve) => {
@@ -114,7 +119,8 @@ export async function startCluster(dir, model, { workers, nodes, transport }, pr
               for (const finish of Array.from(message.finish)) if (finish !== 0 && --left === 0) resolve();
             };
           }
-          for (let i = 0; i < batch; i++) streams[i % workers].send({ type: 'submit', ...request(model.vocab, prompt, produce) });
+          for (let i = 0; i < batch; i++)
+            streams[i % workers].send({ type: 'submit', ...request(model.vocab, prompt, produce, [...draw, i]) });
         }),
       );
       return (performance.now() - startedMs) / 1000;
@@ -131,6 +137,7 @@ export async function startCluster(dir, model, { workers, nodes, transport }, pr
       ended();
     },
   };
+  return cluster;
 }
 
 /** What a cell added to the counters of all workers. */
@@ -148,18 +155,19 @@ function difference(before, after) {
   };
 }
 
+/** Layouts one after another: all at once would be nineteen workers. So only what one layout's row says of itself is of one moment. */
 export async function measureClusters(dir, model, layouts, rounds) {
   const results = [];
   for (const layout of layouts) {
     const cluster = await startCluster(dir, model, layout);
-    await warmUp(async () => 1 / (await cluster.run(8, 16, 128)));
-    for (const { batch, produce } of [
+    await cluster.warm();
+    for (const [cell, { batch, produce }] of [
       { batch: 1, produce: 128 },
       { batch: 16, produce: 64 },
-    ]) {
+    ].entries()) {
       const before = await cluster.stats();
       const speeds = [];
-      for (let round = 0; round < rounds; round++) speeds.push((batch * produce) / (await cluster.run(batch, 16, produce)));
+      for (let round = 0; round < rounds; round++) speeds.push((batch * produce) / (await cluster.run(batch, 16, produce, [round, cell])));
       const { steps, bytes, tokens, seconds, ...rest } = difference(before, await cluster.stats());
       results.push({
         ...layout,

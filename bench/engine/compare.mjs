@@ -8,7 +8,6 @@ import { parseArgs } from 'node:util';
 import { inspectModel } from '../../worker/dist/index.js';
 import { commandOf } from '../command.mjs';
 import { median } from '../median.mjs';
-import { warmUp } from '../warm-up.mjs';
 import { startCluster } from './cluster.mjs';
 
 const root = fileURLToPath(new URL('../..', import.meta.url));
@@ -47,10 +46,10 @@ function usage(children) {
   return total;
 }
 
-async function measure(cluster, batch) {
+async function measure(cluster, batch, round) {
   const produce = produceOf(batch);
   const before = usage(cluster.children);
-  const seconds = await cluster.run(batch, promptTokens, produce);
+  const seconds = await cluster.run(batch, promptTokens, produce, [round, batch]);
   const after = usage(cluster.children);
   const tokens = batch * produce;
   return {
@@ -67,7 +66,7 @@ for (const layout of flags.layouts.split(','))
     const clusters = [];
     for (const program of programs) {
       const cluster = await startCluster(flags.model, model, { workers: nodes * workersPerNode, nodes, transport }, program);
-      await warmUp(async () => 1 / (await cluster.run(8, promptTokens, 128)));
+      await cluster.warm();
       clusters.push(cluster);
     }
     const batches = flags.batches.split(',').map(Number);
@@ -75,7 +74,7 @@ for (const layout of flags.layouts.split(','))
     for (let round = 0; round < Number(flags.rounds); round++)
       for (const batch of batches) {
         const pair = [];
-        for (const i of round % 2 === 0 ? [0, 1] : [1, 0]) pair[i] = await measure(clusters[i], batch);
+        for (const i of round % 2 === 0 ? [0, 1] : [1, 0]) pair[i] = await measure(clusters[i], batch, round);
         rounds.get(batch).push(pair);
       }
     for (const cluster of clusters) await cluster.close();

@@ -62,8 +62,8 @@ async function createEngine(dir, sum, threads) {
     },
     onTrace: () => {},
   });
-  /** Seconds until `batch` requests of `prompt` tokens have produced `produce` each, and where they went. */
-  const run = async (batch, prompt, produce) => {
+  /** Seconds until `batch` requests of this draw (request.mjs) of `prompt` tokens have produced `produce` each, and where they went. */
+  const run = async (batch, prompt, produce, draw) => {
     const before = Array.from(times.seconds);
     const stepsBefore = counters.steps;
     const startedMs = performance.now();
@@ -72,7 +72,7 @@ async function createEngine(dir, sum, threads) {
       ended = () => {
         if (--left === 0) resolve();
       };
-      for (let i = 0; i < batch; i++) engine.submit(request(shape.vocab, prompt, produce));
+      for (let i = 0; i < batch; i++) engine.submit(request(shape.vocab, prompt, produce, [...draw, i]));
     });
     const seconds = (performance.now() - startedMs) / 1000;
     return { seconds, steps: counters.steps - stepsBefore, split: Array.from(times.seconds, (s, i) => s - before[i]) };
@@ -91,7 +91,7 @@ export async function measureOneProcess(dir, threads, rounds) {
   const engines = { exact: await createEngine(dir, 'exact', threads), fast: await createEngine(dir, 'fast', threads) };
   const results = cells.map((cell) => ({ ...cell, exact: [], fast: [], ratio: [], outsideKernels: [] }));
   for (let round = -1; round < rounds; round++) {
-    for (const cell of results) {
+    for (const [number, cell] of results.entries()) {
       const taken = {};
       const order = Object.entries(engines);
       for (const [sum, engine] of round % 2 === 0 ? order : order.reverse()) {
@@ -100,7 +100,7 @@ export async function measureOneProcess(dir, threads, rounds) {
         const tokens = cell.produce === 1 ? cell.prompt : cell.batch * cell.produce;
         let best = null;
         for (let i = 0; i < repeats; i++) {
-          const one = await engine.run(cell.batch, cell.prompt, cell.produce);
+          const one = await engine.run(cell.batch, cell.prompt, cell.produce, [round, number, i]);
           if (best === null || one.seconds < best.seconds) best = one;
         }
         taken[sum] = tokens / best.seconds;

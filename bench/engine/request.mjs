@@ -1,11 +1,16 @@
-// A greedy request of `tokens` prompt tokens, none shared with another request, that never stops early.
 let last = 0;
 
-export function request(vocab, tokens, maxTokens) {
-  const id = ++last;
+/**
+ * A greedy request that never stops early, of `tokens` prompt tokens drawn at random.
+ *
+ * @param draw integers that name it (round, cell, number in the cell): the prompt is a function of them, so that whoever is compared gets the same ones, and
+ *   other draws have others. The request's id is its own.
+ */
+export function request(vocab, tokens, maxTokens, draw) {
+  const next = random(draw);
   return {
-    request: id,
-    prompt: Array.from({ length: tokens }, (_, i) => (id * 7919 + i * i * 31 + i) % vocab),
+    request: ++last,
+    prompt: Array.from({ length: tokens }, () => next() % vocab),
     maxTokens,
     sampling: {
       temperature: 0,
@@ -31,4 +36,19 @@ export function request(vocab, tokens, maxTokens) {
     reportRouting: false,
     replaySequence: 0,
   };
+}
+
+/** Unsigned 32-bit numbers (splitmix32), from a seed that every one of the integers changes. */
+function random(integers) {
+  let state = integers.reduce((seed, integer) => mix((seed + integer + 0x9e3779b9) | 0), 0);
+  return () => {
+    state = (state + 0x9e3779b9) | 0;
+    return mix(state) >>> 0;
+  };
+}
+
+function mix(x) {
+  const half = Math.imul(x ^ (x >>> 16), 0x21f0aaad);
+  const whole = Math.imul(half ^ (half >>> 15), 0x735a2d97);
+  return whole ^ (whole >>> 15);
 }

@@ -67,6 +67,7 @@ const text = [
   '## Worker processes on this machine, one thread each, contiguous plan',
   '',
   'µs a step of one home: attention (with routers and dense layers), waiting for the exchange, experts for own rows, experts for other homes, sampling, other.',
+  'Layouts are measured one after another, not in turns: between two rows the machine may have changed.',
   '',
   '| workers | nodes | transport | batch | tokens/s | bytes a token | remote nodes a row | round trip, µs | attention | wait | own experts | others | sampling | other |',
   '| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |',

@@ -50,7 +50,7 @@ async function measure(nodes, workersPerNode, batch) {
       );
     for (let round = 0; round < rounds; round++)
       for (const i of (round + repeat) % 2 === 0 ? [0, 1] : [1, 0])
-        speeds[i][round].push((batch * produce) / (await clusters[i].run(batch, promptTokens, produce)));
+        speeds[i][round].push((batch * produce) / (await clusters[i].run(batch, promptTokens, produce, [repeat, round])));
     for (const cluster of clusters) await cluster.close();
   }
   return speeds;

@@ -4,7 +4,7 @@
 //                              [--out bench/results/hosts-peers]
 // A system with +ngram (switchyard+ngram, llama.cpp+ngram, vllm+ngram) guesses next tokens by prompt lookup.
 // Every peer does its best on one core a host: llama.cpp with an RPC server on each host and its API server on the first, vLLM with one rank a host over gloo.
-// Rounds alternate the systems; the table takes each figure's best round. Needs root, iproute2 and a C compiler.
+// Rounds alternate the systems, every second one in reverse; the table takes each figure's best round. Needs root, iproute2 and a C compiler.
 import { once } from 'node:events';
 import { existsSync, mkdirSync, openSync, readFileSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
@@ -15,6 +15,7 @@ import { startCluster } from '../../test/hosts/bed/cluster.mjs';
 import { draftFlags, isOurs, systemOf } from '../peers/drafts.mjs';
 import { convertToGguf } from '../peers/gguf.mjs';
 import { writeRandomModel } from '../peers/random-model.mjs';
+import { inTurn } from '../turns.mjs';
 import { warmUp } from '../warm-up.mjs';
 import { bundledModel, onHosts } from './workloads.mjs';
 
@@ -171,7 +172,10 @@ async function measure(bed, args) {
   return JSON.parse(out).levels;
 }
 
-async function measureServer(bed, round) {
+/** All bytes that have left hosts so far. */
+const wireBytesOf = ({ wireBytes }) => wireBytes.flat().reduce((a, b) => a + b, 0);
+
+async function warm(bed) {
   const most = Math.max(...batches);
   // As many clients as make every host the home of a full batch, where a server has homes; where not, they stand in line.
   const clients = hosts * most;
@@ -183,6 +187,9 @@ async function measureServer(bed, round) {
     },
     { roundsMax: 6 },
   );
+}
+
+async function measureServer(bed, round) {
   // However long it took to warm up.
   seed = 1000 * (round + 1);
   const decode = await measure(bed, [
@@ -216,18 +223,17 @@ async function measureServer(bed, round) {
 const results = Object.fromEntries(wanted.map((name) => [name, []]));
 const failures = {};
 for (let round = 0; round < Number(flags.rounds); round++)
-  for (const name of wanted.filter((one) => failures[one] === undefined)) {
+  for (const name of inTurn(wanted, round).filter((one) => failures[one] === undefined)) {
     const bed = await startBed({ hosts, rateMbit: Number(flags.rate), delayMicros: Number(flags.delay) });
     const logFile = path.join(flags.cache, `${name}.log`);
     let server = null;
     try {
       server = await systems[systemOf(name)](bed, openSync(logFile, 'w'), draftFlags(name));
       await untilServing(bed, server);
-      const before = await bed.counters();
+      await warm(bed);
+      const before = wireBytesOf(await bed.counters());
       const result = await measureServer(bed, round);
-      const after = await bed.counters();
-      const wireBytes = after.wireBytes.flat().reduce((a, b) => a + b, 0) - before.wireBytes.flat().reduce((a, b) => a + b, 0);
-      results[name].push({ ...result, wireBytes });
+      results[name].push({ ...result, wireBytes: wireBytesOf(await bed.counters()) - before });
       process.stderr.write(`round ${round + 1} ${name}: ${JSON.stringify(result)}\n`);
     } catch (error) {
       // The table has what could be measured all the same.

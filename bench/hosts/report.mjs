@@ -51,6 +51,8 @@ export async function writeReport({ parts, coresPerHost, out, openWorkload }) {
   writeFileSync(`${out}.md`, text(groups, workloads, coresPerHost, out));
 }
 
+const commandsOf = (groups) => [...new Set(groups.map(({ command }) => `\`${command}\``))];
+
 /** Parts may have been measured on different days, and of different states of the project. */
 function madeBy(groups) {
   const runs = groups.map(({ madeBy: { commit, date, machine } }) => `${date}, commit ${commit}, ${machine}`);
@@ -62,17 +64,18 @@ function withoutWorkers({ workers, sequences: _sequences, ...cell }) {
 }
 
 /** Who has which cores, and what made the parts. */
-function setting(groups, coresPerHost) {
-  const hosts =
-    'Hosts are network namespaces on one machine, one worker of one thread each, links by TCP; the coordinator and the clients run on the first.';
+export function setting(groups, coresPerHost) {
+  const links = [...new Set(groups.map(({ transport }) => transport))].join(' and ');
+  const hosts = `Hosts are network namespaces on one machine, one worker of one thread each, links by ${links}; the coordinator and the clients run on the first.`;
+  const runs = [...commandsOf(groups), madeBy(groups)].join('; ');
   if (coresPerHost === null)
     return [
       `${hosts} All hosts share the cores, so that`,
-      `a slow network decides what a fast machine would find on a faster one. Clusters are warm. \`node bench/hosts/run.mjs\`; ${madeBy(groups)}.`,
+      `a slow network decides what a fast machine would find on a faster one. Clusters are warm. ${runs}.`,
     ];
   return [
     `${hosts} Each host's worker has`,
-    `${coresPerHost} of the machine's cores to itself; the network, the coordinator and the clients share the others. Clusters are warm. \`node bench/hosts/run.mjs --cores-per-host ${coresPerHost}\`; ${madeBy(groups)}.`,
+    `${coresPerHost} of the machine's cores to itself; the network, the coordinator and the clients share the others. Clusters are warm. ${runs}.`,
   ];
 }
 

@@ -2,20 +2,21 @@
 //   node bench/hosts/run.mjs [--workloads text,replay] [--hosts 2,4] [--plans …] [--rates 250,1000] [--delays 250,1000] [--batches 1,8,32]
 //                            [--cores-per-host N] [--warm-rounds 30] [--rounds N] [--attempts 3]
 //                            [--cache DIR] [--parts DIR] [--again] [--out bench/results/hosts | --no-report]
-// Every (workload, hosts, rate) is measured on its own, its plans beside one another and the calibration of the cost model in their midst; all is kept in --parts, and what is there already is not
+// Every (workload, hosts, rate) is measured on its own, its plans beside one another and the calibration of the cost model in their midst; all is kept in --parts, and what is there already, by the same settings, is not
 // measured again without --again, so that a run may be cut into pieces. The report is made of all parts. Needs root, iproute2 and a C compiler.
 // With --cores-per-host each host's workers have the machine's next N CPUs to themselves and everything else has what is left; such parts make a report of their own.
 // --warm-rounds, --rounds (3 at least) and --attempts bound how long a run takes.
 import { execFileSync } from 'node:child_process';
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { parseArgs } from 'node:util';
 import { bedRefusal, startBed } from '../../test/hosts/bed/bed.mjs';
 import { startCluster } from '../../test/hosts/bed/cluster.mjs';
 import { divideCores, stayOn } from '../../test/hosts/bed/cores.mjs';
+import { commandOf } from '../command.mjs';
 import { calibrate } from './calibration.mjs';
 import { fullEffort, measureBeside, warm } from './measure.mjs';
+import { openParts } from './parts.mjs';
 import { planKinds, planOf } from './plans.mjs';
 import { calibrationName, partName, writeReport } from './report.mjs';
 import { replayWorkload, textWorkload } from './workloads.mjs';
@@ -51,21 +52,19 @@ if (refusal !== null) {
   process.stderr.write(`no test bed: ${refusal}\n`);
   process.exit(2);
 }
-mkdirSync(flags.parts, { recursive: true });
 const madeBy = {
   commit: commit(),
   date: new Date().toISOString().slice(0, 10),
   machine: `${os.cpus().length} × ${os.cpus()[0].model}, Linux ${os.release().split('-')[0]}, Node ${process.version}`,
 };
-const keep = (name, part, whole = true) =>
-  writeFileSync(path.join(flags.parts, `${name}.json`), JSON.stringify({ ...part, whole, madeBy }));
-/** A part that does not say what made it is none, and one that was cut short is measured again. */
-function has(name) {
-  const file = path.join(flags.parts, `${name}.json`);
-  if (flags.again || !existsSync(file)) return false;
-  const { madeBy, whole = true } = JSON.parse(readFileSync(file, 'utf8'));
-  return madeBy !== undefined && whole;
-}
+const { cache: _cache, parts: _parts, again, report, out, ...deciding } = flags;
+const { batches, delays, transport, 'warm-rounds': warmRounds, rounds, attempts } = flags;
+const { keep, has } = openParts(flags.parts, {
+  settings: { batches, delays, transport, warmRounds, rounds, attempts },
+  command: commandOf('bench/hosts/run.mjs', deciding),
+  madeBy,
+  again,
+});
 /** Where there is no git, who brought the files there says which they are. */
 function commit() {
   return process.env.SWITCHYARD_COMMIT ?? execFileSync('git', ['describe', '--always', '--dirty'], { cwd: root, encoding: 'utf8' }).trim();
@@ -92,7 +91,7 @@ for (const name of flags.workloads.split(',')) {
       for (const part of await measureParts(workload, hosts, kinds, rateMbit)) keep(partName(part), part);
     }
 }
-if (flags.report) await writeReport({ parts: flags.parts, coresPerHost, out: flags.out, openWorkload });
+if (report) await writeReport({ parts: flags.parts, coresPerHost, out, openWorkload });
 
 function delaysOf() {
   return flags.network === 'veth' ? [0] : numbers(flags.delays);
@@ -109,7 +108,7 @@ async function measureParts(workload, hosts, kinds, rateMbit) {
   if (cores !== null) stayOn(cores.rest);
   const cpus = cores?.hosts ?? null;
   const bed = await startBed({ hosts, network: flags.network, rateMbit, delayMicros: delays[0] });
-  const { network, transport } = flags;
+  const { network } = flags;
   const parts = kinds.map((kind) => {
     const plan = planOf(workload, hosts, kind, flags.cache);
     return { workload: workload.name, hosts, kind, plan, network, transport, rateMbit, coresPerHost, links: [], cells: [] };

@@ -2,7 +2,7 @@
 //   node bench/peers/compare.mjs --model DIR --gguf FILE --llama BIN_DIR [--vllm VENV_DIR] [--format bf16|int8] [--rounds 2] [--text FILE]
 //                               [--only switchyard,switchyard+ngram,llama.cpp,vllm] [--out bench/results/peers-NAME]
 // A system with +ngram guesses next tokens by prompt lookup. Prompts are random ids, or pieces of the text.
-// Rounds alternate the systems, so that a machine that slows down slows all of them; the table takes each figure's best round. What the memory gives is measured
+// Rounds alternate the systems, every second one in reverse, so that a machine that slows down slows all of them; the table takes each figure's best round. What the memory gives is measured
 // right before and after each level of our own, and a step is compared with the better of the two: a machine that others use changes within minutes.
 import { execFileSync, spawnSync } from 'node:child_process';
 import { mkdtempSync, readFileSync, writeFileSync } from 'node:fs';
@@ -11,6 +11,7 @@ import path from 'node:path';
 import { parseArgs } from 'node:util';
 import { measureReadBandwidth } from '../../cli/dist/doctor/read-bandwidth.js';
 import { commandOf } from '../command.mjs';
+import { inTurn } from '../turns.mjs';
 import { warmUp } from '../warm-up.mjs';
 import { isOurs } from './drafts.mjs';
 import { decodeBound, prefillBound } from './floor.mjs';
@@ -109,10 +110,10 @@ function instructionSetOf() {
 
 const results = Object.fromEntries(wanted.map((name) => [name, []]));
 for (let round = 0; round < Number(flags.rounds); round++) {
-  for (const [i, name] of wanted.entries()) {
+  for (const name of inTurn(wanted, round)) {
     const options = {
       ...{ model: path.resolve(flags.model), gguf: path.resolve(flags.gguf), llama: flags.llama, vllm: flags.vllm },
-      ...{ threads, format: flags.format, port: Number(flags.port) + i, extra: flags.up ? flags.up.split(' ') : [] },
+      ...{ threads, format: flags.format, port: Number(flags.port) + wanted.indexOf(name), extra: flags.up ? flags.up.split(' ') : [] },
     };
     const server = await startServer(name, options, path.join(logs, `${name}-${round}.log`));
     try {

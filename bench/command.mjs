@@ -6,8 +6,8 @@ const root = fileURLToPath(new URL('..', import.meta.url));
 
 /**
  * @param program path inside the repository
- * @param flags all that it took, by name; those that are undefined, and `out`, are left out
- * @param shown what stands for a value in a report, by the flag's name
+ * @param {Record<string, string | undefined>} flags all that it took, by name; those that are undefined, and `out`, are left out
+ * @param {Record<string, string>} shown what stands for a value in a report, by the flag's name
  */
 export function commandOf(program, { out: _out, ...flags }, shown = {}) {
   const given = Object.entries({ ...flags, ...shown }).filter(([, value]) => value !== undefined);

@@ -40,6 +40,7 @@ function statusOf(
     },
     requests: { traffic: { rows, remoteNodes, visits: 200, homeVisits: 150, interNodeBytes: 0, intraNodeBytes: 0 } },
     homes: { choices: { domain: 3, prefix: 0 } },
+    trace: { on: false },
     workers: ['a', 'b', 'c'].map((name) => ({
       name,
       node: name === 'c' ? 'n1' : 'n0',

@@ -402,7 +402,7 @@ describe('home choice', () => {
     const plan = path.join(folder, 'homes.json');
     writeFileSync(plan, JSON.stringify({ ...made, provenance: { homes: { domains: { code: { homeShare: [0.1, 0.9] } } } } }));
     coordinator = await startCoordinator({ model: modelDir, listen: '127.0.0.1:0', control, plan, logLevel: 'silent', graceMs: 0 });
-    const both = [];
+    const both: ScriptedWorker[] = [];
     for (const [node, name] of names.entries()) both.push(await ScriptedWorker.join(control, name, `n${node}`, ['a'], addressOf(name)));
     for (const worker of both) worker.ready();
     for (const worker of both) await worker.next('peers');

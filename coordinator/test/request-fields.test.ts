@@ -164,7 +164,7 @@ describe('what an assistant refused to say', () => {
     for (const said of [{ content: null, refusal: 'I will not.' }, { refusal: 'I will not.' }, { content: 'I will not.', refusal: null }]) {
       const reply = post(chat, { messages: [asked, { role: 'assistant', ...said }, asked], max_tokens: 1 });
       const { request, prompt } = await worker.next('submit');
-      prompts.push([...prompt]);
+      prompts.push(Array.from(prompt));
       worker.tokens({ request: [request], token: [50], finish: [Finish.length], cachedTokens: [0] });
       expect((await reply).status).toBe(200);
     }

@@ -78,7 +78,7 @@ function finish(requests: number[], prompt: PromptLogprobs[] = []): void {
 const manyTokens = 130_000;
 const longPrompt = Array.from({ length: manyTokens }, (_, i) => 100 + (i % 1000));
 
-function promptLogprobs(request: number, alternatives: number): PromptLogprobs {
+function promptLogprobs(request: number, alternatives: number) {
   const top = {
     token: Array.from({ length: alternatives }, (_, i) => 300 + i),
     logprob: Array.from({ length: alternatives }, (_, i) => -i - 1 / 3),
@@ -87,7 +87,7 @@ function promptLogprobs(request: number, alternatives: number): PromptLogprobs {
     request,
     logprob: Array.from({ length: manyTokens - 1 }, () => -1 / 3),
     top: alternatives === 0 ? [] : Array.from({ length: manyTokens - 1 }, () => top),
-  };
+  } satisfies PromptLogprobs;
 }
 
 /** A whole answer, complete and far larger than a socket holds, that nobody has read yet. */

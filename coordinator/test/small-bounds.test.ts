@@ -2,7 +2,7 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import net from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
-import { limits } from '@switchyard/proto';
+import { limits, type TraceHeader } from '@switchyard/proto';
 import { afterAll, describe, expect, it, vi } from 'vitest';
 import { startCoordinator } from '../src/index.ts';
 import { PrefixMemory } from '../src/requests/prefix-memory.ts';
@@ -102,8 +102,16 @@ describe('the memory of prefixes', () => {
 });
 
 describe('a recording', () => {
+  const header: Omit<TraceHeader, 'createdAt'> = {
+    format: 'switchyard-trace',
+    version: 1,
+    model: 'm',
+    moeLayers: [0],
+    experts: 8,
+    topK: 1,
+  };
+
   it('takes no name that another has, also where its first file is gone, and no folder that is not there', async () => {
-    const header = { format: 'switchyard-trace', version: 1, model: 'm', moeLayers: [0], experts: 8, topK: 1 } as const;
     const dir = mkdtempSync(path.join(folder, 'trace-'));
     const recorder = new TraceRecorder(
       dir,
@@ -123,7 +131,6 @@ describe('a recording', () => {
   });
 
   it('forgets which sequence a request of the distant past was', async () => {
-    const header = { format: 'switchyard-trace', version: 1, model: 'm', moeLayers: [0], experts: 8, topK: 1 } as const;
     const recorder = new TraceRecorder(
       folder,
       header,
@@ -140,7 +147,6 @@ describe('a recording', () => {
   });
 
   it('says how many rows it has, without those that were dropped', async () => {
-    const header = { format: 'switchyard-trace', version: 1, model: 'm', moeLayers: [0], experts: 8, topK: 1 } as const;
     const recorder = new TraceRecorder(
       folder,
       header,

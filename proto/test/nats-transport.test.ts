@@ -12,7 +12,7 @@ import { type Link, type LinkTls, type Listener, limits, natsTransport } from '.
 import { makeCertificates } from './certificates.ts';
 import { type NatsServer, noNatsServer, startNatsServer } from './nats-server.ts';
 
-const options = { token: 'broker', tls: null };
+const options: { token: string; tls: LinkTls | null } = { token: 'broker', tls: null };
 const peerScript = fileURLToPath(new URL('fixtures/peer.mjs', import.meta.url));
 const closing: (() => Promise<unknown>)[] = [];
 afterEach(async () => {

@@ -46,11 +46,11 @@ describe('SendWindow', () => {
     const listeners = new Set<unknown>();
     const { signal } = controller;
     const [add, remove] = [signal.addEventListener.bind(signal), signal.removeEventListener.bind(signal)];
-    signal.addEventListener = (type: string, listener: EventListener) => {
+    signal.addEventListener = (type: string, listener: (event: Event) => void) => {
       listeners.add(listener);
       add(type, listener, { once: true });
     };
-    signal.removeEventListener = (type: string, listener: EventListener) => {
+    signal.removeEventListener = (type: string, listener: (event: Event) => void) => {
       listeners.delete(listener);
       remove(type, listener);
     };

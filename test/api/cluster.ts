@@ -116,7 +116,7 @@ export async function post(cluster: Cluster, route: string, body: unknown, heade
   return { status: response.status, headers: response.headers, text, json: () => JSON.parse(text) };
 }
 
-export async function status(cluster: Cluster): Promise<{
+interface Status {
   ready: boolean;
   requests: { running: number; waiting: number };
   fingerprint: string;
@@ -136,10 +136,12 @@ export async function status(cluster: Cluster): Promise<{
       links: { peer: string; framesSent: number }[];
     } | null;
   }[];
-}> {
+}
+
+export async function status(cluster: Cluster): Promise<Status> {
   const response = await fetch(`${cluster.url}/v1/switchyard/status`, { headers: { authorization: `Bearer ${adminToken}` } });
   if (!response.ok) throw new Error(`status ${response.status}`);
-  return await response.json();
+  return (await response.json()) as Status;
 }
 
 /** The `data` of every event of a stream. */

@@ -436,7 +436,7 @@ describe('errors, as the client types them', () => {
     for (const stream of [false, true]) {
       const failed = await client.chat.completions.create({ ...body, stream } as OpenAI.ChatCompletionCreateParams).then(
         () => null,
-        (error: unknown) => error as OpenAI.APIError,
+        (error: unknown) => error as InstanceType<typeof OpenAI.APIError>,
       );
       expect(failed).toBeInstanceOf(type);
       expect(failed).toMatchObject({ code, param });

@@ -8,7 +8,7 @@ import { text } from 'node:stream/consumers';
 import tls from 'node:tls';
 import { fileURLToPath } from 'node:url';
 import { afterAll, describe, expect, it } from 'vitest';
-import { completionServerOfTests } from '../../cli/test/completion-server.ts';
+import { type Behaviour, completionServerOfTests } from '../../cli/test/completion-server.ts';
 import { makeCertificates } from '../../proto/test/certificates.ts';
 import { programPath, start, switchyard, until } from './program.ts';
 

@@ -213,13 +213,13 @@ describe('a cluster of four workers', () => {
     const victim = up.report.workers[2];
     process.kill(victim.pid, 'SIGKILL');
     const client = new OpenAI({ baseURL: `${up.report.url}/v1`, apiKey: 'none', maxRetries: 0 });
-    const failures: OpenAI.APIError[] = [];
+    const failures: InstanceType<typeof OpenAI.APIError>[] = [];
     const ask = async (): Promise<boolean> => {
       try {
         await client.completions.create({ model: 'shunter-16m', prompt: prompts[0], max_tokens: 4, temperature: 0 });
         return true;
       } catch (error) {
-        failures.push(error as OpenAI.APIError);
+        failures.push(error as InstanceType<typeof OpenAI.APIError>);
         return false;
       }
     };

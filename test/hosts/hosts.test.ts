@@ -103,7 +103,7 @@ describe.skipIf(refusal !== null)(`several hosts${refusal === null ? '' : `, ski
       for (const { error } of failed) expect(error).toMatch(reasons);
       // The links come back by themselves.
       let healed = await cluster.batch(requests(6, 16));
-      for (let tries = 0; healed.some(({ error }) => error !== null) && tries < 100; tries++) {
+      for (let tries = 0; healed.some(({ error }: { error: string | null }) => error !== null) && tries < 100; tries++) {
         await turn();
         healed = await cluster.batch(requests(6, 16));
       }

@@ -29,7 +29,7 @@ const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
  */
 export async function startCluster(
   bed,
-  { model, plan, replay = null, transport = 'tcp', threads = 1, cpus = null, coordinatorFlags = [], number = 0 },
+  { model, plan, replay = null, transport = 'tcp', threads = 1, cpus = null, coordinatorFlags = /** @type {string[]} */ ([]), number = 0 },
 ) {
   const apiPort = firstPort + portsApart * number;
   const controlPort = apiPort + 1;

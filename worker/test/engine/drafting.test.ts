@@ -88,7 +88,7 @@ describe('Draft', () => {
   const text = (tokens: number[], room = 8) => Int32Array.from([...tokens, ...new Array(room).fill(-1)]);
 
   test('guesses what followed before, on into its own guesses', () => {
-    const draft = new Draft(new HitRates(0.998));
+    const draft = new Draft(new HitRates(0.998), null);
     const tokens = text([5, 1, 2, 3, 1, 2]);
     draft.make(tokens, 6, 7);
     expect(draft.guesses).toBe(7);
@@ -98,7 +98,7 @@ describe('Draft', () => {
   });
 
   test('is surer of itself the more often it was right, each length of match by itself', () => {
-    const draft = new Draft(new HitRates(0.998));
+    const draft = new Draft(new HitRates(0.998), null);
     const once = text([1, 2, 9, 1, 2]);
     draft.make(once, 5, 1);
     const before = draft.chance;
@@ -116,7 +116,7 @@ describe('Draft', () => {
   });
 
   test('lets the rest stand after a right guess and drops it after a wrong one', () => {
-    const draft = new Draft(new HitRates(0.998));
+    const draft = new Draft(new HitRates(0.998), null);
     draft.make(text([4, 4, 4]), 3, 3);
     draft.judge(true);
     expect(draft.guesses).toBe(2);
@@ -130,7 +130,7 @@ describe('Draft', () => {
   describe('beside those of other streams', () => {
     const repeating = text([7, 1, 2, 9, 7, 1, 2]);
     const guessed = (all: HitRates, times: number, right: boolean) => {
-      const draft = new Draft(all);
+      const draft = new Draft(all, null);
       for (let i = 0; i < times; i++) {
         draft.make(repeating, 7, 1);
         draft.judge(right);
@@ -161,7 +161,7 @@ describe('Draft', () => {
     test('learns of each length of match by itself', () => {
       const all = new HitRates(0.998);
       guessed(all, 60, true);
-      const short = new Draft(all);
+      const short = new Draft(all, null);
       short.make(text([1, 2, 9, 1, 2]), 5, 1);
       expect(short.chance).toBeCloseTo(1 / 3);
     });

@@ -158,7 +158,9 @@ test('steps behind one that failed keep behind those before it', async () => {
   const { cluster, ran } = await start(gate);
   const [{ engine }] = cluster.workers;
   const { lanes } = (engine as unknown as { model: ReturnType<typeof toyModel> }).model;
-  const prompts = [0, 1, 2].map((first) => submitOf([first, ...long.prompt.slice(0, 127)], { maxTokens: 1, wantLogprob: true }));
+  const prompts = [0, 1, 2].map((first) =>
+    submitOf([first, ...Array.from(long.prompt).slice(0, 127)], { maxTokens: 1, wantLogprob: true }),
+  );
   const alone: Answer[] = [];
   for (const prompt of prompts) alone.push(await cluster.run(0, { ...prompt, request: prompt.request + 200_000 }));
   ran.length = 0;
@@ -192,7 +194,9 @@ test('what ends while a step waits for rows is told at once: a refusal, and a ca
   await cluster.run(0, submitOf([1], { maxTokens: 1 }));
   ran.length = 0;
   gate.shut = true;
-  const prompts = Array.from({ length: shape.maxSequences }, () => cluster.run(0, submitOf(long.prompt.slice(0, 128), { maxTokens: 1 })));
+  const prompts = Array.from({ length: shape.maxSequences }, () =>
+    cluster.run(0, submitOf(Array.from(long.prompt).slice(0, 128), { maxTokens: 1 })),
+  );
   while (ran.length < promptLanes) await new Promise((resolve) => setImmediate(resolve));
   expect((await cluster.run(0, submitOf([97], { maxTokens: 1 }))).error).toMatchObject({ code: 'invalid_request' });
   const waiting = submitOf([1], { maxTokens: 1 });

@@ -41,7 +41,7 @@ export const alone = toyPlan(
 );
 
 export async function startToys(layout: ToyLayout): Promise<InProcessCluster> {
-  const own = { ...toyShape, draftMax: layout.draftMax, ...layout.shape };
+  const own = { ...toyShape, draftMax: layout.draftMax ?? 0, ...layout.shape };
   const workers = layout.plan.workers.map((_, w) => {
     const hosted = layout.plan.replicas.map((layer) => layer.flatMap((holders, e) => (holders.includes(w) ? [e] : [])));
     return toyModel(own, hosted.every((experts) => experts.length === own.experts) ? null : hosted);

@@ -140,48 +140,69 @@ describe('decideStep', () => {
     expect(decide([{ ...rich, proposed: 0 }, needy], [], 2, 'decode').rows).toEqual([1, 4]);
   });
 
-  test('never exceeds a limit, and always gives the oldest something when blocks allow', () => {
-    const arbitrary = fc
-      .record({
-        computed: fc.nat({ max: 40 }),
-        pending: fc.integer({ min: 1, max: 40 }),
-        everyLogit: fc.boolean(),
-        missing: fc.nat({ max: 1 }),
-        proposed: fc.nat({ max: 9 }),
-      })
-      .map(({ computed, pending, everyLogit, missing, proposed }) => {
-        const blocks = Math.ceil((computed + pending) / limits.blockTokens);
-        return sequence(computed + pending, computed, {
-          everyLogit,
-          blockCount: Math.max(0, blocks - missing),
-          proposed: pending === 1 ? proposed : 0,
-        });
-      });
+  test('in no lane exceeds a limit, takes what nobody can give, or does nothing where something can be done', () => {
+    const arbitrary = fc.record({
+      computed: fc.nat({ max: 40 }),
+      // Half of them are streams.
+      pending: fc.oneof(fc.constant(1), fc.nat({ max: 40 })),
+      everyLogit: fc.boolean(),
+      missing: fc.nat({ max: 1 }),
+      /** Blocks that others hold too: of a common beginning. */
+      shared: fc.nat({ max: 12 }),
+      inFlight: fc.nat({ max: 2 }),
+      proposed: fc.nat({ max: 9 }),
+    });
+    type Drawn = typeof arbitrary extends fc.Arbitrary<infer T> ? T : never;
+    /** As the engine has them: only a stream grows into blocks that it lacks, for a prompt gets all of its own when it is admitted. */
+    const schedulable = ({ computed, pending: drawn, everyLogit, missing, shared, inFlight, proposed }: Drawn): Schedulable => {
+      const pending = inFlight > 0 ? drawn : Math.max(1, drawn);
+      const length = computed + pending;
+      const blockCount = Math.max(0, Math.ceil(length / limits.blockTokens) - (pending <= 1 ? missing : 0));
+      const exclusiveBlocks = Math.max(0, blockCount - shared);
+      return sequence(length, computed, { everyLogit, blockCount, exclusiveBlocks, inFlight, proposed: pending === 1 ? proposed : 0 });
+    };
+    const lacks = (s: Schedulable) => Math.max(0, Math.ceil(s.length / limits.blockTokens) - s.blockCount);
     fc.assert(
       fc.property(
-        fc.array(arbitrary, { maxLength: 4 }),
-        fc.array(arbitrary, { maxLength: 6 }),
-        fc.nat({ max: 30 }),
-        (running, waiting, free) => {
-          const { kept, admitted, rows } = decide(running, waiting, free);
+        fc.constantFrom<LaneWork>('all', 'decode', 'prefill'),
+        fc.array(arbitrary.map(schedulable), { maxLength: 4 }),
+        fc.array(
+          arbitrary.map((drawn) => schedulable({ ...drawn, inFlight: 0, missing: 0 })),
+          { maxLength: 6 },
+        ),
+        fc.oneof(fc.nat({ max: 2 }), fc.nat({ max: 30 })),
+        (work, running, waiting, free) => {
+          const { kept, admitted, rows } = decide(running, waiting, free, work);
+          const gone = running.filter((s, i) => i >= kept && s.inFlight === 0);
+          const staying = running.filter((s) => !gone.includes(s));
           const chosen = [...running.slice(0, kept), ...waiting.slice(0, admitted)];
-          expect(chosen.length).toBeLessThanOrEqual(limits.sequences);
+          expect(staying.length + admitted).toBeLessThanOrEqual(limits.sequences);
           expect(rows.reduce((a, b) => a + b, 0)).toBeLessThanOrEqual(limits.rows);
           let logits = 0;
-          let blocks = free;
+          // What is let go of is free, as far as nobody else holds it.
+          let blocks = gone.reduce((sum, s) => sum + s.exclusiveBlocks, free);
           chosen.forEach((s, i) => {
             const pending = s.length - s.scheduled;
             expect(rows[i]).toBeLessThanOrEqual(pending + s.proposed);
+            if (rows[i] === 0 && i < kept) return;
             const guesses = Math.max(0, rows[i] - pending);
             logits += s.everyLogit ? rows[i] : Number(rows[i] >= pending) + guesses;
             blocks -= Math.ceil((s.length + guesses) / limits.blockTokens) - (i < kept ? s.blockCount : 0);
+            if (work === 'decode') expect(pending).toBe(1);
+            if (work !== 'prefill' || pending === 1) expect(s.inFlight).toBe(0);
           });
-          for (const s of running.slice(kept)) blocks += s.exclusiveBlocks;
           expect(logits).toBeLessThanOrEqual(limits.logitRows);
           expect(blocks).toBeGreaterThanOrEqual(0);
-          if (kept > 0) expect(rows.some((r) => r > 0)).toBe(true);
+          if (work !== 'all') expect(work === 'decode' ? admitted : gone.length).toBe(0);
+          const idle = running.every((s) => s.inFlight === 0);
+          const can =
+            work === 'prefill'
+              ? running.some((s) => s.length - s.scheduled > 1) && running.every((s) => lacks(s) === 0)
+              : idle && running.slice(0, kept).some((s) => work === 'all' || s.length - s.scheduled === 1);
+          if (can) expect(rows.some((r) => r > 0)).toBe(true);
         },
       ),
+      { numRuns: 1000 },
     );
   });
 });

@@ -7,6 +7,7 @@ import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { commandOf } from '../command.mjs';
+import { freePort } from '../free-port.mjs';
 import { atEnd } from '../leftovers.mjs';
 import { measure, serveCommands } from './measure.mjs';
 import { report } from './report.mjs';
@@ -93,7 +94,7 @@ function processorSecondsOf(pid) {
 /** name → run(mode, bytes, frames) → { seconds, processorSeconds } */
 const runners = {};
 
-const baselines = { shm: ringFile, uds: path.join(folder, 'c.sock'), tcp: String(20_000 + (process.pid % 20_000)) };
+const baselines = { shm: ringFile, uds: path.join(folder, 'c.sock'), tcp: String(await freePort()) };
 for (const [kind, where] of Object.entries(baselines)) {
   await start(binary, ['serve', kind, where]);
   runners[`C ${kind}`] = async (mode, bytes, frames) => {

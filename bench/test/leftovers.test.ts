@@ -2,11 +2,13 @@ import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import http from 'node:http';
-import net from 'node:net';
+import type net from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { becomes } from '../../test/becomes.ts';
+import { freePort } from '../free-port.mjs';
 import { startServer, systems } from '../peers/servers.mjs';
 
 const bench = fileURLToPath(new URL('..', import.meta.url));
@@ -24,15 +26,6 @@ const stub = ({ port }: { port: number }) => ({
   ready: '/',
 });
 
-async function freePort(): Promise<number> {
-  const server = net.createServer().listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const { port } = server.address() as net.AddressInfo;
-  server.close();
-  await once(server, 'close');
-  return port;
-}
-
 function lives(pid: number): boolean {
   try {
     process.kill(pid, 0);
@@ -41,10 +34,6 @@ function lives(pid: number): boolean {
   } catch {
     return false;
   }
-}
-
-async function becomes(condition: () => boolean): Promise<void> {
-  while (!condition()) await new Promise((resolve) => setTimeout(resolve, 20));
 }
 
 describe('a system that is compared', () => {

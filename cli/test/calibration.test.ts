@@ -53,10 +53,13 @@ describe('calibration', () => {
     const options = { token: '', tls: null };
     const listeners = await listenAny(['tcp://127.0.0.1:0'], options, answerProbes);
     const link = await dialBest(listeners.addresses, options);
+    const started = performance.now();
     const { latency, bandwidth } = await probeLink(link);
+    const seconds = (performance.now() - started) / 1000;
+    // Medians: half of 400 round trips and of 7 bursts took as long or longer, and all of them no longer than everything.
     expect(latency).toBeGreaterThan(0);
-    expect(latency).toBeLessThan(0.1);
-    expect(bandwidth).toBeGreaterThan(1e6);
+    expect(200 * 2 * latency).toBeLessThan(seconds);
+    expect(3 * 24 * 1024 * 1024).toBeLessThan(bandwidth * seconds);
     // 400 echoes came back whole, and of 7 bursts one byte each.
     expect(link.bytes.sent).toBeGreaterThan(7 * 24 * 1024 * 1024);
     expect(link.bytes.received).toBeGreaterThanOrEqual(500 * 64 + 7);

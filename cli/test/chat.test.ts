@@ -1,5 +1,6 @@
 import { PassThrough } from 'node:stream';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { becomes } from '../../test/becomes.ts';
 import { ApiClient } from '../src/api/client.ts';
 import { Conversation } from '../src/chat/conversation.ts';
 import { runRepl } from '../src/chat/repl.ts';
@@ -95,7 +96,7 @@ describe('repl', () => {
     const conversation = new Conversation(client, settings, null);
     const chatting = runRepl(conversation, { input, output, errors });
     input.write('one\n');
-    await until(() => errors.readableLength > 0);
+    await becomes(() => errors.readableLength > 0);
     expect(String(errors.read())).toContain('nothing answers at');
     input.write('/history\n/nonsense\n/quit\n');
     expect(await chatting).toBe(1);
@@ -118,8 +119,4 @@ function terminal(isTTY: boolean) {
   const streams = { input: new PassThrough(), output: new PassThrough(), errors: new PassThrough() };
   for (const stream of Object.values(streams)) Object.assign(stream, { isTTY });
   return streams;
-}
-
-async function until(condition: () => boolean): Promise<void> {
-  while (!condition()) await new Promise((resolve) => setTimeout(resolve, 5));
 }

@@ -1,5 +1,6 @@
 import fc from 'fast-check';
 import { afterEach, describe, expect, it } from 'vitest';
+import { becomes } from '../../test/becomes.ts';
 import { ApiClient, ApiError } from '../src/api/client.ts';
 import { preferModel, selectModel } from '../src/api/models.ts';
 import { distribution } from '../src/load/distribution.ts';
@@ -79,7 +80,7 @@ describe('an answer that does not end', () => {
     await expect(streamed).rejects.toMatchObject({ name: 'AbortError' });
     const later = new AbortController();
     const whole = client.post('/v1/completions', { max_tokens: 3 }, later.signal);
-    await until(() => server.requests.length === 2);
+    await becomes(() => server.requests.length === 2);
     later.abort(new Error('enough'));
     await expect(whole).rejects.toThrow('enough');
   });
@@ -94,10 +95,6 @@ describe('an answer that does not end', () => {
       });
   });
 });
-
-async function until(condition: () => boolean): Promise<void> {
-  while (!condition()) await new Promise((resolve) => setTimeout(resolve, 5));
-}
 
 describe('serve bench', () => {
   const bench = (overrides: Partial<Parameters<typeof serveBench>[0]> = {}) =>

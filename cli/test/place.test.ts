@@ -1,11 +1,12 @@
-import { mkdtempSync, readFileSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterEach, describe, expect, it, vi } from 'vitest';
+import { afterAll, afterEach, describe, expect, it, vi } from 'vitest';
 import { placeCommand } from '../src/place/index.ts';
 
 const trace = new URL('../../placement/test/fixtures/gpt-oss-20b-slice.trace.gz', import.meta.url).pathname;
 const dir = mkdtempSync(join(tmpdir(), 'place-'));
+afterAll(() => rmSync(dir, { recursive: true }));
 const topology = join(dir, 'topology.json');
 writeFileSync(
   topology,

@@ -1,4 +1,1 @@
-/** Polls: what is waited for happens in other processes or in turns of the event loop to come. */
-export async function becomes(condition: () => boolean | Promise<boolean>): Promise<void> {
-  while (!(await condition())) await new Promise((resolve) => setTimeout(resolve, 5));
-}
+export { becomes } from '../../test/becomes.ts';

@@ -26,19 +26,25 @@ function conforms(program: string, env: NodeJS.ProcessEnv = {}): Map<string, num
   return new Map(suites.map((suite) => suite.split(/ +/)).map(([name, compared]) => [name, Number(compared)]));
 }
 
-let plain = new Map<string, number>();
+/** Asked once, by whichever test runs first: each of them runs by itself too. */
+let own: Map<string, number> | null = null;
+function plain(): Map<string, number> {
+  own ??= conforms('../build/conformance');
+  return own;
+}
 test('every instruction set, thread count and GPU, real or emulated, gives the bits of the scalar oracle', () => {
-  plain = conforms('../build/conformance');
+  expect(plain().size).toBeGreaterThan(10);
 });
 
 const emulated = 'so do the kernels for AVX-512 on a processor without it, whichever way pairs of bf16 are multiplied';
-test.skipIf(isa !== 'avx2' && isa !== 'avx512')(emulated, { timeout: 600_000 }, () => {
+const canEmulate = isa === 'avx2' || isa === 'avx512';
+test.skipIf(!canEmulate)(canEmulate ? emulated : `${emulated} (this one has no AVX2 to emulate them on)`, { timeout: 600_000 }, () => {
   const build = fileURLToPath(new URL('../build.mjs', import.meta.url));
   const built = spawnSync(process.execPath, [build, '--emulate-avx512'], { encoding: 'utf8' });
   expect(built.status, built.stderr).toBe(0);
   const conformsMultiplying = (products: string) => conforms('../build/emulated/conformance', { SWITCHYARD_BF16_PRODUCTS: products });
   const paired = conformsMultiplying('paired');
   // All instruction sets that there are, each of them.
-  expect(paired.get('norm')).toBe((isa === 'avx2' ? 2 : 1) * plain.get('norm')!);
+  expect(paired.get('norm')).toBe((isa === 'avx2' ? 2 : 1) * plain().get('norm')!);
   expect(conformsMultiplying('widened')).toEqual(paired);
 });

@@ -66,6 +66,7 @@ export function makeCertificates(): { node: LinkTls; stranger: LinkTls } | null 
     authority('other');
     certificate('stranger', 'other');
   } catch {
+    rmSync(folder, { recursive: true });
     return null;
   }
   const read = (file: string) => readFileSync(path.join(folder, file));

@@ -100,7 +100,7 @@ describe('a listener on a socket', () => {
     const { port } = await listen();
     const socket = net.connect(port, '127.0.0.1');
     await new Promise((resolve) => socket.once('connect', resolve));
-    await new Promise((resolve) => setTimeout(resolve, 20)); // so that the listener has seen it
+    await talk(port, framed(Buffer.from('no hello'))); // The listener has seen who came before.
     const hungUp = new Promise((resolve) => socket.on('error', () => {}).once('close', resolve));
     await listeners.pop()!.close();
     await hungUp;

@@ -3,8 +3,8 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { createInterface } from 'node:readline';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
+import { becomes } from '../becomes.ts';
 
 const repository = fileURLToPath(new URL('../..', import.meta.url));
 export const modelDir = path.join(repository, 'models', 'shunter-16m');
@@ -97,13 +97,9 @@ export async function untilReady({ url }: Cluster, ready: boolean): Promise<void
   await until(async () => (await fetch(`${url}/health/ready`)).ok === ready);
 }
 
-/** Polls: what is waited for happens in other processes. */
-export async function until(condition: () => Promise<boolean> | boolean, timeoutMs = 30_000): Promise<void> {
-  const end = performance.now() + timeoutMs;
-  while (!(await condition())) {
-    if (performance.now() > end) throw new Error(`it did not become so within ${timeoutMs} ms: ${condition}`);
-    await sleep(25);
-  }
+/** Every answer to a question is from another process. */
+export async function until(condition: () => Promise<boolean> | boolean, msMax = 30_000): Promise<void> {
+  await becomes(condition, { everyMs: 25, msMax });
 }
 
 export async function post(cluster: Cluster, route: string, body: unknown, headers: Record<string, string> = {}) {

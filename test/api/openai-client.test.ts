@@ -229,7 +229,8 @@ describe('chat', () => {
     for (const stream of [true, false]) {
       const before = await generated();
       const abort = new AbortController();
-      const body = { ...greedy, max_tokens: 900, ignore_eos: true, stream };
+      const [n, maxTokens] = [8, 900];
+      const body = { ...greedy, n, max_tokens: maxTokens, ignore_eos: true, stream };
       const asking = client.chat.completions.create(body as OpenAI.ChatCompletionCreateParams, { signal: abort.signal });
       if (stream) {
         let chunks = 0;
@@ -244,7 +245,8 @@ describe('chat', () => {
         abort.abort();
       }
       await until(async () => (await status(cluster)).requests.running === 0);
-      expect((await generated()) - before).toBeLessThan(450);
+      // How many depends on how fast the machine is, but not all of them.
+      expect((await generated()) - before).toBeLessThan(n * maxTokens);
     }
   });
 });

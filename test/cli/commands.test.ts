@@ -7,7 +7,7 @@ import path from 'node:path';
 import { text } from 'node:stream/consumers';
 import tls from 'node:tls';
 import { fileURLToPath } from 'node:url';
-import { afterAll, describe, expect, it } from 'vitest';
+import { afterAll, describe, expect, it, onTestFinished } from 'vitest';
 import { type Behaviour, completionServerOfTests } from '../../cli/test/completion-server.ts';
 import { makeCertificates } from '../../proto/test/certificates.ts';
 import { programPath, start, switchyard, until } from './program.ts';
@@ -299,7 +299,9 @@ describe('chat with a server that goes away', () => {
 
 /** Makes stderr a terminal in the eyes of the program: progress is a bar then, with a clock of its own and the cursor hidden. */
 function atTerminal(): Record<string, string> {
-  const preload = path.join(mkdtempSync(path.join(os.tmpdir(), 'sw-')), 'preload.cjs');
+  const folder = mkdtempSync(path.join(os.tmpdir(), 'sw-'));
+  onTestFinished(() => rmSync(folder, { recursive: true }));
+  const preload = path.join(folder, 'preload.cjs');
   writeFileSync(preload, 'process.stderr.isTTY = true;');
   return { NODE_OPTIONS: `--require ${preload}` };
 }

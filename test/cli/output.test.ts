@@ -1,5 +1,16 @@
 import { spawn } from 'node:child_process';
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
+import {
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { text } from 'node:stream/consumers';
@@ -80,7 +91,8 @@ describe('a disk that is full', () => {
 describe('a result', () => {
   it('keeps the mode and the link of the file that it replaces', async () => {
     const [kept, link] = [path.join(dir, 'kept.json'), path.join(dir, 'link.json')];
-    writeFileSync(kept, '{}', { mode: 0o640 });
+    writeFileSync(kept, '{}');
+    chmodSync(kept, 0o640); // Whatever the umask is.
     symlinkSync(kept, link);
     expect((await switchyard([...placing, '--out', link])).status).toBe(0);
     expect(JSON.parse(readFileSync(kept, 'utf8')).format).toBe('switchyard-plan');
@@ -136,6 +148,7 @@ describe('readers that go away', () => {
       ),
     );
     up.child.kill('SIGINT');
+    // Within a second two are one Ctrl-C, which npm passes on.
     await new Promise((resolve) => setTimeout(resolve, 1100));
     up.child.kill('SIGINT');
     expect((await up.finished).status).toBe(130);

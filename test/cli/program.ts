@@ -1,9 +1,10 @@
 import type { ChildProcessWithoutNullStreams } from 'node:child_process';
-import { spawn } from 'node:child_process';
+import { execFileSync, spawn } from 'node:child_process';
 import path from 'node:path';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import type { UpReport } from '../../cli/src/cluster/up-report.ts';
+import { becomes } from '../becomes.ts';
 
 /** The built program. */
 export const programPath = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '..', '..', 'cli', 'dist', 'main.js');
@@ -57,6 +58,12 @@ export async function startUp(flags: string[] = []): Promise<Up> {
   return { ...running, report };
 }
 
+/** Processes whose parent this one is. */
+export function childrenOf(parent: number): number[] {
+  const lines = execFileSync('ps', ['-A', '-o', 'pid=,ppid='], { encoding: 'utf8' }).trim().split('\n');
+  return lines.map((line) => line.trim().split(/ +/).map(Number)).flatMap(([pid, ppid]) => (ppid === parent ? [pid] : []));
+}
+
 export function processLives(pid: number): boolean {
   try {
     process.kill(pid, 0);
@@ -66,7 +73,7 @@ export function processLives(pid: number): boolean {
   }
 }
 
-/** Waits for a condition that another process brings about; the test's own timeout is the bound. */
+/** Waits for a condition that another process brings about. */
 export async function until(condition: () => boolean | Promise<boolean>): Promise<void> {
-  while (!(await condition())) await new Promise((resolve) => setTimeout(resolve, 20));
+  await becomes(condition, { everyMs: 20, msMax: 50_000 });
 }

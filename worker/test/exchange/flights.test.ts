@@ -13,6 +13,7 @@ import {
   sealFrame,
 } from '@switchyard/proto';
 import { describe, expect, test, vi } from 'vitest';
+import { becomes as becomesSo } from '../../../test/becomes.ts';
 import { Flights, type Urgency } from '../../src/exchange/flights.ts';
 
 const options = { token: '', tls: null };
@@ -34,9 +35,7 @@ function dispatchOf(tag: number): Uint8Array {
 
 const combineOf = (tag: number) => encodeCombineHeader(frameMemory(FRAME_HEADER_BYTES + 16).fill(0), headerOf(tag), 16);
 
-async function becomes(condition: () => boolean): Promise<void> {
-  while (!condition()) await new Promise((resolve) => setImmediate(resolve));
-}
+const becomes = (condition: () => boolean) => becomesSo(condition, { everyMs: 0 });
 
 /** Flights to one worker or more at one address, which takes frames and answers when the test says so. */
 async function flightsTo(rowDeadlineMs = 20_000, workers = 1) {

@@ -18,6 +18,7 @@ import {
   sealFrame,
 } from '@switchyard/proto';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { becomes as becomesSo } from '../../../test/becomes.ts';
 import { Counters } from '../../src/engine/counters.ts';
 import { TimeSplit } from '../../src/engine/time-split.ts';
 import { Exchange, type ExchangeOptions } from '../../src/exchange/exchange.ts';
@@ -65,9 +66,7 @@ function dispatch(tag: number, scope: FrameScope, experts: number[], layer = 1):
 }
 
 const turn = () => new Promise<void>((resolve) => setImmediate(resolve));
-const becomes = async (condition: () => boolean) => {
-  while (!condition()) await turn();
-};
+const becomes = (condition: () => boolean) => becomesSo(condition, { everyMs: 0 });
 /** As many turns as frames need that nothing holds back. */
 const settle = async () => {
   for (let i = 0; i < 10; i++) await turn();

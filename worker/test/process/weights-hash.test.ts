@@ -27,8 +27,11 @@ describe('the hash of a checkpoint', () => {
     expect(await weightsHash(copy)).toBe(await weightsHash(path.join(golden, 'qwen3_moe')));
   });
 
-  test('covers every shard of an index', async () => {
-    const shard = readdirSync(path.join(golden, 'qwen3_moe_sharded')).find((name) => /^model-.*\.safetensors$/.test(name))!;
+  const shards = readdirSync(path.join(golden, 'qwen3_moe_sharded')).filter((name) => /^model-.*\.safetensors$/.test(name));
+  test('covers every shard of an index', () => {
+    expect(shards.length).toBeGreaterThan(1);
+  });
+  test.each(shards)('covers the shard %s of an index', async (shard) => {
     const copy = copyOf('qwen3_moe_sharded', (dir) => rmSync(path.join(dir, shard)));
     await expect(weightsHash(copy)).rejects.toThrow(shard);
   });

@@ -145,7 +145,7 @@ describe('restart policy', () => {
   });
 
   it('is explained with the last words of a worker once a crash loop', () => {
-    const worker = { name: 'n0w0', node: 'n0', backend: 'cpu' as const, share: { threads: 1, cpus: null } };
+    const worker = { index: 0, name: 'n0w0', node: 'n0', backend: 'cpu' as const, share: { threads: 1, cpus: null } };
     const told = Array.from({ length: crashLoopDeaths + 2 }, (_, before) =>
       explainDeath(
         {
@@ -262,7 +262,13 @@ describe('worker fleet', () => {
     const folder = mkdtempSync(path.join(os.tmpdir(), 'sw-'));
     const program = path.join(folder, 'worker.mjs');
     writeFileSync(program, 'console.log("up"); process.stdin.resume(); process.stdin.on("end", () => process.exit());');
-    const workers = ['n0w0', 'n0w1'].map((name) => ({ name, node: 'n0', backend: 'cpu' as const, share: { threads: 1, cpus: null } }));
+    const workers = ['n0w0', 'n0w1'].map((name, index) => ({
+      index,
+      name,
+      node: 'n0',
+      backend: 'cpu' as const,
+      share: { threads: 1, cpus: null },
+    }));
     const lines: string[] = [];
     const deaths: WorkerDeath[] = [];
     let check: () => void = () => {};
@@ -301,7 +307,7 @@ describe('worker fleet', () => {
     let tellDeath: (death: WorkerDeath) => void = () => {};
     let tellUp: () => void = () => {};
     const fleet = new WorkerFleet({
-      workers: [{ name: 'n0w0', node: 'n0', share: { threads: 1, cpus: null }, backend: 'cpu' }],
+      workers: [{ index: 0, name: 'n0w0', node: 'n0', share: { threads: 1, cpus: null }, backend: 'cpu' }],
       argsOf: () => [program],
       onDeath: (death) => tellDeath(death),
       onLine: () => tellUp(),

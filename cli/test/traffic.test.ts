@@ -45,6 +45,7 @@ function statusOf(
       name,
       node: name === 'c' ? 'n1' : 'n0',
       state: 'ready',
+      pid: 1,
       progress: 1,
       loading: null,
       failure: null,

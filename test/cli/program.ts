@@ -1,5 +1,6 @@
 import type { ChildProcessWithoutNullStreams } from 'node:child_process';
 import { execFileSync, spawn } from 'node:child_process';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
@@ -60,8 +61,25 @@ export async function startUp(flags: string[] = []): Promise<Up> {
 
 /** Processes whose parent this one is. */
 export function childrenOf(parent: number): number[] {
-  const lines = execFileSync('ps', ['-A', '-o', 'pid=,ppid='], { encoding: 'utf8' }).trim().split('\n');
+  const lines = processTable().trim().split('\n');
   return lines.map((line) => line.trim().split(/ +/).map(Number)).flatMap(([pid, ppid]) => (ppid === parent ? [pid] : []));
+}
+
+/** Number and parent of every process, a line each. Small images of Linux come without `ps`. */
+function processTable(): string {
+  if (!existsSync('/proc/self/stat')) return execFileSync('ps', ['-A', '-o', 'pid=,ppid='], { encoding: 'utf8' });
+  const own = readdirSync('/proc').filter((name) => /^\d+$/.test(name));
+  return own.map((pid) => `${pid} ${parentOf(pid)}`).join('\n');
+}
+
+function parentOf(pid: string): string {
+  try {
+    return readFileSync(`/proc/${pid}/stat`, 'utf8')
+      .replace(/^.*\) \S /s, '')
+      .split(' ')[0]!;
+  } catch {
+    return '0'; // It has ended meanwhile.
+  }
 }
 
 export function processLives(pid: number): boolean {

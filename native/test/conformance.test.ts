@@ -48,3 +48,15 @@ test.skipIf(!canEmulate)(canEmulate ? emulated : `${emulated} (this one has no A
   expect(paired.get('norm')).toBe((isa === 'avx2' ? 2 : 1) * plain().get('norm')!);
   expect(conformsMultiplying('widened')).toEqual(paired);
 });
+
+/** Of the suites those that read what others have written or go through all of a buffer, in seconds; `npm run sanitize` runs all. */
+const shortSuites = ['source', 'pack', 'rows_wire', 'sum_wire', 'sum_corrupt', 'sum_order', 'combine', 'route', 'norm', 'experts_extreme'];
+const sanitized = 'nothing is read or written outside memory, and nothing rests on what C++ leaves undefined';
+const wanted = process.env.SWITCHYARD_SANITIZE !== undefined;
+const why = 'takes minutes to compile: npm run sanitize, or SWITCHYARD_SANITIZE=1, which continuous integration sets';
+test.skipIf(!wanted)(wanted ? sanitized : `${sanitized} (${why})`, { timeout: 1_200_000 }, () => {
+  const sanitize = fileURLToPath(new URL('../../scripts/sanitize.mjs', import.meta.url));
+  const run = spawnSync(process.execPath, [sanitize, ...shortSuites], { encoding: 'utf8' });
+  expect(run.status, `${run.stdout}${run.stderr}`).toBe(0);
+  for (const suite of shortSuites) expect(run.stdout).toMatch(new RegExp(`^${suite} +[1-9]\\d* compared, 0 failed$`, 'm'));
+});

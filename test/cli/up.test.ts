@@ -1,4 +1,5 @@
 import { cpSync, mkdtempSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs';
+import http from 'node:http';
 import net from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
@@ -30,7 +31,8 @@ async function greedy(url: string) {
 describe('a cluster of four workers', () => {
   let up: Up;
   beforeAll(async () => {
-    up = await startUp(['--grace', '2', '--trace-dir', path.relative(process.cwd(), path.join(folder, 'traces'))]);
+    const traces = path.relative(process.cwd(), path.join(folder, 'traces'));
+    up = await startUp(['--grace', '2', '--trace-dir', traces, '--allowed-hosts', 'chat.example']);
   });
   afterAll(async () => {
     up.child.kill('SIGKILL');
@@ -81,6 +83,23 @@ describe('a cluster of four workers', () => {
       other.child.kill('SIGINT');
       expect((await other.finished).status).toBe(0);
     }
+  });
+
+  it('is there for this machine and for the names that it is given, not for a page of another site', async () => {
+    const asked = (host: string) =>
+      new Promise((resolve) => {
+        http.get(`${up.report.url}/v1/models`, { headers: { host } }, (response) => {
+          response.resume();
+          resolve(response.statusCode);
+        });
+      });
+    expect(await Promise.all(['localhost:8000', 'chat.example', 'other.example'].map(asked))).toEqual([200, 200, 403]);
+  });
+
+  it('says so where anybody may ask', async () => {
+    const open = await startUp(['--nodes', '1', '--workers-per-node', '1', '--host', '0.0.0.0']);
+    open.child.kill('SIGINT');
+    expect((await open.finished).stderr).toContain('--host 0.0.0.0 answers anybody: give it an --api-key-file\n');
   });
 
   it('does not begin with a GPU that is not there', async () => {

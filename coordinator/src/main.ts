@@ -16,14 +16,13 @@ async function main(args: readonly string[]): Promise<void> {
   endOnSignals(coordinator, config);
 }
 
-/** SIGTERM and SIGINT: running requests may end within the grace; another one, a second later or more, ends at once. */
+/** SIGTERM, SIGINT and SIGHUP (the terminal was closed): running requests may end within the grace; another one, a second later or more, ends at once. */
 function endOnSignals(coordinator: RunningCoordinator, config: Config): void {
   const end = oncePerWish(
     () => void coordinator.close().then(() => process.exit(0)),
     () => process.exit(1),
   );
-  process.on('SIGTERM', end);
-  process.on('SIGINT', end);
+  for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP']) process.on(signal, end);
   if (!config.supervised) return;
   process.stdin.resume();
   process.stdin.on('end', end);

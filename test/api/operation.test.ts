@@ -298,7 +298,8 @@ describe('a small cluster', () => {
     await until(async () => (await status(cluster!)).workers[0].load === 1);
     // The stream has begun once anything was generated.
     await until(async () => (await metric(cluster!, 'switchyard_time_to_first_token_seconds_count')) === 1);
-    cluster.coordinator.kill('SIGTERM');
+    // A terminal that was closed.
+    cluster.coordinator.kill('SIGHUP');
     const seen = await running;
     expect(seen.at(-1)).toBe('[DONE]');
     expect(JSON.parse(seen.at(-2)!).error.code).toBe('shutting_down');

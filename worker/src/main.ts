@@ -46,8 +46,7 @@ async function main(): Promise<number> {
     },
     () => process.exit(1),
   );
-  process.on('SIGTERM', () => stop('SIGTERM'));
-  process.on('SIGINT', () => stop('SIGINT'));
+  for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP']) process.on(signal, () => stop(signal));
   if (flags.supervised) {
     watchParent(() => {
       log('warn', 'the parent process is gone');

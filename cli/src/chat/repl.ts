@@ -1,6 +1,7 @@
 import { createInterface } from 'node:readline';
 import { ApiError, ServerGone } from '../api/client.ts';
 import { type Colours, coloursOf } from '../terminal/colours.ts';
+import { visible } from '../terminal/visible.ts';
 import type { Answer, Conversation } from './conversation.ts';
 
 export interface ReplStreams {
@@ -41,7 +42,7 @@ export async function runRepl(conversation: Conversation, streams: ReplStreams):
   });
   const fail = (why: string) => {
     failures++;
-    errors.write(`${coloursOf(errors).red(why)}\n`);
+    errors.write(`${coloursOf(errors).red(visible(why, errors))}\n`);
   };
   const prompt = () => {
     // Ctrl-D may have come during an answer, which is still given in full.
@@ -54,7 +55,7 @@ export async function runRepl(conversation: Conversation, streams: ReplStreams):
       if (text === '/quit' || text === '/exit') break;
       if (text.startsWith('/')) {
         const said = obey(text, conversation);
-        if (said !== null) output.write(`${said}\n`);
+        if (said !== null) output.write(`${visible(said, output)}\n`);
         else if (interactive) output.write(`${unknown(text)}\n${help}\n`);
         else fail(`${unknown(text)}: a question may not begin with /`);
       } else if (text !== '') {
@@ -62,7 +63,7 @@ export async function runRepl(conversation: Conversation, streams: ReplStreams):
         let begun = false;
         const show = (piece: string) => {
           begun = true;
-          output.write(piece);
+          output.write(visible(piece, output));
         };
         try {
           const answer = await conversation.ask(text, show, answering.signal);

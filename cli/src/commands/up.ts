@@ -23,6 +23,7 @@ import type { Progress } from '../terminal/progress.ts';
 import { startProgress } from '../terminal/progress.ts';
 import { formatBytes } from '../terminal/quantity.ts';
 import { onReaderGone } from '../terminal/standard-streams.ts';
+import { visible } from '../terminal/visible.ts';
 import { interruptSignal } from './interrupt.ts';
 import { firstKey } from './server-options.ts';
 
@@ -36,7 +37,7 @@ interface UpOptions {
   port: number;
   healthPort?: number;
   apiKeyFile?: string;
-  allowedHosts?: string;
+  allowedHosts: string;
   numeric: 'auto' | 'f32' | 'bf16';
   expertDtype: 'stored' | 'int8' | 'int4';
   lossy: string;
@@ -90,10 +91,10 @@ export function upCommand(): Command {
     .option('--port <port>', 'port to listen on; 0 takes any free one', integerIn(0, 65_535), 8000)
     .option('--health-port <port>', 'answer /health/* there too, also while the API is busy', integerIn(0, 65_535))
     .option('--api-key-file <file>', 'keys that clients must send, a line each: KEY, or KEY TENANT')
-    .option(
-      '--allowed-hosts <list>',
-      'names, with commas between, by which clients may ask on loopback without keys, besides localhost; *: any',
-      hostNames,
+    .addOption(
+      new Option('--allowed-hosts <list>', 'names, with commas between, by which clients may ask on loopback without keys; *: any')
+        .argParser(hostNames)
+        .default('', "this machine's"),
     )
     .addOption(
       new Option('--numeric <class>', 'what the inputs of matrices are rounded to').choices(['auto', 'f32', 'bf16']).default('auto'),
@@ -224,7 +225,7 @@ async function runUp(given: UpOptions): Promise<void> {
       logLevel: options.verbose ? 'info' : 'error',
       ...(options.healthPort === undefined ? {} : { healthPort: options.healthPort }),
       ...(options.apiKeyFile === undefined ? {} : { apiKeyFile: options.apiKeyFile }),
-      ...(options.allowedHosts === undefined ? {} : { allowedHosts: options.allowedHosts }),
+      allowedHosts: options.allowedHosts,
       ...(options.kvBytes === undefined ? {} : { kvBytes: options.kvBytes }),
       ...(options.maxBatchRows === undefined ? {} : { maxBatchRows: options.maxBatchRows }),
       ...(options.maxSequences === undefined ? {} : { maxSequences: options.maxSequences }),
@@ -365,7 +366,7 @@ async function printFirstCompletion(url: string, model: string, options: UpOptio
     const maxTokens = Math.max(1, Math.min(firstSampling.max_tokens, Math.floor(context / 2)));
     const body = { model, prompt, ...firstSampling, max_tokens: maxTokens, stream: true };
     await client.stream('/v1/completions', body, {
-      onData: (data) => output.write((JSON.parse(data) as { choices: { text: string }[] }).choices[0]?.text ?? ''),
+      onData: (data) => output.write(visible((JSON.parse(data) as { choices: { text: string }[] }).choices[0]?.text ?? '', output)),
       signal,
     });
   } finally {

@@ -62,10 +62,10 @@ describe('the worker program', () => {
     expect(said).toContain(complaint);
   });
 
-  test('ends on SIGTERM with status 0, coordinator or not', async () => {
+  test.each(['SIGTERM', 'SIGINT', 'SIGHUP'] as const)('ends on %s with status 0, coordinator or not', async (signal) => {
     const { child, listening, ended } = start(nowhere);
     await listening;
-    child.kill('SIGTERM');
+    child.kill(signal);
     expect((await ended).status).toBe(0);
   });
 

@@ -35,6 +35,7 @@ export function request(vocab, tokens, maxTokens, draw) {
     traceId: '',
     reportRouting: false,
     replaySequence: 0,
+    prediction: [],
   };
 }
 

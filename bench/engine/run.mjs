@@ -53,7 +53,7 @@ const text = [
   '# The step loop and the exchange on a small model',
   '',
   `\`${command}\`, model ${path.basename(flags.model)}, ${machine.date}, ${machine.cores} × ${machine.cpu}, ${machine.kernel}, Node ${machine.node},`,
-  `load average ${machine.load.toFixed(1)}. Medians (of prefill: of the best of 8 prompts a round); ratios are taken within a round, then their median. No HTTP: requests come over the control plane or by call.`,
+  `load average ${machine.load.toFixed(1)}. Medians (of prefill: of the best of 8 prompts a round); ratios are taken within a round, then their median. No HTTP: requests come over the control plane or by call. Exact and fast sums get the same prompts.`,
   '',
   `## One process, ${threads} thread${threads === 1 ? '' : 's'}: exact sums against fast ones`,
   '',

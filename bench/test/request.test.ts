@@ -1,4 +1,5 @@
 import { expect, it } from 'vitest';
+import { submitOf } from '../../worker/test/in-process-cluster.ts';
 import { request } from '../engine/request.mjs';
 
 const prompt = (...draw: number[]) => request(4096, 16, 1, draw).prompt;
@@ -13,4 +14,8 @@ it('prompts of other draws are others, tokens of the vocabulary all of them', ()
   const prompts = rounds.flatMap((round) => [0, 1, 2, 3].flatMap((cell) => [0, 1, 2, 3].map((i) => prompt(round, cell, i))));
   expect(new Set(prompts.map(String)).size).toBe(prompts.length);
   expect(prompts.flat().every((token) => Number.isInteger(token) && token >= 0 && token < 4096)).toBe(true);
+});
+
+it('a request has every field that workers look for', () => {
+  expect(Object.keys(request(4096, 16, 1, [0])).sort()).toEqual(Object.keys(submitOf([1])).sort());
 });

@@ -2,7 +2,8 @@ import { fileURLToPath } from 'node:url';
 import { defineConfig } from 'vitest/config';
 
 /** `npm run fuzz` (scripts/fuzz.mjs) gives properties seconds instead of runs. */
-const fuzzing = process.env.SWITCHYARD_FUZZ_SECONDS !== undefined;
+const fuzzSeconds = process.env.SWITCHYARD_FUZZ_SECONDS;
+const fuzzing = fuzzSeconds !== undefined;
 const longer = fileURLToPath(new URL('test/fuzz/longer.ts', import.meta.url));
 const longerProperties = {
   name: 'longer-properties',
@@ -19,7 +20,8 @@ export default defineConfig({
     include: ['**/test/**/*.test.ts', '**/src/**/*.test.ts'],
     exclude: ['**/node_modules/**', '**/dist/**'],
     globalSetup: 'test/up-to-date.ts',
-    testTimeout: fuzzing ? 3_600_000 : 60_000,
+    // A test may have several properties.
+    testTimeout: 60_000 + 5_000 * Number(fuzzSeconds ?? 0),
     hookTimeout: 60_000,
     pool: 'forks',
     maxWorkers: 2,

@@ -9,7 +9,10 @@ export async function freePort() {
   for (;;) {
     const port = first + Math.floor(Math.random() * (end - first));
     const probe = net.createServer().listen(port, '127.0.0.1');
-    const isFree = await Promise.race([once(probe, 'listening').then(() => true), once(probe, 'error').then(() => false)]);
+    const isFree = await once(probe, 'listening').then(
+      () => true,
+      () => false,
+    );
     if (!isFree) continue;
     probe.close();
     await once(probe, 'close');

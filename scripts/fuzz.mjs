@@ -5,10 +5,11 @@
 import { spawnSync } from 'node:child_process';
 import { readdirSync, readFileSync } from 'node:fs';
 import path from 'node:path';
+import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 
 const usage = "Usage: npm run fuzz -- [--seconds 20] [part of a file's name ...]\n";
-const root = path.resolve(path.dirname(new URL(import.meta.url).pathname), '..');
+const root = fileURLToPath(new URL('..', import.meta.url));
 const folders = ['proto', 'placement', 'native', 'worker', 'coordinator', 'cli', 'test'];
 
 function fail(message) {

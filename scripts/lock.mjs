@@ -90,9 +90,10 @@ function ownerIsGone({ text, ageMs }) {
   try {
     process.kill(pid, 0);
   } catch (error) {
-    return error.code === 'ESRCH';
+    if (error.code === 'ESRCH') return true; // Somebody else's (EPERM) may have the number now.
   }
-  return birth !== undefined && birth !== birthOf(pid);
+  const found = birthOf(pid);
+  return birth !== undefined && found !== '' && birth !== found;
 }
 
 /** Removes the lock if it still is what was looked at. Moved aside first: of several who take over only one has it then, and what another made meanwhile is put back. */

@@ -1,5 +1,5 @@
 // The conformance program of the kernels under the address and undefined-behaviour sanitizers: `node scripts/sanitize.mjs [suite ...]`.
-// CXX chooses the compiler; both g++ and clang++ are meant to pass. Takes minutes, so it is no part of the tests.
+// CXX chooses the compiler; both g++ and clang++ are meant to pass. Takes minutes: of the tests a few suites are a part, and in continuous integration only.
 import { spawnSync } from 'node:child_process';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';

@@ -1,6 +1,7 @@
 // A cluster under mixed load while its workers are killed and stopped: `npm run soak -- [--minutes 10] [--seed N] [--only kill,freeze] [--json] [-- up-flags ...]`. Ends with 1 at the
 // first answer that is not what one worker alone says, the first failure that nothing excuses, or what is left behind. The tests run a few rounds of it.
 import { parseArgs } from 'node:util';
+import { oncePerWish } from '../proto/dist/index.js';
 import { disturbances } from '../test/soak/disturbances.mjs';
 import { soak } from '../test/soak/soak.mjs';
 
@@ -24,6 +25,7 @@ function optionsOf(args) {
   const [minutes, seed] = [Number(values.minutes), Number(values.seed)];
   if (!(minutes > 0)) throw new Error(`--minutes ${values.minutes}: must be above 0`);
   if (!Number.isSafeInteger(seed) || seed < 0) throw new Error(`--seed ${values.seed}: must be a whole number from 0`);
+  if (positionals.some((flag) => flag.startsWith('--lossy'))) throw new Error('--lossy gives up what is compared here');
   return { ...values, kinds, minutes, seed, upFlags: positionals };
 }
 
@@ -41,7 +43,11 @@ if (options.help) {
 const { minutes, seed, kinds, json, upFlags } = options;
 const interrupt = new AbortController();
 // The round that runs ends first; a second one ends at once, and with it all that was started.
-process.once('SIGINT', () => interrupt.abort());
+const wish = oncePerWish(
+  () => interrupt.abort(),
+  () => process.exit(130),
+);
+for (const name of ['SIGINT', 'SIGTERM']) process.on(name, wish);
 const untilMs = performance.now() + 60_000 * minutes;
 if (!json) process.stdout.write(`soak: seed ${seed}, ${minutes} min; first what one worker alone answers\n`);
 const counts = (failed) => Object.entries(failed).map(([code, count]) => `${count} ${code}`);

@@ -176,9 +176,8 @@ async function measure(bed, args) {
 const wireBytesOf = ({ wireBytes }) => wireBytes.flat().reduce((a, b) => a + b, 0);
 
 async function warm(bed) {
-  const most = Math.max(...batches);
   // As many clients as make every host the home of a full batch, where a server has homes; where not, they stand in line.
-  const clients = hosts * most;
+  const clients = hosts * sequences;
   await warmUp(
     async () => {
       const lengths = ['--prompt-tokens', 16, '--output-tokens', 32, '--requests', clients];
@@ -200,14 +199,14 @@ async function measureServer(bed, round) {
     '--output-tokens',
     flags['output-tokens'],
     '--requests',
-    Math.max(8, most),
+    Math.max(8, sequences),
   ]);
   const promptTokens = Number(flags['prefill-tokens']);
   const prefill = await measure(bed, [
     '--concurrency',
     flags.batches,
     '--requests',
-    Math.max(8, most),
+    Math.max(8, sequences),
     '--prompt-tokens',
     promptTokens,
     '--output-tokens',

@@ -51,7 +51,7 @@ export async function writeReport({ parts, coresPerHost, out, openWorkload }) {
   writeFileSync(`${out}.md`, text(groups, workloads, coresPerHost, out));
 }
 
-const commandsOf = (groups) => [...new Set(groups.map(({ command }) => `\`${command}\``))];
+const commandsOf = (groups) => [...new Set(groups.flatMap(({ command }) => (command === undefined ? [] : [`\`${command}\``])))];
 
 /** Parts may have been measured on different days, and of different states of the project. */
 function madeBy(groups) {

@@ -9,7 +9,7 @@ export const bounds = {
   /** Bodies of all requests together, while they are read and turned into ids: 64 of the longest. */
   bodiesBytesMax: 256 * 1024 * 1024,
   /**
-   * Answers of all requests together that are complete or held for slow readers, and that their clients have not taken: four of the longest that are sent whole.
+   * Answers of all requests together that are put together to be sent whole, or held for slow readers, until their clients have taken them: four of the longest.
    * What a socket holds of each (`socketPendingBytesMax`) is not counted, so that short answers are never refused.
    */
   answersBytesMax: 512 * 1024 * 1024,
@@ -82,7 +82,7 @@ export const bounds = {
   nameCharsMax: 128,
   /** Of what a worker says of its device, as JSON, and of one of its addresses. */
   deviceCharsMax: 4096,
-  addressCharsMax: 1024,
+  addressCharsMax: 512,
   /** Memories that one worker may tell of. */
   memoriesMax: 1024,
   /** Keys in the key file. */

@@ -83,7 +83,7 @@ describe('answers that nobody has read yet', () => {
     expect(await refused.json()).toMatchObject({
       error: {
         code: 'queue_full',
-        message: expect.stringMatching(/^answers of \d+ bytes wait for their readers; the limit of all together is 409600$/),
+        message: expect.stringMatching(/^answers of \d+ bytes are in memory; the limit of all together is 409600$/),
       },
     });
     expect((await post('/detokenize', { tokens: letters(30 * kib) })).status).toBe(200);
@@ -147,7 +147,7 @@ describe('a lease', () => {
     const [one, other] = [memory.lease(), memory.lease()];
     one.hold(90);
     other.hold(30);
-    expect(() => other.hold(31)).toThrow('answers of 100 bytes wait for their readers; the limit of all together is 100');
+    expect(() => other.hold(31)).toThrow('answers of 100 bytes are in memory; the limit of all together is 100');
     one.hold(50);
     other.hold(70);
     one.end();

@@ -43,25 +43,34 @@ describe("a checkpoint's own work", () => {
       plain(`${'a'.repeat(60)}?`),
       plain('short'),
     ],
-  ])('ends at a deadline where its %s has no end, in the main thread for good', async (_, file, content, endless, short) => {
-    const told: string[] = [];
-    const tokenizing = new Tokenizing(checkpoint('endless', file, content), (what) => told.push(what));
-    tokenizing.start();
-    const here = vi.spyOn(PromptEncoder.prototype, 'encode');
-    const ids = await tokenizing.encode(short);
-    expect(ids.length).toBeGreaterThan(0);
-    expect(here).toHaveBeenCalledTimes(1);
-    await expect(tokenizing.encode(endless)).rejects.toMatchObject({
-      code: 'invalid_request',
-      message: expect.stringContaining('takes longer than 3000 ms to tokenise'),
-    });
-    expect(told).toEqual([expect.stringContaining('takes longer than 300 ms')]);
-    // What was ended may be half done: only the thread, which starts anew, is asked.
-    expect(await tokenizing.encode(short)).toEqual(ids);
-    expect(here).toHaveBeenCalledTimes(2);
-    here.mockRestore();
-    await tokenizing.close();
-  });
+  ])(
+    'ends at a deadline where its %s has no end, in the main thread for good the second time',
+    async (_, file, content, endless, short) => {
+      const told: string[] = [];
+      const tokenizing = new Tokenizing(checkpoint('endless', file, content), (what) => told.push(what));
+      tokenizing.start();
+      const here = vi.spyOn(PromptEncoder.prototype, 'encode');
+      const ids = await tokenizing.encode(short);
+      expect(ids.length).toBeGreaterThan(0);
+      expect(here).toHaveBeenCalledTimes(1);
+      const ends = () =>
+        expect(tokenizing.encode(endless)).rejects.toMatchObject({
+          code: 'invalid_request',
+          message: expect.stringContaining('takes longer than 3000 ms to tokenise'),
+        });
+      await ends();
+      // Once may have been the machine's fault: what was ended is made anew.
+      expect(await tokenizing.encode(short)).toEqual(ids);
+      expect([told, here.mock.calls.length]).toEqual([[], 3]);
+      await ends();
+      expect(told).toEqual([expect.stringContaining('has taken longer than 300 ms twice')]);
+      // Only the thread, which starts anew, is asked.
+      expect(await tokenizing.encode(short)).toEqual(ids);
+      expect(here).toHaveBeenCalledTimes(4);
+      here.mockRestore();
+      await tokenizing.close();
+    },
+  );
 });
 
 describe('a deadline', () => {

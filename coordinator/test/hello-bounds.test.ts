@@ -24,11 +24,11 @@ describe('a worker that says too much of itself', () => {
     const control = `unix:${path.join(folder, 'c.sock')}`;
     const coordinator = await startCoordinator({ model: modelDir, listen: '127.0.0.1:0', control, logLevel: 'silent', graceMs: 0 });
     for (const [changes, told] of [
-      [{ name: x(129) }, 'name has 129 characters; the limit is 128'],
-      [{ node: x(129) }, 'node has 129 characters; the limit is 128'],
-      [{ softwareVersion: x(129) }, 'softwareVersion has 129 characters; the limit is 128'],
+      [{ name: x(257) }, 'name has 257 characters; the limit is 256'],
+      [{ node: x(257) }, 'node has 257 characters; the limit is 256'],
+      [{ softwareVersion: x(257) }, 'softwareVersion has 257 characters; the limit is 256'],
       [{ device: x(4097) }, 'device has 4097 characters; the limit is 4096'],
-      [{ dataAddresses: ['uds:///a', x(1025)] }, 'dataAddresses has 1025 characters; the limit is 1024'],
+      [{ dataAddresses: ['uds:///a', x(513)] }, 'dataAddresses has 513 characters; the limit is 512'],
     ] as const) {
       const worker = await ScriptedWorker.attach(control);
       worker.send({ ...hello, ...changes } as FromWorker);

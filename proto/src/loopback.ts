@@ -1,4 +1,5 @@
-const LOOPBACK = /^(localhost|127(\.\d{1,3}){3}|::1)$/;
+/** Browsers take no other meaning for names below localhost (RFC 6761). */
+const LOOPBACK = /^(([\w-]+\.)*localhost|(::ffff:)?127(\.\d{1,3}){3}|::1)$/;
 
 /** Whether an address of the network, or a name of it, is one that only this machine reaches. */
 export function isLoopback(host: string): boolean {

@@ -1,16 +1,28 @@
 // One request of a soak run: asked at once or streamed, heard to its end or hung up on, and told in a form that does not depend on how it was asked.
 import http from 'node:http';
 
+/** Nothing takes so long: a row's deadline is a quarter of it. */
+const answerMsMax = 120_000;
+
 /**
  * @param how `stream`; `hangUpAfter`: pieces of a stream after which nobody listens any more, or null
- * @returns {state: 'whole', answer} | {state: 'failed', code, message, said} | {state: 'hung up', said}; `said`: the text of each choice so far
+ * @returns {state: 'whole', answer} | {state: 'failed', code, message, said} | {state: 'hung up', said} | {state: 'broken', message, said} where the answer did not
+ *   come to any end that an answer may have, in time; `said`: the text of each choice so far
  */
 export async function ask(url, { path, body }, { stream, hangUpAfter = null }) {
   const asked = { ...body, ...(stream ? { stream: true, stream_options: { include_usage: true } } : {}) };
-  const response = await post(url + path, asked);
-  if (response.statusCode !== 200) return { state: 'failed', ...errorOf(await textOf(response)), said: [] };
-  if (!stream) return { state: 'whole', answer: normal(JSON.parse(await textOf(response))) };
   const choices = [];
+  try {
+    const response = await post(url + path, asked);
+    if (response.statusCode !== 200) return { state: 'failed', ...errorOf(await textOf(response)), said: [] };
+    return stream ? await hear(response, choices, hangUpAfter) : { state: 'whole', answer: normal(JSON.parse(await textOf(response))) };
+  } catch (error) {
+    return { state: 'broken', message: error.message, said: said(choices) };
+  }
+}
+
+/** A stream to its end, or until it is hung up on. */
+async function hear(response, choices, hangUpAfter) {
   let usage = null;
   let pieces = 0;
   for await (const event of events(response)) {
@@ -28,7 +40,11 @@ export async function ask(url, { path, body }, { stream, hangUpAfter = null }) {
 /** A connection of its own, which ends with the answer: what is kept open would look like a leak. */
 function post(url, body) {
   return new Promise((resolve, reject) => {
-    const request = http.request(url, { method: 'POST', headers: { 'content-type': 'application/json' }, agent: false }, resolve);
+    const request = http.request(
+      url,
+      { method: 'POST', headers: { 'content-type': 'application/json' }, agent: false, signal: AbortSignal.timeout(answerMsMax) },
+      resolve,
+    );
     request.on('error', reject);
     request.end(JSON.stringify(body));
   });

@@ -5,18 +5,20 @@ import os from 'node:os';
 import path from 'node:path';
 import { createInterface } from 'node:readline';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
 import { findSession } from '../../cli/dist/cluster/session.js';
 
-const root = path.resolve(path.dirname(new URL(import.meta.url).pathname), '../..');
+const root = fileURLToPath(new URL('../..', import.meta.url));
 export const modelDir = path.join(root, 'models/shunter-16m');
 
-/** Starts `switchyard up` with these flags; resolves when it is ready. It ends with this process at the latest. */
+/** Starts `switchyard up` with these flags; resolves when it is ready. It ends with this process at the latest, and hears no Ctrl-C that this one hears. */
 export async function startUp(flags) {
   const child = spawn(
     process.execPath,
     [path.join(root, 'cli/dist/main.js'), 'up', '--json', '--supervised', '--port', '0', '--model', modelDir, ...flags],
     {
       stdio: ['pipe', 'pipe', 'pipe'],
+      detached: true,
     },
   );
   let log = '';
@@ -43,12 +45,16 @@ export async function startUp(flags) {
     },
     /** @returns what it left behind, in words; nothing is what it should be */
     async stop() {
-      const workers = (await this.status()).workers.map(({ pid }) => pid);
+      // Where it has ended by itself there is nobody to ask: its status says so.
+      const workers = await this.status().then(
+        (status) => status.workers.map(({ pid }) => pid),
+        () => [],
+      );
       child.kill('SIGINT');
       const status = await ended;
       return [
         ...(status === 0 ? [] : [`up ended with status ${status}: ${log}`]),
-        ...workers.filter((pid) => existsSync(`/proc/${pid}`)).map((pid) => `worker process ${pid} lives on`),
+        ...workers.filter(processLives).map((pid) => `worker process ${pid} lives on`),
         ...(existsSync(path.join(os.tmpdir(), runFolder)) ? [`${runFolder} is still there`] : []),
       ];
     },
@@ -77,8 +83,18 @@ function unsettledBy({ ready, requests, workers }) {
   ];
 }
 
-/** Open files and resident memory of a process. */
+export function processLives(pid) {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+/** Open files and resident memory of a process; null where the system does not tell. */
 export function footprintOf(pid) {
+  if (!existsSync('/proc/self/fd')) return null;
   const resident = /^VmRSS:\s*(\d+) kB/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'));
   return { files: readdirSync(`/proc/${pid}/fd`).length, residentBytes: 1024 * Number(resident[1]) };
 }

@@ -50,7 +50,8 @@ export async function soak({
       const draws = drawsFrom(seed * 7919 + round);
       const told = await playRound(server, { pool, answers, asked, clients, draws, disturbance: kinds[round % kinds.length] });
       await settled(server);
-      footprints.push(footprintOf(server.pid));
+      const footprint = footprintOf(server.pid);
+      if (footprint !== null) footprints.push(footprint);
       total.rounds++;
       total.whole += told.whole;
       total.hungUp += told.hungUp;
@@ -63,8 +64,8 @@ export async function soak({
     server = null;
     return total;
   } finally {
-    await server?.stop();
     rmSync(folder, { recursive: true });
+    await server?.stop();
   }
 }
 
@@ -110,7 +111,7 @@ async function playRound(server, { pool, answers, asked, clients, draws, disturb
     Array.from({ length: clients }, async () => {
       while (next < asked) {
         const { i, how } = plan[next];
-        if (next++ === disturbAt) happened = happen(server, draws);
+        if (next++ === disturbAt) happened = happen(server, draws).catch(({ message }) => told.wrong.push(message));
         judge(told, await ask(server.url, pool[i], how), answers[i], pool[i], mayFail);
       }
     }),
@@ -129,11 +130,15 @@ function judge(told, outcome, expected, question, mayFail) {
       );
     return;
   }
-  const { said } = outcome;
+  const { state, said } = outcome;
   if (said.some((text, c) => !expected.choices[c].text.startsWith(text)))
     told.wrong.push(`what was said is no part of the answer: ${JSON.stringify(said)} of ${JSON.stringify(expected)}; asked ${asked}`);
-  if (outcome.state === 'hung up') {
+  if (state === 'hung up') {
     told.hungUp++;
+    return;
+  }
+  if (state === 'broken') {
+    told.wrong.push(`no answer, and no error: ${outcome.message}; asked ${asked}`);
     return;
   }
   told.failed[outcome.code] = (told.failed[outcome.code] ?? 0) + 1;

@@ -55,7 +55,8 @@ export async function runRepl(conversation: Conversation, streams: ReplStreams):
       if (text === '/quit' || text === '/exit') break;
       if (text.startsWith('/')) {
         const said = obey(text, conversation);
-        if (said !== null) output.write(`${visible(said, output)}\n`);
+        const beside = interactive ? output : errors;
+        if (said !== null) beside.write(`${visible(said, beside)}\n`);
         else if (interactive) output.write(`${unknown(text)}\n${help}\n`);
         else fail(`${unknown(text)}: a question may not begin with /`);
       } else if (text !== '') {

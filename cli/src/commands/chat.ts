@@ -56,7 +56,7 @@ Examples:
       const failures = await runRepl(new Conversation(client, settings, options.system ?? null), { input, output, errors }).finally(() =>
         client.close(),
       );
-      if (failures > 0 && !process.stdin.isTTY) process.exitCode = exitStatus.failed;
+      if (failures > 0 && !(input.isTTY && output.isTTY)) process.exitCode = exitStatus.failed;
     });
   return command;
 }

@@ -68,6 +68,8 @@ export function textIdPrompts(count: number, tokens: number, ids: readonly numbe
 
 /** What a server says of a path that it does not have. */
 const absent: ReadonlySet<number> = new Set([404, 405, 501]);
+/** And of a body that it does not understand: its `/tokenize` is none of the forms that are known here. */
+const misunderstood: ReadonlySet<number> = new Set([400, 422]);
 
 /**
  * The token ids of a text by the server's own /tokenize (vLLM's and our form, then llama.cpp's), or null where it has none.
@@ -84,7 +86,7 @@ export async function tokenizeByServer(client: ApiClient, model: string, text: s
     } catch (error) {
       if (!(error instanceof ApiError)) throw error;
       if (absent.has(error.status)) return null;
-      refusal ??= error;
+      if (!misunderstood.has(error.status)) refusal ??= error;
     }
   }
   if (refusal !== null) throw refusal;

@@ -30,8 +30,9 @@ export function readConversation(fields: Fields, template: ChatTemplate | null):
 
 /** How hard the model shall think, where its template can tell it. */
 function readEffort(fields: Fields, template: ChatTemplate | null): Record<string, unknown> {
-  const effort = fields.text('reasoning_effort', bounds.nameCharsMax);
-  return optional('reasoning_effort', template?.takesReasoningEffort === true ? effort : null);
+  if (template?.takesReasoningEffort === true) return optional('reasoning_effort', fields.text('reasoning_effort', bounds.nameCharsMax));
+  fields.ignore('reasoning_effort');
+  return {};
 }
 
 /** What a client expects of the answer, for workers to guess from; null: it does not say. @throws SwitchyardError `invalid_request` */
@@ -78,11 +79,17 @@ const thoughtFields = ['thinking', 'reasoning_content', 'reasoning'];
  * @param spokenToo beside calls something was said, too: GPT-OSS' template, which says "thinking", refuses a message of both unless its client means it
  */
 function readThought(message: Fields, template: ChatTemplate | null, spokenToo: boolean): Record<string, unknown> {
-  const given = new Map(thoughtFields.map((name) => [name, message.text(name)]));
+  // What no template looks at may be anything.
+  const read = thoughtFields.some((name) => template?.reading.fields.has(name));
+  const given = new Map(thoughtFields.map((name) => [name, read ? message.text(name) : stringOf(message.raw(name))]));
   const thought = [...given.values()].find((text) => text !== null) ?? null;
   const wanted = (name: string) => template?.reading.fields.has(name) === true && !(name === 'thinking' && spokenToo);
   const named = thoughtFields.map((name) => [name, given.get(name) ?? (wanted(name) ? thought : null)]);
   return Object.fromEntries(named.filter(([, text]) => text !== null));
+}
+
+function stringOf(value: unknown): string | null {
+  return typeof value === 'string' ? value : null;
 }
 
 function optional(name: string, value: unknown): Record<string, unknown> {

@@ -185,10 +185,11 @@ function admit(service: Service, exchange: Exchange, { access, path }: Route): v
 function fail(service: Service, { response, id, path }: Exchange, error: unknown): void {
   const { code, status } = errorReply(error);
   service.metrics.requests.onError(code);
-  const detail = error instanceof SwitchyardError ? { code, message: error.message } : { err: error };
-  if (status === 500) service.log.error({ request: id, path, ...detail }, 'request failed');
+  const known = error instanceof SwitchyardError;
+  if (status === 500)
+    service.log.error({ request: id, path, ...(known ? { code, message: error.message } : { err: error }) }, 'request failed');
   // What is wrong with a field may quote it, and it may be the prompt.
-  else service.log.debug({ request: id, path, code, param: error instanceof SwitchyardError ? error.param : null }, 'request refused');
+  else service.log.debug({ request: id, path, code, param: known ? error.param : null }, 'request refused');
   // Node discards what is left of the body. To close instead would reset the connection, and with it what a client that still sends has yet to read.
   sendError(response, error);
 }

@@ -29,9 +29,9 @@ export class LeasedMemory {
     return new LeasedMemory({ bytesMax, holds: { what: 'requests', why: 'are being read' } });
   }
 
-  /** Of answers, until their clients have taken them. @param bytesFree what the socket of each may hold anyway */
+  /** Of answers, while they are put together and until their clients have taken them. @param bytesFree what the socket of each may hold anyway */
   static ofAnswers(bytesMax: number, bytesFree: number): LeasedMemory {
-    return new LeasedMemory({ bytesMax, bytesFree, holds: { what: 'answers', why: 'wait for their readers' } });
+    return new LeasedMemory({ bytesMax, bytesFree, holds: { what: 'answers', why: 'are in memory' } });
   }
 
   lease(): MemoryLease {

@@ -1,9 +1,11 @@
-import type { Hello } from '@switchyard/proto';
+import { type Hello, limits } from '@switchyard/proto';
 import { bounds } from '../bounds.ts';
 
 /** What is too long in what a worker says of itself, which is kept, shown in the status and told to its peers; or null. Memories have bounds of their own. */
 export function tooLongIn({ name, node, device, softwareVersion, dataAddresses }: Hello): string | null {
-  const { nameCharsMax, deviceCharsMax, addressCharsMax } = bounds;
+  const { deviceCharsMax, addressCharsMax } = bounds;
+  // As plans have it.
+  const nameCharsMax = limits.nameLengthMax;
   const parts: [what: string, texts: readonly string[], charsMax: number][] = [
     ['name', [name], nameCharsMax],
     ['node', [node], nameCharsMax],

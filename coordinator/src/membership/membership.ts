@@ -123,7 +123,10 @@ export class Membership {
         clearTimeout(silent);
         const tooLong = tooLongIn(message);
         if (tooLong === null) place = this.#greet(stream, message);
-        else void stream.close(new SwitchyardError('bad_frame', tooLong));
+        else {
+          this.#log.warn({ peer: stream.peer }, `a worker was refused: ${tooLong}`);
+          void stream.close(new SwitchyardError('bad_frame', tooLong));
+        }
       } else void stream.close(new SwitchyardError('bad_frame', `the first message is ${message.type}, not hello`));
     });
     void stream.closed.then((error) => {

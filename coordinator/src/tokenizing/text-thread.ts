@@ -53,7 +53,7 @@ export class TextThread {
     if (this.#waiting.length >= bounds.tokenizingQueueMax)
       throw new SwitchyardError(
         'queue_full',
-        `${this.#waiting.length} long texts wait to be tokenised; the limit is ${bounds.tokenizingQueueMax}`,
+        `${this.#waiting.length} texts wait to be tokenised; the limit is ${bounds.tokenizingQueueMax}`,
       );
     if (unwanted?.aborted) throw nobodyWaits();
     let drop = () => {};

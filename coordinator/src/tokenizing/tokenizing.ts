@@ -22,8 +22,10 @@ export class Tokenizing {
   readonly pieces: TokenPieces;
   readonly specialIds: ReadonlySet<number>;
   readonly template: ChatTemplate | null;
-  /** Null once it has been ended in the middle of its work: all texts go to the thread then. */
+  readonly #dir: string;
+  /** Null once it has been ended twice in the middle of its work: all texts go to the thread then. */
   #encoder: PromptEncoder | null;
+  #endedBefore = false;
   readonly #deadline = new Deadline(bounds.inlineTextMsMax);
   readonly #onSlow: (what: string) => void;
   readonly #thread: TextThread;
@@ -33,6 +35,7 @@ export class Tokenizing {
    * @throws SwitchyardError `bad_checkpoint`
    */
   constructor(dir: string, onSlow: (what: string) => void = () => {}) {
+    this.#dir = dir;
     this.#onSlow = onSlow;
     const folder = readTokenizerFolder(dir);
     const encoder = new PromptEncoder(folder);
@@ -55,7 +58,7 @@ export class Tokenizing {
   /**
    * All prompts of one request: what they have together decides where, for many short texts keep the main thread as long as one long text.
    *
-   * @throws SwitchyardError `invalid_request`, `context_length_exceeded`, `queue_full` when too many long texts wait, or `cancelled`
+   * @throws SwitchyardError `invalid_request`, `context_length_exceeded`, `queue_full` when too many texts wait, or `cancelled`
    */
   async encodeAll(
     prompts: readonly PromptText[],
@@ -74,9 +77,14 @@ export class Tokenizing {
     if (encoder === null) return null;
     const ended = this.#deadline.run(() => prompts.map((prompt) => encoder.encode(prompt, tokensMax)));
     if (ended !== null) return ended.value;
-    this.#encoder = null;
+    // What was ended may be half done. Once it may have been the machine that stood still, and not the checkpoint's doing.
+    this.#encoder = this.#endedBefore ? null : new PromptEncoder(readTokenizerFolder(this.#dir));
+    if (!this.#endedBefore) {
+      this.#endedBefore = true;
+      return null;
+    }
     this.#onSlow(
-      `the checkpoint's tokenizer or chat template takes longer than ${bounds.inlineTextMsMax} ms for ${chars} characters; all texts go to its thread now`,
+      `the checkpoint's tokenizer or chat template has taken longer than ${bounds.inlineTextMsMax} ms twice, now for ${chars} characters; all texts go to its thread`,
     );
     return null;
   }

@@ -3,6 +3,10 @@ import { limits, type Submit, SwitchyardError } from '@switchyard/proto';
 /** Whatever is done to a logit with numbers of this size, it stays a number in float64: one that overflowed would be taken for a corrupt weight. */
 const sizeMax = 1e100;
 
+/** What a token of an echoed prompt takes at most in the message that tells its log-probability, and what each alternative takes: a token's id and a double. */
+const READING_BYTES = 16;
+const ALTERNATIVE_BYTES = 12;
+
 /**
  * Refuses a request that this worker could not serve as asked. The coordinator has validated what clients send; this is the worker's own guard, for its kernels
  * index by these numbers.
@@ -23,6 +27,12 @@ export function validateSubmit(request: Submit, vocab: number, capacity: number)
   if (badPredicted >= 0) return invalid('prediction', `token ${badPredicted} is ${prediction[badPredicted]}; the vocabulary has ${vocab}`);
   const badStop = firstOutside(request.stopTokens, vocab);
   if (badStop >= 0) return invalid('stopTokens', `entry ${badStop} is ${request.stopTokens[badStop]}; the vocabulary has ${vocab}`);
+  const readingBytes = request.promptLogprobs ? prompt.length * (READING_BYTES + request.logprobs * ALTERNATIVE_BYTES) : 0;
+  if (readingBytes > limits.controlMessageBytesMax)
+    return invalid(
+      'prompt',
+      `has ${prompt.length} tokens; with ${request.logprobs} log-probabilities each they are too many for one message`,
+    );
   if (request.logprobs > limits.topLogprobsMax) return invalid('logprobs', `is ${request.logprobs}; the limit is ${limits.topLogprobsMax}`);
 
   const { biasToken, biasValue } = sampling;

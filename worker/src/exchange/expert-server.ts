@@ -66,7 +66,10 @@ interface Client {
   closed: boolean;
 }
 
-/** A home that has asked nothing for so long has nothing under way: between two layers of a step lie its own attention and other workers' answers. */
+/**
+ * A home that has asked nothing for so long is taken to have nothing under way. Between two layers of a step lie its own attention and other workers' answers, which may
+ * take longer than this for very long prompts or peers that stand still: such a step then asks whoever else has the experts.
+ */
 const QUIET_MS = 1_000;
 
 /**

@@ -105,9 +105,12 @@ export class WorkerProcess {
     await this.stream?.close();
   }
 
-  /** Resolves when no home is in the middle of something that needs these experts. Nobody tells: it shows in what they ask. */
+  /**
+   * Resolves when no home is in the middle of something that needs these experts. Nobody tells: it shows in what they ask. Where the coordinator has gone the whole
+   * cluster is ending, as `up` ends it.
+   */
   private async unused(signal: AbortSignal): Promise<void> {
-    while (!signal.aborted) {
+    while (!signal.aborted && this.stream !== null) {
       const quietInMs = this.server.quietInMs(performance.now());
       if (quietInMs === 0) return;
       await sleep(Math.min(quietInMs, UNUSED_CHECK_MS), undefined, { signal }).catch(() => {});

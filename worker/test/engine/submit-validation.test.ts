@@ -24,6 +24,16 @@ test.each<[Partial<Sampling>, string]>([
   expect(refusalOf(sampling)).toMatchObject({ code: 'invalid_request', message });
 });
 
+test('log-probabilities of a prompt that no message could hold are refused, not lost', () => {
+  const prompt = new Int32Array(600_000);
+  const asked = (logprobs: number) => validateSubmit(submitOf(prompt, { promptLogprobs: true, logprobs, maxTokens: 0 }), vocab, 1_000_000);
+  expect(asked(2)).toBeNull();
+  expect(asked(20)).toMatchObject({
+    code: 'invalid_request',
+    message: expect.stringContaining('prompt has 600000 tokens; with 20 log-probabilities'),
+  });
+});
+
 test('whatever is not refused chooses a token, however extreme', () => {
   const extreme = fc.oneof(
     fc.double(),

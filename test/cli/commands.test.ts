@@ -260,12 +260,12 @@ describe('chat', () => {
 
   it('answers every line of its input and keeps the conversation', async () => {
     const url = await serve();
-    const { status, stdout } = await switchyard(
+    const { status, stdout, stderr } = await switchyard(
       ['chat', '--url', url, '--max-tokens', '2', '--system', 'Be brief.'],
       'one\ntwo\n/reset\nthree\n/quit\nfour\n',
     );
-    expect(status).toBe(0);
-    expect(stdout).toBe('t0 t1 \nt0 t1 \nconversation forgotten\nt0 t1 \n');
+    expect([status, stderr]).toEqual([0, 'conversation forgotten\n']);
+    expect(stdout).toBe('t0 t1 \nt0 t1 \nt0 t1 \n');
     expect(requests().map((r) => (r.body.messages as { content: string }[]).map((m) => m.content))).toEqual([
       ['Be brief.', 'one'],
       ['Be brief.', 'one', 't0 t1 ', 'two'],

@@ -1,7 +1,7 @@
 // What happens to a cluster in the midst of its work, one at a time. Each says what may fail of it.
 import net from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { processLives } from './server.mjs';
+import { processLives } from '../../cli/dist/cluster/run-folder.js';
 
 /** Codes that say "again, please"; a request whose home is gone, or whose experts are, may end with one. */
 const afterLoss = ['worker_lost', 'expert_unavailable', 'not_ready', 'queue_full', 'link_closed'];

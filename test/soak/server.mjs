@@ -6,6 +6,7 @@ import path from 'node:path';
 import { createInterface } from 'node:readline';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
+import { processLives } from '../../cli/dist/cluster/run-folder.js';
 import { findSession } from '../../cli/dist/cluster/session.js';
 
 const root = fileURLToPath(new URL('../..', import.meta.url));
@@ -81,15 +82,6 @@ function unsettledBy({ ready, requests, workers }) {
     ...workers.filter(({ load }) => load !== 0).map(({ name, load }) => `${name} has ${load} sequences`),
     ...workers.filter(({ stats }) => stats !== null && stats.running + stats.waiting > 0).map(({ name }) => `${name} says that it works`),
   ];
-}
-
-export function processLives(pid) {
-  try {
-    process.kill(pid, 0);
-    return true;
-  } catch {
-    return false;
-  }
 }
 
 /** Open files and resident memory of a process; null where the system does not tell. */

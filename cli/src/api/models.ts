@@ -14,7 +14,16 @@ export interface ModelCard {
 
 /** The model asked for, or the only one served. */
 export async function selectModel(client: ApiClient, wanted: string | null, signal?: AbortSignal): Promise<ModelCard> {
+  return pick(client, await modelCards(client, signal), wanted);
+}
+
+/** The model of that name, or else the first: another server may have the same under another name. */
+export async function preferModel(client: ApiClient, name: string, signal?: AbortSignal): Promise<ModelCard> {
   const cards = await modelCards(client, signal);
+  return pick(client, cards, cards.some(({ id }) => id === name) ? name : null);
+}
+
+function pick(client: ApiClient, cards: readonly ModelCard[], wanted: string | null): ModelCard {
   const card = wanted === null ? cards[0] : cards.find((c) => c.id === wanted);
   if (!card)
     throw new CommandFailure(
@@ -23,12 +32,6 @@ export async function selectModel(client: ApiClient, wanted: string | null, sign
         : `${client.baseUrl} does not serve ${wanted}: it has ${cards.map((c) => c.id).join(', ')}`,
     );
   return card;
-}
-
-/** The model of that name, or else the first: another server may have the same under another name. */
-export async function preferModel(client: ApiClient, name: string, signal?: AbortSignal): Promise<ModelCard> {
-  const cards = await modelCards(client, signal);
-  return await selectModel(client, cards.some(({ id }) => id === name) ? name : null, signal);
 }
 
 async function modelCards(client: ApiClient, signal: AbortSignal | undefined): Promise<ModelCard[]> {

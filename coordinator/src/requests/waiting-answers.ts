@@ -30,7 +30,7 @@ export class WaitingAnswers {
 
   /** Those of one request, all or none. @throws SwitchyardError `queue_full` */
   take(answers: readonly Answer[], running: number): void {
-    const [{ tenant }] = answers.map(({ spec }) => spec);
+    const { tenant } = answers[0].spec;
     const { runningMax, waitingMax, tenantWaitingMax } = this.#limits;
     const check = (waiting: number, limit: number, whose: string) => {
       if (running + waiting + answers.length > runningMax + limit)

@@ -122,24 +122,25 @@ SY_SUITE(experts) {
       }
 }
 
-/* Large enough that the pool really shares the work, and that several tiles and an uneven last one occur. */
+/* Large enough that the pool really shares the work, and that several tiles and an uneven last one occur: few experts are divided, many handed out whole. */
 SY_SUITE(experts_large) {
   Random random(32);
-  for (const int format : {SY_W_BF16, SY_W_BF16_X16, SY_W_I8, SY_W_I4}) {
-    const Shape shape{6, 288, 160, format, SY_ACT_SILU, true, 0.1f};
-    const Values values(random, shape);
-    const int rows = 110;
-    const std::vector<float> x = random.normals((size_t)rows * shape.hidden, 1.0f);
-    const Pairs pairs = random_pairs(random, rows * 2, rows, shape.slots);
-    const auto run = [&](const Place &place) {
-      const ExpertsPtr experts = values.load(place);
-      const RowSumPtr sum = sum_create(place.isa, SY_SUM_EXACT, rows, shape.hidden);
-      experts_run_pairs(*experts, pool_of(place.threads), {x.data(), shape.hidden, rows, pairs.count(), pairs.row.data(), pairs.slot.data(), pairs.weight.data(), grid}, *sum);
-      return bits_of_sum(*sum, rows);
-    };
-    const std::vector<float> want = run(oracle);
-    for (const Place &place : places({1, 2, 3})) check.equal_bytes(run(place).data(), want.data(), want.size() * 4, describe(shape, place));
-  }
+  for (const int slots : {6, 16})
+    for (const int format : {SY_W_BF16, SY_W_BF16_X16, SY_W_I8, SY_W_I4}) {
+      const Shape shape{slots, 288, 160, format, SY_ACT_SILU, true, 0.1f};
+      const Values values(random, shape);
+      const int rows = 110;
+      const std::vector<float> x = random.normals((size_t)rows * shape.hidden, 1.0f);
+      const Pairs pairs = random_pairs(random, rows * 2, rows, shape.slots);
+      const auto run = [&](const Place &place) {
+        const ExpertsPtr experts = values.load(place);
+        const RowSumPtr sum = sum_create(place.isa, SY_SUM_EXACT, rows, shape.hidden);
+        experts_run_pairs(*experts, pool_of(place.threads), {x.data(), shape.hidden, rows, pairs.count(), pairs.row.data(), pairs.slot.data(), pairs.weight.data(), grid}, *sum);
+        return bits_of_sum(*sum, rows);
+      };
+      const std::vector<float> want = run(oracle);
+      for (const Place &place : places({1, 2, 3})) check.equal_bytes(run(place).data(), want.data(), want.size() * 4, describe(shape, place));
+    }
 }
 
 /* So many experts that each is one thread's, which adds to a sum of its own. */

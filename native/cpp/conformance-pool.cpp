@@ -39,10 +39,25 @@ void check_sessions(Check &check, Pool &pool, int threads) {
   }
   check.is_true(calls == expected, text("runs of sessions that %d threads come late to", threads));
   Pool::Session called(pool, true, 0);
-  while (pool.threads() < threads) called.gather();
+  const auto until = std::chrono::steady_clock::now() + std::chrono::minutes(1);
+  while (pool.threads() < threads && std::chrono::steady_clock::now() < until) {
+    called.gather();
+    std::this_thread::yield(); // There may be fewer cores than threads.
+  }
   calls = 0;
   pool.each(count);
   check.is_true(calls == threads, text("a session that %d threads have come to", threads));
+  if (threads == 1) return;
+  // Those that came are kept waiting for one who never does, until they sleep: then they are called again.
+  Pool other(threads, nullptr);
+  Pool::Session alone(other, true, 0);
+  std::this_thread::sleep_for(std::chrono::milliseconds(50)); // Longer than helpers spin.
+  const auto late = std::chrono::steady_clock::now() + std::chrono::minutes(1);
+  while (other.threads() < threads && std::chrono::steady_clock::now() < late) {
+    alone.gather();
+    std::this_thread::yield();
+  }
+  check.is_true(other.threads() == threads, text("a session to which %d threads come after they slept", threads));
 }
 
 /* In whatever order pinned pools go, the caller is pinned for the youngest left and free with the last. */

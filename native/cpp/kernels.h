@@ -136,7 +136,7 @@ using ExpertsPtr = std::unique_ptr<Experts, ExpertsDeleter>;
 ExpertsPtr experts_create(Isa isa, const sy_experts_desc &desc, Workspace *workspace = nullptr, Accelerator *accelerator = nullptr);
 const sy_experts_desc &experts_desc(const Experts &experts);
 void experts_set(Experts &experts, Pool &pool, int32_t slot, const sy_source *gate, const sy_source *up, const sy_source *down,
-                 const sy_source *gate_bias, const sy_source *up_bias, const sy_source *down_bias); /* throws; on failure the slot is clear */
+                 const sy_source *gate_bias, const sy_source *up_bias, const sy_source *down_bias); /* throws; a slot whose setting failed midway is clear */
 void experts_clear(Experts &experts, int32_t slot);                                                 /* throws */
 /* Grows the workspace, so that no later call with at most that many pairs and rows on that many threads allocates. */
 void experts_reserve(Experts &experts, int pairs, int rows, int threads);

@@ -197,6 +197,7 @@ void head_linear(Pool &pool, const Weight &weight, const HeadLinearCall &call, v
                   call.ldo};
     };
     // Heads may begin inside a panel, so each has its own number of items; they are numbered through all heads.
+    bool packed = false; // The input, if all heads read the same.
     int64_t items = 0;
     for (int head = 0; head < call.heads; head++) items += (int64_t)band(head).panels() * tiling.tiles;
     team.divide(0, items, reading(weight, tiling.tiles), [&](int64_t begin, int64_t end) {
@@ -207,11 +208,12 @@ void head_linear(Pool &pool, const Weight &weight, const HeadLinearCall &call, v
         const int64_t from = std::max<int64_t>(begin - before, 0), to = std::min(end - before, count);
         before += count;
         if (from >= to) continue;
-        for (int tile = 0; tile < tiling.tiles; tile++) {
+        for (int tile = 0; tile < tiling.tiles && !packed; tile++) {
           const int row = tiling.first(tile);
           ops->pack(weight.format, call.x + head * call.x_stride + row * call.ldx, call.ldx, nullptr, tiling.height(tile), 0, weight.k,
                     tiles + (size_t)row * row_bytes);
         }
+        packed = call.x_stride == 0;
         work.run(Range{(int)from, (int)to}, at_once);
       }
     });

@@ -21,6 +21,7 @@ namespace sy {
 namespace {
 
 constexpr std::chrono::microseconds spin_time{30}, patient_spin_time{20'000};
+constexpr std::chrono::microseconds call_again_after = patient_spin_time / 2; /* whoever is called twice while it spins stays for both */
 constexpr int most_threads = 1024; /* more is a mistake in a configuration, not a machine */
 
 inline void relax() {
@@ -199,9 +200,17 @@ void Pool::serve(int thread) {
 
 void Pool::call(double patience_us) {
   if (ready()) return;
+  called_ = std::chrono::steady_clock::now();
   calls_.advance(calls_.load() + 1);
-  const auto until = std::chrono::steady_clock::now() + std::chrono::duration<double, std::micro>(patience_us);
+  const auto until = called_ + std::chrono::duration<double, std::micro>(patience_us);
   while (!ready() && std::chrono::steady_clock::now() < until) relax();
+}
+
+void Pool::call_again() {
+  const auto now = std::chrono::steady_clock::now();
+  if (now - called_ < call_again_after) return;
+  called_ = now;
+  calls_.advance(calls_.load() + 1);
 }
 
 void Pool::run(void (*fn)(void *, int), void *ctx) {

@@ -5,13 +5,15 @@
  * spin up to 20 ms, because waking a sleeper takes longer than many an op, and because whoever sleeps cannot be counted on; beyond the first 30 us every
  * turn offers the core to others.
  * A session begins with whoever is there: helpers are called, and until all have come the caller works alone. Between two steps others take their cores
- * (whoever reads the tokens of the last one), and a run that needs everybody would stand still for as long.
+ * (whoever reads the tokens of the last one), and a run that needs everybody would stand still for as long. They are called again every 10 ms: those that came
+ * early may have gone back to sleep before the last one was there.
  * Runs do not nest, come from one thread at a time, and the function must not throw.
  */
 #ifndef SWITCHYARD_POOL_H
 #define SWITCHYARD_POOL_H
 
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <mutex>
@@ -68,7 +70,9 @@ public:
     }
     /* Between two runs: from now on with the helpers, if all have come. */
     void gather() {
-      if (together_ && pool_.active_ == 1 && pool_.ready()) pool_.active_ = pool_.threads_;
+      if (!together_ || pool_.active_ != 1) return;
+      if (pool_.ready()) pool_.active_ = pool_.threads_;
+      else pool_.call_again();
     }
     ~Session() {
       pool_.patient_.store(false, std::memory_order_relaxed);
@@ -97,12 +101,15 @@ private:
   void unpin_caller();
   /* Wakes the helpers and returns when they are ready, or after that long. */
   void call(double patience_us);
+  /* Wakes them if the last call is long ago, and returns at once. */
+  void call_again();
   bool ready() const { return watching_.load(std::memory_order_acquire) == threads_ - 1; }
 
   const int threads_;
   int active_ = threads_;
   bool pinned_ = false; /* the caller */
   std::atomic<bool> patient_{false};
+  std::chrono::steady_clock::time_point called_{}; /* when helpers were last called to a session */
   void (*fn_)(void *, int) = nullptr;
   void *ctx_ = nullptr;
   std::atomic<bool> stopping_{false};

@@ -80,13 +80,17 @@ double power_of_e8m0(uint8_t e) {
   return power;
 }
 
+constexpr int mxfp4_block = 32; /* elements that share a scale (OCP Microscaling Formats 1.0, 5.1) */
+
 void load_mxfp4(const sy_source &s, int row, int k0, int count, float *out) {
   const uint8_t *nibbles = s.file->data + s.offset + (int64_t)row * s.stride_n;
   const uint8_t *scales = s.scale_file->data + s.scale_offset + (int64_t)row * s.scale_stride;
-  for (int i = 0; i < count; i++) {
-    const int k = k0 + i;
-    const float value = from_f4_e2m1(nibbles[k >> 1] >> ((k & 1) * 4));
-    out[i] = (float)((double)value * power_of_e8m0(scales[k >> 5]));
+  for (int i = 0; i < count;) {
+    const int block = (k0 + i) / mxfp4_block, end = std::min(count, (block + 1) * mxfp4_block - k0);
+    const double power = power_of_e8m0(scales[block]);
+    float values[16];
+    for (unsigned nibble = 0; nibble < 16; nibble++) values[nibble] = (float)((double)from_f4_e2m1(nibble) * power);
+    for (; i < end; i++) out[i] = values[nibbles[(k0 + i) >> 1] >> (((k0 + i) & 1) * 4) & 15];
   }
 }
 
@@ -97,7 +101,7 @@ void validate(const sy_source &s, const char *name) {
   if (s.dtype < SY_F32 || s.dtype > SY_I32) fail(SY_INVALID_ARGUMENT, "%s: dtype %d is not one of 0..%d", name, s.dtype, SY_I32);
   if (s.dtype == SY_MXFP4) {
     require_inside(s.file, strided(s.offset, s.stride_n, 1, s.n, (s.k - 1) / 2 + 1, 1), name, "data");
-    require_inside(s.scale_file, strided(s.scale_offset, s.scale_stride, 1, s.n, (s.k - 1) / 32 + 1, 1), name, "scales");
+    require_inside(s.scale_file, strided(s.scale_offset, s.scale_stride, 1, s.n, (s.k - 1) / mxfp4_block + 1, 1), name, "scales");
     return;
   }
   const int bytes = element_bytes(s.dtype);

@@ -449,7 +449,9 @@ const Stretch *stretch(int format) {
 
 void dot_tiles(int format, const uint8_t *tiles, size_t row_bytes, const Tiling &tiling, int first, int end, const uint8_t *panel, int k, const uint8_t *ahead,
                float *dots) {
-  const int first_row = tiling.first(first), steps = quantised(format) ? groups_of(k) : pairs_of(k), most_steps = quantised(format) ? 4 : 32;
+  const int first_row = tiling.first(first), steps = quantised(format) ? groups_of(k) : pairs_of(k);
+  // Half of the nearest cache for many tiles, which multiply longer than they wait for weights; few want weights in small pieces, as dot_pairs does.
+  const int most_steps = quantised(format) ? 4 : end - first < 4 ? 32 : format == SY_W_F32 ? 64 : 128;
   const Stretch *add = stretch(format);
   memset(dots, 0, sizeof(float) * (size_t)(tiling.first(end) - first_row) * panel_columns);
   for (int done = 0; done < steps; done += most_steps)

@@ -64,21 +64,26 @@ void Device::use_if_possible() const noexcept {
 
 void *allocate(size_t bytes) {
   void *memory = nullptr;
-  if (cudaMalloc(&memory, bytes) != cudaSuccess) {
+  if (const cudaError_t error = cudaMalloc(&memory, bytes); error != cudaSuccess) {
     cudaGetLastError();
+    if (error != cudaErrorMemoryAllocation) check(error, "allocation"); // A GPU that is lost lacks no memory.
     size_t free = 0, total = 0;
     cudaMemGetInfo(&free, &total);
     fail(SY_OUT_OF_MEMORY, "%zu bytes are needed on the GPU: %zu of %zu are free", bytes, free, total);
   }
-  check(cudaMemsetAsync(memory, 0, bytes, current), "clearing");
+  if (const cudaError_t error = cudaMemsetAsync(memory, 0, bytes, current); error != cudaSuccess) {
+    cudaFree(memory);
+    check(error, "clearing");
+  }
   return memory;
 }
 void release(void *memory) { cudaFree(memory); }
 
 void *allocate_pinned(size_t bytes) {
   void *memory = nullptr;
-  if (cudaHostAlloc(&memory, bytes, cudaHostAllocMapped) != cudaSuccess) {
+  if (const cudaError_t error = cudaHostAlloc(&memory, bytes, cudaHostAllocMapped); error != cudaSuccess) {
     cudaGetLastError();
+    if (error != cudaErrorMemoryAllocation) check(error, "allocation of pinned memory");
     fail(SY_OUT_OF_MEMORY, "%zu bytes of pinned host memory", bytes);
   }
   memset(memory, 0, bytes);

@@ -20,7 +20,7 @@
 extern "C" {
 #endif
 
-/* 4: sy_experts_reserve; back ends "cuda", "cuda:N" and "cuda-emulated". */
+/* 5: no copy of KV blocks. 4: sy_experts_reserve; back ends "cuda", "cuda:N" and "cuda-emulated". */
 #define SY_ABI_VERSION 5
 
 typedef enum {
@@ -99,7 +99,7 @@ typedef enum {
 sy_status sy_weight_create(sy_device *, int32_t format, int32_t n, int32_t k, sy_object **out);
 sy_status sy_weight_set(sy_object *, int32_t first_row, const sy_source *);    /* packs src->n rows at first_row; src->k == k */
 
-/* Experts of one layer: gate/up [I,H], down [H,I] per slot; a slot's memory exists only while it is set. */
+/* Experts of one layer: gate/up [I,H], down [H,I] per slot; a slot's memory need not exist unless it is set (on a GPU it does). */
 typedef enum { SY_ACT_SILU = 0, SY_ACT_GPT_OSS = 1 } sy_activation;
 /* SILU: silu(g)*u.  GPT_OSS: g=min(g,limit), u=clamp(u,-limit,limit), (u+1)*g*sigmoid(alpha*g).  sigmoid(z) = 1/(1+exp(-z)), exp as in SY_EXP below. */
 typedef struct {

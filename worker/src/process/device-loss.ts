@@ -6,10 +6,10 @@ import { type Native, NativeError } from '@switchyard/native';
  */
 export function watchDevice(native: Native, onLost: (error: NativeError) => void): void {
   const watched =
-    <Arguments extends unknown[]>(call: (...given: Arguments) => void) =>
-    (...given: Arguments): void => {
+    <Arguments extends unknown[], Result>(call: (...given: Arguments) => Result) =>
+    (...given: Arguments): Result => {
       try {
-        call(...given);
+        return call(...given);
       } catch (error) {
         if (error instanceof NativeError && error.status === 'io') onLost(error);
         throw error;
@@ -17,4 +17,9 @@ export function watchDevice(native: Native, onLost: (error: NativeError) => void
     };
   native.programRun = watched(native.programRun);
   native.expertsRun = watched(native.expertsRun);
+  // Loading takes and writes all of its memory: of these, too, none fails with `io` for another reason.
+  native.expertsCreate = watched(native.expertsCreate);
+  native.expertsSet = watched(native.expertsSet);
+  native.expertsProbe = watched(native.expertsProbe);
+  native.expertsReserve = watched(native.expertsReserve);
 }

@@ -69,7 +69,12 @@ export const options = {
     'tokens that a stream may guess from its own text or its prediction for one step to check; 0: none',
   ),
   prefixCache: option(onOff, true, null, 'share the cache of common prompt beginnings inside a tenant'),
-  rowDeadlineMs: option(whole(1, 86_400_000), limits.rowDeadlineMs, 'MS', 'a row that has not come back by then fails its request'),
+  rowDeadlineMs: option(
+    whole(1, 86_400_000),
+    limits.rowDeadlineMs,
+    'MS',
+    'a row that has not come back by then goes to another worker that holds its experts; where there is none its request fails',
+  ),
   requestsRunningMax: option(
     whole(1, 65_536),
     limits.requestsRunningMax,

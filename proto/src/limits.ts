@@ -74,7 +74,7 @@ export const limits = {
   traceSequencesMax: 100_000,
   /** A trace whose routing is replayed is held in memory by each worker: ten million tokens of 24 layers and top-4. */
   replayTraceBytesMax: 1024 * 1024 * 1024,
-  /** A row that has not come back by then fails its request. */
+  /** A row that has not come back by then goes to another worker that holds its experts; where there is none its request fails. */
   rowDeadlineMs: 30_000,
   /** Tokens that a stream may guess for one step: what comes later is seldom right, and its rows cost what prompts' rows cost. */
   draftMax: 32,

@@ -31,7 +31,12 @@ export function addSearchOptions(command: Command, effort = { starts: 2, sampleT
     .option('--seed <number>', 'same seed, same plan', integerIn(0, 4_294_967_295), 1)
     .option('--peak <ratio>', 'peak over mean rows per node and layer to stay below', numberIn(1, 1000), 1.12)
     .option('--home-tolerance <share>', 'how far the tokens of one home may be from its share', share, 0.05)
-    .option('--sample-tokens <count>', 'tokens that the search looks at', integerIn(1, 10_000_000), effort.sampleTokens)
+    .option(
+      '--sample-tokens <count>',
+      'different choices of a layer that the search looks at',
+      integerIn(1, 10_000_000),
+      effort.sampleTokens,
+    )
     .option('--starts <count>', 'independent starts', integerIn(1, 1000), effort.starts)
     .option(
       '--anneal <effort>',

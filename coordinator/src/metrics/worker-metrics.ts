@@ -194,7 +194,11 @@ export class WorkerMetrics {
       stats === null || stats.kvBlocks === 0 ? 0 : stats.kvBlocksUsed / stats.kvBlocks,
     );
     perWorker('worker_up', '1 while the worker serves.', ({ state }) => (state === 'serving' ? 1 : 0));
-    perWorker('worker_resident_bytes', 'Weights held in memory.', ({ ready, stats }) => stats?.residentBytes ?? ready?.residentBytes ?? 0);
+    perWorker(
+      'worker_resident_bytes',
+      'Weights in memory, and the KV cache, counted whole.',
+      ({ ready, stats }) => stats?.residentBytes ?? ready?.residentBytes ?? 0,
+    );
     perWorker(
       'step_last_timestamp_seconds',
       'When the worker last ended a step, Unix time; 0: it has said nothing yet.',

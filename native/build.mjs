@@ -2,7 +2,8 @@
 // Where nvcc is found (`NVCC`, the path, /usr/local/cuda; `NVCC=none` leaves it out) the kernels for GPUs are part of it.
 // Plain compiler calls, no build system. A file is compiled again when its text, a header it includes, the flags or the compiler changed; objects are
 // named by that content, so two builds at once cannot mix. Nothing is tuned to the machine that compiles: instruction sets are chosen when a device opens.
-// `--sanitize`: only build/sanitized/conformance, which stops at the first access outside memory and the first thing that C++ leaves undefined.
+// `--sanitize`: only build/sanitized/conformance, which stops at the first access outside memory and the first thing that C++ leaves undefined;
+// `--sanitize=thread`: only build/threads/conformance, which tells of threads that race.
 // `--emulate-avx512`: only build/emulated/conformance, whose kernels for AVX-512 run on AVX2 (emulation/avx512.h).
 import { spawn, spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
@@ -14,16 +15,17 @@ import { fileURLToPath } from 'node:url';
 
 const root = path.dirname(fileURLToPath(import.meta.url));
 const sources = ['cpp', 'cuda'].map((folder) => path.join(root, folder));
-const sanitize = process.argv.includes('--sanitize');
+const [sanitize, sanitizeThreads] = ['--sanitize', '--sanitize=thread'].map((flag) => process.argv.includes(flag));
+const sanitizers = sanitize ? ['-fsanitize=address,undefined'] : sanitizeThreads ? ['-fsanitize=thread'] : [];
 const emulate = process.argv.includes('--emulate-avx512');
 const emulation = path.join(root, 'emulation/avx512.h');
-const onlyConformance = sanitize || emulate;
-const build = path.join(root, sanitize ? 'build/sanitized' : emulate ? 'build/emulated' : 'build');
-const objects = path.join(sanitize ? build : path.join(root, 'build'), 'objects');
+const onlyConformance = sanitizers.length > 0 || emulate;
+const build = path.join(root, sanitize ? 'build/sanitized' : sanitizeThreads ? 'build/threads' : emulate ? 'build/emulated' : 'build');
+const objects = path.join(sanitizers.length > 0 ? build : path.join(root, 'build'), 'objects');
 const started = Date.now();
 
 const common = [
-  ...(sanitize ? ['-O1', '-g', '-fsanitize=address,undefined', '-fno-sanitize-recover=all', '-fno-omit-frame-pointer'] : ['-O3']),
+  ...(sanitizers.length > 0 ? ['-O1', '-g', ...sanitizers, '-fno-sanitize-recover=all', '-fno-omit-frame-pointer'] : ['-O3']),
   '-std=c++17',
   '-fPIC',
   '-ffp-contract=off',
@@ -266,7 +268,7 @@ function targetsOf(all, cuda) {
       : [{ path: path.join(build, 'switchyard.node'), flags: shared, units: [...library, ...all.filter((unit) => isBinding(unit.name))] }]),
     ...(onlyConformance ? ['conformance'] : programs).map((program) => ({
       path: path.join(build, program),
-      flags: sanitize ? ['-fsanitize=address,undefined'] : [],
+      flags: sanitizers,
       units: [...library, ...all.filter((unit) => isProgram(unit, program))],
     })),
   ]

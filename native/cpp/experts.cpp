@@ -347,6 +347,7 @@ ExpertsPtr experts_create(Isa isa, const sy_experts_desc &d, Workspace *workspac
 
 void ExpertsDeleter::operator()(Experts *experts) const { delete experts; }
 const sy_experts_desc &experts_desc(const Experts &experts) { return experts.desc; }
+bool experts_on_accelerator(const Experts &experts) { return experts.accelerated != nullptr; }
 
 void experts_clear(Experts &e, int32_t slot) {
   require_slot(e, slot);

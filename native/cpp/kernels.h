@@ -135,6 +135,7 @@ using ExpertsPtr = std::unique_ptr<Experts, ExpertsDeleter>;
 /* Throws. `workspace` outlives the experts; null: they have one of their own. With an accelerator they live on it. */
 ExpertsPtr experts_create(Isa isa, const sy_experts_desc &desc, Workspace *workspace = nullptr, Accelerator *accelerator = nullptr);
 const sy_experts_desc &experts_desc(const Experts &experts);
+bool experts_on_accelerator(const Experts &experts);
 void experts_set(Experts &experts, Pool &pool, int32_t slot, const sy_source *gate, const sy_source *up, const sy_source *down,
                  const sy_source *gate_bias, const sy_source *up_bias, const sy_source *down_bias); /* throws; a slot whose setting failed midway is clear */
 void experts_clear(Experts &experts, int32_t slot);                                                 /* throws */

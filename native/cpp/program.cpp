@@ -149,12 +149,23 @@ sy_program::sy_program(sy_device &owner, const sy_op *ops, int count, sy_object 
   for (int i = 0; i < count; i++) steps_.push_back(compile(ops[i], i, objects, object_count, compilation));
   limits_ = compilation.limits;
   if (limits_.max_logit_rows == 0) limits_.max_logit_rows = max_rows; // No op reads them.
+  const auto count_dense = [&](const Weight &weight) {
+    const int64_t products = (int64_t)weight_n(weight) * weight_k(weight);
+    work_.dense_bytes += 2 * products;
+    work_.dense_products_per_row += products;
+  };
+  const auto count_attention = [&](const AttentionCall &call) {
+    const int64_t products = (int64_t)call.heads * (call.kv->shape.k_dim + call.kv->shape.v_dim);
+    for (auto &kind : work_.attention)
+      if (kind.window == call.window) return void(kind.products_per_key += products);
+    work_.attention.push_back({call.window, products});
+  };
   for (const Step &step : steps_) {
-    if (const auto *dense = std::get_if<LinearStep>(&step.call)) {
-      const int64_t products = (int64_t)weight_n(*dense->weight) * weight_k(*dense->weight);
-      work_.dense_bytes += 2 * products;
-      work_.dense_products_per_row += products;
-    } else if (const auto *layer = std::get_if<ExpertsStep>(&step.call)) {
+    if (const auto *dense = std::get_if<LinearStep>(&step.call)) count_dense(*dense->weight);
+    else if (const auto *heads = std::get_if<HeadLinearStep>(&step.call)) count_dense(*heads->weight);
+    else if (const auto *attention = std::get_if<AttentionCall>(&step.call)) count_attention(*attention);
+    else if (const auto *layer = std::get_if<ExpertsStep>(&step.call)) {
+      if (experts_on_accelerator(*layer->experts)) continue;
       const sy_experts_desc &desc = experts_desc(*layer->experts);
       work_.expert_bytes += 2 * (int64_t)3 * desc.hidden * desc.inter;
       work_.pairs_per_row = layer->call.k;
@@ -171,11 +182,16 @@ sy_program::~sy_program() {
 }
 
 /* From what one core streams and multiplies; only its order of magnitude matters, and it never changes a result. */
-double sy_program::estimated_us(int rows) const {
+double sy_program::estimated_us(const sy_batch &batch) const {
   constexpr double bytes_per_us = 40'000, products_per_us = 80'000;
-  const int64_t pairs = rows * work_.pairs_per_row;
+  const int64_t rows = batch.rows, pairs = rows * work_.pairs_per_row;
+  double attention = 0;
+  for (int s = 0; s < batch.seqs; s++) {
+    const int64_t own = batch.seq_row[s + 1] - batch.seq_row[s], keys = batch.seq_pos[s] + (own + 1) / 2; // Of a row, on average.
+    for (const auto &kind : work_.attention) attention += (double)(own * (kind.window > 0 ? std::min(kind.window, keys) : keys) * kind.products_per_key);
+  }
   const double bytes = (double)(work_.dense_bytes + work_.expert_bytes * std::min(pairs, work_.slots));
-  const double products = (double)(rows * work_.dense_products_per_row + pairs * (work_.expert_bytes / 2));
+  const double products = attention + (double)(rows * work_.dense_products_per_row + pairs * (work_.expert_bytes / 2));
   return std::max(bytes / bytes_per_us, products / products_per_us);
 }
 
@@ -184,7 +200,7 @@ void sy_program::run(const sy_batch &batch) {
   validate(batch, limits_);
   if (batch.rows == 0) return;
   memset(batch.row_status, 0, (size_t)batch.rows * sizeof(int32_t));
-  const double estimate = estimated_us(batch.rows);
+  const double estimate = estimated_us(batch);
   const bool learns = device.pool.threads() > 1 && together_to_learn(estimate);
   ThreadChoice &choice = choices_[row_class(batch.rows)];
   const uint64_t start = ticks();

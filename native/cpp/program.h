@@ -88,7 +88,7 @@ struct sy_program {
 
 private:
   void run_step(const sy::Step &step, const sy_batch &batch);
-  double estimated_us(int rows) const;
+  double estimated_us(const sy_batch &batch) const;
 
   std::vector<sy_object *> used_; /* one reference each */
   std::vector<sy::Step> steps_;
@@ -96,10 +96,14 @@ private:
   std::vector<int32_t> position_, variant_; /* [max_rows], of the batch's rows */
   uint64_t ticks_[32] = {};
   sy::ThreadChoice choices_[sy::row_classes];
-  /* What a run reads and multiplies, apart from attention: enough to tell whether several threads pay. */
+  /* What a run on this processor reads and multiplies: enough to tell whether several threads pay. */
   struct {
     int64_t dense_bytes = 0, dense_products_per_row = 0;
     int64_t expert_bytes = 0, pairs_per_row = 0, slots = 0; /* one expert of every layer; of one layer */
+    struct Attention {
+      int64_t window, products_per_key; /* of a row, all layers with that window together; 0: no window */
+    };
+    std::vector<Attention> attention;
   } work_;
 };
 #endif

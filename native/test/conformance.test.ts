@@ -14,7 +14,8 @@ const isa = (() => {
 
 /** How many numbers it compared, by suite. */
 function conforms(program: string, env: NodeJS.ProcessEnv = {}): Map<string, number> {
-  const run = spawnSync(fileURLToPath(new URL(program, import.meta.url)), { encoding: 'utf8', env: { ...process.env, ...env } });
+  const at = fileURLToPath(new URL(program, import.meta.url));
+  const run = spawnSync(at, { encoding: 'utf8', timeout: 500_000, env: { ...process.env, ...env } });
   expect(run.error).toBeUndefined();
   // It says whether there was a GPU; every failure would be a line more.
   expect(run.stderr).toMatch(/^with(out a GPU:)? .*\n$/);
@@ -51,12 +52,19 @@ test.skipIf(!canEmulate)(canEmulate ? emulated : `${emulated} (this one has no A
 
 /** Of the suites those that read what others have written or go through all of a buffer, in seconds; `npm run sanitize` runs all. */
 const shortSuites = ['source', 'pack', 'rows_wire', 'sum_wire', 'sum_corrupt', 'sum_order', 'combine', 'route', 'norm', 'experts_extreme'];
+/** Those of the pool itself, and one whose threads add to sums of their own. */
+const sharingSuites = ['pool', 'experts_whole'];
 const sanitized = 'nothing is read or written outside memory, and nothing rests on what C++ leaves undefined';
 const wanted = process.env.SWITCHYARD_SANITIZE !== undefined;
 const why = 'takes minutes to compile: npm run sanitize, or SWITCHYARD_SANITIZE=1, which continuous integration sets';
-test.skipIf(!wanted)(wanted ? sanitized : `${sanitized} (${why})`, { timeout: 1_200_000 }, () => {
+const raceless = 'threads race nowhere';
+function conformsSanitized(suites: string[], ...options: string[]) {
   const sanitize = fileURLToPath(new URL('../../scripts/sanitize.mjs', import.meta.url));
-  const run = spawnSync(process.execPath, [sanitize, ...shortSuites], { encoding: 'utf8' });
+  const run = spawnSync(process.execPath, [sanitize, ...options, ...suites], { encoding: 'utf8' });
   expect(run.status, `${run.stdout}${run.stderr}`).toBe(0);
-  for (const suite of shortSuites) expect(run.stdout).toMatch(new RegExp(`^${suite} +[1-9]\\d* compared, 0 failed$`, 'm'));
-});
+  for (const suite of suites) expect(run.stdout).toMatch(new RegExp(`^${suite} +[1-9]\\d* compared, 0 failed$`, 'm'));
+}
+test.skipIf(!wanted)(wanted ? sanitized : `${sanitized} (${why})`, { timeout: 1_200_000 }, () => conformsSanitized(shortSuites));
+test.skipIf(!wanted)(wanted ? raceless : `${raceless} (${why})`, { timeout: 1_200_000 }, () =>
+  conformsSanitized(sharingSuites, '--threads'),
+);

@@ -4,10 +4,11 @@ import { draftFlags, isOurs, systemOf } from '../peers/drafts.mjs';
 it('tells a system to guess, or not to, by its name', () => {
   expect(draftFlags('switchyard')).toEqual(['--draft-max', 0]);
   expect(draftFlags('switchyard+ngram')).toEqual(['--draft-max', 16]);
+  expect(draftFlags('switchyard+ngram8')).toEqual(['--draft-max', 8]);
   expect(draftFlags('llama.cpp')).toEqual([]);
   expect(draftFlags('llama.cpp+ngram')).toContain('ngram-simple');
   expect(JSON.parse(draftFlags('vllm+ngram')[1])).toMatchObject({ method: 'ngram', num_speculative_tokens: 16 });
-  expect([systemOf('llama.cpp+ngram'), isOurs('switchyard+ngram'), isOurs('vllm')]).toEqual(['llama.cpp', true, false]);
+  expect([systemOf('llama.cpp+ngram'), isOurs('switchyard+ngram8'), isOurs('vllm')]).toEqual(['llama.cpp', true, false]);
 });
 
 it('has nothing to tell a system that it does not know, and refuses to have it guess', () => {

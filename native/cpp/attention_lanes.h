@@ -119,8 +119,11 @@ template <class L, class T> struct TileKernel {
     return {nullptr, out, columns};
   }
 
-  /* Adds positions from..to (of one block, inclusive) of C vectors of columns to the Q queries from `query`. */
+  /* Adds positions from..to of one block, both inclusive, of C vectors of columns to the sums of Q queries from `query`, which stay in registers. */
   template <int Q, int C> void add_values(V (&o)[Q][C], int query, const Values &v, int block, int from, int to) const {
+    const float *weight[Q];
+#pragma GCC unroll 6
+    for (int i = 0; i < Q; i++) weight[i] = scores(query + i) - first_block * kv_block;
     for (int position = from; position <= to; position++) {
       V value[C];
       const int j = position - block * kv_block;
@@ -128,65 +131,93 @@ template <class L, class T> struct TileKernel {
       for (int c = 0; c < C; c++) value[c] = v.transposed ? L::load(v.transposed + j * v.stride + c * 16) : L::load(v.stored + j * v.stride + c * 16);
 #pragma GCC unroll 6
       for (int i = 0; i < Q; i++) {
-        const V p = L::set1(scores(query + i)[position - first_block * kv_block]);
+        const V p = L::set1(weight[i][position]);
 #pragma GCC unroll 4
         for (int c = 0; c < C; c++) o[i][c] = L::fma(p, value[c], o[i][c]);
       }
     }
   }
 
-  template <int Q, int C> void weigh(int column, const float *inverse) const {
-    V o[Q][C];
+  template <int Q, int C> static void load_sums(V (&o)[Q][C], float *const *sums) {
 #pragma GCC unroll 6
     for (int i = 0; i < Q; i++)
 #pragma GCC unroll 4
-      for (int c = 0; c < C; c++) o[i][c] = L::zero();
-    for (int block = first_block; block <= last_block; block++) {
+      for (int c = 0; c < C; c++) o[i][c] = L::load(sums[i] + c * 16);
+  }
+  template <int Q, int C> static void store_sums(const V (&o)[Q][C], float *const *sums) {
+#pragma GCC unroll 6
+    for (int i = 0; i < Q; i++)
+#pragma GCC unroll 4
+      for (int c = 0; c < C; c++) L::store(sums[i] + c * 16, o[i][c]);
+  }
+
+  /* sums[Q][C*16] += positions from..to, which all Q queries see. */
+  template <int Q, int C> void add_common(float *const *sums, int column, int from, int to) const {
+    V o[Q][C];
+    load_sums(o, sums);
+    for (int block = from / kv_block; block <= to / kv_block; block++)
+      add_values(o, 0, values(block, column, C * 16), block, larger(from, block * kv_block), smaller(to, block * kv_block + kv_block - 1));
+    store_sums(o, sums);
+  }
+
+  /* The same for positions that only some of the queries see: each takes its own. */
+  template <int Q, int C> void add_each(float *const *sums, int column, int from, int to) const {
+    for (int block = from / kv_block; block <= to / kv_block; block++) {
       const Values v = values(block, column, C * 16);
-      const int from = larger(block * kv_block, lowest), to = smaller(block * kv_block + kv_block - 1, highest);
-      // Positions that all queries see are added together, the others for each query alone.
-      int common_from = from, common_to = to;
       for (int i = 0; i < Q; i++) {
-        common_from = larger(common_from, tile.first[i]);
-        common_to = smaller(common_to, tile.last[i]);
+        const int own_from = larger(larger(from, tile.first[i]), block * kv_block), own_to = smaller(smaller(to, tile.last[i]), block * kv_block + kv_block - 1);
+        if (own_from > own_to) continue;
+        V o[1][C];
+        load_sums(o, sums + i);
+        add_values(o, i, v, block, own_from, own_to);
+        store_sums(o, sums + i);
       }
-      if (common_from > common_to) {
-        for (int i = 0; i < Q; i++) alone<Q, C>(o, i, v, block, from, to);
-        continue;
-      }
-      if (from < common_from)
-        for (int i = 0; i < Q; i++) alone<Q, C>(o, i, v, block, from, common_from - 1);
-      add_values<Q, C>(o, 0, v, block, common_from, common_to);
-      if (common_to < to)
-        for (int i = 0; i < Q; i++) alone<Q, C>(o, i, v, block, common_to + 1, to);
-    }
-    const int columns = smaller(C * 16, kv.shape.v_dim - column);
-    for (int i = 0; i < Q; i++) {
-      alignas(64) float row[C * 16];
-      const V by = L::set1(inverse[i]);
-      for (int c = 0; c < C; c++) L::store(row + c * 16, L::mul(o[i][c], by));
-      for (int d = 0; d < columns; d++) tile.out[i][column + d] = row[d];
     }
   }
 
-  template <int Q, int C> void alone(V (&o)[Q][C], int query, const Values &v, int block, int from, int to) const {
-    from = larger(from, tile.first[query]);
-    to = smaller(to, tile.last[query]);
-    if (from > to) return;
-    V one[1][C];
-    for (int c = 0; c < C; c++) one[0][c] = o[query][c];
-    add_values<1, C>(one, query, v, block, from, to);
-    for (int c = 0; c < C; c++) o[query][c] = one[0][c];
+  /* Positions from..to, ascending for every query: those before the first that all see, those that all see, the rest. */
+  template <int Q, int C> void add(float *const *sums, int column, int from, int to) const {
+    const int first = larger(from, most(tile.first, Q)), last = smaller(to, least(tile.last, Q));
+    if (first > last) return add_each<Q, C>(sums, column, from, to);
+    if (from < first) add_each<Q, C>(sums, column, from, first - 1);
+    add_common<Q, C>(sums, column, first, last);
+    if (last < to) add_each<Q, C>(sums, column, last + 1, to);
+  }
+
+  /* The outputs, summed where they are to lie: so many positions at a time that their values and exponentials stay in the nearest caches while all columns
+   * pass over them. Columns that fill no vector are summed beside. */
+  template <int Q> void weigh(const float *inverse) const {
+    constexpr int wide = L::value_lanes * 16, positions = 8 * kv_block;
+    const int whole = kv.shape.v_dim / 16 * 16, rest = kv.shape.v_dim - whole;
+    alignas(64) float beside[Q][16] = {};
+    float *sums[Q], *besides[Q];
+    for (int i = 0; i < Q; i++) {
+      besides[i] = beside[i];
+      for (int d = 0; d < whole; d += 16) L::store(tile.out[i] + d, L::zero());
+    }
+    const auto at = [&](int column) {
+      for (int i = 0; i < Q; i++) sums[i] = tile.out[i] + column;
+      return sums;
+    };
+    for (int from = lowest; from <= highest; from += positions) {
+      const int to = smaller(highest, from + positions - 1);
+      int column = 0;
+      for (; column + wide <= whole; column += wide) add<Q, L::value_lanes>(at(column), column, from, to);
+      for (; column < whole; column += 16) add<Q, 1>(at(column), column, from, to);
+      if (rest > 0) add<Q, 1>(besides, whole, from, to);
+    }
+    for (int i = 0; i < Q; i++) {
+      const V by = L::set1(inverse[i]);
+      for (int d = 0; d < whole; d += 16) L::store(tile.out[i] + d, L::mul(L::load(tile.out[i] + d), by));
+      for (int d = 0; d < rest; d++) tile.out[i][whole + d] = beside[i][d] * inverse[i];
+    }
   }
 
   template <int Q> void run() const {
     score<Q>();
     float inverse[Q];
     for (int i = 0; i < Q; i++) inverse[i] = soften(i);
-    constexpr int wide = L::value_lanes;
-    int column = 0;
-    for (; column + wide * 16 <= kv.shape.v_dim; column += wide * 16) weigh<Q, wide>(column, inverse);
-    for (; column < kv.shape.v_dim; column += 16) weigh<Q, 1>(column, inverse);
+    weigh<Q>(inverse);
   }
 
   void run() const {

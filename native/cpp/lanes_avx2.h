@@ -106,15 +106,44 @@ struct Lanes {
     merge(at, even.low, odd.low);
     merge(at + 16, even.high, odd.high);
   }
-  /* Sixteen rows of sixteen, in place: row[i] lane j becomes row[j] lane i. Through memory: AVX2 has too few registers for it. */
-  static void transpose(V (&row)[16]) {
-    alignas(32) float square[16][16];
-    for (int i = 0; i < 16; i++) {
-      alignas(32) float lane[16];
-      store(lane, row[i]);
-      for (int j = 0; j < 16; j++) square[j][i] = lane[j];
+  /* Eight rows of eight, in place: row[i] lane j becomes row[j] lane i. */
+  static void transpose(__m256 (&row)[8]) {
+    __m256 pair[8], quad[8];
+#pragma GCC unroll 4
+    for (int i = 0; i < 8; i += 2) {
+      pair[i] = _mm256_unpacklo_ps(row[i], row[i + 1]);
+      pair[i + 1] = _mm256_unpackhi_ps(row[i], row[i + 1]);
     }
-    for (int i = 0; i < 16; i++) row[i] = load(square[i]);
+#pragma GCC unroll 2
+    for (int i = 0; i < 8; i += 4) {
+      quad[i] = _mm256_shuffle_ps(pair[i], pair[i + 2], 0x44);
+      quad[i + 1] = _mm256_shuffle_ps(pair[i], pair[i + 2], 0xee);
+      quad[i + 2] = _mm256_shuffle_ps(pair[i + 1], pair[i + 3], 0x44);
+      quad[i + 3] = _mm256_shuffle_ps(pair[i + 1], pair[i + 3], 0xee);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+      row[i] = _mm256_permute2f128_ps(quad[i], quad[i + 4], 0x20);
+      row[i + 4] = _mm256_permute2f128_ps(quad[i], quad[i + 4], 0x31);
+    }
+  }
+  /* Sixteen rows of sixteen, in place: row[i] lane j becomes row[j] lane i. A quarter at a time, for which there are registers. */
+  static void transpose(V (&row)[16]) {
+    __m256 quarter[2][2][8]; // [rows][lanes]
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++) {
+      quarter[0][0][i] = row[i].low;
+      quarter[0][1][i] = row[i].high;
+      quarter[1][0][i] = row[8 + i].low;
+      quarter[1][1][i] = row[8 + i].high;
+    }
+    for (int rows = 0; rows < 2; rows++)
+      for (int lanes = 0; lanes < 2; lanes++) transpose(quarter[rows][lanes]);
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++) {
+      row[i] = {quarter[0][0][i], quarter[1][0][i]};
+      row[8 + i] = {quarter[0][1][i], quarter[1][1][i]};
+    }
   }
 
   static I load_int(const int32_t *at) {

@@ -1,6 +1,6 @@
 import { Finish } from '@switchyard/proto';
 import type { Model } from '../model/contract.ts';
-import { logSumExp, topTokens } from '../sample/logits.ts';
+import { argmax, logSumExp, topTokens } from '../sample/logits.ts';
 import { Sampler } from '../sample/sampler.ts';
 import type { Counters } from './counters.ts';
 import type { Sequence } from './sequence.ts';
@@ -9,7 +9,8 @@ import type { StepOutput } from './step-output.ts';
 /** Turns rows of logits into what clients receive: the next token, its logprob, and logprobs of the prompt. */
 export class Readout {
   private readonly logits: Float32Array;
-  private readonly vocab: number;
+  /** The one that is read. (vocab) */
+  private readonly row: Float64Array;
   private readonly capacity: number;
   private readonly sampler: Sampler;
   private readonly output: StepOutput;
@@ -18,7 +19,7 @@ export class Readout {
   /** @param capacity tokens of one sequence at most */
   constructor(model: Model, capacity: number, output: StepOutput, counters: Counters) {
     this.logits = model.logits.f32;
-    this.vocab = model.shape.vocab;
+    this.row = new Float64Array(model.shape.vocab);
     this.capacity = capacity;
     this.sampler = new Sampler(model.shape.vocab);
     this.output = output;
@@ -34,7 +35,7 @@ export class Readout {
     const complete = sequence.computed === sequence.length;
     if (sequence.promptLogprobs !== null) {
       const start = sequence.computed - (end - first);
-      for (let i = first; i < end; i++) this.judgePrompt(sequence, start + (i - first), i * this.vocab);
+      for (let i = first; i < end; i++) this.judgePrompt(sequence, start + (i - first), i);
       if (complete) {
         this.output.addPrompt(sequence.promptLogprobs);
         sequence.promptLogprobs = null;
@@ -43,7 +44,7 @@ export class Readout {
     if (!complete) return;
     const own = end - 1 - guesses;
     let row = own;
-    while (this.produce(sequence, row * this.vocab) && row < end - 1) {
+    while (this.produce(sequence, row) && row < end - 1) {
       sequence.keepGuess();
       row++;
     }
@@ -51,18 +52,19 @@ export class Readout {
     this.counters.draftTokensAccepted += row - own;
   }
 
-  /** The logits at `offset` follow prompt position `position` and so judge the token after it. */
-  private judgePrompt(sequence: Sequence, position: number, offset: number): void {
+  /** The logits of row `index` follow prompt position `position` and so judge the token after it. */
+  private judgePrompt(sequence: Sequence, position: number, index: number): void {
     if (position + 1 >= sequence.promptLength) return;
     const { logprob, top } = sequence.promptLogprobs!;
-    const total = logSumExp(this.logits, offset, this.vocab);
+    const row = this.take(index);
+    const total = logSumExp(row, row[argmax(row)]);
     // Indexed by position: a prompt that was preempted half way is read again.
-    logprob[position] = this.logits[offset + sequence.tokens[position + 1]] - total;
-    if (sequence.request.logprobs > 0) top[position] = this.alternatives(offset, total, sequence.request.logprobs);
+    logprob[position] = row[sequence.tokens[position + 1]] - total;
+    if (sequence.request.logprobs > 0) top[position] = this.alternatives(total, sequence.request.logprobs);
   }
 
   /** True when the token is the guessed one and the sequence goes on. */
-  private produce(sequence: Sequence, offset: number): boolean {
+  private produce(sequence: Sequence, index: number): boolean {
     const { request } = sequence;
     const first = sequence.produced === 0;
     if (request.maxTokens === 0) {
@@ -70,7 +72,8 @@ export class Readout {
       sequence.finished = true;
       return false;
     }
-    const token = this.sampler.choose(this.logits, offset, {
+    const row = this.take(index);
+    const token = this.sampler.choose(row, {
       sampling: request.sampling,
       history: sequence.history,
       masked: sequence.maskedTokens,
@@ -81,9 +84,9 @@ export class Readout {
     let logprob: number | null = null;
     let top = null;
     if (request.wantLogprob) {
-      const total = logSumExp(this.logits, offset, this.vocab);
-      logprob = this.logits[offset + token] - total;
-      top = this.alternatives(offset, total, request.logprobs);
+      const total = logSumExp(row, row[argmax(row)]);
+      logprob = row[token] - total;
+      top = this.alternatives(total, request.logprobs);
     }
     const cachedTokens = first ? sequence.cachedTokens : 0;
     const queuedUs = first ? sequence.queuedUs : 0;
@@ -96,10 +99,16 @@ export class Readout {
     return guessed && !sequence.finished;
   }
 
-  /** The most likely tokens and their logprobs; `total` is the row's log-sum-exp. */
-  private alternatives(offset: number, total: number, wanted: number): { token: number[]; logprob: number[] } {
-    const token = topTokens(this.logits, offset, this.vocab, wanted);
-    return { token, logprob: token.map((id) => this.logits[offset + id] - total) };
+  private take(index: number): Float64Array {
+    const { row } = this;
+    row.set(this.logits.subarray(index * row.length, (index + 1) * row.length));
+    return row;
+  }
+
+  /** The most likely tokens of the row and their logprobs; `total` is its log-sum-exp. */
+  private alternatives(total: number, wanted: number): { token: number[]; logprob: number[] } {
+    const token = topTokens(this.row, wanted);
+    return { token, logprob: token.map((id) => this.row[id] - total) };
   }
 
   private finishOf(sequence: Sequence, token: number): Finish {

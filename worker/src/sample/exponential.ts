@@ -4,7 +4,7 @@
  *
  * x = (k / 32) ln 2 + r with |r| <= ln 2 / 64; exp(x) = 2^(k >> 5) * 2^((k & 31) / 32) * exp(r), and exp(r) is a Taylor polynomial of degree 6.
  */
-export const EXP_FLOOR = -50;
+const EXP_FLOOR = -50;
 
 const STEPS_PER_UNIT = 46.16624130844683;
 /** ln 2 / 32 in two parts; the first ends in 22 zero bits, so that its product with k is exact. */
@@ -20,14 +20,32 @@ const FRACTION = Float64Array.of(
   1.681792830507429, 1.718619298122478, 1.7562521603732995, 1.7947090750031072, 1.8340080864093424, 1.8741676341103, 1.9152065613971474, 1.9571441241754002,
 );
 
-/** 2^(i - 74) for i = 0 .. 74: all that x > EXP_FLOOR can need. */
-const POWER_BIAS = 74;
-const POWER = Float64Array.from({ length: POWER_BIAS + 1 }, (_, i) => 1 / 2 ** (POWER_BIAS - i));
+/** 2^(k / 32) for k = -74 * 32 .. 31: all that x > EXP_FLOOR can need. A product with a power of two is exact, so it may stand in the table. */
+const LOWEST = -74 * 32;
+const SCALE = Float64Array.from({ length: 32 - LOWEST }, (_, i) => FRACTION[i & 31] * 2 ** ((LOWEST + i) >> 5));
 
 export function expNonPositive(x: number): number {
   if (!(x > EXP_FLOOR)) return 0;
   const k = Math.floor(x * STEPS_PER_UNIT + 0.5);
   const r = x - k * STEP_HIGH - k * STEP_LOW;
   const p = 1 + r * (1 + r * (1 / 2 + r * (1 / 6 + r * (1 / 24 + r * (1 / 120 + r * (1 / 720))))));
-  return p * FRACTION[k & 31] * POWER[(k >> 5) + POWER_BIAS];
+  return p * SCALE[k - LOWEST];
+}
+
+/** Entries that are added in one call: a function that is called often is compiled better than a long loop that was entered once. */
+export const STRIDE = 1024;
+
+/** `sum` and, one after another, exp((row[i] - max) * perUnit) for the entries of stride `stride`. */
+export function addExps(row: Float64Array, stride: number, max: number, perUnit: number, sum: number): number {
+  const end = Math.min((stride + 1) * STRIDE, row.length);
+  let total = sum;
+  for (let i = stride * STRIDE; i < end; i++) total += expNonPositive((row[i] - max) * perUnit);
+  return total;
+}
+
+/** The sum of all of them, added in ascending order. */
+export function sumOfExps(row: Float64Array, max: number, perUnit: number): number {
+  let sum = 0;
+  for (let stride = 0; stride * STRIDE < row.length; stride++) sum = addExps(row, stride, max, perUnit, sum);
+  return sum;
 }

@@ -65,7 +65,7 @@ test('whatever is not refused chooses a token, however extreme', () => {
         chosen++;
         const history = new TokenHistory([1, 2]);
         for (const token of [0, 0, 2, 3]) history.add(token);
-        const token = new Sampler(vocab).choose(Float32Array.of(0, ...some), 0, { sampling, history, masked: [], index: 3 });
+        const token = new Sampler(vocab).choose(Float64Array.of(0, ...some), { sampling, history, masked: [], index: 3 });
         expect(token).toBeGreaterThanOrEqual(0);
         expect(token).toBeLessThan(vocab);
       },

@@ -21,7 +21,7 @@ const greedy: Sampling = {
 };
 
 /** The same choice in the plainest way: sort everything, filter, walk. */
-function chooseSlowly(logits: Float32Array, { sampling, history, masked, index }: Choice): number {
+function chooseSlowly(logits: Float64Array, { sampling, history, masked, index }: Choice): number {
   const z = Array.from(logits);
   for (let i = 0; i < sampling.biasToken.length; i++) z[sampling.biasToken[i]] += sampling.biasValue[i];
   for (const [token, count] of history?.produced ?? []) {
@@ -58,17 +58,12 @@ function chooseSlowly(logits: Float32Array, { sampling, history, masked, index }
 const logitsArbitrary = fc
   .constantFrom(2, 60)
   .chain((max) => fc.array(fc.integer({ min: -max - 1, max }), { minLength: 2, maxLength: 80, size: 'max' }).map((xs) => ({ max, xs })))
-  .map(({ max, xs }) => Float32Array.from(xs, (x, i) => (x < -max && i > 1 ? Number.NEGATIVE_INFINITY : x / 4)));
+  .map(({ max, xs }) => Float64Array.from(xs, (x, i) => (x < -max && i > 1 ? Number.NEGATIVE_INFINITY : x / 4)));
 
 describe('Sampler', () => {
   test('greedy takes the largest logit, the lower id of equals', () => {
     const sampler = new Sampler(5);
-    expect(sampler.choose(Float32Array.of(1, 3, 3, 2, 3), 0, { sampling: greedy, history: null, masked: [], index: 0 })).toBe(1);
-  });
-
-  test('reads the row at its offset', () => {
-    const sampler = new Sampler(2);
-    expect(sampler.choose(Float32Array.of(9, 0, 0, 1), 2, { sampling: greedy, history: null, masked: [], index: 0 })).toBe(1);
+    expect(sampler.choose(Float64Array.of(1, 3, 3, 2, 3), { sampling: greedy, history: null, masked: [], index: 0 })).toBe(1);
   });
 
   test.each([0, 1])('a row without numbers is an error that says so at temperature %d', (temperature) => {
@@ -76,7 +71,7 @@ describe('Sampler', () => {
     const choose =
       (...row: number[]) =>
       () =>
-        sampler.choose(Float32Array.from(row), 0, { sampling: { ...greedy, temperature }, history: null, masked: [], index: 0 });
+        sampler.choose(Float64Array.from(row), { sampling: { ...greedy, temperature }, history: null, masked: [], index: 0 });
     const infinite = Number.NEGATIVE_INFINITY;
     expect(choose(infinite, infinite, infinite)).toThrow(/largest of 3 logits is -Infinity/);
     expect(choose(1, Number.POSITIVE_INFINITY, 2)).toThrow(/largest of 3 logits is Infinity/);
@@ -108,8 +103,8 @@ describe('Sampler', () => {
           const sampling: Sampling = { ...params, biasToken: bias === 0 ? [] : [1], biasValue: bias === 0 ? [] : [bias] };
           const choice: Choice = { sampling, history, masked: masked ? [0] : [], index };
           const sampler = new Sampler(logits.length);
-          expect(sampler.choose(logits, 0, choice)).toBe(chooseSlowly(logits, choice));
-          expect(sampler.choose(logits, 0, choice)).toBe(chooseSlowly(logits, choice));
+          expect(sampler.choose(logits, choice)).toBe(chooseSlowly(logits, choice));
+          expect(sampler.choose(logits, choice)).toBe(chooseSlowly(logits, choice));
         },
       ),
       { numRuns: 1500, seed: 4 },
@@ -129,18 +124,18 @@ describe('Sampler', () => {
     [{ minP: 1, topK: 1 }, [1]],
   ])('of tokens alike, and impossible ones, %o leaves the fewest that reach it, the lower ids', (limits, left) => {
     const sampler = new Sampler(6);
-    const logits = Float32Array.from([0, 1, 1, 0, 1, 1], (possible) => (possible === 1 ? 2 : Number.NEGATIVE_INFINITY));
+    const logits = Float64Array.from([0, 1, 1, 0, 1, 1], (possible) => (possible === 1 ? 2 : Number.NEGATIVE_INFINITY));
     const sampling = { ...greedy, temperature: 1, seed: 5n, ...limits };
-    const chosen = Array.from({ length: 100 }, (_, index) => sampler.choose(logits, 0, { sampling, history: null, masked: [], index }));
+    const chosen = Array.from({ length: 100 }, (_, index) => sampler.choose(logits, { sampling, history: null, masked: [], index }));
     expect([...new Set(chosen)].sort()).toEqual(left);
   });
 
   test('frequencies follow the softmax', () => {
-    const logits = Float32Array.of(Math.log(1), Math.log(2), Math.log(5));
+    const logits = Float64Array.of(Math.log(1), Math.log(2), Math.log(5));
     const sampler = new Sampler(3);
     const counts = [0, 0, 0];
     for (let index = 0; index < 8000; index++) {
-      counts[sampler.choose(logits, 0, { sampling: { ...greedy, temperature: 1, seed: 99n }, history: null, masked: [], index })]++;
+      counts[sampler.choose(logits, { sampling: { ...greedy, temperature: 1, seed: 99n }, history: null, masked: [], index })]++;
     }
     expect(counts[0] / 8000).toBeCloseTo(1 / 8, 1);
     expect(counts[1] / 8000).toBeCloseTo(2 / 8, 1);
@@ -148,22 +143,22 @@ describe('Sampler', () => {
   });
 
   test.each([1e-310, 5e-324, 1e-300])('the smallest temperatures choose what is most likely: %d', (temperature) => {
-    const logits = Float32Array.of(1, 3, 2, 3);
+    const logits = Float64Array.of(1, 3, 2, 3);
     for (const limits of [{}, { topP: 0.9 }, { topK: 2 }, { minP: 0.1 }]) {
       const choice: Choice = { sampling: { ...greedy, temperature, ...limits }, history: null, masked: [], index: 0 };
       const sampler = new Sampler(4);
-      expect([1, 3]).toContain(sampler.choose(logits, 0, choice));
-      expect(sampler.choose(Float32Array.of(0, 0, 9, 0), 0, choice)).toBe(2);
+      expect([1, 3]).toContain(sampler.choose(logits, choice));
+      expect(sampler.choose(Float64Array.of(0, 0, 9, 0), choice)).toBe(2);
     }
   });
 
   test('works on a large vocabulary with one outlier', () => {
     const vocab = 200_000;
-    const logits = Float32Array.from({ length: vocab }, (_, i) => Math.sin(i));
+    const logits = Float64Array.from({ length: vocab }, (_, i) => Math.sin(i));
     logits[77] = 500;
     const sampler = new Sampler(vocab);
     const choice: Choice = { sampling: { ...greedy, temperature: 1, topK: 50, topP: 0.9, seed: 3n }, history: null, masked: [], index: 0 };
-    expect(sampler.choose(logits, 0, choice)).toBe(77);
+    expect(sampler.choose(logits, choice)).toBe(77);
   });
 });
 
@@ -184,7 +179,7 @@ describe('logprobs', () => {
   test('probabilities of a row sum to one', () => {
     fc.assert(
       fc.property(logitsArbitrary, (logits) => {
-        const total = logSumExp(logits, 0, logits.length);
+        const total = logSumExp(logits, logits[argmax(logits)]);
         const sum = logits.reduce((s, l) => s + Math.exp(l - total), 0);
         expect(sum).toBeCloseTo(1, 12);
       }),
@@ -193,10 +188,10 @@ describe('logprobs', () => {
 
   test('top tokens are the first of the sorted row', () => {
     fc.assert(
-      fc.property(logitsArbitrary, fc.integer({ min: 0, max: 20 }), (logits, wanted) => {
+      fc.property(logitsArbitrary, fc.integer({ min: 0, max: 90 }), (logits, wanted) => {
         const sorted = Array.from(logits.keys()).sort((a, b) => logits[b] - logits[a] || a - b);
-        expect(topTokens(logits, 0, logits.length, wanted)).toEqual(sorted.slice(0, wanted));
-        expect(argmax(logits, 0, logits.length)).toBe(sorted[0]);
+        expect(topTokens(logits, wanted)).toEqual(sorted.slice(0, wanted));
+        expect(argmax(logits)).toBe(sorted[0]);
       }),
     );
   });

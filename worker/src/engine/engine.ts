@@ -220,13 +220,7 @@ export class Engine {
     this.turning = false;
     this.times.enter(Activity.other);
     this.removeCancelled();
-    let promptsDue = true;
-    for (const lane of this.lanes) {
-      // Where one lane finds nothing of prompts to do, the next ones would not either.
-      if (lane.progress !== null || (lane.work === 'prefill' && !promptsDue)) continue;
-      this.begin(lane);
-      if (lane.work === 'prefill') promptsDue = lane.batch.rows > 0;
-    }
+    this.beginFreeLanes();
     const waiting = this.lanes.some((lane) => lane.progress !== null);
     // Refusals and cancels come between steps, and the steps under way may be waiting for others.
     if (this.output.urgent) this.flush();
@@ -239,6 +233,20 @@ export class Engine {
     this.times.enter(Activity.idle);
     for (const resolve of this.drained.splice(0)) resolve();
   };
+
+  /**
+   * Of the lanes of prompts one a turn: a step begins with the attention of a whole chunk, and the rows of a decode that come back meanwhile must not wait for all
+   * of them.
+   */
+  private beginFreeLanes(): void {
+    const free = this.lanes.filter(({ progress }) => progress === null);
+    for (const lane of free) if (lane.work !== 'prefill') this.begin(lane);
+    const [next, another] = free.filter(({ work }) => work === 'prefill');
+    if (next === undefined) return;
+    this.begin(next);
+    // Where one lane finds nothing of prompts to do, the next ones would not either.
+    if (another !== undefined && next.batch.rows > 0) this.wake();
+  }
 
   /** Begins a step on a free lane if anything is due for it; one that needs no other worker is over on return. */
   private begin(lane: StepLane): void {

@@ -132,6 +132,25 @@ test('a prompt that is alone is on its way in every lane', async () => {
   await cluster.close();
 });
 
+test('lanes of prompts begin one after another, and what comes back for a decode meanwhile goes on between them', async () => {
+  const gate = new Gate();
+  const { cluster, ran } = await start(gate, { ...shape, maxRows: 512, kvBlocks: 400, maxContext: 1024 });
+  const stream = cluster.run(0, submitOf([5], { maxTokens: 300 }));
+  while (cluster.workers[0].counters.generatedTokens === 0) await new Promise((resolve) => setImmediate(resolve));
+  ran.length = 0;
+  gate.shut = true;
+  const prompt = cluster.run(0, submitOf(Array(500).fill(3), { maxTokens: 1 }));
+  while (!ran.some(({ lane }) => lane === promptLanes)) await new Promise((resolve) => setImmediate(resolve));
+  const begun = ran.filter(({ lane, segment }) => lane > 0 && segment === 0);
+  expect(begun.map(({ lane }) => lane)).toEqual(Array.from({ length: promptLanes }, (_, i) => i + 1));
+  const between = ran.slice(ran.indexOf(begun[0]), ran.indexOf(begun[2]));
+  expect(between.some(({ lane }) => lane === 0)).toBe(true);
+  gate.open();
+  expect((await prompt).error).toBeNull();
+  expect((await stream).tokens).toHaveLength(300);
+  await cluster.close();
+});
+
 test('a prompt whose first chunk has no logits ends once, when none of its chunks runs any longer', async () => {
   const { cluster, ran } = await start(new Gate());
   const { engine } = cluster.workers[0];

@@ -5,7 +5,7 @@ import { Finish } from '@switchyard/proto';
 import { afterAll, afterEach, describe, expect, it } from 'vitest';
 import type { RunningCoordinator } from '../src/index.ts';
 import type { Answer } from '../src/requests/answer.ts';
-import { tenantWaitingMax, WaitingAnswers } from '../src/requests/waiting-answers.ts';
+import { beyondBatchMax, tenantWaitingMax, WaitingAnswers } from '../src/requests/waiting-answers.ts';
 import { becomes } from './becomes.ts';
 import { startWithOneWorker } from './one-worker.ts';
 import type { ScriptedWorker } from './scripted-worker.ts';
@@ -17,10 +17,10 @@ let coordinator: RunningCoordinator;
 let worker: ScriptedWorker;
 afterEach(() => coordinator?.close(0));
 
-async function start(keys: string, requestsWaitingMax: number): Promise<void> {
+async function start(keys: string, requestsWaitingMax: number, more: Parameters<typeof startWithOneWorker>[1] = {}): Promise<void> {
   const apiKeyFile = path.join(folder, 'keys');
   writeFileSync(apiKeyFile, keys, { mode: 0o600 });
-  const config = { graceMs: 0, requestsRunningMax: 1, requestsWaitingMax, apiKeyFile };
+  const config = { graceMs: 0, requestsRunningMax: 1, requestsWaitingMax, apiKeyFile, ...more };
   ({ coordinator, worker } = await startWithOneWorker(folder, config));
 }
 
@@ -88,6 +88,17 @@ describe('tenants that wait', () => {
     expect((await Promise.all([...asked, ...queued])).map(({ status }) => status)).toEqual([200, 200, 200, 200]);
   });
 
+  it('wait where turns are taken, not in the order of a worker: of a flood it has little more than its batch', async () => {
+    await start('a alice\nb bob\n', 64, { requestsRunningMax: 256, maxSequences: 2 });
+    const alices = Array.from({ length: 20 }, () => complete('a'));
+    await becomes(() => waiting() === 14);
+    const bobs = complete('b');
+    await becomes(() => waiting() === 15);
+    const tenants = await serve(21);
+    expect(tenants.indexOf('bob')).toBe(7);
+    expect(new Set((await Promise.all([...alices, bobs])).map(({ status }) => status))).toEqual(new Set([200]));
+  });
+
   it('are told at once when a request is more than a tenant can ever have', async () => {
     await start('a alice\nb bob\n', 4);
     const refused = await complete('a', { n: 5 });
@@ -126,6 +137,7 @@ describe('the waiting list', () => {
   });
 
   it('gives a tenant three quarters of the places where there are others', () => {
+    expect([beyondBatchMax(2, 2), beyondBatchMax(64, 2), beyondBatchMax(64, 1)]).toEqual([4, 8, 512]);
     expect([tenantWaitingMax(512, 1), tenantWaitingMax(512, 2), tenantWaitingMax(1, 2), tenantWaitingMax(0, 2)]).toEqual([512, 384, 1, 0]);
   });
 });

@@ -1,10 +1,11 @@
-import { limits } from '@switchyard/proto';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import type { Place } from '../src/membership/membership.ts';
 import type { Answer } from '../src/requests/answer.ts';
 import { type Running, WorkerLoads } from '../src/requests/worker-loads.ts';
 
+/** Beyond a batch. */
+const MOST = 9;
 const places = [0, 1].map((worker) => ({ worker }) as Place);
 const running = (worker: number, request: number, promptTokens = 10): Running => ({
   answer: { request } as Answer,
@@ -17,7 +18,7 @@ const running = (worker: number, request: number, promptTokens = 10): Running =>
 
 describe('what workers have to do', () => {
   it('is what they were given and have not ended', () => {
-    const loads = new WorkerLoads(2, 8);
+    const loads = new WorkerLoads(2, 8, MOST);
     const [first, second] = [running(1, 5), running(1, 6, 20)];
     loads.add(first);
     loads.add(second);
@@ -36,7 +37,7 @@ describe('what workers have to do', () => {
   });
 
   it('begins in order, as much as a batch holds', () => {
-    const loads = new WorkerLoads(2, 2);
+    const loads = new WorkerLoads(2, 2, MOST);
     const all = [running(0, 1), running(1, 2), running(0, 3), running(0, 4)];
     for (const entry of all) loads.add(entry);
     loads.fillBatch(places[0], all);
@@ -54,7 +55,7 @@ describe('what workers have to do', () => {
   it('never counts more as begun than there is, and what waits is bounded', () => {
     fc.assert(
       fc.property(fc.array(fc.tuple(fc.nat({ max: 3 }), fc.nat({ max: 1 }), fc.nat()), { maxLength: 60 }), (steps) => {
-        const loads = new WorkerLoads(2, 3);
+        const loads = new WorkerLoads(2, 3, MOST);
         const all: Running[] = [];
         for (const [i, [what, worker, which]] of steps.entries()) {
           const entry = all[which % Math.max(1, all.length)];
@@ -78,9 +79,9 @@ describe('what workers have to do', () => {
     );
   });
 
-  it('has room beside the batch for as much as workers take', () => {
-    const loads = new WorkerLoads(1, 1);
-    const all = Array.from({ length: limits.requestsWaitingMax + 1 }, (_, i) => running(0, i));
+  it('has room beside the batch for as much as it is told', () => {
+    const loads = new WorkerLoads(1, 1, MOST);
+    const all = Array.from({ length: MOST + 1 }, (_, i) => running(0, i));
     for (const entry of all.slice(1)) {
       expect(loads.hasRoom(0)).toBe(true);
       loads.add(entry);

@@ -32,6 +32,8 @@ import { type Running, WorkerLoads } from './worker-loads.ts';
 interface DispatcherLimits extends QueueLimits {
   /** Sequences in the batch of one worker; what it has beyond them waits there. */
   batchMax: number;
+  /** Of those at most; the others wait here. */
+  beyondBatchMax: number;
 }
 
 export interface HomePolicy {
@@ -86,7 +88,7 @@ export class Dispatcher {
     this.#limits = dispatcherLimits;
     this.#waiting = new WaitingAnswers(dispatcherLimits);
     this.#metrics = metrics;
-    this.#loads = new WorkerLoads(membership.places.length, dispatcherLimits.batchMax);
+    this.#loads = new WorkerLoads(membership.places.length, dispatcherLimits.batchMax, dispatcherLimits.beyondBatchMax);
     this.#refusals = new Refusals(membership.places.length);
   }
 

@@ -1,4 +1,4 @@
-import { SwitchyardError } from '@switchyard/proto';
+import { limits, SwitchyardError } from '@switchyard/proto';
 import type { Answer } from './answer.ts';
 
 /** Of the places to wait, the part that one tenant may have where there are several: whoever floods the queue leaves room for the others. */
@@ -20,8 +20,8 @@ export class WaitingAnswers {
   #length = 0;
   readonly #limits: QueueLimits;
 
-  constructor(limits: QueueLimits) {
-    this.#limits = limits;
+  constructor(queueLimits: QueueLimits) {
+    this.#limits = queueLimits;
   }
 
   get length(): number {
@@ -92,4 +92,12 @@ export class WaitingAnswers {
 /** Places to wait that one tenant may have. */
 export function tenantWaitingMax(waitingMax: number, tenants: number): number {
   return tenants > 1 ? Math.ceil(TENANT_SHARE * waitingMax) : waitingMax;
+}
+
+/**
+ * Sequences that a worker may have beyond its batch, where they stand in the order in which they came. As many as it takes; where tenants take turns, only what its
+ * batch is filled from until the next ones arrive.
+ */
+export function beyondBatchMax(batchMax: number, tenants: number): number {
+  return tenants > 1 ? Math.max(4, Math.ceil(batchMax / 8)) : limits.requestsWaitingMax;
 }

@@ -1,4 +1,3 @@
-import { limits } from '@switchyard/proto';
 import type { Place } from '../membership/membership.ts';
 import type { Answer } from './answer.ts';
 
@@ -32,11 +31,16 @@ interface WorkerLoad {
 /** What each worker has to do, as far as that can be told from here. */
 export class WorkerLoads {
   readonly #batchMax: number;
+  readonly #beyondBatchMax: number;
   readonly #loads: readonly WorkerLoad[];
 
-  /** @param batchMax sequences in the batch of one worker; what it has beyond them waits there */
-  constructor(workers: number, batchMax: number) {
+  /**
+   * @param batchMax sequences in the batch of one worker; what it has beyond them waits there
+   * @param beyondBatchMax so many of them at most
+   */
+  constructor(workers: number, batchMax: number, beyondBatchMax: number) {
     this.#batchMax = batchMax;
+    this.#beyondBatchMax = beyondBatchMax;
     const nothing = { sequences: 0, batched: 0, promptTokens: 0, lastChosen: 0, busySinceMs: 0, tokensAtMs: 0 };
     this.#loads = Array.from({ length: workers }, () => ({ ...nothing }));
   }
@@ -45,10 +49,9 @@ export class WorkerLoads {
     return this.#loads[worker];
   }
 
-  /** Workers refuse what they have no room for. */
   hasRoom(worker: number): boolean {
     const { sequences, batched } = this.#loads[worker];
-    return sequences - batched < limits.requestsWaitingMax;
+    return sequences - batched < this.#beyondBatchMax;
   }
 
   batchIsFull(worker: number): boolean {

@@ -1,13 +1,4 @@
-import {
-  type ErrorCode,
-  Finish,
-  limits,
-  type Submit,
-  SwitchyardError,
-  solePromptRows,
-  type Tokens,
-  type TraceRows,
-} from '@switchyard/proto';
+import { type ErrorCode, Finish, limits, type Submit, SwitchyardError, type Tokens, type TraceRows } from '@switchyard/proto';
 import { Residency } from '../kv/residency.ts';
 import type { Model } from '../model/contract.ts';
 import type { Counters } from './counters.ts';
@@ -20,6 +11,7 @@ import type { RoutingReplay } from './routing-replay.ts';
 import { decideStep, type Schedulable, type StepDecision } from './schedule.ts';
 import { Sequence } from './sequence.ts';
 import { type LayerRunner, StepLane } from './step-lane.ts';
+import { stepLimits } from './step-limits.ts';
 import { StepOutput } from './step-output.ts';
 import { StepProgress } from './step-progress.ts';
 import { validateSubmit } from './submit-validation.ts';
@@ -119,6 +111,7 @@ export class Engine {
         logitRows: options.maxLogitRows,
         blockTokens: shape.blockTokens,
         watermarkBlocks: Math.ceil(shape.kvBlocks * WATERMARK),
+        othersWait: false,
       };
       return new StepLane(lanes.length === 1 ? 'all' : laneWork[i], lane, limits, options.exchanges[i], options.replay, options.times);
     });
@@ -296,7 +289,7 @@ export class Engine {
   private schedule(lane: StepLane): void {
     const { decision, residency } = this;
     const { batch } = lane;
-    const limits = lane.work === 'prefill' ? { ...lane.limits, rows: this.promptRows(lane) } : lane.limits;
+    const limits = stepLimits(lane, this.running, this.waiting, this.times);
     if (lane.work !== 'prefill') this.drafting?.propose(this.running);
     decideStep(lane.work, this.running, this.waiting, residency.pool.free, limits, this.admissionCost, decision);
     batch.clear();
@@ -311,27 +304,8 @@ export class Engine {
     this.requeue(before);
   }
 
-  /** Rows of the next step over prompts: fewer for one that is alone here while no other home asks for experts. */
-  private promptRows({ limits }: StepLane): number {
-    const sole = this.solePrompt();
-    if (sole === null || this.times.endedMs[Activity.expertsOthers] >= sole.submittedMs) return limits.rows;
-    return solePromptRows(sole.promptLength, limits.rows);
-  }
-
-  private solePrompt(): Sequence | null {
-    if (this.waiting.length > 1) return null;
-    let sole = this.waiting[0] ?? null;
-    for (const sequence of this.running) {
-      if (!isPrompt(sequence)) continue;
-      if (sole !== null) return null;
-      sole = sequence;
-    }
-    return sole;
-  }
-
   private addRows({ batch }: StepLane, sequence: Sequence, decided: number): void {
-    // One that is about to end may still have an earlier chunk in a step.
-    if (decided === 0 || sequence.cancelled || sequence.failure !== null) return;
+    if (decided === 0) return;
     const pending = sequence.length - sequence.scheduled;
     const { draft } = sequence;
     draft.checked = pending === 1 ? decided - 1 : 0;
@@ -385,7 +359,7 @@ export class Engine {
         this.reportRouting(sequence);
       }
       sequence.draft.checked = 0;
-      if (sequence.failure !== null || sequence.cancelled) {
+      if (sequence.ending) {
         if (sequence.inFlight === 0) this.end(sequence);
       } else if (logit > firstLogit) this.readOrFail(sequence, firstLogit, logit - checked + batch.guesses(s), batch.guesses(s));
       if (sequence.failure !== null) continue;
@@ -469,11 +443,6 @@ export class Engine {
     this.lastFlushMs = performance.now();
     this.options.onTokens(this.output.take());
   }
-}
-
-/** Has more to compute than the token that it produced last. */
-function isPrompt({ length, computed }: Sequence): boolean {
-  return length - computed > 1;
 }
 
 function isCancelled(sequence: Sequence): boolean {

@@ -15,6 +15,8 @@ export interface Schedulable {
   readonly everyLogit: boolean;
   /** Guesses of its next tokens that its step would better check besides. */
   readonly proposed: number;
+  /** Cancelled or failed: once its steps are over nothing more is wanted of it. */
+  readonly ending: boolean;
 }
 
 /** What admitting a waiting sequence would cost now. */
@@ -32,6 +34,8 @@ export interface StepLimits {
   blockTokens: number;
   /** Free blocks that admission leaves for running sequences to grow into. */
   watermarkBlocks: number;
+  /** Other homes wait for what this worker computes for them. */
+  othersWait: boolean;
 }
 
 /**
@@ -45,14 +49,14 @@ export interface StepDecision {
 }
 
 /**
- * Rows in one step, beside streams, of prompts that need the logits of every row: to read a row of a large vocabulary takes milliseconds, in which the event loop
- * stands still and every stream waits.
+ * Rows in one step, beside streams and for other homes, of prompts that need the logits of every row: to read a row of a large vocabulary takes milliseconds, in which the event loop
+ * stands still and all of them wait.
  */
 const LOGIT_ROWS_BESIDE_STREAMS = 8;
 
 /**
- * Decides one step of a lane: decodes first, so that a long prompt never stops the streams beside it (nor keeps the blocks that they need); then prompts in order
- * of arrival, in chunks of what is left; then waiting sequences while blocks last. Of a prompt the next chunk may be given out while the one before is in a step;
+ * Decides one step of a lane: decodes first, so that a long prompt never stops the streams beside it (nor keeps the blocks that they need); then prompts, in
+ * chunks of what is left, and waiting sequences while blocks last. Of a prompt the next chunk may be given out while the one before is in a step;
  * everything else waits for its step to end. Guesses of decodes get what nobody else has a use for. Pure: reads its arguments, writes only `out`.
  *
  * @param running oldest first; `waiting` next first
@@ -76,7 +80,7 @@ export function decideStep(
   if (work !== 'prefill') {
     const somethingRuns = running.some((sequence) => sequence.inFlight > 0);
     for (let i = 0; i < running.length; i++) {
-      if (out.preempted[i] === 1 || !isDue(work, running[i])) continue;
+      if (out.preempted[i] === 1 || running[i].ending || !isDue(work, running[i])) continue;
       const missing = Math.max(0, blocksFor(running[i].length, limits) - running[i].blockCount);
       for (let j = running.length - 1; j > i && missing > free; j--) {
         if (out.preempted[j] === 1 || running[j].inFlight > 0) continue;
@@ -99,29 +103,69 @@ export function decideStep(
     addGuesses(running, free, rowsLeft, logitsLeft, limits, out);
     return;
   }
-  const rowsForPrompts = rowsLeft;
-  const freeBesideStreams = free;
+  const left: Left = { rows: rowsLeft, logits: logitsLeft, judged: Number.POSITIVE_INFINITY };
+  if (limits.othersWait || running.some(isStream)) left.judged = LOGIT_ROWS_BESIDE_STREAMS;
+  decidePrompts(work, running, waiting, free, limits, left, admissionCost, out);
+  if (work === 'all' && left.rows === rowsLeft) addGuesses(running, free, rowsLeft, left.logits, limits, out);
+}
 
-  let judgedLeft = running.some(isStream) ? LOGIT_ROWS_BESIDE_STREAMS : limits.logitRows;
+/** What a step has left to give. `judged`: rows of prompts that need the logits of each. */
+interface Left {
+  rows: number;
+  logits: number;
+  judged: number;
+}
+
+/**
+ * The oldest prompt goes first, so that each comes to its end. But while another is less than half as long as what it still has, it takes half of the rows at most:
+ * by then that other ends sooner by more than the oldest ends later. The rest goes to the shortest first, and what they leave to the oldest again. Waiting ones are
+ * admitted in order, each leaving half of the rows for shorter ones behind it.
+ */
+function decidePrompts(
+  work: LaneWork,
+  running: readonly Schedulable[],
+  waiting: readonly Schedulable[],
+  freeBlocks: number,
+  limits: StepLimits,
+  left: Left,
+  admissionCost: (sequence: Schedulable) => AdmissionCost,
+  out: StepDecision,
+): void {
+  let free = freeBlocks;
+  /** Oldest first. */
+  const due: number[] = [];
   let kept = 0;
   let wanting = false;
   for (let i = 0; i < running.length; i++) {
     if (out.preempted[i] === 1) continue;
     kept++;
+    if (running[i].ending) continue;
     // A stream takes the block that it lacks from a younger sequence that is in no step: one with a chunk in some lane at all times would never let go.
     wanting ||= work === 'prefill' && blocksFor(running[i].length, limits) - running[i].blockCount > free;
-    if (wanting) continue;
-    const pending = running[i].length - running[i].scheduled;
-    if (pending <= 1 || rowsLeft === 0 || !isDue(work, running[i])) continue;
-    const { everyLogit } = running[i];
-    out.rows[i] = chunkRows(pending, everyLogit, rowsLeft, everyLogit ? Math.min(logitsLeft, judgedLeft) : logitsLeft);
-    rowsLeft -= out.rows[i];
-    logitsLeft -= logitRows(out.rows[i], pending, everyLogit);
-    if (everyLogit) judgedLeft -= out.rows[i];
+    if (!wanting && pendingOf(running[i]) > 1 && isDue(work, running[i])) due.push(i);
+  }
+  const lacking = wanting || kept < running.length;
+  const mayAdmit = () => !lacking && out.admitted < waiting.length && kept + out.admitted < limits.sequences;
+  const shortestWaiting = mayAdmit() ? shortest(waiting, 0) : Number.POSITIVE_INFINITY;
+
+  const give = (i: number, rowsMax: number) => {
+    giveBack(left, running[i], out.rows[i]);
+    out.rows[i] = take(left, running[i], pendingOf(running[i]), rowsMax);
+  };
+  const [oldest, ...others] = due;
+  others.sort((a, b) => pendingOf(running[a]) - pendingOf(running[b]));
+  const later: number[] = [];
+  if (oldest !== undefined) {
+    const shortestOther = Math.min(shortestWaiting, others.length === 0 ? Number.POSITIVE_INFINITY : pendingOf(running[others[0]]));
+    give(oldest, yields(running[oldest], shortestOther) ? Math.ceil(left.rows / 2) : left.rows);
+    later.push(oldest);
+  }
+  for (const i of others) {
+    if (yields(running[i], shortestWaiting)) later.push(i);
+    else give(i, left.rows);
   }
 
-  const lacking = wanting || kept < running.length;
-  while (!lacking && rowsLeft > 0 && logitsLeft > 0 && out.admitted < waiting.length && kept + out.admitted < limits.sequences) {
+  while (mayAdmit() && left.rows > 0 && left.logits > 0) {
     const sequence = waiting[out.admitted];
     const cost = admissionCost(sequence);
     // With nothing else running there is nobody to leave blocks for.
@@ -129,15 +173,23 @@ export function decideStep(
     if (free - cost.blocks < reserve) break;
     free -= cost.blocks;
     const pending = sequence.length - cost.cached;
-    const { everyLogit } = sequence;
-    const rows = chunkRows(pending, everyLogit, rowsLeft, everyLogit ? Math.min(logitsLeft, judgedLeft) : logitsLeft);
-    out.rows[running.length + out.admitted] = rows;
-    rowsLeft -= rows;
-    logitsLeft -= logitRows(rows, pending, everyLogit);
-    if (everyLogit) judgedLeft -= rows;
+    const rowsMax = 2 * shortest(waiting, out.admitted + 1) < pending ? Math.ceil(left.rows / 2) : left.rows;
+    out.rows[running.length + out.admitted] = take(left, sequence, pending, rowsMax);
     out.admitted++;
   }
-  if (work === 'all' && rowsLeft === rowsForPrompts) addGuesses(running, freeBesideStreams, rowsLeft, logitsLeft, limits, out);
+  for (const i of later) give(i, left.rows + out.rows[i]);
+}
+
+/** The sequence is so much longer than another that it lets it pass. */
+function yields(sequence: Schedulable, otherPending: number): boolean {
+  return 2 * otherPending < pendingOf(sequence);
+}
+
+/** Tokens of the shortest from `first` on; some of them may be cached. */
+function shortest(waiting: readonly Schedulable[], first: number): number {
+  let length = Number.POSITIVE_INFINITY;
+  for (let i = first; i < waiting.length; i++) length = Math.min(length, waiting[i].length);
+  return length;
 }
 
 /** Rows for guesses of those that got their one row. They take no block that admission would leave free, so they preempt nobody. */
@@ -170,22 +222,37 @@ function isDue(work: LaneWork, { length, scheduled, inFlight }: Schedulable): bo
 }
 
 /** Its next token is due, or in a step. */
-function isStream({ length, scheduled, everyLogit }: Schedulable): boolean {
-  return !everyLogit && length - scheduled <= 1;
+function isStream({ length, scheduled, everyLogit, ending }: Schedulable): boolean {
+  return !ending && !everyLogit && length - scheduled <= 1;
 }
 
 export function blocksFor(tokens: number, limits: Pick<StepLimits, 'blockTokens'>): number {
   return Math.ceil(tokens / limits.blockTokens);
 }
 
-function chunkRows(pending: number, everyLogit: boolean, rowsLeft: number, logitsLeft: number): number {
-  const rows = Math.min(pending, rowsLeft);
-  if (everyLogit) return Math.min(rows, logitsLeft);
+/** Takes a chunk of `pending` tokens, of at most `rowsMax` rows, out of what is left; returns its rows. */
+function take(left: Left, { everyLogit }: Schedulable, pending: number, rowsMax: number): number {
+  let rows = Math.min(pending, rowsMax, left.rows);
+  if (everyLogit) rows = Math.min(rows, left.logits, left.judged);
   // The row of the last token needs a logit row; without one, it waits.
-  return rows === pending && logitsLeft === 0 ? rows - 1 : rows;
+  else if (rows === pending && left.logits === 0) rows--;
+  left.rows -= rows;
+  left.logits -= logitRows(rows, pending, everyLogit);
+  if (everyLogit) left.judged -= rows;
+  return rows;
+}
+
+function giveBack(left: Left, sequence: Schedulable, rows: number): void {
+  left.rows += rows;
+  left.logits += logitRows(rows, pendingOf(sequence), sequence.everyLogit);
+  if (sequence.everyLogit) left.judged += rows;
 }
 
 function logitRows(rows: number, pending: number, everyLogit: boolean): number {
   if (everyLogit) return rows;
   return rows === pending ? 1 : 0;
+}
+
+function pendingOf({ length, scheduled }: Schedulable): number {
+  return length - scheduled;
 }

@@ -145,6 +145,10 @@ export class Sequence implements Schedulable {
     this.blocks[this.blockCount++] = block;
   }
 
+  get ending(): boolean {
+    return this.cancelled || this.failure !== null;
+  }
+
   get proposed(): number {
     return this.draft.proposed;
   }

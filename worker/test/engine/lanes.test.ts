@@ -227,6 +227,27 @@ test('what ends while a step waits for rows is told at once: a refusal, and a ca
   await cluster.close();
 });
 
+test('a cancelled prompt with a chunk on its way takes no lane from the others', async () => {
+  const gate = new Gate();
+  const { cluster, ran } = await start(gate, { ...shape, maxRows: 512, kvBlocks: 400, maxContext: 1024 });
+  const [{ engine }] = cluster.workers;
+  await cluster.run(0, submitOf([1], { maxTokens: 1 }));
+  ran.length = 0;
+  gate.shut = true;
+  const cancelled = submitOf(Array(500).fill(3), { maxTokens: 1 });
+  const end = cluster.run(0, cancelled);
+  while (ran.length === 0) await new Promise((resolve) => setImmediate(resolve));
+  engine.cancel(cancelled.request);
+  const begun = ran.length;
+  const answer = cluster.run(0, long);
+  for (let i = 0; i < 200; i++) await new Promise((resolve) => setImmediate(resolve));
+  expect(ran.length).toBeGreaterThan(begun);
+  gate.open();
+  expect((await answer).error).toBeNull();
+  expect(await end).toMatchObject({ finish: Finish.cancelled });
+  await cluster.close();
+});
+
 test('what an abandoned request still has in a step is not traced: its number may be that of another by now', async () => {
   const gate = new Gate();
   const { cluster, ran } = await start(gate);

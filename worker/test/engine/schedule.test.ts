@@ -3,11 +3,21 @@ import { describe, expect, test } from 'vitest';
 import type { LaneWork } from '../../src/engine/lanes.ts';
 import { decideStep, type Schedulable, type StepDecision, type StepLimits } from '../../src/engine/schedule.ts';
 
-const limits: StepLimits = { rows: 16, sequences: 4, logitRows: 8, blockTokens: 4, watermarkBlocks: 1 };
+const limits: StepLimits = { rows: 16, sequences: 4, logitRows: 8, blockTokens: 4, watermarkBlocks: 1, othersWait: false };
 
 function sequence(length: number, scheduled: number, overrides: Partial<Schedulable> = {}): Schedulable {
   const blockCount = overrides.blockCount ?? Math.ceil(length / limits.blockTokens);
-  return { length, scheduled, inFlight: 0, blockCount, exclusiveBlocks: blockCount, everyLogit: false, proposed: 0, ...overrides };
+  return {
+    length,
+    scheduled,
+    inFlight: 0,
+    blockCount,
+    exclusiveBlocks: blockCount,
+    everyLogit: false,
+    proposed: 0,
+    ending: false,
+    ...overrides,
+  };
 }
 
 /** `kept` running sequences stay, for it is always the last ones that go; `rows` are theirs, then those of the admitted. */
@@ -44,9 +54,10 @@ describe('decideStep', () => {
   test('waiting sequences are admitted in order while rows and blocks last', () => {
     expect(decide([sequence(9, 8)], [sequence(8, 0), sequence(12, 0), sequence(4, 0)], 20)).toEqual({
       kept: 1,
-      admitted: 2,
-      rows: [1, 8, 7],
+      admitted: 3,
+      rows: [1, 8, 4, 3],
     });
+    expect(decide([sequence(9, 8)], [sequence(8, 0), sequence(12, 0), sequence(6, 0)], 20).rows).toEqual([1, 8, 7]);
     expect(decide([sequence(9, 8)], [sequence(8, 0), sequence(12, 0)], 3)).toEqual({ kept: 1, admitted: 1, rows: [1, 8] });
   });
 
@@ -92,8 +103,70 @@ describe('decideStep', () => {
     const running = [sequence(9, 8), sequence(30, 4), sequence(30, 20, { inFlight: 1 }), sequence(9, 9, { inFlight: 1 })];
     expect(decide(running, [sequence(4, 0)], 10, 'decode')).toEqual({ kept: 4, admitted: 0, rows: [1, 0, 0, 0] });
     expect(decide(running.slice(0, 1), [sequence(4, 0)], 10, 'decode')).toEqual({ kept: 1, admitted: 0, rows: [1] });
-    expect(decide(running.slice(1), [sequence(4, 0)], 10, 'prefill')).toEqual({ kept: 3, admitted: 0, rows: [16, 0, 0] });
+    expect(decide(running.slice(1), [sequence(11, 0)], 10, 'prefill')).toEqual({ kept: 3, admitted: 0, rows: [8, 8, 0] });
     expect(decide(running.slice(2), [sequence(4, 0)], 10, 'prefill')).toEqual({ kept: 2, admitted: 1, rows: [10, 0, 4] });
+  });
+
+  test('a prompt leaves half of the rows to shorter ones, running or waiting, and takes what they leave', () => {
+    const others = [sequence(60, 0), sequence(30, 10), sequence(9, 0)];
+    // The last is done; what is left goes to the next shortest.
+    expect(decide(others.slice(0, 3), [], 9).rows).toEqual([8, 0, 8]);
+    expect(decide([sequence(60, 0), sequence(30, 10), sequence(6, 0)], [], 9).rows).toEqual([8, 2, 6]);
+    // One that is not much shorter waits.
+    expect(decide([sequence(60, 0), sequence(30, 0)], [], 9).rows).toEqual([16, 0]);
+    expect(decide([sequence(60, 0), sequence(29, 0)], [], 9).rows).toEqual([8, 8]);
+    // Whoever waits comes before longer ones that run, but for the oldest.
+    expect(decide([sequence(60, 0), sequence(30, 10)], [sequence(5, 0)], 20)).toEqual({ kept: 2, admitted: 1, rows: [11, 0, 5] });
+    expect(decide([sequence(60, 0)], [sequence(40, 0), sequence(3, 0)], 40)).toEqual({ kept: 1, admitted: 2, rows: [9, 4, 3] });
+    // Nobody can be admitted.
+    expect(decide([sequence(60, 0)], [sequence(40, 0), sequence(3, 0)], 5)).toEqual({ kept: 1, admitted: 0, rows: [16] });
+  });
+
+  test('a short prompt has rows soon, however much is older, and the oldest has half of the rows at all times', () => {
+    const pendings = fc.array(fc.oneof(fc.integer({ min: 2, max: 40 }), fc.integer({ min: 100, max: 4000 })), { maxLength: 3 });
+    fc.assert(
+      fc.property(fc.constantFrom<LaneWork>('all', 'prefill'), pendings, fc.nat({ max: 3 }), (work, olders, runs) => {
+        const mine = sequence(4, 0);
+        let running = olders.slice(0, runs).map((pending) => sequence(pending, 0));
+        let waiting = [...olders.slice(runs).map((pending) => sequence(pending, 0)), mine];
+        // Each older one that is not much longer is done before it, a few rows a step, if need be.
+        for (let decisions = 0; decisions < 8; decisions++) {
+          const { admitted, rows } = decide(running, waiting, 10_000, work);
+          const before = running;
+          running = [...running, ...waiting.slice(0, admitted)];
+          waiting = waiting.slice(admitted);
+          if (rows[running.indexOf(mine)] > 0) return;
+          const oldest = before[0];
+          if (oldest !== undefined) expect(rows[0]).toBeGreaterThanOrEqual(Math.min(oldest.length - oldest.scheduled, limits.rows / 2));
+          running = running.map((s, i) => (s === mine ? s : sequence(s.length, s.scheduled + rows[i])));
+          // What has been computed is a stream no longer than a step.
+          running = running.filter((s) => s.length > s.scheduled);
+        }
+        expect.unreachable('eight decisions gave it nothing');
+      }),
+      { numRuns: 500 },
+    );
+  });
+
+  test('one that is about to end keeps its place, and gets and asks for nothing', () => {
+    const ending = (length: number, scheduled: number) => sequence(length, scheduled, { ending: true, inFlight: 1 });
+    expect(decide([ending(60, 4), sequence(30, 4)], [], 9, 'prefill')).toEqual({ kept: 2, admitted: 0, rows: [0, 16] });
+    expect(decide([ending(60, 4)], [sequence(8, 0)], 9, 'prefill')).toEqual({ kept: 1, admitted: 1, rows: [0, 8] });
+    const four = Array.from({ length: limits.sequences }, () => ending(60, 4));
+    expect(decide(four, [sequence(8, 0)], 9, 'prefill').admitted).toBe(0);
+    // Nor does a stream that lacks a block keep others from theirs, or their logits.
+    const lacking = sequence(9, 8, { blockCount: 2, ending: true, inFlight: 1 });
+    expect(decide([lacking, sequence(30, 4)], [], 0, 'prefill').rows).toEqual([0, 16]);
+    expect(decide([ending(9, 9), sequence(20, 0, { everyLogit: true })], [], 9, 'prefill', { ...limits, logitRows: 16 }).rows).toEqual([
+      0, 16,
+    ]);
+    expect(decide([sequence(9, 8, { ending: true }), sequence(9, 8)], [], 9).rows).toEqual([0, 1]);
+  });
+
+  test('while other homes wait, prompt logprobs take few logit rows a step as well', () => {
+    const wide = { ...limits, logitRows: 32, rows: 32, othersWait: true };
+    expect(decide([sequence(40, 0, { everyLogit: true })], [], 20, 'all', wide).rows).toEqual([8]);
+    expect(decide([], [sequence(40, 0, { everyLogit: true })], 20, 'prefill', wide).rows).toEqual([8]);
   });
 
   test('a last chunk of one token is a decode, and due when the chunks before it are computed', () => {

@@ -105,7 +105,7 @@ function play(said, { streams, fixed, draftMax, predict }) {
   while (running.length === streams) {
     for (const stream of running) stream.draft.make(stream.tokens, stream.length, Math.min(draftMax, stream.left - 1));
     const drafts = running.map(({ draft }) => draft);
-    decideDrafts(drafts, cost);
+    decideDrafts(drafts, Number.POSITIVE_INFINITY, cost);
     rowTimes += cost.ms(drafts.reduce((rows, { proposed }) => rows + proposed, streams));
     for (const [i, stream] of running.entries()) {
       const before = stream.said;

@@ -290,7 +290,7 @@ export class Engine {
     const { decision, residency } = this;
     const { batch } = lane;
     const limits = stepLimits(lane, this.running, this.waiting, this.times);
-    if (lane.work !== 'prefill') this.drafting?.propose(this.running);
+    if (lane.work !== 'prefill') this.drafting?.propose(this.running, Math.min(limits.rows, limits.logitRows));
     decideStep(lane.work, this.running, this.waiting, residency.pool.free, limits, this.admissionCost, decision);
     batch.clear();
     for (let i = 0; i < this.running.length; i++) if (decision.preempted[i] === 1) this.running[i].releaseBlocks();

@@ -3,12 +3,13 @@ import { describe, expect, test } from 'vitest';
 import { Draft } from '../../src/engine/draft.ts';
 import { type Draftable, decideDrafts } from '../../src/engine/drafting.ts';
 import { HitRates } from '../../src/engine/hit-rates.ts';
+import { decideStep } from '../../src/engine/schedule.ts';
 
 const linear = (fixedMs: number, rowMs: number) => ({ rowMs, ms: (rows: number) => fixedMs + rows * rowMs });
 const stream = (chance: number, guesses = 8): Draftable => ({ guesses, chance, proposed: -1 });
 
-function decided(streams: Draftable[], fixedMs: number, rowMs: number): number[] {
-  decideDrafts(streams, linear(fixedMs, rowMs));
+function decided(streams: Draftable[], fixedMs: number, rowMs: number, rowsFree = 1000): number[] {
+  decideDrafts(streams, rowsFree, linear(fixedMs, rowMs));
   return streams.map(({ proposed }) => proposed);
 }
 
@@ -38,17 +39,34 @@ describe('decideDrafts', () => {
     expect(Math.max(...many(32))).toBe(0);
   });
 
+  test('takes no more than a step has rows for, and so the likeliest of all', () => {
+    expect(decided([stream(0.5), stream(0.9)], 30, 0.1, 0)).toEqual([0, 0]);
+    const drafts = [stream(0.6), stream(0.9)];
+    expect(decided(drafts, 30, 0.1, 6)).toEqual([1, 5]);
+    const running = drafts.map(({ proposed }) => {
+      const place = { length: 9, scheduled: 8, inFlight: 0, blockCount: 5, exclusiveBlocks: 5, everyLogit: false, ending: false };
+      return { ...place, proposed };
+    });
+    const out = { rows: new Int32Array(4), preempted: new Uint8Array(2), admitted: 0 };
+    const bounds = { rows: 8, sequences: 2, logitRows: 8, blockTokens: 4, watermarkBlocks: 1, othersWait: false };
+    decideStep('decode', running, [], 9, bounds, () => ({ blocks: 0, cached: 0 }), out);
+    expect([...out.rows.slice(0, 2)]).toEqual([2, 6]);
+  });
+
   test('takes the likeliest first, whoever came first', () => {
     fc.assert(
       fc.property(
         fc.array(fc.record({ chance: fc.double({ min: 0, max: 1, noNaN: true }), guesses: fc.nat({ max: 8 }) }), { maxLength: 40 }),
         fc.double({ min: 0, max: 100, noNaN: true }),
-        (list, fixedMs) => {
+        fc.nat({ max: 100 }),
+        (list, fixedMs, rowsFree) => {
           const counts = decided(
             list.map(({ chance, guesses }) => stream(chance, guesses)),
             fixedMs,
             1,
+            rowsFree,
           );
+          expect(counts.reduce((a, b) => a + b, 0)).toBeLessThanOrEqual(rowsFree);
           const taken = list.flatMap(({ chance }, i) => (counts[i] > 0 ? [chance ** counts[i]] : []));
           const left = list.flatMap(({ chance, guesses }, i) => (counts[i] < guesses ? [chance ** (counts[i] + 1)] : []));
           expect(Math.min(1, ...taken)).toBeGreaterThanOrEqual(Math.max(0, ...left) - 1e-9);

@@ -62,7 +62,7 @@ export class WorkerMetrics {
     const counter = (suffix: string, help: string, labelNames: string[] = labelled) =>
       new Counter({ name: metricPrefix + suffix, help, labelNames, registers: [registry] });
     this.#counters = {
-      promptTokens: counter('prompt_tokens_total', 'Prompt tokens computed.'),
+      promptTokens: counter('prompt_tokens_total', 'Prompt tokens of sequences that were begun, cached ones included.'),
       generatedTokens: counter('generation_tokens_total', 'Tokens generated.'),
       preemptions: counter('num_preemptions_total', 'Sequences whose cache was taken away and computed again.'),
       prefixQueries: counter('prefix_cache_queries_total', 'Prompt tokens looked up in the prefix cache.'),

@@ -42,14 +42,14 @@ export class Readout {
       }
     }
     if (!complete) return;
-    const own = end - 1 - guesses;
-    let row = own;
+    this.counters.draftTokens += guesses;
+    let row = end - 1 - guesses;
     while (this.produce(sequence, row) && row < end - 1) {
+      this.counters.draftTokensAccepted++;
+      if (sequence.finished) break;
       sequence.keepGuess();
       row++;
     }
-    this.counters.draftTokens += guesses;
-    this.counters.draftTokensAccepted += row - own;
   }
 
   /** The logits of row `index` follow prompt position `position` and so judge the token after it. */
@@ -63,7 +63,7 @@ export class Readout {
     if (sequence.request.logprobs > 0) top[position] = this.alternatives(total, sequence.request.logprobs);
   }
 
-  /** True when the token is the guessed one and the sequence goes on. */
+  /** True when the token is the guessed one; it may be the last. */
   private produce(sequence: Sequence, index: number): boolean {
     const { request } = sequence;
     const first = sequence.produced === 0;
@@ -96,7 +96,7 @@ export class Readout {
     );
     this.counters.generatedTokens++;
     sequence.finished = finish !== Finish.none;
-    return guessed && !sequence.finished;
+    return guessed;
   }
 
   private take(index: number): Float64Array {

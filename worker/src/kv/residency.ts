@@ -46,7 +46,7 @@ export class Residency {
       sequence.admittedBefore = true;
       sequence.cachedTokens = sequence.computed;
       this.counters.promptTokens += sequence.promptLength;
-      if (this.prefix !== null) {
+      if (this.mayFind(sequence)) {
         this.counters.prefixQueries += sequence.promptLength;
         this.counters.prefixHits += sequence.cachedTokens;
       }
@@ -85,9 +85,13 @@ export class Residency {
     }
   }
 
-  /** Cached blocks for the sequence, into `hits`. One that wants logprobs of its prompt must compute all of it. */
+  /** Cached blocks for the sequence, into `hits`. */
   private find(sequence: Sequence): number {
-    if (this.prefix === null || sequence.everyLogit) return 0;
-    return this.prefix.find(sequence.scope, sequence.tokens, sequence.length, this.hits);
+    return this.mayFind(sequence) ? this.prefix!.find(sequence.scope, sequence.tokens, sequence.length, this.hits) : 0;
+  }
+
+  /** One that wants logprobs of its prompt must compute all of it. */
+  private mayFind({ everyLogit }: Sequence): boolean {
+    return this.prefix !== null && !everyLogit;
   }
 }

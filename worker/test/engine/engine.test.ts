@@ -131,6 +131,9 @@ describe('Engine', () => {
     expect(worker.cachedTokens).toBe(48);
     expect(again).toEqual(first);
     expect(worker.counters).toMatchObject({ promptTokens: 3 * 64, prefixQueries: 3 * 64, prefixHits: 48 });
+    // Logprobs of a prompt are computed, not looked up.
+    await cluster.run(0, submitOf(prompt, { tenant: 'a', promptLogprobs: true }));
+    expect(worker.counters).toMatchObject({ promptTokens: 4 * 64, prefixQueries: 3 * 64, prefixHits: 48 });
     await cluster.close();
   });
 

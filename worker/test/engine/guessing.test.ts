@@ -55,7 +55,9 @@ describe('guessing next tokens', () => {
     );
     const answers: Answer[] = [];
     for (const submit of submits) answers.push(await cluster.run(0, submit));
-    expect(cluster.workers[0].counters.draftTokensAccepted).toBeGreaterThan(0);
+    const { draftTokensAccepted, generatedTokens, steps } = cluster.workers[0].counters;
+    // A right guess brings a token without a step of its own, unless the one that it is right about is the end.
+    expect(draftTokensAccepted).toBeGreaterThan(generatedTokens - steps);
     await cluster.close();
     expect(answers).toEqual(await runAlone(submits, true));
   });

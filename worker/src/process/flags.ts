@@ -20,7 +20,6 @@ export interface WorkerFlags {
   tlsKey: string | null;
   tlsServerName: string | null;
   graceMs: number;
-  coordinatorGraceMs: number;
   supervised: boolean;
 }
 
@@ -67,7 +66,6 @@ const table: Table = {
     'on SIGTERM: how long running requests, also of workers that use its experts, may take to end',
     positive,
   ),
-  coordinatorGraceMs: row('coordinator-grace-ms', 'MS', 5_000, 'how long running requests outlive a lost coordinator', positive),
   supervised: row('supervised', null, false, 'end when the parent process does (stdin closes)', () => true),
 };
 

@@ -61,7 +61,6 @@ export class WorkerProcess {
   private readonly ending = new AbortController();
   private exitStatus = 0;
   private tracing = false;
-  private orphaned: NodeJS.Timeout | null = null;
 
   constructor(options: WorkerProcessOptions) {
     this.options = options;
@@ -81,7 +80,6 @@ export class WorkerProcess {
       await this.stayAttached();
     } finally {
       clearInterval(heartbeat);
-      if (this.orphaned !== null) clearTimeout(this.orphaned);
       await this.release();
     }
     return this.exitStatus;
@@ -144,9 +142,6 @@ export class WorkerProcess {
   private async converse(stream: CoordinatorStream): Promise<SwitchyardError | null> {
     const { flags, version, log } = this.options;
     const device = this.device!;
-    if (this.orphaned !== null) clearTimeout(this.orphaned);
-    // Requests of a coordinator's earlier life mean nothing to this one.
-    this.serving?.engine.abandonAll();
     this.stream = stream;
     stream.onMessage((message) => this.receive(message));
     this.send({
@@ -164,8 +159,8 @@ export class WorkerProcess {
     const reason = await stream.closed;
     this.stream = null;
     this.trace(false);
-    this.orphaned = setTimeout(() => this.serving?.engine.abandonAll(), flags.coordinatorGraceMs);
-    this.orphaned.unref();
+    // Nobody can be told of its requests any more, and to a coordinator that attaches again they mean nothing.
+    this.serving?.engine.abandonAll();
     return reason;
   }
 

@@ -133,6 +133,8 @@ export class Engine {
       this.live.set(request.request, sequence);
       this.waiting.push(sequence);
     }
+    // The step that begins with it may be a long one.
+    this.flush();
     this.wake();
   }
 
@@ -373,9 +375,14 @@ export class Engine {
     this.lastStepEndMs = performance.now();
     if (streamRows === batch.rows) this.drafting?.learn(batch.rows, this.lastStepEndMs - startedMs);
     this.msPerRow = this.msPerRow * 0.8 + ((this.lastStepEndMs - startedMs) / batch.rows) * 0.2;
-    // Tokens may wait for those of the next step of a lone worker, which is over soon; not for rows to come back.
-    const soon = lane.model.runWhole !== null;
+    // Tokens may wait for those of the next step of a lone worker, which is over soon; not for rows to come back, nor for a prompt.
+    const soon = lane.model.runWhole !== null && !this.promptIsNext;
     if (this.output.urgent || !soon || this.lastStepEndMs - this.lastFlushMs >= COALESCE_MS) this.flush();
+  }
+
+  private get promptIsNext(): boolean {
+    const admits = this.waiting.length > 0 && this.running.length < this.options.maxSequences;
+    return admits || this.running.some(({ length, scheduled }) => length - scheduled > 1);
   }
 
   /** Of a sequence that wants it: what its first chunk chose, while most of its prompt can still be computed elsewhere. */

@@ -118,6 +118,30 @@ describe('Engine', () => {
     clock.mockRestore();
   });
 
+  test('no finished token waits for a step over a prompt', async () => {
+    // Steps of no time at all: tokens of streams are handed over together.
+    const clock = vi.spyOn(performance, 'now').mockReturnValue(1000);
+    const cluster = await startToys({ plan: alone, shape: { maxRows: 16 }, prefixCache: false });
+    const [{ engine }] = cluster.workers;
+    const { model, output } = engine as unknown as { model: ReturnType<typeof toyModel>; output: { empty: boolean } };
+    const held = { streams: 0, prompts: 0 };
+    const run = model.lanes[0].runWhole!.bind(model.lanes[0]);
+    model.lanes[0].runWhole = (batch) => {
+      if (!output.empty) held[batch.rows > 1 ? 'prompts' : 'streams']++;
+      run(batch);
+    };
+    const stream = cluster.run(0, submitOf([1, 2], { maxTokens: 200 }));
+    for (let i = 0; i < 20; i++) await new Promise((resolve) => setImmediate(resolve));
+    const prompts = [3, 4, 5].map((first) =>
+      cluster.run(0, submitOf([first, ...Array.from({ length: 60 }, (_, i) => i)], { maxTokens: 1 })),
+    );
+    await Promise.all([stream, ...prompts]);
+    expect(held.prompts).toBe(0);
+    expect(held.streams).toBeGreaterThan(20);
+    await cluster.close();
+    clock.mockRestore();
+  });
+
   test('a prompt that was seen before is found in the cache, but not by another tenant', async () => {
     const cluster = await startToys({ plan: alone });
     const prompt = Array.from({ length: 64 }, (_, i) => i);

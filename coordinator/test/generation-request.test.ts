@@ -6,7 +6,7 @@ import { DetailedError } from '../src/detailed-error.ts';
 
 const defaults = { temperature: 1, topP: 1, topK: 0, minP: 0, repetitionPenalty: 1 };
 const model = { vocab: 100, eosTokens: [2], defaults, sequencesMax: 128, replaying: false };
-const caller = { requestId: 'r', tenant: 't', domain: 'd' };
+const caller = { tenant: 't', domain: 'd' };
 
 function request(body: Record<string, unknown>, promptTokens: number[], changes: Partial<GenerationRequest> = {}): GenerationRequest {
   const common = readCommonFields(new Fields(body), model, 0);
@@ -70,7 +70,7 @@ describe('the sequences of a request', () => {
     ]);
     const [first, second, third, fourth] = specs.map(({ sampling }) => sampling.seed);
     expect([first, third, second === fourth, first === second]).toEqual([5n, 5n, true, false]);
-    for (const spec of specs) expect(spec).toMatchObject({ tenant: 't', domain: 'd', traceId: 'r' });
+    for (const spec of specs) expect(spec).toMatchObject({ tenant: 't', domain: 'd' });
   });
 
   it('score their prompt where it is echoed with log-probabilities, and only there', () => {

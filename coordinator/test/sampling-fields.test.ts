@@ -60,7 +60,6 @@ describe('a number in a request', () => {
         minTokens: 0,
         stopTokens: [2, 3],
         clientStopTokens: 0,
-        ignoreEos: false,
         stopStrings: [],
         includeStop: false,
         skipSpecial: true,

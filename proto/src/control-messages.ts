@@ -115,9 +115,7 @@ export interface Submit {
   promptLogprobs: boolean;
   tenant: string;
   domain: string;
-  ignoreEos: boolean;
   minTokens: number;
-  traceId: string;
   reportRouting: boolean;
   replaySequence: number;
   prediction: Column;

@@ -146,8 +146,8 @@ describe('message codec', () => {
   });
 
   it('writes half a surrogate pair as what is no character, which every reader takes', () => {
-    const said = { ...(submit as object), domain: 'a\ud800', traceId: '\udc00' } as never;
-    expect(decodeUnion(toWorkerSchema, encodeUnion(toWorkerSchema, said))).toMatchObject({ domain: 'a\ufffd', traceId: '\ufffd' });
+    const said = { ...(submit as object), domain: 'a\ud800', tenant: '\udc00' } as never;
+    expect(decodeUnion(toWorkerSchema, encodeUnion(toWorkerSchema, said))).toMatchObject({ domain: 'a\ufffd', tenant: '\ufffd' });
   });
 
   it('refuses a 64-bit id that a number cannot hold', () => {

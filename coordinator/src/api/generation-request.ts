@@ -21,9 +21,8 @@ export interface GenerationRequest {
   topLogprobs: number;
 }
 
-/** Who asks, for whom, and under which name. */
+/** For whom, and what kind of text it is. */
 interface Caller {
-  requestId: string;
   tenant: string;
   domain: string;
 }
@@ -48,7 +47,6 @@ export function answerSpecs(request: GenerationRequest, caller: Caller, contextM
       sampling: samplingOfChoice(common.sampling, choice),
       stopTokens: common.stopTokens,
       clientStopTokens: common.clientStopTokens,
-      ignoreEos: common.ignoreEos,
       stopStrings: common.stopStrings,
       includeStop: common.includeStop,
       skipSpecial: common.skipSpecial,
@@ -59,7 +57,6 @@ export function answerSpecs(request: GenerationRequest, caller: Caller, contextM
       wantTraffic: common.wantTraffic,
       tenant: caller.tenant,
       domain: caller.domain,
-      traceId: caller.requestId,
       replaySequence: common.replaySequence,
     }));
   });

@@ -114,7 +114,7 @@ function run(service: Service, exchange: Exchange, fields: Fields, request: Gene
   if (response.destroyed) return;
   // Unknown: all workers have gone meanwhile, and none will take it.
   const contextMax = service.contextMax() ?? Number.MAX_SAFE_INTEGER;
-  const specs = answerSpecs(request, { requestId: id, tenant, domain: domainOf(exchange, fields) }, contextMax);
+  const specs = answerSpecs(request, { tenant, domain: domainOf(exchange, fields) }, contextMax);
   const { dispatcher, metrics, membership, tokenizing, log } = service;
   const { places: workers } = membership;
   const base = {

@@ -23,7 +23,6 @@ export type CommonSpec = Pick<
   | 'sampling'
   | 'stopTokens'
   | 'clientStopTokens'
-  | 'ignoreEos'
   | 'stopStrings'
   | 'includeStop'
   | 'skipSpecial'
@@ -71,7 +70,6 @@ export function readCommonFields(fields: Fields, model: ModelBounds, maxTokensMi
     },
     stopTokens,
     clientStopTokens: clientStops.length,
-    ignoreEos,
     stopStrings: readStopStrings(fields),
     includeStop: fields.flag('include_stop_str_in_output') ?? false,
     skipSpecial: fields.flag('skip_special_tokens') ?? true,

@@ -15,7 +15,6 @@ export interface AnswerSpec {
   /** End the answer; left out of its text. Those that the client named come first. */
   stopTokens: number[];
   clientStopTokens: number;
-  ignoreEos: boolean;
   stopStrings: string[];
   includeStop: boolean;
   skipSpecial: boolean;
@@ -29,7 +28,6 @@ export interface AnswerSpec {
   wantTraffic: boolean;
   tenant: string;
   domain: string;
-  traceId: string;
   /** Sequence of the trace whose routing is replayed; null: whichever the worker takes. */
   replaySequence: number | null;
 }

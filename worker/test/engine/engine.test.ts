@@ -1,3 +1,4 @@
+import type { Batch } from '@switchyard/native';
 import { Finish, MemoryNetwork } from '@switchyard/proto';
 import fc from 'fast-check';
 import { describe, expect, test, vi } from 'vitest';
@@ -123,10 +124,14 @@ describe('Engine', () => {
     const clock = vi.spyOn(performance, 'now').mockReturnValue(1000);
     const cluster = await startToys({ plan: alone, shape: { maxRows: 16 }, prefixCache: false });
     const [{ engine }] = cluster.workers;
-    const { model, output } = engine as unknown as { model: ReturnType<typeof toyModel>; output: { empty: boolean } };
+    const { model, output } = engine as unknown as {
+      model: { lanes: { runWhole(batch: Batch): void }[] };
+      output: { empty: boolean };
+    };
     const held = { streams: 0, prompts: 0 };
-    const run = model.lanes[0].runWhole!.bind(model.lanes[0]);
-    model.lanes[0].runWhole = (batch) => {
+    const [lane] = model.lanes;
+    const run = lane.runWhole.bind(lane);
+    lane.runWhole = (batch) => {
       if (!output.empty) held[batch.rows > 1 ? 'prompts' : 'streams']++;
       run(batch);
     };

@@ -75,7 +75,7 @@ const submits = (): Submit[] =>
   Array.from({ length: 12 }, (_, i) =>
     submitOf(
       Array.from({ length: 3 + i }, (_, t) => (i % 4 === 1 && t === 2 ? badToken : 10 + ((i * 37 + t * 11) % 200))),
-      { maxTokens: 5, wantLogprob: true, logprobs: 3, promptLogprobs: true, ignoreEos: true },
+      { maxTokens: 5, wantLogprob: true, logprobs: 3, promptLogprobs: true },
     ),
   );
 
@@ -128,7 +128,7 @@ test.each([1, 3])('a guess that cannot be completed fails nobody, on %i workers'
   const repeating = Array.from({ length: 120 }, (_, i) =>
     submitOf(
       Array.from({ length: 4 }, (_, t) => 10 + 2 * i + (t % 2)),
-      { maxTokens: 12, wantLogprob: true, ignoreEos: true },
+      { maxTokens: 12, wantLogprob: true },
     ),
   );
   const [plain, guessing] = await Promise.all(

@@ -9,7 +9,8 @@ export const bounds = {
   /** Bodies of all requests together, while they are read and turned into ids: 64 of the longest. */
   bodiesBytesMax: 256 * 1024 * 1024,
   /**
-   * Answers of all requests together that are put together to be sent whole, or held for slow readers, until their clients have taken them: four of the longest.
+   * Answers of all requests together that are put together to be sent whole, or held for slow readers, until their clients have taken them, and the ids of their
+   * prompts: four of the longest.
    * What a socket holds of each (`socketPendingBytesMax`) is not counted, so that short answers are never refused.
    */
   answersBytesMax: 512 * 1024 * 1024,

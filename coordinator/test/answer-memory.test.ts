@@ -115,7 +115,7 @@ describe('answers that nobody has read yet', () => {
 
   it('fail while they grow, as do others of the same request', async () => {
     await start();
-    const asked = post('/v1/completions', { prompt: letters(120_000), n: 5, echo: true, max_tokens: 2 });
+    const asked = post('/v1/completions', { prompt: letters(60_000), n: 5, echo: true, max_tokens: 2 });
     const requests = (await worker.submits(5)).map(({ request }) => request);
     const all = <T>(value: T) => requests.map(() => value);
     worker.tokens({ request: requests, token: all(letter), finish: all(Finish.none), cachedTokens: all(0) });
@@ -127,7 +127,7 @@ describe('answers that nobody has read yet', () => {
 
   it('of a stream are cut off', async () => {
     await start();
-    const prompt = letters(120_000);
+    const prompt = letters(60_000);
     const { socket, first } = await unreadAnswers([['/v1/completions', { prompt, n: 5, echo: true, max_tokens: 2, stream: true }]]);
     const requests = (await worker.submits(5)).map(({ request }) => request);
     const all = <T>(value: T) => requests.map(() => value);
@@ -138,6 +138,25 @@ describe('answers that nobody has read yet', () => {
     finish(first);
     await closed;
     await becomes(async () => (await post('/detokenize', { tokens: letters(120 * kib) })).status === 200);
+  });
+});
+
+describe('prompts as ids', () => {
+  it('are in memory until their answer is over, once for all choices', async () => {
+    await start();
+    const asked = (n: number) => post('/v1/completions', { prompt: letters(100 * kib), n, max_tokens: 1 });
+    const first = asked(2);
+    const submits = await worker.submits(2);
+    const refused = await asked(1);
+    expect(refused.status).toBe(503);
+    expect(await refused.json()).toMatchObject({
+      error: { message: `answers of ${(400 - 64) * kib} bytes are in memory; the limit of all together is ${400 * kib}` },
+    });
+    for (const { request } of submits) finish(request);
+    expect((await first).status).toBe(200);
+    const second = asked(1);
+    finish((await worker.next('submit')).request);
+    expect((await second).status).toBe(200);
   });
 });
 

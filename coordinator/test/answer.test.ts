@@ -67,10 +67,10 @@ describe('a stop string', () => {
 
 describe('offsets of an echoed prompt', () => {
   const offsets = (echo: string, ...tokens: string[]) => {
-    const prompt = ids(...tokens);
+    const prompt = Int32Array.from(ids(...tokens));
     const { answer } = answerOf({ prompt });
     answer.follow(echo);
-    answer.acceptPrompt({ request: 0, logprob: prompt.slice(1).map(() => -1), top: [] });
+    answer.acceptPrompt({ request: 0, logprob: tokens.slice(1).map(() => -1), top: [] });
     answer.accept(words.indexOf('a'), Finish.none, -1, null);
     return [...answer.promptReports!, ...answer.reports].map(({ offset }) => offset);
   };

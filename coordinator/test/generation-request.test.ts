@@ -10,14 +10,24 @@ const caller = { tenant: 't', domain: 'd' };
 
 function request(body: Record<string, unknown>, promptTokens: number[], changes: Partial<GenerationRequest> = {}): GenerationRequest {
   const common = readCommonFields(new Fields(body), model, 0);
-  const prompts = promptTokens.map((length) => Array<number>(length).fill(7));
+  const prompts = promptTokens.map((length) => new Int32Array(length).fill(7));
   const streaming = { stream: false, includeUsage: false, continuousUsage: false };
-  return { common, streaming, prompts, prediction: [], promptField: 'prompt', echo: null, wantLogprob: false, topLogprobs: 0, ...changes };
+  return {
+    common,
+    streaming,
+    prompts,
+    prediction: new Int32Array(0),
+    promptField: 'prompt',
+    echo: null,
+    wantLogprob: false,
+    topLogprobs: 0,
+    ...changes,
+  };
 }
 
 describe('the room that a context of 10 has', () => {
   it('bounds what is expected of an answer, too', () => {
-    const expecting = (tokens: number) => answerSpecs(request({}, [4], { prediction: Array<number>(tokens).fill(7) }), caller, 10);
+    const expecting = (tokens: number) => answerSpecs(request({}, [4], { prediction: new Int32Array(tokens).fill(7) }), caller, 10);
     expect(expecting(10)[0].prediction).toHaveLength(10);
     expect(() => expecting(11)).toThrow('the prediction has 11 tokens; the context has 10');
   });

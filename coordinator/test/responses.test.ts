@@ -415,7 +415,7 @@ describe('metrics', () => {
     encodeAll.mockImplementationOnce(
       () =>
         new Promise((resolve) => {
-          tokenised = () => resolve([[100]]);
+          tokenised = () => resolve([Int32Array.of(100)]);
         }),
     );
     const asked = complete({ prompt: 'x' });

@@ -284,7 +284,7 @@ describe('the thread for long texts', () => {
     const all = lengths.map(async (length) => {
       const ids = await encode(thread, text(length, 'Call me Ishmael. '));
       order.push(length);
-      expect(ids).toEqual(encoder.encode(text(length, 'Call me Ishmael. '), Number.POSITIVE_INFINITY));
+      expect(Array.from(ids)).toEqual(encoder.encode(text(length, 'Call me Ishmael. '), Number.POSITIVE_INFINITY));
     });
     await Promise.all(all);
     expect(order).toEqual([3000, 1000, 6000, 9000]);
@@ -304,7 +304,7 @@ describe('the thread for long texts', () => {
       param: 'prediction',
       message: expect.stringContaining('longer than 6000 ms'),
     });
-    expect(await next).toEqual(encoder.encode(text(10, 'Call me Ishmael. '), Number.POSITIVE_INFINITY));
+    expect(Array.from(await next)).toEqual(encoder.encode(text(10, 'Call me Ishmael. '), Number.POSITIVE_INFINITY));
     await thread.close();
   });
 
@@ -319,7 +319,7 @@ describe('the thread for long texts', () => {
     vi.advanceTimersByTime(60_000);
     vi.useRealTimers();
     await late;
-    expect(await next).toEqual(encoder.encode(text(50, 'It was a dark night. '), Number.POSITIVE_INFINITY));
+    expect(Array.from(await next)).toEqual(encoder.encode(text(50, 'It was a dark night. '), Number.POSITIVE_INFINITY));
     await thread.close();
   });
 
@@ -360,7 +360,7 @@ describe('the thread for long texts', () => {
     const ids = await tokenizing.encodeAll(prompts);
     expect(here).not.toHaveBeenCalled();
     here.mockRestore();
-    expect(ids).toEqual(prompts.map((prompt) => encoder.encode(prompt, Number.POSITIVE_INFINITY)));
+    expect(ids.map((each) => Array.from(each))).toEqual(prompts.map((prompt) => encoder.encode(prompt, Number.POSITIVE_INFINITY)));
     await tokenizing.close();
   });
 });

@@ -17,11 +17,11 @@ export class ChatFormat implements AnswerFormat {
   readonly #texts: TokenTexts;
   readonly #wantLogprob: boolean;
   /** Of the one prompt, when ids are asked for; else null. */
-  readonly #promptIds: readonly number[] | null;
+  readonly #promptIds: Int32Array | null;
   readonly #chunkHead: string;
   readonly #bodyHead: string;
 
-  constructor(frame: AnswerFrame, texts: TokenTexts, options: { wantLogprob: boolean; promptIds: readonly number[] | null }) {
+  constructor(frame: AnswerFrame, texts: TokenTexts, options: { wantLogprob: boolean; promptIds: Int32Array | null }) {
     this.#texts = texts;
     this.#wantLogprob = options.wantLogprob;
     this.#promptIds = options.promptIds;

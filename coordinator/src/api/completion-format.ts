@@ -18,14 +18,14 @@ export class CompletionFormat implements AnswerFormat {
   readonly #wantLogprob: boolean;
   readonly #topLogprobs: number;
   /** Of each prompt, when ids are asked for; else null. */
-  readonly #promptIds: readonly (readonly number[])[] | null;
+  readonly #promptIds: readonly Int32Array[] | null;
   readonly #choicesPerPrompt: number;
   readonly #head: string;
 
   constructor(
     frame: AnswerFrame,
     texts: TokenTexts,
-    options: { wantLogprob: boolean; topLogprobs: number; promptIds: readonly (readonly number[])[] | null; choicesPerPrompt: number },
+    options: { wantLogprob: boolean; topLogprobs: number; promptIds: readonly Int32Array[] | null; choicesPerPrompt: number },
   ) {
     this.#texts = texts;
     this.#wantLogprob = options.wantLogprob;

@@ -10,9 +10,9 @@ import type { StreamOptions } from './stream-fields.ts';
 export interface GenerationRequest {
   common: CommonSpec;
   streaming: StreamOptions;
-  prompts: number[][];
+  prompts: Int32Array[];
   /** What the client expects of each answer; empty: nothing in particular. */
-  prediction: number[];
+  prediction: Int32Array;
   /** The field that the prompts came in. */
   promptField: 'messages' | 'prompt';
   /** What is echoed before each answer, per prompt; null: nothing. */

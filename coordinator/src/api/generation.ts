@@ -15,12 +15,14 @@ import { type CompletionRequest, readCompletionRequest } from './completion-requ
 import type { Exchange } from './exchange.ts';
 import { Fields } from './fields.ts';
 import { answerSpecs, type GenerationRequest } from './generation-request.ts';
+import { leaseBeside } from './leased-memory.ts';
 import { checkModel } from './model-routes.ts';
 import type { Service } from './service.ts';
 import { StreamedResponse } from './streamed-response.ts';
 import { UnknownFields } from './unknown-fields.ts';
 
 const unknownFields = new UnknownFields();
+const NO_IDS = new Int32Array(0);
 
 /** POST /v1/chat/completions */
 export async function chatCompletions(service: Service, exchange: Exchange): Promise<void> {
@@ -30,7 +32,7 @@ export async function chatCompletions(service: Service, exchange: Exchange): Pro
   checkReady(service, exchange);
   const texts: PromptText[] = [{ kind: 'conversation', conversation }];
   if (predictedText !== null) texts.push({ kind: 'prediction', text: predictedText });
-  const [prompt, prediction = []] = await service.tokenizing.encodeAll(texts, encodeOptions(service, exchange));
+  const [prompt, prediction = NO_IDS] = await service.tokenizing.encodeAll(texts, encodeOptions(service, exchange));
   const request: GenerationRequest = { ...rest, prompts: [prompt], prediction };
   const frame = answerFrame(service, `chatcmpl-${randomBytes(12).toString('hex')}`);
   const { wantLogprob, common } = request;
@@ -48,7 +50,7 @@ export async function completions(service: Service, exchange: Exchange): Promise
   const echo = read.echo
     ? read.prompts.map((prompt) => (typeof prompt === 'string' ? prompt : service.tokenizing.pieces.text(prompt)))
     : null;
-  const request: GenerationRequest = { ...read, prompts, prediction: [], echo };
+  const request: GenerationRequest = { ...read, prompts, prediction: NO_IDS, echo };
   const frame = answerFrame(service, `cmpl-${randomBytes(12).toString('hex')}`);
   const format = new CompletionFormat(frame, service.tokenTexts, {
     wantLogprob: request.wantLogprob,
@@ -76,8 +78,7 @@ export async function readFields(service: Service, exchange: Exchange): Promise<
   return fields;
 }
 
-/** Prompts that are ids already stay as they are. */
-async function promptIds(service: Service, exchange: Exchange, { prompts, addSpecialTokens }: CompletionRequest): Promise<number[][]> {
+async function promptIds(service: Service, exchange: Exchange, { prompts, addSpecialTokens }: CompletionRequest): Promise<Int32Array[]> {
   const texts = prompts
     .filter((prompt) => typeof prompt === 'string')
     .map((text) => ({ kind: 'text' as const, text, addSpecialTokens, controls: true }));
@@ -85,7 +86,7 @@ async function promptIds(service: Service, exchange: Exchange, { prompts, addSpe
   if (encoded.some((ids) => ids.length === 0))
     throw new SwitchyardError('invalid_request', 'prompt has no tokens; at least one is needed', { param: 'prompt' });
   let next = 0;
-  return prompts.map((prompt) => (typeof prompt === 'string' ? encoded[next++] : prompt));
+  return prompts.map((prompt) => (typeof prompt === 'string' ? encoded[next++] : Int32Array.from(prompt)));
 }
 
 function encodeOptions(service: Service, { closed }: Exchange): EncodeOptions {
@@ -126,7 +127,7 @@ function run(service: Service, exchange: Exchange, fields: Fields, request: Gene
     workers,
     echo: request.echo,
     choicesPerPrompt: request.common.n,
-    memory: exchange.answer,
+    memory: leaseBeside(exchange.answer, idBytes(request)),
   };
   const { streaming } = request;
   metrics.requests.onRequest(request.common.n, request.common.maxTokens);
@@ -134,6 +135,10 @@ function run(service: Service, exchange: Exchange, fields: Fields, request: Gene
     ? new StreamedResponse(response, format, { ...streaming, pingMs: service.config.pingMs }, base)
     : new CollectedResponse(response, format, base);
   answers.start(specs.map((spec, index) => new Answer(index, spec, answers, tokenizing.pieces, tokenizing.specialIds)));
+}
+
+function idBytes({ prompts, prediction }: GenerationRequest): number {
+  return prompts.reduce((sum, { byteLength }) => sum + byteLength, prediction.byteLength);
 }
 
 /** What kind of text this is, for traces: the header, or a field that OpenAI's clients can send. */

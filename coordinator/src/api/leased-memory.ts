@@ -7,6 +7,12 @@ export interface MemoryLease {
   end(): void;
 }
 
+/** Holds `bytes` for as long as the lease lasts; what is held of the returned one comes on top. @throws SwitchyardError `queue_full` */
+export function leaseBeside(lease: MemoryLease, bytes: number): MemoryLease {
+  lease.hold(bytes);
+  return { hold: (more) => lease.hold(bytes + more), end: () => lease.end() };
+}
+
 interface LeasedMemoryOptions {
   bytesMax: number;
   /** What every lease may have besides: small things are never refused because of large ones. */

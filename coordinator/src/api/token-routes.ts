@@ -19,12 +19,13 @@ export async function tokenize(service: Service, exchange: Exchange): Promise<Re
   const llamaStyle = fields.has('content');
   const addSpecialTokens = fields.flag('add_special_tokens') ?? fields.flag('add_special') ?? !llamaStyle;
   const controls = fields.flag('parse_special') ?? true;
-  const tokens = await service.tokenizing.encode(
+  const ids = await service.tokenizing.encode(
     text === null
       ? { kind: 'conversation', conversation: readConversation(fields, template) }
       : { kind: 'text', text, addSpecialTokens, controls },
     { unwanted: exchange.closed },
   );
+  const tokens = Array.from(ids);
   const strings = fields.flag('return_token_strs') === true ? { token_strs: tokens.map((token) => pieces.textAlone(token)) } : {};
   return { count: tokens.length, max_model_len: service.contextMax() ?? undefined, tokens, ...strings };
 }

@@ -6,9 +6,10 @@ import { noTraffic, type TrafficSum } from './traffic.ts';
 
 /** What one sequence is asked for. */
 export interface AnswerSpec {
-  prompt: number[];
+  /** Shared by all choices, as 4 bytes an id: it may wait for long. */
+  prompt: Int32Array;
   /** What its client expects of it; empty: nothing in particular. */
-  prediction: number[];
+  prediction: Int32Array;
   maxTokens: number;
   minTokens: number;
   sampling: Sampling;
@@ -114,7 +115,7 @@ export class Answer {
     const stream = new TextStream(this.#pieces);
     let offset = 0;
     let at = 0;
-    this.promptReports = this.spec.prompt.map((token, i) => {
+    this.promptReports = Array.from(this.spec.prompt, (token, i) => {
       const report = { token, logprob: i === 0 ? null : logprob[i - 1], top: i === 0 ? null : (top[i - 1] ?? null), offset };
       const next = at + this.#echoedChars(at, token, stream.push(token));
       offset += codePoints(this.#echo.slice(at, next));

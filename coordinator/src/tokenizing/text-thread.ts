@@ -9,7 +9,7 @@ import { takeNext, type WaitingText } from './waiting-order.ts';
 
 interface Waiting extends WaitingText {
   job: TokenizeJob;
-  resolve(ids: number[][]): void;
+  resolve(ids: Int32Array[]): void;
   reject(error: Error): void;
 }
 
@@ -49,7 +49,7 @@ export class TextThread {
   }
 
   /** @throws SwitchyardError `queue_full`, `cancelled`, `invalid_request` when it takes too long, and what tokenising throws */
-  encode({ prompts, chars, tokensMax, unwanted }: TextJob): Promise<number[][]> {
+  encode({ prompts, chars, tokensMax, unwanted }: TextJob): Promise<Int32Array[]> {
     if (this.#waiting.length >= bounds.tokenizingQueueMax)
       throw new SwitchyardError(
         'queue_full',
@@ -57,7 +57,7 @@ export class TextThread {
       );
     if (unwanted?.aborted) throw nobodyWaits();
     let drop = () => {};
-    const ids = new Promise<number[][]>((resolve, reject) => {
+    const ids = new Promise<Int32Array[]>((resolve, reject) => {
       const waiting: Waiting = { job: { prompts, tokensMax }, chars, overtakenChars: 0, resolve, reject };
       this.#waiting.push(waiting);
       drop = () => this.#drop(waiting);
@@ -98,7 +98,7 @@ export class TextThread {
     // A text that was given up may have been done just then: its ids are on their way, and another text is what runs now.
     if (this.#thread !== thread) return;
     const running = this.#finish();
-    if ('ids' in result) running?.resolve(result.ids.map((ids) => Array.from(ids)));
+    if ('ids' in result) running?.resolve(result.ids);
     else running?.reject(new DetailedError(result.code, result.message, result.param, result.details));
     this.#next();
   }

@@ -51,7 +51,7 @@ export class Tokenizing {
   }
 
   /** `encodeAll` of one prompt. */
-  async encode(prompt: PromptText, options: EncodeOptions = {}): Promise<number[]> {
+  async encode(prompt: PromptText, options: EncodeOptions = {}): Promise<Int32Array> {
     return (await this.encodeAll([prompt], options))[0];
   }
 
@@ -63,7 +63,7 @@ export class Tokenizing {
   async encodeAll(
     prompts: readonly PromptText[],
     { tokensMax = Number.POSITIVE_INFINITY, unwanted }: EncodeOptions = {},
-  ): Promise<number[][]> {
+  ): Promise<Int32Array[]> {
     const chars = prompts.reduce((sum, prompt) => sum + promptChars(prompt), 0);
     return (
       (chars <= bounds.inlineTextChars ? this.#encodeHere(prompts, chars, tokensMax) : null) ??
@@ -72,10 +72,10 @@ export class Tokenizing {
   }
 
   /** Null where it takes too long, or did before. */
-  #encodeHere(prompts: readonly PromptText[], chars: number, tokensMax: number): number[][] | null {
+  #encodeHere(prompts: readonly PromptText[], chars: number, tokensMax: number): Int32Array[] | null {
     const encoder = this.#encoder;
     if (encoder === null) return null;
-    const ended = this.#deadline.run(() => prompts.map((prompt) => encoder.encode(prompt, tokensMax)));
+    const ended = this.#deadline.run(() => prompts.map((prompt) => Int32Array.from(encoder.encode(prompt, tokensMax))));
     if (ended !== null) return ended.value;
     // What was ended may be half done. Once it may have been the machine that stood still, and not the checkpoint's doing.
     this.#encoder = this.#endedBefore ? null : new PromptEncoder(readTokenizerFolder(this.#dir));

@@ -8,7 +8,7 @@ import { laneWork } from './lanes.ts';
 import { type NodeVisits, routingOf } from './node-visits.ts';
 import { Readout } from './readout.ts';
 import type { RoutingReplay } from './routing-replay.ts';
-import { decideStep, type Schedulable, type StepDecision } from './schedule.ts';
+import { decideStep, type StepDecision } from './schedule.ts';
 import { Sequence } from './sequence.ts';
 import { type LayerRunner, StepLane } from './step-lane.ts';
 import { stepLimits } from './step-limits.ts';
@@ -116,7 +116,12 @@ export class Engine {
       return new StepLane(lanes.length === 1 ? 'all' : laneWork[i], lane, limits, options.exchanges[i], options.replay, options.times);
     });
     const { maxSequences } = options;
-    this.decision = { rows: new Int32Array(2 * maxSequences), preempted: new Uint8Array(maxSequences), admitted: 0 };
+    this.decision = {
+      rows: new Int32Array(2 * maxSequences),
+      preempted: new Uint8Array(maxSequences),
+      admitted: 0,
+      admittedAt: new Int32Array(maxSequences),
+    };
   }
 
   /** Takes a request. Refusals arrive as an error entry like any other end, never as an exception. */
@@ -293,16 +298,19 @@ export class Engine {
     const { batch } = lane;
     const limits = stepLimits(lane, this.running, this.waiting, this.times);
     if (lane.work !== 'prefill') this.drafting?.propose(this.running, Math.min(limits.rows, limits.logitRows));
-    decideStep(lane.work, this.running, this.waiting, residency.pool.free, limits, this.admissionCost, decision);
+    const admissionRule = residency.admissionRule(this.running);
+    decideStep(lane.work, this.running, this.waiting, residency.pool.free, limits, admissionRule, decision);
     batch.clear();
     for (let i = 0; i < this.running.length; i++) if (decision.preempted[i] === 1) this.running[i].releaseBlocks();
     const before = this.running.length;
     for (let i = 0; i < before; i++) this.addRows(lane, this.running[i], decision.rows[i]);
-    for (let i = 0; i < decision.admitted && residency.admit(this.waiting[i]); i++) {
-      this.running.push(this.waiting[i]);
-      this.addRows(lane, this.waiting[i], decision.rows[before + i]);
+    for (let i = 0; i < decision.admitted; i++) {
+      const sequence = this.waiting[decision.admittedAt[i]];
+      if (!residency.admit(sequence)) break;
+      this.running.push(sequence);
+      this.addRows(lane, sequence, decision.rows[before + i]);
     }
-    this.waiting.splice(0, this.running.length - before);
+    for (let i = this.running.length - before - 1; i >= 0; i--) this.waiting.splice(decision.admittedAt[i], 1);
     this.requeue(before);
   }
 
@@ -328,8 +336,6 @@ export class Engine {
     this.waiting.unshift(...requeued);
     this.counters.preemptions += requeued.length;
   }
-
-  private readonly admissionCost = (sequence: Schedulable) => this.residency.cost(sequence as Sequence);
 
   /** What a step still has of a sequence is left to that step. */
   private removeCancelled(): void {

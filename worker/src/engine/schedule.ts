@@ -27,6 +27,9 @@ export interface AdmissionCost {
   cached: number;
 }
 
+/** Asked of waiting sequences in order, whose admission follows unless blocks are too few. Null: better not yet. */
+export type AdmissionRule = (sequence: Schedulable) => AdmissionCost | null;
+
 export interface StepLimits {
   rows: number;
   sequences: number;
@@ -45,7 +48,9 @@ export interface StepLimits {
 export interface StepDecision {
   readonly rows: Int32Array;
   readonly preempted: Uint8Array;
+  /** How many of the waiting ones, and which: admittedAt[0 .. admitted), ascending. */
   admitted: number;
+  readonly admittedAt: Int32Array;
 }
 
 /**
@@ -67,7 +72,7 @@ export function decideStep(
   waiting: readonly Schedulable[],
   freeBlocks: number,
   limits: StepLimits,
-  admissionCost: (sequence: Schedulable) => AdmissionCost,
+  admissionCost: AdmissionRule,
   out: StepDecision,
 ): void {
   out.rows.fill(0, 0, running.length);
@@ -128,7 +133,7 @@ function decidePrompts(
   freeBlocks: number,
   limits: StepLimits,
   left: Left,
-  admissionCost: (sequence: Schedulable) => AdmissionCost,
+  admissionCost: AdmissionRule,
   out: StepDecision,
 ): void {
   let free = freeBlocks;
@@ -145,7 +150,7 @@ function decidePrompts(
     if (!wanting && pendingOf(running[i]) > 1 && isDue(work, running[i])) due.push(i);
   }
   const lacking = wanting || kept < running.length;
-  const mayAdmit = () => !lacking && out.admitted < waiting.length && kept + out.admitted < limits.sequences;
+  const mayAdmit = () => !lacking && kept + out.admitted < limits.sequences;
   const shortestWaiting = mayAdmit() ? shortest(waiting, 0) : Number.POSITIVE_INFINITY;
 
   const give = (i: number, rowsMax: number) => {
@@ -165,17 +170,20 @@ function decidePrompts(
     else give(i, left.rows);
   }
 
-  while (mayAdmit() && left.rows > 0 && left.logits > 0) {
-    const sequence = waiting[out.admitted];
+  // As many as could run are looked at, however many are better not admitted yet.
+  const looked = Math.min(waiting.length, limits.sequences);
+  for (let i = 0; i < looked && mayAdmit() && left.rows > 0 && left.logits > 0; i++) {
+    const sequence = waiting[i];
     const cost = admissionCost(sequence);
+    if (cost === null) continue;
     // With nothing else running there is nobody to leave blocks for.
     const reserve = kept + out.admitted === 0 ? 0 : limits.watermarkBlocks;
     if (free - cost.blocks < reserve) break;
     free -= cost.blocks;
     const pending = sequence.length - cost.cached;
-    const rowsMax = 2 * shortest(waiting, out.admitted + 1) < pending ? Math.ceil(left.rows / 2) : left.rows;
+    const rowsMax = 2 * shortest(waiting, i + 1) < pending ? Math.ceil(left.rows / 2) : left.rows;
     out.rows[running.length + out.admitted] = take(left, sequence, pending, rowsMax);
-    out.admitted++;
+    out.admittedAt[out.admitted++] = i;
   }
   for (const i of later) give(i, left.rows + out.rows[i]);
 }

@@ -1,5 +1,5 @@
 import type { Counters } from '../engine/counters.ts';
-import type { AdmissionCost } from '../engine/schedule.ts';
+import type { AdmissionCost, AdmissionRule } from '../engine/schedule.ts';
 import type { Sequence } from '../engine/sequence.ts';
 import { BlockPool } from './block-pool.ts';
 import { PrefixCache } from './prefix-cache.ts';
@@ -21,9 +21,31 @@ export class Residency {
     this.hits = new Int32Array(blocks);
   }
 
-  /** What admitting the sequence would cost now. Changes nothing. */
-  cost(sequence: Sequence): AdmissionCost {
-    const found = this.find(sequence);
+  /**
+   * For one decision: what admission costs, unless the block that the sequence lacks next is about to be computed by a running one, or one admitted before it. Then it
+   * waits, and shares that block: of choices of one prompt the first computes it. Running ones wait for nobody, so none waits for ever.
+   */
+  admissionRule(running: readonly Sequence[]): AdmissionRule {
+    const ahead = [...running];
+    return (waiting) => {
+      const sequence = waiting as Sequence;
+      const found = this.find(sequence);
+      if (this.mayFind(sequence) && ahead.some((other) => this.isComputing(other, sequence, found))) return null;
+      ahead.push(sequence);
+      return this.cost(sequence, found);
+    };
+  }
+
+  /** Whether `other` is about to compute block `index` of the sequence's prompt, as the same content. */
+  private isComputing(other: Sequence, { scope, tokens, length }: Sequence, index: number): boolean {
+    const end = (index + 1) * this.blockTokens;
+    if (other.ending || other.scope !== scope || end >= length || end > other.length || other.computed >= end) return false;
+    for (let i = 0; i < end; i++) if (other.tokens[i] !== tokens[i]) return false;
+    return true;
+  }
+
+  /** What admitting the sequence would cost now. Changes nothing. @param found blocks of it that are in `hits` */
+  private cost(sequence: Sequence, found: number): AdmissionCost {
     let blocks = Math.ceil(sequence.length / this.blockTokens) - found;
     for (let i = 0; i < found; i++) if (this.pool.isFree(this.hits[i])) blocks++;
     return { blocks, cached: found * this.blockTokens };
@@ -31,9 +53,8 @@ export class Residency {
 
   /** Gives the sequence blocks for all its tokens, cached ones first. Returns false, and changes nothing, when there are too few. */
   admit(sequence: Sequence): boolean {
-    const { blocks } = this.cost(sequence);
-    if (blocks > this.pool.free) return false;
     const found = this.find(sequence);
+    if (this.cost(sequence, found).blocks > this.pool.free) return false;
     for (let i = 0; i < found; i++) {
       this.pool.share(this.hits[i]);
       sequence.addBlock(this.hits[i]);

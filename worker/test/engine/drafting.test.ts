@@ -47,7 +47,7 @@ describe('decideDrafts', () => {
       const place = { length: 9, scheduled: 8, inFlight: 0, blockCount: 5, exclusiveBlocks: 5, everyLogit: false, ending: false };
       return { ...place, proposed };
     });
-    const out = { rows: new Int32Array(4), preempted: new Uint8Array(2), admitted: 0 };
+    const out = { rows: new Int32Array(4), preempted: new Uint8Array(2), admitted: 0, admittedAt: new Int32Array(2) };
     const bounds = { rows: 8, sequences: 2, logitRows: 8, blockTokens: 4, watermarkBlocks: 1, othersWait: false };
     decideStep('decode', running, [], 9, bounds, () => ({ blocks: 0, cached: 0 }), out);
     expect([...out.rows.slice(0, 2)]).toEqual([2, 6]);

@@ -166,6 +166,29 @@ describe('Engine', () => {
     await cluster.close();
   });
 
+  test.each([
+    ['at once', 0],
+    ['while the first is under way', 3],
+  ])('choices of one prompt that come %s are computed once, but for what each has for itself', async (_, turns) => {
+    const cluster = await startToys({ plan: alone, shape: { maxRows: 16 } });
+    const [{ engine, counters }] = cluster.workers;
+    const prompt = Array.from({ length: 60 }, (_unused, i) => i);
+    const submits = Array.from({ length: 8 }, (_unused, i) => {
+      const { sampling } = submitOf([]);
+      return submitOf(prompt, { maxTokens: 1, wantLogprob: true, sampling: { ...sampling, temperature: 1, seed: BigInt(i) } });
+    });
+    const answers = [cluster.run(0, submits[0])];
+    for (let i = 0; i < turns; i++) await new Promise((resolve) => setImmediate(resolve));
+    for (const submit of submits.slice(1)) answers.push(cluster.run(0, submit));
+    // Another goes on meanwhile.
+    const other = cluster.run(0, submitOf([9, 9, 9], { maxTokens: 1 }));
+    expect(await Promise.all(answers)).toEqual(await runAlone(submits));
+    await other;
+    expect(counters.rowsDispatched / toyShape.moeLayers).toBe(60 + 7 * 12 + 3);
+    expect(engine.residency.pool.used).toBe(0);
+    await cluster.close();
+  });
+
   test('without a prefix cache nothing is found, nor looked for', async () => {
     const cluster = await startToys({ plan: alone, prefixCache: false });
     const [{ counters }] = cluster.workers;

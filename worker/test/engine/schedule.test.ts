@@ -24,13 +24,19 @@ function sequence(length: number, scheduled: number, overrides: Partial<Schedula
 function decide(running: Schedulable[], waiting: Schedulable[], free: number, work: LaneWork = 'all', bounds = limits) {
   // As the decision before may have left it.
   const rowsBefore = new Int32Array(2 * limits.sequences).fill(7);
-  const out: StepDecision = { rows: rowsBefore, preempted: new Uint8Array(limits.sequences).fill(1), admitted: 3 };
+  const out: StepDecision = {
+    rows: rowsBefore,
+    preempted: new Uint8Array(limits.sequences).fill(1),
+    admitted: 3,
+    admittedAt: new Int32Array(limits.sequences),
+  };
   const cost = (s: Schedulable) => ({ blocks: Math.ceil(s.length / limits.blockTokens), cached: s.scheduled });
   decideStep(work, running, waiting, free, bounds, cost, out);
   const preempted = [...out.preempted.slice(0, running.length)];
   const gone = preempted.indexOf(1);
   const kept = gone < 0 ? running.length : gone;
   expect(preempted).toEqual(running.map((s, i) => Number(i >= kept && s.inFlight === 0)));
+  expect([...out.admittedAt.slice(0, out.admitted)]).toEqual(Array.from({ length: out.admitted }, (_, i) => i));
   expect(running.filter((_, i) => preempted[i] === 1 && out.rows[i] !== 0)).toEqual([]);
   const rows = [...out.rows.slice(0, kept), ...out.rows.slice(running.length, running.length + out.admitted)];
   return { kept, admitted: out.admitted, rows };
@@ -59,6 +65,14 @@ describe('decideStep', () => {
     });
     expect(decide([sequence(9, 8)], [sequence(8, 0), sequence(12, 0), sequence(6, 0)], 20).rows).toEqual([1, 8, 7]);
     expect(decide([sequence(9, 8)], [sequence(8, 0), sequence(12, 0)], 3)).toEqual({ kept: 1, admitted: 1, rows: [1, 8] });
+  });
+
+  test('a waiting one that had better not be admitted yet keeps nobody behind it waiting', () => {
+    const out: StepDecision = { rows: new Int32Array(8), preempted: new Uint8Array(4), admitted: 0, admittedAt: new Int32Array(4) };
+    const waiting = [sequence(8, 0), sequence(7, 0), sequence(6, 0), sequence(5, 0), sequence(4, 0)];
+    const notYet = waiting.filter((_, i) => i % 2 === 1);
+    decideStep('all', [], waiting, 30, limits, (s) => (notYet.includes(s) ? null : { blocks: 2, cached: 0 }), out);
+    expect([out.admitted, ...out.admittedAt.slice(0, 2), ...out.rows.slice(0, 2)]).toEqual([2, 0, 2, 8, 6]);
   });
 
   test('admission leaves the watermark, unless nothing runs', () => {

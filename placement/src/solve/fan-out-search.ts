@@ -7,7 +7,7 @@ import { GainHeap } from './gain-heap.ts';
 import { kicked } from './kick.ts';
 import { type LayerPrices, LayerSearch } from './layer-search.ts';
 import { nearestPlaces } from './node-places.ts';
-import { relieveLayer } from './relief.ts';
+import { relieve } from './relief.ts';
 import { assignToBins } from './transportation.ts';
 
 /** A node-level placement: which nodes hold each expert, and where each sequence lives. */
@@ -202,9 +202,9 @@ export class FanOutSearch {
     return best;
   }
 
-  /** Takes load from nodes that stand out in a layer, at least cost in visits: for a plan that was found on fewer tokens, or on other ones. */
+  /** Takes load from nodes that stand out until the mean peak is within the limit, at least cost in visits: for a plan that was found on fewer tokens, or on other ones. */
   relieve(limit: number, price: number): void {
-    for (const layer of this.layers) relieveLayer(layer, limit, price, this.hasRoom, this.onMove);
+    relieve(this.layers, limit, price, { has: this.hasRoom, onMove: this.onMove });
   }
 
   /** Fills free memory with the replicas worth most, by the exact gain at the time of choice (lazy greedy over all layers at once). */

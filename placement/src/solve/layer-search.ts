@@ -50,7 +50,7 @@ export class LayerSearch {
   readonly loads: NodeLoads;
   private readonly oldRows: Float64Array;
   /** Of all rows; no change of holders changes it. */
-  private totalRows = 0;
+  totalRows = 0;
   /** Weighted remote visits of all tokens, with the price of remote rows. */
   visits = 0;
   /** Weighted remote nodes of all tokens: `visits` without prices. */

@@ -1,55 +1,120 @@
-import type { LayerSearch } from './layer-search.ts';
+import type { LayerSearch, ReplicaMoves } from './layer-search.ts';
+
+/** A move of replica i to a node, or its exchange with replica j there. */
+interface Step {
+  /** Visits that it costs for what it takes off its layer's fullest node, in rows over share; negative where it saves visits. */
+  rate: number;
+  i: number;
+  /** -1: replica i moves alone. */
+  j: number;
+  from: number;
+  to: number;
+}
+
+/** Told of every replica that moves alone, and asked for room before. */
+export interface Room {
+  has: (node: number) => boolean;
+  onMove: (from: number, to: number) => void;
+}
 
 /**
- * Takes load from the fullest node until it is within `limit` of the mean or nothing helps: of all moves and swaps with it, the one that costs least for what it
- * brings, where a row less on the fullest node is worth `price` visits. Costs are those at the start; experts that moved stay.
+ * Takes load from layers' fullest nodes until peak over mean, averaged over the layers, is within `limit` or nothing helps: of the steps of all layers always the one
+ * that costs least for what it brings, so that layers where balance is dear stay as they are. A row less on the fullest node is worth at most `price` visits. A plan
+ * that is within the limit is left alone.
  */
-export function relieveLayer(
-  layer: LayerSearch,
-  limit: number,
-  price: number,
-  hasRoom: (node: number) => boolean,
-  onMove: (from: number, to: number) => void,
-): void {
-  if (layer.peakMean() <= limit) return;
-  const { nodes, maskOf, loads } = layer;
-  const { count, expertOf, nodeOf, gain } = layer.replicaMoves();
-  const touched = new Uint8Array(layer.experts);
-  const servedOf = new Float64Array(count);
-  const mostOf = Float64Array.from(nodeOf, (_, i) => gain.subarray(i * nodes, (i + 1) * nodes).reduce((a, b) => Math.max(a, b), -Infinity));
-  while (layer.peakMean() > limit) {
+export function relieve(layers: readonly LayerSearch[], limit: number, price: number, room: Room): void {
+  const excess = () => layers.reduce((sum, layer) => sum + layer.peakMean() - limit, 0);
+  if (excess() <= 0) return;
+  const reliefs = layers.map((layer) => new LayerRelief(layer, price, room));
+  while (excess() > 0) {
+    let best = reliefs[0];
+    for (const relief of reliefs) if (relief.rate < best.rate) best = relief;
+    if (best.rate === Infinity) return;
+    best.take();
+  }
+}
+
+/** The steps of one layer. Their costs are those at the start; experts that moved stay. */
+class LayerRelief {
+  private readonly layer: LayerSearch;
+  private readonly room: Room;
+  private readonly rateMax: number;
+  private readonly moves: ReplicaMoves;
+  /** The most that each replica's move saves, (replicas). */
+  private readonly mostOf: Float64Array;
+  private readonly touched: Uint8Array;
+  private readonly servedOf: Float64Array;
+  private next: Step | null;
+
+  constructor(layer: LayerSearch, price: number, room: Room) {
+    this.layer = layer;
+    this.room = room;
+    this.rateMax = price / layer.nodes;
+    this.moves = layer.replicaMoves();
+    const { nodeOf, gain } = this.moves;
+    this.mostOf = Float64Array.from(nodeOf, (_, i) =>
+      gain.subarray(i * layer.nodes, (i + 1) * layer.nodes).reduce((a, b) => Math.max(a, b), -Infinity),
+    );
+    this.touched = new Uint8Array(layer.experts);
+    this.servedOf = new Float64Array(this.moves.count);
+    this.next = this.cheapest();
+  }
+
+  /** Of the next step: visits for each unit of the layer's peak over mean; Infinity: there is none. */
+  get rate(): number {
+    return this.next === null ? Infinity : this.next.rate * this.layer.totalRows;
+  }
+
+  take(): void {
+    const { layer, moves, touched } = this;
+    const { i, j, from, to } = this.next!;
+    // Another layer may have taken the room.
+    if (j >= 0 || this.room.has(to)) {
+      const { maskOf } = layer;
+      const e = moves.expertOf[i];
+      const f = j < 0 ? -1 : moves.expertOf[j];
+      layer.apply(e, (maskOf[e] & ~(1 << from)) | (1 << to), f, f < 0 ? 0 : (maskOf[f] & ~(1 << to)) | (1 << from));
+      touched[e] = 1;
+      if (f >= 0) touched[f] = 1;
+      else this.room.onMove(from, to);
+    }
+    this.next = this.cheapest();
+  }
+
+  /** Of all moves from the fullest node and exchanges with it. */
+  private cheapest(): Step | null {
+    const { layer, moves, touched, servedOf, mostOf } = this;
+    const { nodes, loads } = layer;
+    const { count, expertOf, nodeOf, gain } = moves;
     const a = loads.fullestNode();
     const now = loads.pressure(a);
+    const perRow = loads.pressurePerRow(a);
     for (let i = 0; i < count; i++) servedOf[i] = touched[expertOf[i]] === 1 ? Infinity : layer.served[expertOf[i] * nodes + nodeOf[i]];
-    // What leaves the node is worth this at most, a row.
-    const rowWorth = (price * loads.pressurePerRow(a)) / nodes;
     let backMost = 0;
     for (let j = 0; j < count; j++) backMost = Math.max(backMost, gain[j * nodes + a]);
-    let best = { score: 0, i: -1, j: -1, to: -1 };
+    let best: Step | null = null;
+    let rate = this.rateMax;
+    /** False where it costs too much even if all that leaves the node counts. */
+    const mayPay = (visits: number, rows: number) => visits + Math.max(0, rate) * rows * perRow > 0;
     const consider = (i: number, j: number, b: number, visits: number, change: number) => {
       // Only what leaves the node itself counts: which node is fullest next is seen next.
-      const after = Math.max(loads.pressure(a, -change), loads.pressure(b, change));
-      const score = ((now - after) * price) / nodes + visits;
-      if (after < now && score > best.score) best = { score, i, j, to: b };
+      const fall = now - Math.max(loads.pressure(a, -change), loads.pressure(b, change));
+      if (fall <= 0 || visits + rate * fall <= 0) return;
+      rate = -visits / fall;
+      best = { rate, i, j, from: a, to: b };
     };
     for (let i = 0; i < count; i++) {
       const own = servedOf[i];
-      if (nodeOf[i] !== a || own === Infinity || own * rowWorth + mostOf[i] + backMost <= best.score) continue;
-      for (let b = 0; b < nodes; b++) if (gain[i * nodes + b] > -Infinity && hasRoom(b)) consider(i, -1, b, gain[i * nodes + b], own);
+      if (nodeOf[i] !== a || own === Infinity || !mayPay(mostOf[i] + backMost, own)) continue;
+      for (let b = 0; b < nodes; b++) if (gain[i * nodes + b] > -Infinity && this.room.has(b)) consider(i, -1, b, gain[i * nodes + b], own);
       for (let j = 0; j < count; j++) {
         const change = own - servedOf[j];
         const b = nodeOf[j];
         if (change <= 0 || b === a) continue;
         const visits = gain[i * nodes + b] + gain[j * nodes + a];
-        if (visits + change * rowWorth > best.score) consider(i, j, b, visits, change);
+        if (mayPay(visits, change)) consider(i, j, b, visits, change);
       }
     }
-    if (best.i < 0) break;
-    const e = expertOf[best.i];
-    const f = best.j < 0 ? -1 : expertOf[best.j];
-    layer.apply(e, (maskOf[e] & ~(1 << a)) | (1 << best.to), f, f < 0 ? 0 : (maskOf[f] & ~(1 << best.to)) | (1 << a));
-    touched[e] = 1;
-    if (f >= 0) touched[f] = 1;
-    else onMove(a, best.to);
+    return best;
   }
 }

@@ -1,5 +1,6 @@
 import { type Random, shuffle } from '../random.ts';
 import type { Transitions } from '../score/transitions.ts';
+import { betterSplit, type LayerSplit } from './layer-split.ts';
 import { assignToBins } from './transportation.ts';
 
 /** Most ways to split two parts' experts that the exact re-split enumerates per layer: C(10, 5). */
@@ -112,7 +113,7 @@ export class ChainSearch {
   }
 
   /** Re-splits the experts of parts a and b over all layers, exactly where the splits can be listed. Returns true if the objective rose. */
-  resplit(a: number, b: number): boolean {
+  *resplit(a: number, b: number): Generator<void, boolean> {
     const { layers, experts, partOf } = this;
     const members: number[][] = [];
     const sizeA: number[] = [];
@@ -129,7 +130,7 @@ export class ChainSearch {
       sizeA.push(inA.length);
       most = Math.max(most, splits(inA.length + inB.length, inA.length).masks.length);
     }
-    return most <= splitStatesMax ? this.resplitExactly(a, b, members, sizeA) : this.resplitByLayer(a, b, members, sizeA);
+    return most <= splitStatesMax ? this.resplitExactly(a, b, members, sizeA) : yield* this.resplitByLayer(a, b, members, sizeA);
   }
 
   private resplitExactly(a: number, b: number, members: number[][], sizeA: number[]): boolean {
@@ -245,36 +246,45 @@ export class ChainSearch {
     return sum;
   }
 
-  /** For large parts: layer after layer, the best split given its neighbours (the largest gain differences go to a), until nothing gains. */
-  private resplitByLayer(a: number, b: number, members: number[][], sizeA: number[]): boolean {
+  /** For large parts: layer after layer, the best split found given its neighbours and the load, until nothing gains. */
+  private *resplitByLayer(a: number, b: number, members: number[][], sizeA: number[]): Generator<void, boolean> {
     const { layers, experts, partOf } = this;
-    const start = this.pairValue(a, b);
-    const held = partOf.slice();
-    let best = start;
-    for (let sweep = 0; sweep < 6; sweep++) {
+    let gained = false;
+    for (let sweep = 0, changed = true; changed && sweep < 6; sweep++) {
+      changed = false;
+      yield;
       for (let l = 0; l < layers; l++) {
-        const gain = members[l].map((e) => {
-          let g = 0;
-          if (l > 0)
-            for (const x of members[l - 1]) g += (partOf[(l - 1) * experts + x] === a ? 1 : -1) * this.w.counts[l - 1][x * experts + e];
-          if (l < layers - 1)
-            for (const x of members[l + 1]) g += (partOf[(l + 1) * experts + x] === a ? 1 : -1) * this.w.counts[l][e * experts + x];
-          return { e, g };
-        });
-        gain.sort((x, y) => y.g - x.g || x.e - y.e);
-        gain.forEach(({ e }, i) => {
-          partOf[l * experts + e] = i < sizeA[l] ? a : b;
+        const present = Uint8Array.from(members[l], (e) => (partOf[l * experts + e] === a ? 1 : 0));
+        const next = betterSplit(this.layerSplit(a, b, l, members, sizeA[l]), present);
+        if (next === null) continue;
+        changed = gained = true;
+        members[l].forEach((e, i) => {
+          this.move(l, e, next[i] === 1 ? a : b);
         });
       }
-      this.reload();
-      const now = this.pairValue(a, b);
-      if (now <= best * (1 + 1e-9)) break;
-      best = now;
     }
-    if (this.pairValue(a, b) > start + 1e-7) return true;
-    partOf.set(held);
-    this.reload();
-    return false;
+    return gained;
+  }
+
+  private move(l: number, e: number, to: number): void {
+    const { experts, parts, partOf, load } = this;
+    load[l * parts + partOf[l * experts + e]] -= this.w.loads[l * experts + e];
+    load[l * parts + to] += this.w.loads[l * experts + e];
+    partOf[l * experts + e] = to;
+  }
+
+  private layerSplit(a: number, b: number, l: number, members: number[][], size: number): LayerSplit {
+    const { layers, experts, parts, partOf, loadPrice } = this;
+    const { counts, loads } = this.w;
+    const gain = Float64Array.from(members[l], (e) => {
+      let g = 0;
+      if (l > 0) for (const x of members[l - 1]) g += (partOf[(l - 1) * experts + x] === a ? 1 : -1) * counts[l - 1][x * experts + e];
+      if (l < layers - 1) for (const x of members[l + 1]) g += (partOf[(l + 1) * experts + x] === a ? 1 : -1) * counts[l][e * experts + x];
+      return g;
+    });
+    let othersPeak = 0;
+    for (let p = 0; p < parts; p++) if (p !== a && p !== b) othersPeak = Math.max(othersPeak, this.load[l * parts + p]);
+    return { gain, load: Float64Array.from(members[l], (e) => loads[l * experts + e]), size, loadPrice, othersPeak };
   }
 
   /** Re-splits pairs until none gains; only pairs with a part that changed since they were last tried. */
@@ -287,7 +297,7 @@ export class ChainSearch {
         if (b === a) continue;
         yield;
         if (stop()) return;
-        if (!this.resplit(a, b)) continue;
+        if (!(yield* this.resplit(a, b))) continue;
         pending.add(a);
         pending.add(b);
       }

@@ -1,7 +1,7 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { clusterOf, expertLoads, place, placeLoads } from '../src/index.ts';
-import { expectValid, testTopology, toyTrace } from './slice.ts';
+import { clusterOf, evenSplitLoads, expertLoads, peakOverMean, place, placeLoads } from '../src/index.ts';
+import { expectValid, gptOssSlice, testTopology, toyTrace } from './slice.ts';
 
 /** One node for each list, one worker for each number of experts in it. */
 function unevenTopology(memory: readonly (readonly number[])[]) {
@@ -36,6 +36,25 @@ describe('uneven memory', () => {
     expect(score.nodePeakMean).toBeLessThan(1.15);
     const loads = placeLoads(expertLoads(trace), topology, { replicas: 0, seed: 1, effort: 50 });
     expect(loads.replicas.flat(2).filter((w) => w === 0)).toHaveLength(32);
+  });
+
+  it('is used by every layer in proportion, so that none lives on the large workers alone', async () => {
+    const loads = expertLoads(await gptOssSlice());
+    for (const memory of [
+      [480, 320],
+      [400, 400, 200, 200],
+    ]) {
+      const topology = unevenTopology([memory]);
+      const plan = placeLoads(loads, topology, { replicas: 0, seed: 1, effort: 50 });
+      expectValid(plan, memory);
+      const peaks = plan.replicas.map((layer, l) =>
+        peakOverMean(
+          evenSplitLoads(loads.counts.subarray(l * loads.experts, (l + 1) * loads.experts), layer, memory.length),
+          clusterOf(topology).speedOf,
+        ),
+      );
+      expect(Math.max(...peaks)).toBeLessThan(1.1);
+    }
   });
 
   it('of any kind, with any budget for replicas and in every model, ends in a plan that fits', async () => {

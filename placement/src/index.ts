@@ -21,6 +21,7 @@ export * from './ilp/highs.ts';
 export * from './ilp/program.ts';
 export * from './place.ts';
 export * from './random.ts';
+export * from './replan/match-layers.ts';
 export * from './replan/moves.ts';
 export * from './replan/relabel.ts';
 export * from './replan/stages.ts';

@@ -11,6 +11,7 @@ import { annealed } from './solve/annealing.ts';
 import { BestSeen } from './solve/best-seen.ts';
 import { FanOutSearch, type FanOutSearchOptions, type NodePlacement } from './solve/fan-out-search.ts';
 import { placeInsideNodes } from './solve/inside-nodes.ts';
+import { keepWorkers } from './solve/kept-workers.ts';
 import { polish } from './solve/polish.ts';
 import { type Robustness, reweight, robustValue } from './solve/robust.ts';
 import { clusterSequences, sequenceUsage } from './solve/sequence-clusters.ts';
@@ -331,7 +332,10 @@ async function placeForHomes(
   else if (o.warmStart !== null || stop()) search.relieve(o.peakMeanMax, reliefPrice);
   const { masks, homeOf } = search.result();
   const effort = workersPerNode === 1 ? 0 : Math.min(400, Math.ceil(200_000 / (sample.moeLayers.length * sample.experts)));
-  const replicas = placeInsideNodes(masks, search.served(), cluster, random, effort, stop);
+  const replicas =
+    o.warmStart === null
+      ? placeInsideNodes(masks, search.served(), cluster, random, effort, stop)
+      : keepWorkers(masks, search.served(), cluster, o.warmStart.replicas);
   const tokens = trace.sequences.map((s) => s.tokens);
   return { replicas, homes: spreadOverWorkers(homeOf, tokens, cluster) };
 }

@@ -1,14 +1,19 @@
 import type { Plan } from '@switchyard/proto';
 import { describe, expect, it } from 'vitest';
+import { popcount } from '../src/cluster/node-set.ts';
 import {
   baselinePlan,
   clusterOf,
   diffPlans,
   inWorkerOrder,
+  matchLayers,
+  nodeMasks,
   place,
   relabelToMatch,
   scoreFanOut,
   seededRandom,
+  selectSequences,
+  shuffle,
   stageMove,
   thinTokens,
 } from '../src/index.ts';
@@ -49,6 +54,48 @@ describe('re-planning', () => {
     const part = await stageMove(current, target.plan, cluster, trace, homes, { expertBytes: 1000, bytesMax: 60_000 });
     expect(part.bytes).toBeLessThanOrEqual(60_000);
     expect(part.remoteNodesAfter).toBeLessThan(part.remoteNodesBefore);
+  });
+});
+
+describe('re-planning with several workers in a node', () => {
+  it('keeps experts on their workers where they stay on their node, apart from what evens out a worker', async () => {
+    const trace = await gptOssSlice();
+    const topology = testTopology(2, 4, 150);
+    const { plan: now, cluster } = await place(
+      selectSequences(trace, (s) => s % 2 === 0),
+      topology,
+      quick,
+    );
+    const { plan, score } = await place(trace, topology, { ...quick, warmStart: now, warmRounds: 1 });
+    expectValid(plan, cluster.slotsOf);
+    const [before, after] = [nodeMasks(now, cluster), nodeMasks(plan, cluster)];
+    const onNodes = after.reduce((sum, layer, l) => sum + layer.reduce((n, mask, e) => n + popcount(mask & ~before[l][e]), 0), 0);
+    expect(diffPlans(now, plan, 1).bytes).toBeLessThan(onNodes + 0.25 * now.replicas.flat(2).length);
+    expect(score.peakMean).toBeLessThan(score.nodePeakMean + 0.06);
+  });
+
+  it('finds that equal workers traded what they hold in single layers', async () => {
+    const trace = toyTrace({ layers: 6, experts: 16, topK: 2, sequences: 4, tokensEach: 5 });
+    const topology = testTopology(2, 4, 16);
+    const plan = await baselinePlan('round-robin', trace, topology);
+    const random = seededRandom(3);
+    const traded = {
+      ...plan,
+      replicas: plan.replicas.map((layer) => {
+        const to = [...shuffle([0, 1, 2, 3], random), ...shuffle([4, 5, 6, 7], random)];
+        return layer.map((own) => own.map((w) => to[w]).sort((a, b) => a - b));
+      }),
+    };
+    expect(diffPlans(plan, relabelToMatch(traded, plan, clusterOf(topology)).plan, 1).bytes).toBeGreaterThan(0);
+    expect(matchLayers(traded, plan, clusterOf(topology)).replicas).toEqual(plan.replicas);
+    // A faster worker keeps its own.
+    topology.nodes[0].workers[1].relativeSpeed = 2;
+    const apart = matchLayers(traded, plan, clusterOf(topology));
+    apart.replicas.forEach((layer, l) => {
+      layer.forEach((own, e) => {
+        expect(own.includes(1)).toBe(traded.replicas[l][e].includes(1));
+      });
+    });
   });
 });
 

@@ -13,6 +13,7 @@ import {
   type HostModel,
   holdOut,
   type LoadMatrix,
+  matchLayers,
   nodeMasks,
   nodeSlots,
   type ParetoPoint,
@@ -290,9 +291,11 @@ function homesInTurn(trace: RoutingTrace, cluster: Cluster): Int32Array {
 /** Nodes up to which names are matched unasked: of more it takes more than seconds. */
 const namedUnaskedMax = 256;
 
-/** The plan under the names with which least has to move from what is now. */
-function named(plan: Plan, now: Plan, cluster: Cluster, { current }: PlaceFlags): Plan {
-  return current === undefined && cluster.nodes > namedUnaskedMax ? plan : relabelToMatch(plan, now, cluster).plan;
+/** The plan under the names with which least has to move from what is now; of models whose tokens do not stay on a worker, layer by layer. */
+function named(plan: Plan, now: Plan, cluster: Cluster, { current, model }: PlaceFlags): Plan {
+  if (current === undefined && cluster.nodes > namedUnaskedMax) return plan;
+  const relabelled = relabelToMatch(plan, now, cluster).plan;
+  return model === 'chain' ? relabelled : matchLayers(relabelled, now, cluster);
 }
 
 /** The plan under the names that move least; and within a budget of bytes, the best part of the way. */

@@ -47,7 +47,7 @@ export function balanceLoads(
   let best = pack(problem, counts);
   for (const list of [start, eplbStart(problem, total)]) {
     if (list === null) continue;
-    const own = polish(
+    const own = evenOut(
       problem,
       list.map((workersOf) => [...workersOf]),
     );
@@ -157,11 +157,11 @@ function pack(problem: LoadProblem, counts: Int32Array): Packed {
     free--;
   }
   if (left !== 0 || free < 0) throw new RangeError('balanceLoads: slots do not add up');
-  return polish(problem, workersOf);
+  return evenOut(problem, workersOf);
 }
 
-/** Swaps (and moves into free slots) between the fullest worker and others while the pair's larger load falls. */
-function polish(problem: LoadProblem, workersOf: Replicas): Packed {
+/** Swaps (and moves into free slots) between the fullest worker and others while the pair's larger load falls, by this share of it at least. Changes `workersOf`. */
+export function evenOut(problem: LoadProblem, workersOf: Replicas, gainMin = 1e-12): Packed {
   const { loads, slots, speed } = problem;
   const workers = slots.length;
   const load = new Float64Array(workers);
@@ -179,7 +179,7 @@ function polish(problem: LoadProblem, workersOf: Replicas): Packed {
     let top = 0;
     for (let w = 1; w < workers; w++) if (load[w] / speed[w] > load[top] / speed[top]) top = w;
     const peak = load[top] / speed[top];
-    let best = { peak: peak * (1 - 1e-12), e: -1, w: -1, f: -1 };
+    let best = { peak: peak * (1 - gainMin), e: -1, w: -1, f: -1 };
     for (const e of holds[top]) {
       const own = shareOf[e];
       for (let w = 0; w < workers; w++) {
@@ -219,7 +219,7 @@ function polish(problem: LoadProblem, workersOf: Replicas): Packed {
   return { workersOf, peak: peakOf(problem, workersOf) };
 }
 
-/** A few random swaps, then polish: for layers without spare slots. */
+/** A few random swaps, then evened out: for layers without spare slots. */
 function shake(problem: LoadProblem, workersOf: Replicas, random: Random): Packed {
   const next = workersOf.map((list) => [...list]);
   for (let i = 0; i < 3; i++) {
@@ -231,7 +231,7 @@ function shake(problem: LoadProblem, workersOf: Replicas, random: Random): Packe
     next[e][next[e].indexOf(a)] = b;
     next[f][next[f].indexOf(b)] = a;
   }
-  return polish(problem, next);
+  return evenOut(problem, next);
 }
 
 /** Largest load over speed with even splits. */

@@ -24,6 +24,7 @@ export * from './random.ts';
 export * from './replan/match-layers.ts';
 export * from './replan/moves.ts';
 export * from './replan/relabel.ts';
+export { type StagePrices, visitsOnly } from './replan/stage-price.ts';
 export * from './replan/stages.ts';
 export * from './report/explain.ts';
 export * from './report/homes-of.ts';

@@ -99,6 +99,49 @@ describe('re-planning with several workers in a node', () => {
   });
 });
 
+describe('the stages of a move', () => {
+  it('copy nothing that gains nothing: workers of one node that trade places save no visit', async () => {
+    const trace = thinTokens(await gptOssSlice(), 400);
+    const topology = testTopology(2, 2, 300);
+    const { plan, cluster, homes } = await place(trace, topology, { ...quick, replicas: 0 });
+    const other = [1, 0, 3, 2];
+    const traded = { ...plan, replicas: plan.replicas.map((layer) => layer.map((own) => own.map((w) => other[w]).sort((a, b) => a - b))) };
+    const { bytes, reached } = await stageMove(plan, traded, cluster, trace, homes, { expertBytes: 1 });
+    expect(bytes).toBe(0);
+    expect(reached.replicas).toEqual(plan.replicas);
+  });
+
+  it('are judged by rows and peaks too where these have a price', async () => {
+    const trace = thinTokens(await gptOssSlice(), 400);
+    const topology = testTopology(2, 2, 480);
+    const { plan: target, homes } = await place(trace, topology, { ...quick, replicas: 0 });
+    const cluster = clusterOf(topology);
+    // Everything of a node on its first worker: no visit more, and the other one idle.
+    const current = { ...target, replicas: target.replicas.map((layer) => layer.map((own) => own.map((w) => w & 2))) };
+    const prices = { visit: 1, remoteRow: 1, peak: 1 };
+    const { reached } = await stageMove(current, target, cluster, trace, homes, { expertBytes: 1, prices });
+    const peak = (replicas: number[][][]) => scoreFanOut(trace, replicas, cluster, homes).peakMean;
+    expect(peak(current.replicas)).toBeGreaterThan(1.9);
+    expect(peak(reached.replicas)).toBeLessThan(peak(target.replicas) + 0.05);
+    const half = await stageMove(current, target, cluster, trace, homes, { expertBytes: 1, prices, bytesMax: 200 });
+    expect(peak(half.reached.replicas)).toBeLessThan(1.7);
+  });
+
+  it('end when time is up', async () => {
+    const trace = thinTokens(await gptOssSlice(), 400);
+    const topology = testTopology(3, 1, 300);
+    const current = await baselinePlan('round-robin', trace, topology);
+    const { plan, cluster, homes } = await place(trace, topology, { ...quick, replicas: 0.1 });
+    const { stages, reached } = await stageMove(current, plan, cluster, trace, homes, { expertBytes: 1, stop: () => true });
+    expect(stages.flatMap((stage) => stage.adds)).toEqual([]);
+    expectValid(reached, cluster.slotsOf);
+    let asked = 0;
+    const some = await stageMove(current, plan, cluster, trace, homes, { expertBytes: 1, stop: () => ++asked > 1500 });
+    expect(some.bytes).toBeGreaterThan(0);
+    expect(some.bytes).toBeLessThan(diffPlans(current, plan, 1).bytes);
+  });
+});
+
 describe('re-planning to fewer replicas', () => {
   it('reaches what is no worse than the target, where bytes suffice', async () => {
     const shape = { layers: 2, experts: 6, topK: 2, sequences: 6, tokensEach: 5 };

@@ -5,7 +5,6 @@ import {
   type Cluster,
   chooseHomes,
   clusterOf,
-  describe,
   diffPlans,
   type Explanation,
   evenSplitLoads,
@@ -13,11 +12,9 @@ import {
   type HostModel,
   holdOut,
   type LoadMatrix,
-  matchLayers,
   nodeMasks,
   nodeSlots,
   type ParetoPoint,
-  type Placement,
   paretoFront,
   paretoPage,
   peakOverMean,
@@ -27,10 +24,8 @@ import {
   prove,
   proveFanOut,
   type RoutingTrace,
-  relabelToMatch,
   scoreFanOut,
   spreadOverWorkers,
-  stageMove,
   thinTokens,
   tightenChain,
 } from '@switchyard/placement';
@@ -42,6 +37,7 @@ import { counted, formatBytes } from '../terminal/quantity.ts';
 import { textTable } from '../terminal/table.ts';
 import { comparisonTable, figuresOf, measuredOn, stepTimesBy } from './comparison.ts';
 import { jsonLine, readCluster, readPlanOf, readTrace } from './files.ts';
+import { named, near, refuseForBudget, searchTime } from './from-current.ts';
 import type { GroupRule } from './option-values.ts';
 import { ProgressLine } from './progress-line.ts';
 import { placeOptions, type SearchFlags } from './search-options.ts';
@@ -72,8 +68,7 @@ export async function placeAction(flags: PlaceFlags, given: readonly string[]): 
   const { topology, host } = readCluster(flags);
   if (flags.prove !== undefined && flags.model !== 'chain')
     throw new CommandFailure('--prove windows=N proves the chain model: it needs --model chain', { status: exitStatus.usage });
-  if (flags.budgetBytes !== undefined && flags.current === undefined)
-    throw new CommandFailure('--budget-bytes counts from the plan in force: it needs --current', { status: exitStatus.usage });
+  if (flags.budgetBytes !== undefined) refuseForBudget(flags, given);
   if (flags.dryRun !== true) {
     checkApart(flags);
     for (const option of ['out', 'certificate', 'pareto'] as const) checkOutput(flags[option], `--${option}`);
@@ -134,14 +129,16 @@ async function placeByRouting(
   const line = new ProgressLine(
     flags.model === 'fan-out' && wholeGroups === null ? await quickBound(train, cluster, flags.replicas, signal) : null,
   );
-  const options = { ...placeOptions(flags, signal), replicas: flags.replicas, wholeGroups };
+  const endMs = performance.now() + (flags.deadline ?? Infinity);
+  const options = { ...placeOptions({ ...flags, ...searchTime(flags) }, signal), replicas: flags.replicas, wholeGroups };
   let placed = await place(train, topology, {
     ...options,
     warmStart: current !== null && flags.budgetBytes !== undefined ? current : null,
     onProgress: ({ stage, incumbent }) => line.update(stage, incumbent),
   });
   line.finish();
-  placed = await near(placed, now, train, topology, flags, signal);
+  const stop = () => performance.now() >= endMs;
+  placed = await near(placed, now, train, topology, flags, { signal, stop });
   const homes = chooseHomes(judged, placed.masks, cluster, { kind: 'whole-sequence' }, flags.homeTolerance);
   const score = scoreFanOut(judged, placed.plan.replicas, cluster, homes);
   const nowHomes =
@@ -286,43 +283,6 @@ function homesInTurn(trace: RoutingTrace, cluster: Cluster): Int32Array {
     trace.sequences.map((s) => s.tokens),
     cluster,
   );
-}
-
-/** Nodes up to which names are matched unasked: of more it takes more than seconds. */
-const namedUnaskedMax = 256;
-
-/** The plan under the names with which least has to move from what is now; of models whose tokens do not stay on a worker, layer by layer. */
-function named(plan: Plan, now: Plan, cluster: Cluster, { current, model }: PlaceFlags): Plan {
-  if (current === undefined && cluster.nodes > namedUnaskedMax) return plan;
-  const relabelled = relabelToMatch(plan, now, cluster).plan;
-  return model === 'chain' ? relabelled : matchLayers(relabelled, now, cluster);
-}
-
-/** The plan under the names that move least; and within a budget of bytes, the best part of the way. */
-async function near(
-  placed: Placement,
-  now: Plan,
-  trace: RoutingTrace,
-  topology: Topology,
-  flags: PlaceFlags,
-  signal: AbortSignal,
-): Promise<Placement> {
-  const cluster = clusterOf(topology);
-  const plan = named(placed.plan, now, cluster, flags);
-  const again = (next: Plan) =>
-    describe({ ...next, provenance: plan.provenance }, placed.cluster, trace, flags.homeTolerance, {
-      homes: null,
-      stopped: placed.stopped,
-    });
-  if (flags.budgetBytes === undefined) return diffPlans(placed.plan, plan, 1).bytes === 0 ? placed : again(plan);
-  const sample = thinTokens(trace, 4000);
-  const homes = chooseHomes(sample, nodeMasks(plan, cluster), cluster, { kind: 'whole-sequence' }, flags.homeTolerance);
-  const { reached } = await stageMove(now, plan, cluster, sample, homes, {
-    expertBytes: topology.expertBytes,
-    bytesMax: flags.budgetBytes,
-    signal,
-  });
-  return again(reached);
 }
 
 /** Replica memory and peak/mean of the plans that trade-offs are shown of. */

@@ -1,0 +1,70 @@
+import {
+  type Cluster,
+  chooseHomes,
+  clusterOf,
+  describe,
+  diffPlans,
+  matchLayers,
+  nodeMasks,
+  type Placement,
+  type RoutingTrace,
+  relabelToMatch,
+  stageMove,
+  thinTokens,
+} from '@switchyard/placement';
+import type { Plan, Topology } from '@switchyard/proto';
+import { CommandFailure, exitStatus } from '../failure.ts';
+import type { PlaceFlags } from './place-action.ts';
+
+/** Part of a deadline that the search has where parts of the way are chosen after it. */
+const searchShare = 0.6;
+
+/** A budget of bytes starts from the plan in force, so what is about other starts is refused, not left aside. */
+export function refuseForBudget({ current, model, starts }: PlaceFlags, given: readonly string[]): void {
+  const refuse = (why: string) => new CommandFailure(why, { status: exitStatus.usage });
+  if (current === undefined) throw refuse('--budget-bytes counts from the plan in force: it needs --current');
+  if (model === 'chain')
+    throw refuse('--budget-bytes needs --model fan-out or home-rank: what part of the way is worth is not known of the chain model');
+  for (const option of starts > 1 ? ['--starts', '--anneal', '--max-r'] : ['--anneal', '--max-r'])
+    if (given.includes(option)) throw refuse(`${option} and --budget-bytes exclude each other: the search starts from the plan in force`);
+}
+
+/** The deadline of the search. */
+export function searchTime({ deadline, budgetBytes }: PlaceFlags): { deadline?: number } {
+  return deadline === undefined || budgetBytes === undefined ? {} : { deadline: searchShare * deadline };
+}
+
+/** Nodes up to which names are matched unasked: of more it takes more than seconds. */
+const namedUnaskedMax = 256;
+
+/** The plan under the names with which least has to move from what is now; of models whose tokens do not stay on a worker, layer by layer. */
+export function named(plan: Plan, now: Plan, cluster: Cluster, { current, model }: PlaceFlags): Plan {
+  if (current === undefined && cluster.nodes > namedUnaskedMax) return plan;
+  const relabelled = relabelToMatch(plan, now, cluster).plan;
+  return model === 'chain' ? relabelled : matchLayers(relabelled, now, cluster);
+}
+
+/** The plan under the names that move least; and within a budget of bytes, the best part of the way. */
+export async function near(
+  placed: Placement,
+  now: Plan,
+  trace: RoutingTrace,
+  topology: Topology,
+  flags: PlaceFlags,
+  until: { signal: AbortSignal; stop: () => boolean },
+): Promise<Placement> {
+  const cluster = clusterOf(topology);
+  const plan = named(placed.plan, now, cluster, flags);
+  const again = (next: Plan, stopped = placed.stopped) =>
+    describe({ ...next, provenance: plan.provenance }, placed.cluster, trace, flags.homeTolerance, { homes: null, stopped });
+  if (flags.budgetBytes === undefined) return diffPlans(placed.plan, plan, 1).bytes === 0 ? placed : again(plan);
+  const sample = thinTokens(trace, 4000);
+  const homes = chooseHomes(sample, nodeMasks(plan, cluster), cluster, { kind: 'whole-sequence' }, flags.homeTolerance);
+  const { reached } = await stageMove(now, plan, cluster, sample, homes, {
+    expertBytes: topology.expertBytes,
+    bytesMax: flags.budgetBytes,
+    prices: { visit: flags.model === 'fan-out' ? 1 : 0, remoteRow: 1, peak: 1 },
+    ...until,
+  });
+  return again(reached, placed.stopped || until.stop());
+}

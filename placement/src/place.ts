@@ -54,7 +54,7 @@ export interface PlaceOptions {
   robust: Robustness;
   /** Every group of this many (consecutive experts of a layer) on one node, single extra copies apart; null: experts go where they like. */
   wholeGroups: number | null;
-  /** Start from this plan, and change only what pays. Not for the chain model. */
+  /** Start from this plan, and change only what pays: the result is no worse within the limit of peaks. Not for the chain model, and without annealing. */
   warmStart: Plan | null;
   /** Rounds of improvement after a warm start. */
   warmRounds: number;
@@ -167,6 +167,8 @@ function checkOptions(o: PlaceOptions): void {
   within('remoteNodesMax', o.remoteNodesMax, 1e-6);
   within('programColumns', o.programColumns, 0);
   within('warmRounds', o.warmRounds, 0);
+  if (o.warmStart !== null && o.annealing > 0)
+    throw new SwitchyardError('bad_plan', `annealing is ${o.annealing}, must be 0 with a warm start`, { param: 'annealing' });
   if (o.robust.kind === 'cvar') within('robust.share', o.robust.share, 1e-6, 1);
 }
 
@@ -290,7 +292,14 @@ async function placeForHomes(
     search.load(nodeMasks(o.warmStart, cluster));
     search.chooseHomes();
     search.fitMemory();
-    await search.converge(o.warmRounds, 1e-3);
+    search.startPeakPrice();
+    const seen = new BestSeen(search);
+    for (let round = 0; round < o.warmRounds && !stop(); round++) {
+      await search.converge(1, 0);
+      seen.look();
+      o.onProgress({ stage: 'refine', incumbent: search.remoteNodes() / scale });
+    }
+    seen.resume();
   } else {
     const tokens = sample.sequences.map((s) => s.tokens);
     const usage = sequenceUsage(sample);

@@ -3,11 +3,12 @@ import type { Random } from '../random.ts';
 import { entriesOf, histogramsOf, type PatternHistogram } from '../trace/pattern-histogram.ts';
 import type { RoutingTrace } from '../trace/routing-trace.ts';
 import { assignHomes, type HomeBalance } from './balanced-homes.ts';
+import { exchangeMoves } from './exchange-moves.ts';
 import { GainHeap } from './gain-heap.ts';
 import { kicked } from './kick.ts';
 import { type LayerPrices, LayerSearch } from './layer-search.ts';
 import { nearestPlaces } from './node-places.ts';
-import { relieve } from './relief.ts';
+import { relieve, restingPeakPrice } from './relief.ts';
 import { assignToBins } from './transportation.ts';
 
 /** A node-level placement: which nodes hold each expert, and where each sequence lives. */
@@ -39,6 +40,13 @@ export interface FanOutSearchOptions {
   histograms?: PatternHistogram[];
   onImproved: (objective: number) => void;
 }
+
+/** Between which the price of peaks is sought. */
+const peakPriceMin = 0.02;
+const peakPriceMax = 20;
+
+/** So near to its limit a mean peak is where it should be. */
+const peakMeanNear = 0.005;
 
 /**
  * Co-clusters sequences and experts over nodes, replicas included, under one memory budget per node. Alternates exact steps: swaps and moves inside a layer,
@@ -310,62 +318,9 @@ export class FanOutSearch {
     return gained;
   }
 
-  /**
-   * Moves a replica from node a to b in one layer and another from b to a in any other: a layer may then hold more experts on one node than on another, while
-   * every node's memory stays as full as it was. Pairs the best moves of each direction. Returns what it gained.
-   */
+  /** Lets layers trade moves between nodes. Returns what it gained. */
   exchangeMoves(): number {
-    const { nodes } = this;
-    if (this.options.stop()) return 0;
-    // A move that loses may still pay with its counterpart; below this it hardly can.
-    const least = (-this.objective() / (this.layers.length * this.trace.experts)) * 2;
-    const byWay: { l: number; e: number; gain: number }[][] = Array.from({ length: nodes * nodes }, () => []);
-    this.layers.forEach((layer, l) => {
-      for (const { e, from, to, gain } of layer.moves(least)) byWay[from * nodes + to].push({ l, e, gain });
-    });
-    for (const list of byWay) list.sort((x, y) => y.gain - x.gain || x.l - y.l || x.e - y.e);
-    const touched = new Set<number>();
-    let gained = 0;
-    const move = (l: number, e: number, from: number, to: number) => {
-      const layer = this.layers[l];
-      const before = layer.objective();
-      layer.apply(e, (layer.maskOf[e] & ~(1 << from)) | (1 << to), -1, 0);
-      return before - layer.objective();
-    };
-    for (let a = 0; a < nodes; a++)
-      for (let b = a + 1; b < nodes; b++) {
-        const there = byWay[a * nodes + b];
-        const back = byWay[b * nodes + a];
-        for (let i = 0, j = 0, failed = 0; i < there.length && j < back.length && failed < 12; ) {
-          if (this.options.stop()) return gained;
-          const x = there[i];
-          const y = back[j];
-          if (x.gain + y.gain <= 0) break;
-          // One change per layer and pass: the estimates of a layer are stale after it.
-          if (touched.has(x.l)) {
-            i++;
-            continue;
-          }
-          if (touched.has(y.l) || x.l === y.l) {
-            j++;
-            continue;
-          }
-          const gain = move(x.l, x.e, a, b) + move(y.l, y.e, b, a);
-          if (gain > 1e-9) {
-            gained += gain;
-            touched.add(x.l).add(y.l);
-            i++;
-            j++;
-            failed = 0;
-          } else {
-            move(x.l, x.e, b, a);
-            move(y.l, y.e, a, b);
-            failed++;
-            if (x.gain < y.gain) i++;
-            else j++;
-          }
-        }
-      }
+    const gained = exchangeMoves(this.layers, this.options.stop);
     this.options.onImproved(this.objective());
     return gained;
   }
@@ -453,12 +408,29 @@ export class FanOutSearch {
     return this.layers.reduce((sum, layer) => sum + layer.peakMean(), 0) / this.layers.length;
   }
 
+  /** Begins with the price of peaks at which the placement as it is would rest: what the limit is worth to it is not known beforehand. */
+  startPeakPrice(): void {
+    if (this.priceFixed) return;
+    this.prices.peakPrice = Math.min(peakPriceMax, Math.max(peakPriceMin, restingPeakPrice(this.layers)));
+  }
+
+  private get priceFixed(): boolean {
+    return this.options.peakMeanMax === Infinity || this.nodes === 1;
+  }
+
   /** Moves the price of peaks towards the one at which the plan just keeps its limit. */
-  private tunePeakPrice(): void {
+  tunePeakPrice(): void {
     const { peakMeanMax } = this.options;
-    if (peakMeanMax === Infinity || this.nodes === 1) return;
+    if (this.priceFixed) return;
     const excess = (this.peakMean() - 1) / Math.max(peakMeanMax - 1, 0.01);
-    this.prices.peakPrice = Math.min(20, Math.max(0.02, this.prices.peakPrice * Math.min(1.6, Math.max(0.6, excess))));
+    this.prices.peakPrice = Math.min(peakPriceMax, Math.max(peakPriceMin, this.prices.peakPrice * Math.min(1.6, Math.max(0.6, excess))));
+  }
+
+  /** True if peaks are at their limit, or their price can go no further towards it. */
+  private peaksSettled(): boolean {
+    if (this.priceFixed) return true;
+    const above = this.peakMean() - this.options.peakMeanMax;
+    return Math.abs(above) <= peakMeanNear || this.prices.peakPrice === (above > 0 ? peakPriceMax : peakPriceMin);
   }
 
   /**
@@ -481,7 +453,7 @@ export class FanOutSearch {
     if (this.objective() >= before.objective) this.resume(before);
   }
 
-  /** Alternates all steps until a round gains less than `share` of the objective. */
+  /** Alternates all steps until a round gains less than `share` of the objective at a price of peaks that holds their limit. */
   async converge(roundsMax: number, share: number): Promise<void> {
     for (let round = 0; round < roundsMax && !this.options.stop(); round++) {
       this.tunePeakPrice();
@@ -493,7 +465,7 @@ export class FanOutSearch {
       this.exchangeReplicas();
       for (let pass = 0; pass < 6 && this.exchangeMoves() > share * before; pass++) await this.options.pause();
       await this.options.pause();
-      if (before - this.objective() <= share * before) break;
+      if (before - this.objective() <= share * before && this.peaksSettled()) break;
     }
   }
 }

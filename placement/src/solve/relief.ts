@@ -34,6 +34,13 @@ export function relieve(layers: readonly LayerSearch[], limit: number, price: nu
   }
 }
 
+/** The price of peaks at which the placement as it is would rest: where the cheapest step off its fullest node begins to pay in half of the layers. */
+export function restingPeakPrice(layers: readonly LayerSearch[]): number {
+  const none = { has: () => false, onMove: () => {} };
+  const prices = layers.map((layer) => new LayerRelief(layer, Infinity, none).price).sort((a, b) => a - b);
+  return prices[prices.length >> 1];
+}
+
 /** The steps of one layer. Their costs are those at the start; experts that moved stay. */
 class LayerRelief {
   private readonly layer: LayerSearch;
@@ -63,6 +70,11 @@ class LayerRelief {
   /** Of the next step: visits for each unit of the layer's peak over mean; Infinity: there is none. */
   get rate(): number {
     return this.next === null ? Infinity : this.next.rate * this.layer.totalRows;
+  }
+
+  /** Of peaks, at which the next step begins to pay; Infinity: there is none. */
+  get price(): number {
+    return this.next === null ? Infinity : this.next.rate * this.layer.nodes;
   }
 
   take(): void {

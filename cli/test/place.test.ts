@@ -100,6 +100,10 @@ describe('switchyard place', () => {
         expect([...nodes[0]!].some((node) => nodes.every((held) => held.has(node)))).toBe(true);
       }
     await expect(run('--trace', trace, '--topology', topology, '--groups', 'whole', ...quick)).rejects.toThrow(/give their number/);
+    for (const option of ['--anneal', '--max-r'])
+      await expect(run('--trace', trace, '--topology', topology, '--groups', '8', option, '3', ...quick)).rejects.toThrow(
+        /--groups whole goes without --anneal and --max-r/,
+      );
     await expect(run('--trace', trace, '--topology', topology, '--groups', '5', ...quick)).rejects.toThrow(
       /groups is 5, must divide the 32/,
     );

@@ -385,6 +385,7 @@ function placeGroups(
   if (o.model === 'chain') throw refuse('the traffic model chain');
   if (o.warmStart !== null) throw refuse('a warm start');
   if (o.robust.kind !== 'mean') throw refuse(`robust ${o.robust.kind}`);
+  if (o.annealing > 0) throw refuse('annealing');
   const copies = sample.moeLayers.length * sample.experts;
   const memory = cluster.slotsOf.reduce((a, b) => a + b, 0);
   return placeWholeGroups(sample, cluster, {

@@ -11,7 +11,7 @@ import {
   writeSwitchyardTrace,
 } from '../src/index.ts';
 import { readSwitchyardTrace } from '../src/trace/switchyard-format.ts';
-import { bytesOf, testTopology } from './slice.ts';
+import { bytesOf, gptOssSlice, testTopology } from './slice.ts';
 
 interface Shape {
   layers: number;
@@ -109,6 +109,15 @@ describe('whole groups', () => {
     expect(visits[1]).toBeLessThan(0.98 * visits[0]!);
   });
 
+  it('hold the limit of peaks, with copies that follow the homes', async () => {
+    const trace = await gptOssSlice();
+    const placed = async (replicas: number) => (await place(trace, testTopology(4, 1, 960), { starts: 1, replicas, wholeGroups: 8 })).score;
+    const [some, more] = [await placed(0.25), await placed(0.5)];
+    expect(some.nodePeakMean).toBeLessThan(1.13);
+    expect(more.nodePeakMean).toBeLessThan(1.13);
+    expect(more.remoteNodes).toBeLessThan(1.23);
+  });
+
   it('keep the certificate: its bound holds for all plans, so for these', async () => {
     const trace = randomRouting({ layers: 2, experts: 32, topK: 4, groups: 4, kept: 2 }, 1000, 4);
     const { plan, cluster, homes, score } = await place(trace, testTopology(4, 1, 20), { ...quick, wholeGroups: 4 });
@@ -127,6 +136,7 @@ describe('whole groups', () => {
     );
     await expect(place(trace, testTopology(4, 1, 30), { ...quick, wholeGroups: 5 })).rejects.toThrow(/groups is 5, must divide the 48/);
     await expect(place(trace, testTopology(4, 1, 30), { ...quick, wholeGroups: 4, model: 'chain' })).rejects.toThrow(/without .*chain/);
+    await expect(place(trace, testTopology(4, 1, 30), { ...quick, wholeGroups: 4, annealing: 9 })).rejects.toThrow(/without annealing/);
   });
 
   it('are known from the trace', async () => {

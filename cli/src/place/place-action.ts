@@ -218,14 +218,19 @@ function gapText({ score, bound }: { score: number; bound: number }): string {
 }
 
 /** Groups that stay whole; null: none. */
-function groupsToKeep({ groups: rule, model, robust, budgetBytes }: PlaceFlags, trace: RoutingTrace): number | null {
+function groupsToKeep({ groups: rule, model, robust, budgetBytes, anneal = 0, maxR }: PlaceFlags, trace: RoutingTrace): number | null {
   // One group is what models without any have.
   const groups = trace.groups === undefined || trace.groups < 2 ? null : trace.groups;
   // What was not asked for gives way to what was.
-  if (rule === undefined) return model !== 'chain' && robust.kind === 'mean' && budgetBytes === undefined ? groups : null;
+  const annealed = anneal > 0 || maxR !== undefined;
+  if (rule === undefined) return model !== 'chain' && robust.kind === 'mean' && budgetBytes === undefined && !annealed ? groups : null;
   if (rule === 'free') return null;
   if (budgetBytes !== undefined)
     throw new CommandFailure('--groups whole and --budget-bytes exclude each other: groups are split on the way', {
+      status: exitStatus.usage,
+    });
+  if (annealed)
+    throw new CommandFailure('--groups whole goes without --anneal and --max-r: annealing moves single experts', {
       status: exitStatus.usage,
     });
   if (rule !== 'whole') return rule;

@@ -4,6 +4,7 @@ import { type Cluster, nodeSlots } from '../cluster/cluster.ts';
 import { popcount } from '../cluster/node-set.ts';
 import type { Random } from '../random.ts';
 import { NO_EXPERT, type RoutingTrace } from '../trace/routing-trace.ts';
+import { BestSeen } from './best-seen.ts';
 import { FanOutSearch, type FanOutSearchOptions } from './fan-out-search.ts';
 import { placeInsideNodes } from './inside-nodes.ts';
 import { clusterSequences, sequenceUsage } from './sequence-clusters.ts';
@@ -23,8 +24,11 @@ export interface WholeGroupsOptions {
 /** Groups are few and large, so that balance lost at the start is not won back by moves: a node with two of a layer's groups is dear from the beginning. */
 const groupPeakPrice = 20;
 
+/** Rounds in which groups find their nodes. */
+const groupRounds = 8;
+
 /** Rounds of homes and extra copies in turn, after the groups have their nodes. */
-const replicaRounds = 3;
+const replicaRounds = 5;
 
 /**
  * For models whose router keeps a token inside a few groups of experts: every group of a layer on one node, so that a token visits at most as many nodes as it has
@@ -65,7 +69,15 @@ export async function placeWholeGroups(trace: RoutingTrace, cluster: Cluster, op
       prices: { ...base.prices, peakPrice: groupPeakPrice },
     });
     next.placeSingles();
-    await next.converge(8, 1e-4);
+    // Peaks of whole groups come in steps: a price that is moved towards the limit may pass the step before it.
+    const seenGroups = new BestSeen(next);
+    for (let round = 0; round < groupRounds && !base.stop(); round++) {
+      const before = next.objective();
+      await next.converge(1, 0);
+      seenGroups.look();
+      if (before - next.objective() <= 1e-4 * before && next.peakMean() <= base.peakMeanMax) break;
+    }
+    seenGroups.resume();
     if (best === null || next.merit() < best.merit()) best = next;
     onProgress(`groups, start ${start + 1} of ${options.starts}`, best.remoteNodes() / scale);
   }
@@ -76,20 +88,20 @@ export async function placeWholeGroups(trace: RoutingTrace, cluster: Cluster, op
   const across = cluster.workers.length > cluster.nodes ? Math.floor(0.8 * extraCopies) : extraCopies;
   const fine = new FanOutSearch(trace, homeOf, { ...base, slots: slotsWithExtras(held, memory, across) });
   fine.load(held);
-  let chosen = fine.result();
-  let served = fine.served().map((layer) => layer.slice());
+  const seen = new BestSeen(fine);
   for (let round = 0; round < replicaRounds && !base.stop(); round++) {
     await nextTurn();
+    // Homes follow the copies of the round before, and copies the homes.
+    if (round > 0) fine.reassignHomes();
+    fine.tunePeakPrice();
     fine.load(held);
-    fine.reassignHomes();
     fine.addReplicas(across);
-    const result = fine.result();
-    if (result.objective < chosen.objective) {
-      chosen = result;
-      served = fine.served().map((layer) => layer.slice());
-    }
+    seen.look();
     onProgress('copies beside the groups', fine.remoteNodes() / scale);
   }
+  seen.resume();
+  const chosen = fine.result();
+  const served = fine.served();
   const used = chosen.masks.reduce((sum, layer) => sum + layer.reduce((n, mask) => n + popcount(mask), 0), 0);
   const spare = extraCopies - (used - trace.moeLayers.length * trace.experts);
   const effort =

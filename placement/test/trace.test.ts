@@ -268,6 +268,37 @@ describe('other formats', () => {
     await expect(readSglangDump(() => bytesOf('{"topk_ids_of_layer": [[[0, 1], [2]]]}'), 'dump.json')).rejects.toThrow(/ragged/);
   });
 
+  it('follows requests through the passes of an SGLang dump', async () => {
+    const pass = (positions: number[], more: object = {}) => ({
+      ...more,
+      positions,
+      topk_ids_of_layer: [positions.map((p) => [p % 4])],
+    });
+    const sequences = async (...records: object[]) => {
+      const read = await readSglangDump(() => bytesOf(JSON.stringify({ records })), 'dump.json');
+      if (read.kind !== 'routing') throw new Error('expected a routing trace');
+      return read.trace.sequences.map((s) => s.tokens);
+    };
+    const decode = { forward_mode: 2, extend_seq_lens: null };
+    // Every token of a decoding pass is another request's, said or not; also where positions happen to follow one another.
+    expect(await sequences(pass([10, 20]), pass([11, 21]), pass([12, 22]))).toEqual([3, 3]);
+    expect(await sequences(pass([10, 11], decode), pass([11, 12], decode), pass([12, 13], decode))).toEqual([3, 3]);
+    // Prompts, one of which ends two passes later; a request that leaves gives its slot to the next.
+    const prompts = pass([0, 1, 2, 0, 1, 2, 3], { forward_mode: 1, extend_seq_lens: [3, 4] });
+    const rest = pass([4, 5], { forward_mode: 'EXTEND', extend_seq_lens: [2] });
+    expect(await sequences(prompts, rest, pass([3, 6], decode), pass([7], decode))).toEqual([4, 8]);
+    // A mixed pass: a chunk of a prompt, and answers behind it.
+    expect(await sequences(prompts, pass([4, 5, 3], { forward_mode: 3, extend_seq_lens: [2] }))).toEqual([4, 6]);
+    // Ranks know nothing of each other's requests.
+    const [first, second] = [0, 1].map((rank) => (positions: number[]) => pass(positions, { rank, ...decode }));
+    expect(await sequences(first([5]), second([5]), second([6]), first([6]), second([7]))).toEqual([2, 3]);
+    // A rank without tokens says nothing.
+    expect(await sequences(pass([0, 1]), { forward_mode: 4, positions: [], topk_ids_of_layer: [[], []] }, pass([2]))).toEqual([3]);
+    await expect(sequences(pass([0, 1], { forward_mode: 1, extend_seq_lens: [3] }))).rejects.toThrow(
+      'record 1: extend_seq_lens[0] is 3, must be an integer from 1 to the 2 tokens that are left',
+    );
+  });
+
   it('leaves dense layers out of SGLang dumps, which count all hidden layers', async () => {
     const dense = [
       [-1, -1],

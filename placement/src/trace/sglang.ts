@@ -2,21 +2,14 @@ import type { Bytes } from './byte-stream.ts';
 import { jsonEvents } from './json-events.ts';
 import { type LoadMatrix, loadMatrixOf } from './load-matrix.ts';
 import { badTrace, NO_EXPERT, positionMax, type RoutingTrace, shown, type TraceBounds, TraceBuilder } from './routing-trace.ts';
+import { type Pass, passMode, RequestLinks } from './sglang-requests.ts';
 
 /** Ids of one record (one forward pass of one rank): 61 layers x 16,384 tokens x top-8 is 8 million. */
 const recordIdsMax = 32_000_000;
 
-interface Record {
-  /** Flat ids, (layers, tokens, topK). */
-  ids: number[];
-  tokens: number;
-  /** (tokens); null: in their order. */
-  positions: number[] | null;
-}
-
 /**
  * Reads an expert-distribution dump of SGLang as JSON: anywhere in the file, objects with `topk_ids_of_layer` (layers, tokens, topK), -1 for no choice, and
- * optionally `positions` (tokens): a position that does not go up by one starts a new sequence. With `physical_to_logical_map` or
+ * optionally `positions` (tokens), `extend_seq_lens`, `forward_mode` and `rank`, by which tokens find their sequence (`RequestLinks`). With `physical_to_logical_map` or
  * `last_physical_to_logical_map` (layers, slots) the ids are physical and are mapped back. A file with `logical_count` (layers, experts) or
  * (steps, layers, experts) and no ids is a load matrix.
  *
@@ -67,59 +60,61 @@ export async function readSglangDump(
   if (map !== null) largest = map.reduce((max, row) => row.reduce((m, id) => Math.max(m, id), max), -1);
   const experts = options.experts ?? largest + 1;
   let builder: TraceBuilder | null = null;
-  let sequence = 0;
-  let lastPosition = Number.NaN;
-  let record: Record | null = null;
-  const flush = (topK: number) => {
-    if (record === null) return;
-    const { ids, tokens, positions } = record;
-    if (positions !== null && positions.length !== tokens)
-      throw badTrace(
-        source,
-        `sequence ${sequence + 1}`,
-        `positions holds ${positions.length} numbers, must be as many as the ${tokens} tokens`,
-      );
+  const links = new RequestLinks();
+  let records = 0;
+  const add = ({ flat: ids, shape: [, tokens, topK] }: FoundArray, given: number[] | null, pass: Pass) => {
+    const record = `record ${++records}`;
+    if (given !== null && given.length !== tokens)
+      throw badTrace(source, record, `positions holds ${given.length} numbers, must be as many as the ${tokens} tokens`);
+    const positions = given ?? Array.from({ length: tokens }, (_, t) => t);
+    for (const position of positions)
+      if (!Number.isInteger(position) || position < 0 || position > positionMax)
+        throw badTrace(source, record, `position is ${position}, must be an integer from 0 to ${positionMax}`);
     builder ??= new TraceBuilder({ model: options.model ?? 'unknown', moeLayers, experts, topK }, source, options);
+    const sequenceOf = links.link(pass, positions, (problem) => badTrace(source, record, problem));
     const row = new Uint16Array(moeLayers.length * topK);
     for (let t = 0; t < tokens; t++) {
-      const position = positions === null ? t : positions[t];
-      if (!Number.isInteger(position) || position < 0 || position > positionMax)
-        throw badTrace(source, `sequence ${sequence + 1}`, `position is ${position}, must be an integer from 0 to ${positionMax}`);
-      if (position !== lastPosition + 1) sequence++;
-      lastPosition = position;
-      const place = () => `sequence ${sequence}, position ${position}`;
+      const place = () => `sequence ${sequenceOf[t]}, position ${positions[t]}`;
       moeLayers.forEach((layer, l) => {
         for (let k = 0; k < topK; k++) row[l * topK + k] = logicalId(ids[(layer * tokens + t) * topK + k], layer, map, source, place);
       });
-      builder.add(sequence, position, false, row, 0, place);
+      builder.add(sequenceOf[t], positions[t], pass.mode === 'decode', row, 0, place);
     }
-    record = null;
   };
-  let topK = 0;
-  let layers = 0;
-  let pendingPositions: number[] | null = null;
-  for await (const found of arrays(open(), source, ['topk_ids_of_layer', 'positions', '}'])) {
-    if (found.key === 'positions') {
-      pendingPositions = found.flat;
-      if (record !== null) (record as Record).positions = found.flat;
-    } else if (found.key === 'topk_ids_of_layer') {
+  let shape: number[] | null = null;
+  // What is said of a pass may stand before or after its ids.
+  let ids: FoundArray | null = null;
+  let positions: number[] | null = null;
+  let pass: Pass = { rank: 0, mode: null, extendLengths: null };
+  const keys = ['topk_ids_of_layer', 'positions', 'extend_seq_lens', 'forward_mode', 'rank', '}'];
+  for await (const found of arrays(open(), source, keys)) {
+    if (found.key === 'positions') positions = found.flat;
+    else if (found.key === 'extend_seq_lens') pass.extendLengths = found.flat;
+    else if (found.key === 'forward_mode') pass.mode = found.scalar === null ? null : passMode(found.scalar);
+    else if (found.key === 'rank') pass.rank = Number(found.scalar) || 0;
+    else if (found.key === '}') {
+      if (ids !== null) add(ids, positions, pass);
+      ids = null;
+      positions = null;
+      pass = { rank: pass.rank, mode: null, extendLengths: null };
+    } else if (found.flat.length > 0) {
+      // A rank that had nothing to do in a pass has no ids.
       if (found.shape.length !== 3)
         throw badTrace(
           source,
           `byte ${found.offset}`,
           `topk_ids_of_layer has ${found.shape.length} dimensions, expected (layers, tokens, topK)`,
         );
-      topK = topK === 0 ? found.shape[2] : topK;
-      layers = layers === 0 ? found.shape[0] : layers;
-      if (found.shape[2] !== topK || found.shape[0] !== layers)
-        throw badTrace(source, `byte ${found.offset}`, `(${found.shape.join(', ')}) after records of ${layers} layers and top-${topK}`);
-      record = { ids: found.flat, tokens: found.shape[1], positions: pendingPositions };
-    } else {
-      flush(topK);
-      pendingPositions = null;
+      shape ??= found.shape;
+      if (found.shape[2] !== shape[2] || found.shape[0] !== shape[0])
+        throw badTrace(
+          source,
+          `byte ${found.offset}`,
+          `(${found.shape.join(', ')}) after records of ${shape[0]} layers and top-${shape[2]}`,
+        );
+      ids = found;
     }
   }
-  flush(topK);
   return { kind: 'routing', trace: builder!.build() };
 }
 
@@ -161,14 +156,19 @@ function addCounts(counts: { flat: number[]; layers: number; experts: number }, 
   });
 }
 
+/** Keys under which something other than an array says something. */
+const scalarKeys = ['forward_mode', 'rank'];
+
 interface FoundArray {
   key: string;
+  /** A number or text that stands under the key instead of an array; null: there is an array. */
+  scalar: number | string | null;
   flat: number[];
   shape: number[];
   offset: number;
 }
 
-/** The rectangular arrays of numbers under the given keys, one at a time; the key "}" reports the end of every object that held one. */
+/** The rectangular arrays of numbers under the given keys, and their scalars, one at a time; the key "}" reports the end of every object that held one. */
 async function* arrays(bytes: Bytes, source: string, keys: string[]): AsyncGenerator<FoundArray> {
   let key: string | null = null;
   let depth = 0;
@@ -185,13 +185,17 @@ async function* arrays(bytes: Bytes, source: string, keys: string[]): AsyncGener
         objectHeldOne.push(false);
       } else if (event.kind === 'close') {
         const held = objectHeldOne.pop();
-        if (brackets.pop() === '{' && held && keys.includes('}')) yield { key: '}', flat: [], shape: [], offset: event.offset };
+        if (brackets.pop() === '{' && held && keys.includes('}'))
+          yield { key: '}', scalar: null, flat: [], shape: [], offset: event.offset };
       }
       continue;
     }
     if (event.kind === 'value') {
       if (depth === 0) {
-        key = null; // a scalar or null under the key
+        const { value, offset } = event;
+        if (scalarKeys.includes(key) && (typeof value === 'number' || typeof value === 'string'))
+          yield { key, scalar: value, flat: [], shape: [], offset };
+        key = null;
         continue;
       }
       if (typeof event.value !== 'number')
@@ -214,7 +218,7 @@ async function* arrays(bytes: Bytes, source: string, keys: string[]): AsyncGener
         if (flat.length !== numbers)
           throw badTrace(source, `byte ${event.offset}`, `${key} is ragged: ${flat.length} numbers in a list of (${shape.join(', ')})`);
         if (objectHeldOne.length > 0) objectHeldOne[objectHeldOne.length - 1] = true;
-        yield { key, flat, shape, offset: event.offset };
+        yield { key, scalar: null, flat, shape, offset: event.offset };
         key = null;
         flat = [];
         shape = [];

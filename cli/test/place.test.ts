@@ -236,6 +236,35 @@ describe('switchyard place', () => {
     await expect(run('--trace', trace, ...ask, '--held-out', '100%')).rejects.toThrow('below 100%');
   });
 
+  it('names the model of a foreign trace by its checkpoint, with experts that no token chose', async () => {
+    const checkpoint = new URL('../../models/shunter-16m', import.meta.url).pathname;
+    const small = join(dir, 'small-topology.json');
+    writeFileSync(small, JSON.stringify(JSON.parse(readFileSync(topology, 'utf8'))));
+    const foreign = (layers: number[], experts: number) => {
+      const file = join(dir, `foreign-${layers}-${experts}.jsonl`);
+      const line = (req: number, token: number, layer: number) =>
+        JSON.stringify({ req_id: req, token_idx: token, layer, topk_ids: [(5 * req + token) % experts, (5 * req + token + 1) % experts] });
+      const lines = Array.from({ length: 8 }, (_, req) => [0, 1, 2].flatMap((token) => layers.map((layer) => line(req, token, layer))));
+      writeFileSync(file, lines.flat().join('\n'));
+      return file;
+    };
+    const ask = (file: string, ...more: string[]) => run('--trace', file, '--topology', small, '--dry-run', '--json', ...quick, ...more);
+    const six = foreign([0, 1, 2, 3, 4, 5], 9);
+    expect(JSON.parse(await ask(six)).plan.model).toMatchObject({ type: 'unknown', experts: 9 });
+    const { plan } = JSON.parse(await ask(six, '--model-dir', checkpoint));
+    expect(plan.model).toEqual({ type: 'qwen3_moe', moeLayers: [0, 1, 2, 3, 4, 5], experts: 32 });
+    expect(plan.replicas[0]).toHaveLength(32);
+    await expect(ask(foreign([0, 1], 9), '--model-dir', checkpoint)).rejects.toThrow('there are 2 with experts, and the model has 6');
+    await expect(ask(foreign([0, 1, 2, 3, 4, 6], 9), '--model-dir', checkpoint)).rejects.toThrow('is layer 6, and in the model 5');
+    await expect(ask(foreign([0, 1, 2, 3, 4, 5], 33), '--model-dir', checkpoint)).rejects.toThrow(
+      'there are 33, and the model has 32 in a layer',
+    );
+    const loads = join(dir, 'model-loads.json');
+    writeFileSync(loads, JSON.stringify(Array.from({ length: 6 }, () => Array.from({ length: 32 }, (_, e) => 1 + e))));
+    const balanced = JSON.parse(await run('--trace', loads, '--topology', small, '--dry-run', '--json', '--model-dir', checkpoint));
+    expect(balanced.plan.model.type).toBe('qwen3_moe');
+  });
+
   it('balances loads by speed, layers without load too, and obeys what it can', async () => {
     const [loads, uneven, popularity] = [join(dir, 'uneven-loads.json'), join(dir, 'speeds.json'), join(dir, 'expert_popularity_x.json')];
     writeFileSync(loads, '[[2,1,1,2],[0,0,0,0]]');

@@ -46,3 +46,4 @@ export * from './trace/open.ts';
 export * from './trace/routing-trace.ts';
 export * from './trace/sample.ts';
 export * from './trace/switchyard-format.ts';
+export * from './trace/trace-of-model.ts';

@@ -2,7 +2,7 @@ import { statSync } from 'node:fs';
 import { Command } from 'commander';
 import { CommandFailure, exitStatus } from '../failure.ts';
 import { readRouting } from '../place/files.ts';
-import { type IdShape, idShape } from '../place/option-values.ts';
+import { type IdShape, idShape, modelDirHelp } from '../place/option-values.ts';
 import { integerIn } from '../terminal/option-values.ts';
 import { checkNewOutput } from '../terminal/output-file.ts';
 import { counted } from '../terminal/quantity.ts';
@@ -14,6 +14,7 @@ import { interruptSignal } from './interrupt.ts';
 interface ConvertOptions {
   tokensMax: number;
   shape?: IdShape;
+  modelDir?: string;
   force?: boolean;
   json?: boolean;
 }
@@ -25,6 +26,7 @@ export function traceConvertCommand(): Command {
     .argument('<to>', 'where to write it; domains go to <to>.sequences.jsonl')
     .option('--tokens-max <count>', 'keep a sample of about this many tokens of a longer trace', integerIn(1, 50_000_000), 1_000_000)
     .option('--shape <LxKxE>', 'layers x top-k x experts of a dump of expert ids without .shape.json, like 24x4x32', idShape)
+    .option('--model-dir <folder>', modelDirHelp)
     .option('--force', 'replace an existing file')
     .option('--json', 'print the counts as JSON')
     .addHelpText('after', '\nExample:\n  $ switchyard trace convert bench/placement/data/gpt-oss-20b.experts.u8.gz gpt-oss.trace')
@@ -32,7 +34,7 @@ export function traceConvertCommand(): Command {
       checkTraceName(to, 'trace convert to');
       checkOther(from, to);
       for (const file of [to, `${to}.sequences.jsonl`]) checkNewOutput(file, 'trace convert to', options.force === true);
-      const trace = await readRouting(from, options.tokensMax, options.shape);
+      const trace = await readRouting(from, options.tokensMax, options);
       const interrupt = interruptSignal();
       const files = await writeConverted(trace, to, new Date().toISOString(), interrupt.signal)
         .catch(naming(to))

@@ -16,7 +16,7 @@ export function traceInfoCommand(): Command {
     .option('--json', 'print as JSON')
     .addHelpText('after', '\nExample:\n  $ switchyard trace info requests.trace')
     .action(async (file: string, options: { tokensMax: number; shape?: IdShape; json?: boolean }) => {
-      const summary = summariseTrace(await readRouting(file, options.tokensMax, options.shape));
+      const summary = summariseTrace(await readRouting(file, options.tokensMax, options));
       process.stdout.write(options.json ? `${JSON.stringify(summary, null, 2)}\n` : formatSummary(summary));
     });
 }

@@ -1,12 +1,14 @@
-import type { Certificate, HostModel, LoadMatrix, RoutingTrace } from '@switchyard/placement';
+import type { Certificate, HostModel, LoadMatrix, RoutingTrace, TraceModel } from '@switchyard/placement';
 import {
   calibratedTopology,
   checkSameShape,
   inWorkerOrder,
+  loadsOfModel,
   openTrace,
   type PlanShape,
   parseCalibration,
   parseCertificate,
+  traceOfModel,
 } from '@switchyard/placement';
 import { limits, type Plan, parsePlan, parseTopology, readBoundedFile, SwitchyardError, type Topology } from '@switchyard/proto';
 import { CommandFailure, exitStatus } from '../failure.ts';
@@ -57,12 +59,33 @@ export function readCluster(flags: { topology: string; calibration?: string }): 
   return { topology: calibratedTopology(topology, calibration), host: calibration.host };
 }
 
-/** @param shape of a dump of expert ids without `.shape.json` */
-export async function readTrace(
-  path: string,
-  tokensMax: number,
-  shape?: IdShape,
-): Promise<{ kind: 'routing'; trace: RoutingTrace } | { kind: 'loads'; loads: LoadMatrix }> {
+/** What is known of a trace beside its file. */
+export interface TraceHints {
+  /** Of a dump of expert ids without `.shape.json`. */
+  shape?: IdShape;
+  /** Folder of the checkpoint that it is of: formats other than our own do not name its type, nor experts that no token chose. */
+  modelDir?: string;
+}
+
+type TraceFile = { kind: 'routing'; trace: RoutingTrace } | { kind: 'loads'; loads: LoadMatrix; modelType?: string };
+
+export async function readTrace(path: string, tokensMax: number, { shape, modelDir }: TraceHints = {}): Promise<TraceFile> {
+  // A mistyped folder is found before a long trace is read.
+  const model = modelDir === undefined ? null : await modelIn(modelDir);
+  const input = await openFile(path, tokensMax, shape);
+  if (model === null) return input;
+  return input.kind === 'routing'
+    ? { kind: 'routing', trace: traceOfModel(input.trace, model, path) }
+    : { kind: 'loads', loads: loadsOfModel(input.loads, model, path), modelType: model.type };
+}
+
+async function modelIn(dir: string): Promise<TraceModel> {
+  const { inspectModel } = await import('@switchyard/worker');
+  const { modelType, moeLayers, experts } = inspectModel(dir);
+  return { type: modelType, moeLayers, experts };
+}
+
+async function openFile(path: string, tokensMax: number, shape?: IdShape): Promise<TraceFile> {
   if (shape !== undefined && !/\.experts\.u8(\.gz)?$/.test(path))
     throw new CommandFailure(`--shape is for dumps of expert ids (*.experts.u8); ${path} is none`, { status: exitStatus.usage });
   try {
@@ -76,8 +99,8 @@ export async function readTrace(
   }
 }
 
-export async function readRouting(path: string, tokensMax: number, shape?: IdShape): Promise<RoutingTrace> {
-  const input = await readTrace(path, tokensMax, shape);
+export async function readRouting(path: string, tokensMax: number, hints: TraceHints = {}): Promise<RoutingTrace> {
+  const input = await readTrace(path, tokensMax, hints);
   if (input.kind !== 'routing')
     throw new CommandFailure(`${path} holds loads per expert only; this command needs which experts each token chose`);
   return input.trace;

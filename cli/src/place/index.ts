@@ -3,7 +3,7 @@ import { CommandFailure, exitStatus } from '../failure.ts';
 import { byteCount } from '../terminal/option-values.ts';
 import { diffCommand } from './diff.ts';
 import { exportCommand } from './export.ts';
-import { groupRule, partialShare, share, windowWidth } from './option-values.ts';
+import { groupRule, modelDirHelp, partialShare, share, windowWidth } from './option-values.ts';
 import { type PlaceFlags, placeAction } from './place-action.ts';
 import { addSearchOptions } from './search-options.ts';
 import { verifyCommand } from './verify.ts';
@@ -16,6 +16,7 @@ export function placeCommand(): Command {
     .description('Decide where every expert and replica lives, from a routing trace; prove how good that is')
     .option('--trace <file>', 'required: a routing trace or a load matrix, in any format that is known (docs/placement.md)')
     .option('--topology <file>', 'required: nodes, workers, memory and links')
+    .option('--model-dir <folder>', modelDirHelp)
     .option('--replicas <share>', 'memory for replicas, as a share of one copy of everything', share, 0.25)
     .option(
       '--groups <rule>',

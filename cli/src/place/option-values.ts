@@ -59,6 +59,9 @@ export function idShape(text: string): IdShape {
   return { layers: Number(layers), topK: Number(topK), experts: Number(experts) };
 }
 
+export const modelDirHelp =
+  'checkpoint that the trace is of: its type, layers and number of experts, which formats other than our own do not say in full';
+
 /** "windows=5" -> layers per window of the chain proof. */
 export function windowWidth(text: string): number {
   const width = Number(/^windows=(\d+)$/.exec(text.trim())?.[1]);

@@ -45,6 +45,8 @@ import { placeOptions, type SearchFlags } from './search-options.ts';
 export interface PlaceFlags extends SearchFlags {
   trace: string;
   topology: string;
+  /** Folder of the checkpoint that the trace is of. */
+  modelDir?: string;
   replicas: number;
   groups?: GroupRule;
   current?: string;
@@ -73,10 +75,10 @@ export async function placeAction(flags: PlaceFlags, given: readonly string[]): 
     checkApart(flags);
     for (const option of ['out', 'certificate', 'pareto'] as const) checkOutput(flags[option], `--${option}`);
   }
-  const input = await readTrace(flags.trace, flags.tokensMax, flags.shape);
+  const input = await readTrace(flags.trace, flags.tokensMax, flags);
   if (input.kind === 'loads') {
     refuseForLoads(flags.trace, given);
-    return placeByLoads(input.loads, topology, flags);
+    return placeByLoads(input.loads, topology, flags, input.modelType);
   }
   const { signal, release } = interruptSignal();
   try {
@@ -102,7 +104,7 @@ function checkApart(flags: PlaceFlags): void {
 }
 
 /** Options that a plan from loads alone obeys. All others say something about tokens. */
-const loadOptions = ['--trace', '--topology', '--replicas', '--out', '--seed', '--deadline', '--dry-run', '--json'];
+const loadOptions = ['--trace', '--topology', '--model-dir', '--replicas', '--out', '--seed', '--deadline', '--dry-run', '--json'];
 
 function refuseForLoads(trace: string, given: readonly string[]): void {
   for (const option of given)
@@ -395,10 +397,11 @@ export function explanationText(why: Explanation): string[] {
   return [nodes, '', 'layers that cost most, and least:', byLayer, '', 'who lives where:', ...homes];
 }
 
-function placeByLoads(loads: LoadMatrix, topology: Topology, flags: PlaceFlags): void {
+function placeByLoads(loads: LoadMatrix, topology: Topology, flags: PlaceFlags, model?: string): void {
   const cluster = clusterOf(topology);
   const endMs = performance.now() + (flags.deadline ?? Infinity);
-  const plan = placeLoads(loads, topology, { replicas: flags.replicas, seed: flags.seed, stop: () => performance.now() >= endMs });
+  const stop = () => performance.now() >= endMs;
+  const plan = placeLoads(loads, topology, { replicas: flags.replicas, seed: flags.seed, stop, ...(model === undefined ? {} : { model }) });
   const workers = cluster.workers.length;
   const rows = Array.from({ length: loads.layers }, (_, l) => {
     const own = loads.counts.subarray(l * loads.experts, (l + 1) * loads.experts);

@@ -26,7 +26,7 @@ export function verifyCommand(): Command {
     .option('--json', 'print as JSON')
     .action(async (planPath: string, tracePath: string, certificatePath: string, flags: Flags) => {
       const certificate = readCertificate(certificatePath);
-      const trace = await readRouting(tracePath, flags.tokensMax, flags.shape);
+      const trace = await readRouting(tracePath, flags.tokensMax, flags);
       // The certificate names its trace by digest: the whole of it, or what planning held out.
       const candidates = [
         () => trace,

@@ -43,7 +43,7 @@ export function whatIfCommand(): Command {
     const { topology: before, host } = readCluster(flags);
     // Before a search that may take minutes: a node that is not there cannot be lost.
     const after = changes.reduce(changedTopology, before);
-    const trace = await readRouting(flags.trace, flags.tokensMax, flags.shape);
+    const trace = await readRouting(flags.trace, flags.tokensMax, flags);
     const { train, test } = holdOut(trace, trace.sequences.length >= 8 ? 0.25 : 0, flags.seed);
     const judged = thinTokens(test.tokens > 0 ? test : train, 40_000);
     const { signal, release } = interruptSignal();

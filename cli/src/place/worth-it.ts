@@ -38,7 +38,7 @@ export function worthItCommand(): Command {
           status: exitStatus.usage,
         },
       );
-    const trace = await readRouting(flags.trace, flags.tokensMax, flags.shape);
+    const trace = await readRouting(flags.trace, flags.tokensMax, flags);
     const topology = flags.topology === undefined ? evenNodes(flags.nodes) : readTopology(flags.topology);
     const { signal, release } = interruptSignal();
     const line = new ProgressLine(null);

@@ -335,7 +335,7 @@ async function placeForHomes(
     const timeLeftMs = () => (o.now === null ? Infinity : Math.max(1, o.deadlineMs - o.now()));
     await polish(search, { columnsMax: o.programColumns, branchesMax, timeLeftMs, signal: o.signal });
   }
-  if (o.robust.kind !== 'mean' && cluster.nodes > 1) search = await robustly(sample, cluster, search, base, o, stop);
+  if (o.robust.kind !== 'mean' && cluster.nodes > 1) await robustly(sample, cluster, search, base, o, stop);
   o.onProgress({ stage: 'inside the nodes', incumbent: search.remoteNodes() / scale });
   if (sample.tokens < trace.tokens) search = onAllTokens(trace, search.result(), { ...base, prices: search.prices });
   else if (o.warmStart !== null || stop()) search.relieve(o.peakMeanMax, reliefPrice);
@@ -417,15 +417,18 @@ function onAllTokens(trace: RoutingTrace, { masks }: NodePlacement, base: FanOut
   return full;
 }
 
-/** A few rounds of multiplicative weights over the domains; the best by the robust value wins. */
+/**
+ * A few rounds of multiplicative weights over the domains; leaves the search with the best by the robust value whose peaks, all tokens counted alike, are within the
+ * limit, or no higher than they were.
+ */
 async function robustly(
   sample: RoutingTrace,
   cluster: Cluster,
-  from: FanOutSearch,
+  search: FanOutSearch,
   base: FanOutSearchOptions,
   o: PlaceOptions,
   stop: () => boolean,
-): Promise<FanOutSearch> {
+): Promise<void> {
   const names = [...new Set(sample.sequences.map((s) => s.domain ?? ''))];
   // Clients name domains, so there may be as many as sequences.
   const numberOf = new Map(names.map((name, d) => [name, d]));
@@ -443,25 +446,28 @@ async function robustly(
     });
     return sums.map((sum, d) => sum / tokens[d]);
   };
-  let best = from;
-  let values = valuesOf(from.result());
+  let best = search.result();
+  const peakMax = Math.max(o.peakMeanMax, search.peakMean());
+  let values = valuesOf(best);
   let bestValue = robustValue(values, tokens, o.robust);
   let weights = names.map(() => 1);
-  let last = from.result();
+  let last = best;
   for (let round = 0; round < 6 && !stop(); round++) {
     weights = reweight(weights, values, tokens, 1);
     const sequenceWeight = Float64Array.from(domainOf, (d) => weights[d]);
-    const next = new FanOutSearch(sample, last.homeOf, { ...base, prices: from.prices, sequenceWeight });
+    const next = new FanOutSearch(sample, last.homeOf, { ...base, prices: search.prices, sequenceWeight });
     next.load(last.masks);
     await next.converge(4, 1e-3);
-    last = next.result();
+    // Its peaks are those of weighted tokens: what is kept is judged by those that there are.
+    search.resume(next.result());
+    search.relieve(o.peakMeanMax, reliefPrice);
+    last = search.result();
     values = valuesOf(last);
     const value = robustValue(values, tokens, o.robust);
     o.onProgress({ stage: `${o.robust.kind} over domains, round ${round + 1}`, incumbent: Math.min(value, bestValue) });
-    if (value < bestValue) {
-      bestValue = value;
-      best = next;
-    }
+    if (value >= bestValue || search.peakMean() > peakMax + 1e-9) continue;
+    bestValue = value;
+    best = last;
   }
-  return best;
+  search.resume(best);
 }

@@ -135,7 +135,7 @@ export async function place(trace: RoutingTrace, topology: Topology, options: Pa
     ? { replicas: await placeGroups(sample, cluster, o, o.wholeGroups!, random, stop), homes: null }
     : o.model === 'chain'
       ? { replicas: await placeChain(sample, view, { ...o, stop, pause: nextTurn }), homes: null }
-      : await placeForHomes(trace, sample, view, o, random, stop);
+      : await placeForHomes(trace, sample, view, nodeSlots(inNodeGroups(whole)), o, random, stop);
   const plan = planOf(trace, cluster, found.replicas, {
     method: o.model,
     seed: o.seed,
@@ -268,6 +268,7 @@ async function placeForHomes(
   trace: RoutingTrace,
   sample: RoutingTrace,
   cluster: Cluster,
+  memory: Int32Array,
   o: PlaceOptions,
   random: Random,
   stop: () => boolean,
@@ -280,7 +281,7 @@ async function placeForHomes(
   const slots = nodeSlots(limitSlots(cluster, Math.max(copies, Math.ceil(room - kept * (room - copies)))));
   const common = searchOptions(cluster, o, stop);
   const { balance } = common;
-  const base: FanOutSearchOptions = { ...common, slots, histograms: histogramsOf(sample) };
+  const base: FanOutSearchOptions = { ...common, slots, memory, histograms: histogramsOf(sample) };
   const scale = sample.tokens * sample.moeLayers.length;
   let search: FanOutSearch;
   if (cluster.nodes === 1) {

@@ -54,6 +54,12 @@ describe('certificates', () => {
         if (c.claims[0].kind === 'fan-out') c.claims[0].nodeExperts[2][0]--;
       }),
     ).toBe(false);
+    const apart: Certificate = JSON.parse(JSON.stringify(certificate));
+    if (apart.claims[1].kind === 'load') apart.claims[1].homes[0] = (apart.claims[1].homes[0] + 1) % 4;
+    expect(verifyCertificate(plan, trace, apart).checks).toContainEqual({ ok: false, text: 'the claims are for the same homes' });
+    expect(verdict.checks.map(({ text }) => text).join('\n')).toMatch(
+      /homes: the node with most has 1\.0\d\d of the mean's tokens; replicas of each node: 192, 192, 192, 192/,
+    );
     const other = { ...plan, replicas: plan.replicas.map((l) => l.map((own) => [...own])) };
     other.replicas[0][0] = [(other.replicas[0][0][0] + 1) % 4];
     expect(verifyCertificate(other, trace, certificate).ok).toBe(false);

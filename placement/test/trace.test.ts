@@ -419,6 +419,13 @@ describe('other formats', () => {
 });
 
 describe('bounds and splits', () => {
+  it('are refused without room for a token', () => {
+    for (const tokensMax of [0, -1, 0.5, Number.NaN])
+      expect(() => new TraceBuilder({ model: 'm', moeLayers: [0], experts: 4, topK: 1 }, 'none', { tokensMax })).toThrow(
+        `none: tokensMax: is ${tokensMax}, must be an integer of 1 at least`,
+      );
+  });
+
   it('thins by whole sequences when full, or refuses', () => {
     const fill = (whenFull: 'thin' | 'refuse') => {
       const builder = new TraceBuilder({ model: 'm', moeLayers: [0], experts: 4, topK: 1 }, 'long', { tokensMax: 200, whenFull });

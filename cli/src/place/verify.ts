@@ -3,13 +3,14 @@ import { Command } from 'commander';
 import { CommandFailure } from '../failure.ts';
 import { integerIn } from '../terminal/option-values.ts';
 import { readCertificate, readPlan, readRouting } from './files.ts';
-import { type IdShape, idShape, partialShare } from './option-values.ts';
+import { type IdShape, idShape, modelDirHelp, partialShare } from './option-values.ts';
 
 interface Flags {
   heldOut: number;
   seed: number;
   tokensMax: number;
   shape?: IdShape;
+  modelDir?: string;
   json?: boolean;
 }
 
@@ -23,6 +24,7 @@ export function verifyCommand(): Command {
     .option('--seed <number>', 'seed of that planning', integerIn(0, 4_294_967_295), 1)
     .option('--tokens-max <count>', 'tokens held in memory, as when planning', integerIn(1, 50_000_000), 400_000)
     .option('--shape <LxKxE>', 'layers x top-k x experts of a dump of expert ids without .shape.json', idShape)
+    .option('--model-dir <folder>', modelDirHelp)
     .option('--json', 'print as JSON')
     .action(async (planPath: string, tracePath: string, certificatePath: string, flags: Flags) => {
       const certificate = readCertificate(certificatePath);

@@ -30,6 +30,7 @@ export function verifyCertificate(plan: Plan, trace: RoutingTrace, certificate: 
   const samePlan = check(certificate.plan === planDigest(plan), 'the certificate is for this plan');
   const sameTrace = check(certificate.trace === traceDigest(trace), 'the certificate is for this trace');
   const valid = checkPlan(plan, trace, check);
+  if (samePlan && sameTrace && valid) checkHomes(plan, trace, certificate, check);
   if (samePlan && sameTrace && valid)
     for (const claim of certificate.claims) {
       if (claim.kind === 'fan-out') checkFanOut(plan, trace, claim, check);
@@ -38,6 +39,26 @@ export function verifyCertificate(plan: Plan, trace: RoutingTrace, certificate: 
     }
   checks.sort((a, b) => Number(a.ok) - Number(b.ok));
   return { ok: checks.every((c) => c.ok), checks };
+}
+
+/** Scores under different homes are no scores of one placement. What is claimed of none is told all the same: homes far out of balance, or replicas beyond what was meant. */
+function checkHomes(plan: Plan, trace: RoutingTrace, { claims }: Certificate, check: Check): void {
+  const lists = claims.flatMap((claim) => (claim.kind === 'chain' ? [] : [claim.homes]));
+  if (lists.length === 0 || !lists.every((homes) => areHomes(homes, plan, trace))) return;
+  const [homes] = lists;
+  check(
+    lists.every((other) => other.every((home, s) => home === homes[s])),
+    'the claims are for the same homes',
+  );
+  const { nodeOf, nodes } = nodesOf(plan);
+  const tokens = new Array<number>(nodes).fill(0);
+  trace.sequences.forEach((sequence, s) => {
+    tokens[nodeOf[homes[s]]] += sequence.tokens;
+  });
+  const held = new Array<number>(nodes).fill(0);
+  for (const workers of plan.replicas.flat()) for (const w of workers) held[nodeOf[w]]++;
+  const peak = (tokens.reduce((a, b) => Math.max(a, b), 0) * nodes) / trace.tokens;
+  check(true, `homes: the node with most has ${peak.toFixed(3)} of the mean's tokens; replicas of each node: ${held.join(', ')}`);
 }
 
 type Check = (ok: boolean, text: string) => boolean;

@@ -1,6 +1,6 @@
 import type { Plan } from '@switchyard/proto';
 import type { Cluster } from '../cluster/cluster.ts';
-import { NO_EXPERT, type RoutingTrace } from '../trace/routing-trace.ts';
+import { largestDomains, NO_EXPERT, type RoutingTrace } from '../trace/routing-trace.ts';
 
 /** Where requests of each domain find their experts: what a coordinator chooses homes by before it has seen any. In a plan as `provenance.homes`. */
 export interface DomainHomes {
@@ -20,16 +20,12 @@ export function homesOf(
   const { start, holders } = holderNodes(replicas, nodeOf);
   const experts = replicas[0].length;
   const layers = trace.moeLayers.length;
-  const sums = new Map<string, { tokens: number; visits: number; held: Float64Array }>();
+  const kept = largestDomains(trace, domainsMax);
+  const sums = new Map(kept.map(({ name }) => [name, { visits: 0, held: new Float64Array(nodes) }]));
   for (let t = 0; t < trace.tokens; t++) {
     const { domain } = trace.sequences[trace.sequenceOf[t]];
-    if (domain === null || domain === '') continue;
-    let sum = sums.get(domain);
-    if (sum === undefined) {
-      sum = { tokens: 0, visits: 0, held: new Float64Array(nodes) };
-      sums.set(domain, sum);
-    }
-    sum.tokens++;
+    const sum = domain === null ? undefined : sums.get(domain);
+    if (sum === undefined) continue;
     for (let l = 0; l < layers; l++) {
       const base = (t * layers + l) * trace.topK;
       for (let k = 0; k < trace.topK; k++) {
@@ -40,11 +36,12 @@ export function homesOf(
       }
     }
   }
-  const kept = [...sums].sort(([a, x], [b, y]) => y.tokens - x.tokens || (a < b ? -1 : 1)).slice(0, domainsMax);
   const rounded = (held: Float64Array, visits: number) => Array.from(held, (h) => Number((h / Math.max(1, visits)).toFixed(4)));
-  return {
-    domains: Object.fromEntries(kept.map(([name, { tokens, visits, held }]) => [name, { tokens, homeShare: rounded(held, visits) }])),
+  const entryOf = ({ name, tokens }: { name: string; tokens: number }) => {
+    const { held, visits } = sums.get(name)!;
+    return [name, { tokens, homeShare: rounded(held, visits) }] as const;
   };
+  return { domains: Object.fromEntries(kept.map(entryOf)) };
 }
 
 /** Nodes of each expert, none twice, one after another: holders[start[l * experts + e]..start[l * experts + e + 1]). */

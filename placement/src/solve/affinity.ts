@@ -1,6 +1,6 @@
 import { type Cluster, inNodeGroups, nodeSpeedShares } from '../cluster/cluster.ts';
 import { HomeCovers, maskNodesMax, visitsPrice } from '../cluster/node-set.ts';
-import { NO_EXPERT, type RoutingTrace } from '../trace/routing-trace.ts';
+import { largestDomains, NO_EXPERT, type RoutingTrace } from '../trace/routing-trace.ts';
 import { assignHomes } from './balanced-homes.ts';
 
 /** What a token of a domain costs on each home node, in remote nodes per layer: what the coordinator needs to choose homes. */
@@ -71,28 +71,19 @@ export function homePrices({ visits, rows }: HomeCosts): Float64Array {
 
 /** Averages sequences' costs by domain. @param cost visits of `sequenceHomeCosts` */
 export function learnAffinity(trace: RoutingTrace, cost: Float64Array, nodes: number): Affinity {
-  const sums = new Map<string | null, { tokens: number; cost: Float64Array }>();
-  const add = (key: string | null, s: number) => {
-    let sum = sums.get(key);
-    if (sum === undefined) {
-      sum = { tokens: 0, cost: new Float64Array(nodes) };
-      sums.set(key, sum);
+  const kept = largestDomains(trace, domainsMax);
+  const sumOf = () => ({ tokens: 0, cost: new Float64Array(nodes) });
+  const all = sumOf();
+  const sums = new Map(kept.map(({ name }) => [name, sumOf()]));
+  trace.sequences.forEach(({ domain, tokens }, s) => {
+    const own = domain === null ? undefined : sums.get(domain);
+    for (const sum of own === undefined ? [all] : [all, own]) {
+      sum.tokens += tokens;
+      for (let h = 0; h < nodes; h++) sum.cost[h] += cost[s * nodes + h] * tokens;
     }
-    sum.tokens += trace.sequences[s].tokens;
-    for (let h = 0; h < nodes; h++) sum.cost[h] += cost[s * nodes + h] * trace.sequences[s].tokens;
-  };
-  trace.sequences.forEach(({ domain }, s) => {
-    add(null, s);
-    if (domain !== null) add(domain, s);
   });
-  const mean = (key: string | null) => {
-    const { tokens, cost: total } = sums.get(key)!;
-    return Array.from(total, (c) => Number((c / Math.max(1, tokens)).toFixed(6)));
-  };
-  const names = [...sums.keys()]
-    .filter((key) => key !== null)
-    .sort((a, b) => sums.get(b)!.tokens - sums.get(a)!.tokens || (a < b ? -1 : 1));
-  return { otherwise: mean(null), domains: Object.fromEntries(names.slice(0, domainsMax).map((name) => [name, mean(name)])) };
+  const mean = (sum: ReturnType<typeof sumOf>) => Array.from(sum.cost, (c) => Number((c / Math.max(1, sum.tokens)).toFixed(6)));
+  return { otherwise: mean(all), domains: Object.fromEntries(kept.map(({ name }) => [name, mean(sums.get(name)!)])) };
 }
 
 /** How a home is predicted for a sequence that the plan was not fitted on. */

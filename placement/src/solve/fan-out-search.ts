@@ -24,6 +24,8 @@ export interface NodePlacement {
 export interface FanOutSearchOptions {
   /** Experts each node can hold, all layers together, (nodes). */
   slots: Int32Array;
+  /** Experts that fit each node whatever the plan is limited to, (nodes): nodes are alike by this, for a limit rounds alike nodes apart. By default `slots`. */
+  memory?: Int32Array;
   balance: HomeBalance;
   prices: LayerPrices;
   /** Peak over mean rows of the nodes, mean over layers, to end at: the price of peaks is moved until it is so. Infinity: the price stays as given. */
@@ -443,12 +445,14 @@ export class FanOutSearch {
     if (linkPrice === null) return;
     const visits = new Float64Array(nodes * nodes);
     for (const layer of this.layers) layer.addVisits(visits);
-    const alike = (a: number, b: number) => this.options.slots[a] === this.options.slots[b] && Math.abs(share[a] - share[b]) < 1e-12;
+    const { slots, memory = slots } = this.options;
+    const alike = (a: number, b: number) => memory[a] === memory[b] && Math.abs(share[a] - share[b]) < 1e-12;
     const at = nearestPlaces(visits, linkPrice, nodes, alike);
     if (at.every((to, n) => to === n)) return;
     const before = this.result();
     const moved = (mask: number) => at.reduce((set, to, n) => set | (((mask >>> n) & 1) << to), 0);
     this.resume({ masks: before.masks.map((layer) => layer.map(moved)), homeOf: before.homeOf.map((n) => at[n]) });
+    this.fitMemory();
     // The rule prefers low node numbers, so another numbering may serve otherwise.
     if (this.objective() >= before.objective) this.resume(before);
   }

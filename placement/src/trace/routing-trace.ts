@@ -94,6 +94,17 @@ export function checkShape(shape: TraceShape, source: string): void {
     throw badTrace(source, 'header', `groups is ${shape.groups}, must divide the ${shape.experts} experts`);
 }
 
+/** The domains with most tokens, most first, `count` at most; ties by name. Clients name domains, so there may be as many as sequences: what is summed for each is summed for these alone. */
+export function largestDomains(trace: RoutingTrace, count: number): { name: string; tokens: number }[] {
+  const tokens = new Map<string, number>();
+  for (const { domain, tokens: own } of trace.sequences)
+    if (domain !== null && domain !== '') tokens.set(domain, (tokens.get(domain) ?? 0) + own);
+  return [...tokens]
+    .map(([name, of]) => ({ name, tokens: of }))
+    .sort((a, b) => b.tokens - a.tokens || (a.name < b.name ? -1 : 1))
+    .slice(0, count);
+}
+
 /** What decides whether a sample keeps a sequence. Shifted, for zero is where the hash stays: the first sequence would be in every sample. */
 function sampleHash(sequence: number): number {
   return mix32((sequence + 0x5bd1_e995) | 0);
@@ -122,8 +133,12 @@ export class TraceBuilder {
     this.shape = shape;
     this.source = source;
     this.bounds = { ...defaultTraceBounds, ...bounds };
+    const { tokensMax } = this.bounds;
+    // Of less than one token none can make room.
+    if (!Number.isInteger(tokensMax) || tokensMax < 1)
+      throw badTrace(source, 'tokensMax', `is ${tokensMax}, must be an integer of 1 at least`);
     this.row = shape.moeLayers.length * shape.topK;
-    const first = Math.min(1024, this.bounds.tokensMax);
+    const first = Math.min(1024, tokensMax);
     this.ids = new Uint16Array(first * this.row);
     this.sequence = new Uint32Array(first);
     this.position = new Uint32Array(first);

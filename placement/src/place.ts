@@ -334,7 +334,15 @@ async function placeForHomes(
   }
   if (cluster.nodes > 1 && !stop()) {
     const timeLeftMs = () => (o.now === null ? Infinity : Math.max(1, o.deadlineMs - o.now()));
-    await polish(search, { columnsMax: o.programColumns, branchesMax, timeLeftMs, signal: o.signal });
+    const effort = { columnsMax: o.programColumns, branchesMax, timeLeftMs, signal: o.signal };
+    await polish(search, effort);
+    const { peakPrice } = search.prices;
+    // Peaks of small instances come in steps, and where none is just within the limit their price has risen far: programs look again at the one that searches begin with.
+    if (peakPrice > 1 && !stop()) {
+      search.prices.peakPrice = 1;
+      await polish(search, effort);
+      search.prices.peakPrice = peakPrice;
+    }
   }
   if (o.robust.kind !== 'mean' && cluster.nodes > 1) await robustly(sample, cluster, search, base, o, stop);
   o.onProgress({ stage: 'inside the nodes', incumbent: search.remoteNodes() / scale });

@@ -19,7 +19,11 @@ const Case cases[] = {
     {2, 1, 5, 3, false, false, false, 0, 0},     {3, 3, 17, 33, true, false, true, 20, 0},   {16, 1, 96, 64, true, true, false, 0, 0},
     {16, 1, 96, 64, false, true, false, 0, 0},   {5, 1, 48, 40, false, true, true, 0, 32},   {7, 1, 80, 80, false, false, false, 1, 0},
     {14, 2, 128, 128, true, false, false, 100, 0}, {2, 2, 576, 512, true, true, false, 0, 0},
+    {6, 2, 33, 40, false, false, true, 130, 0},    {4, 1, 48, 33, true, true, false, 0, 150},
 };
+
+/* First position and rows of each sequence. The last batch goes through values in several stretches. */
+const std::vector<std::vector<std::pair<int, int>>> batches = {{{0, 1}}, {{37, 1}, {0, 5}, {100, 1}}, {{0, 70}, {13, 9}}, {{300, 1}, {251, 12}, {0, 10}}};
 
 /* One batch of sequences, with their positions and scattered blocks. */
 struct Batch {
@@ -64,11 +68,11 @@ SY_SUITE(attention) {
   const FlushDenormals flush;
   Random random(31);
   for (const Case &c : cases)
-    for (const auto &sequences : std::vector<std::vector<std::pair<int, int>>>{{{0, 1}}, {{37, 1}, {0, 5}, {100, 1}}, {{0, 70}, {13, 9}}}) {
+    for (const auto &sequences : batches) {
       const Batch batch(random, sequences);
       KvCache kv({batch.blocks, c.kv_heads, c.k_dim, c.v_dim, c.bf16, c.shared});
       fill(random, kv, batch);
-      const int rows = batch.row.back(), max_context = 120, q_stride = c.k_dim + 1, out_stride = c.v_dim + 2;
+      const int rows = batch.row.back(), max_context = 310, q_stride = c.k_dim + 1, out_stride = c.v_dim + 2;
       const std::vector<float> q = random.normals((size_t)(rows * c.heads * q_stride), 1.5f), sinks = random.normals((size_t)c.heads, 3.0f);
       std::vector<float> want((size_t)(rows * c.heads * out_stride), 0.5f);
       AttentionCall call{q.data(), (int64_t)c.heads * q_stride, q_stride, want.data(), (int64_t)c.heads * out_stride, out_stride,
@@ -94,17 +98,18 @@ SY_SUITE(attention) {
 SY_SUITE(attention_chunking) {
   const FlushDenormals flush;
   Random random(32);
-  const Batch whole(random, {{0, 64}});
+  const int all = 200;
+  const Batch whole(random, {{0, all}});
   KvCache kv({whole.blocks, 2, 64, 64, true, false});
   fill(random, kv, whole);
-  const std::vector<float> q = random.normals(64 * 8 * 64, 1.0f);
+  const std::vector<float> q = random.normals((size_t)all * 8 * 64, 1.0f);
   std::vector<float> want(q.size()), got(q.size());
   for (const Isa isa : simd_isas()) {
-    run(isa, 2, {q.data(), 512, 64, want.data(), 512, 64, 8, 0, 0, 0.125f, nullptr, &kv}, whole.view(), 64);
-    for (int from = 0, rows = 1; from < 64; from += rows, rows = std::min(64 - from, 1 + random.below(20))) {
+    run(isa, 2, {q.data(), 512, 64, want.data(), 512, 64, 8, 0, 0, 0.125f, nullptr, &kv}, whole.view(), all);
+    for (int from = 0, rows = 1; from < all; from += rows, rows = std::min(all - from, 1 + random.below(40))) {
       const int32_t row[2] = {0, rows}, pos = from, variant = 0;
       const sy_batch part{rows, 1, 0, whole.max_blocks, nullptr, row, &pos, &variant, whole.block.data(), nullptr, nullptr};
-      run(isa, 1, {q.data() + from * 512, 512, 64, got.data() + from * 512, 512, 64, 8, 0, 0, 0.125f, nullptr, &kv}, part, 64);
+      run(isa, 1, {q.data() + from * 512, 512, 64, got.data() + from * 512, 512, 64, 8, 0, 0, 0.125f, nullptr, &kv}, part, all);
     }
     check.equal(got.data(), want.data(), want.size(), std::string("attention in chunks, ") + name_of(isa));
   }

@@ -156,9 +156,12 @@ sy_program::sy_program(sy_device &owner, const sy_op *ops, int count, sy_object 
   };
   const auto count_attention = [&](const AttentionCall &call) {
     const int64_t products = (int64_t)call.heads * (call.kv->shape.k_dim + call.kv->shape.v_dim);
+    int64_t seen = max_context;
+    for (const int limit : {call.window, call.chunk})
+      if (limit > 0) seen = std::min<int64_t>(seen, limit);
     for (auto &kind : work_.attention)
-      if (kind.window == call.window) return void(kind.products_per_key += products);
-    work_.attention.push_back({call.window, products});
+      if (kind.seen == seen) return void(kind.products_per_key += products);
+    work_.attention.push_back({seen, products});
   };
   for (const Step &step : steps_) {
     if (const auto *dense = std::get_if<LinearStep>(&step.call)) count_dense(*dense->weight);
@@ -188,7 +191,7 @@ double sy_program::estimated_us(const sy_batch &batch) const {
   double attention = 0;
   for (int s = 0; s < batch.seqs; s++) {
     const int64_t own = batch.seq_row[s + 1] - batch.seq_row[s], keys = batch.seq_pos[s] + (own + 1) / 2; // Of a row, on average.
-    for (const auto &kind : work_.attention) attention += (double)(own * (kind.window > 0 ? std::min(kind.window, keys) : keys) * kind.products_per_key);
+    for (const auto &kind : work_.attention) attention += (double)(own * std::min(kind.seen, keys) * kind.products_per_key);
   }
   const double bytes = (double)(work_.dense_bytes + work_.expert_bytes * std::min(pairs, work_.slots));
   const double products = attention + (double)(rows * work_.dense_products_per_row + pairs * (work_.expert_bytes / 2));

@@ -101,7 +101,7 @@ private:
     int64_t dense_bytes = 0, dense_products_per_row = 0;
     int64_t expert_bytes = 0, pairs_per_row = 0, slots = 0; /* one expert of every layer; of one layer */
     struct Attention {
-      int64_t window, products_per_key; /* of a row, all layers with that window together; 0: no window */
+      int64_t seen, products_per_key; /* keys at most; products of a row, all layers that see so many together */
     };
     std::vector<Attention> attention;
   } work_;

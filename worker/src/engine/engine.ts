@@ -79,6 +79,8 @@ export class Engine {
   /** Oldest first. */
   private running: Sequence[] = [];
   private waiting: Sequence[] = [];
+  /** Somebody who waits may be admitted next: the last decision found room, or had no more rows, or somebody came or ended since. */
+  private admits = false;
   private readonly output = new StepOutput();
   private lastFlushMs = 0;
   /** A turn of the loop is due. */
@@ -137,9 +139,10 @@ export class Engine {
       const sequence = new Sequence(request, scope, variant, this.residency.pool, this.hitRates);
       this.live.set(request.request, sequence);
       this.waiting.push(sequence);
+      this.admits = true;
+      // The step that begins with it may be a long one.
+      this.flush();
     }
-    // The step that begins with it may be a long one.
-    this.flush();
     this.wake();
   }
 
@@ -186,8 +189,9 @@ export class Engine {
     return this.running.length;
   }
 
+  /** Without those that wait for what others are computing: they want no place yet. */
   get waitingCount(): number {
-    return this.waiting.length;
+    return this.waiting.filter(({ waitsFor }) => waitsFor === null).length;
   }
 
   get workPending(): boolean {
@@ -298,8 +302,7 @@ export class Engine {
     const { batch } = lane;
     const limits = stepLimits(lane, this.running, this.waiting, this.times);
     if (lane.work !== 'prefill') this.drafting?.propose(this.running, Math.min(limits.rows, limits.logitRows));
-    const admissionRule = residency.admissionRule(this.running);
-    decideStep(lane.work, this.running, this.waiting, residency.pool.free, limits, admissionRule, decision);
+    decideStep(lane.work, this.running, this.waiting, residency.pool.free, limits, residency.admissionRule, decision);
     batch.clear();
     for (let i = 0; i < this.running.length; i++) if (decision.preempted[i] === 1) this.running[i].releaseBlocks();
     const before = this.running.length;
@@ -311,6 +314,7 @@ export class Engine {
       this.addRows(lane, sequence, decision.rows[before + i]);
     }
     for (let i = this.running.length - before - 1; i >= 0; i--) this.waiting.splice(decision.admittedAt[i], 1);
+    if (lane.work !== 'decode') this.admits = decision.admitted > 0 || batch.rows === limits.rows;
     this.requeue(before);
   }
 
@@ -387,8 +391,7 @@ export class Engine {
   }
 
   private get promptIsNext(): boolean {
-    const admits = this.waiting.length > 0 && this.running.length < this.options.maxSequences;
-    return admits || this.running.some(({ length, scheduled }) => length - scheduled > 1);
+    return (this.admits && this.waiting.length > 0) || this.running.some(({ length, scheduled }) => length - scheduled > 1);
   }
 
   /** Of a sequence that wants it: what its first chunk chose, while most of its prompt can still be computed elsewhere. */
@@ -432,6 +435,7 @@ export class Engine {
     if (!ended) return;
     this.running = this.running.filter(isUnfinished);
     this.waiting = this.waiting.filter(isUnfinished);
+    this.admits = true;
   }
 
   /** The kernels refused the batch (corrupt weights, out of memory): every sequence in it fails, the worker goes on. */

@@ -27,8 +27,8 @@ export interface AdmissionCost {
   cached: number;
 }
 
-/** Asked of waiting sequences in order, whose admission follows unless blocks are too few. Null: better not yet. */
-export type AdmissionRule = (sequence: Schedulable) => AdmissionCost | null;
+/** Null: better not yet. `computing` are those that steps compute something of: that are in one, or have rows of this decision. */
+export type AdmissionRule = (sequence: Schedulable, computing: readonly Schedulable[]) => AdmissionCost | null;
 
 export interface StepLimits {
   rows: number;
@@ -72,7 +72,7 @@ export function decideStep(
   waiting: readonly Schedulable[],
   freeBlocks: number,
   limits: StepLimits,
-  admissionCost: AdmissionRule,
+  admissionRule: AdmissionRule,
   out: StepDecision,
 ): void {
   out.rows.fill(0, 0, running.length);
@@ -110,7 +110,7 @@ export function decideStep(
   }
   const left: Left = { rows: rowsLeft, logits: logitsLeft, judged: Number.POSITIVE_INFINITY };
   if (limits.othersWait || running.some(isStream)) left.judged = LOGIT_ROWS_BESIDE_STREAMS;
-  decidePrompts(work, running, waiting, free, limits, left, admissionCost, out);
+  decidePrompts(work, running, waiting, free, limits, left, admissionRule, out);
   if (work === 'all' && left.rows === rowsLeft) addGuesses(running, free, rowsLeft, left.logits, limits, out);
 }
 
@@ -121,10 +121,21 @@ interface Left {
   judged: number;
 }
 
+/** A prompt that may have rows: a running one, or a waiting one, which must be admitted. Place `at` in the list of its kind. */
+interface Candidate {
+  readonly runs: boolean;
+  readonly at: number;
+  readonly sequence: Schedulable;
+  /** Tokens to compute; of a waiting one, before its admission, also those that are cached. */
+  pending: number;
+  rows: number;
+}
+
 /**
- * The oldest prompt goes first, so that each comes to its end. But while another is less than half as long as what it still has, it takes half of the rows at most:
- * by then that other ends sooner by more than the oldest ends later. The rest goes to the shortest first, and what they leave to the oldest again. Waiting ones are
- * admitted in order, each leaving half of the rows for shorter ones behind it.
+ * The oldest prompt goes first, so that each comes to its end. But if another is less than half as long as what it still has, it takes half of the rows at most: by then
+ * that other ends sooner by more than the oldest ends later. The shortest is next, and so on; rows that nobody has a use for go to the oldest after all.
+ *
+ * Waiting ones come after all that run only as far as they are longer. While the first of them lacks blocks, none is admitted: it would never find enough.
  */
 function decidePrompts(
   work: LaneWork,
@@ -133,71 +144,84 @@ function decidePrompts(
   freeBlocks: number,
   limits: StepLimits,
   left: Left,
-  admissionCost: AdmissionRule,
+  admissionRule: AdmissionRule,
   out: StepDecision,
 ): void {
   let free = freeBlocks;
-  /** Oldest first. */
-  const due: number[] = [];
+  const candidates: Candidate[] = [];
+  const computing: Schedulable[] = [];
   let kept = 0;
   let wanting = false;
   for (let i = 0; i < running.length; i++) {
     if (out.preempted[i] === 1) continue;
     kept++;
     if (running[i].ending) continue;
+    if (running[i].inFlight > 0) computing.push(running[i]);
     // A stream takes the block that it lacks from a younger sequence that is in no step: one with a chunk in some lane at all times would never let go.
     wanting ||= work === 'prefill' && blocksFor(running[i].length, limits) - running[i].blockCount > free;
-    if (!wanting && pendingOf(running[i]) > 1 && isDue(work, running[i])) due.push(i);
+    const pending = pendingOf(running[i]);
+    if (!wanting && pending > 1 && isDue(work, running[i])) candidates.push({ runs: true, at: i, sequence: running[i], pending, rows: 0 });
   }
   const lacking = wanting || kept < running.length;
-  const mayAdmit = () => !lacking && kept + out.admitted < limits.sequences;
-  const shortestWaiting = mayAdmit() ? shortest(waiting, 0) : Number.POSITIVE_INFINITY;
+  if (!lacking && kept < limits.sequences)
+    for (const [at, sequence] of waiting.entries()) candidates.push({ runs: false, at, sequence, pending: sequence.length, rows: 0 });
+  if (candidates.length === 0) return;
 
-  const give = (i: number, rowsMax: number) => {
-    giveBack(left, running[i], out.rows[i]);
-    out.rows[i] = take(left, running[i], pendingOf(running[i]), rowsMax);
-  };
-  const [oldest, ...others] = due;
-  others.sort((a, b) => pendingOf(running[a]) - pendingOf(running[b]));
-  const later: number[] = [];
-  if (oldest !== undefined) {
-    const shortestOther = Math.min(shortestWaiting, others.length === 0 ? Number.POSITIVE_INFINITY : pendingOf(running[others[0]]));
-    give(oldest, yields(running[oldest], shortestOther) ? Math.ceil(left.rows / 2) : left.rows);
-    later.push(oldest);
-  }
-  for (const i of others) {
-    if (yields(running[i], shortestWaiting)) later.push(i);
-    else give(i, left.rows);
-  }
-
-  // As many as could run are looked at, however many are better not admitted yet.
-  const looked = Math.min(waiting.length, limits.sequences);
-  for (let i = 0; i < looked && mayAdmit() && left.rows > 0 && left.logits > 0; i++) {
-    const sequence = waiting[i];
-    const cost = admissionCost(sequence);
-    if (cost === null) continue;
+  const admitted: Candidate[] = [];
+  const fits = ({ blocks }: AdmissionCost) => {
     // With nothing else running there is nobody to leave blocks for.
-    const reserve = kept + out.admitted === 0 ? 0 : limits.watermarkBlocks;
-    if (free - cost.blocks < reserve) break;
+    const reserve = kept + admitted.length === 0 ? 0 : limits.watermarkBlocks;
+    return free - blocks >= reserve;
+  };
+  const firstFits = () => {
+    for (const sequence of waiting) {
+      const cost = admissionRule(sequence, computing);
+      if (cost !== null) return fits(cost);
+    }
+    return false;
+  };
+  /** Not known before somebody asks. */
+  let blocksLast: boolean | null = null;
+  const admit = (candidate: Candidate, rowsMax: number) => {
+    if (kept + admitted.length === limits.sequences || left.logits === 0) return;
+    blocksLast ??= firstFits();
+    if (!blocksLast) return;
+    const cost = admissionRule(candidate.sequence, computing);
+    if (cost === null) return;
+    blocksLast = fits(cost);
+    if (!blocksLast) return;
+    candidate.pending -= cost.cached;
+    take(left, candidate, rowsMax);
+    if (candidate.rows === 0) return;
     free -= cost.blocks;
-    const pending = sequence.length - cost.cached;
-    const rowsMax = 2 * shortest(waiting, i + 1) < pending ? Math.ceil(left.rows / 2) : left.rows;
-    out.rows[running.length + out.admitted] = take(left, sequence, pending, rowsMax);
-    out.admittedAt[out.admitted++] = i;
+    admitted.push(candidate);
+    computing.push(candidate.sequence);
+  };
+  const serve = (candidate: Candidate, rowsMax: number) => {
+    if (!candidate.runs) return admit(candidate, rowsMax);
+    take(left, candidate, rowsMax);
+    if (candidate.rows > 0) computing.push(candidate.sequence);
+  };
+
+  const [oldest, ...others] = candidates;
+  others.sort((a, b) => a.pending - b.pending);
+  const letsPass = others.length > 0 && 2 * others[0].pending < oldest.pending;
+  serve(oldest, letsPass ? Math.ceil(left.rows / 2) : left.rows);
+  for (const candidate of others) {
+    if (left.rows === 0) break;
+    serve(candidate, left.rows);
   }
-  for (const i of later) give(i, left.rows + out.rows[i]);
-}
+  if (oldest.rows > 0) {
+    giveBack(left, oldest);
+    take(left, oldest, left.rows);
+  }
 
-/** The sequence is so much longer than another that it lets it pass. */
-function yields(sequence: Schedulable, otherPending: number): boolean {
-  return 2 * otherPending < pendingOf(sequence);
-}
-
-/** Tokens of the shortest from `first` on; some of them may be cached. */
-function shortest(waiting: readonly Schedulable[], first: number): number {
-  let length = Number.POSITIVE_INFINITY;
-  for (let i = first; i < waiting.length; i++) length = Math.min(length, waiting[i].length);
-  return length;
+  for (const { runs, at, rows } of candidates) if (runs) out.rows[at] = rows;
+  admitted.sort((a, b) => a.at - b.at);
+  for (const { at, rows } of admitted) {
+    out.rows[running.length + out.admitted] = rows;
+    out.admittedAt[out.admitted++] = at;
+  }
 }
 
 /** Rows for guesses of those that got their one row. They take no block that admission would leave free, so they preempt nobody. */
@@ -238,26 +262,27 @@ export function blocksFor(tokens: number, limits: Pick<StepLimits, 'blockTokens'
   return Math.ceil(tokens / limits.blockTokens);
 }
 
-/** Takes a chunk of `pending` tokens, of at most `rowsMax` rows, out of what is left; returns its rows. */
-function take(left: Left, { everyLogit }: Schedulable, pending: number, rowsMax: number): number {
-  let rows = Math.min(pending, rowsMax, left.rows);
+/** Gives the candidate a chunk, of at most `rowsMax` rows, out of what is left. */
+function take(left: Left, candidate: Candidate, rowsMax: number): void {
+  const { everyLogit } = candidate.sequence;
+  let rows = Math.min(candidate.pending, rowsMax, left.rows);
   if (everyLogit) rows = Math.min(rows, left.logits, left.judged);
   // The row of the last token needs a logit row; without one, it waits.
-  else if (rows === pending && left.logits === 0) rows--;
+  else if (rows === candidate.pending && left.logits === 0) rows--;
+  candidate.rows = rows;
   left.rows -= rows;
-  left.logits -= logitRows(rows, pending, everyLogit);
+  left.logits -= logitRows(candidate);
   if (everyLogit) left.judged -= rows;
-  return rows;
 }
 
-function giveBack(left: Left, sequence: Schedulable, rows: number): void {
-  left.rows += rows;
-  left.logits += logitRows(rows, pendingOf(sequence), sequence.everyLogit);
-  if (sequence.everyLogit) left.judged += rows;
+function giveBack(left: Left, candidate: Candidate): void {
+  left.rows += candidate.rows;
+  left.logits += logitRows(candidate);
+  if (candidate.sequence.everyLogit) left.judged += candidate.rows;
 }
 
-function logitRows(rows: number, pending: number, everyLogit: boolean): number {
-  if (everyLogit) return rows;
+function logitRows({ rows, pending, sequence }: Candidate): number {
+  if (sequence.everyLogit) return rows;
   return rows === pending ? 1 : 0;
 }
 

@@ -1,4 +1,5 @@
 import { PredictedText, type Submit, type SwitchyardError } from '@switchyard/proto';
+import type { AwaitedBlock } from '../kv/awaited-block.ts';
 import type { BlockPool } from '../kv/block-pool.ts';
 import { TokenHistory } from '../sample/token-history.ts';
 import { Draft } from './draft.ts';
@@ -43,6 +44,8 @@ export class Sequence implements Schedulable {
   /** Full blocks already offered to the prefix cache, and the identity of the last of them. */
   publishedBlocks = 0;
   publishedSerial = 0;
+  /** Null unless it had better be admitted later: another is computing what it lacks. */
+  waitsFor: AwaitedBlock | null = null;
   /** Prompt tokens that the first admission found cached; reported with the first token. */
   cachedTokens = 0;
   /** When a step first took something of it; NaN until then. */

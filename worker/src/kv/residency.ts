@@ -1,6 +1,7 @@
 import type { Counters } from '../engine/counters.ts';
 import type { AdmissionCost, AdmissionRule } from '../engine/schedule.ts';
 import type { Sequence } from '../engine/sequence.ts';
+import { AwaitedBlock } from './awaited-block.ts';
 import { BlockPool } from './block-pool.ts';
 import { PrefixCache } from './prefix-cache.ts';
 
@@ -22,25 +23,32 @@ export class Residency {
   }
 
   /**
-   * For one decision: what admission costs, unless the block that the sequence lacks next is about to be computed by a running one, or one admitted before it. Then it
-   * waits, and shares that block: of choices of one prompt the first computes it. Running ones wait for nobody, so none waits for ever.
+   * What admission costs, unless somebody is computing the block that the sequence lacks next. Then it waits, and shares that block: of choices of one prompt the first
+   * computes it. It waits for steps alone, which end: whoever is given no rows keeps nobody waiting.
    */
-  admissionRule(running: readonly Sequence[]): AdmissionRule {
-    const ahead = [...running];
-    return (waiting) => {
-      const sequence = waiting as Sequence;
-      const found = this.find(sequence);
-      if (this.mayFind(sequence) && ahead.some((other) => this.isComputing(other, sequence, found))) return null;
-      ahead.push(sequence);
-      return this.cost(sequence, found);
-    };
-  }
+  readonly admissionRule: AdmissionRule = (waiting, computing) => {
+    const sequence = waiting as Sequence;
+    // A long common beginning is not looked up again before there is more of it.
+    if (sequence.waitsFor?.isUnderWay(computing)) return null;
+    const found = this.find(sequence);
+    const other = this.mayFind(sequence) ? computing.find((one) => this.isComputing(one as Sequence, sequence, found)) : undefined;
+    sequence.waitsFor = other === undefined ? null : new AwaitedBlock(other as Sequence, (found + 1) * this.blockTokens);
+    return other === undefined ? this.cost(sequence, found) : null;
+  };
 
-  /** Whether `other` is about to compute block `index` of the sequence's prompt, as the same content. */
+  /** Whether `other` has still to compute block `index` of the sequence's prompt, as the same content. `index` blocks of the sequence are in `hits`. */
   private isComputing(other: Sequence, { scope, tokens, length }: Sequence, index: number): boolean {
     const end = (index + 1) * this.blockTokens;
-    if (other.ending || other.scope !== scope || end >= length || end > other.length || other.computed >= end) return false;
-    for (let i = 0; i < end; i++) if (other.tokens[i] !== tokens[i]) return false;
+    // One that needs all its logits may take hundreds of steps.
+    if (other.ending || other.everyLogit || other.scope !== scope || end >= length || end > other.length || other.computed >= end)
+      return false;
+    let from = 0;
+    // What both have published is the same, or not, by its name.
+    if (index > 0 && other.publishedBlocks === index) {
+      if (other.publishedSerial !== this.prefix!.serialOf(this.hits[index - 1])) return false;
+      from = index * this.blockTokens;
+    }
+    for (let i = from; i < end; i++) if (other.tokens[i] !== tokens[i]) return false;
     return true;
   }
 

@@ -1,5 +1,5 @@
 import type { Batch } from '@switchyard/native';
-import { Finish, MemoryNetwork } from '@switchyard/proto';
+import { Finish, MemoryNetwork, type Submit } from '@switchyard/proto';
 import fc from 'fast-check';
 import { describe, expect, test, vi } from 'vitest';
 import { type Answer, InProcessCluster, submitOf } from '../in-process-cluster.ts';
@@ -186,6 +186,25 @@ describe('Engine', () => {
     await other;
     expect(counters.rowsDispatched / toyShape.moeLayers).toBe(60 + 7 * 12 + 3);
     expect(engine.residency.pool.used).toBe(0);
+    await cluster.close();
+  });
+
+  test('a short request with the beginning of a long one comes before it, whatever is older', async () => {
+    const cluster = await startToys({ plan: alone, shape: { maxRows: 16 } });
+    const beginning = Array.from({ length: 48 }, (_unused, i) => i % 9);
+    const [unrelated, long, short] = [
+      submitOf(Array(240).fill(7), { maxTokens: 1 }),
+      submitOf([...beginning, ...Array(150).fill(8)], { maxTokens: 1 }),
+      submitOf([...beginning, 1, 2, 3], { maxTokens: 1 }),
+    ];
+    const ended: Submit[] = [];
+    await Promise.all(
+      [unrelated, long, short].map(async (submit) => {
+        await cluster.run(0, submit);
+        ended.push(submit);
+      }),
+    );
+    expect(ended).toEqual([short, unrelated, long]);
     await cluster.close();
   });
 

@@ -1,7 +1,7 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import type { LaneWork } from '../../src/engine/lanes.ts';
-import { decideStep, type Schedulable, type StepDecision, type StepLimits } from '../../src/engine/schedule.ts';
+import { type AdmissionRule, decideStep, type Schedulable, type StepDecision, type StepLimits } from '../../src/engine/schedule.ts';
 
 const limits: StepLimits = { rows: 16, sequences: 4, logitRows: 8, blockTokens: 4, watermarkBlocks: 1, othersWait: false };
 
@@ -20,7 +20,7 @@ function sequence(length: number, scheduled: number, overrides: Partial<Schedula
   };
 }
 
-/** `kept` running sequences stay, for it is always the last ones that go; `rows` are theirs, then those of the admitted. */
+/** `kept` running sequences stay, for it is always the last ones that go; `rows` are theirs, then those of the waiting ones that `at` says are admitted. */
 function decide(running: Schedulable[], waiting: Schedulable[], free: number, work: LaneWork = 'all', bounds = limits) {
   // As the decision before may have left it.
   const rowsBefore = new Int32Array(2 * limits.sequences).fill(7);
@@ -36,35 +36,54 @@ function decide(running: Schedulable[], waiting: Schedulable[], free: number, wo
   const gone = preempted.indexOf(1);
   const kept = gone < 0 ? running.length : gone;
   expect(preempted).toEqual(running.map((s, i) => Number(i >= kept && s.inFlight === 0)));
-  expect([...out.admittedAt.slice(0, out.admitted)]).toEqual(Array.from({ length: out.admitted }, (_, i) => i));
+  const at = [...out.admittedAt.slice(0, out.admitted)];
+  expect(at).toEqual([...new Set(at)].sort((a, b) => a - b));
   expect(running.filter((_, i) => preempted[i] === 1 && out.rows[i] !== 0)).toEqual([]);
   const rows = [...out.rows.slice(0, kept), ...out.rows.slice(running.length, running.length + out.admitted)];
-  return { kept, admitted: out.admitted, rows };
+  return { kept, at, rows };
 }
 
 describe('decideStep', () => {
   test('decodes go first, prompts share what is left in order', () => {
-    expect(decide([sequence(30, 4), sequence(9, 8), sequence(20, 0)], [], 10)).toEqual({ kept: 3, admitted: 0, rows: [15, 1, 0] });
+    expect(decide([sequence(30, 4), sequence(9, 8), sequence(20, 0)], [], 10)).toEqual({ kept: 3, at: [], rows: [15, 1, 0] });
   });
 
   test('the last row goes to a stream, else to a prompt, and nobody is admitted without one', () => {
     const two = { ...limits, rows: 2 };
     expect(decide([sequence(9, 8), sequence(5, 4), sequence(5, 4)], [], 9, 'all', two).rows).toEqual([1, 1, 0]);
     expect(decide([sequence(9, 8), sequence(8, 0), sequence(8, 0)], [], 9, 'all', two).rows).toEqual([1, 1, 0]);
-    expect(decide([sequence(9, 8), sequence(5, 4)], [sequence(4, 0)], 9, 'all', two)).toEqual({ kept: 2, admitted: 0, rows: [1, 1] });
+    expect(decide([sequence(9, 8), sequence(5, 4)], [sequence(4, 0)], 9, 'all', two)).toEqual({ kept: 2, at: [], rows: [1, 1] });
     const twoLogits = { ...limits, logitRows: 2 };
     expect(decide([sequence(9, 8), sequence(5, 4), sequence(5, 4)], [], 9, 'all', twoLogits).rows).toEqual([1, 1, 0]);
-    expect(decide([sequence(9, 8), sequence(5, 4)], [sequence(4, 0)], 9, 'all', twoLogits)).toEqual({ kept: 2, admitted: 0, rows: [1, 1] });
+    expect(decide([sequence(9, 8), sequence(5, 4)], [sequence(4, 0)], 9, 'all', twoLogits)).toEqual({ kept: 2, at: [], rows: [1, 1] });
   });
 
   test('waiting sequences are admitted in order while rows and blocks last', () => {
-    expect(decide([sequence(9, 8)], [sequence(8, 0), sequence(12, 0), sequence(4, 0)], 20)).toEqual({
+    expect(decide([sequence(9, 8)], [sequence(6, 0), sequence(12, 0), sequence(5, 0)], 20)).toEqual({
       kept: 1,
-      admitted: 3,
-      rows: [1, 8, 4, 3],
+      at: [0, 1, 2],
+      rows: [1, 6, 4, 5],
     });
-    expect(decide([sequence(9, 8)], [sequence(8, 0), sequence(12, 0), sequence(6, 0)], 20).rows).toEqual([1, 8, 7]);
-    expect(decide([sequence(9, 8)], [sequence(8, 0), sequence(12, 0)], 3)).toEqual({ kept: 1, admitted: 1, rows: [1, 8] });
+    expect(decide([sequence(9, 8)], [sequence(8, 0), sequence(12, 0), sequence(7, 0)], 20)).toEqual({
+      kept: 1,
+      at: [0, 2],
+      rows: [1, 8, 7],
+    });
+    expect(decide([sequence(9, 8)], [sequence(8, 0), sequence(12, 0)], 3)).toEqual({ kept: 1, at: [0], rows: [1, 8] });
+  });
+
+  test('while the first that waits lacks blocks, or the shortest behind it, no longer ones are admitted', () => {
+    expect(decide([sequence(9, 8)], [sequence(40, 0), sequence(4, 0)], 10)).toEqual({ kept: 1, at: [], rows: [1] });
+    expect(decide([sequence(9, 8)], [sequence(10, 0), sequence(16, 0), sequence(6, 0)], 6, 'all', { ...limits, rows: 32 })).toEqual({
+      kept: 1,
+      at: [0, 2],
+      rows: [1, 10, 6],
+    });
+  });
+
+  test('of many long ones and a short one that wait, the first and the short one are admitted, and one more for the rows that are left', () => {
+    const waiting = [...Array.from({ length: 30 }, () => sequence(10_000, 0)), sequence(5, 0)];
+    expect(decide([], waiting, 1_000_000)).toEqual({ kept: 0, at: [0, 1, 30], rows: [8, 3, 5] });
   });
 
   test('a waiting one that had better not be admitted yet keeps nobody behind it waiting', () => {
@@ -72,68 +91,97 @@ describe('decideStep', () => {
     const waiting = [sequence(8, 0), sequence(7, 0), sequence(6, 0), sequence(5, 0), sequence(4, 0)];
     const notYet = waiting.filter((_, i) => i % 2 === 1);
     decideStep('all', [], waiting, 30, limits, (s) => (notYet.includes(s) ? null : { blocks: 2, cached: 0 }), out);
-    expect([out.admitted, ...out.admittedAt.slice(0, 2), ...out.rows.slice(0, 2)]).toEqual([2, 0, 2, 8, 6]);
+    expect([out.admitted, ...out.admittedAt.slice(0, 3), ...out.rows.slice(0, 3)]).toEqual([3, 0, 2, 4, 8, 4, 4]);
+    // Nor does it take rows from those that run, however short it is, nor leave any unused.
+    const running = [sequence(100, 0), sequence(60, 40)];
+    decideStep('all', running, [sequence(4, 0)], 30, limits, () => null, out);
+    expect([out.admitted, ...out.rows.slice(0, 2)]).toEqual([0, 8, 8]);
+    decideStep('all', running.slice(0, 1), [sequence(4, 0)], 30, limits, () => null, out);
+    expect([out.admitted, ...out.rows.slice(0, 1)]).toEqual([0, 16]);
+  });
+
+  test('whoever decides on an admission is told what is being computed', () => {
+    const told: [Schedulable, Schedulable[]][] = [];
+    const [away, oldest, next, stream] = [sequence(40, 40, { inFlight: 1 }), sequence(12, 4), sequence(30, 0), sequence(9, 8)];
+    const ended = sequence(40, 20, { inFlight: 1, ending: true });
+    const waiting = [sequence(6, 0), sequence(5, 0)];
+    const out: StepDecision = { rows: new Int32Array(16), preempted: new Uint8Array(8), admitted: 0, admittedAt: new Int32Array(8) };
+    const rule: AdmissionRule = (asked, computing) => {
+      told.push([asked, [...computing]]);
+      return { blocks: 2, cached: 0 };
+    };
+    decideStep('all', [away, ended, oldest, next, stream], waiting, 90, { ...limits, sequences: 8, rows: 20 }, rule, out);
+    expect([...out.rows.slice(0, 7)]).toEqual([0, 0, 8, 0, 1, 6, 5]);
+    expect(told.at(-2)).toEqual([waiting[1], [away, oldest]]);
+    expect(told.at(-1)).toEqual([waiting[0], [away, oldest, waiting[1]]]);
   });
 
   test('admission leaves the watermark, unless nothing runs', () => {
-    expect(decide([sequence(9, 8)], [sequence(8, 0)], 2).admitted).toBe(0);
-    expect(decide([], [sequence(8, 0)], 2).admitted).toBe(1);
+    expect(decide([sequence(9, 8)], [sequence(8, 0)], 2).at).toEqual([]);
+    expect(decide([], [sequence(8, 0)], 2).at).toEqual([0]);
   });
 
   test('the youngest is preempted for the oldest, and nobody is admitted then', () => {
     const needy = sequence(9, 8, { blockCount: 2 });
-    expect(decide([needy, sequence(5, 4), sequence(5, 4)], [sequence(1, 0)], 0)).toEqual({ kept: 2, admitted: 0, rows: [1, 1] });
+    expect(decide([needy, sequence(5, 4), sequence(5, 4)], [sequence(1, 0)], 0)).toEqual({ kept: 2, at: [], rows: [1, 1] });
     // A prompt as well, however much it leaves.
-    expect(decide([needy, sequence(30, 4)], [sequence(1, 0)], 0)).toEqual({ kept: 1, admitted: 0, rows: [1] });
+    expect(decide([needy, sequence(30, 4)], [sequence(1, 0)], 0)).toEqual({ kept: 1, at: [], rows: [1] });
   });
 
   test('nobody is preempted for blocks that are free, or that nobody needs', () => {
     const needy = sequence(9, 8, { blockCount: 2 });
-    expect(decide([needy, sequence(5, 4)], [], 1)).toEqual({ kept: 2, admitted: 0, rows: [1, 1] });
-    expect(decide([sequence(9, 8), sequence(5, 4)], [], 0)).toEqual({ kept: 2, admitted: 0, rows: [1, 1] });
+    expect(decide([needy, sequence(5, 4)], [], 1)).toEqual({ kept: 2, at: [], rows: [1, 1] });
+    expect(decide([sequence(9, 8), sequence(5, 4)], [], 0)).toEqual({ kept: 2, at: [], rows: [1, 1] });
   });
 
   test('one that cannot grow even alone steps back', () => {
-    expect(decide([sequence(9, 8, { blockCount: 2 })], [], 0)).toEqual({ kept: 0, admitted: 0, rows: [] });
+    expect(decide([sequence(9, 8, { blockCount: 2 })], [], 0)).toEqual({ kept: 0, at: [], rows: [] });
   });
 
   test('prompt logprobs take a logit row each, and other prompts stop one row short without one', () => {
-    expect(decide([sequence(12, 0, { everyLogit: true }), sequence(6, 0)], [], 9)).toEqual({ kept: 2, admitted: 0, rows: [8, 5] });
+    expect(decide([sequence(12, 0, { everyLogit: true }), sequence(6, 0)], [], 9)).toEqual({ kept: 2, at: [], rows: [8, 5] });
   });
 
   test('beside a stream, prompt logprobs take few logit rows a step, for it waits until they are read', () => {
     const judged = (length: number) => sequence(length, 0, { everyLogit: true });
     const wide = { ...limits, logitRows: 32, rows: 32 };
     expect(decide([judged(40)], [], 20, 'all', wide).rows).toEqual([32]);
-    expect(decide([sequence(9, 8), judged(40)], [judged(40), sequence(4, 0)], 40, 'all', wide).rows).toEqual([1, 8, 0, 4]);
+    expect(decide([sequence(9, 8), judged(40)], [judged(40), sequence(4, 0)], 40, 'all', wide)).toEqual({
+      kept: 2,
+      at: [1],
+      rows: [1, 8, 4],
+    });
     expect(decide([sequence(9, 9, { inFlight: 1 }), judged(40)], [], 20, 'prefill', wide).rows).toEqual([0, 8]);
     // What they share is for all of them; other prompts have their own logits, and are no streams.
     expect(decide([sequence(9, 8), judged(40), sequence(4, 0)], [], 40, 'all', wide).rows).toEqual([1, 8, 4]);
-    expect(decide([sequence(9, 8)], [judged(40), judged(40)], 40, 'all', wide).rows).toEqual([1, 8, 0]);
+    expect(decide([sequence(9, 8)], [judged(40), judged(40)], 40, 'all', wide).rows).toEqual([1, 8]);
     expect(decide([judged(20), sequence(4, 0)], [], 40, 'all', wide).rows).toEqual([20, 4]);
   });
 
   test('the decode lane takes single tokens, the lanes of prompts take chunks, also of a prompt whose last chunk is in a step', () => {
     const running = [sequence(9, 8), sequence(30, 4), sequence(30, 20, { inFlight: 1 }), sequence(9, 9, { inFlight: 1 })];
-    expect(decide(running, [sequence(4, 0)], 10, 'decode')).toEqual({ kept: 4, admitted: 0, rows: [1, 0, 0, 0] });
-    expect(decide(running.slice(0, 1), [sequence(4, 0)], 10, 'decode')).toEqual({ kept: 1, admitted: 0, rows: [1] });
-    expect(decide(running.slice(1), [sequence(11, 0)], 10, 'prefill')).toEqual({ kept: 3, admitted: 0, rows: [8, 8, 0] });
-    expect(decide(running.slice(2), [sequence(4, 0)], 10, 'prefill')).toEqual({ kept: 2, admitted: 1, rows: [10, 0, 4] });
+    expect(decide(running, [sequence(4, 0)], 10, 'decode')).toEqual({ kept: 4, at: [], rows: [1, 0, 0, 0] });
+    expect(decide(running.slice(0, 1), [sequence(4, 0)], 10, 'decode')).toEqual({ kept: 1, at: [], rows: [1] });
+    expect(decide(running.slice(1), [sequence(11, 0)], 10, 'prefill')).toEqual({ kept: 3, at: [], rows: [8, 8, 0] });
+    expect(decide(running.slice(2), [sequence(4, 0)], 10, 'prefill')).toEqual({ kept: 2, at: [0], rows: [10, 0, 4] });
   });
 
   test('a prompt leaves half of the rows to shorter ones, running or waiting, and takes what they leave', () => {
     const others = [sequence(60, 0), sequence(30, 10), sequence(9, 0)];
     // The last is done; what is left goes to the next shortest.
-    expect(decide(others.slice(0, 3), [], 9).rows).toEqual([8, 0, 8]);
+    expect(decide(others, [], 9).rows).toEqual([8, 0, 8]);
     expect(decide([sequence(60, 0), sequence(30, 10), sequence(6, 0)], [], 9).rows).toEqual([8, 2, 6]);
     // One that is not much shorter waits.
     expect(decide([sequence(60, 0), sequence(30, 0)], [], 9).rows).toEqual([16, 0]);
     expect(decide([sequence(60, 0), sequence(29, 0)], [], 9).rows).toEqual([8, 8]);
     // Whoever waits comes before longer ones that run, but for the oldest.
-    expect(decide([sequence(60, 0), sequence(30, 10)], [sequence(5, 0)], 20)).toEqual({ kept: 2, admitted: 1, rows: [11, 0, 5] });
-    expect(decide([sequence(60, 0)], [sequence(40, 0), sequence(3, 0)], 40)).toEqual({ kept: 1, admitted: 2, rows: [9, 4, 3] });
+    expect(decide([sequence(60, 0), sequence(30, 10)], [sequence(5, 0)], 20)).toEqual({ kept: 2, at: [0], rows: [8, 3, 5] });
+    expect(decide([sequence(60, 0)], [sequence(40, 0), sequence(3, 0)], 40)).toEqual({ kept: 1, at: [0, 1], rows: [8, 5, 3] });
+    expect(decide([sequence(60, 0)], [sequence(3, 0)], 40)).toEqual({ kept: 1, at: [0], rows: [13, 3] });
+    // Also one that was only just admitted.
+    expect(decide([], [sequence(60, 0), sequence(3, 0)], 40)).toEqual({ kept: 0, at: [0, 1], rows: [13, 3] });
     // Nobody can be admitted.
-    expect(decide([sequence(60, 0)], [sequence(40, 0), sequence(3, 0)], 5)).toEqual({ kept: 1, admitted: 0, rows: [16] });
+    expect(decide([sequence(60, 0)], [sequence(40, 0), sequence(3, 0)], 5)).toEqual({ kept: 1, at: [], rows: [16] });
   });
 
   test('a short prompt has rows soon, however much is older, and the oldest has half of the rows at all times', () => {
@@ -145,10 +193,10 @@ describe('decideStep', () => {
         let waiting = [...olders.slice(runs).map((pending) => sequence(pending, 0)), mine];
         // Each older one that is not much longer is done before it, a few rows a step, if need be.
         for (let decisions = 0; decisions < 8; decisions++) {
-          const { admitted, rows } = decide(running, waiting, 10_000, work);
+          const { at, rows } = decide(running, waiting, 10_000, work);
           const before = running;
-          running = [...running, ...waiting.slice(0, admitted)];
-          waiting = waiting.slice(admitted);
+          running = [...running, ...at.map((i) => waiting[i])];
+          waiting = waiting.filter((_, i) => !at.includes(i));
           if (rows[running.indexOf(mine)] > 0) return;
           const oldest = before[0];
           if (oldest !== undefined) expect(rows[0]).toBeGreaterThanOrEqual(Math.min(oldest.length - oldest.scheduled, limits.rows / 2));
@@ -164,10 +212,10 @@ describe('decideStep', () => {
 
   test('one that is about to end keeps its place, and gets and asks for nothing', () => {
     const ending = (length: number, scheduled: number) => sequence(length, scheduled, { ending: true, inFlight: 1 });
-    expect(decide([ending(60, 4), sequence(30, 4)], [], 9, 'prefill')).toEqual({ kept: 2, admitted: 0, rows: [0, 16] });
-    expect(decide([ending(60, 4)], [sequence(8, 0)], 9, 'prefill')).toEqual({ kept: 1, admitted: 1, rows: [0, 8] });
+    expect(decide([ending(60, 4), sequence(30, 4)], [], 9, 'prefill')).toEqual({ kept: 2, at: [], rows: [0, 16] });
+    expect(decide([ending(60, 4)], [sequence(8, 0)], 9, 'prefill')).toEqual({ kept: 1, at: [0], rows: [0, 8] });
     const four = Array.from({ length: limits.sequences }, () => ending(60, 4));
-    expect(decide(four, [sequence(8, 0)], 9, 'prefill').admitted).toBe(0);
+    expect(decide(four, [sequence(8, 0)], 9, 'prefill').at).toEqual([]);
     // Nor does a stream that lacks a block keep others from theirs, or their logits.
     const lacking = sequence(9, 8, { blockCount: 2, ending: true, inFlight: 1 });
     expect(decide([lacking, sequence(30, 4)], [], 0, 'prefill').rows).toEqual([0, 16]);
@@ -192,16 +240,16 @@ describe('decideStep', () => {
   test('what is in a step is not preempted, and one that cannot grow meanwhile waits', () => {
     const needy = sequence(9, 8, { blockCount: 2 });
     const busy = sequence(8, 4, { inFlight: 1 });
-    expect(decide([needy, busy], [], 0, 'decode')).toEqual({ kept: 2, admitted: 0, rows: [0, 0] });
-    expect(decide([needy, busy, sequence(5, 4)], [], 0, 'decode')).toEqual({ kept: 2, admitted: 0, rows: [1, 0] });
+    expect(decide([needy, busy], [], 0, 'decode')).toEqual({ kept: 2, at: [], rows: [0, 0] });
+    expect(decide([needy, busy, sequence(5, 4)], [], 0, 'decode')).toEqual({ kept: 2, at: [], rows: [1, 0] });
   });
 
   test('while a stream lacks a block, younger prompts begin nothing more, so that one of them can be preempted; older ones go on', () => {
     const needy = sequence(9, 8, { blockCount: 2 });
     const busy = sequence(30, 20, { inFlight: 1 });
-    expect(decide([needy, busy], [sequence(4, 0)], 0, 'prefill')).toEqual({ kept: 2, admitted: 0, rows: [0, 0] });
-    expect(decide([busy, needy], [], 0, 'prefill')).toEqual({ kept: 2, admitted: 0, rows: [10, 0] });
-    expect(decide([needy, busy], [], 1, 'prefill')).toEqual({ kept: 2, admitted: 0, rows: [0, 10] });
+    expect(decide([needy, busy], [sequence(4, 0)], 0, 'prefill')).toEqual({ kept: 2, at: [], rows: [0, 0] });
+    expect(decide([busy, needy], [], 0, 'prefill')).toEqual({ kept: 2, at: [], rows: [10, 0] });
+    expect(decide([needy, busy], [], 1, 'prefill')).toEqual({ kept: 2, at: [], rows: [0, 10] });
   });
 
   test('guesses get the rows, logits and free blocks that are left, and none beside a prompt', () => {
@@ -222,7 +270,7 @@ describe('decideStep', () => {
   test('guesses preempt nobody, and one that still holds the block of guesses that were wrong asks for none', () => {
     const rich = sequence(8, 7, { blockCount: 3, proposed: 6 });
     const needy = sequence(9, 8, { blockCount: 2, proposed: 6 });
-    expect(decide([rich, needy], [], 1, 'decode')).toEqual({ kept: 2, admitted: 0, rows: [5, 3] });
+    expect(decide([rich, needy], [], 1, 'decode')).toEqual({ kept: 2, at: [], rows: [5, 3] });
     // The third block of the first is not free for the second.
     expect(decide([{ ...rich, proposed: 0 }, needy], [], 2, 'decode').rows).toEqual([1, 4]);
   });
@@ -259,11 +307,12 @@ describe('decideStep', () => {
         ),
         fc.oneof(fc.nat({ max: 2 }), fc.nat({ max: 30 })),
         (work, running, waiting, free) => {
-          const { kept, admitted, rows } = decide(running, waiting, free, work);
+          const { kept, at, rows } = decide(running, waiting, free, work);
           const gone = running.filter((s, i) => i >= kept && s.inFlight === 0);
           const staying = running.filter((s) => !gone.includes(s));
-          const chosen = [...running.slice(0, kept), ...waiting.slice(0, admitted)];
-          expect(staying.length + admitted).toBeLessThanOrEqual(limits.sequences);
+          const chosen = [...running.slice(0, kept), ...at.map((i) => waiting[i])];
+          expect(staying.length + at.length).toBeLessThanOrEqual(limits.sequences);
+          expect(rows.slice(kept).every((r) => r > 0)).toBe(true);
           expect(rows.reduce((a, b) => a + b, 0)).toBeLessThanOrEqual(limits.rows);
           let logits = 0;
           // What is let go of is free, as far as nobody else holds it.
@@ -280,7 +329,7 @@ describe('decideStep', () => {
           });
           expect(logits).toBeLessThanOrEqual(limits.logitRows);
           expect(blocks).toBeGreaterThanOrEqual(0);
-          if (work !== 'all') expect(work === 'decode' ? admitted : gone.length).toBe(0);
+          if (work !== 'all') expect(work === 'decode' ? at.length : gone.length).toBe(0);
           const idle = running.every((s) => s.inFlight === 0);
           const can =
             work === 'prefill'

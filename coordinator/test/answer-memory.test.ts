@@ -16,9 +16,10 @@ import type { ScriptedWorker } from './scripted-worker.ts';
 const kib = 1024;
 
 // The real bound is more than a test should hold.
+const mocked = vi.hoisted(() => ({ answersBytesMax: 0 }));
 vi.mock('../src/bounds.ts', async (original) => {
   const { bounds } = await original<typeof import('../src/bounds.ts')>();
-  return { bounds: { ...bounds, answersBytesMax: 400 * 1024 } };
+  return { bounds: Object.defineProperty({ ...bounds }, 'answersBytesMax', { get: () => mocked.answersBytesMax }) };
 });
 
 const folder = mkdtempSync(path.join(os.tmpdir(), 'sw-am-'));
@@ -29,7 +30,8 @@ const model = modelDirOfContext(1_000_000, folder);
 
 let coordinator: RunningCoordinator;
 let worker: ScriptedWorker;
-async function start(): Promise<void> {
+async function start(answersBytesMax = 400 * kib): Promise<void> {
+  mocked.answersBytesMax = answersBytesMax;
   ({ coordinator, worker } = await startWithOneWorker(folder, { model, graceMs: 0, bodyBytesMax: 8 * kib * kib }, { kvBlocks: 16_384 }));
 }
 afterEach(async () => {
@@ -83,7 +85,7 @@ describe('answers that nobody has read yet', () => {
     expect(await refused.json()).toMatchObject({
       error: {
         code: 'queue_full',
-        message: expect.stringMatching(/^answers of \d+ bytes are in memory; the limit of all together is 409600$/),
+        message: expect.stringMatching(/^answers and prompts' ids of \d+ bytes are in memory; the limit of all together is 409600$/),
       },
     });
     expect((await post('/detokenize', { tokens: letters(30 * kib) })).status).toBe(200);
@@ -114,8 +116,8 @@ describe('answers that nobody has read yet', () => {
   });
 
   it('fail while they grow, as do others of the same request', async () => {
-    await start();
-    const asked = post('/v1/completions', { prompt: letters(60_000), n: 5, echo: true, max_tokens: 2 });
+    await start(900 * kib);
+    const asked = post('/v1/completions', { prompt: letters(120_000), n: 5, echo: true, max_tokens: 2 });
     const requests = (await worker.submits(5)).map(({ request }) => request);
     const all = <T>(value: T) => requests.map(() => value);
     worker.tokens({ request: requests, token: all(letter), finish: all(Finish.none), cachedTokens: all(0) });
@@ -126,8 +128,8 @@ describe('answers that nobody has read yet', () => {
   });
 
   it('of a stream are cut off', async () => {
-    await start();
-    const prompt = letters(60_000);
+    await start(900 * kib);
+    const prompt = letters(120_000);
     const { socket, first } = await unreadAnswers([['/v1/completions', { prompt, n: 5, echo: true, max_tokens: 2, stream: true }]]);
     const requests = (await worker.submits(5)).map(({ request }) => request);
     const all = <T>(value: T) => requests.map(() => value);
@@ -137,7 +139,7 @@ describe('answers that nobody has read yet', () => {
     socket.resume();
     finish(first);
     await closed;
-    await becomes(async () => (await post('/detokenize', { tokens: letters(120 * kib) })).status === 200);
+    await becomes(async () => (await post('/detokenize', { tokens: letters(480 * kib) })).status === 200);
   });
 });
 
@@ -150,13 +152,62 @@ describe('prompts as ids', () => {
     const refused = await asked(1);
     expect(refused.status).toBe(503);
     expect(await refused.json()).toMatchObject({
-      error: { message: `answers of ${(400 - 64) * kib} bytes are in memory; the limit of all together is ${400 * kib}` },
+      error: {
+        code: 'queue_full',
+        message: `prompts' ids take ${400 * kib} bytes: answers and prompts' ids of ${(400 - 64) * kib} bytes are in memory; the limit of all together is ${400 * kib}`,
+      },
     });
     for (const { request } of submits) finish(request);
     expect((await first).status).toBe(200);
     const second = asked(1);
     finish((await worker.next('submit')).request);
     expect((await second).status).toBe(200);
+  });
+
+  /** Takes what there is beside the ids of a prompt, all but a few bytes. */
+  async function fillBeside(promptIds: number): Promise<void> {
+    const rest = 400 * kib - Math.max(0, 4 * promptIds - 64 * kib) - 200;
+    const half = { tokens: letters((rest / 2 + 64 * kib) / 2) };
+    await unreadAnswers([
+      ['/detokenize', half],
+      ['/detokenize', half],
+    ]);
+    await becomes(async () => (await post('/detokenize', { tokens: letters(33 * kib) })).status === 503);
+  }
+
+  it.each([{ promptIds: 20_000 }, { promptIds: 16_000 }])('of %o have no short answer refused', async ({ promptIds }) => {
+    await start();
+    const asked = post('/v1/completions', { prompt: letters(promptIds), echo: true, max_tokens: 1 });
+    const { request } = await worker.next('submit');
+    await fillBeside(promptIds);
+    finish(request);
+    const answered = await asked;
+    expect(answered.status).toBe(200);
+    const { choices } = (await answered.json()) as { choices: { text: string }[] };
+    expect(choices[0].text).toHaveLength(promptIds + 1);
+  });
+
+  it('have no stream cut off whose reader is a little behind', async () => {
+    await start();
+    const { socket, first } = await unreadAnswers([
+      ['/v1/completions', { prompt: letters(20_000), n: 5, echo: true, max_tokens: 1, stream: true }],
+    ]);
+    const submits = await worker.submits(5);
+    await fillBeside(20_000);
+    // Of five echoes the socket takes four.
+    for (const [i, { request }] of submits.entries()) {
+      finish(request);
+      const metrics = async () => (await fetch(`${coordinator.url}/metrics`)).text();
+      await becomes(async () => /time_to_first_token_seconds_count\S* (\d+)/.exec(await metrics())![1] === String(i + 1));
+    }
+    finish(first);
+    let received = '';
+    socket.on('data', (chunk) => {
+      received += chunk;
+    });
+    await becomes(() => received.includes('[DONE]'));
+    expect(received.match(/A{20000}/g)).toHaveLength(5);
+    socket.destroy();
   });
 });
 
@@ -166,13 +217,22 @@ describe('a lease', () => {
     const [one, other] = [memory.lease(), memory.lease()];
     one.hold(90);
     other.hold(30);
-    expect(() => other.hold(31)).toThrow('answers of 100 bytes are in memory; the limit of all together is 100');
+    expect(() => other.hold(31)).toThrow("answers and prompts' ids of 100 bytes are in memory; the limit of all together is 100");
     one.hold(50);
     other.hold(70);
     one.end();
     one.hold(1_000);
     other.hold(110);
-    expect(() => other.hold(111)).toThrow('answers of 100 bytes');
+    expect(() => other.hold(111)).toThrow("answers and prompts' ids of 100 bytes");
+  });
+
+  it('of a request has a free part of its own beside the others', () => {
+    const memory = LeasedMemory.ofAnswers(100, 10);
+    const [ids, answer] = [memory.lease("prompts' ids"), memory.lease()];
+    ids.hold(110);
+    answer.hold(10);
+    expect(() => answer.hold(11)).toThrow(/^answers and/);
+    expect(() => memory.lease("prompts' ids").hold(11)).toThrow(/^prompts' ids take 11 bytes: answers and prompts' ids of 100 bytes/);
   });
 });
 

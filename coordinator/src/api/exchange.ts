@@ -23,6 +23,8 @@ export interface Exchange {
   body: MemoryLease;
   /** What its response takes, until that has closed. */
   answer: MemoryLease;
+  /** What the ids of its prompts take, until then. Apart from the answer: however long they are, that one may have what is free. */
+  ids: MemoryLease;
   /** Aborts when the response closes: it is complete, or the client has gone. */
   closed: AbortSignal;
 }

@@ -15,7 +15,6 @@ import { type CompletionRequest, readCompletionRequest } from './completion-requ
 import type { Exchange } from './exchange.ts';
 import { Fields } from './fields.ts';
 import { answerSpecs, type GenerationRequest } from './generation-request.ts';
-import { leaseBeside } from './leased-memory.ts';
 import { checkModel } from './model-routes.ts';
 import type { Service } from './service.ts';
 import { StreamedResponse } from './streamed-response.ts';
@@ -116,6 +115,7 @@ function run(service: Service, exchange: Exchange, fields: Fields, request: Gene
   // Unknown: all workers have gone meanwhile, and none will take it.
   const contextMax = service.contextMax() ?? Number.MAX_SAFE_INTEGER;
   const specs = answerSpecs(request, { tenant, domain: domainOf(exchange, fields) }, contextMax);
+  exchange.ids.hold(idBytes(request));
   const { dispatcher, metrics, membership, tokenizing, log } = service;
   const { places: workers } = membership;
   const base = {
@@ -127,7 +127,7 @@ function run(service: Service, exchange: Exchange, fields: Fields, request: Gene
     workers,
     echo: request.echo,
     choicesPerPrompt: request.common.n,
-    memory: leaseBeside(exchange.answer, idBytes(request)),
+    memory: exchange.answer,
   };
   const { streaming } = request;
   metrics.requests.onRequest(request.common.n, request.common.maxTokens);

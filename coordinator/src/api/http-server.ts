@@ -92,9 +92,13 @@ export async function listenHttp(service: Service, where: { host: string; port: 
       arrivedMs: 0,
       body: service.bodies.lease(),
       answer: service.answers.lease(),
+      ids: service.answers.lease("prompts' ids"),
       closed: closedSignal(response),
     };
-    response.once('close', () => exchange.answer.end());
+    response.once('close', () => {
+      exchange.answer.end();
+      exchange.ids.end();
+    });
     closeWithConnection(request, response);
     response.setHeader('x-request-id', exchange.id);
     service.exchanges.add(response);

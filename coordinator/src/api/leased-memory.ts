@@ -7,12 +7,6 @@ export interface MemoryLease {
   end(): void;
 }
 
-/** Holds `bytes` for as long as the lease lasts; what is held of the returned one comes on top. @throws SwitchyardError `queue_full` */
-export function leaseBeside(lease: MemoryLease, bytes: number): MemoryLease {
-  lease.hold(bytes);
-  return { hold: (more) => lease.hold(bytes + more), end: () => lease.end() };
-}
-
 interface LeasedMemoryOptions {
   bytesMax: number;
   /** What every lease may have besides: small things are never refused because of large ones. */
@@ -35,12 +29,17 @@ export class LeasedMemory {
     return new LeasedMemory({ bytesMax, holds: { what: 'requests', why: 'are being read' } });
   }
 
-  /** Of answers, while they are put together and until their clients have taken them. @param bytesFree what the socket of each may hold anyway */
+  /**
+   * Of answers, while they are put together and until their clients have taken them, and of the ids of their prompts, until then.
+   *
+   * @param bytesFree what the socket of each may hold anyway
+   */
   static ofAnswers(bytesMax: number, bytesFree: number): LeasedMemory {
-    return new LeasedMemory({ bytesMax, bytesFree, holds: { what: 'answers', why: 'are in memory' } });
+    return new LeasedMemory({ bytesMax, bytesFree, holds: { what: "answers and prompts' ids", why: 'are in memory' } });
   }
 
-  lease(): MemoryLease {
+  /** @param what it is for, where a refusal should say so */
+  lease(what?: string): MemoryLease {
     const { bytesMax, bytesFree = 0, holds } = this.#options;
     let held = 0;
     let ended = false;
@@ -51,7 +50,7 @@ export class LeasedMemory {
         if (more > 0 && this.#bytes + more > bytesMax)
           throw new SwitchyardError(
             'queue_full',
-            `${holds.what} of ${this.#bytes} bytes ${holds.why}; the limit of all together is ${bytesMax}`,
+            `${what === undefined ? '' : `${what} take ${bytes} bytes: `}${holds.what} of ${this.#bytes} bytes ${holds.why}; the limit of all together is ${bytesMax}`,
           );
         held += more;
         this.#bytes += more;

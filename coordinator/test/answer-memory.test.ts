@@ -164,6 +164,12 @@ describe('prompts as ids', () => {
     expect((await second).status).toBe(200);
   });
 
+  it('that are refused are requests like those that a full queue refuses', async () => {
+    await start();
+    expect((await post('/v1/completions', { prompt: letters(120 * kib), n: 3, max_tokens: 1 })).status).toBe(503);
+    expect(await (await fetch(`${coordinator.url}/metrics`)).text()).toMatch(/request_params_n_sum\S* 3\n/);
+  });
+
   /** Takes what there is beside the ids of a prompt, all but a few bytes. */
   async function fillBeside(promptIds: number): Promise<void> {
     const rest = 400 * kib - Math.max(0, 4 * promptIds - 64 * kib) - 200;

@@ -115,8 +115,10 @@ function run(service: Service, exchange: Exchange, fields: Fields, request: Gene
   // Unknown: all workers have gone meanwhile, and none will take it.
   const contextMax = service.contextMax() ?? Number.MAX_SAFE_INTEGER;
   const specs = answerSpecs(request, { tenant, domain: domainOf(exchange, fields) }, contextMax);
-  exchange.ids.hold(idBytes(request));
   const { dispatcher, metrics, membership, tokenizing, log } = service;
+  // Those that are refused for want of room are requests, too.
+  metrics.requests.onRequest(request.common.n, request.common.maxTokens);
+  exchange.ids.hold(idBytes(request));
   const { places: workers } = membership;
   const base = {
     dispatcher,
@@ -130,7 +132,6 @@ function run(service: Service, exchange: Exchange, fields: Fields, request: Gene
     memory: exchange.answer,
   };
   const { streaming } = request;
-  metrics.requests.onRequest(request.common.n, request.common.maxTokens);
   const answers = streaming.stream
     ? new StreamedResponse(response, format, { ...streaming, pingMs: service.config.pingMs }, base)
     : new CollectedResponse(response, format, base);

@@ -1,5 +1,6 @@
 import { SwitchyardError } from '@switchyard/proto';
 import { sumOfExps } from './exponential.ts';
+import { Selection } from './selection.ts';
 
 // Rows come as float64: a copy that costs a thirtieth of what is then saved. To read a float32 into a double register waits for whatever that register held before,
 // and whether the loop is two or four times as slow for it is up to the compiler's choice of registers. Four entries at a time fail one test together.
@@ -43,7 +44,13 @@ export function logSumExp(row: Float64Array, max: number): number {
   return max + Math.log(sumOfExps(row, max, 1));
 }
 
-/** The `wanted` most likely tokens in descending logit, ties to the lower id: one pass with a sorted list of at most `wanted` entries, which should be few. */
+/** A row in no order has a few hundred tokens that are the most likely so far; of one that rises nearly each is, and its place in the list has to be made. */
+const INSERTIONS_MAX = 4096;
+
+/**
+ * The `wanted` most likely tokens in descending logit, ties to the lower id: one pass with a sorted list of at most `wanted` entries, which should be few. A row for
+ * which that would take long is passed again, with buckets.
+ */
 export function topTokens(row: Float64Array, wanted: number): number[] {
   const tokens: number[] = [];
   if (wanted === 0) return tokens;
@@ -51,14 +58,22 @@ export function topTokens(row: Float64Array, wanted: number): number[] {
   for (let i = 0; i < first; i++) insert(tokens, row, i);
   let floor = row[tokens[first - 1]];
   const whole = row.length - 3;
+  let insertions = 0;
   for (let i = first; i < row.length; i++) {
     while (i < whole && row[i] <= floor && row[i + 1] <= floor && row[i + 2] <= floor && row[i + 3] <= floor) i += 4;
     if (i === row.length || row[i] <= floor) continue;
+    if (++insertions > INSERTIONS_MAX) return selected(row, wanted);
     tokens.pop();
     insert(tokens, row, i);
     floor = row[tokens[first - 1]];
   }
   return tokens;
+}
+
+function selected(row: Float64Array, wanted: number): number[] {
+  const tokens = new Int32Array(wanted);
+  new Selection(row.length).keepLargest(row, row[largestOf(row)], wanted, tokens);
+  return Array.from(tokens).sort((a, b) => row[b] - row[a] || a - b);
 }
 
 /** Puts the token behind all that are as likely. */

@@ -1,6 +1,6 @@
 import type { Sampling } from '@switchyard/proto';
 import fc from 'fast-check';
-import { describe, expect, test } from 'vitest';
+import { describe, expect, test, vi } from 'vitest';
 import { expNonPositive } from '../../src/sample/exponential.ts';
 import { argmax, logSumExp, topTokens } from '../../src/sample/logits.ts';
 import { uniformAt } from '../../src/sample/random.ts';
@@ -194,5 +194,29 @@ describe('logprobs', () => {
         expect(argmax(logits)).toBe(sorted[0]);
       }),
     );
+  });
+
+  const impossible = Number.NEGATIVE_INFINITY;
+  test.each<[string, (i: number) => number]>([
+    ['rises', (i) => i / 7],
+    ['rises within a unit', (i) => i / 1e6],
+    ['rises in steps', (i) => i >> 3],
+    ['rises to a plateau', (i) => Math.min(i, 19_000)],
+    ['rises from what is impossible', (i) => (i < 1000 ? impossible : i)],
+    ['rises again and again', (i) => i % 5003],
+    ['falls', (i) => -i],
+    ['is flat', () => 3],
+    ['is impossible but for one', (i) => (i === 9000 ? 0 : impossible)],
+  ])('top tokens of a long row that %s are found with few insertions', (_, logit) => {
+    const logits = Float64Array.from({ length: 20_000 }, (_, i) => logit(i));
+    const sorted = Array.from(logits.keys()).sort((a, b) => logits[b] - logits[a] || a - b);
+    for (const wanted of [0, 1, 20, 64]) {
+      const splice = vi.spyOn(Array.prototype, 'splice');
+      const tokens = topTokens(logits, wanted);
+      const insertions = splice.mock.calls.length;
+      splice.mockRestore();
+      expect(tokens).toEqual(sorted.slice(0, wanted));
+      expect(insertions).toBeLessThan(5000);
+    }
   });
 });

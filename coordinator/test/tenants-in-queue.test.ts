@@ -99,6 +99,23 @@ describe('tenants that wait', () => {
     expect(new Set((await Promise.all([...alices, bobs])).map(({ status }) => status))).toEqual(new Set([200]));
   });
 
+  it('wait there as well when a worker takes the last that it has first', async () => {
+    await start('a alice\nb bob\n', 64, { requestsRunningMax: 256, maxSequences: 2 });
+    const alices = Array.from({ length: 20 }, () => complete('a', { max_tokens: 2 }));
+    const has = await worker.submits(6);
+    await becomes(() => waiting() === 14);
+    // Two in its batch and four beyond, whichever they are.
+    const out = has.slice(4).map(({ request }) => request);
+    worker.tokens({ request: out, token: [50, 50], finish: [Finish.none, Finish.none], cachedTokens: [0, 0] });
+    worker.tokens({ request: [out[0]], token: [50], finish: [Finish.length], cachedTokens: [0] });
+    await becomes(() => waiting() < 14);
+    expect(waiting()).toBe(13);
+    for (const { request } of [...has.slice(0, 4), has[5]])
+      worker.tokens({ request: [request], token: [50], finish: [Finish.length], cachedTokens: [0] });
+    await serve(14);
+    expect(new Set((await Promise.all(alices)).map(({ status }) => status))).toEqual(new Set([200]));
+  });
+
   it('are told at once when a request is more than a tenant can ever have', async () => {
     await start('a alice\nb bob\n', 4);
     const refused = await complete('a', { n: 5 });

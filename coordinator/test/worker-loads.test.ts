@@ -13,7 +13,6 @@ const running = (worker: number, request: number, promptTokens = 10): Running =>
   promptTokens,
   submittedMs: 100 * request,
   moved: false,
-  batched: false,
 });
 
 describe('what workers have to do', () => {
@@ -23,38 +22,53 @@ describe('what workers have to do', () => {
     loads.add(first);
     loads.add(second);
     loads.gaveTokens(1, 777);
-    const shared = { batched: 0, lastChosen: 6, busySinceMs: 500, tokensAtMs: 777 };
-    expect(loads.of(1)).toEqual({ sequences: 2, promptTokens: 30, ...shared });
+    const shared = { lastChosen: 6, busySinceMs: 500, tokensAtMs: 777 };
+    expect(loads.of(1)).toEqual({ sequences: 2, batched: 2, unbegun: 2, promptTokens: 30, ...shared });
     loads.promptDone(first);
     loads.promptDone(first);
-    expect(loads.of(1)).toEqual({ sequences: 2, promptTokens: 20, ...shared });
+    expect(loads.of(1)).toEqual({ sequences: 2, batched: 2, unbegun: 1, promptTokens: 20, ...shared });
     loads.remove(second);
-    expect(loads.of(1)).toEqual({ sequences: 1, promptTokens: 0, ...shared });
+    expect(loads.of(1)).toEqual({ sequences: 1, batched: 1, unbegun: 0, promptTokens: 0, ...shared });
     loads.remove(first);
     loads.add(running(1, 9));
-    expect(loads.of(1)).toEqual({ sequences: 1, promptTokens: 10, ...shared, lastChosen: 9, busySinceMs: 900 });
-    expect(loads.of(0)).toEqual({ sequences: 0, batched: 0, promptTokens: 0, lastChosen: 0, busySinceMs: 0, tokensAtMs: 0 });
+    expect(loads.of(1)).toEqual({ sequences: 1, batched: 1, unbegun: 1, promptTokens: 10, ...shared, lastChosen: 9, busySinceMs: 900 });
+    expect(loads.of(0)).toEqual({ sequences: 0, batched: 0, unbegun: 0, promptTokens: 0, lastChosen: 0, busySinceMs: 0, tokensAtMs: 0 });
   });
 
-  it('begins in order, as much as a batch holds', () => {
-    const loads = new WorkerLoads(2, 2, MOST);
-    const all = [running(0, 1), running(1, 2), running(0, 3), running(0, 4)];
+  it('is in a batch as far as that holds it and the worker does not say otherwise', () => {
+    const loads = new WorkerLoads(2, 3, MOST);
+    const all = [running(0, 1), running(1, 2), running(0, 3), running(0, 4), running(0, 5)];
     for (const entry of all) loads.add(entry);
-    loads.fillBatch(places[0], all);
-    expect(all.map(({ batched }) => batched)).toEqual([true, false, true, false]);
-    expect([loads.batchIsFull(0), loads.batchIsFull(1)]).toEqual([true, false]);
-    loads.setBatched(all[2], false);
-    loads.setBatched(all[2], false);
-    expect(loads.of(0).batched).toBe(1);
-    loads.remove(all[0]);
-    loads.fillBatch(places[0], all.slice(1));
-    expect(all.map(({ batched }) => batched)).toEqual([true, false, true, true]);
-    expect(loads.of(0)).toMatchObject({ sequences: 2, batched: 2 });
+    const batched = () => loads.of(0).batched;
+    expect([batched(), loads.of(1).batched]).toEqual([3, 1]);
+    loads.saysWaiting(0, 3);
+    expect(batched()).toBe(1);
+    // What has begun is in the batch, whichever came first.
+    loads.promptDone(all[4]);
+    expect(batched()).toBe(1);
+    loads.promptDone(all[3]);
+    expect(batched()).toBe(2);
+    loads.saysWaiting(0, 4);
+    expect(batched()).toBe(2);
+    loads.saysWaiting(0, 0);
+    expect(batched()).toBe(3);
+    loads.saysWaiting(0, 2);
+    loads.remove(all[3]);
+    expect(loads.of(0)).toMatchObject({ sequences: 3, batched: 3 });
+  });
+
+  it('has begun at once where there is no prompt, which workers refuse', () => {
+    const loads = new WorkerLoads(1, 2, MOST);
+    const entry = running(0, 1, 0);
+    loads.add(entry);
+    expect(loads.of(0)).toMatchObject({ sequences: 1, batched: 1, unbegun: 0 });
+    loads.remove(entry);
+    expect(loads.of(0)).toMatchObject({ sequences: 0, batched: 0, unbegun: 0 });
   });
 
   it('never counts more as begun than there is, and what waits is bounded', () => {
     fc.assert(
-      fc.property(fc.array(fc.tuple(fc.nat({ max: 3 }), fc.nat({ max: 1 }), fc.nat()), { maxLength: 60 }), (steps) => {
+      fc.property(fc.array(fc.tuple(fc.nat({ max: 4 }), fc.nat({ max: 1 }), fc.nat()), { maxLength: 60 }), (steps) => {
         const loads = new WorkerLoads(2, 3, MOST);
         const all: Running[] = [];
         for (const [i, [what, worker, which]] of steps.entries()) {
@@ -62,18 +76,17 @@ describe('what workers have to do', () => {
           if (what < 2) {
             all.push(running(worker, i));
             loads.add(all.at(-1)!);
-          } else if (entry !== undefined && what === 2) loads.setBatched(entry, !entry.batched && !loads.batchIsFull(entry.place.worker));
+          } else if (what === 2) loads.saysWaiting(worker, which % 12);
+          else if (entry !== undefined && what === 3) loads.promptDone(entry);
           else if (entry !== undefined) loads.remove(all.splice(all.indexOf(entry), 1)[0]);
-          loads.fillBatch(places[worker], all);
           for (const place of places) {
             const there = all.filter((other) => other.place === place);
-            const { sequences, batched, promptTokens } = loads.of(place.worker);
-            expect(sequences).toBe(there.length);
-            expect(batched).toBe(there.filter((other) => other.batched).length);
-            expect(batched).toBeLessThanOrEqual(3);
-            expect(promptTokens).toBe(10 * there.length);
+            const unbegun = there.filter(({ promptTokens }) => promptTokens > 0).length;
+            expect(loads.of(place.worker)).toMatchObject({ sequences: there.length, unbegun, promptTokens: 10 * unbegun });
+            const { batched } = loads.of(place.worker);
+            expect(batched).toBeLessThanOrEqual(Math.min(3, there.length));
+            expect(batched).toBeGreaterThanOrEqual(Math.min(3, there.length - unbegun));
           }
-          expect(loads.of(worker).batched).toBe(Math.min(3, loads.of(worker).sequences));
         }
       }),
     );
@@ -86,10 +99,12 @@ describe('what workers have to do', () => {
       expect(loads.hasRoom(0)).toBe(true);
       loads.add(entry);
     }
-    expect(loads.hasRoom(0)).toBe(false);
-    loads.fillBatch(places[0], all.slice(1));
     expect(loads.hasRoom(0)).toBe(true);
     loads.add(all[0]);
+    expect(loads.hasRoom(0)).toBe(false);
+    loads.remove(all[1]);
+    expect(loads.hasRoom(0)).toBe(true);
+    loads.saysWaiting(0, MOST);
     expect(loads.hasRoom(0)).toBe(false);
   });
 });

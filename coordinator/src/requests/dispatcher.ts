@@ -147,13 +147,9 @@ export class Dispatcher {
     if (running !== undefined) this.#membership.cancel(running.place, answer.request);
   }
 
-  /** Once a second. With a full cache some wait on the worker although its batch has room: those that came last. */
+  /** Once a second. With a full cache some wait on the worker although its batch has room; which ones, it chooses: how many is all that counts here. */
   onStats(place: Place, { waiting }: Stats): void {
-    const unserved = [...this.#running.values()].filter((entry) => entry.place === place && entry.promptTokens > 0);
-    unserved.forEach((entry, i) => {
-      const waits = i >= unserved.length - waiting;
-      if (waits || !this.#loads.batchIsFull(place.worker)) this.#loads.setBatched(entry, !waits);
-    });
+    this.#loads.saysWaiting(place.worker, waiting);
     this.#pump();
     this.#flush();
   }
@@ -213,7 +209,6 @@ export class Dispatcher {
         this.#touched.add(answer.listener);
         if (carriesToken && !answer.awaitsBill) {
           this.#loads.promptDone(entry);
-          this.#loads.setBatched(entry, true);
           if (answer.firstTokenMs === 0) {
             answer.batchedMs = Math.min(now, entry.submittedMs + (tokens.queuedUs[i] ?? 0) / 1000);
             this.#refusals.answers(place.worker);
@@ -404,14 +399,13 @@ export class Dispatcher {
       } else attempt(answer, () => answer.fail(error as SwitchyardError));
       return;
     }
-    const entry = { answer, place, promptTokens: spec.prompt.length, submittedMs: performance.now(), moved: false, batched: false };
+    const entry = { answer, place, promptTokens: spec.prompt.length, submittedMs: performance.now(), moved: false };
     this.#running.set(answer.request, entry);
     this.#loads.add(entry);
     this.#prefixes.remember(answer.points, place.worker);
     const { reason } = answer.home!;
     this.#choices.set(reason, (this.#choices.get(reason) ?? 0) + 1);
     this.#metrics.onHome(reason);
-    this.#loads.fillBatch(place, this.#running.values());
   }
 
   #mayMove({ home, movedFrom, spec }: Answer): boolean {
@@ -444,7 +438,6 @@ export class Dispatcher {
     if (entry === undefined) return;
     this.#running.delete(request);
     this.#loads.remove(entry);
-    this.#loads.fillBatch(entry.place, this.#running.values());
   }
 
   /**

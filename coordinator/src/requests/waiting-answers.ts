@@ -95,7 +95,7 @@ export function tenantWaitingMax(waitingMax: number, tenants: number): number {
 }
 
 /**
- * Sequences that a worker may have beyond its batch, where they stand in the order in which they came. As many as it takes; where tenants take turns, only what its
+ * Sequences that a worker may have beyond its batch, where it is the worker's choice which begins next. As many as it takes; where tenants take turns, only what its
  * batch is filled from until the next ones arrive.
  */
 export function beyondBatchMax(batchMax: number, tenants: number): number {

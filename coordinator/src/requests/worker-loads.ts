@@ -10,15 +10,15 @@ export interface Running {
   submittedMs: number;
   /** It goes on elsewhere under another number; what still comes from here is its bill. */
   moved: boolean;
-  /** In the worker's batch, as far as that can be told. */
-  batched: boolean;
 }
 
 /** What one worker has. */
 interface WorkerLoad {
   sequences: number;
-  /** Of those, in the worker's batch. */
+  /** Of those, in the worker's batch, as far as that can be told. Which ones cannot: a worker may hold some back and take later ones first. */
   batched: number;
+  /** Of those, whose first token has not come. */
+  unbegun: number;
   /** Of their prompts, not computed. */
   promptTokens: number;
   /** Number of the request for which it was last chosen. */
@@ -41,7 +41,7 @@ export class WorkerLoads {
   constructor(workers: number, batchMax: number, beyondBatchMax: number) {
     this.#batchMax = batchMax;
     this.#beyondBatchMax = beyondBatchMax;
-    const nothing = { sequences: 0, batched: 0, promptTokens: 0, lastChosen: 0, busySinceMs: 0, tokensAtMs: 0 };
+    const nothing = { sequences: 0, batched: 0, unbegun: 0, promptTokens: 0, lastChosen: 0, busySinceMs: 0, tokensAtMs: 0 };
     this.#loads = Array.from({ length: workers }, () => ({ ...nothing }));
   }
 
@@ -54,22 +54,20 @@ export class WorkerLoads {
     return sequences - batched < this.#beyondBatchMax;
   }
 
-  batchIsFull(worker: number): boolean {
-    return this.#loads[worker].batched >= this.#batchMax;
-  }
-
   add({ answer, place, promptTokens, submittedMs }: Running): void {
     const load = this.#loads[place.worker];
     load.promptTokens += promptTokens;
+    if (promptTokens > 0) load.unbegun++;
     if (load.sequences++ === 0) load.busySinceMs = submittedMs;
     load.lastChosen = answer.request;
+    this.#batch(load, load.sequences);
   }
 
   remove(entry: Running): void {
     const load = this.#loads[entry.place.worker];
     this.promptDone(entry);
     load.sequences--;
-    if (entry.batched) load.batched--;
+    this.#batch(load, load.sequences);
   }
 
   gaveTokens(worker: number, nowMs: number): void {
@@ -78,24 +76,22 @@ export class WorkerLoads {
 
   /** The first token has come, or will not: the worker has computed the prompt, or no longer has to. */
   promptDone(entry: Running): void {
-    this.#loads[entry.place.worker].promptTokens -= entry.promptTokens;
+    if (entry.promptTokens === 0) return;
+    const load = this.#loads[entry.place.worker];
+    load.promptTokens -= entry.promptTokens;
+    load.unbegun--;
     entry.promptTokens = 0;
+    this.#batch(load, load.batched);
   }
 
-  setBatched(entry: Running, batched: boolean): void {
-    if (entry.batched === batched) return;
-    entry.batched = batched;
-    this.#loads[entry.place.worker].batched += batched ? 1 : -1;
+  /** By its own account the worker's batch has less than it could, until something comes or goes. */
+  saysWaiting(worker: number, waiting: number): void {
+    const load = this.#loads[worker];
+    this.#batch(load, load.sequences - waiting);
   }
 
-  /** Workers take sequences into their batch in order, as many as fit. @param running of all workers, in the order in which they were submitted */
-  fillBatch(place: Place, running: Iterable<Running>): void {
-    const { worker } = place;
-    const { batched, sequences } = this.#loads[worker];
-    if (batched >= Math.min(this.#batchMax, sequences)) return;
-    for (const entry of running) {
-      if (this.batchIsFull(worker)) return;
-      if (entry.place === place) this.setBatched(entry, true);
-    }
+  /** So many are in the batch, or as many as have begun, as far as they fit. */
+  #batch(load: WorkerLoad, sequences: number): void {
+    load.batched = Math.min(this.#batchMax, Math.max(sequences, load.sequences - load.unbegun));
   }
 }

@@ -71,14 +71,14 @@ export async function readSglangDump(
       if (!Number.isInteger(position) || position < 0 || position > positionMax)
         throw badTrace(source, record, `position is ${position}, must be an integer from 0 to ${positionMax}`);
     builder ??= new TraceBuilder({ model: options.model ?? 'unknown', moeLayers, experts, topK }, source, options);
-    const sequenceOf = links.link(pass, positions, (problem) => badTrace(source, record, problem));
+    const { sequenceOf, decoding } = links.link(pass, given, tokens, (problem) => badTrace(source, record, problem));
     const row = new Uint16Array(moeLayers.length * topK);
     for (let t = 0; t < tokens; t++) {
       const place = () => `sequence ${sequenceOf[t]}, position ${positions[t]}`;
       moeLayers.forEach((layer, l) => {
         for (let k = 0; k < topK; k++) row[l * topK + k] = logicalId(ids[(layer * tokens + t) * topK + k], layer, map, source, place);
       });
-      builder.add(sequenceOf[t], positions[t], pass.mode === 'decode', row, 0, place);
+      builder.add(sequenceOf[t], positions[t], decoding[t] === 1, row, 0, place);
     }
   };
   let shape: number[] | null = null;

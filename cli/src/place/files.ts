@@ -81,8 +81,8 @@ export async function readTrace(path: string, tokensMax: number, { shape, modelD
 
 async function modelIn(dir: string): Promise<TraceModel> {
   const { inspectModel } = await import('@switchyard/worker');
-  const { modelType, moeLayers, experts } = inspectModel(dir);
-  return { type: modelType, moeLayers, experts };
+  const { modelType, moeLayers, experts, topK } = inspectModel(dir);
+  return { type: modelType, moeLayers, experts, topK };
 }
 
 async function openFile(path: string, tokensMax: number, shape?: IdShape): Promise<TraceFile> {

@@ -8,9 +8,6 @@ export interface DomainHomes {
   domains: Record<string, { tokens: number; homeShare: number[] }>;
 }
 
-/** Domains kept, the ones with most tokens first: as many as a coordinator remembers. */
-const domainsMax = 4096;
-
 /** @param cluster the plan's, node by node */
 export function homesOf(
   trace: RoutingTrace,
@@ -20,7 +17,7 @@ export function homesOf(
   const { start, holders } = holderNodes(replicas, nodeOf);
   const experts = replicas[0].length;
   const layers = trace.moeLayers.length;
-  const kept = largestDomains(trace, domainsMax);
+  const kept = largestDomains(trace);
   const sums = new Map(kept.map(({ name }) => [name, { visits: 0, held: new Float64Array(nodes) }]));
   for (let t = 0; t < trace.tokens; t++) {
     const { domain } = trace.sequences[trace.sequenceOf[t]];

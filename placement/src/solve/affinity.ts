@@ -11,9 +11,6 @@ export interface Affinity {
   domains: Record<string, number[]>;
 }
 
-/** Domains kept in a plan's affinity table, the ones with most tokens first. */
-const domainsMax = 4096;
-
 /** What each sequence would cost from each home node, per token and layer, (sequences, nodes) both. */
 export interface HomeCosts {
   /** Remote nodes visited, by the router's rule; each by the price of its link where links are not alike. */
@@ -71,7 +68,7 @@ export function homePrices({ visits, rows }: HomeCosts): Float64Array {
 
 /** Averages sequences' costs by domain. @param cost visits of `sequenceHomeCosts` */
 export function learnAffinity(trace: RoutingTrace, cost: Float64Array, nodes: number): Affinity {
-  const kept = largestDomains(trace, domainsMax);
+  const kept = largestDomains(trace);
   const sumOf = () => ({ tokens: 0, cost: new Float64Array(nodes) });
   const all = sumOf();
   const sums = new Map(kept.map(({ name }) => [name, sumOf()]));

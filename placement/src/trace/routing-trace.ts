@@ -94,15 +94,18 @@ export function checkShape(shape: TraceShape, source: string): void {
     throw badTrace(source, 'header', `groups is ${shape.groups}, must divide the ${shape.experts} experts`);
 }
 
-/** The domains with most tokens, most first, `count` at most; ties by name. Clients name domains, so there may be as many as sequences: what is summed for each is summed for these alone. */
-export function largestDomains(trace: RoutingTrace, count: number): { name: string; tokens: number }[] {
+/** Domains that are told apart: as many as a coordinator remembers. */
+const domainsMax = 4096;
+
+/** The domains with most tokens, most first; ties by name. Clients name domains, so there may be as many as sequences: what is summed for each is summed for these alone. */
+export function largestDomains(trace: RoutingTrace): { name: string; tokens: number }[] {
   const tokens = new Map<string, number>();
   for (const { domain, tokens: own } of trace.sequences)
     if (domain !== null && domain !== '') tokens.set(domain, (tokens.get(domain) ?? 0) + own);
   return [...tokens]
     .map(([name, of]) => ({ name, tokens: of }))
     .sort((a, b) => b.tokens - a.tokens || (a.name < b.name ? -1 : 1))
-    .slice(0, count);
+    .slice(0, domainsMax);
 }
 
 /** What decides whether a sample keeps a sequence. Shifted, for zero is where the hash stays: the first sequence would be in every sample. */

@@ -135,10 +135,40 @@ describe('the stages of a move', () => {
     const { stages, reached } = await stageMove(current, plan, cluster, trace, homes, { expertBytes: 1, stop: () => true });
     expect(stages.flatMap((stage) => stage.adds)).toEqual([]);
     expectValid(reached, cluster.slotsOf);
+    // Still looking for the first stage: the best that was seen.
+    let looks = 0;
+    const first = await stageMove(current, plan, cluster, trace, homes, { expertBytes: 1, stop: () => ++looks > 300 });
+    expect(first.bytes).toBeGreaterThan(50);
+    expect(first.remoteNodesAfter).toBeLessThan(first.remoteNodesBefore);
+    expectValid(first.reached, cluster.slotsOf);
     let asked = 0;
     const some = await stageMove(current, plan, cluster, trace, homes, { expertBytes: 1, stop: () => ++asked > 1500 });
     expect(some.bytes).toBeGreaterThan(0);
     expect(some.bytes).toBeLessThan(diffPlans(current, plan, 1).bytes);
+  });
+});
+
+describe('stages that lacked room', () => {
+  it('are taken once others have made it: nothing is left that gains and fits the budget', async () => {
+    for (let seed = 1; seed <= 60; seed++) {
+      const trace = toyTrace({ layers: 4, experts: 12, topK: 3, sequences: 9, tokensEach: 6 }, seed);
+      const topology = testTopology(3, 1, 18);
+      const cluster = clusterOf(topology);
+      const random = seededRandom(seed);
+      const room = [18, 18, 18];
+      const anywhere = () => {
+        const free = [0, 1, 2].filter((w) => room[w] > 0);
+        const worker = free[random.below(free.length)];
+        room[worker]--;
+        return [worker];
+      };
+      const current = await baselinePlan('contiguous', trace, topology);
+      current.replicas = trace.moeLayers.map(() => Array.from({ length: 12 }, anywhere));
+      const { plan, homes } = await place(trace, topology, { starts: 1, replicas: 0.1, programColumns: 0, seed });
+      const once = await stageMove(current, plan, cluster, trace, homes, { expertBytes: 1, bytesMax: 20 });
+      const left = { expertBytes: 1, bytesMax: 20 - once.bytes };
+      expect({ seed, bytes: (await stageMove(once.reached, plan, cluster, trace, homes, left)).bytes }).toEqual({ seed, bytes: 0 });
+    }
   });
 });
 
@@ -208,6 +238,9 @@ describe('re-planning with less memory', () => {
     const less = clusterOf(smaller);
     const { reached } = await stageMove(current, target, less, trace, homes, { expertBytes: 1000, bytesMax: 200_000 });
     expectValid(reached, less.slotsOf);
+    // Time does not stand in the way: what has to move moves.
+    const late = await stageMove(current, target, less, trace, homes, { expertBytes: 1000, stop: () => true });
+    expectValid(late.reached, less.slotsOf);
     await expect(stageMove(current, target, less, trace, homes, { expertBytes: 1000, bytesMax: 1000 })).rejects.toThrow(
       /worker 0 \(n0w0\) holds \d+ experts and its memory 200: no part of the way that moves at most 1000 bytes fits/,
     );

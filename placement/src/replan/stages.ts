@@ -31,6 +31,9 @@ export interface StagedMove {
 /** So many are priced between two turns of the event loop, a millisecond each where layers are large: signals are heard meanwhile. */
 const trialsPerTurn = 32;
 
+/** Trials that may follow the end: a fraction of a second, so that what was looked at until then is not lost. */
+const trialsAfterEnd = 256;
+
 /** What a stage that copies must gain, in visits of all tokens: less is rounding. */
 const gainMin = 1e-6;
 
@@ -42,12 +45,13 @@ const gainMin = 1e-6;
  * With `bytesMax` this is re-planning under a budget: the best prefix that fits.
  *
  * Two things go before "no worse". Where the current plan holds more than a worker's memory, replicas leave that worker first. And what is reached has no more
- * replicas than the target: dropping costs no bytes, so those that the target does not have are dropped in the end, the least missed first.
+ * replicas than the target: dropping costs no bytes, so those that the target does not have are dropped in the end, the least missed first. Neither is left undone
+ * when time is up.
  *
  * @param cluster with its memory as it is: a limit that was set for the target's sake is not one that the stages on the way must keep
  * @param homes home worker of each sequence of the trace, held fixed
  * @param options.prices what stages are judged by; by default remote nodes alone. With more than 32 nodes it is these, whatever the prices
- * @param options.signal aborted, or `stop` true: what has been staged until then is the result, if it fits
+ * @param options.signal aborted, or `stop` true: what has been staged until then is the result, and the best of what was looked at where nothing has
  * @throws bad_plan where a worker holds more than its memory and `bytesMax` does not suffice to change that
  */
 export async function stageMove(
@@ -85,17 +89,20 @@ export async function stageMove(
   };
 
   /** Drops replicas that the target does not have while `wants` them gone, the least missed first, as one stage. */
-  const dropSurplus = (wants: (c: Change) => boolean) => {
+  const dropSurplus = async (wants: (c: Change) => boolean) => {
     const found: { way: Way; gain: number }[] = [];
+    const spare = (c: Change) => replicas[c.layer][c.expert].length > 1 && wants(c);
     for (const drop of state.unwanted()) {
-      if (replicas[drop.layer][drop.expert].length === 1 || !wants(drop)) continue;
+      if (!spare(drop)) continue;
+      await turn();
       const way = { adds: [], drops: [drop] };
-      const gain = state.gainOf(way);
+      // When time is up they go in any order.
+      const gain = ended() ? -Infinity : state.gainOf(way);
       if (gain !== null) found.push({ way, gain });
     }
-    found.sort((a, b) => b.gain - a.gain);
+    found.sort((a, b) => (a.gain === b.gain ? 0 : b.gain - a.gain));
     const first = stages.length;
-    for (const { way } of found) if (wants(way.drops[0]) && state.gainOf(way) !== null) commit(way);
+    for (const { way } of found) if (spare(way.drops[0])) commit(way);
     const drops = stages.splice(first).flatMap((stage) => stage.drops);
     if (drops.length > 0) stages.push({ adds: [], drops, remoteNodes: remoteNodes(), bytes: 0 });
   };
@@ -103,12 +110,11 @@ export async function stageMove(
   /** Moves experts off workers that are over their memory, at least cost, as far as the bytes go. */
   const moveOff = async () => {
     const relieves = ({ adds, drops }: Way) => drops.some((d) => overfull(d.worker)) && !adds.some((a) => overfull(a.worker));
-    for (let moved = true; moved && !ended() && free.some((f) => f < 0); ) {
+    for (let moved = true; moved && free.some((f) => f < 0); ) {
       moved = false;
       const found: { way: Way; gain: number }[] = [];
       for (const first of state.wanted()) {
         await turn();
-        if (ended()) break;
         const way = state.chainFrom(first);
         const gain = way === null || !relieves(way) ? null : state.gainOf(way);
         if (way !== null && gain !== null) found.push({ way, gain });
@@ -133,32 +139,49 @@ export async function stageMove(
       gain[i] = way === null || all === null || all < gainMin ? 0 : all / way.adds.length;
       return gain[i] > 0 ? way : null;
     };
+    const lookAt = async (list: Iterable<number>) => {
+      for (const i of list) {
+        await turn();
+        if (ended()) return;
+        look(i);
+      }
+    };
     const inLayer: number[][] = replicas.map(() => []);
-    for (const [i, { layer }] of changes.entries()) {
-      await turn();
-      if (ended()) return;
-      look(i);
-      inLayer[layer].push(i);
+    for (const [i, { layer }] of changes.entries()) inLayer[layer].push(i);
+    await lookAt(changes.keys());
+    if (ended()) {
+      const byGain = [...changes.keys()].filter((i) => gain[i] > 0).sort((a, b) => gain[b] - gain[a]);
+      for (const i of byGain.slice(0, trialsAfterEnd)) {
+        const way = look(i);
+        if (way !== null) commit(way);
+      }
+      return;
     }
     const bestOf = (l: number) => inLayer[l].reduce((best, i) => (best < 0 || gain[i] > gain[best] ? i : best), -1);
     const best = Int32Array.from(inLayer, (_, l) => bestOf(l));
-    for (;;) {
+    for (let committed = false; ; ) {
       const top = best.reduce((most, i) => (i >= 0 && (most < 0 || gain[i] > gain[most]) ? i : most), -1);
-      if (top < 0 || gain[top] === 0 || ended()) return;
+      if (top < 0 || ended()) return;
+      if (gain[top] === 0) {
+        // A commit in another layer may have made the room that a stage lacked.
+        if (!committed) return;
+        committed = false;
+        await lookAt(inLayer.flat());
+        for (let l = 0; l < best.length; l++) best[l] = bestOf(l);
+        continue;
+      }
       // Room and what can be displaced are shared by all layers, so that a gain may no longer be what it was.
       const stale = gain[top];
       const way = look(top);
       const touched = new Set([changes[top].layer]);
       if (way !== null && gain[top] >= stale - gainMin) {
         commit(way);
+        committed = true;
         for (const { layer } of [...way.adds, ...way.drops]) touched.add(layer);
         for (const l of touched) {
           inLayer[l] = inLayer[l].filter((i) => !replicas[l][changes[i].expert].includes(changes[i].worker));
-          for (const i of inLayer[l]) {
-            await turn();
-            if (ended()) return;
-            look(i);
-          }
+          await lookAt(inLayer[l]);
+          if (ended()) return;
         }
       }
       for (const l of touched) best[l] = bestOf(l);
@@ -173,14 +196,14 @@ export async function stageMove(
     return true;
   };
 
-  dropSurplus((c) => overfull(c.worker));
+  await dropSurplus((c) => overfull(c.worker));
   await moveOff();
   await improve();
   if (!ended()) allThatIsLeft();
   // An expert that has as many as the target gives it keeps them: where bytes ran out they stand in for those that were not copied.
   const most = replicaCount(target);
   const settled = stages.length;
-  dropSurplus((c) => held > most && replicas[c.layer][c.expert].length > target.replicas[c.layer][c.expert].length);
+  await dropSurplus((c) => held > most && replicas[c.layer][c.expert].length > target.replicas[c.layer][c.expert].length);
   // The target may have been worse only than what had more replicas.
   if (stages.length > settled && !ended() && allThatIsLeft()) {
     const [first, last] = stages.splice(settled);

@@ -104,6 +104,8 @@ export interface Placement {
   homes: Int32Array;
   /** On the trace it was given. */
   score: FanOutScore;
+  /** Of a row above its fair share on a layer's fullest node, in visits: at which the search ended; null where it had none. */
+  peakPrice: number | null;
   /** True if the deadline or the signal ended the search. */
   stopped: boolean;
 }
@@ -132,9 +134,9 @@ export async function place(trace: RoutingTrace, topology: Topology, options: Pa
   const random = seededRandom(o.seed);
   const sample = thinPatterns(trace, o.sampleTokens);
   const found = grouped
-    ? { replicas: await placeGroups(sample, cluster, o, o.wholeGroups!, random, stop), homes: null }
+    ? { replicas: await placeGroups(sample, cluster, o, o.wholeGroups!, random, stop), homes: null, peakPrice: null }
     : o.model === 'chain'
-      ? { replicas: await placeChain(sample, view, { ...o, stop, pause: nextTurn }), homes: null }
+      ? { replicas: await placeChain(sample, view, { ...o, stop, pause: nextTurn }), homes: null, peakPrice: null }
       : await placeForHomes(trace, sample, view, nodeSlots(inNodeGroups(whole)), o, random, stop);
   const plan = planOf(trace, cluster, found.replicas, {
     method: o.model,
@@ -146,7 +148,7 @@ export async function place(trace: RoutingTrace, topology: Topology, options: Pa
     sampleTokens: sample.tokens,
     ...(o.wholeGroups === null ? {} : { wholeGroups: o.wholeGroups }),
   });
-  return describe(plan, cluster, trace, o.homeTolerance, { homes: found.homes, stopped: stop() });
+  return describe(plan, cluster, trace, o.homeTolerance, { homes: found.homes, peakPrice: found.peakPrice, stopped: stop() });
 }
 
 function within(field: string, value: number, min: number, max = Infinity): void {
@@ -192,7 +194,7 @@ export function describe(
   cluster: Cluster,
   trace: RoutingTrace,
   homeTolerance: number,
-  known: { homes: Int32Array | null; stopped: boolean } = { homes: null, stopped: false },
+  known: { homes: Int32Array | null; peakPrice: number | null; stopped: boolean } = { homes: null, peakPrice: null, stopped: false },
 ): Placement {
   const masks = nodeMasks(plan, cluster);
   const view = inNodeGroups(cluster);
@@ -208,7 +210,7 @@ export function describe(
     homeShare: score.homeShare,
     peakMean: score.peakMean,
   };
-  return { plan: { ...plan, provenance }, cluster, masks, affinity, homes, score, stopped: known.stopped };
+  return { plan: { ...plan, provenance }, cluster, masks, affinity, homes, score, peakPrice: known.peakPrice, stopped: known.stopped };
 }
 
 /**
@@ -272,7 +274,7 @@ async function placeForHomes(
   o: PlaceOptions,
   random: Random,
   stop: () => boolean,
-): Promise<{ replicas: number[][][]; homes: Int32Array }> {
+): Promise<{ replicas: number[][][]; homes: Int32Array; peakPrice: number }> {
   const copies = sample.moeLayers.length * sample.experts;
   const room = cluster.slotsOf.reduce((a, b) => a + b, 0);
   const workersPerNode = cluster.workers.length / cluster.nodes;
@@ -355,7 +357,7 @@ async function placeForHomes(
       ? placeInsideNodes(masks, search.served(), cluster, random, effort, stop)
       : keepWorkers(masks, search.served(), cluster, o.warmStart.replicas);
   const tokens = trace.sequences.map((s) => s.tokens);
-  return { replicas, homes: spreadOverWorkers(homeOf, tokens, cluster) };
+  return { replicas, homes: spreadOverWorkers(homeOf, tokens, cluster), peakPrice: search.prices.peakPrice };
 }
 
 /** Everything of a search over nodes but its memory. */

@@ -20,11 +20,15 @@ import type { PlaceFlags } from './place-action.ts';
 const searchShare = 0.6;
 
 /** A budget of bytes starts from the plan in force, so what is about other starts is refused, not left aside. */
-export function refuseForBudget({ current, model, starts }: PlaceFlags, given: readonly string[]): void {
+export function refuseForBudget({ current, model, starts, robust }: PlaceFlags, given: readonly string[]): void {
   const refuse = (why: string) => new CommandFailure(why, { status: exitStatus.usage });
   if (current === undefined) throw refuse('--budget-bytes counts from the plan in force: it needs --current');
   if (model === 'chain')
     throw refuse('--budget-bytes needs --model fan-out or home-rank: what part of the way is worth is not known of the chain model');
+  if (robust.kind !== 'mean')
+    throw refuse(
+      `--robust ${robust.kind} and --budget-bytes exclude each other: what part of the way is worth is the mean over all tokens`,
+    );
   for (const option of starts > 1 ? ['--starts', '--anneal', '--max-r'] : ['--anneal', '--max-r'])
     if (given.includes(option)) throw refuse(`${option} and --budget-bytes exclude each other: the search starts from the plan in force`);
 }
@@ -34,6 +38,12 @@ export function searchTime({ deadline, budgetBytes }: PlaceFlags): { deadline?: 
   return deadline === undefined || budgetBytes === undefined ? {} : { deadline: searchShare * deadline };
 }
 
+/** Visits that a row above its fair share is worth where the stages at the search's price end above the limit: as nodes that stand out are relieved. */
+const dearPeakPrice = 8;
+
+/** Workers of a node up to which layers are matched one by one: the time grows with their cube. */
+const matchedWorkersMax = 128;
+
 /** Nodes up to which names are matched unasked: of more it takes more than seconds. */
 const namedUnaskedMax = 256;
 
@@ -41,7 +51,8 @@ const namedUnaskedMax = 256;
 export function named(plan: Plan, now: Plan, cluster: Cluster, { current, model }: PlaceFlags): Plan {
   if (current === undefined && cluster.nodes > namedUnaskedMax) return plan;
   const relabelled = relabelToMatch(plan, now, cluster).plan;
-  return model === 'chain' ? relabelled : matchLayers(relabelled, now, cluster);
+  const most = cluster.nodeOf.reduce((counts, n) => counts.set(n, 1 + (counts.get(n) ?? 0)), new Map<number, number>());
+  return model === 'chain' || Math.max(...most.values()) > matchedWorkersMax ? relabelled : matchLayers(relabelled, now, cluster);
 }
 
 /** The plan under the names that move least; and within a budget of bytes, the best part of the way. */
@@ -56,15 +67,36 @@ export async function near(
   const cluster = clusterOf(topology);
   const plan = named(placed.plan, now, cluster, flags);
   const again = (next: Plan, stopped = placed.stopped) =>
-    describe({ ...next, provenance: plan.provenance }, placed.cluster, trace, flags.homeTolerance, { homes: null, stopped });
-  if (flags.budgetBytes === undefined) return diffPlans(placed.plan, plan, 1).bytes === 0 ? placed : again(plan);
+    describe({ ...next, provenance: plan.provenance }, placed.cluster, trace, flags.homeTolerance, {
+      homes: null,
+      peakPrice: placed.peakPrice,
+      stopped,
+    });
+  const { budgetBytes } = flags;
+  if (budgetBytes === undefined) return diffPlans(placed.plan, plan, 1).bytes === 0 ? placed : again(plan);
   const sample = thinTokens(trace, 4000);
   const homes = chooseHomes(sample, nodeMasks(plan, cluster), cluster, { kind: 'whole-sequence' }, flags.homeTolerance);
-  const { reached } = await stageMove(now, plan, cluster, sample, homes, {
-    expertBytes: topology.expertBytes,
-    bytesMax: flags.budgetBytes,
-    prices: { visit: flags.model === 'fan-out' ? 1 : 0, remoteRow: 1, peak: 1 },
-    ...until,
-  });
-  return again(reached, placed.stopped || until.stop());
+  const ended = () => until.signal.aborted || until.stop();
+  const partAt = async (peak: number) => {
+    const { reached } = await stageMove(now, plan, cluster, sample, homes, {
+      expertBytes: topology.expertBytes,
+      bytesMax: budgetBytes,
+      prices: { visit: flags.model === 'fan-out' ? 1 : 0, remoteRow: 1, peak },
+      ...until,
+    });
+    return again(reached, placed.stopped || ended());
+  };
+  // What the search paid for peaks, stages do too.
+  let best = await partAt(placed.peakPrice ?? 1);
+  const take = (other: Placement) => {
+    if (other.score.nodePeakMean < best.score.nodePeakMean) best = other;
+  };
+  const above = () => best.score.nodePeakMean > flags.peak;
+  if (above() && !ended()) {
+    const dearer = await partAt(dearPeakPrice);
+    if (!ended()) take(dearer);
+  }
+  // Stages that gain nothing were left out, and the limit may ask for them.
+  if (above() && diffPlans(now, plan, topology.expertBytes).bytes <= budgetBytes) take(again(plan, best.stopped));
+  return best;
 }

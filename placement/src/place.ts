@@ -1,7 +1,16 @@
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { type Plan, SwitchyardError, type Topology } from '@switchyard/proto';
-import { type Cluster, clusterOf, inNodeGroups, limitSlots, limitWorkers, nodeSlots, nodeSpeedShares } from './cluster/cluster.ts';
-import { holderMasks, maskNodesMax } from './cluster/node-set.ts';
+import {
+  type Cluster,
+  clusterOf,
+  inNodeGroups,
+  limitSlots,
+  limitWorkers,
+  nodeSlots,
+  nodeSpeedShares,
+  withRoomFor,
+} from './cluster/cluster.ts';
+import { holderMasks, maskNodesMax, popcount } from './cluster/node-set.ts';
 import { type Random, seededRandom } from './random.ts';
 import { checkSameShape } from './replan/moves.ts';
 import { homesOf } from './report/homes-of.ts';
@@ -54,9 +63,12 @@ export interface PlaceOptions {
   robust: Robustness;
   /** Every group of this many (consecutive experts of a layer) on one node, single extra copies apart; null: experts go where they like. */
   wholeGroups: number | null;
-  /** Start from this plan, and change only what pays: the result is no worse within the limit of peaks. Not for the chain model, and without annealing. */
+  /**
+   * Start from this plan, and change only what pays: the result is no worse within the limit of peaks, where the plan fits the memory and has no more replicas than are
+   * asked for. Not for the chain model, and without annealing.
+   */
   warmStart: Plan | null;
-  /** Rounds of improvement after a warm start. */
+  /** Rounds of improvement after a warm start, at most; they end where they gain nothing. */
   warmRounds: number;
   /** Milliseconds on any clock; with `deadlineMs` the search ends by then with its best plan. */
   now: (() => number) | null;
@@ -95,7 +107,7 @@ export const defaultPlaceOptions: PlaceOptions = {
 
 export interface Placement {
   plan: Plan;
-  /** Its memory is what the plan may use: with the replica budget, but for whole groups. */
+  /** Its memory is what the plan may use: with the replica budget, but for whole groups and for what workers held at a warm start. */
   cluster: Cluster;
   /** Nodes of every expert as bits, (layers) of (experts). */
   masks: Int32Array[];
@@ -126,9 +138,11 @@ export async function place(trace: RoutingTrace, topology: Topology, options: Pa
   const whole = limitWorkers(clusterOf(topology), copies);
   // Whole groups need room that a limit per worker may split.
   const grouped = o.wholeGroups !== null && whole.nodes > 1;
-  const cluster = grouped ? whole : limitSlots(whole, Math.floor(copies * (1 + o.replicas) + 1e-9));
-  checkRoom(cluster, layers, trace.experts);
-  if (o.warmStart !== null) checkSameShape(o.warmStart, { model: trace, workers: cluster.workers });
+  const copiesMax = Math.floor(copies * (1 + o.replicas) + 1e-9);
+  const limited = grouped ? whole : limitSlots(whole, copiesMax);
+  checkRoom(limited, layers, trace.experts);
+  if (o.warmStart !== null) checkSameShape(o.warmStart, { model: trace, workers: limited.workers });
+  const cluster = o.warmStart === null ? limited : withRoomFor(heldBy(o.warmStart), limited, whole);
   const view = inNodeGroups(cluster);
   const stop = () => o.signal?.aborted === true || (o.now !== null && o.now() >= o.deadlineMs);
   const random = seededRandom(o.seed);
@@ -137,7 +151,7 @@ export async function place(trace: RoutingTrace, topology: Topology, options: Pa
     ? { replicas: await placeGroups(sample, cluster, o, o.wholeGroups!, random, stop), homes: null, peakPrice: null }
     : o.model === 'chain'
       ? { replicas: await placeChain(sample, view, { ...o, stop, pause: nextTurn }), homes: null, peakPrice: null }
-      : await placeForHomes(trace, sample, view, nodeSlots(inNodeGroups(whole)), o, random, stop);
+      : await placeForHomes(trace, sample, view, { slots: nodeSlots(inNodeGroups(whole)), copiesMax }, o, random, stop);
   const plan = planOf(trace, cluster, found.replicas, {
     method: o.model,
     seed: o.seed,
@@ -149,6 +163,13 @@ export async function place(trace: RoutingTrace, topology: Topology, options: Pa
     ...(o.wholeGroups === null ? {} : { wholeGroups: o.wholeGroups }),
   });
   return describe(plan, cluster, trace, o.homeTolerance, { homes: found.homes, peakPrice: found.peakPrice, stopped: stop() });
+}
+
+/** Experts that each worker holds, (workers). */
+function heldBy({ replicas, workers }: Plan): Int32Array {
+  const held = new Int32Array(workers.length);
+  for (const layer of replicas) for (const own of layer) for (const w of own) held[w]++;
+  return held;
 }
 
 function within(field: string, value: number, min: number, max = Infinity): void {
@@ -168,9 +189,20 @@ function checkOptions(o: PlaceOptions): void {
   within('annealing', o.annealing, 0, 1e9);
   within('remoteNodesMax', o.remoteNodesMax, 1e-6);
   within('programColumns', o.programColumns, 0);
-  within('warmRounds', o.warmRounds, 0);
-  if (o.warmStart !== null && o.annealing > 0)
-    throw new SwitchyardError('bad_plan', `annealing is ${o.annealing}, must be 0 with a warm start`, { param: 'annealing' });
+  within('warmRounds', o.warmRounds, 0, 100);
+  const refuse = (param: string, message: string): never => {
+    throw new SwitchyardError('bad_plan', message, { param });
+  };
+  if (o.warmStart !== null && o.annealing > 0) refuse('annealing', `annealing is ${o.annealing}, must be 0 with a warm start`);
+  if (o.remoteNodesMax !== Infinity && o.annealing === 0)
+    refuse('remoteNodesMax', `remoteNodesMax is ${o.remoteNodesMax}, must be Infinity without annealing`);
+  if (o.remoteNodesMax !== Infinity && o.model !== 'fan-out')
+    refuse('remoteNodesMax', `remoteNodesMax is ${o.remoteNodesMax}, must be Infinity with the traffic model ${o.model}`);
+  if (o.model === 'chain') {
+    if (o.warmStart !== null) refuse('warmStart', 'there is a warm start, must be none with the traffic model chain');
+    if (o.annealing > 0) refuse('annealing', `annealing is ${o.annealing}, must be 0 with the traffic model chain`);
+    if (o.robust.kind !== 'mean') refuse('robust', `robust is ${o.robust.kind}, must be mean with the traffic model chain`);
+  }
   if (o.robust.kind === 'cvar') within('robust.share', o.robust.share, 1e-6, 1);
 }
 
@@ -270,37 +302,44 @@ async function placeForHomes(
   trace: RoutingTrace,
   sample: RoutingTrace,
   cluster: Cluster,
-  memory: Int32Array,
+  memory: { slots: Int32Array; copiesMax: number },
   o: PlaceOptions,
   random: Random,
   stop: () => boolean,
 ): Promise<{ replicas: number[][][]; homes: Int32Array; peakPrice: number }> {
   const copies = sample.moeLayers.length * sample.experts;
-  const room = cluster.slotsOf.reduce((a, b) => a + b, 0);
+  const room = Math.min(
+    memory.copiesMax,
+    cluster.slotsOf.reduce((a, b) => a + b, 0),
+  );
   const workersPerNode = cluster.workers.length / cluster.nodes;
   // Some spare memory stays for second copies inside a node, where several workers must share its rows evenly.
   const kept = workersPerNode > 1 ? 0.2 : 0;
-  const slots = nodeSlots(limitSlots(cluster, Math.max(copies, Math.ceil(room - kept * (room - copies)))));
+  const across = Math.max(copies, Math.ceil(room - kept * (room - copies)));
+  const warm = o.warmStart === null ? null : nodeMasks(o.warmStart, cluster);
+  const { slots, copiesMax } = slotsFor(warm, cluster, across, room);
   const common = searchOptions(cluster, o, stop);
   const { balance } = common;
-  const base: FanOutSearchOptions = { ...common, slots, memory, histograms: histogramsOf(sample) };
+  const base: FanOutSearchOptions = { ...common, slots, copiesMax, memory: memory.slots, histograms: histogramsOf(sample) };
   const scale = sample.tokens * sample.moeLayers.length;
   let search: FanOutSearch;
   if (cluster.nodes === 1) {
     search = new FanOutSearch(sample, new Int32Array(sample.sequences.length), base);
     search.load(sample.moeLayers.map(() => new Int32Array(sample.experts).fill(1)));
-  } else if (o.warmStart !== null) {
+  } else if (warm !== null) {
     // The plan is near a local optimum already: look at the most promising changes of each layer only.
     search = new FanOutSearch(sample, new Int32Array(sample.sequences.length), { ...base, candidatesMax: 40 });
-    search.load(nodeMasks(o.warmStart, cluster));
+    search.load(warm);
     search.chooseHomes();
     search.fitMemory();
     search.startPeakPrice();
     const seen = new BestSeen(search);
     for (let round = 0; round < o.warmRounds && !stop(); round++) {
+      const before = search.merit();
       await search.converge(1, 0);
       seen.look();
       o.onProgress({ stage: 'refine', incumbent: search.remoteNodes() / scale });
+      if (before - search.merit() <= warmGainMin * before && search.peaksSettled()) break;
     }
     seen.resume();
   } else {
@@ -355,9 +394,36 @@ async function placeForHomes(
   const replicas =
     o.warmStart === null
       ? placeInsideNodes(masks, search.served(), cluster, random, effort, stop)
-      : keepWorkers(masks, search.served(), cluster, o.warmStart.replicas);
+      : keepWorkers(masks, search.served(), cluster, o.warmStart.replicas, room, stop);
   const tokens = trace.sequences.map((s) => s.tokens);
   return { replicas, homes: spreadOverWorkers(homeOf, tokens, cluster), peakPrice: search.prices.peakPrice };
+}
+
+/** A round after a warm start that gains a smaller part is the last, where peaks are at their limit. */
+const warmGainMin = 1e-3;
+
+/**
+ * Experts that each node may hold, and all nodes together: `across` in all, and what is held already, though it be in other parts.
+ *
+ * @param held nodes of every expert as bits, (layers) of (experts); null: nothing is held
+ */
+function slotsFor(
+  held: readonly Int32Array[] | null,
+  cluster: Cluster,
+  across: number,
+  most: number,
+): { slots: Int32Array; copiesMax: number } {
+  const part = nodeSlots(limitSlots(cluster, across));
+  if (held === null) return { slots: part, copiesMax: Infinity };
+  const holds = new Int32Array(cluster.nodes);
+  let copies = 0;
+  for (const layer of held)
+    for (const mask of layer) {
+      copies += popcount(mask);
+      for (let n = 0; n < cluster.nodes; n++) holds[n] += (mask >>> n) & 1;
+    }
+  const memory = nodeSlots(cluster);
+  return { slots: part.map((own, n) => Math.min(memory[n], Math.max(own, holds[n]))), copiesMax: Math.max(across, Math.min(most, copies)) };
 }
 
 /** Everything of a search over nodes but its memory. */

@@ -158,6 +158,10 @@ describe('place', () => {
     [{ homeTolerance: -1 }, 'homeTolerance is -1'],
     [{ remoteRowPrice: Number.NaN }, 'remoteRowPrice is NaN'],
     [{ annealing: 20, remoteNodesMax: 0, replicas: Infinity }, 'remoteNodesMax is 0'],
+    [{ remoteNodesMax: 2 }, 'remoteNodesMax is 2, must be Infinity without annealing'],
+    [{ model: 'home-rank', annealing: 5, remoteNodesMax: 2 }, 'must be Infinity with the traffic model home-rank'],
+    [{ model: 'chain', annealing: 5 }, 'annealing is 5, must be 0 with the traffic model chain'],
+    [{ model: 'chain', robust: { kind: 'worst' } }, 'robust is worst, must be mean with the traffic model chain'],
     [{ robust: { kind: 'cvar', share: 2 } }, 'robust.share is 2, must be in 0.000001..1'],
   ])('refuses %o by field', async (options, message) => {
     const trace = toyTrace({ layers: 2, experts: 8, topK: 2, sequences: 8, tokensEach: 10 });

@@ -180,6 +180,12 @@ export function limitSlots(cluster: Cluster, slots: number): Cluster {
   return { ...cluster, slotsOf };
 }
 
+/** A limited cluster in which each worker has at least room for what it holds, as far as its memory goes. A limit rounds, and what fits is not to leave for that. */
+export function withRoomFor(held: ArrayLike<number>, limited: Cluster, whole: Cluster): Cluster {
+  const slotsOf = limited.slotsOf.map((own, w) => Math.min(whole.slotsOf[w], Math.max(own, held[w])));
+  return { ...limited, slotsOf };
+}
+
 /** The same cluster with at most `copies` experts on a worker: one copy of everything is all that it can use, and memory beyond says nothing of its part. */
 export function limitWorkers(cluster: Cluster, copies: number): Cluster {
   return { ...cluster, slotsOf: cluster.slotsOf.map((own) => Math.min(own, copies)) };

@@ -26,6 +26,8 @@ export interface FanOutSearchOptions {
   slots: Int32Array;
   /** Experts that fit each node whatever the plan is limited to, (nodes): nodes are alike by this, for a limit rounds alike nodes apart. By default `slots`. */
   memory?: Int32Array;
+  /** Experts that all nodes together may hold, where that is less than their slots. */
+  copiesMax?: number;
   balance: HomeBalance;
   prices: LayerPrices;
   /** Peak over mean rows of the nodes, mean over layers, to end at: the price of peaks is moved until it is so. Infinity: the price stays as given. */
@@ -81,6 +83,12 @@ export class FanOutSearch {
     const histograms = options.histograms ?? histogramsOf(trace);
     this.layers = histograms.map((histogram) => new LayerSearch(histogram, trace.topK, trace.experts, this.nodes, this.prices));
     this.spreadHomes();
+  }
+
+  /** Copies that may be added yet, wherever nodes have room; below 0 where there are too many. */
+  get spare(): number {
+    const { slots, copiesMax = Infinity } = this.options;
+    return copiesMax - slots.reduce((sum, own, n) => sum + own - this.free[n], 0);
   }
 
   private spreadHomes(): void {
@@ -174,10 +182,15 @@ export class FanOutSearch {
     this.options.onImproved(this.objective());
   }
 
-  /** Where the holders that were loaded need more memory than there is: drops the replicas with fewest rows, then moves such experts to where more replicas make room. */
+  /** Where the holders that were loaded need more memory than there is, or are too many: drops the replicas with fewest rows, then moves such experts to where more replicas make room. */
   fitMemory(): void {
     const { nodes } = this;
     for (let n = 0; n < nodes; n++) while (this.free[n] < 0 && this.dropReplica(n)) this.free[n]++;
+    for (let more = -this.spare; more > 0; more--) {
+      const least = Array.from({ length: nodes }, (_, n) => ({ n, ...this.fewestRows(n, 2) })).reduce((a, b) => (b.rows < a.rows ? b : a));
+      if (!this.dropReplica(least.n)) break;
+      this.free[least.n]++;
+    }
     for (let n = 0; n < nodes; n++)
       while (this.free[n] < 0) {
         let to = this.free.findIndex((f) => f > 0);
@@ -201,7 +214,7 @@ export class FanOutSearch {
   }
 
   /** Of the experts on a node with at least so many copies, the one that serves fewest rows there; layer -1: there is none. */
-  private fewestRows(n: number, copies: number): { l: number; e: number } {
+  private fewestRows(n: number, copies: number): { l: number; e: number; rows: number } {
     let best = { l: -1, e: -1, rows: Infinity };
     this.layers.forEach(({ maskOf, served }, l) => {
       maskOf.forEach((mask, e) => {
@@ -231,8 +244,9 @@ export class FanOutSearch {
     };
     for (let l = 0; l < count; l++) for (let e = 0; e < experts; e++) refresh(l, e);
     const heap = new GainHeap(gain);
+    const most = Math.min(budget, this.spare);
     let added = 0;
-    while (added < budget && this.free.some((f) => f > 0) && !this.options.stop()) {
+    while (added < most && this.free.some((f) => f > 0) && !this.options.stop()) {
       const top = heap.pop();
       if (top < 0) break;
       const n = top % nodes;
@@ -429,7 +443,7 @@ export class FanOutSearch {
   }
 
   /** True if peaks are at their limit, or their price can go no further towards it. */
-  private peaksSettled(): boolean {
+  peaksSettled(): boolean {
     if (this.priceFixed) return true;
     const above = this.peakMean() - this.options.peakMeanMax;
     return Math.abs(above) <= peakMeanNear || this.prices.peakPrice === (above > 0 ? peakPriceMax : peakPriceMin);

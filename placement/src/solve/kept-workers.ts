@@ -12,6 +12,8 @@ const gainMin = 0.02;
  * @param masks  nodes that hold each expert, (layers) of (experts)
  * @param served rows that each expert serves on each node, (layers) of (experts, nodes)
  * @param current workers of each expert in the plan in force, [layer][expert]
+ * @param copiesMax replicas of all layers, at most, where nodes hold fewer
+ * @param stop true: what memory and the masks ask for is done, and no more
  * @returns workers of each expert, ascending, [layer][expert]
  */
 export function keepWorkers(
@@ -19,14 +21,20 @@ export function keepWorkers(
   served: readonly Float64Array[],
   cluster: Cluster,
   current: Plan['replicas'],
+  copiesMax: number,
+  stop: () => boolean,
 ): number[][][] {
   const replicas: number[][][] = masks.map((layer) => Array.from(layer, () => []));
-  for (let n = 0; n < cluster.nodes; n++) {
-    const node = new KeptNode(n, masks, served, cluster, current);
+  const nodes = Array.from({ length: cluster.nodes }, (_, n) => new KeptNode(n, masks, served, cluster, current));
+  for (const node of nodes) {
     node.fitMemory();
     node.placeNew();
-    node.addCopies();
-    node.exchange();
+  }
+  let spare = copiesMax - nodes.reduce((sum, node) => sum + node.copies(), 0);
+  if (spare < 0) spare += dropSecondCopies(nodes, -spare);
+  for (const [n, node] of nodes.entries()) {
+    spare -= node.addCopies(Math.floor(spare / (nodes.length - n)), stop);
+    node.exchange(stop);
     node.layers.forEach(({ experts, workersOf }, l) => {
       experts.forEach((e, i) => {
         for (const w of workersOf[i]) replicas[l][e].push(node.workers[w]);
@@ -35,6 +43,18 @@ export function keepWorkers(
   }
   for (const layer of replicas) for (const list of layer) list.sort((a, b) => a - b);
   return replicas;
+}
+
+/** Drops so many replicas, as far as there are second copies inside nodes, those with fewest rows first. Returns how many it dropped. */
+function dropSecondCopies(nodes: readonly KeptNode[], count: number): number {
+  const second = nodes.flatMap((node) =>
+    node.layers.flatMap(({ loads, workersOf }) =>
+      workersOf.flatMap((own, i) => (own.length < 2 ? [] : own.slice(1).map(() => ({ node, own, rows: loads[i] / own.length })))),
+    ),
+  );
+  second.sort((a, b) => a.rows - b.rows);
+  for (const { node, own } of second.slice(0, count)) node.release(own);
+  return Math.min(count, second.length);
 }
 
 /** The experts that a node holds in one layer. Workers are numbered inside their node. */
@@ -68,6 +88,17 @@ class KeptNode {
       };
     });
     for (const { workersOf } of this.layers) for (const own of workersOf) for (const w of own) this.free[w]--;
+  }
+
+  copies(): number {
+    return this.layers.reduce((sum, { workersOf }) => sum + workersOf.reduce((n, own) => n + own.length, 0), 0);
+  }
+
+  /** Takes one of an expert's replicas from a worker, the one that has least room. */
+  release(own: number[]): void {
+    const worker = own.reduce((least, w) => (this.free[w] < this.free[least] ? w : least));
+    own.splice(own.indexOf(worker), 1);
+    this.free[worker]++;
   }
 
   /** Second copies give way to experts that have no worker yet, and to workers' memory; where that is not enough, what has fewest rows moves to where room is. */
@@ -125,20 +156,22 @@ class KeptNode {
     }
   }
 
-  /** Fills memory that is left with the second copies that take most off a layer's fullest worker. */
-  addCopies(): void {
+  /** Fills memory that is left with the second copies that take most off a layer's fullest worker, so many at most. Returns how many it added. */
+  addCopies(most: number, stop: () => boolean): number {
     const { free, layers } = this;
-    const found = layers.map((layer) => this.bestCopy(layer));
-    for (;;) {
+    if (most <= 0 || free.every((left) => left <= 0)) return 0;
+    const found = layers.map((layer) => (stop() ? null : this.bestCopy(layer)));
+    for (let added = 0; ; ) {
       let top = -1;
       found.forEach((copy, l) => {
         if (copy !== null && (top < 0 || copy.gain > found[top]!.gain)) top = l;
       });
-      if (top < 0) return;
+      if (top < 0 || added === most || stop()) return added;
       const { i, to } = found[top]!;
       if (free[to] > 0) {
         layers[top].workersOf[i].push(to);
         free[to]--;
+        added++;
       }
       found[top] = this.bestCopy(layers[top]);
     }
@@ -150,17 +183,19 @@ class KeptNode {
     const load = this.loadOf(layer);
     const peakOf = (w: number) => load[w] / speed[w];
     const peak = load.reduce((most, _, w) => Math.max(most, peakOf(w)), 0);
+    // Fullest first: of those that a copy leaves as they are, the first counts.
+    const byPeak = Array.from(load, (_, w) => w).sort((a, b) => peakOf(b) - peakOf(a));
     let best: { gain: number; i: number; to: number } | null = null;
     let least = peak * (1 - gainMin);
     for (const [i, own] of workersOf.entries()) {
       if (!own.some((w) => peakOf(w) === peak)) continue;
       const share = loads[i] / (own.length + 1);
       const less = loads[i] / own.length - share;
+      const relieved = own.reduce((most, w) => Math.max(most, (load[w] - less) / speed[w]), 0);
       for (let to = 0; to < free.length; to++) {
         if (free[to] <= 0 || own.includes(to)) continue;
-        let after = 0;
-        for (let w = 0; w < free.length; w++)
-          after = Math.max(after, (load[w] + (w === to ? share : own.includes(w) ? -less : 0)) / speed[w]);
+        const other = byPeak.find((w) => w !== to && !own.includes(w));
+        const after = Math.max(relieved, (load[to] + share) / speed[to], other === undefined ? 0 : peakOf(other));
         if (after >= least) continue;
         least = after;
         best = { gain: peak - after, i, to };
@@ -169,8 +204,9 @@ class KeptNode {
     return best;
   }
 
-  exchange(): void {
+  exchange(stop: () => boolean): void {
     for (const { loads, workersOf } of this.layers) {
+      if (stop()) return;
       const slots = new Int32Array(this.workers.length);
       for (const own of workersOf) for (const w of own) slots[w]++;
       evenOut({ loads, slots, speed: this.speed }, workersOf, gainMin);

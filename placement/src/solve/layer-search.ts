@@ -360,13 +360,17 @@ export class LayerSearch {
     }
   }
 
+  replicaCount(): number {
+    return this.maskOf.reduce((sum, mask) => sum + popcount(mask), 0);
+  }
+
   /** Every replica, with the exact gain in visits and rows of moving it alone to each node; -Infinity where the expert is held already. */
   replicaMoves(): ReplicaMoves {
     const { experts, nodes, maskOf } = this;
     const add = new Float64Array(nodes);
     const drop = new Float64Array(nodes);
     const keep = new Float64Array(nodes * nodes);
-    const count = maskOf.reduce((sum, mask) => sum + popcount(mask), 0);
+    const count = this.replicaCount();
     const moves = { count, expertOf: new Int32Array(count), nodeOf: new Int32Array(count), gain: new Float64Array(count * nodes) };
     let i = 0;
     for (let e = 0; e < experts; e++) {

@@ -147,6 +147,10 @@ function groupProgram(search: FanOutSearch, group: readonly number[]) {
     return x;
   });
   for (const n of nodes) b.row(0, held[n], memory[n]);
+  if (search.spare < Infinity) {
+    const own = placed.reduce((sum, _, i) => sum + search.layers[group[i]].replicaCount(), 0);
+    b.row(0, own + search.spare, memory.flat());
+  }
   const decode = (values: ArrayLike<number>) =>
     placed.map((x) => Int32Array.from(x, (row) => row.reduce((mask, column, n) => (values[column] > 0.5 ? mask | (1 << n) : mask), 0)));
   return { program: b.program, decode, constant };
@@ -161,7 +165,13 @@ function keepIfBetter(search: FanOutSearch, group: readonly number[], found: rea
     masks[l] = found[i];
   });
   search.load(masks);
-  if (search.free.every((free) => free >= 0) && search.objective() < before.objective - 1e-9 && search.merit() <= merit + 1e-9) return true;
+  if (
+    search.spare >= 0 &&
+    search.free.every((free) => free >= 0) &&
+    search.objective() < before.objective - 1e-9 &&
+    search.merit() <= merit + 1e-9
+  )
+    return true;
   search.load(before.masks);
   return false;
 }

@@ -66,6 +66,7 @@ export async function placeWholeGroups(trace: RoutingTrace, cluster: Cluster, op
     const next = new FanOutSearch(coarse, await clusterSequences(usage, tokens, base.balance, random, base), {
       ...base,
       slots: groupSlots,
+      memory,
       prices: { ...base.prices, peakPrice: groupPeakPrice },
     });
     next.placeSingles();

@@ -15,7 +15,7 @@ export interface StagePrices {
   peak: number;
 }
 
-/** Remote nodes alone. */
+/** Visits alone, each by the price of its link where links are not alike. */
 export const visitsOnly: StagePrices = { visit: 1, remoteRow: 0, peak: 0 };
 
 type Layer = readonly (readonly number[])[];

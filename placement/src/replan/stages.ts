@@ -50,7 +50,7 @@ const gainMin = 1e-6;
  *
  * @param cluster with its memory as it is: a limit that was set for the target's sake is not one that the stages on the way must keep
  * @param homes home worker of each sequence of the trace, held fixed
- * @param options.prices what stages are judged by; by default remote nodes alone. With more than 32 nodes it is these, whatever the prices
+ * @param options.prices what stages are judged by; by default visits, by the price of their links. With more than 32 nodes it is their number, whatever the prices
  * @param options.signal aborted, or `stop` true: what has been staged until then is the result, and the best of what was looked at where nothing has
  * @throws bad_plan where a worker holds more than its memory and `bytesMax` does not suffice to change that
  */

@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { place } from '../src/index.ts';
 import { FanOutSearch } from '../src/solve/fan-out-search.ts';
-import { fourNodesOptions, gptOssSlice, testTopology } from './slice.ts';
+import { fourNodesOptions, gptOssSlice, testTopology, toyTrace } from './slice.ts';
 
 /** Some placement of the slice with uneven peaks: one that was found where peaks cost nothing. */
 async function unevenSearch() {
@@ -35,6 +35,31 @@ describe('relief', () => {
     expect(search.peakMean()).toBeLessThanOrEqual(limit);
     expect(search.peakMean()).toBeGreaterThan(limit - 0.005);
     expect(search.remoteNodes() / scale).toBeLessThan(r + 0.01);
+  });
+
+  it('goes on while there are steps: nothing is left to relieve at the same price', async () => {
+    const options = fourNodesOptions();
+    for (let seed = 1; seed <= 40; seed++) {
+      const trace = toyTrace({ layers: 4, experts: 12, topK: 4, sequences: 9, tokensEach: 6 }, seed);
+      const search = new FanOutSearch(
+        trace,
+        Int32Array.from(trace.sequences, (_, s) => s % 4),
+        {
+          ...options,
+          slots: new Int32Array(4).fill(14),
+          peakMeanMax: Infinity,
+          prices: { ...options.prices, peakPrice: 0.02, remoteRowPrice: 1 },
+        },
+      );
+      search.placeSingles();
+      search.addReplicas();
+      await search.converge(2, 1e-3);
+      const limit = 1 + (search.peakMean() - 1) / 2;
+      search.relieve(limit, 8);
+      const once = search.peakMean();
+      if (once > limit) search.relieve(limit, 8);
+      expect({ seed, peak: search.peakMean() }).toEqual({ seed, peak: once });
+    }
   });
 
   it('does not change a warm start that has no rounds and is within the limit', async () => {

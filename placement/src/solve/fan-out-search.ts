@@ -49,6 +49,12 @@ export interface FanOutSearchOptions {
 const peakPriceMin = 0.02;
 const peakPriceMax = 20;
 
+/** Mean peak that a round of relief must take off to count. */
+const reliefMin = 1e-6;
+
+/** Rounds of relief in a row that take nothing off: where two nodes of a layer are equally full, the first relieves but one of them. */
+const idleReliefsMax = 3;
+
 /** So near to its limit a mean peak is where it should be. */
 const peakMeanNear = 0.005;
 
@@ -227,7 +233,22 @@ export class FanOutSearch {
 
   /** Takes load from nodes that stand out until the mean peak is within the limit, at least cost in visits: for a plan that was found on fewer tokens, or on other ones. */
   relieve(limit: number, price: number): void {
-    relieve(this.layers, limit, price, { has: this.hasRoom, onMove: this.onMove });
+    let least = this.peakMean();
+    let held: Int32Array[] | null = null;
+    for (let idle = 0; this.peakMean() > limit && idle < idleReliefsMax; ) {
+      const before = this.layers.map((layer) => layer.maskOf.slice());
+      if (!relieve(this.layers, limit, price, { has: this.hasRoom, onMove: this.onMove })) break;
+      if (this.peakMean() < least - reliefMin) {
+        least = this.peakMean();
+        held = null;
+        idle = 0;
+      } else {
+        held ??= before;
+        idle++;
+      }
+      if (this.options.stop()) break;
+    }
+    if (held !== null) this.load(held);
   }
 
   /** Fills free memory with the replicas worth most, by the exact gain at the time of choice (lazy greedy over all layers at once). */

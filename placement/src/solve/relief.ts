@@ -2,8 +2,8 @@ import type { LayerSearch, ReplicaMoves } from './layer-search.ts';
 
 /** A move of replica i to a node, or its exchange with replica j there. */
 interface Step {
-  /** Visits that it costs for what it takes off its layer's fullest node, in rows over share; negative where it saves visits. */
-  rate: number;
+  /** Visits that it costs for each row over share that it takes off its layer's fullest node; negative where it saves visits. */
+  visitsPerRow: number;
   i: number;
   /** -1: replica i moves alone. */
   j: number;
@@ -19,25 +19,30 @@ export interface Room {
 
 /**
  * Takes load from layers' fullest nodes until peak over mean, averaged over the layers, is within `limit` or nothing helps: of the steps of all layers always the one
- * that costs least for what it brings, so that layers where balance is dear stay as they are. A row less on the fullest node is worth at most `price` visits. A plan
- * that is within the limit is left alone.
+ * that costs least for what it brings, so that layers where balance is dear stay as they are. A row less on the fullest node is worth at most `peakPrice` visits. A plan
+ * that is within the limit is left alone. What moved stays, and costs are those at the start: another round looks at them anew.
+ *
+ * @returns true if it took any step
  */
-export function relieve(layers: readonly LayerSearch[], limit: number, price: number, room: Room): void {
+export function relieve(layers: readonly LayerSearch[], limit: number, peakPrice: number, room: Room): boolean {
   const excess = () => layers.reduce((sum, layer) => sum + layer.peakMean() - limit, 0);
-  if (excess() <= 0) return;
-  const reliefs = layers.map((layer) => new LayerRelief(layer, price, room));
+  if (excess() <= 0) return false;
+  const reliefs = layers.map((layer) => new LayerRelief(layer, peakPrice, room));
+  let taken = false;
   while (excess() > 0) {
     let best = reliefs[0];
-    for (const relief of reliefs) if (relief.rate < best.rate) best = relief;
-    if (best.rate === Infinity) return;
+    for (const relief of reliefs) if (relief.visitsPerPeakMean < best.visitsPerPeakMean) best = relief;
+    if (best.visitsPerPeakMean === Infinity) break;
     best.take();
+    taken = true;
   }
+  return taken;
 }
 
 /** The price of peaks at which the placement as it is would rest: where the cheapest step off its fullest node begins to pay in half of the layers. */
 export function restingPeakPrice(layers: readonly LayerSearch[]): number {
   const none = { has: () => false, onMove: () => {} };
-  const prices = layers.map((layer) => new LayerRelief(layer, Infinity, none).price).sort((a, b) => a - b);
+  const prices = layers.map((layer) => new LayerRelief(layer, Infinity, none).payingPrice).sort((a, b) => a - b);
   return prices[prices.length >> 1];
 }
 
@@ -45,7 +50,7 @@ export function restingPeakPrice(layers: readonly LayerSearch[]): number {
 class LayerRelief {
   private readonly layer: LayerSearch;
   private readonly room: Room;
-  private readonly rateMax: number;
+  private readonly visitsPerRowMax: number;
   private readonly moves: ReplicaMoves;
   /** The most that each replica's move saves, (replicas). */
   private readonly mostOf: Float64Array;
@@ -53,10 +58,10 @@ class LayerRelief {
   private readonly servedOf: Float64Array;
   private next: Step | null;
 
-  constructor(layer: LayerSearch, price: number, room: Room) {
+  constructor(layer: LayerSearch, peakPrice: number, room: Room) {
     this.layer = layer;
     this.room = room;
-    this.rateMax = price / layer.nodes;
+    this.visitsPerRowMax = peakPrice / layer.nodes;
     this.moves = layer.replicaMoves();
     const { nodeOf, gain } = this.moves;
     this.mostOf = Float64Array.from(nodeOf, (_, i) =>
@@ -68,13 +73,13 @@ class LayerRelief {
   }
 
   /** Of the next step: visits for each unit of the layer's peak over mean; Infinity: there is none. */
-  get rate(): number {
-    return this.next === null ? Infinity : this.next.rate * this.layer.totalRows;
+  get visitsPerPeakMean(): number {
+    return this.next === null ? Infinity : this.next.visitsPerRow * this.layer.totalRows;
   }
 
   /** Of peaks, at which the next step begins to pay; Infinity: there is none. */
-  get price(): number {
-    return this.next === null ? Infinity : this.next.rate * this.layer.nodes;
+  get payingPrice(): number {
+    return this.next === null ? Infinity : this.next.visitsPerRow * this.layer.nodes;
   }
 
   take(): void {
@@ -105,15 +110,15 @@ class LayerRelief {
     let backMost = 0;
     for (let j = 0; j < count; j++) backMost = Math.max(backMost, gain[j * nodes + a]);
     let best: Step | null = null;
-    let rate = this.rateMax;
+    let least = this.visitsPerRowMax;
     /** False where it costs too much even if all that leaves the node counts. */
-    const mayPay = (visits: number, rows: number) => visits + Math.max(0, rate) * rows * perRow > 0;
+    const mayPay = (visits: number, rows: number) => visits + Math.max(0, least) * rows * perRow > 0;
     const consider = (i: number, j: number, b: number, visits: number, change: number) => {
       // Only what leaves the node itself counts: which node is fullest next is seen next.
       const fall = now - Math.max(loads.pressure(a, -change), loads.pressure(b, change));
-      if (fall <= 0 || visits + rate * fall <= 0) return;
-      rate = -visits / fall;
-      best = { rate, i, j, from: a, to: b };
+      if (fall <= 0 || visits + least * fall <= 0) return;
+      least = -visits / fall;
+      best = { visitsPerRow: least, i, j, from: a, to: b };
     };
     for (let i = 0; i < count; i++) {
       const own = servedOf[i];

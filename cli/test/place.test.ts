@@ -231,7 +231,9 @@ describe('switchyard place', () => {
     await expect(run('--trace', trace, ...within, '--model', 'chain')).rejects.toThrow('--budget-bytes needs --model fan-out or home-rank');
     for (const option of ['--starts', '--anneal', '--max-r'])
       await expect(run('--trace', trace, ...within, option, '3')).rejects.toThrow(`${option} and --budget-bytes exclude each other`);
-    await expect(run('--trace', trace, ...within, '--robust', 'worst')).rejects.toThrow('--robust worst and --budget-bytes exclude each other');
+    await expect(run('--trace', trace, ...within, '--robust', 'worst')).rejects.toThrow(
+      '--robust worst and --budget-bytes exclude each other',
+    );
     await expect(run('--trace', trace, ...ask, '--model', 'chain', '--max-r', '1')).rejects.toThrow('--max-r needs --model fan-out');
     await expect(run('--trace', trace, ...ask, '--model', 'chain', '--robust', 'worst')).rejects.toThrow('--robust worst needs --model');
     await expect(run('--trace', trace, ...ask, '--held-out', '100%')).rejects.toThrow('below 100%');

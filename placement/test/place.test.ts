@@ -112,7 +112,7 @@ describe('place', () => {
     expect(verifyCertificate(plan, trace, certificate).checks.filter((check) => !check.ok)).toEqual([]);
     const again = chooseHomes(trace, masks, cluster, { kind: 'whole-sequence' }, 0.1);
     expect(Math.max(...again)).toBeLessThan(34);
-    const placement = { plan, cluster, homes, score, masks, affinity: { otherwise: [], domains: {} }, stopped: false };
+    const placement = { plan, cluster, homes, score, masks, affinity: { otherwise: [], domains: {} }, peakPrice: null, stopped: false };
     expect(explain(placement, trace).nodes.map((n) => n.name)[16]).toBe('n32+n33');
     const { plan: moved } = relabelToMatch(plan, contiguous, cluster);
     const staged = await stageMove(contiguous, moved, cluster, trace, homes, {

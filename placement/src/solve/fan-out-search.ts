@@ -8,7 +8,7 @@ import { GainHeap } from './gain-heap.ts';
 import { kicked } from './kick.ts';
 import { type LayerPrices, LayerSearch } from './layer-search.ts';
 import { nearestPlaces } from './node-places.ts';
-import { relieve, restingPeakPrice } from './relief.ts';
+import { relieve, relieveInRounds, restingPeakPrice } from './relief.ts';
 import { assignToBins } from './transportation.ts';
 
 /** A node-level placement: which nodes hold each expert, and where each sequence lives. */
@@ -48,12 +48,6 @@ export interface FanOutSearchOptions {
 /** Between which the price of peaks is sought. */
 const peakPriceMin = 0.02;
 const peakPriceMax = 20;
-
-/** Mean peak that a round of relief must take off to count. */
-const reliefMin = 1e-6;
-
-/** Rounds of relief in a row that take nothing off: where two nodes of a layer are equally full, the first relieves but one of them. */
-const idleReliefsMax = 3;
 
 /** So near to its limit a mean peak is where it should be. */
 const peakMeanNear = 0.005;
@@ -233,22 +227,7 @@ export class FanOutSearch {
 
   /** Takes load from nodes that stand out until the mean peak is within the limit, at least cost in visits: for a plan that was found on fewer tokens, or on other ones. */
   relieve(limit: number, price: number): void {
-    let least = this.peakMean();
-    let held: Int32Array[] | null = null;
-    for (let idle = 0; this.peakMean() > limit && idle < idleReliefsMax; ) {
-      const before = this.layers.map((layer) => layer.maskOf.slice());
-      if (!relieve(this.layers, limit, price, { has: this.hasRoom, onMove: this.onMove })) break;
-      if (this.peakMean() < least - reliefMin) {
-        least = this.peakMean();
-        held = null;
-        idle = 0;
-      } else {
-        held ??= before;
-        idle++;
-      }
-      if (this.options.stop()) break;
-    }
-    if (held !== null) this.load(held);
+    relieveInRounds(this, limit, () => relieve(this.layers, limit, price, { has: this.hasRoom, onMove: this.onMove }));
   }
 
   /** Fills free memory with the replicas worth most, by the exact gain at the time of choice (lazy greedy over all layers at once). */

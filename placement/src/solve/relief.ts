@@ -1,3 +1,4 @@
+import type { FanOutSearch } from './fan-out-search.ts';
 import type { LayerSearch, ReplicaMoves } from './layer-search.ts';
 
 /** A move of replica i to a node, or its exchange with replica j there. */
@@ -37,6 +38,32 @@ export function relieve(layers: readonly LayerSearch[], limit: number, peakPrice
     taken = true;
   }
   return taken;
+}
+
+/** Mean peak that a round must take off to count. */
+const roundMin = 1e-6;
+
+/** Rounds in a row that take nothing off: where two nodes of a layer are equally full, the first relieves but one of them. */
+const idleRoundsMax = 3;
+
+/** Rounds of relief while the mean peak falls; leaves the search with the lowest. @param round takes the steps of one round, and says whether there were any */
+export function relieveInRounds(search: FanOutSearch, limit: number, round: () => boolean): void {
+  let least = search.peakMean();
+  let held: Int32Array[] | null = null;
+  for (let idle = 0; search.peakMean() > limit && idle < idleRoundsMax; ) {
+    const before = search.layers.map((layer) => layer.maskOf.slice());
+    if (!round()) break;
+    if (search.peakMean() < least - roundMin) {
+      least = search.peakMean();
+      held = null;
+      idle = 0;
+    } else {
+      held ??= before;
+      idle++;
+    }
+    if (search.options.stop()) break;
+  }
+  if (held !== null) search.load(held);
 }
 
 /** The price of peaks at which the placement as it is would rest: where the cheapest step off its fullest node begins to pay in half of the layers. */

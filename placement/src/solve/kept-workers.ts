@@ -13,7 +13,7 @@ const gainMin = 0.02;
  * @param served rows that each expert serves on each node, (layers) of (experts, nodes)
  * @param current workers of each expert in the plan in force, [layer][expert]
  * @param copiesMax replicas of all layers, at most, where nodes hold fewer
- * @param stop true: what memory and the masks ask for is done, and no more
+ * @param stop true: no second copies are added any more
  * @returns workers of each expert, ascending, [layer][expert]
  */
 export function keepWorkers(
@@ -34,7 +34,7 @@ export function keepWorkers(
   if (spare < 0) spare += dropSecondCopies(nodes, -spare);
   for (const [n, node] of nodes.entries()) {
     spare -= node.addCopies(Math.floor(spare / (nodes.length - n)), stop);
-    node.exchange(stop);
+    node.exchange();
     node.layers.forEach(({ experts, workersOf }, l) => {
       experts.forEach((e, i) => {
         for (const w of workersOf[i]) replicas[l][e].push(node.workers[w]);
@@ -204,9 +204,8 @@ class KeptNode {
     return best;
   }
 
-  exchange(stop: () => boolean): void {
+  exchange(): void {
     for (const { loads, workersOf } of this.layers) {
-      if (stop()) return;
       const slots = new Int32Array(this.workers.length);
       for (const own of workersOf) for (const w of own) slots[w]++;
       evenOut({ loads, slots, speed: this.speed }, workersOf, gainMin);

@@ -26,15 +26,15 @@ export interface Room {
  * @returns true if it took any step
  */
 export function relieve(layers: readonly LayerSearch[], limit: number, peakPrice: number, room: Room): boolean {
-  const excess = () => layers.reduce((sum, layer) => sum + layer.peakMean() - limit, 0);
-  if (excess() <= 0) return false;
+  let excess = layers.reduce((sum, layer) => sum + layer.peakMean() - limit, 0);
+  if (excess <= 0) return false;
   const reliefs = layers.map((layer) => new LayerRelief(layer, peakPrice, room));
   let taken = false;
-  while (excess() > 0) {
+  while (excess > 0) {
     let best = reliefs[0];
     for (const relief of reliefs) if (relief.visitsPerPeakMean < best.visitsPerPeakMean) best = relief;
     if (best.visitsPerPeakMean === Infinity) break;
-    best.take();
+    excess -= best.take();
     taken = true;
   }
   return taken;
@@ -69,7 +69,10 @@ export function relieveInRounds(search: FanOutSearch, limit: number, round: () =
 /** The price of peaks at which the placement as it is would rest: where the cheapest step off its fullest node begins to pay in half of the layers. */
 export function restingPeakPrice(layers: readonly LayerSearch[]): number {
   const none = { has: () => false, onMove: () => {} };
-  const prices = layers.map((layer) => new LayerRelief(layer, Infinity, none).payingPrice).sort((a, b) => a - b);
+  // So many layers tell as much as all.
+  const stride = Math.ceil(layers.length / 16);
+  const some = layers.filter((_, l) => l % stride === 0);
+  const prices = some.map((layer) => new LayerRelief(layer, Infinity, none).payingPrice).sort((a, b) => a - b);
   return prices[prices.length >> 1];
 }
 
@@ -79,21 +82,21 @@ class LayerRelief {
   private readonly room: Room;
   private readonly visitsPerRowMax: number;
   private readonly moves: ReplicaMoves;
-  /** The most that each replica's move saves, (replicas). */
-  private readonly mostOf: Float64Array;
+  /** Replicas on each node, (nodes) of lists. */
+  private readonly onNode: readonly (readonly number[])[];
   private readonly touched: Uint8Array;
   private readonly servedOf: Float64Array;
-  private next: Step | null;
+  /** Replicas of node b by what they save where they come to node a, most first, at a * nodes + b; those that were asked for. */
+  private readonly comingBack: (readonly number[])[] = [];
+  private next: Step | null = null;
 
   constructor(layer: LayerSearch, peakPrice: number, room: Room) {
     this.layer = layer;
     this.room = room;
     this.visitsPerRowMax = peakPrice / layer.nodes;
     this.moves = layer.replicaMoves();
-    const { nodeOf, gain } = this.moves;
-    this.mostOf = Float64Array.from(nodeOf, (_, i) =>
-      gain.subarray(i * layer.nodes, (i + 1) * layer.nodes).reduce((a, b) => Math.max(a, b), -Infinity),
-    );
+    const replicas = Array.from(this.moves.nodeOf.keys());
+    this.onNode = Array.from({ length: layer.nodes }, (_, n) => replicas.filter((i) => this.moves.nodeOf[i] === n));
     this.touched = new Uint8Array(layer.experts);
     this.servedOf = new Float64Array(this.moves.count);
     this.next = this.cheapest();
@@ -109,8 +112,10 @@ class LayerRelief {
     return this.next === null ? Infinity : this.next.visitsPerRow * this.layer.nodes;
   }
 
-  take(): void {
+  /** Takes the next step. Returns how much it takes off the layer's peak over mean. */
+  take(): number {
     const { layer, moves, touched } = this;
+    const before = layer.peakMean();
     const { i, j, from, to } = this.next!;
     // Another layer may have taken the room.
     if (j >= 0 || this.room.has(to)) {
@@ -123,21 +128,30 @@ class LayerRelief {
       else this.room.onMove(from, to);
     }
     this.next = this.cheapest();
+    return before - layer.peakMean();
   }
 
-  /** Of all moves from the fullest node and exchanges with it. */
+  /** The next step. It rarely costs much more than the one before, and what costs more is soon passed over. */
   private cheapest(): Step | null {
-    const { layer, moves, touched, servedOf, mostOf } = this;
+    const guess = this.next === null ? Infinity : 1.5 * Math.max(0, this.next.visitsPerRow) + 0.02;
+    const near = guess < this.visitsPerRowMax ? this.cheapestBelow(guess) : null;
+    return near ?? this.cheapestBelow(this.visitsPerRowMax);
+  }
+
+  /** Of all moves from the fullest node and exchanges with it, those that cost less. */
+  private cheapestBelow(visitsPerRowMax: number): Step | null {
+    const { layer, moves, touched, servedOf, onNode } = this;
     const { nodes, loads } = layer;
     const { count, expertOf, nodeOf, gain } = moves;
     const a = loads.fullestNode();
     const now = loads.pressure(a);
     const perRow = loads.pressurePerRow(a);
     for (let i = 0; i < count; i++) servedOf[i] = touched[expertOf[i]] === 1 ? Infinity : layer.served[expertOf[i] * nodes + nodeOf[i]];
-    let backMost = 0;
-    for (let j = 0; j < count; j++) backMost = Math.max(backMost, gain[j * nodes + a]);
+    /** The most that a replica saves which comes back from a node, or nobody; (nodes) */
+    const backMost = new Float64Array(nodes);
+    for (let j = 0; j < count; j++) backMost[nodeOf[j]] = Math.max(backMost[nodeOf[j]], gain[j * nodes + a]);
     let best: Step | null = null;
-    let least = this.visitsPerRowMax;
+    let least = visitsPerRowMax;
     /** False where it costs too much even if all that leaves the node counts. */
     const mayPay = (visits: number, rows: number) => visits + Math.max(0, least) * rows * perRow > 0;
     const consider = (i: number, j: number, b: number, visits: number, change: number) => {
@@ -147,18 +161,28 @@ class LayerRelief {
       least = -visits / fall;
       best = { visitsPerRow: least, i, j, from: a, to: b };
     };
-    for (let i = 0; i < count; i++) {
+    for (const i of onNode[a]) {
       const own = servedOf[i];
-      if (nodeOf[i] !== a || own === Infinity || !mayPay(mostOf[i] + backMost, own)) continue;
-      for (let b = 0; b < nodes; b++) if (gain[i * nodes + b] > -Infinity && this.room.has(b)) consider(i, -1, b, gain[i * nodes + b], own);
-      for (let j = 0; j < count; j++) {
-        const change = own - servedOf[j];
-        const b = nodeOf[j];
-        if (change <= 0 || b === a) continue;
-        const visits = gain[i * nodes + b] + gain[j * nodes + a];
-        if (mayPay(visits, change)) consider(i, j, b, visits, change);
+      if (own === Infinity) continue;
+      for (let b = 0; b < nodes; b++) {
+        const there = gain[i * nodes + b];
+        if (b === a || there === -Infinity || !mayPay(there + backMost[b], own)) continue;
+        if (this.room.has(b)) consider(i, -1, b, there, own);
+        for (const j of this.mostFirst(a, b)) {
+          const visits = there + gain[j * nodes + a];
+          if (!mayPay(visits, own)) break;
+          const change = own - servedOf[j];
+          if (change > 0 && mayPay(visits, change)) consider(i, j, b, visits, change);
+        }
       }
     }
     return best;
+  }
+
+  private mostFirst(a: number, b: number): readonly number[] {
+    const { nodes } = this.layer;
+    const { gain } = this.moves;
+    this.comingBack[a * nodes + b] ??= this.onNode[b].toSorted((i, j) => gain[j * nodes + a] - gain[i * nodes + a] || i - j);
+    return this.comingBack[a * nodes + b];
   }
 }

@@ -8,7 +8,7 @@ import { submitOf } from '../in-process-cluster.ts';
 const BLOCK = 4;
 
 function cacheOf(prefixCache = true) {
-  const residency = new Residency(64, BLOCK, prefixCache, new Counters());
+  const residency = new Residency(64, BLOCK, prefixCache, new Counters(1, 1));
   const hitRates = HitRates.ofWorker();
   const sequenceOf = (prompt: number[], wishes: Parameters<typeof submitOf>[1] = {}, scope = 'a') =>
     new Sequence(submitOf(prompt, wishes), scope, 0, residency.pool, hitRates);

@@ -17,7 +17,7 @@ import { homesOf } from './report/homes-of.ts';
 import { type FanOutScore, scoreFanOut } from './score/fan-out-score.ts';
 import { type Affinity, balanceHomes, homePrices, learnAffinity, sequenceHomeCosts, spreadOverWorkers } from './solve/affinity.ts';
 import { annealed } from './solve/annealing.ts';
-import { BestSeen } from './solve/best-seen.ts';
+import { bestOfRounds } from './solve/best-seen.ts';
 import { FanOutSearch, type FanOutSearchOptions, type NodePlacement } from './solve/fan-out-search.ts';
 import { placeInsideNodes } from './solve/inside-nodes.ts';
 import { keepWorkers } from './solve/kept-workers.ts';
@@ -323,6 +323,14 @@ async function placeForHomes(
   const { balance } = common;
   const base: FanOutSearchOptions = { ...common, slots, copiesMax, memory: memory.slots, histograms: histogramsOf(sample) };
   const scale = sample.tokens * sample.moeLayers.length;
+  /** @param gainMin part of its merit that a round must gain not to be the last */
+  const refine = (of: FanOutSearch, roundsMax: number, gainMin: number, passes: number, share: number, settled = () => true) =>
+    bestOfRounds(of, roundsMax, async () => {
+      const before = of.merit();
+      await of.converge(passes, share);
+      o.onProgress({ stage: 'refine', incumbent: of.remoteNodes() / scale });
+      return before - of.merit() <= gainMin * before && settled();
+    });
   let search: FanOutSearch;
   if (cluster.nodes === 1) {
     search = new FanOutSearch(sample, new Int32Array(sample.sequences.length), base);
@@ -334,15 +342,7 @@ async function placeForHomes(
     search.chooseHomes();
     search.fitMemory();
     search.startPeakPrice();
-    const seen = new BestSeen(search);
-    for (let round = 0; round < o.warmRounds && !stop(); round++) {
-      const before = search.merit();
-      await search.converge(1, 0);
-      seen.look();
-      o.onProgress({ stage: 'refine', incumbent: search.remoteNodes() / scale });
-      if (before - search.merit() <= warmGainMin * before && search.peaksSettled()) break;
-    }
-    seen.resume();
+    await refine(search, o.warmRounds, warmGainMin, 1, 0, () => search.peaksSettled());
   } else {
     const tokens = sample.sequences.map((s) => s.tokens);
     const usage = sequenceUsage(sample);
@@ -356,15 +356,7 @@ async function placeForHomes(
       o.onProgress({ stage: `start ${start + 1} of ${o.starts}`, incumbent: best.remoteNodes() / scale });
     }
     search = best!;
-    const seen = new BestSeen(search);
-    for (let round = 0; round < 12 && !stop(); round++) {
-      const before = search.merit();
-      await search.converge(4, 1e-4);
-      seen.look();
-      o.onProgress({ stage: 'refine', incumbent: search.remoteNodes() / scale });
-      if (before - search.merit() <= 1e-4 * before) break;
-    }
-    seen.resume();
+    await refine(search, 12, 1e-4, 4, 1e-4);
     if (o.annealing > 0 && !stop()) {
       await annealed(search, {
         proposals: o.annealing * slots.reduce((a, b) => a + b, 0),
@@ -386,7 +378,8 @@ async function placeForHomes(
       search.prices.peakPrice = peakPrice;
     }
   }
-  if (o.robust.kind !== 'mean' && cluster.nodes > 1) await robustly(sample, cluster, search, base, o, stop);
+  if (o.robust.kind !== 'mean' && cluster.nodes > 1)
+    await robustly(sample, cluster, search, base, { ...o, counts: o.model === 'home-rank' ? 'rows' : 'visits' }, stop);
   o.onProgress({ stage: 'inside the nodes', incumbent: search.remoteNodes() / scale });
   if (sample.tokens < trace.tokens) search = onAllTokens(trace, search.result(), { ...base, prices: search.prices });
   else if (o.warmStart !== null || stop()) search.relieve(o.peakMeanMax, reliefPrice);

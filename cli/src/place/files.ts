@@ -60,7 +60,7 @@ export function readCluster(flags: { topology: string; calibration?: string }): 
 }
 
 /** What is known of a trace beside its file. */
-export interface TraceHints {
+interface TraceHints {
   /** Of a dump of expert ids without `.shape.json`. */
   shape?: IdShape;
   /** Folder of the checkpoint that it is of: formats other than our own do not name its type, nor experts that no token chose. */

@@ -43,14 +43,11 @@ export class MoveState {
     });
   }
 
-  wantedIn(l: number): Change[] {
-    return this.target[l].flatMap((own, e) =>
-      own.filter((w) => !this.replicas[l][e].includes(w)).map((worker) => ({ layer: l, expert: e, worker })),
-    );
-  }
-
+  /** What the target has and nobody has copied yet. */
   wanted(): Change[] {
-    return this.target.flatMap((_, l) => this.wantedIn(l));
+    return this.target.flatMap((layer, l) =>
+      layer.flatMap((own, e) => own.filter((w) => !this.replicas[l][e].includes(w)).map((worker) => ({ layer: l, expert: e, worker }))),
+    );
   }
 
   /** What the target does not have, on all workers. */

@@ -2,6 +2,7 @@ import { setImmediate as nextTurn } from 'node:timers/promises';
 import { type Plan, SwitchyardError } from '@switchyard/proto';
 import type { Cluster } from '../cluster/cluster.ts';
 import type { RoutingTrace } from '../trace/routing-trace.ts';
+import { gainMin, takeBestStages } from './best-stages.ts';
 import { type Change, MoveState, type Way } from './move-state.ts';
 import { checkSameShape, replicaCount } from './moves.ts';
 import { layerCosts, type StagePrices, visitsOnly } from './stage-price.ts';
@@ -30,12 +31,6 @@ export interface StagedMove {
 
 /** So many are priced between two turns of the event loop, a millisecond each where layers are large: signals are heard meanwhile. */
 const trialsPerTurn = 32;
-
-/** Trials that may follow the end: a fraction of a second, so that what was looked at until then is not lost. */
-const trialsAfterEnd = 256;
-
-/** What a stage that copies must gain, in visits of all tokens: less is rounding. */
-const gainMin = 1e-6;
 
 /**
  * Splits the way from one plan to another into small stages: a copy, with whatever it displaces (a worker's memory is full, so something leaves it; if that was the
@@ -128,66 +123,6 @@ export async function stageMove(
     }
   };
 
-  /** Takes the stage that gains most per byte until none gains. What a commit changes is the gains of the layers that it touched: those are looked at anew. */
-  const improve = async () => {
-    const changes = state.wanted();
-    const gain = new Float64Array(changes.length);
-    const look = (i: number): Way | null => {
-      const { layer, expert, worker } = changes[i];
-      const way = replicas[layer][expert].includes(worker) ? null : state.chainFrom(changes[i]);
-      const all = way === null || !fits(way) ? null : state.gainOf(way);
-      gain[i] = way === null || all === null || all < gainMin ? 0 : all / way.adds.length;
-      return gain[i] > 0 ? way : null;
-    };
-    const lookAt = async (list: Iterable<number>) => {
-      for (const i of list) {
-        await turn();
-        if (ended()) return;
-        look(i);
-      }
-    };
-    const inLayer: number[][] = replicas.map(() => []);
-    for (const [i, { layer }] of changes.entries()) inLayer[layer].push(i);
-    await lookAt(changes.keys());
-    if (ended()) {
-      const byGain = [...changes.keys()].filter((i) => gain[i] > 0).sort((a, b) => gain[b] - gain[a]);
-      for (const i of byGain.slice(0, trialsAfterEnd)) {
-        const way = look(i);
-        if (way !== null) commit(way);
-      }
-      return;
-    }
-    const bestOf = (l: number) => inLayer[l].reduce((best, i) => (best < 0 || gain[i] > gain[best] ? i : best), -1);
-    const best = Int32Array.from(inLayer, (_, l) => bestOf(l));
-    for (let committed = false; ; ) {
-      const top = best.reduce((most, i) => (i >= 0 && (most < 0 || gain[i] > gain[most]) ? i : most), -1);
-      if (top < 0 || ended()) return;
-      if (gain[top] === 0) {
-        // A commit in another layer may have made the room that a stage lacked.
-        if (!committed) return;
-        committed = false;
-        await lookAt(inLayer.flat());
-        for (let l = 0; l < best.length; l++) best[l] = bestOf(l);
-        continue;
-      }
-      // Room and what can be displaced are shared by all layers, so that a gain may no longer be what it was.
-      const stale = gain[top];
-      const way = look(top);
-      const touched = new Set([changes[top].layer]);
-      if (way !== null && gain[top] >= stale - gainMin) {
-        commit(way);
-        committed = true;
-        for (const { layer } of [...way.adds, ...way.drops]) touched.add(layer);
-        for (const l of touched) {
-          inLayer[l] = inLayer[l].filter((i) => !replicas[l][changes[i].expert].includes(changes[i].worker));
-          await lookAt(inLayer[l]);
-          if (ended()) return;
-        }
-      }
-      for (const l of touched) best[l] = bestOf(l);
-    }
-  };
-
   /** Goes to the target in one stage, if that gains and fits the budget. Says whether it did. */
   const allThatIsLeft = (): boolean => {
     const way = { adds: state.wanted(), drops: state.unwanted() };
@@ -198,7 +133,7 @@ export async function stageMove(
 
   await dropSurplus((c) => overfull(c.worker));
   await moveOff();
-  await improve();
+  await takeBestStages(state, { turn, ended, fits, commit });
   if (!ended()) allThatIsLeft();
   // An expert that has as many as the target gives it keeps them: where bytes ran out they stand in for those that were not copied.
   const most = replicaCount(target);

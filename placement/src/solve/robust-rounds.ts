@@ -1,12 +1,19 @@
 import type { Cluster } from '../cluster/cluster.ts';
-import type { PlaceOptions } from '../place.ts';
 import type { RoutingTrace } from '../trace/routing-trace.ts';
 import { sequenceHomeCosts } from './affinity.ts';
 import { FanOutSearch, type FanOutSearchOptions, type NodePlacement } from './fan-out-search.ts';
-import { reweight, robustValue } from './robust.ts';
+import { type Robustness, reweight, robustValue } from './robust.ts';
 
 /** What a row less on a node that stands out is worth, in visits, once the search is over. */
 export const reliefPrice = 8;
+
+export interface RobustOptions {
+  robust: Robustness;
+  /** What domains are compared by: visits of remote nodes, or rows that homes do not serve. */
+  counts: 'visits' | 'rows';
+  peakMeanMax: number;
+  onProgress: (progress: { stage: string; incumbent: number }) => void;
+}
 
 /**
  * A few rounds of multiplicative weights over the domains; leaves the search with the best by the robust value whose peaks, all tokens counted alike, are within the
@@ -17,7 +24,7 @@ export async function robustly(
   cluster: Cluster,
   search: FanOutSearch,
   base: FanOutSearchOptions,
-  o: PlaceOptions,
+  o: RobustOptions,
   stop: () => boolean,
 ): Promise<void> {
   const names = [...new Set(sample.sequences.map((s) => s.domain ?? ''))];
@@ -30,7 +37,7 @@ export async function robustly(
   });
   const valuesOf = ({ masks, homeOf }: NodePlacement) => {
     const { visits, rows } = sequenceHomeCosts(sample, masks, cluster);
-    const cost = o.model === 'home-rank' ? rows : visits;
+    const cost = o.counts === 'rows' ? rows : visits;
     const sums = names.map(() => 0);
     sample.sequences.forEach((s, i) => {
       sums[domainOf[i]] += cost[i * base.slots.length + homeOf[i]] * s.tokens;

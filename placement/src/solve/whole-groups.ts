@@ -4,7 +4,7 @@ import { type Cluster, nodeSlots } from '../cluster/cluster.ts';
 import { popcount } from '../cluster/node-set.ts';
 import type { Random } from '../random.ts';
 import { NO_EXPERT, type RoutingTrace } from '../trace/routing-trace.ts';
-import { BestSeen } from './best-seen.ts';
+import { bestOfRounds } from './best-seen.ts';
 import { FanOutSearch, type FanOutSearchOptions } from './fan-out-search.ts';
 import { placeInsideNodes } from './inside-nodes.ts';
 import { clusterSequences, sequenceUsage } from './sequence-clusters.ts';
@@ -71,14 +71,11 @@ export async function placeWholeGroups(trace: RoutingTrace, cluster: Cluster, op
     });
     next.placeSingles();
     // Peaks of whole groups come in steps: a price that is moved towards the limit may pass the step before it.
-    const seenGroups = new BestSeen(next);
-    for (let round = 0; round < groupRounds && !base.stop(); round++) {
+    await bestOfRounds(next, groupRounds, async () => {
       const before = next.objective();
       await next.converge(1, 0);
-      seenGroups.look();
-      if (before - next.objective() <= 1e-4 * before && next.peakMean() <= base.peakMeanMax) break;
-    }
-    seenGroups.resume();
+      return before - next.objective() <= 1e-4 * before && next.peakMean() <= base.peakMeanMax;
+    });
     if (best === null || next.merit() < best.merit()) best = next;
     onProgress(`groups, start ${start + 1} of ${options.starts}`, best.remoteNodes() / scale);
   }
@@ -89,18 +86,16 @@ export async function placeWholeGroups(trace: RoutingTrace, cluster: Cluster, op
   const across = cluster.workers.length > cluster.nodes ? Math.floor(0.8 * extraCopies) : extraCopies;
   const fine = new FanOutSearch(trace, homeOf, { ...base, slots: slotsWithExtras(held, memory, across) });
   fine.load(held);
-  const seen = new BestSeen(fine);
-  for (let round = 0; round < replicaRounds && !base.stop(); round++) {
+  await bestOfRounds(fine, replicaRounds, async (round) => {
     await nextTurn();
     // Homes follow the copies of the round before, and copies the homes.
     if (round > 0) fine.reassignHomes();
     fine.tunePeakPrice();
     fine.load(held);
     fine.addReplicas(across);
-    seen.look();
     onProgress('copies beside the groups', fine.remoteNodes() / scale);
-  }
-  seen.resume();
+    return false;
+  });
   const chosen = fine.result();
   const served = fine.served();
   const used = chosen.masks.reduce((sum, layer) => sum + layer.reduce((n, mask) => n + popcount(mask), 0), 0);

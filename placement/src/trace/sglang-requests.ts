@@ -1,5 +1,5 @@
 /** `ForwardMode` of SGLang, as far as it tells what tokens of one pass belong together. */
-export type PassMode = 'extend' | 'decode' | 'other';
+type PassMode = 'extend' | 'decode' | 'other';
 
 /** What a record says of one forward pass of one rank, tokens apart. */
 export interface Pass {
@@ -32,7 +32,7 @@ interface Open {
 }
 
 /** What is told of the tokens of a pass. */
-export interface Linked {
+interface Linked {
   /** Number of each token's sequence, from 1, (tokens). */
   sequenceOf: Uint32Array;
   /** 1: the token was generated, (tokens). */

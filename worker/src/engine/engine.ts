@@ -243,13 +243,19 @@ export class Engine {
    * of them.
    */
   private beginFreeLanes(): void {
-    const free = this.lanes.filter(({ progress }) => progress === null);
-    for (const lane of free) if (lane.work !== 'prefill') this.begin(lane);
-    const [next, another] = free.filter(({ work }) => work === 'prefill');
-    if (next === undefined) return;
-    this.begin(next);
-    // Where one lane finds nothing of prompts to do, the next ones would not either.
-    if (another !== undefined && next.batch.rows > 0) this.wake();
+    let begun: StepLane | null = null;
+    for (const lane of this.lanes) {
+      if (lane.progress !== null) continue;
+      if (lane.work !== 'prefill') this.begin(lane);
+      else if (begun === null) {
+        this.begin(lane);
+        begun = lane;
+      } else {
+        // Where one lane finds nothing of prompts to do, the next ones would not either.
+        if (begun.batch.rows > 0) this.wake();
+        return;
+      }
+    }
   }
 
   /** Begins a step on a free lane if anything is due for it; one that needs no other worker is over on return. */

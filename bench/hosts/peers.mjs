@@ -1,9 +1,10 @@
 // Switchyard beside llama.cpp's RPC and vLLM's tensor parallelism, over the same hosts of the same bed, with the same weights and the same client, in turn.
 //   node bench/hosts/peers.mjs --llama BIN_DIR [--vllm VENV_DIR] [--model DIR --gguf FILE] [--hosts 4] [--rate 1000] [--delay 250] [--batches 1,8] [--rounds 2]
-//                              [--only switchyard,llama.cpp,vllm] [--plan FILE] [--text FILE] [--cache DIR]
+//                              [--cores-per-host N] [--only switchyard,llama.cpp,vllm] [--plan FILE] [--text FILE] [--cache DIR]
 //                              [--out bench/results/hosts-peers]
 // A system with +ngram (switchyard+ngram, llama.cpp+ngram, vllm+ngram) guesses next tokens by prompt lookup.
-// Every peer does its best on one core a host: llama.cpp with an RPC server on each host and its API server on the first, vLLM with one rank a host over gloo.
+// Every system does its best on one core a host: llama.cpp with an RPC server on each host and its API server on the first, vLLM with one rank a host over gloo.
+// With --cores-per-host each host has the machine's next N CPUs to itself, for as many threads; what computes no layers (APIs, the client, the network) has what is left.
 // Rounds alternate the systems, every second one in reverse; the table takes each figure's best round. Needs root, iproute2 and a C compiler.
 import { once } from 'node:events';
 import { existsSync, mkdirSync, openSync, readFileSync, writeFileSync } from 'node:fs';
@@ -12,6 +13,7 @@ import path from 'node:path';
 import { parseArgs } from 'node:util';
 import { bedRefusal, startBed } from '../../test/hosts/bed/bed.mjs';
 import { startCluster } from '../../test/hosts/bed/cluster.mjs';
+import { divideCores, stayOn } from '../../test/hosts/bed/cores.mjs';
 import { draftFlags, isOurs, systemOf } from '../peers/drafts.mjs';
 import { convertToGguf } from '../peers/gguf.mjs';
 import { writeRandomModel } from '../peers/random-model.mjs';
@@ -32,6 +34,7 @@ const { values: flags } = parseArgs({
     delay: { type: 'string', default: '250' },
     batches: { type: 'string', default: '1,8' },
     rounds: { type: 'string', default: '2' },
+    'cores-per-host': { type: 'string' },
     only: { type: 'string' },
     plan: { type: 'string' },
     text: { type: 'string' },
@@ -50,6 +53,9 @@ if (refusal !== null) {
 }
 const hosts = Number(flags.hosts);
 const batches = flags.batches.split(',').map(Number);
+const threads = Number(flags['cores-per-host'] ?? 1);
+const cores = flags['cores-per-host'] === undefined ? null : divideCores(hosts, threads);
+if (cores !== null) stayOn(cores.rest);
 const wanted = flags.only?.split(',') ?? ['switchyard', ...(flags.llama ? ['llama.cpp'] : []), ...(flags.vllm ? ['vllm'] : [])];
 mkdirSync(flags.cache, { recursive: true });
 const model = path.resolve(flags.model ?? path.join(flags.cache, 'middle'));
@@ -62,23 +68,55 @@ const port = 8000;
 const sequences = Math.max(...batches);
 const context = 1024;
 
+/** What computes layers on a host, on the CPUs that it has to itself, if any. */
+const spawnOn = (bed, host, command, args, options) =>
+  cores === null
+    ? bed.spawn(host, command, args, options)
+    : bed.spawn(host, 'taskset', ['--cpu-list', cores.hosts[host], command, ...args], options);
+
 /** Each starts its processes on the bed's hosts and says where it serves, what tells that it does, and how it ends. */
 const systems = {
   async switchyard(bed, _log, drafts) {
     const plan = flags.plan ? JSON.parse(readFileSync(flags.plan, 'utf8')) : onHosts(model, hosts);
-    const cluster = await startCluster(bed, { model, plan, transport: flags.transport, coordinatorFlags: drafts });
+    const cluster = await startCluster(bed, {
+      model,
+      plan,
+      transport: flags.transport,
+      threads,
+      cpus: cores?.hosts ?? null,
+      coordinatorFlags: drafts,
+    });
     return { ready: '/health/ready', children: [], stop: cluster.stop };
   },
   async 'llama.cpp'(bed, log, drafts) {
     const servers = bed.hosts.map(({ address }, host) =>
-      bed.spawn(host, path.join(flags.llama, 'ggml-rpc-server'), ['-H', address, '-p', 50052, '-t', 1], { stdio: ['ignore', log, log] }),
+      spawnOn(bed, host, path.join(flags.llama, 'ggml-rpc-server'), ['-H', address, '-p', 50052, '-t', threads], {
+        stdio: ['ignore', log, log],
+      }),
     );
     const rpc = bed.hosts.map(({ address }) => `${address}:50052`).join(',');
     const api = bed.spawn(
       0,
       path.join(flags.llama, 'llama-server'),
       [
-        ...['-m', gguf, '--rpc', rpc, '-ngl', 99, '--host', bed.hosts[0].address, '--port', port, '-t', 1, '-tb', 1, '-fit', 'off'],
+        ...[
+          '-m',
+          gguf,
+          '--rpc',
+          rpc,
+          '-ngl',
+          99,
+          '--host',
+          bed.hosts[0].address,
+          '--port',
+          port,
+          '-t',
+          threads,
+          '-tb',
+          threads,
+          '-fit',
+          'off',
+        ],
         ...['-np', sequences, '-c', sequences * context, '--no-webui', '--cache-ram', 0, '--threads-http', hosts * sequences + 16],
         ...drafts,
       ],
@@ -89,7 +127,8 @@ const systems = {
   async vllm(bed, log, drafts) {
     const [{ address }] = bed.hosts;
     const ranks = bed.hosts.map((own, host) =>
-      bed.spawn(
+      spawnOn(
+        bed,
         host,
         path.join(flags.vllm, 'bin/vllm'),
         [
@@ -115,7 +154,7 @@ const systems = {
           env: {
             ...process.env,
             VLLM_CPU_KVCACHE_SPACE: '1',
-            VLLM_CPU_OMP_THREADS_BIND: String(host % os.cpus().length),
+            VLLM_CPU_OMP_THREADS_BIND: cores?.hosts[host] ?? String(host % os.cpus().length),
             VLLM_CPU_NUM_OF_RESERVED_CPU: '0',
             VLLM_NO_USAGE_STATS: '1',
             VLLM_HOST_IP: own.address,
@@ -264,7 +303,7 @@ const command = [
     .filter((_, i, all) => ![all[i], all[i - 1]].some((a) => /^--(llama|vllm|cache|out|model|gguf|plan|text)$/.test(a))),
 ].join(' ');
 const text = [
-  `# ${hosts} hosts at ${flags.rate} Mb/s, ${Number(flags.delay) / 1000} ms one way, all on ${os.cpus().length} cores`,
+  `# ${hosts} hosts at ${flags.rate} Mb/s, ${Number(flags.delay) / 1000} ms one way, ${cores === null ? `all on ${os.cpus().length} cores` : `${threads} cores each`}`,
   '',
   `${path.basename(model)}: ${config.num_hidden_layers} layers, ${config.num_experts} experts, top-${config.num_experts_per_tok}, hidden ${config.hidden_size}; bf16; ${flags['prefill-tokens']}-token prompts, ${flags['output-tokens']} tokens decoded.`,
   '',

@@ -4,6 +4,7 @@ import { ApiError } from './api/client.ts';
 import { CommandFailure, exitStatus } from './failure.ts';
 import { coloursOf } from './terminal/colours.ts';
 import { watchStandardStreams } from './terminal/standard-streams.ts';
+import { visible } from './terminal/visible.ts';
 
 /** Ends with the status that says what happened: 0 done, 1 failed, 2 wrong usage, 130 interrupted. Only a defect of ours shows a stack. */
 async function main(): Promise<void> {
@@ -18,18 +19,20 @@ async function main(): Promise<void> {
 
 function report(error: unknown): number {
   const { red } = coloursOf(process.stderr);
+  /** Messages repeat what servers and files say. */
+  const say = (text: string) => process.stderr.write(`${red('error:')} ${visible(text, process.stderr)}\n`);
   // Commander has printed its own message; help and version count as done.
   if (error instanceof CommanderError) return error.exitCode === 0 ? exitStatus.ok : exitStatus.usage;
   if (error instanceof CommandFailure) {
-    if (error.message) process.stderr.write(`${red('error:')} ${error.message}\n`);
+    if (error.message) say(error.message);
     return error.status;
   }
   // What an interrupted command waited for was given up: the wish was the user's.
   if (error instanceof Error && error.name === 'AbortError') return exitStatus.interrupted;
-  if (error instanceof ApiError) process.stderr.write(`${red('error:')} the server says: ${error.message}\n`);
-  else if (isRefusedBySystem(error) || isUnsupported(error)) process.stderr.write(`${red('error:')} ${error.message}\n`);
-  else if (isCatalogued(error)) process.stderr.write(`${red('error:')} ${error.message} (${error.code})\n`);
-  else process.stderr.write(`${red('error:')} ${error instanceof Error ? (error.stack ?? error.message) : String(error)}\n`);
+  if (error instanceof ApiError) say(`the server says: ${error.message}`);
+  else if (isRefusedBySystem(error) || isUnsupported(error)) say(error.message);
+  else if (isCatalogued(error)) say(`${error.message} (${error.code})`);
+  else say(error instanceof Error ? (error.stack ?? error.message) : String(error));
   return exitStatus.failed;
 }
 

@@ -3,13 +3,26 @@ import type { AddressInfo } from 'node:net';
 import { afterEach } from 'vitest';
 
 /** What the test's server does with a request, chosen by the request's prompt length. */
-export type Behaviour = 'answer' | 'refuse' | 'reject' | 'error-event' | 'cut' | 'short' | 'no-usage' | 'silent' | 'stall';
+export type Behaviour =
+  | 'answer'
+  | 'refuse'
+  | 'reject'
+  | 'error-event'
+  | 'cut'
+  | 'short'
+  | 'no-usage'
+  | 'silent'
+  | 'stall'
+  | 'linger'
+  | 'cut-late';
 
 export interface CompletionServer {
   url: string;
   requests: { path: string; body: Record<string, unknown>; authorization: string | undefined }[];
   /** Most requests that were open at once. */
   mostOpen(): number;
+  /** Those that are open now. */
+  open(): number;
   close(): Promise<void>;
 }
 
@@ -90,6 +103,11 @@ export async function startCompletionServer(
       const promptTokens = Array.isArray(body.prompt) ? body.prompt.length : 1;
       response.write(`data: ${JSON.stringify({ choices: [], usage: { prompt_tokens: promptTokens, completion_tokens: tokens } })}\n\n`);
     }
+    if (behaviour === 'linger' || behaviour === 'cut-late') {
+      response.write('data: [DONE]\n\n');
+      if (behaviour === 'cut-late') setTimeout(() => response.destroy(), 20);
+      return;
+    }
     response.end('data: [DONE]\n\n');
   });
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
@@ -97,6 +115,7 @@ export async function startCompletionServer(
     url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
     requests,
     mostOpen: () => mostOpen,
+    open: () => open,
     close: () =>
       new Promise((resolve) => {
         server.closeAllConnections();

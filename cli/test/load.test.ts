@@ -45,6 +45,12 @@ describe('timed completion', () => {
     expect(server.requests[0].path).toBe('/v1/chat/completions');
   });
 
+  it.each(['linger', 'cut-late'] as const)('ends with [DONE], whatever a server does with its connection then (%s)', async (behaviour) => {
+    await start(() => behaviour);
+    expect(await timedCompletion(client, request)).toMatchObject({ error: null, outputTokens: 5, usageReported: true });
+    await becomes(() => server.open() === 0);
+  });
+
   it('counts chunks where the server reports no usage', async () => {
     await start(() => 'no-usage');
     expect(await timedCompletion(client, request)).toMatchObject({ error: null, outputTokens: 5, usageReported: false });

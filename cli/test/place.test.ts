@@ -1,4 +1,4 @@
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, describe, expect, it, vi } from 'vitest';
@@ -216,6 +216,10 @@ describe('switchyard place', () => {
     await expect(ask('--out', same, '--certificate', same)).rejects.toThrow(`--certificate ${same}: --out writes there too`);
     await expect(ask('--out', other, '--pareto', `${dir}/./other.json`)).rejects.toThrow('other.json: --out writes there too');
     await expect(ask('--out', trace)).rejects.toThrow(`--out ${trace}: --trace reads it`);
+    const link = join(dir, 'link');
+    symlinkSync(trace, link);
+    await expect(ask('--out', link)).rejects.toThrow(`--out ${link}: --trace reads it`);
+    await expect(ask('--current', other, '--certificate', other)).rejects.toThrow(`--certificate ${other}: --current reads it`);
     await expect(ask('--certificate', topology)).rejects.toThrow(`--certificate ${topology}: --topology reads it`);
   });
 

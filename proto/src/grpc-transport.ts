@@ -116,10 +116,16 @@ function serve(
       return;
     }
     const { id, link } = begun;
-    stream.on('close', () => {
+    const ended = () => {
       link.broken();
       lane.release(id);
-    });
+    };
+    // It is told of a turn after its headers came: what came with them may have ended it, and an ended stream cannot be answered.
+    if (stream.destroyed || stream.closed) {
+      ended();
+      return;
+    }
+    stream.on('close', ended);
     stream.on('wantTrailers', () => stream.sendTrailers({ 'grpc-status': status.OK }));
     stream.resume().on('end', () => {
       if (link.peerFinished) link.peerEnded(null);

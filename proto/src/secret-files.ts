@@ -26,6 +26,12 @@ export function readTokenFile(file: string | null, option: string): string {
   if (file === null) return '';
   const token = readSecretText(file, option).trim();
   if (token === '') throw new SwitchyardError('invalid_request', `${option} ${file}: is empty`);
+  // It travels in headers. What they cannot hold would be refused far from here, by libraries whose messages say the token.
+  if (!/^[\x21-\x7e]+$/.test(token))
+    throw new SwitchyardError(
+      'invalid_request',
+      `${option} ${file}: a token is one line of ASCII letters, digits and signs, without spaces`,
+    );
   return token;
 }
 

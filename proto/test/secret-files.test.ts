@@ -21,6 +21,9 @@ it('a token is read without the space around it', () => {
 
 it.each([
   ['is empty', () => file('empty', '\n'), 'is empty'],
+  ['has two lines', () => file('lines', 'hush\nquiet\n'), 'a token is one line of ASCII'],
+  ['has a tab', () => file('tab', 'hush\tquiet'), 'a token is one line of ASCII'],
+  ['has letters that no header holds', () => file('letters', 'psst…'), 'a token is one line of ASCII'],
   ['is not there', () => path.join(folder, 'missing'), 'no such file or directory'],
   ['is a folder', () => folder, 'illegal operation on a directory'],
   [

@@ -153,27 +153,38 @@ export class ApiClient {
   }
 }
 
+/** How long a server may take to end a connection whose stream is over. */
+const lingerMs = 1_000;
+
 async function readEvents(response: http.IncomingMessage, path: string, { onData }: StreamEvents): Promise<void> {
   const reader = new EventStreamReader();
-  let done = false;
   await new Promise<void>((resolve, reject) => {
     const fail = (error: Error) => {
       response.destroy();
       reject(error);
     };
+    /** The answer is whole, whatever the server still does with the connection. One that ends it itself is not cut off. */
+    const finish = () => {
+      resolve();
+      const late = setTimeout(() => response.destroy(), lingerMs);
+      response
+        .removeAllListeners('data')
+        .resume()
+        .on('close', () => clearTimeout(late));
+    };
     response.on('data', (chunk: Buffer) => {
       const atMs = performance.now();
       try {
         for (const data of reader.push(chunk)) {
-          if (data === '[DONE]') done = true;
-          else if (data.startsWith('{"error"')) throw streamedError(data);
-          else onData(data, atMs);
+          if (data === '[DONE]') return finish();
+          if (/^\{\s*"error"/.test(data)) throw streamedError(data);
+          onData(data, atMs);
         }
       } catch (error) {
         fail(error as Error);
       }
     });
-    response.on('end', () => (done ? resolve() : reject(new CommandFailure(`the stream from ${path} ended without [DONE]`))));
+    response.on('end', () => reject(new CommandFailure(`the stream from ${path} ended without [DONE]`)));
     const cut = () => reject(new CommandFailure(`the connection was closed in the middle of the stream from ${path}`));
     response.on('error', cut);
     response.on('close', cut);

@@ -1,3 +1,4 @@
+import { existsSync, realpathSync } from 'node:fs';
 import path from 'node:path';
 import {
   baselinePlan,
@@ -93,14 +94,21 @@ export async function placeAction(flags: PlaceFlags, given: readonly string[]): 
 function checkApart(flags: PlaceFlags): void {
   const taken = new Map<string, string>();
   for (const option of ['trace', 'topology', 'calibration'] as const)
-    if (flags[option] !== undefined) taken.set(path.resolve(flags[option]), `--${option} reads it`);
+    if (flags[option] !== undefined) taken.set(realPathOf(flags[option]), `--${option} reads it`);
   for (const option of ['out', 'certificate', 'pareto'] as const) {
     const file = flags[option];
     if (file === undefined) continue;
-    const why = taken.get(path.resolve(file));
+    const at = realPathOf(file);
+    const replacesCurrent = option !== 'out' && flags.current !== undefined && at === realPathOf(flags.current);
+    const why = replacesCurrent ? '--current reads it' : taken.get(at);
     if (why !== undefined) throw new CommandFailure(`--${option} ${file}: ${why}`, { status: exitStatus.usage });
-    taken.set(path.resolve(file), `--${option} writes there too`);
+    taken.set(at, `--${option} writes there too`);
   }
+}
+
+/** Where a name leads: results are written through links. */
+function realPathOf(file: string): string {
+  return existsSync(file) ? realpathSync(file) : path.resolve(file);
 }
 
 /** Options that a plan from loads alone obeys. All others say something about tokens. */

@@ -6,6 +6,7 @@ import { CommandFailure, exitStatus } from '../failure.ts';
 /** Fails before the work whose result a file is for, not after it, where the file cannot be written. @param option that names the file */
 export function checkOutput(file: string | undefined, option: string): void {
   if (file === undefined) return;
+  if (file === '') throw new CommandFailure(`${option} names no file`, { status: exitStatus.usage });
   try {
     const there = existsSync(file);
     if (there && statSync(file).isDirectory()) throw new Error('it is a folder');

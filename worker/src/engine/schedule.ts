@@ -206,7 +206,7 @@ function decidePrompts(
   const [oldest, ...others] = candidates;
   others.sort((a, b) => a.pending - b.pending);
   const letsPass = others.length > 0 && 2 * others[0].pending < oldest.pending;
-  serve(oldest, letsPass ? Math.ceil(left.rows / 2) : left.rows);
+  serve(oldest, oldestRowsMax(oldest, left, others.length > 0, letsPass));
   for (const candidate of others) {
     if (left.rows === 0) break;
     serve(candidate, left.rows);
@@ -273,6 +273,13 @@ function take(left: Left, candidate: Candidate, rowsMax: number): void {
   left.rows -= rows;
   left.logits -= logitRows(candidate);
   if (everyLogit) left.judged -= rows;
+}
+
+/** A prompt of which every row is judged leaves logit rows too: without one, no other prompt comes to its end, and none that waits begins. */
+function oldestRowsMax({ sequence }: Candidate, { rows, logits }: Left, hasOthers: boolean, letsPass: boolean): number {
+  const most = sequence.everyLogit ? Math.min(rows, logits) : rows;
+  if (letsPass) return Math.ceil(most / 2);
+  return sequence.everyLogit && hasOthers ? Math.max(1, Math.min(rows, logits - 1)) : rows;
 }
 
 function giveBack(left: Left, candidate: Candidate): void {

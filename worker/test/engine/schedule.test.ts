@@ -139,7 +139,10 @@ describe('decideStep', () => {
   });
 
   test('prompt logprobs take a logit row each, and other prompts stop one row short without one', () => {
-    expect(decide([sequence(12, 0, { everyLogit: true }), sequence(6, 0)], [], 9)).toEqual({ kept: 2, at: [], rows: [8, 5] });
+    expect(decide([sequence(12, 0, { everyLogit: true }), sequence(6, 0)], [], 9)).toEqual({ kept: 2, at: [], rows: [7, 6] });
+    expect(
+      decide([sequence(12, 0, { everyLogit: true }), sequence(6, 0), sequence(6, 0)], [], 9, 'all', { ...limits, rows: 32 }).rows,
+    ).toEqual([7, 6, 5]);
   });
 
   test('beside a stream, prompt logprobs take few logit rows a step, for it waits until they are read', () => {
@@ -156,6 +159,11 @@ describe('decideStep', () => {
     expect(decide([sequence(9, 8), judged(40), sequence(4, 0)], [], 40, 'all', wide).rows).toEqual([1, 8, 4]);
     expect(decide([sequence(9, 8)], [judged(40), judged(40)], 40, 'all', wide).rows).toEqual([1, 8]);
     expect(decide([judged(20), sequence(4, 0)], [], 40, 'all', wide).rows).toEqual([20, 4]);
+    // Nothing streams, so that a step may judge as many as it has room for: but for one of those who wait.
+    for (const work of ['all', 'prefill'] as const) {
+      expect(decide([judged(100)], [sequence(4, 0)], 60, work, wide)).toEqual({ kept: 1, at: [0], rows: [28, 4] });
+      expect(decide([judged(100)], [sequence(60, 0)], 60, work, { ...wide, rows: 128 }).rows).toEqual([31, 60]);
+    }
   });
 
   test('the decode lane takes single tokens, the lanes of prompts take chunks, also of a prompt whose last chunk is in a step', () => {

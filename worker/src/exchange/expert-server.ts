@@ -16,7 +16,7 @@ import type { Counters } from '../engine/counters.ts';
 import { Activity, type TimeSplit } from '../engine/time-split.ts';
 import type { Model } from '../model/contract.ts';
 import type { NodeGateway, Relay, RelayEnd } from './node-gateway.ts';
-import { nextToServe, type WaitingFrame } from './serving-order.ts';
+import { goesAlong, nextToServe, type WaitingFrame } from './serving-order.ts';
 
 export interface ServedModel {
   native: Native;
@@ -185,7 +185,7 @@ export class ExpertServer {
     });
   }
 
-  /** Serves the frame whose turn it is, and with it all others of its layer that fit. */
+  /** Serves the frame whose turn it is, and with it all others of its layer that go along and fit. */
   private serveNext(): void {
     const startedMs = performance.now();
     const { served } = this;
@@ -197,7 +197,7 @@ export class ExpertServer {
     let rows = first.rows;
     this.arrivals.forEach((arrival, i) => {
       if (arrival === first) return;
-      if (!arrival.blocked && arrival.frame.layer === first.frame.layer && rows + arrival.rows <= served.maxRows) {
+      if (arrival.frame.layer === first.frame.layer && goesAlong(first, arrival) && rows + arrival.rows <= served.maxRows) {
         group.push(arrival);
         rows += arrival.rows;
         return;

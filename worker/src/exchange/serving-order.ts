@@ -22,3 +22,8 @@ export function nextToServe(waiting: readonly WaitingFrame[]): number {
   const urgent = waiting.findIndex(({ rows, blocked }) => !blocked && urgencyOf(rows) === 'urgent');
   return urgent < 0 ? oldest : urgent;
 }
+
+/** Whether another frame of the layer may be served with the one whose turn it is. With one of few rows only such: it passed the large ones so as not to wait for them. */
+export function goesAlong(first: WaitingFrame, other: WaitingFrame): boolean {
+  return !other.blocked && (urgencyOf(first.rows) === 'bulk' || urgencyOf(other.rows) === 'urgent');
+}

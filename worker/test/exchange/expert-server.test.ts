@@ -365,6 +365,17 @@ describe('ExpertServer, between homes', () => {
     expect(decode.answers.length).toBe(30);
   });
 
+  test('a frame of few rows does not wait for many of its layer, although all would fit', async () => {
+    const [prompt, decode] = [accept(), accept()];
+    let promptsBefore = -1;
+    // What is computed together is answered in one turn.
+    decode.onAnswer = () => queueMicrotask(() => (promptsBefore = prompt.answers.length));
+    prompt.ask(1, { rows: 100, layer: 0, pairs: 100 });
+    decode.ask(2, { layer: 0 });
+    await settle();
+    expect([promptsBefore, prompt.tags, decode.tags]).toEqual([0, [1], [2]]);
+  });
+
   test('frames of many rows that waited for one another are passed all the same', async () => {
     const prompts = [accept(), accept()];
     const decode = accept();

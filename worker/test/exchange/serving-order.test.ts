@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest';
-import { nextToServe } from '../../src/exchange/serving-order.ts';
+import { goesAlong, nextToServe } from '../../src/exchange/serving-order.ts';
 
 const frame = (rows: number, passed = 0, blocked = false) => ({ rows, passed, blocked });
 
@@ -19,5 +19,15 @@ describe('nextToServe', () => {
     expect(nextToServe([frame(256, 8, true), frame(300), frame(1, 0, true)])).toBe(1);
     expect(nextToServe([frame(1, 0, true)])).toBe(-1);
     expect(nextToServe([])).toBe(-1);
+  });
+});
+
+describe('goesAlong', () => {
+  test('few rows wait for no more than others of their kind; many take all along', () => {
+    expect(goesAlong(frame(2), frame(64))).toBe(true);
+    expect(goesAlong(frame(2), frame(65))).toBe(false);
+    expect(goesAlong(frame(256), frame(2))).toBe(true);
+    expect(goesAlong(frame(256), frame(256))).toBe(true);
+    expect(goesAlong(frame(256), frame(2, 0, true))).toBe(false);
   });
 });

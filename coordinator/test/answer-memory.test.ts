@@ -164,15 +164,25 @@ describe('prompts as ids', () => {
     expect((await second).status).toBe(200);
   });
 
+  it('are in memory with the text that is to be echoed', async () => {
+    await start();
+    const asked = post('/v1/completions', { prompt: letters(100 * kib), max_tokens: 1 });
+    finish((await worker.next('submit')).request);
+    expect((await asked).status).toBe(200);
+    const refused = await post('/v1/completions', { prompt: letters(100 * kib), max_tokens: 1, echo: true });
+    expect(refused.status).toBe(503);
+    expect(await refused.json()).toMatchObject({ error: { code: 'queue_full', message: expect.stringContaining(`${500 * kib} bytes`) } });
+  });
+
   it('that are refused are requests like those that a full queue refuses', async () => {
     await start();
     expect((await post('/v1/completions', { prompt: letters(120 * kib), n: 3, max_tokens: 1 })).status).toBe(503);
     expect(await (await fetch(`${coordinator.url}/metrics`)).text()).toMatch(/request_params_n_sum\S* 3\n/);
   });
 
-  /** Takes what there is beside the ids of a prompt, all but a few bytes. */
+  /** Takes what there is beside the ids of a prompt and its echo, all but a few bytes. */
   async function fillBeside(promptIds: number): Promise<void> {
-    const rest = 400 * kib - Math.max(0, 4 * promptIds - 64 * kib) - 200;
+    const rest = 400 * kib - Math.max(0, (4 + 1) * promptIds - 64 * kib) - 200;
     const half = { tokens: letters((rest / 2 + 64 * kib) / 2) };
     await unreadAnswers([
       ['/detokenize', half],

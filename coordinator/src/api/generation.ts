@@ -46,9 +46,7 @@ export async function completions(service: Service, exchange: Exchange): Promise
   unknownFields.log(service.log, exchange, fields);
   checkReady(service, exchange);
   const prompts = await promptIds(service, exchange, read);
-  const echo = read.echo
-    ? read.prompts.map((prompt) => (typeof prompt === 'string' ? prompt : service.tokenizing.pieces.text(prompt)))
-    : null;
+  const echo = read.echo ? echoOf(service, exchange, read.prompts) : null;
   const request: GenerationRequest = { ...read, prompts, prediction: NO_IDS, echo };
   const frame = answerFrame(service, `cmpl-${randomBytes(12).toString('hex')}`);
   const format = new CompletionFormat(frame, service.tokenTexts, {
@@ -118,7 +116,7 @@ function run(service: Service, exchange: Exchange, fields: Fields, request: Gene
   const { dispatcher, metrics, membership, tokenizing, log } = service;
   // Those that are refused for want of room are requests, too.
   metrics.requests.onRequest(request.common.n, request.common.maxTokens);
-  exchange.ids.hold(idBytes(request));
+  exchange.ids.hold(idBytes(request) + (request.echo ?? []).reduce((sum, text) => sum + text.length, 0));
   const { places: workers } = membership;
   const base = {
     dispatcher,
@@ -136,6 +134,16 @@ function run(service: Service, exchange: Exchange, fields: Fields, request: Gene
     ? new StreamedResponse(response, format, { ...streaming, pingMs: service.config.pingMs }, base)
     : new CollectedResponse(response, format, base);
   answers.start(specs.map((spec, index) => new Answer(index, spec, answers, tokenizing.pieces, tokenizing.specialIds)));
+}
+
+/** Prompts as text, which waits as long as their ids do. Of ids it can be a hundred times what the body had: there must be room before it is made. */
+function echoOf({ tokenizing: { pieces } }: Service, exchange: Exchange, prompts: readonly (string | readonly number[])[]): string[] {
+  let bytes = 0;
+  for (const prompt of prompts)
+    if (typeof prompt === 'string') bytes += prompt.length;
+    else for (const token of prompt) bytes += pieces.bytes(token).length;
+  exchange.ids.hold(bytes);
+  return prompts.map((prompt) => (typeof prompt === 'string' ? prompt : pieces.text(prompt)));
 }
 
 function idBytes({ prompts, prediction }: GenerationRequest): number {

@@ -378,7 +378,7 @@ async function placeForHomes(
       search.prices.peakPrice = peakPrice;
     }
   }
-  if (o.robust.kind !== 'mean' && cluster.nodes > 1)
+  if (o.robust.kind !== 'mean' && cluster.nodes > 1 && !stop())
     await robustly(sample, cluster, search, base, { ...o, counts: o.model === 'home-rank' ? 'rows' : 'visits' }, stop);
   o.onProgress({ stage: 'inside the nodes', incumbent: search.remoteNodes() / scale });
   if (sample.tokens < trace.tokens) search = onAllTokens(trace, search.result(), { ...base, prices: search.prices });

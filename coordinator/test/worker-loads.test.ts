@@ -54,7 +54,27 @@ describe('what workers have to do', () => {
     expect(batched()).toBe(3);
     loads.saysWaiting(0, 2);
     loads.remove(all[3]);
-    expect(loads.of(0)).toMatchObject({ sequences: 3, batched: 3 });
+    expect(loads.of(0)).toMatchObject({ sequences: 3, batched: 2 });
+  });
+
+  it('lets what waits at a worker whose cache is full become less, however many end and come', () => {
+    const loads = new WorkerLoads(1, 64, 8);
+    const all = Array.from({ length: 72 }, (_, i) => running(0, i));
+    for (const entry of all) loads.add(entry);
+    for (const entry of all.slice(0, 10)) loads.promptDone(entry);
+    loads.saysWaiting(0, 62);
+    for (let ended = 0, begun = 10; ended < 54; ended++) {
+      expect(loads.hasRoom(0)).toBe(false);
+      loads.remove(all[ended]);
+      loads.promptDone(all[begun++]);
+    }
+    expect([loads.of(0), loads.hasRoom(0)]).toMatchObject([{ sequences: 18, batched: 10 }, false]);
+    loads.remove(all[54]);
+    expect(loads.hasRoom(0)).toBe(true);
+    loads.add(running(0, 100));
+    expect([loads.of(0), loads.hasRoom(0)]).toMatchObject([{ sequences: 18, batched: 10 }, false]);
+    loads.saysWaiting(0, 0);
+    expect([loads.of(0), loads.hasRoom(0)]).toMatchObject([{ batched: 18 }, true]);
   });
 
   it('has begun at once where there is no prompt, which workers refuse', () => {

@@ -58,16 +58,19 @@ export class WorkerLoads {
     const load = this.#loads[place.worker];
     load.promptTokens += promptTokens;
     if (promptTokens > 0) load.unbegun++;
+    // Where some wait at the worker, it waits behind them.
+    const waits = load.batched < load.sequences;
     if (load.sequences++ === 0) load.busySinceMs = submittedMs;
     load.lastChosen = answer.request;
-    this.#batch(load, load.sequences);
+    this.#batch(load, waits ? load.batched : load.sequences);
   }
 
   remove(entry: Running): void {
     const load = this.#loads[entry.place.worker];
     this.promptDone(entry);
     load.sequences--;
-    this.#batch(load, load.sequences);
+    // Its place is taken by one that waited there, if any did.
+    this.#batch(load, Math.min(load.batched, load.sequences));
   }
 
   gaveTokens(worker: number, nowMs: number): void {
@@ -84,7 +87,7 @@ export class WorkerLoads {
     this.#batch(load, load.batched);
   }
 
-  /** By its own account the worker's batch has less than it could, until something comes or goes. */
+  /** By its own account. That its batch has less than it could, where its cache is full say, holds until more have begun or it says otherwise. */
   saysWaiting(worker: number, waiting: number): void {
     const load = this.#loads[worker];
     this.#batch(load, load.sequences - waiting);

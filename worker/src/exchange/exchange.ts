@@ -32,19 +32,25 @@ export class Exchange {
   /** One for each lane of the model. */
   readonly homes: readonly HomeExchange[];
   readonly gateway: NodeGateway;
-  /** Resolves when every peer of the last announcement has been dialled once, or for so long that it is not waited for; null when that is so. */
+  /** Resolves when every peer of the last announcement has been dialled once, or for so long that it is not waited for any more; null when that is so. */
   connecting: Promise<void> | null = null;
   private readonly flights: Flights;
   private readonly peers: ReadonlySet<number>;
   /** Neighbours in this node that have not been dialled yet, as far as they are there. */
   private readonly expected: Set<number>;
+  /** Peers that a step has waited for in vain, by their addresses then: such a machine is waited for once and not at each announcement, until it has been reached. */
+  private readonly silentAt = new Map<number, string>();
   private neighboursDialled: () => void = () => {};
 
   constructor({ native, model, plan, worker, epoch, maxRows, rowDeadlineMs, counters, times, dial }: ExchangeOptions) {
     const { hidden, topK } = model.shape;
     const routes = new ExpertRoutes(plan, worker, topK);
-    const onReachable = (peer: number, reachable: boolean) => routes.setReachable(peer, reachable);
-    const flights = new Flights({ workers: plan.workers.length, rowDeadlineMs, dial, onReachable });
+    const onReachable = (peer: number, reachable: boolean) => {
+      routes.setReachable(peer, reachable);
+      if (reachable) this.silentAt.delete(peer);
+    };
+    const onAvoided = (peer: number, avoided: boolean) => routes.setAvoided(peer, avoided);
+    const flights = new Flights({ workers: plan.workers.length, rowDeadlineMs, dial, onReachable, onAvoided });
     this.flights = flights;
     this.peers = new Set(routes.peers());
     this.homes = model.lanes.map((lane) => new HomeExchange({ native, model, routes, flights, epoch, counters, times }, lane));
@@ -60,8 +66,10 @@ export class Exchange {
     for (const { worker, dataAddresses } of peers) this.flights.announce(worker, dataAddresses);
     // Nobody waits for a neighbour that is not there; nor for workers of an earlier announcement that have gone since.
     this.expectOnly(new Set(peers.map(({ worker }) => worker)));
-    const dialled = peers.map(async ({ worker }) => {
-      await atMost(DIAL_WAIT_MS, this.flights.settled(worker));
+    const dialled = peers.map(async ({ worker, dataAddresses }) => {
+      const addresses = dataAddresses.join();
+      if (this.silentAt.get(worker) !== addresses && !(await inTime(DIAL_WAIT_MS, this.flights.settled(worker))))
+        this.silentAt.set(worker, addresses);
       this.expected.delete(worker);
       this.tellGateway();
     });
@@ -91,13 +99,14 @@ export class Exchange {
   }
 }
 
-/** Resolves with `work`, or when so much time has passed. */
-async function atMost(ms: number, work: Promise<void>): Promise<void> {
+/** Resolves with true after `work`, or with false when so much time has passed. */
+async function inTime(ms: number, work: Promise<void>): Promise<boolean> {
   let timer: NodeJS.Timeout | undefined;
-  const late = new Promise<void>((resolve) => {
-    timer = setTimeout(resolve, ms);
+  const late = new Promise<boolean>((resolve) => {
+    timer = setTimeout(resolve, ms, false);
     timer.unref();
   });
-  await Promise.race([work, late]);
+  const done = await Promise.race([work.then(() => true), late]);
   clearTimeout(timer);
+  return done;
 }

@@ -14,7 +14,9 @@ export class ExpertRoutes {
   /** (workers) */
   readonly nodeOf: Int32Array;
   private readonly reachable: Uint8Array;
-  /** Live replicas, [moeLayer][expert] -> workers, ascending. */
+  /** Has just refused or been late: asked for what nobody else has. */
+  private readonly avoided: Uint8Array;
+  /** Live replicas, [moeLayer][expert] -> workers, ascending; those that are avoided where there are no others. */
   private holders: number[][][];
   /** [moeLayer][expert] -> the only live worker, NOBODY, or SEVERAL. A plan without replicas is answered from it alone. */
   private single: Int32Array[];
@@ -26,6 +28,7 @@ export class ExpertRoutes {
     this.nodeOf = Int32Array.from(plan.workers, (worker) => worker.node);
     this.reachable = new Uint8Array(plan.workers.length);
     this.reachable[home] = 1;
+    this.avoided = new Uint8Array(plan.workers.length);
     this.chosen = new Int32Array(topK);
     this.holders = [];
     this.single = [];
@@ -44,13 +47,15 @@ export class ExpertRoutes {
     return [...holders].sort((a, b) => a - b);
   }
 
-  isReachable(worker: number): boolean {
-    return this.reachable[worker] === 1;
-  }
-
   setReachable(worker: number, reachable: boolean): void {
     if ((this.reachable[worker] === 1) === reachable) return;
     this.reachable[worker] = reachable ? 1 : 0;
+    this.rebuild();
+  }
+
+  setAvoided(worker: number, avoided: boolean): void {
+    if ((this.avoided[worker] === 1) === avoided) return;
+    this.avoided[worker] = avoided ? 1 : 0;
     this.rebuild();
   }
 
@@ -73,18 +78,18 @@ export class ExpertRoutes {
     out.set(this.chosen);
   }
 
-  /** Workers that hold the expert and can be reached, ascending. */
+  /** Workers that have the expert and can be reached, ascending; those that are avoided where there are no others. */
   live(layer: number, expert: number): readonly number[] {
     return this.holders[layer][expert];
   }
 
   /**
-   * Of the workers that hold the expert, can be reached and have not refused, the one with the least load, a suspected one where there is no other; NOBODY if there
-   * is none. For what home does not hold: it would not have sent it away.
+   * Of the workers that have the expert, can be reached and have not refused, the one with the least load, a suspected or avoided one where there is no other; NOBODY if
+   * there is none. For what home does not hold: it would not have sent it away.
    */
   leastLoaded(layer: number, expert: number, { refused, suspected }: Doubts, load: Int32Array): number {
-    const willing = this.holders[layer][expert].filter((worker) => !refused.has(worker));
-    const trusted = willing.filter((worker) => !suspected.has(worker));
+    const willing = this.plan.replicas[layer][expert].filter((worker) => this.reachable[worker] === 1 && !refused.has(worker));
+    const trusted = willing.filter((worker) => this.avoided[worker] === 0 && !suspected.has(worker));
     const among = trusted.length > 0 ? trusted : willing;
     return among.reduce((best, worker) => (best === NOBODY || load[worker] < load[best] ? worker : best), NOBODY);
   }
@@ -99,7 +104,13 @@ export class ExpertRoutes {
   }
 
   private rebuild(): void {
-    this.holders = this.plan.replicas.map((layer) => layer.map((workers) => workers.filter((worker) => this.reachable[worker] === 1)));
+    this.holders = this.plan.replicas.map((layer) =>
+      layer.map((workers) => {
+        const live = workers.filter((worker) => this.reachable[worker] === 1);
+        const willing = live.filter((worker) => this.avoided[worker] === 0);
+        return willing.length > 0 ? willing : live;
+      }),
+    );
     this.single = this.holders.map((layer) =>
       Int32Array.from(layer, (workers) => (workers.length === 0 ? NOBODY : workers.length === 1 ? workers[0] : SEVERAL)),
     );

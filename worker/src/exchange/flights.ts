@@ -1,8 +1,19 @@
-import { type CombineFrame, type ErrorCode, type LinkStats, limits, parseFrame, SwitchyardError } from '@switchyard/proto';
+import {
+  type CombineFrame,
+  type DispatchFrame,
+  type ErrorCode,
+  type LinkStats,
+  limits,
+  parseFrame,
+  SwitchyardError,
+} from '@switchyard/proto';
 import { type Dial, PeerLinks } from './peer-links.ts';
+import { lasts } from './refusal.ts';
 
 /** Who sent a dispatch frame and waits for its answer. Exactly one of the two is called, once. */
 export interface Cargo {
+  /** The frame's: what was asked of a whole node may be refused for a neighbour's sake. */
+  readonly scope: DispatchFrame['scope'];
   /** @throws SwitchyardError when the answer does not fit; its link is cut then, and `lost` follows */
   landed(answer: CombineFrame): void;
   /** It will not come back. */
@@ -17,6 +28,12 @@ const urgencies: readonly Urgency[] = ['urgent', 'bulk'];
 
 /** How late a deadline may be noticed: an eighth of it. */
 const CHECKS_PER_DEADLINE = 8;
+
+/**
+ * Whoever refuses for its own sake (it loads its model, say), or stands still, is asked last for so long, or until it is announced as ready: else every layer would
+ * ask it first. One question in so long costs steps nothing.
+ */
+const AVOID_MS = 1_000;
 
 interface Flight {
   worker: number;
@@ -37,6 +54,8 @@ export interface FlightsOptions {
   dial: Dial;
   /** A worker can be reached, on every connection, or no longer. Called before the cargo that was on its way is lost. */
   onReachable: (worker: number, reachable: boolean) => void;
+  /** A worker is to be asked only for what nobody else can do, or again like any other. */
+  onAvoided: (worker: number, avoided: boolean) => void;
 }
 
 /** Dispatch frames on their way to other workers, whoever of this worker sent them: each is answered, or lost with a reason, by its deadline. */
@@ -49,6 +68,8 @@ export class Flights {
   private readonly flights = new Map<number, Flight>();
   /** [urgency][worker] tags that wait until fewer frames of their link are unanswered. */
   private readonly held: Readonly<Record<Urgency, number[][]>>;
+  /** By worker, what ends the time in which it is asked last. */
+  private readonly avoided = new Map<number, NodeJS.Timeout>();
   private readonly unanswered: Readonly<Record<Urgency, Int32Array>>;
   private lastTag = 0;
   private readonly watchdog: NodeJS.Timeout;
@@ -76,8 +97,9 @@ export class Flights {
     this.watchdog.unref();
   }
 
-  /** The worker can be dialled at these addresses from now on, best first. */
+  /** The worker is ready, and can be dialled at these addresses from now on, best first. */
   announce(worker: number, addresses: readonly string[]): void {
+    this.release(worker);
     for (const urgency of urgencies) this.links[urgency].announce(worker, addresses);
   }
 
@@ -136,6 +158,8 @@ export class Flights {
 
   async close(): Promise<void> {
     clearInterval(this.watchdog);
+    for (const timer of this.avoided.values()) clearTimeout(timer);
+    this.avoided.clear();
     await Promise.all(urgencies.map((urgency) => this.links[urgency].close()));
   }
 
@@ -168,6 +192,7 @@ export class Flights {
         throw new SwitchyardError('bad_frame', `an answer to tag ${frame.tag}, which is not in flight`);
       }
       if (frame.kind === 'error') {
+        if (flight.cargo.scope === 'worker' && lasts(frame.code)) this.avoid(worker);
         this.lose(frame.tag, frame.code, frame.message);
         return;
       }
@@ -191,6 +216,17 @@ export class Flights {
     for (const [tag, flight] of [...this.flights]) {
       if (flight.worker === worker && flight.urgency === urgency) this.lose(tag, code, reason.message);
     }
+  }
+
+  private avoid(worker: number): void {
+    clearTimeout(this.avoided.get(worker));
+    this.avoided.set(worker, setTimeout(() => this.release(worker), AVOID_MS).unref());
+    this.options.onAvoided(worker, true);
+  }
+
+  private release(worker: number): void {
+    clearTimeout(this.avoided.get(worker));
+    if (this.avoided.delete(worker)) this.options.onAvoided(worker, false);
   }
 
   private lose(tag: number, code: ErrorCode, why: string): void {
@@ -220,6 +256,7 @@ export class Flights {
       if (waitedMs < deadlineMs) continue;
       const waited = `no answer for ${Math.round(waitedMs)} ms; the limit is ${Math.round(deadlineMs)}`;
       const reason = new SwitchyardError('deadline_exceeded', waited);
+      this.avoid(worker);
       // The worker stands still: its other connection is no better.
       for (const each of urgencies) this.links[each].cut(worker, reason);
     }

@@ -117,6 +117,7 @@ export class HomeExchange implements LayerRunner {
 
   private cargo(lane: Lane, worker: number, index: number, layer: MoeLayer, doubts: Doubts): Cargo {
     return {
+      scope: scopeOf(lane),
       landed: (answer) => {
         this.addSums(lane, answer, layer);
         this.land();
@@ -160,7 +161,7 @@ export class HomeExchange implements LayerRunner {
       hidden,
       numericClass: numericClass.id,
       dtype,
-      scope: lane.worker === null ? 'node' : 'worker',
+      scope: scopeOf(lane),
       tag,
     });
     for (let p = 0; p < pairs; p++) {
@@ -212,4 +213,8 @@ export class HomeExchange implements LayerRunner {
     this.landed = null;
     landed?.();
   }
+}
+
+function scopeOf(lane: Lane): Cargo['scope'] {
+  return lane.worker === null ? 'node' : 'worker';
 }

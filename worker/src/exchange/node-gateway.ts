@@ -11,7 +11,7 @@ import {
 } from '@switchyard/proto';
 import type { MoeLayer } from '../model/contract.ts';
 import type { ExpertRoutes } from './expert-routes.ts';
-import type { Flights } from './flights.ts';
+import type { Cargo, Flights } from './flights.ts';
 import { urgencyOf } from './urgency.ts';
 
 /** Sums of some rows of a frame, as they came from whoever computed them. */
@@ -185,9 +185,10 @@ export class NodeGateway {
     const row = this.rowsOf(frame, worker);
     const tag = flights.nextTag();
     const bytes = this.encode(frame, worker, row, tag);
-    const cargo = {
-      landed: (answer: CombineFrame) => relay.add(this.partialOf(answer, row)),
-      lost: (code: ErrorCode, why: string) => relay.fail(code, `worker ${plan.workers[worker].name}, layer ${layer}: ${why}`),
+    const cargo: Cargo = {
+      scope: 'worker',
+      landed: (answer) => relay.add(this.partialOf(answer, row)),
+      lost: (code, why) => relay.fail(code, `worker ${plan.workers[worker].name}, layer ${layer}: ${why}`),
     };
     flights.send(worker, urgencyOf(row.length), bytes, tag, row.length, cargo, RELAY_DEADLINE * rowDeadlineMs);
   }

@@ -16,12 +16,20 @@ const ofOneWorker: ReadonlySet<ErrorCode> = new Set<ErrorCode>([
   'deadline_exceeded',
 ]);
 
-/** Of those, what a worker says of itself. Told to a client as it is, it would be taken for the client's fault, or for its home's: that home is well. */
-const ofItself: ReadonlySet<ErrorCode> = new Set<ErrorCode>(['bad_plan', 'version_mismatch', 'not_ready', 'shutting_down', 'queue_full']);
+/** Of those, what a worker will say of itself for a while, whatever it is asked. */
+const forAWhile: ReadonlySet<ErrorCode> = new Set<ErrorCode>(['bad_plan', 'version_mismatch', 'not_ready', 'shutting_down']);
+
+/** What a worker says of itself. Told to a client as it is, it would be taken for the client's fault, or for its home's: that home is well. */
+const ofItself: ReadonlySet<ErrorCode> = new Set<ErrorCode>([...forAWhile, 'queue_full']);
 
 /** Whether another worker may do what was refused with this code. It is no matter of whether a client should try again: that is the catalogue's `retry`. */
 export function anotherMayTake(code: ErrorCode): boolean {
   return ofOneWorker.has(code);
+}
+
+/** Whether a worker that refuses with this code would refuse the next frame too. */
+export function lasts(code: ErrorCode): boolean {
+  return forAWhile.has(code);
 }
 
 /** What a request fails with when nobody was left to ask. */

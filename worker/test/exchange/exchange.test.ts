@@ -21,16 +21,18 @@ const turn = () => new Promise<void>((resolve) => setImmediate(resolve));
 
 describe('Exchange', () => {
   let exchange: Exchange;
+  let network: MemoryNetwork;
   /** Of each address, who lets its dials through. */
   let open: Map<string, () => void>;
+  let gates: Map<string, Promise<void>>;
 
   beforeEach(async () => {
     // Of the clock only what waits: setImmediate carries the frames.
     vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
-    const network = new MemoryNetwork();
+    network = new MemoryNetwork();
     for (const { name } of plan.workers) await network.listen(`memory://${name}`, options, () => {});
     open = new Map();
-    const gates = new Map<string, Promise<void>>();
+    gates = new Map();
     const dial = async ([address]: readonly string[]): Promise<Link> => {
       if (!gates.has(address)) gates.set(address, new Promise((resolve) => open.set(address, resolve)));
       await gates.get(address);
@@ -90,6 +92,31 @@ describe('Exchange', () => {
     await vi.advanceTimersByTimeAsync(1);
     await turn();
     expect(waiting()).toEqual({ steps: false, gateway: false });
+  });
+
+  test('which is waited for once, until it has been reached or is elsewhere', async () => {
+    const wait = async () => {
+      await vi.advanceTimersByTimeAsync(2_000);
+      await turn();
+    };
+    announce(1, 2, 3);
+    await wait();
+    announce(1, 2, 3);
+    await turn();
+    expect(waiting()).toEqual({ steps: false, gateway: false });
+
+    exchange.announce([{ worker: 1, dataAddresses: ['memory://moved'] }]);
+    await turn();
+    expect(waiting().steps).toBe(true);
+    await wait();
+
+    await reach(3);
+    gates.delete('memory://w3');
+    network.sever('memory://w3');
+    await turn();
+    announce(3);
+    await turn();
+    expect(waiting().steps).toBe(true);
   });
 
   test('a later announcement is waited for, whatever becomes of the one before', async () => {

@@ -1,5 +1,6 @@
 import {
   dispatchFrameBytes,
+  type ErrorCode,
   encodeCombineHeader,
   encodeDispatchHeader,
   encodeErrorFrame,
@@ -12,9 +13,9 @@ import {
   parseFrame,
   sealFrame,
 } from '@switchyard/proto';
-import { describe, expect, test, vi } from 'vitest';
+import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { becomes as becomesSo } from '../../../test/becomes.ts';
-import { Flights, type Urgency } from '../../src/exchange/flights.ts';
+import { type Cargo, Flights, type Urgency } from '../../src/exchange/flights.ts';
 
 const options = { token: '', tls: null };
 const address = 'memory://far';
@@ -42,6 +43,7 @@ async function flightsTo(rowDeadlineMs = 20_000, workers = 1) {
   const network = new MemoryNetwork();
   const arrived: number[] = [];
   const ends: string[] = [];
+  const avoided: boolean[] = [];
   const cameBy = new Map<number, Link>();
   await network.listen(address, options, (link) =>
     link.onFrame((bytes) => {
@@ -55,10 +57,11 @@ async function flightsTo(rowDeadlineMs = 20_000, workers = 1) {
     rowDeadlineMs,
     dial: ([to], signal) => network.dial(to, { ...options, signal }),
     onReachable: (_, reachable) => ends.push(reachable ? 'reachable' : 'gone'),
+    onAvoided: (_, isAvoided) => avoided.push(isAvoided),
   });
-  const send = (urgency: Urgency, worker = 0) => {
+  const send = (urgency: Urgency, worker = 0, scope: Cargo['scope'] = 'worker') => {
     const tag = flights.nextTag();
-    const cargo = { landed: () => ends.push(`${tag} landed`), lost: (code: string) => ends.push(`${tag} ${code}`) };
+    const cargo = { scope, landed: () => ends.push(`${tag} landed`), lost: (code: string) => ends.push(`${tag} ${code}`) };
     flights.send(worker, urgency, dispatchOf(tag), tag, 1, cargo);
     return tag;
   };
@@ -70,7 +73,16 @@ async function flightsTo(rowDeadlineMs = 20_000, workers = 1) {
   };
   await reach();
   ends.length = 0;
-  return { network, flights, arrived, ends, send, reach, answer: (tag: number, frame: Uint8Array) => cameBy.get(tag)!.send(frame) };
+  return {
+    network,
+    flights,
+    arrived,
+    ends,
+    avoided,
+    send,
+    reach,
+    answer: (tag: number, frame: Uint8Array) => cameBy.get(tag)!.send(frame),
+  };
 }
 
 describe('Flights', () => {
@@ -183,6 +195,7 @@ describe('Flights', () => {
         return network.dial(to, { ...options, signal });
       },
       onReachable: (_, reachable) => events.push(reachable),
+      onAvoided: () => {},
     });
     flights.announce(0, [address]);
     let settled = false;
@@ -213,8 +226,8 @@ describe('Flights', () => {
     await flights.close();
   });
 
-  test('that are late cut both connections of the worker that stands still', async () => {
-    const { flights, arrived, ends, send } = await flightsTo(100);
+  test('that are late cut both connections of the worker that stands still, and it is asked last', async () => {
+    const { flights, arrived, ends, avoided, send } = await flightsTo(100);
     const late = send('bulk');
     await becomes(() => arrived.length === 1);
     await new Promise((resolve) => setTimeout(resolve, 60));
@@ -222,6 +235,7 @@ describe('Flights', () => {
     await becomes(() => ends.includes(`${late} deadline_exceeded`));
     for (let i = 0; i < 5; i++) await new Promise((resolve) => setImmediate(resolve));
     expect(ends).toContain(`${other} deadline_exceeded`);
+    expect(avoided).toEqual([true]);
     await flights.close();
   });
 
@@ -232,6 +246,55 @@ describe('Flights', () => {
     await becomes(() => losses().length === tags.length);
     expect(losses()).toEqual(tags.map((tag) => `${tag} deadline_exceeded`));
     await flights.close();
+  });
+
+  describe('of a worker that refuses', () => {
+    beforeEach(() => {
+      vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
+    });
+    afterEach(() => {
+      vi.useRealTimers();
+    });
+
+    const refused = async (code: ErrorCode, scope?: Cargo['scope']) => {
+      const made = await flightsTo();
+      const { arrived, ends, send, answer } = made;
+      const tag = send('urgent', 0, scope);
+      await becomes(() => arrived.includes(tag));
+      answer(tag, encodeErrorFrame(headerOf(tag), code, 'not now'));
+      await becomes(() => ends.includes(`${tag} ${code}`));
+      return made;
+    };
+
+    test.each(['not_ready', 'bad_plan', 'version_mismatch', 'shutting_down'] as const)(
+      'for its own sake (%s) others find it avoided for a second',
+      async (code) => {
+        const { flights, avoided } = await refused(code);
+        await vi.advanceTimersByTimeAsync(999);
+        expect(avoided).toEqual([true]);
+        await vi.advanceTimersByTimeAsync(1);
+        expect(avoided).toEqual([true, false]);
+        await flights.close();
+      },
+    );
+
+    test('others find it avoided no longer than until it is announced', async () => {
+      const { flights, avoided } = await refused('not_ready');
+      flights.announce(0, [address]);
+      expect(avoided).toEqual([true, false]);
+      expect(vi.getTimerCount()).toBe(0);
+      await flights.close();
+    });
+
+    test.each([
+      ['queue_full', 'worker'],
+      ['expert_unavailable', 'worker'],
+      ['not_ready', 'node'],
+    ] as const)('because it is full, lacks an expert, or speaks for its node (%s, %s) others do not', async (code, scope) => {
+      const { flights, avoided } = await refused(code, scope);
+      expect(avoided).toEqual([]);
+      await flights.close();
+    });
   });
 
   test('leave nothing behind once they are closed', async () => {

@@ -77,6 +77,7 @@ async function startHome(native: Partial<Native> = {}, { nodeOf, holders } = one
     rowDeadlineMs: 20_000,
     dial: ([to], signal) => network.dial(to, { ...options, signal }),
     onReachable: (worker, reachable) => routes.setReachable(worker, reachable),
+    onAvoided: (worker, avoided) => routes.setAvoided(worker, avoided),
   });
   for (const worker of others) {
     flights.announce(worker, [`memory://w${worker}`]);
@@ -256,6 +257,35 @@ describe('HomeExchange', () => {
       expect([...sums.subarray(0, 2 * HIDDEN)]).toEqual([1, 1, 1, 1, 0, 0, 0, 0]);
     },
   );
+
+  test('whoever refused for its own sake is asked last in the layers after, and first for what nobody else has', async () => {
+    const { run, arrived } = await start({}, { nodeOf: [0, 0, 0], holders: [[0], [1, 2], [1]] });
+    const asked: string[] = [];
+    for (const [layer, experts] of [
+      [0, [1]],
+      [1, [1]],
+      [0, [2]],
+    ] as const) {
+      let over = false;
+      void run(layer, [...experts]).done.then(() => {
+        over = true;
+      });
+      while (!over) {
+        for (const arrival of arrived.splice(0)) {
+          asked.push(`worker ${arrival.worker} in layer ${layer} for ${arrival.frame.pairExpert[0]}`);
+          if (arrival.worker === 1) refuse(arrival, 'not_ready');
+          else answer(arrival);
+        }
+        await turn();
+      }
+    }
+    expect(asked).toEqual([
+      'worker 1 in layer 0 for 1',
+      'worker 2 in layer 0 for 1',
+      'worker 2 in layer 1 for 1',
+      'worker 1 in layer 0 for 2',
+    ]);
+  });
 
   test.each(['internal', 'bad_frame'] as const)('%s would be said anywhere: nobody else is asked', async (code) => {
     const { run, arrived, nextArrival } = await start();

@@ -4,6 +4,7 @@
  * Node's HTTP/2 does not read, so two ends that both fill the socket buffers wait for each other for ever. 64 KiB fits those buffers.
  */
 import { chmodSync } from 'node:fs';
+import type net from 'node:net';
 import * as grpc from '@grpc/grpc-js';
 import { closedInTime } from './closed-in-time.ts';
 import { SwitchyardError } from './errors.ts';
@@ -13,7 +14,9 @@ import { admissionMetadata, dialAborted, errorOf, refusalOf, statusOf } from './
 import { MESSAGE_PREFIX_BYTES } from './grpc-messages.ts';
 import { limits } from './limits.ts';
 import type { Link, LinkOptions, LinkTls, Listener } from './link.ts';
+import { parseHostPort } from './link-address.ts';
 import { SendWindow } from './send-window.ts';
+import { listening, socketServer } from './socket-transport.ts';
 import { removeStaleSocket } from './unix-socket.ts';
 
 // What goes wrong is told by whoever it went wrong for; the library would write it to stderr besides.
@@ -61,18 +64,30 @@ export async function serveStreams(
     asIs,
     'bidi',
   );
-  if (target.startsWith('unix:')) await removeStaleSocket(target.slice('unix:'.length));
-  const port = await new Promise<number>((resolve, reject) => {
-    server.bindAsync(target, serverCredentials(options.tls), (error, bound) => {
-      if (error === null) resolve(bound);
-      else reject(new SwitchyardError('link_closed', `cannot listen on ${target}: ${bindFailure(error)}`, { cause: error }));
-    });
-  });
-  // Before anybody knows of it: whatever the mask of files is, the owner alone may connect.
-  if (target.startsWith('unix:')) chmodSync(target.slice('unix:'.length), 0o600);
+  // Sockets of our own, for their bounds: the library's would hold any number of connections, and wait two minutes for a handshake of TLS.
+  const injector = server.createConnectionInjector(grpc.ServerCredentials.createInsecure());
+  const sockets = socketServer(
+    options.tls,
+    (socket) => {
+      injector.injectConnection(socket);
+      socket.resume();
+    },
+    ['h2'],
+  );
+  // Streams are counted when they ask to be let in, and then told; connections that do not get that far stay for `dialTimeoutMs`.
+  sockets.maxConnections = 2 * limits.linksPerListenerMax;
+  const path = target.startsWith('unix:') ? target.slice('unix:'.length) : null;
+  if (path === null) await listening(sockets, target, parseHostPort(`grpc://${target}`, 'grpc'));
+  else {
+    await removeStaleSocket(path);
+    await listening(sockets, target, { path });
+    // Before anybody knows of it: whatever the mask of files is, the owner alone may connect.
+    chmodSync(path, 0o600);
+  }
   return {
-    address: target.startsWith('unix:') ? target : target.replace(/:\d+$/, `:${port}`),
+    address: path === null ? target.replace(/:\d+$/, `:${(sockets.address() as net.AddressInfo).port}`) : target,
     close: async () => {
+      sockets.close();
       const down = new Promise<void>((resolve) => server.tryShutdown(() => resolve())); // and takes no new calls
       await Promise.all([...links].map((link) => link.close()));
       // Diallers close their connections once their streams have ended; whoever does not is cut off.
@@ -277,16 +292,6 @@ function clientCredentials(tls: LinkTls | null): grpc.ChannelCredentials {
   return grpc.credentials.createSsl(buffer(tls.ca), buffer(tls.key), buffer(tls.cert));
 }
 
-function serverCredentials(tls: LinkTls | null): grpc.ServerCredentials {
-  if (tls === null) return grpc.ServerCredentials.createInsecure();
-  if (tls.key === null || tls.cert === null) throw new SwitchyardError('invalid_request', 'tls.key and tls.cert are needed to listen');
-  return grpc.ServerCredentials.createSsl(
-    buffer(tls.ca),
-    [{ private_key: buffer(tls.key)!, cert_chain: buffer(tls.cert)! }],
-    tls.ca !== null,
-  );
-}
-
 function buffer(bytes: Uint8Array | null): Buffer | null {
   return bytes === null ? null : asBuffer(bytes);
 }
@@ -300,8 +305,3 @@ function asIs(bytes: Buffer): Buffer {
 }
 
 function ignore(): void {}
-
-/** The library tells how many addresses it tried, and in brackets what happened to them. */
-function bindFailure({ message }: Error): string {
-  return message.includes('EADDRINUSE') ? 'something else listens there already' : (/errors: \[(.*)\]$/.exec(message)?.[1] ?? message);
-}

@@ -103,8 +103,10 @@ const probed = { keepAlive: true, keepAliveInitialDelay: limits.keepaliveTimeMs 
 
 export function listening(server: net.Server, address: string, at: net.ListenOptions): Promise<void> {
   return new Promise((resolve, reject) => {
-    const failed = (error: Error) =>
-      reject(new SwitchyardError('link_closed', `cannot listen on ${address}: ${error.message}`, { cause: error }));
+    const failed = (error: NodeJS.ErrnoException) => {
+      const why = error.code === 'EADDRINUSE' ? 'something else listens there already' : error.message;
+      reject(new SwitchyardError('link_closed', `cannot listen on ${address}: ${why}`, { cause: error }));
+    };
     server.once('error', failed);
     server.listen(at, () => {
       server.off('error', failed);

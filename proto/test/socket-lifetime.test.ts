@@ -3,7 +3,7 @@ import { existsSync, readFileSync } from 'node:fs';
 import net from 'node:net';
 import tls from 'node:tls';
 import { afterEach, describe, expect, it, vi } from 'vitest';
-import { grpcTransport, type LinkOptions, limits, socketTransport } from '../src/index.ts';
+import { attachToCoordinator, grpcTransport, type LinkOptions, limits, serveControl, socketTransport } from '../src/index.ts';
 import { makeCertificates } from './certificates.ts';
 
 vi.mock('../src/limits.ts', async (original) => {
@@ -45,9 +45,15 @@ describe.skipIf(!existsSync('/proc/net/tcp')).each([false, true])('a tcp link th
   });
 });
 
+const controlPlane = {
+  listen: (address: string, options: LinkOptions, accept: () => void) => serveControl(address.replace('control://', ''), options, accept),
+  dial: attachToCoordinator,
+};
+
 const listeners = [
   ['tcp', socketTransport('tcp')],
   ['grpc', grpcTransport()],
+  ['control', controlPlane],
 ] as const;
 
 describe.skipIf(certificates === null).each(listeners)('a %s listener with TLS', (scheme, transport) => {

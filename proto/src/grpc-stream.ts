@@ -10,7 +10,7 @@ import { closedInTime } from './closed-in-time.ts';
 import { SwitchyardError } from './errors.ts';
 import { FrameInbox } from './frame-inbox.ts';
 import { badFrameLength, checkFrameLength } from './frame-length.ts';
-import { admissionMetadata, dialAborted, errorOf, refusalOf, statusOf } from './grpc-admission.ts';
+import { admissionMetadata, dialAborted, errorOf, refusalOf, refusedBy, statusOf } from './grpc-admission.ts';
 import { MESSAGE_PREFIX_BYTES } from './grpc-messages.ts';
 import { limits } from './limits.ts';
 import type { Link, LinkOptions, LinkTls, Listener } from './link.ts';
@@ -119,7 +119,7 @@ export async function dialStream(target: string, kind: StreamKind, options: Link
       client.close();
       reject(error);
     };
-    const refused = (status: grpc.StatusObject) => fail(errorOf(status.code, status.details, target));
+    const refused = (status: grpc.StatusObject) => fail(refusedBy(status.code, status.details, target));
     const aborted = () => fail(dialAborted(target, options.signal!));
     const timer = setTimeout(
       () => fail(new SwitchyardError('link_closed', `${target} did not answer within ${limits.dialTimeoutMs} ms`)),

@@ -6,7 +6,7 @@ import http2 from 'node:http2';
 import type net from 'node:net';
 import { status } from '@grpc/grpc-js';
 import { SwitchyardError } from './errors.ts';
-import { admissionMetadata, dialAborted, errorOf, refusalOf, statusOf } from './grpc-admission.ts';
+import { admissionMetadata, dialAborted, errorOf, refusalOf, refusedBy, statusOf } from './grpc-admission.ts';
 import { GrpcLink } from './grpc-link.ts';
 import { Http2Lane } from './http2-lane.ts';
 import { limits } from './limits.ts';
@@ -176,12 +176,16 @@ function dial(address: string, bounds: GrpcTransportOptions, options: LinkOption
     te: 'trailers',
     ...admissionMetadata(options),
   });
-  const statusIn = (headers: http2.IncomingHttpHeaders) => {
+  const statusIn = (headers: http2.IncomingHttpHeaders, failure: typeof errorOf) => {
     const code = Number(headers['grpc-status'] ?? status.UNKNOWN);
-    return code === status.OK ? null : errorOf(code, decoded(headers['grpc-message']), address);
+    return code === status.OK ? null : failure(code, decoded(headers['grpc-message']), address);
   };
   stream.on('error', ignore).resume();
-  stream.on('trailers', (headers: http2.IncomingHttpHeaders) => link.peerEnded(statusIn(headers)));
+  stream.on('trailers', (headers: http2.IncomingHttpHeaders) => link.peerEnded(statusIn(headers, errorOf)));
+  // Without trailers too the peer's side is over, a proxy's say; this side would stay open.
+  stream.on('end', () => {
+    if (link.peerFinished) link.peerEnded(new SwitchyardError('link_closed', `${address} ended the call without a status`));
+  });
   stream.on('close', () => link.broken());
   // Whatever ends the link before it was accepted is why the dial failed.
   const giveUp = (reason: SwitchyardError) => void link.close(reason);
@@ -210,7 +214,7 @@ function dial(address: string, bounds: GrpcTransportOptions, options: LinkOption
       if (headers[':status'] !== 200)
         giveUp(new SwitchyardError('link_closed', `${address} answered with HTTP status ${headers[':status']}`));
       else if (headers['grpc-status'] !== undefined)
-        giveUp(statusIn(headers) ?? new SwitchyardError('link_closed', `${address} ended at once`));
+        giveUp(statusIn(headers, refusedBy) ?? new SwitchyardError('link_closed', `${address} ended at once`));
       else {
         done();
         link.accepted(stream);

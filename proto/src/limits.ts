@@ -46,8 +46,8 @@ export const limits = {
   /** A silent connection is probed after the first and given up after the second (gRPC; TCP probes likewise). */
   keepaliveTimeMs: 10_000,
   keepaliveTimeoutMs: 5_000,
-  /** Incoming links of one listener: every worker twice, while a peer reconnects. */
-  linksPerListenerMax: 2048,
+  /** Incoming links of one listener: two of every other worker, and as many again while peers reconnect and their old links have not ended. */
+  linksPerListenerMax: 4096,
   /** Addresses one worker announces. */
   addressesMax: 16,
   /** A file of keys, a token or a certificate. */

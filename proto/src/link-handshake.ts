@@ -36,7 +36,8 @@ export function* diallerHandshake(scheme: string, token: string): Handshake {
   return null;
 }
 
-export function* listenerHandshake(scheme: string, token: string): Handshake {
+/** @param refusal why a dialler that has shown its token is not let in all the same; null: it is */
+export function* listenerHandshake(scheme: string, token: string, refusal: () => SwitchyardError | null = () => null): Handshake {
   const hello = body(yield null, 'hello');
   if (hello.length < NONCE_BYTES) throw badHandshake(`hello of ${hello.length} bytes`);
   const farNonce = hello.subarray(0, NONCE_BYTES);
@@ -46,6 +47,8 @@ export function* listenerHandshake(scheme: string, token: string): Handshake {
   const proof = body(yield handshakeFrame('challenge', nonce, proofOf('listener', token, farNonce, nonce)), 'proof');
   expectLength('proof', proof, PROOF_BYTES);
   if (token !== '') checkProof(proof, proofOf('dialler', token, farNonce, nonce));
+  const refused = refusal();
+  if (refused !== null) throw refused;
   return handshakeFrame('welcome');
 }
 

@@ -10,6 +10,7 @@ import { SwitchyardError } from './errors.ts';
 import { FrameInbox } from './frame-inbox.ts';
 import { checkFrameLength } from './frame-length.ts';
 import { frameMemory, giveBackFrame } from './frame-memory.ts';
+import { fullListener } from './full-listener.ts';
 import { limits } from './limits.ts';
 import type { Link, LinkOptions, Listener, Transport } from './link.ts';
 import { sameSecret } from './secret.ts';
@@ -66,8 +67,8 @@ export class MemoryNetwork implements Transport {
     if (listener === undefined) throw new SwitchyardError('link_closed', `nobody listens on ${address}`);
     if (listener.options.token !== '' && !sameSecret(options.token, listener.options.token))
       throw new SwitchyardError('unauthorized', `${address}: the cluster token is missing or wrong`);
-    if (listener.links.size >= limits.linksPerListenerMax)
-      throw new SwitchyardError('queue_full', `${address}: ${listener.links.size} links are open, which is the limit`);
+    const full = fullListener(listener.links.size);
+    if (full !== null) throw full;
     const far = new MemoryLink('memory://dialler', this.#options, this.#random);
     const near = new MemoryLink(address, this.#options, this.#random);
     near.connect(far);

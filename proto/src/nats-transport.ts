@@ -8,6 +8,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { ConnectionOptions, Msg, NatsConnection, TlsOptions } from '@nats-io/transport-node';
 import { SwitchyardError } from './errors.ts';
 import { FramedLink } from './framed-link.ts';
+import { fullListener } from './full-listener.ts';
 import { limits } from './limits.ts';
 import type { Link, LinkOptions, LinkTls, Listener, Transport } from './link.ts';
 import { parseNatsAddress } from './link-address.ts';
@@ -67,8 +68,9 @@ async function listen(
       message.respond(refusalFrame(new SwitchyardError('link_closed', 'the listener is closing')));
       return;
     }
-    if (!ID_PATTERN.test(id) || links.size >= limits.linksPerListenerMax) {
-      message.respond(refusalFrame(refusalFor(links.size, id)));
+    const refusal = ID_PATTERN.test(id) ? fullListener(links.size) : badId(id);
+    if (refusal !== null) {
+      message.respond(refusalFrame(refusal));
       return;
     }
     const stream = new NatsStream(connection, `${prefix}.${id}.down`, `${prefix}.${id}.up`, bounds);
@@ -178,10 +180,8 @@ async function refuseTwo(connection: NatsConnection, prefix: string, address: st
   throw new SwitchyardError('link_closed', `cannot listen on ${address}: the subject is in use`);
 }
 
-function refusalFor(open: number, id: string): SwitchyardError {
-  return ID_PATTERN.test(id)
-    ? new SwitchyardError('queue_full', `${open} links are open, which is the limit`)
-    : new SwitchyardError('bad_frame', `link id ${JSON.stringify(id.slice(0, 32))} is not 32 hexadecimal digits`, { param: 'id' });
+function badId(id: string): SwitchyardError {
+  return new SwitchyardError('bad_frame', `link id ${JSON.stringify(id.slice(0, 32))} is not 32 hexadecimal digits`, { param: 'id' });
 }
 
 /** @throws SwitchyardError `link_closed` when the server cannot be reached now; once it was, the client goes on trying for ever */

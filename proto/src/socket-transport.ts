@@ -5,6 +5,7 @@ import type { Duplex } from 'node:stream';
 import tls from 'node:tls';
 import { SwitchyardError } from './errors.ts';
 import { FramedLink } from './framed-link.ts';
+import { fullListener } from './full-listener.ts';
 import { limits } from './limits.ts';
 import type { LinkOptions, LinkTls, Listener, Transport } from './link.ts';
 import { formatHostPort, parseHostPort, parseSocketPath } from './link-address.ts';
@@ -46,8 +47,10 @@ export async function listenOnSocket(
   accept: (link: FramedLink) => void,
 ): Promise<Listener> {
   const links = new Set<FramedLink>();
+  let openLinks = 0;
   const incoming = (accepted: net.Socket) => {
-    if (links.size >= limits.linksPerListenerMax) {
+    // Links are counted when they have shown that they belong here, and then told; connections that do not get that far stay for `dialTimeoutMs`.
+    if (links.size >= 2 * limits.linksPerListenerMax) {
       accepted.destroy();
       return;
     }
@@ -56,13 +59,17 @@ export async function listenOnSocket(
       transport: scheme,
       peer,
       ...bounds,
-      handshake: listenerHandshake(scheme, options.token),
+      handshake: listenerHandshake(scheme, options.token, () => fullListener(openLinks)),
       refuses: true,
     });
     links.add(link);
     void link.closed.then(() => links.delete(link));
     link.opened.then(
-      () => accept(link),
+      () => {
+        openLinks++;
+        void link.closed.then(() => openLinks--);
+        accept(link);
+      },
       () => {}, // The dialler was told; here there is nobody to tell.
     );
     receiveInPlace(accepted, link);

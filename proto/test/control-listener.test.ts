@@ -5,12 +5,12 @@ import net from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
 import { afterAll, describe, expect, it, vi } from 'vitest';
-import { attachToCoordinator, type LinkOptions, serveControl, type WorkerStream } from '../src/index.ts';
+import { attachToCoordinator, errorCatalogue, type LinkOptions, serveControl, type WorkerStream } from '../src/index.ts';
 
 // The real bound is more time than a test should take.
 vi.mock('../src/limits.ts', async (original) => {
   const { limits } = await original<typeof import('../src/limits.ts')>();
-  return { limits: { ...limits, dialTimeoutMs: 500 } };
+  return { limits: { ...limits, dialTimeoutMs: 500, linksPerListenerMax: 2 } };
 });
 
 const open: LinkOptions = { token: '', tls: null };
@@ -38,6 +38,16 @@ describe('the listener of the control plane', () => {
     expect(ended).toBe(false);
     expect(accepted).not.toBeNull();
     await attached.close();
+    await listener.close();
+  });
+
+  it('tells whoever it has no room for that trying again can help', async () => {
+    const listener = await serveControl('127.0.0.1:0', open, () => {});
+    const attached = [await attachToCoordinator(listener.address, open), await attachToCoordinator(listener.address, open)];
+    const refusal = await attachToCoordinator(listener.address, open).catch((error) => error);
+    expect(refusal).toMatchObject({ code: 'queue_full', message: expect.stringContaining('2 links are open') });
+    expect(errorCatalogue.queue_full.retry).toBe(true);
+    await Promise.all(attached.map((stream) => stream.close()));
     await listener.close();
   });
 

@@ -146,6 +146,33 @@ describe('a link', () => {
     expect(await link.closed).toMatchObject({ code: 'link_closed', message: expect.stringContaining('no more: 100 %') });
   });
 
+  it('ends with the stream of a server that gives no status', async () => {
+    const server = http2.createServer().on('stream', (stream) => {
+      stream.respond({ ':status': 200, 'content-type': 'application/grpc' });
+      stream.on('error', () => {}).on('data', () => stream.end());
+    });
+    closing.push(() => server.close());
+    await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+    const link = await grpcTransport().dial(`grpc://127.0.0.1:${(server.address() as net.AddressInfo).port}`, optionsOf(false));
+    link.send(frames[0]);
+    expect(await link.closed).toMatchObject({ code: 'link_closed', message: expect.stringContaining('without a status') });
+  });
+
+  it.each([
+    ['at once', true, 'queue_full'],
+    ['later', false, 'bad_frame'],
+  ])('that a stock server ends %s because something is exhausted is refused, or had sent too much', async (_, atOnce, code) => {
+    const at = await stockServer(false, (call) => {
+      if (!atOnce) call.sendMetadata(new grpc.Metadata());
+      setImmediate(() => call.emit('error', { code: grpc.status.RESOURCE_EXHAUSTED, details: 'too much' }));
+    });
+    const ended = grpcTransport()
+      .dial(at, optionsOf(false))
+      .then(({ closed }) => closed)
+      .catch((error) => error);
+    expect(await ended).toMatchObject({ code });
+  });
+
   it('takes padded frames, messages cut anywhere and several in one frame', async () => {
     const { at, accepted } = await listen(false);
     const session = http2.connect(`http://${at}`, { paddingStrategy: http2.constants.PADDING_STRATEGY_MAX });

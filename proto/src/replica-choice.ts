@@ -10,7 +10,7 @@ import { limits } from './limits.ts';
  * @param replicas workers that hold each expert, ascending, `replicas[e]`
  * @param nodeOf   node of each worker
  * @param home     the token's home worker
- * @param load     rows queued per worker; read only
+ * @param load     (row, expert) pairs queued per worker, which is what its experts compute; read only
  * @param out      chosen worker per entry of `experts`, (topK)
  * @throws Error when an expert has no replica; plans are checked, so this is a bug
  */

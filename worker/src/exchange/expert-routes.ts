@@ -62,7 +62,7 @@ export class ExpertRoutes {
   /**
    * Workers for one row. `out[i]` computes `experts[i]`, or is NOBODY; then the row cannot be completed.
    * @param experts (topK) chosen ids
-   * @param load rows queued per worker
+   * @param load (row, expert) pairs queued per worker
    */
   choose(layer: number, experts: Int32Array, topK: number, load: Int32Array, out: Int32Array): void {
     const single = this.single[layer];

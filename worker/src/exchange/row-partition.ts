@@ -78,8 +78,7 @@ export class RowPartition {
   private readonly topK: number;
   /** [worker] where rows for that worker go. */
   private readonly laneOf: Lane[];
-  /** Rows, and pairs, that each worker gets of this split as far as the home decides. */
-  private readonly load: Int32Array;
+  /** [worker] pairs that it gets of this split as far as the home decides. */
   private readonly pairs: Int32Array;
   private readonly experts: Int32Array;
   private readonly chosen: Int32Array;
@@ -97,7 +96,6 @@ export class RowPartition {
       nodes.set(node, lane);
       return lane;
     });
-    this.load = new Int32Array(routes.workers);
     this.pairs = new Int32Array(routes.workers);
     this.experts = new Int32Array(topK);
     this.chosen = new Int32Array(topK);
@@ -105,7 +103,7 @@ export class RowPartition {
 
   /** @param onNobody told about each row with an expert that no reachable worker hosts; the row goes nowhere */
   split(index: number, layer: MoeLayer, owners: RowOwners, onNobody: (row: number, expert: number) => void): void {
-    const { local, routes, topK, load, pairs, experts, chosen } = this;
+    const { local, routes, topK, pairs, experts, chosen } = this;
     const ids = layer.ids.i32;
     const weights = layer.weights.f32;
     const { home } = routes;
@@ -117,13 +115,12 @@ export class RowPartition {
     this.remote.length = 0;
     local.count = 0;
     this.remoteNodes = 0;
-    load.fill(0);
     pairs.fill(0);
     for (let row = 0; row < owners.rows; row++) {
       if (owners.failed(row)) continue;
       const at = row * topK;
       for (let k = 0; k < topK; k++) experts[k] = ids[at + k];
-      routes.choose(index, experts, topK, load, chosen);
+      routes.choose(index, experts, topK, pairs, chosen);
       const lost = chosen.indexOf(NOBODY);
       if (lost >= 0) {
         onNobody(row, experts[lost]);
@@ -143,10 +140,7 @@ export class RowPartition {
         }
         const lane = this.laneOf[worker];
         if (lane.rows === 0) this.remote.push(lane);
-        if (!lane.ends(row)) {
-          load[worker]++;
-          if (lane.worker === null) nodes++;
-        }
+        if (lane.worker === null && !lane.ends(row)) nodes++;
         pairs[worker]++;
         lane.add(row, experts[k], weights[at + k]);
       }

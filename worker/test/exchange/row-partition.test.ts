@@ -41,8 +41,8 @@ function split(partition: RowPartition, rows: [number, number][], failed: number
   return { bills, nobody };
 }
 
-const create = (reachable = [1, 2, 3, 4, 5]) => {
-  const routes = new ExpertRoutes(plan, 0, shape.topK);
+const create = (reachable = [1, 2, 3, 4, 5], replicas = holders) => {
+  const routes = new ExpertRoutes({ ...plan, replicas: [replicas] }, 0, shape.topK);
   for (const worker of reachable) routes.setReachable(worker, true);
   return { routes, partition: new RowPartition(routes, shape.maxRows, shape.topK) };
 };
@@ -103,6 +103,19 @@ describe('RowPartition', () => {
         [2, 1],
       ]);
     }
+  });
+
+  test('counts what each worker computes, as the planner does: pairs, not rows', () => {
+    const { partition } = create([1, 2], [[0], [1], [1], [2], [1, 2], [5]]);
+    split(partition, [
+      [1, 2],
+      [3, 0],
+      [4, 0],
+    ]);
+    expect(partition.remote.map(({ worker, rows }) => [worker, rows])).toEqual([
+      [1, 1],
+      [2, 2],
+    ]);
   });
 
   test('takes for gateway whoever of the node hosts most of the pairs; of equals the lowest', () => {

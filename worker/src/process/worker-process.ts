@@ -121,14 +121,16 @@ export class WorkerProcess {
     while (!this.ending.signal.aborted) {
       try {
         const stream = await attachToCoordinator(flags.coordinator, { ...this.links, signal: this.ending.signal });
-        pauseMs = REATTACH_MS_MIN;
+        const attachedMs = performance.now();
         const reason = await this.converse(stream);
+        // Whoever is let in and dropped again comes back less and less often, like one that is not let in.
+        if (performance.now() - attachedMs > REATTACH_MS_MAX) pauseMs = REATTACH_MS_MIN;
         if (!this.ending.signal.aborted) log('warn', `the control stream ended: ${reason?.message ?? 'closed by the coordinator'}`);
       } catch (error) {
         if (this.ending.signal.aborted) return;
         const failure = asSwitchyardError(error);
         if (!errorCatalogue[failure.code].retry) {
-          this.giveUp(failure);
+          this.giveUp(`cannot attach to ${flags.coordinator}: ${failure.message}`);
           return;
         }
         log('warn', `cannot attach to ${flags.coordinator}: ${failure.message}`);
@@ -190,7 +192,7 @@ export class WorkerProcess {
         void this.stop(message.graceMs);
         return;
       case 'refuse':
-        this.giveUp(new SwitchyardError(message.code in errorCatalogue ? (message.code as ErrorCode) : 'internal', message.message));
+        this.giveUp(`refused by ${this.options.flags.coordinator}: ${message.message}`);
     }
   }
 
@@ -277,8 +279,8 @@ export class WorkerProcess {
     this.send({ type: 'failed', epoch, code, message });
   }
 
-  private giveUp(failure: SwitchyardError): void {
-    this.options.log('error', `refused by ${this.options.flags.coordinator}: ${failure.message}`);
+  private giveUp(why: string): void {
+    this.options.log('error', why);
     this.exitStatus = 1;
     this.ending.abort();
     void this.stream?.close();

@@ -1,11 +1,14 @@
-/** Frames between a transport and the receiver. Those that arrive before `onFrame` are kept, in order, up to a bound; the transport pauses beyond it. */
+/**
+ * Frames between a transport and the receiver. Those that arrive before `onFrame`, or during a pause, are kept, in order, up to a bound; the transport stops reading
+ * beyond it.
+ */
 export class FrameInbox {
   readonly #bytesMax: number;
-  #early: Uint8Array[] = [];
-  #earlyBytes = 0;
+  #kept: Uint8Array[] = [];
+  #keptBytes = 0;
   #receive: ((frame: Uint8Array) => void) | null = null;
+  #paused = false;
   #resume: (() => void) | null = null;
-  #stopped = false;
 
   constructor(bytesMax: number) {
     this.#bytesMax = bytesMax;
@@ -13,13 +16,13 @@ export class FrameInbox {
 
   /** @returns false when the transport should stop reading until `resume` is called. */
   deliver(frame: Uint8Array, resume: () => void): boolean {
-    if (this.#receive !== null) {
+    if (this.#receive !== null && !this.#paused) {
       this.#receive(frame);
       return true;
     }
-    this.#early.push(frame);
-    this.#earlyBytes += frame.length;
-    if (this.#earlyBytes < this.#bytesMax) return true;
+    this.#kept.push(frame);
+    this.#keptBytes += frame.length;
+    if (this.#keptBytes < this.#bytesMax) return true;
     this.#resume = resume;
     return false;
   }
@@ -27,17 +30,33 @@ export class FrameInbox {
   onFrame(receive: (frame: Uint8Array) => void): void {
     if (this.#receive !== null) throw new Error('onFrame is set once per link');
     this.#receive = receive;
-    const early = this.#early;
-    this.#early = [];
-    for (const frame of early) if (!this.#stopped) receive(frame);
+    this.#handOver();
+  }
+
+  pause(): void {
+    this.#paused = true;
+  }
+
+  resume(): void {
+    this.#paused = false;
+    this.#handOver();
+  }
+
+  /** Who receives has closed the link, perhaps while it is handed what was kept: it wants no more. */
+  stop(): void {
+    this.#kept = [];
+  }
+
+  /** Who receives may pause again, or close the link, at any frame. */
+  #handOver(): void {
+    while (this.#receive !== null && !this.#paused && this.#kept.length > 0) {
+      const frame = this.#kept.shift()!;
+      this.#keptBytes -= frame.length;
+      this.#receive(frame);
+    }
+    if (this.#kept.length > 0) return;
     const resume = this.#resume;
     this.#resume = null;
     resume?.();
-  }
-
-  /** Who receives has closed the link, perhaps while it is handed what came early: it wants no more. */
-  stop(): void {
-    this.#stopped = true;
-    this.#early = [];
   }
 }

@@ -121,6 +121,14 @@ export class FramedLink implements Link {
     this.#inbox.onFrame(receive);
   }
 
+  pause(): void {
+    this.#inbox.pause();
+  }
+
+  resume(): void {
+    this.#inbox.resume();
+  }
+
   /**
    * Sends one byte as a frame, at once and for one system call: a wake-up. Where the peer has so many unread that the socket is full, this one is left out.
    * For links that send nothing else: it goes past what the stream has queued.

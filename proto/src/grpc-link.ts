@@ -87,6 +87,14 @@ export class GrpcLink implements Link, LaneStream {
     this.#inbox.onFrame(receive);
   }
 
+  pause(): void {
+    this.#inbox.pause();
+  }
+
+  resume(): void {
+    this.#inbox.resume();
+  }
+
   async close(reason?: SwitchyardError): Promise<void> {
     this.#inbox.stop();
     if (this.#state === 'closed') return;

@@ -229,6 +229,14 @@ class CallLink implements Link {
     this.#inbox.onFrame(receive);
   }
 
+  pause(): void {
+    this.#inbox.pause();
+  }
+
+  resume(): void {
+    this.#inbox.resume();
+  }
+
   async close(reason?: SwitchyardError): Promise<void> {
     this.#inbox.stop();
     if (this.#state === 'closed') return;

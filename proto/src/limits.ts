@@ -10,9 +10,14 @@ export const limits = {
   errorMessageBytesMax: 1024,
   /** Unanswered dispatch frames one home may have on a link: two micro-batches of one step, and a margin. */
   framesInFlightMax: 8,
+  /**
+   * Bytes of dispatch frames that a worker has taken and not answered, of all its links together: sixteen of the largest. Homes on other nodes that send large ones
+   * are slowed down beyond it.
+   */
+  unansweredBytesMax: 1024 * 1024 * 1024,
   /** Bytes a link may hold unsent before `send` answers false. */
   linkPendingBytesMax: 128 * 1024 * 1024,
-  /** Frames that arrive on a link before anyone receives them; the peer is slowed down beyond it. */
+  /** Frames that arrive on a link before anyone receives them, or while who does pauses; the peer is slowed down beyond it. */
   linkEarlyBytesMax: 4 * 1024 * 1024,
   /**
    * HTTP/2 flow-control window of a gRPC link, per direction: what may be on its way unread, and the largest DATA frame. 25 Gb/s for a millisecond is 3 MB; more

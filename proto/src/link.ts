@@ -20,6 +20,10 @@ export interface Link {
   send(frame: Uint8Array): boolean;
   drained(signal?: AbortSignal): Promise<void>;
   onFrame(receive: (frame: Uint8Array) => void): void;
+  /** No frame arrives until `resume`. What comes is kept up to `limits.linkEarlyBytesMax`, beyond which the peer is slowed down. */
+  pause(): void;
+  /** May hand over frames at once. */
+  resume(): void;
   readonly closed: Promise<SwitchyardError | null>;
   close(reason?: SwitchyardError): Promise<void>;
   /** Bytes of frames so far, framing included. */

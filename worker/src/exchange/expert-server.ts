@@ -15,6 +15,7 @@ import {
 import type { Counters } from '../engine/counters.ts';
 import { Activity, type TimeSplit } from '../engine/time-split.ts';
 import type { Model } from '../model/contract.ts';
+import { FrameRoom } from './frame-room.ts';
 import type { NodeGateway, Relay, RelayEnd } from './node-gateway.ts';
 import { goesAlong, nextToServe, type WaitingFrame } from './serving-order.ts';
 
@@ -74,8 +75,8 @@ const QUIET_MS = 1_000;
 
 /**
  * Serves this worker's experts to other homes: rows of any home and any layer, as they arrive. What waits for the same layer is computed in one call; it may be,
- * for a row's sum does not depend on the rows beside it. Per link at most `limits.framesInFlightMax` frames wait; a home that sends more is cut off. A frame for
- * the whole node goes through the gateway, and this worker computes its own part like any other frame.
+ * for a row's sum does not depend on the rows beside it. Per link at most `limits.framesInFlightMax` frames wait; a home that sends more is cut off. What all
+ * links together have waiting is bounded by `FrameRoom`. A frame for the whole node goes through the gateway, and this worker computes its own part like any other frame.
  *
  * A frame that does not belong here (another epoch, class or size, an expert that lives elsewhere) is answered with an error frame; bytes that are no frame close
  * the link.
@@ -83,11 +84,16 @@ const QUIET_MS = 1_000;
 export class ExpertServer {
   private served: Served | null = null;
   private readonly clients = new Set<Client>();
+  private readonly room: FrameRoom;
   private arrivals: Arrival[] = [];
   private rowsWaiting = 0;
   private scheduled = false;
   /** When a frame came, or its answer left, for the last time (performance.now). */
   private lastUsedMs = Number.NEGATIVE_INFINITY;
+
+  constructor(room = new FrameRoom()) {
+    this.room = room;
+  }
 
   /** From now on frames are served with this model; null: they are refused with `not_ready`. */
   serve(served: ServedModel | null): void {
@@ -99,10 +105,12 @@ export class ExpertServer {
   accept(link: Link): void {
     const client: Client = { link, queued: 0, blocked: false, closed: false };
     this.clients.add(client);
+    this.room.open(link);
     link.onFrame((bytes) => this.receive(client, bytes));
     void link.closed.then(() => {
       client.closed = true;
       this.clients.delete(client);
+      this.room.close(link);
     });
   }
 
@@ -135,6 +143,7 @@ export class ExpertServer {
       return;
     }
     client.queued++;
+    this.room.take(client.link, frame);
     this.lastUsedMs = performance.now();
     const connecting = frame.scope === 'node' ? (this.served?.connecting ?? null) : null;
     if (connecting === null) this.take(client, frame);
@@ -224,7 +233,7 @@ export class ExpertServer {
       served.finish(relay, row);
       return;
     }
-    this.answer(client, served.encode(frame, row));
+    this.answer(client, frame, served.encode(frame, row));
     giveBackFrame(frame.bytes);
   }
 
@@ -241,16 +250,17 @@ export class ExpertServer {
       this.answerError(client, relay.frame, 'internal', error instanceof Error ? error.message : String(error));
       return;
     }
-    this.answer(client, answer);
+    this.answer(client, relay.frame, answer);
     giveBackFrame(relay.frame.bytes);
   }
 
   private answerError(client: Client, frame: DispatchFrame, code: ErrorCode, message: string): void {
-    this.answer(client, encodeErrorFrame({ ...echo(frame), source: this.served?.worker ?? 0 }, code, message));
+    this.answer(client, frame, encodeErrorFrame({ ...echo(frame), source: this.served?.worker ?? 0 }, code, message));
   }
 
-  private answer(client: Client, bytes: Uint8Array): void {
+  private answer(client: Client, frame: DispatchFrame, bytes: Uint8Array): void {
     client.queued--;
+    this.room.give(client.link, frame);
     this.lastUsedMs = performance.now();
     if (client.closed) return;
     try {

@@ -17,7 +17,8 @@ import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { Counters } from '../../src/engine/counters.ts';
 import { TimeSplit } from '../../src/engine/time-split.ts';
 import { Exchange } from '../../src/exchange/exchange.ts';
-import { ExpertServer } from '../../src/exchange/expert-server.ts';
+import { ExpertServer, type ServedModel } from '../../src/exchange/expert-server.ts';
+import { FrameRoom } from '../../src/exchange/frame-room.ts';
 import { toyModel, toyNative } from '../engine/toy-model.ts';
 
 const shape = { experts: 4, topK: 2, moeLayers: 2, kvBlocks: 4, maxRows: 8, maxSequences: 2, maxLogitRows: 2, maxContext: 64 };
@@ -269,6 +270,8 @@ class HeldLink {
   readonly answers: Frame[] = [];
   /** Whether it holds no more than it may. */
   room = true;
+  /** Whether the server reads nothing more of it. */
+  paused = false;
   onAnswer = (_answer: Frame) => {};
   private receive: (frame: Uint8Array) => void = () => {};
   private waiting: (() => void)[] = [];
@@ -285,6 +288,12 @@ class HeldLink {
       return this.room;
     },
     drained: () => new Promise<void>((resolve) => this.waiting.push(resolve)),
+    pause: () => {
+      this.paused = true;
+    },
+    resume: () => {
+      this.paused = false;
+    },
     close: async () => {},
   } as unknown as Link;
 
@@ -306,13 +315,14 @@ describe('ExpertServer, between homes', () => {
   const rows = 200;
   let server: ExpertServer;
   let exchange: Exchange;
+  let common: Omit<ServedModel, 'gateway'>;
 
   beforeEach(() => {
     server = new ExpertServer();
     const hosted = [0, 1];
     const model = toyModel({ ...shape, maxRows: rows }, [hosted, hosted]);
     const counters = new Counters(shape.moeLayers, shape.experts);
-    const common = { native: toyNative, model, epoch: 7, worker: 5, maxRows: rows, counters, times: new TimeSplit() };
+    common = { native: toyNative, model, epoch: 7, worker: 5, maxRows: rows, counters, times: new TimeSplit() };
     exchange = new Exchange({ ...common, plan, rowDeadlineMs: 20_000, dial: () => Promise.reject(new Error('nobody')) });
     server.serve({ ...common, gateway: exchange.gateway });
   });
@@ -343,6 +353,18 @@ describe('ExpertServer, between homes', () => {
     slow.drain();
     await settle();
     expect(slow.tags).toEqual([1, 2]);
+  });
+
+  test.each([{}, { epoch: 8 }])('one that asks for more than there is room for waits until it is answered: %o', async (overrides) => {
+    server = new ExpertServer(new FrameRoom(1_000));
+    server.serve({ ...common, gateway: exchange.gateway });
+    exchange.announce([]);
+    await settle();
+    const home = accept();
+    home.ask(1, { rows: 65, pairs: 65, scope: 'node', ...overrides });
+    expect(home.paused).toBe(true);
+    await settle();
+    expect([home.tags, home.paused]).toEqual([[1], false]);
   });
 
   test('a frame of many rows is passed by eight of few, however many there are', async () => {

@@ -8,7 +8,7 @@ import { laneWork } from './lanes.ts';
 import { type NodeVisits, routingOf } from './node-visits.ts';
 import { Readout } from './readout.ts';
 import type { RoutingReplay } from './routing-replay.ts';
-import { decideStep, type StepDecision } from './schedule.ts';
+import { countOvertaken, decideStep, OVERTAKEN_MAX, type StepDecision } from './schedule.ts';
 import { Sequence } from './sequence.ts';
 import { type LayerRunner, StepLane } from './step-lane.ts';
 import { stepLimits } from './step-limits.ts';
@@ -137,6 +137,7 @@ export class Engine {
       const replayed = this.options.replay?.sequenceOf(request) ?? '';
       const scope = `${request.tenant}\0${variant}\0${shape.numericClass.name}\0${replayed}`;
       const sequence = new Sequence(request, scope, variant, this.residency.pool, this.hitRates);
+      this.residency.lookAt(sequence);
       this.live.set(request.request, sequence);
       this.waiting.push(sequence);
       this.admits = true;
@@ -309,6 +310,7 @@ export class Engine {
     const limits = stepLimits(lane, this.running, this.waiting, this.times);
     if (lane.work !== 'prefill') this.drafting?.propose(this.running, Math.min(limits.rows, limits.logitRows));
     decideStep(lane.work, this.running, this.waiting, residency.pool.free, limits, residency.admissionRule, decision);
+    countOvertaken(this.running, this.waiting, decision);
     batch.clear();
     for (let i = 0; i < this.running.length; i++) if (decision.preempted[i] === 1) this.running[i].releaseBlocks();
     const before = this.running.length;
@@ -344,6 +346,8 @@ export class Engine {
     if (requeued.length === 0) return;
     this.running = this.running.filter((sequence) => !requeued.includes(sequence));
     this.waiting.unshift(...requeued);
+    // Their clients see them stand still.
+    for (const sequence of requeued) sequence.overtaken = OVERTAKEN_MAX;
     this.counters.preemptions += requeued.length;
   }
 

@@ -17,6 +17,10 @@ export interface Schedulable {
   readonly proposed: number;
   /** Cancelled or failed: once its steps are over nothing more is wanted of it. */
   readonly ending: boolean;
+  /** Of a waiting one, how many tokens the prefix cache had when it was last looked at. */
+  readonly likelyCached: number;
+  /** Decisions that admitted others behind it and gave it no rows of its prompt; at least `OVERTAKEN_MAX` of one that waits again. */
+  overtaken: number;
 }
 
 /** What admitting a waiting sequence would cost now. */
@@ -58,6 +62,12 @@ export interface StepDecision {
  * stands still and all of them wait.
  */
 const LOGIT_ROWS_BESIDE_STREAMS = 8;
+
+/**
+ * Decisions in which prompts that came later may be preferred to one that has none of the rows: about as many steps as some thousand tokens take, so that waiting for shorter ones
+ * about doubles the time of a long prompt, and far more than those need that are not much longer.
+ */
+export const OVERTAKEN_MAX = 16;
 
 /**
  * Decides one step of a lane: decodes first, so that a long prompt never stops the streams beside it (nor keeps the blocks that they need); then prompts, in
@@ -126,7 +136,7 @@ interface Candidate {
   readonly runs: boolean;
   readonly at: number;
   readonly sequence: Schedulable;
-  /** Tokens to compute; of a waiting one, before its admission, also those that are cached. */
+  /** Tokens to compute; of a waiting one, before its admission, about so many. */
   pending: number;
   rows: number;
 }
@@ -136,6 +146,9 @@ interface Candidate {
  * that other ends sooner by more than the oldest ends later. The shortest is next, and so on; rows that nobody has a use for go to the oldest after all.
  *
  * Waiting ones come after all that run only as far as they are longer. While the first of them lacks blocks, none is admitted: it would never find enough.
+ *
+ * While shorter ones come, one that is long would never have its turn. So of those that were overtaken often enough one comes before all but the oldest, one that waits if there is any,
+ * and has half of the rows that are left.
  */
 function decidePrompts(
   work: LaneWork,
@@ -164,7 +177,8 @@ function decidePrompts(
   }
   const lacking = wanting || kept < running.length;
   if (!lacking && kept < limits.sequences)
-    for (const [at, sequence] of waiting.entries()) candidates.push({ runs: false, at, sequence, pending: sequence.length, rows: 0 });
+    for (const [at, sequence] of waiting.entries())
+      candidates.push({ runs: false, at, sequence, pending: sequence.length - sequence.likelyCached, rows: 0 });
   if (candidates.length === 0) return;
 
   const admitted: Candidate[] = [];
@@ -190,7 +204,7 @@ function decidePrompts(
     if (cost === null) return;
     blocksLast = fits(cost);
     if (!blocksLast) return;
-    candidate.pending -= cost.cached;
+    candidate.pending = candidate.sequence.length - cost.cached;
     take(left, candidate, rowsMax);
     if (candidate.rows === 0) return;
     free -= cost.blocks;
@@ -203,24 +217,48 @@ function decidePrompts(
     if (candidate.rows > 0) computing.push(candidate.sequence);
   };
 
+  /** What it has already, and of what is left as much as it has a use for. */
+  const serveMore = (candidate: Candidate) => {
+    giveBack(left, candidate);
+    take(left, candidate, left.rows);
+  };
+
   const [oldest, ...others] = candidates;
+  const overdue = others.filter(({ sequence }) => sequence.overtaken >= OVERTAKEN_MAX).sort((a, b) => Number(a.runs) - Number(b.runs));
   others.sort((a, b) => a.pending - b.pending);
   const letsPass = others.length > 0 && 2 * others[0].pending < oldest.pending;
-  serve(oldest, oldestRowsMax(oldest, left, others.length > 0, letsPass));
+  serve(oldest, firstRowsMax(oldest, left, others.length > 0, letsPass));
+  for (const candidate of overdue) {
+    if (left.rows === 0) break;
+    serve(candidate, firstRowsMax(candidate, left, true, true));
+    if (candidate.rows > 0) break;
+  }
   for (const candidate of others) {
     if (left.rows === 0) break;
-    serve(candidate, left.rows);
+    if (candidate.rows > 0) serveMore(candidate);
+    else serve(candidate, left.rows);
   }
-  if (oldest.rows > 0) {
-    giveBack(left, oldest);
-    take(left, oldest, left.rows);
-  }
+  if (oldest.rows > 0) serveMore(oldest);
 
   for (const { runs, at, rows } of candidates) if (runs) out.rows[at] = rows;
   admitted.sort((a, b) => a.at - b.at);
   for (const { at, rows } of admitted) {
     out.rows[running.length + out.admitted] = rows;
     out.admittedAt[out.admitted++] = at;
+  }
+}
+
+/** Counts for whom the decision about these, which is not carried out yet, left nothing while it admitted others behind them. */
+export function countOvertaken(
+  running: readonly Schedulable[],
+  waiting: readonly Schedulable[],
+  { rows, admitted, admittedAt }: StepDecision,
+): void {
+  if (admitted === 0) return;
+  for (let i = 0; i < running.length; i++) if (rows[i] === 0 && pendingOf(running[i]) > 1) running[i].overtaken++;
+  for (let at = 0, next = 0; next < admitted; at++) {
+    if (at === admittedAt[next]) next++;
+    else waiting[at].overtaken++;
   }
 }
 
@@ -275,8 +313,8 @@ function take(left: Left, candidate: Candidate, rowsMax: number): void {
   if (everyLogit) left.judged -= rows;
 }
 
-/** A prompt of which every row is judged leaves logit rows too: without one, no other prompt comes to its end, and none that waits begins. */
-function oldestRowsMax({ sequence }: Candidate, { rows, logits }: Left, hasOthers: boolean, letsPass: boolean): number {
+/** For one that goes before others. A prompt of which every row is judged leaves logit rows too: without one, no other prompt comes to its end, and none that waits begins. */
+function firstRowsMax({ sequence }: Candidate, { rows, logits }: Left, hasOthers: boolean, letsPass: boolean): number {
   const most = sequence.everyLogit ? Math.min(rows, logits) : rows;
   if (letsPass) return Math.ceil(most / 2);
   return sequence.everyLogit && hasOthers ? Math.max(1, Math.min(rows, logits - 1)) : rows;

@@ -46,6 +46,8 @@ export class Sequence implements Schedulable {
   publishedSerial = 0;
   /** Null unless it had better be admitted later: another is computing what it lacks. */
   waitsFor: AwaitedBlock | null = null;
+  likelyCached = 0;
+  overtaken = 0;
   /** Prompt tokens that the first admission found cached; reported with the first token. */
   cachedTokens = 0;
   /** When a step first took something of it; NaN until then. */

@@ -30,7 +30,7 @@ export class Residency {
     const sequence = waiting as Sequence;
     // A long common beginning is not looked up again before there is more of it.
     if (sequence.waitsFor?.isUnderWay(computing)) return null;
-    const found = this.find(sequence);
+    const found = this.lookAt(sequence);
     const other = this.mayFind(sequence) ? computing.find((one) => this.isComputing(one as Sequence, sequence, found)) : undefined;
     sequence.waitsFor = other === undefined ? null : new AwaitedBlock(other as Sequence, (found + 1) * this.blockTokens);
     return other === undefined ? this.cost(sequence, found) : null;
@@ -112,6 +112,13 @@ export class Residency {
       if (kept) this.pool.markReusable(block);
       sequence.publishedSerial = serial;
     }
+  }
+
+  /** Notes how much of a waiting sequence is cached. @returns blocks of it that are in `hits` */
+  lookAt(sequence: Sequence): number {
+    const found = this.find(sequence);
+    sequence.likelyCached = found * this.blockTokens;
+    return found;
   }
 
   /** Cached blocks for the sequence, into `hits`. */

@@ -44,7 +44,17 @@ describe('decideDrafts', () => {
     const drafts = [stream(0.6), stream(0.9)];
     expect(decided(drafts, 30, 0.1, 6)).toEqual([1, 5]);
     const running = drafts.map(({ proposed }) => {
-      const place = { length: 9, scheduled: 8, inFlight: 0, blockCount: 5, exclusiveBlocks: 5, everyLogit: false, ending: false };
+      const place = {
+        length: 9,
+        scheduled: 8,
+        inFlight: 0,
+        blockCount: 5,
+        exclusiveBlocks: 5,
+        everyLogit: false,
+        ending: false,
+        likelyCached: 0,
+        overtaken: 0,
+      };
       return { ...place, proposed };
     });
     const out = { rows: new Int32Array(4), preempted: new Uint8Array(2), admitted: 0, admittedAt: new Int32Array(2) };

@@ -2,6 +2,8 @@ import type { Batch } from '@switchyard/native';
 import { Finish, MemoryNetwork, type Submit } from '@switchyard/proto';
 import fc from 'fast-check';
 import { describe, expect, test, vi } from 'vitest';
+import { OVERTAKEN_MAX } from '../../src/engine/schedule.ts';
+import type { Sequence } from '../../src/engine/sequence.ts';
 import { type Answer, InProcessCluster, submitOf } from '../in-process-cluster.ts';
 import { alone, runAlone, startToys, toyPlan, toyShape } from './toy-cluster.ts';
 import { toyModel, toyNative } from './toy-model.ts';
@@ -97,8 +99,13 @@ describe('Engine', () => {
   test('preemption happens, and changes nothing', async () => {
     const submits = Array.from({ length: 8 }, (_, i) => submitOf([i, 1, 2], { maxTokens: 60, wantLogprob: true }));
     const cluster = await startToys({ plan: alone, shape: { kvBlocks: 10 } });
-    const answers = await Promise.all(submits.map((submit) => cluster.run(0, submit)));
-    expect(cluster.workers[0].counters.preemptions).toBeGreaterThan(0);
+    const [{ engine, counters }] = cluster.workers;
+    const running = Promise.all(submits.map((submit) => cluster.run(0, submit)));
+    while (counters.preemptions === 0) await new Promise((resolve) => setImmediate(resolve));
+    // Whoever waits again, after its client had a token, comes before those that have not begun.
+    const { waiting } = engine as unknown as { waiting: Sequence[] };
+    expect(waiting[0]).toMatchObject({ admittedBefore: true, overtaken: OVERTAKEN_MAX });
+    const answers = await running;
     await cluster.close();
     expect(answers).toEqual(await runAlone(submits));
   });
@@ -205,6 +212,37 @@ describe('Engine', () => {
       }),
     );
     expect(ended).toEqual([short, unrelated, long]);
+    await cluster.close();
+  });
+
+  test('a long prompt has its turn beside a longer one, however many short ones come after it', async () => {
+    const cluster = await startToys({ plan: alone, shape: { maxRows: 16, maxSequences: 4, maxContext: 2000 }, prefixCache: false });
+    const ended: string[] = [];
+    const run = async (name: string, prompt: number[]) => {
+      await cluster.run(0, submitOf(prompt, { maxTokens: 1 }));
+      ended.push(name);
+    };
+    const comeAgain = async () => {
+      while (!ended.includes('longer')) await run('short', [1, 2, 3]);
+    };
+    const all = [run('longer', Array(1500).fill(6)), run('long', Array(120).fill(7)), ...Array.from({ length: 12 }, comeAgain)];
+    await Promise.all(all);
+    expect(ended.filter((name) => name !== 'short')).toEqual(['long', 'longer']);
+    expect(ended.indexOf('long')).toBeLessThan(ended.indexOf('longer') / 2);
+    await cluster.close();
+  });
+
+  test('a prompt whose beginning is cached comes before one of which more is left', async () => {
+    const cluster = await startToys({ plan: alone, shape: { maxRows: 16 } });
+    const known = Array.from({ length: 96 }, (_unused, i) => i % 9);
+    await cluster.run(0, submitOf(known, { maxTokens: 1 }));
+    const ended: string[] = [];
+    const run = async (name: string, prompt: number[]) => {
+      await cluster.run(0, submitOf(prompt, { maxTokens: 1 }));
+      ended.push(name);
+    };
+    await Promise.all([run('oldest', Array(240).fill(7)), run('new', Array(60).fill(8)), run('known', [...known, 1, 2, 3])]);
+    expect(ended).toEqual(['known', 'new', 'oldest']);
     await cluster.close();
   });
 

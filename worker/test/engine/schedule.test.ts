@@ -1,7 +1,15 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import type { LaneWork } from '../../src/engine/lanes.ts';
-import { type AdmissionRule, decideStep, type Schedulable, type StepDecision, type StepLimits } from '../../src/engine/schedule.ts';
+import {
+  type AdmissionRule,
+  countOvertaken,
+  decideStep,
+  OVERTAKEN_MAX,
+  type Schedulable,
+  type StepDecision,
+  type StepLimits,
+} from '../../src/engine/schedule.ts';
 
 const limits: StepLimits = { rows: 16, sequences: 4, logitRows: 8, blockTokens: 4, watermarkBlocks: 1, othersWait: false };
 
@@ -16,6 +24,8 @@ function sequence(length: number, scheduled: number, overrides: Partial<Schedula
     everyLogit: false,
     proposed: 0,
     ending: false,
+    likelyCached: 0,
+    overtaken: 0,
     ...overrides,
   };
 }
@@ -32,6 +42,7 @@ function decide(running: Schedulable[], waiting: Schedulable[], free: number, wo
   };
   const cost = (s: Schedulable) => ({ blocks: Math.ceil(s.length / limits.blockTokens), cached: s.scheduled });
   decideStep(work, running, waiting, free, bounds, cost, out);
+  countOvertaken(running, waiting, out);
   const preempted = [...out.preempted.slice(0, running.length)];
   const gone = preempted.indexOf(1);
   const kept = gone < 0 ? running.length : gone;
@@ -215,6 +226,68 @@ describe('decideStep', () => {
         expect.unreachable('eight decisions gave it nothing');
       }),
       { numRuns: 500 },
+    );
+  });
+
+  test('one that was overtaken often enough is admitted before shorter ones, and leaves half of the rows to them', () => {
+    const overdue = (length: number, more = {}) => sequence(length, 0, { overtaken: OVERTAKEN_MAX, ...more });
+    const short = () => sequence(3, 0);
+    expect(decide([sequence(60, 0)], [sequence(40, 0), short(), short()], 40)).toEqual({ kept: 1, at: [0, 1, 2], rows: [8, 2, 3, 3] });
+    expect(decide([sequence(60, 0)], [overdue(40), short(), short()], 40)).toEqual({ kept: 1, at: [0, 1, 2], rows: [8, 4, 3, 1] });
+    expect(decide([sequence(60, 0)], [sequence(40, 0), sequence(8, 0)], 40)).toEqual({ kept: 1, at: [1], rows: [8, 8] });
+    expect(decide([sequence(60, 0)], [overdue(40), sequence(8, 0)], 40)).toEqual({ kept: 1, at: [0, 1], rows: [8, 4, 4] });
+    expect(decide([sequence(60, 0), overdue(40)], [sequence(8, 0)], 40)).toEqual({ kept: 2, at: [0], rows: [8, 4, 4] });
+    // One a step, the first of them that may be admitted.
+    expect(decide([sequence(60, 0), overdue(40)], [overdue(40), sequence(8, 0)], 40)).toEqual({ kept: 2, at: [0, 1], rows: [8, 0, 4, 4] });
+    expect(decide([sequence(60, 0)], [overdue(40), overdue(30), sequence(8, 0)], 40)).toEqual({ kept: 1, at: [0, 2], rows: [8, 4, 4] });
+    // There is one place, or too few blocks for it.
+    const three = [sequence(60, 0), sequence(9, 9), sequence(9, 9)];
+    expect(decide(three, [sequence(40, 0), overdue(40), short()], 40)).toEqual({ kept: 3, at: [1], rows: [8, 0, 0, 8] });
+    expect(decide([sequence(60, 0)], [sequence(4, 0), overdue(40), short()], 5)).toEqual({ kept: 1, at: [], rows: [16] });
+    // It leaves logits too.
+    expect(decide([sequence(60, 0)], [overdue(40, { everyLogit: true }), short()], 40).rows).toEqual([8, 5, 3]);
+  });
+
+  test('what is cached of a waiting one makes it no longer', () => {
+    const cached = sequence(40, 36, { likelyCached: 36 });
+    expect(decide([sequence(60, 0)], [sequence(8, 0), cached], 40)).toEqual({ kept: 1, at: [0, 1], rows: [8, 4, 4] });
+    expect(decide([sequence(60, 0)], [sequence(8, 0), { ...cached, likelyCached: 0 }], 40)).toEqual({ kept: 1, at: [0], rows: [8, 8] });
+  });
+
+  test('nobody is overtaken in more steps than the bound, and as many as others were before it when it came', () => {
+    interface Arrived extends Schedulable {
+      scheduled: number;
+      ahead: number;
+      /** Steps for which it keeps its place once its prompt is computed. */
+      stays: number;
+    }
+    const blocks = 40;
+    // The middle ones are those behind which a long one might wait for ever: always one of them is half done.
+    const lengths = [fc.integer({ min: 2, max: 6 }), fc.integer({ min: 17, max: 30 }), fc.integer({ min: 31, max: 140 })];
+    const arrival = fc.record({ length: fc.oneof(...lengths), stays: fc.nat({ max: 3 }) });
+    fc.assert(
+      fc.property(
+        fc.constantFrom<LaneWork>('all', 'prefill'),
+        fc.array(fc.array(arrival, { maxLength: 3 }), { minLength: 60, maxLength: 120, size: 'max' }),
+        (work, steps) => {
+          let running: Arrived[] = [];
+          let waiting: Arrived[] = [];
+          for (const arrivals of steps) {
+            for (const { length, stays } of arrivals) waiting.push({ ...sequence(length, 0), scheduled: 0, ahead: waiting.length, stays });
+            const held = running.reduce((sum, { blockCount }) => sum + blockCount, 0);
+            const { at, rows } = decide(running, waiting, blocks - held, work);
+            running.push(...at.map((i) => waiting[i]));
+            waiting = waiting.filter((_, i) => !at.includes(i));
+            for (const { overtaken, ahead } of waiting) expect(overtaken).toBeLessThanOrEqual(OVERTAKEN_MAX + ahead);
+            running.forEach((one, i) => {
+              if (one.scheduled === one.length) one.stays--;
+              one.scheduled += rows[i];
+            });
+            running = running.filter(({ scheduled, length, stays }) => scheduled < length || stays > 0);
+          }
+        },
+      ),
+      { numRuns: 15 },
     );
   });
 

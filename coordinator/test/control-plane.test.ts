@@ -127,7 +127,15 @@ describe('a worker that attaches', () => {
     const idle = {
       ...{ steps: 0, running: 0, waiting: 0, kvBlocksUsed: 0, kvBlocks: 0, lastStepAgeMs: 0, workPending: false, promptTokens: 0 },
       ...{ generatedTokens: 0, prefixQueries: 0, prefixHits: 0, preemptions: 0, links: [], seconds: [], rowsDispatched: 0 },
-      ...{ remoteNodesVisited: 0, expertTokens: [], residentBytes: 0, awakeSeconds: 0, draftTokens: 0, draftTokensAccepted: 0 },
+      ...{
+        remoteNodesVisited: 0,
+        expertTokens: [],
+        residentBytes: 0,
+        awakeSeconds: 0,
+        draftTokens: 0,
+        draftTokensAccepted: 0,
+        waitingForPrefix: 0,
+      },
     };
     worker.send({ type: 'stats', ...idle });
     worker.ready({ residentBytes: 1234 });

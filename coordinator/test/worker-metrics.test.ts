@@ -19,7 +19,15 @@ function said(changes: Partial<Stats>): Stats {
   return {
     ...{ steps: 0, running: 0, waiting: 0, kvBlocksUsed: 0, kvBlocks: 100, lastStepAgeMs: 0, workPending: true, promptTokens: 0 },
     ...{ generatedTokens: 0, prefixQueries: 0, prefixHits: 0, preemptions: 0, links: [], seconds: [], rowsDispatched: 0 },
-    ...{ remoteNodesVisited: 0, expertTokens: [], residentBytes: 0, awakeSeconds: 0, draftTokens: 0, draftTokensAccepted: 0 },
+    ...{
+      remoteNodesVisited: 0,
+      expertTokens: [],
+      residentBytes: 0,
+      awakeSeconds: 0,
+      draftTokens: 0,
+      draftTokensAccepted: 0,
+      waitingForPrefix: 0,
+    },
     ...changes,
   };
 }
@@ -109,14 +117,14 @@ describe('figures of workers', () => {
     const read = async (suffix: string) => await of(registry, suffix);
     expect(await read('kv_cache_usage_perc')).toEqual([0, 0]);
     expect(await read('step_last_timestamp_seconds')).toEqual([0, 0]);
-    places[0].stats = said({ running: 3, waiting: 4, kvBlocks: 0 });
+    places[0].stats = said({ running: 3, waiting: 4, waitingForPrefix: 2, kvBlocks: 0 });
     places[1].stats = said({ kvBlocksUsed: 25, residentBytes: 7, lastStepAgeMs: 60_000 });
     places[1].statsAtMs = performance.now() - 40_000;
     places[0].ready = { residentBytes: 5 } as Place['ready'];
     places[1].state = 'serving';
     places[1].losses = 2;
     expect(await read('num_requests_running')).toEqual([3, 0]);
-    expect(await read('num_requests_waiting')).toEqual([4, 0]);
+    expect(await read('num_requests_waiting')).toEqual([6, 0]);
     expect(await read('kv_cache_usage_perc')).toEqual([0, 0.25]);
     expect(await read('worker_up')).toEqual([0, 1]);
     expect(await read('worker_resident_bytes')).toEqual([0, 7]);

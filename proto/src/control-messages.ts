@@ -228,6 +228,8 @@ export interface Stats {
   /** Guessed tokens that steps checked, and those that were right. */
   draftTokens: number;
   draftTokensAccepted: number;
+  /** Sequences whose beginning another one is computing, which are not in `waiting`. */
+  waitingForPrefix: number;
 }
 
 export interface LinkStats {

@@ -181,6 +181,7 @@ const stats = message<Stats>('Stats', {
   awakeSeconds: [19, 'double'],
   draftTokens: [20, 'uint64'],
   draftTokensAccepted: [21, 'uint64'],
+  waitingForPrefix: [22, 'uint32'],
 });
 
 const traceRows = message<TraceRows>('TraceRows', {

@@ -189,7 +189,9 @@ export class WorkerMetrics {
       });
     };
     perWorker('num_requests_running', 'Sequences in the batch.', ({ stats }) => stats?.running ?? 0);
-    perWorker('num_requests_waiting', 'Sequences waiting on the worker.', ({ stats }) => stats?.waiting ?? 0);
+    perWorker('num_requests_waiting', 'Sequences waiting on the worker.', ({ stats }) =>
+      stats === null ? 0 : stats.waiting + stats.waitingForPrefix,
+    );
     perWorker('kv_cache_usage_perc', 'Share of the cache in use, 0 to 1.', ({ stats }) =>
       stats === null || stats.kvBlocks === 0 ? 0 : stats.kvBlocksUsed / stats.kvBlocks,
     );

@@ -190,9 +190,14 @@ export class Engine {
     return this.running.length;
   }
 
-  /** Without those that wait for what others are computing: they want no place yet. */
+  /** Those that want a place. */
   get waitingCount(): number {
-    return this.waiting.filter(({ waitsFor }) => waitsFor === null).length;
+    return this.waiting.length - this.waitingForPrefixCount;
+  }
+
+  /** Those that wait for what others are computing. */
+  get waitingForPrefixCount(): number {
+    return this.waiting.reduce((count, { waitsFor }) => count + Number(waitsFor?.isToCome ?? false), 0);
   }
 
   get workPending(): boolean {

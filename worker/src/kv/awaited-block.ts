@@ -12,7 +12,16 @@ export class AwaitedBlock {
     this.end = end;
   }
 
+  /** Whoever has let go of its blocks computes nothing. */
+  get isToCome(): boolean {
+    return this.isMissing && this.by.blockCount > 0;
+  }
+
   isUnderWay(computing: readonly Schedulable[]): boolean {
-    return this.by.computed < this.end && !this.by.ending && computing.includes(this.by);
+    return this.isMissing && computing.includes(this.by);
+  }
+
+  private get isMissing(): boolean {
+    return this.by.computed < this.end && !this.by.ending;
   }
 }

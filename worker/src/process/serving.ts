@@ -109,6 +109,7 @@ export class Serving {
       awakeSeconds: awakeSeconds(),
       draftTokens: counters.draftTokens,
       draftTokensAccepted: counters.draftTokensAccepted,
+      waitingForPrefix: engine.waitingForPrefixCount,
     };
   }
 

@@ -356,6 +356,7 @@ const nothingYet: Stats = {
   awakeSeconds: 0,
   draftTokens: 0,
   draftTokensAccepted: 0,
+  waitingForPrefix: 0,
 };
 
 function describeDevice(native: Native, { backend, isa, threads, cpus }: WorkerFlags): DeviceDescription & Pick<WorkerFlags, 'cpus'> {

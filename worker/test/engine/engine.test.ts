@@ -189,6 +189,8 @@ describe('Engine', () => {
     for (const submit of submits.slice(1)) answers.push(cluster.run(0, submit));
     // Another goes on meanwhile.
     const other = cluster.run(0, submitOf([9, 9, 9], { maxTokens: 1 }));
+    await new Promise((resolve) => setImmediate(resolve));
+    expect([engine.waitingCount, engine.waitingForPrefixCount]).toEqual([0, 7]);
     expect(await Promise.all(answers)).toEqual(await runAlone(submits));
     await other;
     expect(counters.rowsDispatched / toyShape.moeLayers).toBe(60 + 7 * 12 + 3);

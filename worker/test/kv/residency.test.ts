@@ -67,7 +67,9 @@ describe('admission of a sequence whose beginning is being computed', () => {
     const [leader, follower] = [sequenceOf(promptOf(1)), sequenceOf(promptOf(2))];
     compute(leader, 6);
     expect(residency.admissionRule(follower, [leader])).toBeNull();
+    expect(follower.waitsFor!.isToCome).toBe(true);
     leader.releaseBlocks();
+    expect(follower.waitsFor!.isToCome).toBe(false);
     expect(residency.admissionRule(follower, [])).toEqual({ blocks: 4, cached: 4 });
   });
 
@@ -87,7 +89,10 @@ describe('admission of a sequence whose beginning is being computed', () => {
     compute(leader, 7);
     expect(residency.admissionRule(follower, [leader])).toBeNull();
     Object.defineProperty(follower, 'tokens', { value: tokens });
+    expect(follower.waitsFor!.isToCome).toBe(true);
     compute(leader, 8);
+    // It does not wait for it any longer, asked or not.
+    expect(follower.waitsFor!.isToCome).toBe(false);
     expect(residency.admissionRule(follower, [leader])).toBeNull();
   });
 

@@ -6,7 +6,7 @@ export const bounds = {
   sequencesPerRequestMax: 128,
   /** Request line and headers together: a key, a few trace headers, cookies of a proxy. */
   headerBytesMax: 16 * 1024,
-  /** Bodies of all requests together, while they are read and turned into ids: 64 of the longest. */
+  /** Bodies of all requests together and the values of their JSON, while they are read and turned into ids: 64 of the longest, as far as they are text. */
   bodiesBytesMax: 256 * 1024 * 1024,
   /**
    * Answers of all requests together that are put together to be sent whole, or held for slow readers, until their clients have taken them, and the ids of their

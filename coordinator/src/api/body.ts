@@ -2,13 +2,14 @@ import type { IncomingMessage } from 'node:http';
 import { SwitchyardError } from '@switchyard/proto';
 import { DetailedError } from '../detailed-error.ts';
 import type { Exchange } from './exchange.ts';
+import { jsonValueBytes } from './json-memory.ts';
 import { jsonErrorPosition } from './json-position.ts';
 import type { MemoryLease } from './leased-memory.ts';
 
 /**
  * Reads a request's body as a JSON object.
  *
- * @throws SwitchyardError `unsupported_media_type`, `body_too_large` (with both sizes), `queue_full` when there is no room for it, `invalid_request` with the position
+ * @throws SwitchyardError `unsupported_media_type`, `body_too_large` (with both sizes), `queue_full` when there is no room for it and its values, `invalid_request` with the position
  * of what is wrong
  */
 export async function readJsonBody(
@@ -18,7 +19,24 @@ export async function readJsonBody(
   checkContentType(request);
   const declared = Number(request.headers['content-length'] ?? 0);
   if (declared > bytesMax) throw tooLarge(declared, bytesMax);
-  return parseObject(decode(await readBytes(request, body, bytesMax)));
+  const bytes = await readBytes(request, body, bytesMax);
+  holdValues(bytes, body);
+  return parseObject(decode(bytes));
+}
+
+/** The values must have room before they are made. */
+function holdValues(json: Buffer, body: MemoryLease): void {
+  const bytes = json.length + jsonValueBytes(json);
+  if (bytes > body.bytesMax)
+    throw new DetailedError(
+      'body_too_large',
+      `the body with the values of its JSON takes ${bytes} bytes; the limit is ${body.bytesMax}`,
+      null,
+      {
+        limit_bytes: body.bytesMax,
+      },
+    );
+  body.hold(bytes);
 }
 
 /** What comes beyond a limit is discarded as it arrives, so that the client can read why; the request's own time limit ends it. */

@@ -90,7 +90,7 @@ export async function listenHttp(service: Service, where: { host: string; port: 
       local,
       late: service.draining,
       arrivedMs: 0,
-      body: service.bodies.lease(),
+      body: service.bodies.lease('the bytes and values of its body'),
       answer: service.answers.lease(),
       ids: service.answers.lease("prompts' ids"),
       closed: closedSignal(response),

@@ -2,6 +2,8 @@ import { SwitchyardError } from '@switchyard/proto';
 
 /** What one request holds of a memory that all share, until it ends. */
 export interface MemoryLease {
+  /** Of all leases together. */
+  readonly bytesMax: number;
   /** @param bytes that it holds from now on, all together. @throws SwitchyardError `queue_full` when all leases together would take too much */
   hold(bytes: number): void;
   end(): void;
@@ -24,7 +26,7 @@ export class LeasedMemory {
     this.#options = options;
   }
 
-  /** Of requests' bodies, while they are read and turned into ids. */
+  /** Of requests' bodies and the values of their JSON, while they are read and turned into ids. */
   static ofBodies(bytesMax: number): LeasedMemory {
     return new LeasedMemory({ bytesMax, holds: { what: 'requests', why: 'are being read' } });
   }
@@ -44,6 +46,7 @@ export class LeasedMemory {
     let held = 0;
     let ended = false;
     return {
+      bytesMax,
       hold: (bytes) => {
         if (ended) return; // The client has gone: what is made for it all the same is garbage at once.
         const more = Math.max(0, bytes - bytesFree) - held;

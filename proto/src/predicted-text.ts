@@ -17,8 +17,9 @@ export class PredictedText {
   private anchor = 0;
   private last = -1;
 
-  constructor(tokens: ArrayLike<number>) {
-    this.tokens = Int32Array.from(tokens);
+  /** @param tokens not copied: all choices of a request expect the same */
+  constructor(tokens: Int32Array) {
+    this.tokens = tokens;
   }
 
   get length(): number {

@@ -4,7 +4,7 @@ import { PredictedText } from '../src/index.ts';
 
 /** What was expected before each token of the answer (-1: nothing), and how many of them came. */
 function follow(prediction: readonly number[], answer: readonly number[]) {
-  const text = new PredictedText(prediction);
+  const text = new PredictedText(Int32Array.from(prediction));
   const before = answer.map((token) => {
     const [expected = -1] = text.expected(1);
     text.push(token);
@@ -16,6 +16,11 @@ function follow(prediction: readonly number[], answer: readonly number[]) {
 const range = (from: number, to: number) => Array.from({ length: to - from }, (_, i) => from + i);
 
 describe('a predicted text', () => {
+  it('is one for all who follow it', () => {
+    const tokens = Int32Array.from(range(0, 9));
+    expect(new PredictedText(tokens).expected(2).buffer).toBe(tokens.buffer);
+  });
+
   it('that comes as it is expected is expected to its end', () => {
     fc.assert(
       fc.property(fc.array(fc.nat({ max: 5 }), { maxLength: 200 }), (tokens) => {

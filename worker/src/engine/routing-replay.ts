@@ -39,7 +39,7 @@ export class RoutingReplay {
   }
 
   /** Index of the sequence that a request replays: the one it names, else by its number among those of its domain, else among all. */
-  sequenceOf({ request, replaySequence, domain }: Submit): number {
+  sequenceOf({ request, replaySequence, domain }: Pick<Submit, 'request' | 'replaySequence' | 'domain'>): number {
     if (replaySequence > 0) return replaySequence - 1;
     const own = this.domains.get(domain);
     return own === undefined ? request % this.trace.sequences.length : own[request % own.length];

@@ -18,7 +18,8 @@ export interface PromptReading {
 
 /** One request on its home worker: its tokens, its place in the KV cache, and what its client still waits for. */
 export class Sequence implements Schedulable {
-  readonly request: Submit;
+  /** Without what its tokens say, or would as numbers of twice the size. */
+  readonly request: Omit<Submit, 'prompt' | 'prediction'>;
   readonly promptLength: number;
   readonly submittedMs = performance.now();
   /** Where the prefix cache may share this sequence's blocks. */
@@ -68,22 +69,22 @@ export class Sequence implements Schedulable {
 
   private readonly pool: BlockPool;
 
-  constructor(request: Submit, scope: string, ropeVariant: number, pool: BlockPool, hitRates: HitRates) {
+  constructor({ prompt, prediction, ...request }: Submit, scope: string, ropeVariant: number, pool: BlockPool, hitRates: HitRates) {
     this.request = request;
-    this.promptLength = request.prompt.length;
+    this.promptLength = prompt.length;
     this.scope = scope;
     this.ropeVariant = ropeVariant;
     this.pool = pool;
-    this.predicted = request.prediction.length > 0 ? new PredictedText(request.prediction) : null;
+    this.predicted = prediction.length > 0 ? new PredictedText(Int32Array.from(prediction)) : null;
     this.draft = new Draft(hitRates, this.predicted);
     this.tokens = new Int32Array(this.promptLength + Math.min(request.maxTokens, 256));
-    this.tokens.set(request.prompt);
+    this.tokens.set(prompt);
     this.length = this.promptLength;
     this.blocks = new Int32Array(64);
     this.stopList = Int32Array.from(request.stopTokens);
     this.stopTokens = new Set(this.stopList);
     const { repetitionPenalty, presencePenalty, frequencyPenalty } = request.sampling;
-    this.history = repetitionPenalty !== 1 || presencePenalty !== 0 || frequencyPenalty !== 0 ? new TokenHistory(request.prompt) : null;
+    this.history = repetitionPenalty !== 1 || presencePenalty !== 0 || frequencyPenalty !== 0 ? new TokenHistory(prompt) : null;
     this.promptLogprobs = request.promptLogprobs ? { request: request.request, logprob: [], top: [] } : null;
   }
 

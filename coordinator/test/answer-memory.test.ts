@@ -115,9 +115,9 @@ describe('answers that nobody has read yet', () => {
     expect(made.mock.calls.some(([value]) => value?.prompt?.length > 0)).toBe(false);
   });
 
-  it('fail while they grow, as do others of the same request', async () => {
+  it.each([{ echo: true }, { return_token_ids: true }])('fail while they grow, as do others of the same request: %o', async (wish) => {
     await start(900 * kib);
-    const asked = post('/v1/completions', { prompt: letters(120_000), n: 5, echo: true, max_tokens: 2 });
+    const asked = post('/v1/completions', { prompt: letters(120_000), n: 5, ...wish, max_tokens: 2 });
     const requests = (await worker.submits(5)).map(({ request }) => request);
     const all = <T>(value: T) => requests.map(() => value);
     worker.tokens({ request: requests, token: all(letter), finish: all(Finish.none), cachedTokens: all(0) });
@@ -125,6 +125,16 @@ describe('answers that nobody has read yet', () => {
     expect(refused.status).toBe(503);
     expect(await refused.json()).toMatchObject({ error: { code: 'queue_full' } });
     expect(await worker.next('cancel')).toMatchObject({ request: requests[0] });
+  });
+
+  it('count the ids of their tokens before these are text', async () => {
+    await start();
+    const count = 60_000;
+    const asked = post('/v1/completions', { prompt: [100], return_token_ids: true, max_tokens: count + 1 });
+    const { request } = await worker.next('submit');
+    const all = <T>(value: T) => Array<T>(count).fill(value);
+    worker.tokens({ request: all(request), token: all(letter), finish: all(Finish.none), cachedTokens: all(0) });
+    expect((await asked).status).toBe(503);
   });
 
   it('of a stream are cut off', async () => {

@@ -1,3 +1,4 @@
+import { bounds } from '../bounds.ts';
 import type { FinishReason, TokenReport } from '../requests/answer.ts';
 import type { TokenPieces } from '../tokenizing/text-stream.ts';
 
@@ -40,6 +41,8 @@ export interface AnswerFormat {
   body(choices: readonly Iterable<string>[], usage: Usage): Iterable<string>;
   /** About how many characters a token's log-probabilities take in a body. */
   reportChars(report: TokenReport): number;
+  /** And the ids of its prompt that come with a choice. */
+  promptIdsChars(index: number): number;
 }
 
 export function usageJson({ promptTokens, completionTokens, cachedTokens, predictedTokens: predicted }: Usage): string {
@@ -82,6 +85,9 @@ export function* joined(lists: readonly Iterable<string>[]): Iterable<string> {
     yield* parts;
   }
 }
+
+/** Of a token's id as JSON, with a comma. */
+export const ID_CHARS = String(bounds.tokenIdsMax).length + 1;
 
 /** Of a log-probability as JSON: a double's shortest spelling. */
 export const LOGPROB_CHARS = 20;

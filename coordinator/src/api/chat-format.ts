@@ -2,6 +2,7 @@ import type { FinishReason, TokenReport } from '../requests/answer.ts';
 import {
   type AnswerFormat,
   type AnswerFrame,
+  ID_CHARS,
   joined,
   LOGPROB_CHARS,
   listed,
@@ -66,6 +67,11 @@ export class ChatFormat implements AnswerFormat {
     let chars = this.#texts.chat(token).length + entry + ',"top_logprobs":[]'.length;
     for (let i = 0; top !== null && i < top.token.length; i++) chars += this.#texts.chat(top.token[i]).length + entry;
     return chars;
+  }
+
+  /** They stand once behind all choices. */
+  promptIdsChars(index: number): number {
+    return index === 0 && this.#promptIds !== null ? ID_CHARS * this.#promptIds.length : 0;
   }
 
   #ids(ids: readonly number[]): string {

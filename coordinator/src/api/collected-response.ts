@@ -2,7 +2,7 @@ import type { ServerResponse } from 'node:http';
 import { SwitchyardError } from '@switchyard/proto';
 import { bounds } from '../bounds.ts';
 import type { Answer, FinishReason } from '../requests/answer.ts';
-import { type AnswerFormat, aboutChars } from './answer-format.ts';
+import { type AnswerFormat, aboutChars, ID_CHARS } from './answer-format.ts';
 import { AnswerSet, type AnswerSetBase } from './answer-set.ts';
 import { HeldText } from './held-text.ts';
 import { sendBytes, sendError } from './reply.ts';
@@ -14,8 +14,8 @@ export class CollectedResponse extends AnswerSet {
   readonly #charsMax: number;
   readonly #texts: string[] = [];
   readonly #choices: Iterable<string>[] = [];
-  /** Reports of each choice that are counted. */
-  readonly #counted: number[] = [];
+  /** Reports and ids of each choice that are counted. */
+  readonly #counted: { reports: number; ids: number }[] = [];
   /** Of all choices, about. */
   #chars = 0;
 
@@ -28,11 +28,14 @@ export class CollectedResponse extends AnswerSet {
   }
 
   protected override piece(answer: Answer, text: string): void {
-    const { index, reports } = answer;
+    const { index, reports, ids } = answer;
     this.#texts[index] = (this.#texts[index] ?? '') + text;
+    const counted = this.#counted[index];
     this.#chars += text.length;
-    this.#chars += aboutChars(this.#format, reports.slice(this.#counted[index] ?? 0));
-    this.#counted[index] = reports.length;
+    this.#chars += aboutChars(this.#format, reports.slice(counted?.reports ?? 0));
+    this.#chars += ID_CHARS * (ids.length - (counted?.ids ?? 0));
+    if (counted === undefined) this.#chars += this.#format.promptIdsChars(index);
+    this.#counted[index] = { reports: reports.length, ids: ids.length };
     if (this.#chars > this.#charsMax)
       this.fail(
         new SwitchyardError(

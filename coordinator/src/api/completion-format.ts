@@ -2,6 +2,7 @@ import type { FinishReason, TokenReport } from '../requests/answer.ts';
 import {
   type AnswerFormat,
   type AnswerFrame,
+  ID_CHARS,
   joined,
   LOGPROB_CHARS,
   listed,
@@ -54,9 +55,9 @@ export class CompletionFormat implements AnswerFormat {
     return `data: ${this.#head}],"usage":${usageJson(usage)}}\n\n`;
   }
 
-  choice(piece: Piece, reason: FinishReason, extra: string): Iterable<string> {
+  *choice(piece: Piece, reason: FinishReason, extra: string): Iterable<string> {
     const ids = this.#ids(piece.ids) + this.#idsOfPrompt(piece.index);
-    return this.#choice(piece, this.#wantLogprob, `"${reason}"`, ids + extra);
+    yield* this.#choice(piece, this.#wantLogprob, `"${reason}"`, ids + extra);
   }
 
   *body(choices: readonly Iterable<string>[], usage: Usage): Iterable<string> {
@@ -73,6 +74,10 @@ export class CompletionFormat implements AnswerFormat {
     return chars;
   }
 
+  promptIdsChars(index: number): number {
+    return ID_CHARS * (this.#promptIdsOf(index)?.length ?? 0);
+  }
+
   *#choice({ index, text, reports }: Piece, hasLogprobs: boolean, reason: string, ids: string): Iterable<string> {
     yield `{"index":${index},"text":${JSON.stringify(text)},"logprobs":`;
     if (hasLogprobs) yield* this.#logprobs(reports);
@@ -84,8 +89,12 @@ export class CompletionFormat implements AnswerFormat {
     return this.#promptIds === null ? '' : `,"token_ids":[${ids.join(',')}]`;
   }
 
+  #promptIdsOf(index: number): Int32Array | undefined {
+    return this.#promptIds?.[Math.floor(index / this.#choicesPerPrompt)];
+  }
+
   #idsOfPrompt(index: number): string {
-    const prompt = this.#promptIds?.[Math.floor(index / this.#choicesPerPrompt)];
+    const prompt = this.#promptIdsOf(index);
     return prompt === undefined ? '' : `,"prompt_token_ids":[${prompt.join(',')}]`;
   }
 

@@ -12,7 +12,7 @@ export const bounds = {
    * Answers of all requests together that are put together to be sent whole, or held for slow readers, until their clients have taken them, and the ids of their
    * prompts: four of the longest.
    * What a socket holds of each (`socketPendingBytesMax`) is not counted, so that short answers are never refused, nor is as much of each request's ids: these
-   * leave the answer its part, and once they are in memory nothing that is short fails half way.
+   * leave the answer its part, and once they are in memory nothing that is short fails half way. Of several tenants one may have three quarters.
    */
   answersBytesMax: 512 * 1024 * 1024,
   /** Sockets open at once. */

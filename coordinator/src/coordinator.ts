@@ -33,7 +33,7 @@ import { checkReplayedTrace } from './replayed-trace.ts';
 import { Dispatcher, type HomePolicy } from './requests/dispatcher.ts';
 import { HomeStatistics } from './requests/home-statistics.ts';
 import { nodeCount, readPlanHomes } from './requests/plan-homes.ts';
-import { beyondBatchMax, tenantWaitingMax } from './requests/waiting-answers.ts';
+import { beyondBatchMax, tenantPart } from './requests/waiting-answers.ts';
 import { statusDocument } from './status.ts';
 import { Tokenizing } from './tokenizing/tokenizing.ts';
 import { TraceRecorder } from './trace/trace-recorder.ts';
@@ -131,7 +131,7 @@ class Coordinator implements RunningCoordinator {
     this.#apiKeys = config.apiKeyFile === null ? null : ApiKeys.read(config.apiKeyFile, '--api-key-file');
     const { requestsRunningMax: runningMax, requestsWaitingMax: waitingMax } = config;
     const tenants = this.#apiKeys?.tenants ?? 1;
-    this.#tenantWaitingMax = tenantWaitingMax(waitingMax, tenants);
+    this.#tenantWaitingMax = tenantPart(waitingMax, tenants);
     const ofWorker = { batchMax: config.maxSequences, beyondBatchMax: beyondBatchMax(config.maxSequences, tenants) };
     const queue = { runningMax, waitingMax, tenantWaitingMax: this.#tenantWaitingMax, ...ofWorker };
     const planHomes = readPlanHomes(this.#plan, (problem) => log.warn(`plan: ${problem}`));
@@ -239,7 +239,7 @@ class Coordinator implements RunningCoordinator {
       trace: this.#trace,
       exchanges: this.#exchanges,
       bodies: LeasedMemory.ofBodies(Math.max(bounds.bodiesBytesMax, config.bodyBytesMax)),
-      answers: LeasedMemory.ofAnswers(bounds.answersBytesMax, bounds.socketPendingBytesMax),
+      answers: LeasedMemory.ofAnswers(bounds.answersBytesMax, bounds.socketPendingBytesMax, this.#apiKeys?.tenants),
       log: this.#log,
       apiKeys: this.#apiKeys,
       adminKeys,

@@ -1,5 +1,5 @@
 import { once } from 'node:events';
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import net from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
@@ -30,19 +30,20 @@ const model = modelDirOfContext(1_000_000, folder);
 
 let coordinator: RunningCoordinator;
 let worker: ScriptedWorker;
-async function start(answersBytesMax = 400 * kib): Promise<void> {
+async function start(answersBytesMax = 400 * kib, apiKeyFile: string | null = null): Promise<void> {
   mocked.answersBytesMax = answersBytesMax;
-  ({ coordinator, worker } = await startWithOneWorker(folder, { model, graceMs: 0, bodyBytesMax: 8 * kib * kib }, { kvBlocks: 16_384 }));
+  const config = { model, graceMs: 0, bodyBytesMax: 8 * kib * kib, apiKeyFile };
+  ({ coordinator, worker } = await startWithOneWorker(folder, config, { kvBlocks: 16_384 }));
 }
 afterEach(async () => {
   vi.restoreAllMocks();
   await coordinator?.close();
 });
 
-function post(route: string, body: Record<string, unknown>): Promise<Response> {
+function post(route: string, body: Record<string, unknown>, key = 'none'): Promise<Response> {
   return fetch(`${coordinator.url}${route}`, {
     method: 'POST',
-    headers: { 'content-type': 'application/json' },
+    headers: { 'content-type': 'application/json', authorization: `Bearer ${key}` },
     body: JSON.stringify(body),
   });
 }
@@ -174,6 +175,23 @@ describe('prompts as ids', () => {
     expect((await second).status).toBe(200);
   });
 
+  it('of one tenant leave room for those of others', async () => {
+    const keys = path.join(folder, 'keys');
+    writeFileSync(keys, 'a alice\nb bob\n', { mode: 0o600 });
+    await start(400 * kib, keys);
+    const asked = (key: string, promptIds: number) => post('/v1/completions', { prompt: letters(promptIds), max_tokens: 1 }, key);
+    const first = asked('a', 80 * kib);
+    const submits = await worker.submits(1);
+    const refused = await asked('a', 30 * kib);
+    expect(await refused.json()).toMatchObject({
+      error: { code: 'queue_full', message: expect.stringMatching(`of your own of ${256 * kib} bytes .* is ${300 * kib}$`) },
+    });
+    const second = asked('b', 30 * kib);
+    submits.push(...(await worker.submits(1)));
+    for (const { request } of submits) finish(request);
+    expect([(await first).status, (await second).status]).toEqual([200, 200]);
+  });
+
   it('are in memory with the text that is to be echoed', async () => {
     await start();
     const asked = post('/v1/completions', { prompt: letters(100 * kib), max_tokens: 1 });
@@ -250,6 +268,20 @@ describe('a lease', () => {
     one.hold(1_000);
     other.hold(110);
     expect(() => other.hold(111)).toThrow("answers and prompts' ids of 100 bytes");
+  });
+
+  it('leaves a part to other tenants, where there are several', () => {
+    const memory = LeasedMemory.ofAnswers(100, 10, 2);
+    const [one, more, other] = ['a', 'a', 'b'].map((tenant) => memory.lease(undefined, () => tenant));
+    one.hold(60);
+    more.hold(35);
+    expect(() => more.hold(36)).toThrow("answers and prompts' ids of your own of 75 bytes are in memory; the limit of all together is 75");
+    other.hold(35);
+    expect(() => other.hold(36)).toThrow("answers and prompts' ids of 100 bytes are in memory; the limit of all together is 100");
+    one.end();
+    more.hold(85);
+    const only = LeasedMemory.ofAnswers(100, 10).lease(undefined, () => 'a');
+    only.hold(110);
   });
 
   it('of a request has a free part of its own beside the others', () => {

@@ -5,7 +5,7 @@ import { Finish } from '@switchyard/proto';
 import { afterAll, afterEach, describe, expect, it } from 'vitest';
 import type { RunningCoordinator } from '../src/index.ts';
 import type { Answer } from '../src/requests/answer.ts';
-import { beyondBatchMax, tenantWaitingMax, WaitingAnswers } from '../src/requests/waiting-answers.ts';
+import { beyondBatchMax, tenantPart, WaitingAnswers } from '../src/requests/waiting-answers.ts';
 import { becomes } from './becomes.ts';
 import { startWithOneWorker } from './one-worker.ts';
 import type { ScriptedWorker } from './scripted-worker.ts';
@@ -155,6 +155,6 @@ describe('the waiting list', () => {
 
   it('gives a tenant three quarters of the places where there are others', () => {
     expect([beyondBatchMax(2, 2), beyondBatchMax(64, 2), beyondBatchMax(64, 1)]).toEqual([4, 8, 512]);
-    expect([tenantWaitingMax(512, 1), tenantWaitingMax(512, 2), tenantWaitingMax(1, 2), tenantWaitingMax(0, 2)]).toEqual([512, 384, 1, 0]);
+    expect([tenantPart(512, 1), tenantPart(512, 2), tenantPart(1, 2), tenantPart(0, 2)]).toEqual([512, 384, 1, 0]);
   });
 });

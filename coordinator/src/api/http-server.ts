@@ -91,8 +91,8 @@ export async function listenHttp(service: Service, where: { host: string; port: 
       late: service.draining,
       arrivedMs: 0,
       body: service.bodies.lease('the bytes and values of its body'),
-      answer: service.answers.lease(),
-      ids: service.answers.lease("prompts' ids"),
+      answer: service.answers.lease(undefined, () => exchange.tenant),
+      ids: service.answers.lease("prompts' ids", () => exchange.tenant),
       closed: closedSignal(response),
     };
     response.once('close', () => {

@@ -1,4 +1,5 @@
 import { SwitchyardError } from '@switchyard/proto';
+import { tenantPart } from '../requests/waiting-answers.ts';
 
 /** What one request holds of a memory that all share, until it ends. */
 export interface MemoryLease {
@@ -13,6 +14,8 @@ interface LeasedMemoryOptions {
   bytesMax: number;
   /** What every lease may have besides: small things are never refused because of large ones. */
   bytesFree?: number;
+  /** Of bytesMax, what those of one tenant may have. */
+  tenantBytesMax?: number;
   /** Of what is refused: what it holds, and what has it do so. */
   holds: { what: string; why: string };
 }
@@ -21,6 +24,7 @@ interface LeasedMemoryOptions {
 export class LeasedMemory {
   readonly #options: LeasedMemoryOptions;
   #bytes = 0;
+  readonly #tenantBytes = new Map<string, number>();
 
   constructor(options: LeasedMemoryOptions) {
     this.#options = options;
@@ -36,33 +40,48 @@ export class LeasedMemory {
    *
    * @param bytesFree what the socket of each may hold anyway
    */
-  static ofAnswers(bytesMax: number, bytesFree: number): LeasedMemory {
-    return new LeasedMemory({ bytesMax, bytesFree, holds: { what: "answers and prompts' ids", why: 'are in memory' } });
+  static ofAnswers(bytesMax: number, bytesFree: number, tenants = 1): LeasedMemory {
+    const tenantBytesMax = tenantPart(bytesMax, tenants);
+    return new LeasedMemory({ bytesMax, bytesFree, tenantBytesMax, holds: { what: "answers and prompts' ids", why: 'are in memory' } });
   }
 
-  /** @param what it is for, where a refusal should say so */
-  lease(what?: string): MemoryLease {
-    const { bytesMax, bytesFree = 0, holds } = this.#options;
+  /**
+   * @param what it is for, where a refusal should say so
+   * @param tenantOf whose it is, from the first byte on
+   */
+  lease(what?: string, tenantOf: () => string = () => ''): MemoryLease {
+    const { bytesMax, bytesFree = 0, tenantBytesMax = bytesMax, holds } = this.#options;
     let held = 0;
     let ended = false;
+    const check = (bytes: number, taken: number, more: number, limit: number, whose: string) => {
+      if (more > 0 && taken + more > limit)
+        throw new SwitchyardError(
+          'queue_full',
+          `${what === undefined ? '' : `${what} take ${bytes} bytes: `}${holds.what}${whose} of ${taken} bytes ${holds.why}; the limit of all together is ${limit}`,
+        );
+    };
     return {
       bytesMax,
       hold: (bytes) => {
         if (ended) return; // The client has gone: what is made for it all the same is garbage at once.
         const more = Math.max(0, bytes - bytesFree) - held;
-        if (more > 0 && this.#bytes + more > bytesMax)
-          throw new SwitchyardError(
-            'queue_full',
-            `${what === undefined ? '' : `${what} take ${bytes} bytes: `}${holds.what} of ${this.#bytes} bytes ${holds.why}; the limit of all together is ${bytesMax}`,
-          );
+        check(bytes, this.#bytes, more, bytesMax, '');
+        check(bytes, this.#tenantBytes.get(tenantOf()) ?? 0, more, tenantBytesMax, ' of your own');
         held += more;
-        this.#bytes += more;
+        this.#add(tenantOf(), more);
       },
       end: () => {
         ended = true;
-        this.#bytes -= held;
+        this.#add(tenantOf(), -held);
         held = 0;
       },
     };
+  }
+
+  #add(tenant: string, bytes: number): void {
+    this.#bytes += bytes;
+    const own = (this.#tenantBytes.get(tenant) ?? 0) + bytes;
+    if (own > 0) this.#tenantBytes.set(tenant, own);
+    else this.#tenantBytes.delete(tenant);
   }
 }

@@ -1,7 +1,7 @@
 import { limits, SwitchyardError } from '@switchyard/proto';
 import type { Answer } from './answer.ts';
 
-/** Of the places to wait, the part that one tenant may have where there are several: whoever floods the queue leaves room for the others. */
+/** Of the places to wait, and of the memory of answers, the part that one tenant may have where there are several: whoever takes all it can get leaves room for the others. */
 const TENANT_SHARE = 0.75;
 
 export interface QueueLimits {
@@ -89,9 +89,9 @@ export class WaitingAnswers {
   }
 }
 
-/** Places to wait that one tenant may have. */
-export function tenantWaitingMax(waitingMax: number, tenants: number): number {
-  return tenants > 1 ? Math.ceil(TENANT_SHARE * waitingMax) : waitingMax;
+/** What one tenant may have of what all of them may. */
+export function tenantPart(whole: number, tenants: number): number {
+  return tenants > 1 ? Math.ceil(TENANT_SHARE * whole) : whole;
 }
 
 /**

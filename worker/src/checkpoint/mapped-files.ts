@@ -6,6 +6,7 @@ import { badCheckpoint, quoted } from './bad-checkpoint.ts';
 import { storedElementBytes, type TensorInfo } from './safetensors-header.ts';
 import { readTensorBytes } from './tensor-bytes.ts';
 import type { ScaleView, TensorView } from './tensor-view.ts';
+import { WatchedFile } from './watched-file.ts';
 
 /**
  * Turns views into sources by mapping the files they lie in, each once. Weights are copied when they are packed, so files can be unmapped after loading.
@@ -13,6 +14,8 @@ import type { ScaleView, TensorView } from './tensor-view.ts';
 export class MappedFiles {
   private readonly native: Native;
   private readonly files = new Map<string, MappedFile>();
+  /** Those that stay mapped while the model is served. */
+  private readonly watched = new Map<string, WatchedFile>();
 
   constructor(native: Native) {
     this.native = native;
@@ -23,10 +26,25 @@ export class MappedFiles {
     return { file: this.map(view.tensor.file, view), offset, strideN, strideK, dtype, n, k, scale: scale && this.scale(scale) };
   }
 
+  /** A source that is read on and on: `writtenFile` tells of its file. */
+  watchedSource(view: TensorView): Source {
+    const { file } = view.tensor;
+    if (!this.watched.has(file)) this.watched.set(file, new WatchedFile(file));
+    return this.source(view);
+  }
+
+  /** The first of those that somebody has written to since. */
+  get writtenFile(): string | null {
+    for (const [file, { isWritten }] of this.watched) if (isWritten) return file;
+    return null;
+  }
+
   /** Unmaps every file; a source asked for afterwards maps its file anew. */
   release(): void {
     for (const file of this.files.values()) this.native.fileUnmap(file);
     this.files.clear();
+    for (const file of this.watched.values()) file.close();
+    this.watched.clear();
   }
 
   private map(file: string, view: { tensor: { name: string; offset: number; bytes: number } }): MappedFile {

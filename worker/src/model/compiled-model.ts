@@ -66,6 +66,10 @@ export class CompiledModel implements Model {
     return total;
   }
 
+  writtenFile(): string | null {
+    return this.files.writtenFile;
+  }
+
   close(): void {
     if (this.closed) return;
     this.closed = true;

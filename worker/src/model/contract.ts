@@ -20,6 +20,8 @@ export interface Model extends ModelLane {
   readonly residentBytes: number;
   /** Seconds by op kind, summed over programs. */
   times(): Record<string, number>;
+  /** A file of the checkpoint that steps go on reading and that somebody has written to since the model was loaded; null: none. */
+  writtenFile(): string | null;
   close(): void;
 }
 

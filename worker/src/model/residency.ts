@@ -121,7 +121,8 @@ export class Residency implements Omit<Handles, 'sum'> {
 
   /** Tables go on reading their file. They are opened last, so that only what they touch of it stays in memory. */
   openTables(): void {
-    for (const table of this.graph.tables) this.objects.set(table, this.native.tableCreate(this.device, this.files.source(table.view)));
+    for (const table of this.graph.tables)
+      this.objects.set(table, this.native.tableCreate(this.device, this.files.watchedSource(table.view)));
   }
 
   private addBuffer(key: Slot | Constant | Rope, rows: number, width: number): DeviceBuffer {

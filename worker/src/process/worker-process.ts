@@ -305,6 +305,17 @@ export class WorkerProcess {
 
   private beat(): void {
     this.send({ type: 'stats', ...(this.serving?.stats() ?? nothingYet) });
+    const written = this.serving?.model.writtenFile() ?? null;
+    if (written !== null) void this.leaveWritten(written);
+  }
+
+  /** What it would answer is another model's, or none's. Whoever starts it again has it load what is there then. */
+  private async leaveWritten(file: string): Promise<void> {
+    if (this.exitStatus !== 0) return;
+    this.exitStatus = 1;
+    const failure = badCheckpoint(file, 'somebody writes to it while the model that reads it is served; give a new model files of its own');
+    await this.serving?.endAll(failure);
+    this.giveUp(failure.message);
   }
 
   /** What nobody listens to is dropped: without a coordinator there is nobody to tell. */

@@ -89,6 +89,7 @@ export function toyModel(shape: ToyShape, hosted: number[][] | null): Model {
     ropeVariant: (maxLength) => (maxLength > 100 ? 1 : 0),
     residentBytes: 0,
     times: () => ({}),
+    writtenFile: () => null,
     close: () => {},
   };
 }

@@ -1,4 +1,4 @@
-import { readFileSync, writeFileSync } from 'node:fs';
+import { readFileSync, renameSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { SwitchyardError } from '@switchyard/proto';
 import fc from 'fast-check';
@@ -22,6 +22,23 @@ test('progress rises to its total, which is known from the start', async () => {
   expect(seen.every(([, t]) => t === total)).toBe(true);
   expect(seen.map(([done]) => done)).toEqual(seen.map(([done]) => done).toSorted((a, b) => a - b));
   expect(seen.at(-1)).toEqual([total, total]);
+});
+
+test('a file that the embedding is read from is told of once somebody writes to it, and not where another takes its name', async () => {
+  const dir = scratch.copyOf('qwen3_moe');
+  const file = path.join(dir, 'model.safetensors');
+  const bytes = readFileSync(file);
+  await withModel(tinyOptions(dir), (model) => {
+    expect(model.writtenFile()).toBeNull();
+    writeFileSync(`${file}.new`, bytes);
+    renameSync(`${file}.new`, file);
+    expect(model.writtenFile()).toBeNull();
+  });
+  await withModel(tinyOptions(dir), (model) => {
+    expect(model.writtenFile()).toBeNull();
+    writeFileSync(file, bytes, { flag: 'r+' });
+    expect(model.writtenFile()).toBe(file);
+  });
 });
 
 test('loading stops when it is told to', async () => {

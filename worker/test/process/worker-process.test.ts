@@ -70,6 +70,8 @@ describe('the worker process', () => {
   /** Errors that workers of this test have logged. */
   let errors: string[];
   let whileLoading: () => Promise<void>;
+  /** The file of their models that somebody has written to. */
+  let written: string | null;
 
   /** As a large model is: its steps take time. */
   const slowed = (model: Model): Model => {
@@ -90,7 +92,7 @@ describe('the worker process', () => {
           lane.runWhole!(batch);
         }),
     }));
-    return { ...model, ...lanes[0], lanes };
+    return { ...model, ...lanes[0], lanes, writtenFile: () => written };
   };
 
   const nextAttached = async (): Promise<Heard> => {
@@ -162,6 +164,7 @@ describe('the worker process', () => {
     steps = 0;
     stepMs = 0;
     errors = [];
+    written = null;
     whileLoading = async () => {};
     control = await serve(`unix:${folder}/control.sock`);
   });
@@ -389,6 +392,23 @@ describe('the worker process', () => {
     const coordinator = await nextAttached();
     coordinator.send({ type: 'refuse', code: 'version_mismatch', message: 'too old' });
     expect(await status).toBe(1);
+  });
+
+  test('a file that its model reads and somebody writes to ends its requests and the process, by name', async () => {
+    const { status } = startWorker('w0');
+    const coordinator = await nextAttached();
+    await coordinator.next('hello');
+    coordinator.send(assign(0, 1));
+    await coordinator.next('ready');
+    stepMs = 5;
+    coordinator.send({ type: 'submit', ...submitOf([1, 2], { maxTokens: 500 }) });
+    await coordinator.next('tokens');
+    written = '/models/a/model.safetensors';
+    const told = /^\/models\/a\/model\.safetensors: somebody writes to it/;
+    const { errors: failed } = await coordinator.next('tokens', (tokens) => tokens.errors.length > 0);
+    expect(failed).toEqual([{ code: 'bad_checkpoint', message: expect.stringMatching(told) }]);
+    expect(await status).toBe(1);
+    expect(errors).toEqual([expect.stringMatching(told)]);
   });
 
   test('on SIGTERM running requests end first, and new ones are refused', async () => {

@@ -5,16 +5,23 @@ import { timeReport } from '../src/load/time-report.ts';
 import { wireReport } from '../src/load/wire-report.ts';
 
 describe('the report of a level', () => {
+  const seen = {
+    chunkMs: [],
+    promptTokens: 1,
+    cachedTokens: 0,
+    outputTokens: 1,
+    finishReason: 'length',
+    error: null,
+  };
+
+  it('says nothing of prompt tokens where the server reports no usage of one request', () => {
+    const told = { ...seen, startMs: 0, endMs: 1000 };
+    const level = levelReport(1, [told, { ...told, promptTokens: null, cachedTokens: null }]);
+    expect(level).toMatchObject({ promptTokens: null, cachedTokens: null, totalTokensPerSecond: null, outputTokensPerSecond: 2 });
+    expect(levelReport(1, [told, told])).toMatchObject({ promptTokens: 2, cachedTokens: 0, totalTokensPerSecond: 4 });
+  });
+
   it('holds as many requests as may be asked for', () => {
-    const seen = {
-      chunkMs: [],
-      promptTokens: 1,
-      cachedTokens: 0,
-      outputTokens: 1,
-      usageReported: true,
-      finishReason: 'length',
-      error: null,
-    };
     const completions = Array.from({ length: 200_000 }, (_, i) => ({ ...seen, startMs: i, endMs: i + 1000 }));
     expect(levelReport(1, completions)).toMatchObject({ requests: 200_000, errors: 0, seconds: (199_999 + 1000) / 1000 });
     expect(levelReport(1, []).seconds).toBe(0);

@@ -1,4 +1,4 @@
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { parsePlan } from '@switchyard/proto';
@@ -35,12 +35,25 @@ describe('held-out text', () => {
     expect(() => readHeldOut('/nowhere')).toThrow(/--held-out \/nowhere: there is no such folder/);
   });
 
-  it('names the file of questions that cannot be read', () => {
+  it.each([
+    ['which-book.json', '[{', 'Expected'],
+    ['which-book.json', '{}', 'it is no list of objects'],
+    ['which-book.json', '[null]', 'it is no list of objects'],
+    ['which-book.json', '[{"question": "Who?", "answer": 7}]', 'it is no list of objects'],
+    ['novels.txt', Uint8Array.of(0x66, 0xff), 'it is not UTF-8 text'],
+  ])('names %s where it cannot be read: %s', (name, content, why) => {
     const dir = mkdtempSync(path.join(os.tmpdir(), 'sw-'));
-    const file = path.join(dir, 'which-book.json');
-    writeFileSync(file, '[{');
-    expect(() => readHeldOut(dir)).toThrow(`--held-out: ${file}: `);
+    const file = path.join(dir, name);
+    writeFileSync(file, content);
+    expect(() => readHeldOut(dir)).toThrow(`--held-out: ${file}: ${why}`);
     expect(() => readHeldOut(dir)).toThrow(CommandFailure);
+    rmSync(dir, { recursive: true });
+  });
+
+  it('names a folder that stands for a text', () => {
+    const dir = mkdtempSync(path.join(os.tmpdir(), 'sw-'));
+    mkdirSync(path.join(dir, 'novels.txt'));
+    expect(() => readHeldOut(dir)).toThrow(`--held-out: ${path.join(dir, 'novels.txt')}: EISDIR`);
     rmSync(dir, { recursive: true });
   });
 });

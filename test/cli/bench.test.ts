@@ -75,6 +75,17 @@ describe('bench calibrate', () => {
   });
 });
 
+it('bench serve of a server that reports no usage says so, and not that prompts have no tokens', async () => {
+  const url = await serve(() => 'no-usage');
+  const flags = ['--concurrency', '1', '--requests', '1', '--warmup', '0', '--prompt-tokens', '8', '--output-tokens', '3'];
+  const shown = await switchyard(['bench', 'serve', '--url', url, ...flags]);
+  expect([shown.status, shown.stdout]).toEqual([0, expect.stringMatching(/^Usage is not reported by the server: prompt tokens are not/m)]);
+  const { stdout } = await switchyard(['bench', 'serve', '--url', url, ...flags, '--json']);
+  expect(JSON.parse(stdout).levels).toMatchObject([
+    { promptTokens: null, cachedTokens: null, totalTokensPerSecond: null, outputTokens: 3 },
+  ]);
+});
+
 describe('bench serve that is interrupted', () => {
   const flags = ['--concurrency', '1,1', '--requests', '2', '--warmup', '0', '--prompt-tokens', '8', '--output-tokens', '3', '--json'];
 

@@ -3,6 +3,7 @@ import https from 'node:https';
 import { performance } from 'node:perf_hooks';
 import { CommandFailure } from '../failure.ts';
 import { EventStreamReader } from './event-stream.ts';
+import { jsonObject } from './json-answer.ts';
 
 /** An answer that is not a stream: log-probabilities of a long echoed prompt are the largest. */
 const bodyBytesMax = 64 * 1024 * 1024;
@@ -40,9 +41,9 @@ export interface ApiClientOptions {
   timeoutMs: number;
 }
 
-export interface StreamEvents {
-  /** Called for each event's data but the closing [DONE]; `atMs` is when its bytes arrived (performance.now). */
-  onData(data: string, atMs: number): void;
+export interface StreamEvents<T> {
+  /** Called for each event's JSON object but the closing [DONE]; `atMs` is when its bytes arrived (performance.now). */
+  onData(data: T, atMs: number): void;
   signal?: AbortSignal | undefined;
 }
 
@@ -85,7 +86,7 @@ export class ApiClient {
    * Posts and reads the answer as an event stream until [DONE]. Throws ApiError for a refusal or an error event, and a CommandFailure when the stream ends
    * without [DONE]: a cut answer is never taken for a whole one.
    */
-  async stream(path: string, body: unknown, events: StreamEvents): Promise<void> {
+  async stream<T extends object>(path: string, body: unknown, events: StreamEvents<T>): Promise<void> {
     await this.#call('POST', path, body, 'text/event-stream', events.signal, async (response) => {
       const contentType = response.headers['content-type'] ?? '';
       if (!contentType.startsWith('text/event-stream')) {
@@ -101,14 +102,10 @@ export class ApiClient {
   }
 
   async #json<T>(method: string, path: string, body: unknown, signal: AbortSignal | undefined): Promise<JsonReply<T>> {
-    return await this.#call(method, path, body, 'application/json', signal, async (response) => {
-      const text = await readBody(response);
-      try {
-        return { body: JSON.parse(text) as T, headers: response.headers };
-      } catch {
-        throw new CommandFailure(`${method} ${path}: the answer is not JSON: ${text.slice(0, 80)}`);
-      }
-    });
+    return await this.#call(method, path, body, 'application/json', signal, async (response) => ({
+      body: jsonObject(await readBody(response), `${method} ${path}: the answer`) as T,
+      headers: response.headers,
+    }));
   }
 
   /**
@@ -156,7 +153,7 @@ export class ApiClient {
 /** How long a server may take to end a connection whose stream is over. */
 const lingerMs = 1_000;
 
-async function readEvents(response: http.IncomingMessage, path: string, { onData }: StreamEvents): Promise<void> {
+async function readEvents<T extends object>(response: http.IncomingMessage, path: string, { onData }: StreamEvents<T>): Promise<void> {
   const reader = new EventStreamReader();
   await new Promise<void>((resolve, reject) => {
     const fail = (error: Error) => {
@@ -177,8 +174,9 @@ async function readEvents(response: http.IncomingMessage, path: string, { onData
       try {
         for (const data of reader.push(chunk)) {
           if (data === '[DONE]') return finish();
-          if (/^\{\s*"error"/.test(data)) throw streamedError(data);
-          onData(data, atMs);
+          const event = jsonObject(data, `an event of the stream from ${path}`);
+          if ('error' in event && event.error) throw reportedError(0, event, data);
+          onData(event as T, atMs);
         }
       } catch (error) {
         fail(error as Error);
@@ -235,25 +233,28 @@ async function readBody(response: http.IncomingMessage): Promise<string> {
   return Buffer.concat(chunks).toString('utf8');
 }
 
-interface ErrorEnvelope {
-  error?: { message?: string; type?: string; code?: string | number | null };
-}
-
 async function refusal(response: http.IncomingMessage): Promise<ApiError> {
   const text = await readBody(response);
   const status = response.statusCode ?? 0;
   const retryAfter = Number(response.headers['retry-after']);
-  const retryAfterSeconds = Number.isFinite(retryAfter) ? retryAfter : null;
-  try {
-    const { error } = JSON.parse(text) as ErrorEnvelope;
-    const code = error?.code == null ? null : String(error.code);
-    return new ApiError(status, error?.message ?? text.slice(0, 200), { type: error?.type ?? null, code, retryAfterSeconds });
-  } catch {
-    return new ApiError(status, text.slice(0, 200) || `HTTP status ${status}`, { retryAfterSeconds });
-  }
+  return reportedError(status, parsed(text), text || `HTTP status ${status}`, Number.isFinite(retryAfter) ? retryAfter : null);
 }
 
-function streamedError(data: string): ApiError {
-  const { error } = JSON.parse(data) as ErrorEnvelope;
-  return new ApiError(0, error?.message ?? data, { type: error?.type ?? null, code: error?.code == null ? null : String(error.code) });
+/** By OpenAI's envelope where it is one, else in the server's own words: `text`. */
+function reportedError(status: number, envelope: unknown, text: string, retryAfterSeconds: number | null = null): ApiError {
+  const { message, type, code } = (envelope as { error?: Record<string, unknown> } | null)?.error ?? {};
+  return new ApiError(status, typeof message === 'string' ? message : text.slice(0, 200), {
+    type: typeof type === 'string' ? type : null,
+    code: code == null ? null : String(code),
+    retryAfterSeconds,
+  });
+}
+
+/** Null where it is no JSON. */
+function parsed(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return null;
+  }
 }

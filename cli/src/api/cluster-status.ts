@@ -1,6 +1,7 @@
 import type { RecordingStatus } from '../trace/recording.ts';
 import type { ApiClient } from './client.ts';
 import { ApiError } from './client.ts';
+import { ForeignAnswer } from './json-answer.ts';
 
 /** The part of a coordinator's status (docs/observe.md) that the commands here read. */
 export interface ClusterStatus {
@@ -65,13 +66,16 @@ export interface WorkerCounters {
   }[];
 }
 
-/** The status, or null where the server has none: it is not ours, or we may not see it. */
+/** What a server says of a path that it does not have, or that we may not see: another's, and ours without its admin token. */
+const withheld: ReadonlySet<number> = new Set([401, 403, 404, 405, 501]);
+
+/** The status, or null where the server has none: it is not ours, or we may not see it. Others answer any path with a page. */
 export async function readClusterStatus(client: ApiClient, signal?: AbortSignal): Promise<ClusterStatus | null> {
   try {
     const { body } = await client.get<ClusterStatus>('/v1/switchyard/status', signal);
     return body.format === 'switchyard-status' ? body : null;
   } catch (error) {
-    if (error instanceof ApiError) return null;
+    if (error instanceof ForeignAnswer || (error instanceof ApiError && withheld.has(error.status))) return null;
     throw error;
   }
 }

@@ -1,3 +1,5 @@
+import { ForeignAnswer } from './json-answer.ts';
+
 /** One server-sent event may carry a whole completion with its log-probabilities; more than this without an end is not an answer. */
 const pendingCharsMax = 16 * 1024 * 1024;
 
@@ -20,7 +22,7 @@ export class EventStreamReader {
       from = end + (crlf ? 2 : 1);
     }
     this.#pending = this.#pending.slice(from);
-    if (this.#pending.length > pendingCharsMax) throw new Error(`a line of the event stream exceeds ${pendingCharsMax} characters`);
+    if (this.#pending.length > pendingCharsMax) throw new ForeignAnswer(`a line of the event stream exceeds ${pendingCharsMax} characters`);
     return events;
   }
 

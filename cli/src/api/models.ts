@@ -1,11 +1,12 @@
 import { CommandFailure } from '../failure.ts';
 import type { ApiClient } from './client.ts';
+import { ForeignAnswer } from './json-answer.ts';
 
 export interface ModelCard {
   id: string;
   owned_by?: string;
   /** vLLM's and our name for the context length. */
-  max_model_len?: number;
+  max_model_len?: number | null;
   /** Ours: what decides the bits of answers. */
   numeric_class?: string;
   /** llama.cpp's. */
@@ -35,6 +36,11 @@ function pick(client: ApiClient, cards: readonly ModelCard[], wanted: string | n
 }
 
 async function modelCards(client: ApiClient, signal: AbortSignal | undefined): Promise<ModelCard[]> {
-  const { body } = await client.get<{ data?: ModelCard[] }>('/v1/models', signal);
-  return body.data ?? [];
+  const { body } = await client.get<{ data?: unknown }>('/v1/models', signal);
+  if (Array.isArray(body.data) && body.data.every(isCard)) return body.data;
+  throw new ForeignAnswer(`the answer of ${client.baseUrl}/v1/models is no list of models, each with an id`);
+}
+
+function isCard(card: { id?: unknown } | null): card is ModelCard {
+  return typeof card?.id === 'string';
 }

@@ -1,4 +1,5 @@
 import type { ApiClient } from '../api/client.ts';
+import { countOf } from '../api/json-answer.ts';
 
 export interface Message {
   role: 'system' | 'user' | 'assistant';
@@ -21,8 +22,8 @@ export interface Answer {
 }
 
 interface ChatChunk {
-  choices?: { delta?: { content?: string | null }; finish_reason?: string | null }[];
-  usage?: { prompt_tokens: number; completion_tokens: number } | null;
+  choices?: { delta?: { content?: unknown } | null; finish_reason?: string | null }[];
+  usage?: { prompt_tokens?: unknown; completion_tokens?: unknown } | null;
 }
 
 /**
@@ -69,17 +70,17 @@ export class Conversation {
       stream: true,
       stream_options: { include_usage: true },
     };
-    const onData = (data: string) => {
-      const chunk = JSON.parse(data) as ChatChunk;
+    const onData = (chunk: ChatChunk) => {
       const choice = chunk.choices?.[0];
-      if (choice?.delta?.content) {
-        answer.text += choice.delta.content;
-        onText(choice.delta.content);
+      const piece = choice?.delta?.content;
+      if (typeof piece === 'string' && piece !== '') {
+        answer.text += piece;
+        onText(piece);
       }
       if (choice?.finish_reason) answer.finishReason = choice.finish_reason;
       if (chunk.usage) {
-        answer.promptTokens = chunk.usage.prompt_tokens;
-        answer.outputTokens = chunk.usage.completion_tokens;
+        answer.promptTokens = countOf(chunk.usage.prompt_tokens);
+        answer.outputTokens = countOf(chunk.usage.completion_tokens);
       }
     };
     try {

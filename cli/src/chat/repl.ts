@@ -113,7 +113,7 @@ function unknown(text: string): string {
 
 function remark(answer: Answer, dim: Colours['dim']): string {
   const parts = [answer.finishReason === 'length' ? 'cut at the token limit' : answer.finishReason === 'cancelled' ? 'cancelled' : null];
-  if (answer.outputTokens !== null) parts.push(`${answer.promptTokens} + ${answer.outputTokens} tokens`);
+  if (answer.promptTokens !== null && answer.outputTokens !== null) parts.push(`${answer.promptTokens} + ${answer.outputTokens} tokens`);
   const shown = parts.filter((part) => part !== null);
   return shown.length > 0 ? `${dim(`[${shown.join(', ')}]`)}\n` : '';
 }

@@ -163,6 +163,7 @@ async function measureLoad(target: BenchTarget, prompt: number, output: number, 
         before: () => target.cluster.begin(),
         after: async (level) => {
           if (level.errors > 0) throw new CommandFailure(`a request failed: ${level.errorMessages[0]?.message}`);
+          if (level.promptTokens === null) throw new CommandFailure('the server reports no usage');
           const tokens = level.promptTokens + level.outputTokens - level.requests;
           const { time } = await target.cluster.end(tokens);
           if (time === null) throw new CommandFailure('the workers do not report their time');

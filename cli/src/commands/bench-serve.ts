@@ -1,9 +1,9 @@
-import { readBoundedFile } from '@switchyard/proto';
 import { Command, Option } from 'commander';
 import type { ApiClient } from '../api/client.ts';
 import type { ModelCard } from '../api/models.ts';
 import { selectModel } from '../api/models.ts';
 import { CommandFailure, exitStatus } from '../failure.ts';
+import type { LevelReport } from '../load/level-report.ts';
 import { describeMachine } from '../load/machine.ts';
 import {
   charsPerTokenByServer,
@@ -24,6 +24,7 @@ import { integerIn, integerList, numberIn } from '../terminal/option-values.ts';
 import { checkOutput, writeOutputs } from '../terminal/output-file.ts';
 import { startProgress } from '../terminal/progress.ts';
 import { counted } from '../terminal/quantity.ts';
+import { readText } from '../terminal/text-file.ts';
 import { withTargetServer } from './bench-target.ts';
 import { checkUpFlags } from './bench-up-flags.ts';
 import { interruptSignal } from './interrupt.ts';
@@ -111,7 +112,7 @@ Examples:
       checkOutput(options.out, '--out');
       checkPromptOptions(options);
       checkRequests(options);
-      const text = options.text === undefined ? null : readText(options.text);
+      const text = options.text === undefined ? null : readPromptText(options.text);
       const interrupt = interruptSignal();
       const extra = parseExtra(options.extra);
       let cut: Error | null = null;
@@ -143,7 +144,7 @@ Examples:
                   // Measured it is, whether or not the server lives to tell its counters.
                   const reported = { ...level, wire: null, time: null };
                   levels.push(reported);
-                  Object.assign(reported, await cluster.end(level.promptTokens + level.outputTokens));
+                  Object.assign(reported, await cluster.end(tokensOf(level)));
                 },
               },
               signal: interrupt.signal,
@@ -210,7 +211,7 @@ function parseExtra(text: string | undefined): Record<string, unknown> {
 function checkLengths(options: ServeOptions, card: ModelCard): void {
   const context = card.max_model_len;
   const wanted = options.promptTokens + options.outputTokens;
-  if (context !== undefined && wanted > context)
+  if (typeof context === 'number' && wanted > context)
     throw new CommandFailure(
       `--prompt-tokens ${options.promptTokens} + --output-tokens ${options.outputTokens} = ${wanted} exceeds the context of ${card.id}: ${context}`,
       { status: exitStatus.usage },
@@ -223,6 +224,11 @@ function requestsAt(options: ServeOptions, concurrency: number): number {
 
 function warmupAt(options: ServeOptions, concurrency: number): number {
   return options.warmup ?? Math.min(concurrency, warmupMost);
+}
+
+/** Prompt and output tokens; null where the server does not tell. */
+function tokensOf({ promptTokens, outputTokens }: LevelReport): number | null {
+  return promptTokens === null ? null : promptTokens + outputTokens;
 }
 
 /** What can be refused before there is a server. */
@@ -259,17 +265,10 @@ function checkWindows(options: ServeOptions, length: number, size: number, place
     );
 }
 
-/** A string of JavaScript ends at twice as much. */
-const textBytesMax = 256 * 1024 * 1024;
-
-function readText(file: string): string {
-  try {
-    const text = readBoundedFile(file, textBytesMax).toString();
-    if (text === '') throw new Error('it is empty');
-    return text;
-  } catch (error) {
-    throw new CommandFailure(`--text ${file}: ${(error as Error).message}`, { status: exitStatus.usage, cause: error });
-  }
+function readPromptText(file: string): string {
+  const text = readText(file, `--text ${file}`);
+  if (text === '') throw new CommandFailure(`--text ${file}: it is empty`, { status: exitStatus.usage });
+  return text;
 }
 
 type PromptMaker = (level: number, count: number) => CompletionRequest['prompt'][];

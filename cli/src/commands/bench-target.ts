@@ -24,7 +24,8 @@ export interface TargetOptions {
 /** Reads the workers' counters around a measurement; nulls where the server does not show them. */
 export interface ClusterMeter {
   begin(): Promise<void>;
-  end(tokens: number): Promise<{ wire: WireReport | null; time: TimeReport | null }>;
+  /** @param tokens null where they are not known, and so nothing a token */
+  end(tokens: number | null): Promise<{ wire: WireReport | null; time: TimeReport | null }>;
 }
 
 export interface BenchTarget {
@@ -96,7 +97,7 @@ function clusterMeter(admin: ApiClient, available: boolean, signal: AbortSignal)
     async end(tokens) {
       const after = before === null ? null : await freshStatus();
       if (before === null || after === null) return { wire: null, time: null };
-      return { wire: wireReport(before, after, tokens), time: timeReport(before, after) };
+      return { wire: tokens === null ? null : wireReport(before, after, tokens), time: timeReport(before, after) };
     },
   };
 }

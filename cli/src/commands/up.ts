@@ -361,12 +361,12 @@ async function printFirstCompletion(url: string, model: string, options: UpOptio
   const client = new ApiClient({ url, apiKey: options.apiKeyFile === undefined ? null : firstKey(options.apiKeyFile), timeoutMs: 60_000 });
   try {
     output.write(`${coloursOf(output).dim('A first completion:')} ${prompt}`);
-    const { max_model_len: context = Number.POSITIVE_INFINITY } = await selectModel(client, model, signal);
+    const { max_model_len: context } = await selectModel(client, model, signal);
     // Half of a small context is left to the prompt.
-    const maxTokens = Math.max(1, Math.min(firstSampling.max_tokens, Math.floor(context / 2)));
+    const maxTokens = Math.max(1, Math.min(firstSampling.max_tokens, Math.floor((context ?? Number.POSITIVE_INFINITY) / 2)));
     const body = { model, prompt, ...firstSampling, max_tokens: maxTokens, stream: true };
     await client.stream('/v1/completions', body, {
-      onData: (data) => output.write(visible((JSON.parse(data) as { choices: { text: string }[] }).choices[0]?.text ?? '', output)),
+      onData: ({ choices }: { choices: { text: string }[] }) => output.write(visible(choices[0]?.text ?? '', output)),
       signal,
     });
   } finally {

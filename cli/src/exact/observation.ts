@@ -1,4 +1,5 @@
 import type { ApiClient } from '../api/client.ts';
+import { ForeignAnswer, onlyChoice } from '../api/json-answer.ts';
 
 export interface Question {
   model: string;
@@ -26,11 +27,11 @@ export interface Observation {
 
 interface LogprobFields {
   /** OpenAI's completions format. */
-  tokens?: string[];
+  tokens?: string[] | null;
   token_logprobs?: (number | null)[];
   top_logprobs?: (Record<string, number> | null)[];
   /** The chat format, which llama.cpp uses for completions too. */
-  content?: { id?: number; token: string; logprob: number; top_logprobs?: { token: string; logprob: number }[] }[];
+  content?: { id?: number; token: string; logprob: number; top_logprobs?: { token: string; logprob: number }[] }[] | null;
 }
 
 interface Choice {
@@ -44,16 +45,15 @@ export async function observe(client: ApiClient, question: Question, streamed: b
   const body = requestBody(question);
   const seen: Observation = { ids: [], tokens: [], logprobs: [], alternatives: [] };
   if (streamed) {
-    const onData = (data: string) => {
-      const choice = (JSON.parse(data) as { choices?: Choice[] }).choices?.[0];
-      if (choice) take(seen, choice);
+    const onData = ({ choices }: { choices?: Choice[] }) => {
+      if (choices?.[0]) take(seen, choices[0]);
     };
     await client.stream('/v1/completions', { ...body, stream: true }, { onData, signal });
   } else {
-    const reply = await client.post<{ choices: Choice[] }>('/v1/completions', body, signal);
-    take(seen, reply.body.choices[0]);
+    const reply = await client.post<object>('/v1/completions', body, signal);
+    take(seen, onlyChoice<Choice>(reply.body, '/v1/completions'));
   }
-  if (seen.logprobs.length === 0) throw new Error('the server returned no logprobs: it cannot be checked');
+  if (seen.logprobs.length === 0) throw new ForeignAnswer('the server returned no logprobs: it cannot be checked');
   if (seen.ids?.length !== seen.tokens.length) seen.ids = null;
   return seen;
 }
@@ -70,9 +70,9 @@ export async function observeAsPrompt(
   signal?: AbortSignal,
 ): Promise<Observation | null> {
   const body = { ...requestBody({ ...question, prompt: [...prompt, ...continuation], maxTokens: 1 }), echo: true };
-  const { choices } = (await client.post<{ choices: Choice[] }>('/v1/completions', body, signal)).body;
+  const reply = await client.post<object>('/v1/completions', body, signal);
   const all: Observation = { ids: null, tokens: [], logprobs: [], alternatives: [] };
-  take(all, choices[0]);
+  take(all, onlyChoice<Choice>(reply.body, '/v1/completions'));
   if (all.logprobs.length !== prompt.length + continuation.length + 1) return null;
   return sliceObservation(all, prompt.length, prompt.length + continuation.length);
 }
@@ -99,21 +99,29 @@ function requestBody(question: Question): Record<string, unknown> {
   };
 }
 
+/** @throws ForeignAnswer where log-probabilities have neither of the forms that are known */
 function take(seen: Observation, choice: Choice): void {
-  const fields = choice.logprobs;
-  if (fields?.content) {
+  const fields = choice.logprobs ?? {};
+  if (Array.isArray(fields.content) && fields.content.every((entry) => typeof entry?.logprob === 'number')) {
     for (const { id, token, logprob, top_logprobs } of fields.content) {
       seen.tokens.push(token);
       seen.logprobs.push(logprob);
       seen.alternatives.push(JSON.stringify((top_logprobs ?? []).map((t) => [t.token, t.logprob])));
       if (id !== undefined) seen.ids?.push(id);
     }
-  } else if (fields?.tokens) {
+  } else if (Array.isArray(fields.tokens) && areNumbers(fields.token_logprobs, fields.tokens.length)) {
     seen.tokens.push(...fields.tokens);
-    seen.logprobs.push(...(fields.token_logprobs ?? []).map((value) => value ?? Number.NaN));
-    seen.alternatives.push(...(fields.top_logprobs ?? []).map((top) => JSON.stringify(Object.entries(top ?? {}).sort(byName))));
-    seen.ids?.push(...(choice.token_ids ?? []));
-  }
+    seen.logprobs.push(...fields.token_logprobs.map((value) => value ?? Number.NaN));
+    const tops = Array.isArray(fields.top_logprobs) ? fields.top_logprobs : [];
+    seen.alternatives.push(...tops.map((top) => JSON.stringify(Object.entries(top ?? {}).sort(byName))));
+    if (Array.isArray(choice.token_ids)) seen.ids?.push(...choice.token_ids);
+  } else if (fields.content != null || fields.tokens != null)
+    throw new ForeignAnswer(`log-probabilities of an unknown form: ${JSON.stringify(fields).slice(0, 80)}`);
+}
+
+/** So many, null where a token has none: the first of a prompt. */
+function areNumbers(values: unknown, count: number): values is (number | null)[] {
+  return Array.isArray(values) && values.length === count && values.every((value) => value === null || typeof value === 'number');
 }
 
 function byName([a]: [string, number], [b]: [string, number]): number {

@@ -11,13 +11,15 @@ export interface LevelReport {
   errorMessages: { message: string; count: number }[];
   /** From the first request's start to the last one's end. */
   seconds: number;
-  promptTokens: number;
-  cachedTokens: number;
+  /** Null where the server reports no usage of some request: what it says of the others would pass for all, and output tokens are counted by chunks. */
+  promptTokens: number | null;
+  /** Of those; null where the server does not tell. */
+  cachedTokens: number | null;
   outputTokens: number;
   requestsPerSecond: number;
   outputTokensPerSecond: number;
   /** Prompt and output tokens together. */
-  totalTokensPerSecond: number;
+  totalTokensPerSecond: number | null;
   /** From sending a request to its first token. */
   timeToFirstTokenMs: Distribution | null;
   /** Gaps between chunks that carry text: what a reader sees. A chunk may carry several tokens. */
@@ -33,9 +35,8 @@ const errorMessagesMax = 5;
 export function levelReport(concurrency: number, completions: readonly TimedCompletion[]): LevelReport {
   const good = completions.filter((c) => c.error === null);
   const seconds = elapsedSeconds(completions);
-  const sum = (pick: (c: TimedCompletion) => number) => good.reduce((total, c) => total + pick(c), 0);
-  const promptTokens = sum((c) => c.promptTokens);
-  const outputTokens = sum((c) => c.outputTokens);
+  const promptTokens = sumOfKnown(good.map((c) => c.promptTokens));
+  const outputTokens = good.reduce((total, c) => total + c.outputTokens, 0);
   const perSecond = (amount: number) => (seconds > 0 ? amount / seconds : 0);
   return {
     concurrency,
@@ -44,11 +45,11 @@ export function levelReport(concurrency: number, completions: readonly TimedComp
     errorMessages: countMessages(completions),
     seconds,
     promptTokens,
-    cachedTokens: sum((c) => c.cachedTokens),
+    cachedTokens: sumOfKnown(good.map((c) => c.cachedTokens)),
     outputTokens,
     requestsPerSecond: perSecond(good.length),
     outputTokensPerSecond: perSecond(outputTokens),
-    totalTokensPerSecond: perSecond(promptTokens + outputTokens),
+    totalTokensPerSecond: promptTokens === null ? null : perSecond(promptTokens + outputTokens),
     timeToFirstTokenMs: distribution(good.filter((c) => c.chunkMs.length > 0).map((c) => c.chunkMs[0] - c.startMs)),
     interTokenMs: distribution(good.flatMap((c) => c.chunkMs.slice(1).map((at, i) => at - c.chunkMs[i]))),
     timePerOutputTokenMs: distribution(
@@ -58,6 +59,10 @@ export function levelReport(concurrency: number, completions: readonly TimedComp
     ),
     requestMs: distribution(good.map((c) => c.endMs - c.startMs)),
   };
+}
+
+function sumOfKnown(counts: readonly (number | null)[]): number | null {
+  return counts.reduce((total, count) => (total === null || count === null ? null : total + count), 0);
 }
 
 /** A million requests are more than a call takes arguments. */

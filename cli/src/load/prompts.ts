@@ -1,5 +1,6 @@
 import type { ApiClient } from '../api/client.ts';
 import { ApiError } from '../api/client.ts';
+import { countOf, ForeignAnswer } from '../api/json-answer.ts';
 import type { ModelCard } from '../api/models.ts';
 import { randomStream } from './random-stream.ts';
 
@@ -10,7 +11,7 @@ const vocabDefault = 4096;
 
 /** How many ids a model has, as far as its server tells. */
 export function vocabOf(card: ModelCard): number {
-  return card.meta?.n_vocab ?? vocabDefault;
+  return countOf(card.meta?.n_vocab) ?? vocabDefault;
 }
 
 /**
@@ -112,10 +113,12 @@ const calibrationChars = 2000;
 /** How many characters of this text the server itself counts as one token. */
 export async function charsPerTokenByServer(client: ApiClient, model: string, text: string, signal?: AbortSignal): Promise<number> {
   const sample = wholeSlice(text, 0, calibrationChars);
-  const { body } = await client.post<{ usage: { prompt_tokens: number } }>(
+  const { body } = await client.post<{ usage?: { prompt_tokens?: unknown } | null }>(
     '/v1/completions',
     { model, prompt: sample, max_tokens: 1 },
     signal,
   );
-  return sample.length / Math.max(1, body.usage.prompt_tokens);
+  const tokens = countOf(body.usage?.prompt_tokens);
+  if (tokens === null) throw new ForeignAnswer(`${client.baseUrl} does not tell how many tokens a prompt has: --text cannot be cut for it`);
+  return sample.length / Math.max(1, tokens);
 }

@@ -60,7 +60,7 @@ export function formatServeReport(report: ServeReport): string {
         level.requests,
         level.errors,
         formatDecimal(level.outputTokensPerSecond),
-        formatDecimal(level.totalTokensPerSecond),
+        formatDecimal(level.totalTokensPerSecond ?? Number.NaN),
         ...[level.timeToFirstTokenMs, level.interTokenMs].flatMap((d) =>
           [d?.p50, d?.p95, d?.p99].map((v) => formatDecimal(v ?? Number.NaN)),
         ),
@@ -70,6 +70,9 @@ export function formatServeReport(report: ServeReport): string {
     ),
     ...(report.failure === null ? [] : [`Ended early, levels that were not complete are left out: ${report.failure}`]),
     ...(report.interrupted ? ['Interrupted: levels that were not complete are left out.'] : []),
+    ...(report.levels.some((level) => level.promptTokens === null)
+      ? ['Usage is not reported by the server: prompt tokens are not known, and chunks were counted for output tokens.']
+      : []),
     'Times in milliseconds. TTFT: first token; ITL: gap between chunks; TPOT: time per output token after the first.',
   ];
   const wired = report.levels.filter((level) => level.wire !== null && level.wire.links.length > 0);

@@ -1,5 +1,6 @@
 import { performance } from 'node:perf_hooks';
 import type { ApiClient } from '../api/client.ts';
+import { countOf } from '../api/json-answer.ts';
 
 export interface CompletionRequest {
   model: string;
@@ -18,18 +19,18 @@ export interface TimedCompletion {
   /** Arrival of each chunk that carried generated text (or a token that is not text yet). */
   chunkMs: number[];
   endMs: number;
-  promptTokens: number;
-  cachedTokens: number;
+  /** Null where the server sent no usage: outputTokens then counts chunks. */
+  promptTokens: number | null;
+  /** Of the prompt's; null where the server does not tell. */
+  cachedTokens: number | null;
   outputTokens: number;
-  /** False where the server sent no usage: outputTokens then counts chunks. */
-  usageReported: boolean;
   finishReason: string | null;
   error: string | null;
 }
 
 interface StreamedChunk {
   choices?: { index: number; text?: string; delta?: { role?: string; content?: string | null }; finish_reason?: string | null }[];
-  usage?: { prompt_tokens: number; completion_tokens: number; prompt_tokens_details?: { cached_tokens?: number } | null } | null;
+  usage?: { prompt_tokens?: unknown; completion_tokens?: unknown; prompt_tokens_details?: { cached_tokens?: unknown } | null } | null;
 }
 
 /** Streams one completion and notes when everything arrived. Never throws: a failure is part of the measurement. */
@@ -49,21 +50,20 @@ export async function timedCompletion(client: ApiClient, request: CompletionRequ
     startMs: performance.now(),
     chunkMs: [],
     endMs: 0,
-    promptTokens: 0,
-    cachedTokens: 0,
+    promptTokens: null,
+    cachedTokens: null,
     outputTokens: 0,
-    usageReported: false,
     finishReason: null,
     error: null,
   };
   try {
     await client.stream(chat ? '/v1/chat/completions' : '/v1/completions', body, {
       signal,
-      onData: (data, atMs) => noteChunk(seen, JSON.parse(data) as StreamedChunk, atMs),
+      onData: (chunk: StreamedChunk, atMs) => noteChunk(seen, chunk, atMs),
     });
-    if (!seen.usageReported) seen.outputTokens = seen.chunkMs.length;
+    if (seen.promptTokens === null) seen.outputTokens = seen.chunkMs.length;
     if (seen.finishReason === null) seen.error = 'the stream ended without a finish_reason';
-    else if (request.ignoreEos && seen.usageReported && seen.outputTokens < request.maxTokens)
+    else if (request.ignoreEos && seen.promptTokens !== null && seen.outputTokens < request.maxTokens)
       seen.error = `asked for ${request.maxTokens} tokens, got ${seen.outputTokens} (finish_reason ${seen.finishReason})`;
   } catch (error) {
     seen.error = error instanceof Error ? error.message : String(error);
@@ -81,10 +81,9 @@ function noteChunk(seen: TimedCompletion, chunk: StreamedChunk, atMs: number): v
     if (!opening && !closing) seen.chunkMs.push(atMs);
     if (choice.finish_reason != null) seen.finishReason = choice.finish_reason;
   }
-  if (chunk.usage) {
-    seen.usageReported = true;
-    seen.promptTokens = chunk.usage.prompt_tokens;
-    seen.outputTokens = chunk.usage.completion_tokens;
-    seen.cachedTokens = chunk.usage.prompt_tokens_details?.cached_tokens ?? 0;
-  }
+  const [prompt, output] = [countOf(chunk.usage?.prompt_tokens), countOf(chunk.usage?.completion_tokens)];
+  if (prompt === null || output === null) return;
+  seen.promptTokens = prompt;
+  seen.outputTokens = output;
+  seen.cachedTokens = countOf(chunk.usage?.prompt_tokens_details?.cached_tokens);
 }

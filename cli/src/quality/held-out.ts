@@ -1,7 +1,8 @@
-import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { existsSync, readdirSync } from 'node:fs';
 import path from 'node:path';
 import { CommandFailure, exitStatus } from '../failure.ts';
 import { checkFolder } from '../terminal/model-folder.ts';
+import { readText } from '../terminal/text-file.ts';
 
 /** Text that a model was not trained on, by domain, and questions with the one answer that counts. */
 export interface HeldOut {
@@ -15,7 +16,7 @@ export function readHeldOut(dir: string): HeldOut {
   const domains = readdirSync(dir)
     .filter((name) => name.endsWith('.txt'))
     .sort()
-    .map((name) => ({ name: name.slice(0, -'.txt'.length), text: readFileSync(path.join(dir, name), 'utf8') }));
+    .map((name) => ({ name: name.slice(0, -'.txt'.length), text: readText(path.join(dir, name), `--held-out: ${path.join(dir, name)}`) }));
   const questionFile = path.join(dir, 'which-book.json');
   const questions = existsSync(questionFile) ? readQuestions(questionFile) : [];
   if (domains.length === 0 && questions.length === 0)
@@ -24,11 +25,18 @@ export function readHeldOut(dir: string): HeldOut {
 }
 
 function readQuestions(file: string): HeldOut['questions'] {
+  const text = readText(file, `--held-out: ${file}`);
   try {
-    return JSON.parse(readFileSync(file, 'utf8')) as HeldOut['questions'];
+    const questions = JSON.parse(text) as unknown;
+    if (Array.isArray(questions) && questions.every(isQuestion)) return questions;
+    throw new Error('it is no list of objects, each with a "question" and its "answer" in words');
   } catch (error) {
-    throw new CommandFailure(`--held-out: ${file}: ${(error as Error).message}`, { cause: error });
+    throw new CommandFailure(`--held-out: ${file}: ${(error as Error).message}`, { status: exitStatus.usage, cause: error });
   }
+}
+
+function isQuestion(item: { question?: unknown; answer?: unknown } | null): boolean {
+  return typeof item?.question === 'string' && typeof item.answer === 'string';
 }
 
 /**

@@ -1,4 +1,5 @@
 import type { ApiClient } from '../api/client.ts';
+import { ForeignAnswer, onlyChoice } from '../api/json-answer.ts';
 import { CommandFailure } from '../failure.ts';
 import { closedLoop } from '../load/closed-loop.ts';
 import { tokenizeByServer } from '../load/prompts.ts';
@@ -72,22 +73,27 @@ function domainQuality(domain: string, bytes: number, windows: number[][], nats:
   return { domain, tokens, natsPerToken: sum / tokens, perplexity: Math.exp(sum / tokens), bitsPerByte: sum / Math.LN2 / bytes };
 }
 
-interface EchoReply {
-  choices: { logprobs?: { token_logprobs?: (number | null)[] } | null }[];
+interface Echo {
+  logprobs?: { token_logprobs?: unknown } | null;
 }
 
 /** Minus the sum of the log-probabilities of a window's tokens but the first. */
 async function negativeLogLikelihood(client: ApiClient, model: string, window: number[], signal: AbortSignal): Promise<number> {
   const body = { model, prompt: window, max_tokens: 1, temperature: 0, echo: true, logprobs: 1 };
-  const { choices } = (await client.post<EchoReply>('/v1/completions', body, signal)).body;
-  const logprobs = choices[0].logprobs?.token_logprobs?.slice(1, window.length) ?? [];
-  if (logprobs.length !== window.length - 1 || logprobs.some((value) => value === null))
+  const reply = await client.post<object>('/v1/completions', body, signal);
+  const told = onlyChoice<Echo>(reply.body, '/v1/completions').logprobs?.token_logprobs;
+  const logprobs = Array.isArray(told) ? told.slice(1, window.length) : [];
+  if (logprobs.length !== window.length - 1 || logprobs.some((value) => typeof value !== 'number'))
     throw new CommandFailure(`${client.baseUrl} does not return the logprobs of a prompt (echo): perplexity cannot be measured there`);
   return -(logprobs as number[]).reduce((a, b) => a + b, 0);
 }
 
 async function answerTo(client: ApiClient, model: string, question: string, signal: AbortSignal): Promise<string> {
   const body = { model, messages: [{ role: 'user', content: question }], max_tokens: answerTokensMax, temperature: 0 };
-  const reply = await client.post<{ choices: { message: { content: string } }[] }>('/v1/chat/completions', body, signal);
-  return reply.body.choices[0].message.content;
+  const reply = await client.post<object>('/v1/chat/completions', body, signal);
+  const content = onlyChoice<{ message?: { content?: unknown } | null }>(reply.body, '/v1/chat/completions').message?.content;
+  // Null of a model that has said nothing but its reasoning, say.
+  if (content == null) return '';
+  if (typeof content !== 'string') throw new ForeignAnswer(`the message of /v1/chat/completions is no text`);
+  return content;
 }

@@ -11,3 +11,11 @@ export class CommandFailure extends Error {
     this.status = options.status ?? exitStatus.failed;
   }
 }
+
+/** What ended the work early; null: nothing. */
+export async function failureOf(work: () => Promise<void>): Promise<Error | null> {
+  return await work().then(
+    () => null,
+    (error: Error) => error,
+  );
+}

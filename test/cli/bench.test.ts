@@ -4,7 +4,7 @@ import path from 'node:path';
 import { listenAny } from '@switchyard/proto';
 import { afterAll, describe, expect, it } from 'vitest';
 import { completionServerOfTests, startCompletionServer } from '../../cli/test/completion-server.ts';
-import { start, switchyard, until } from './program.ts';
+import { childrenOf, start, switchyard, until } from './program.ts';
 
 const folder = mkdtempSync(path.join(os.tmpdir(), 'sw-'));
 afterAll(() => rmSync(folder, { recursive: true }));
@@ -199,6 +199,56 @@ describe('bench serve refuses prompts that would not differ or not be as long as
       .map(({ body }) => JSON.stringify(body.prompt));
     expect(new Set(prompts).size).toBe(4);
     expect(status).toBe(0);
+  });
+});
+
+/** A folder of one text and no questions. */
+function heldOut(): string {
+  const dir = mkdtempSync(path.join(folder, 'held-out-'));
+  writeFileSync(path.join(dir, 'novels.txt'), 'It was a dark night, and the captain stood alone upon the deck.');
+  return dir;
+}
+
+describe('bench quality that is interrupted', () => {
+  const up = ['--', '--nodes', '1', '--workers-per-node', '1'];
+
+  it('reports the classes that are complete, and that they are not all', async () => {
+    const out = path.join(folder, 'quality.json');
+    const bench = start(['bench', 'quality', '--held-out', heldOut(), '--classes', 'f32,bf16', '--json', '--out', out, ...up]);
+    await until(() => bench.output().stderr.includes('bench quality bf16'));
+    bench.child.kill('SIGINT');
+    const { status, stdout } = await bench.finished;
+    expect(status).toBe(130);
+    expect(JSON.parse(stdout)).toMatchObject({ interrupted: true, failure: null, results: [{ domains: [{ domain: 'novels' }] }] });
+    expect(readFileSync(out, 'utf8')).toBe(stdout);
+  });
+
+  it('reports nothing where none is', async () => {
+    const url = await serve(() => 'silent');
+    const bench = start(['bench', 'quality', '--held-out', heldOut(), '--url', url]);
+    await until(() => requests().some((request) => request.path === '/v1/completions'));
+    bench.child.kill('SIGINT');
+    const { status, stdout } = await bench.finished;
+    expect([status, stdout]).toEqual([130, '']);
+  });
+});
+
+describe('a server of its own that dies', () => {
+  const up = ['--', '--nodes', '1', '--workers-per-node', '1'];
+  const killed = /error: the server that was started for this was killed by SIGKILL meanwhile\n/;
+
+  it.each([
+    ['serve', '--concurrency', '1', '--requests', '100000'],
+    ['exact', '--tokens', '900'],
+  ])('is what ends bench %s', async (...args) => {
+    const bench = start(['bench', ...args, ...up]);
+    await until(() => bench.output().stderr.includes(`bench ${args[0]}: `));
+    const [server] = childrenOf(bench.child.pid!);
+    process.kill(server!, 'SIGKILL');
+    const { status, stderr } = await bench.finished;
+    expect(stderr).toMatch(killed);
+    expect(stderr).not.toMatch(/switchyard up`/);
+    expect(status).toBe(1);
   });
 });
 

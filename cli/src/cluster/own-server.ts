@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import { CommandFailure, exitStatus } from '../failure.ts';
 import { describeEnd, startChild } from './child-process.ts';
 import { builtProgram } from './programs.ts';
@@ -6,9 +7,15 @@ import type { UpReport } from './up-report.ts';
 /** A large model is read from disk before its server is ready. */
 const readyMsMax = 15 * 60 * 1000;
 const stopGraceMs = 10_000;
+/** A connection is seen to end a moment before its process is. */
+const endSeenMsMax = 1_000;
 
 export interface OwnServer {
   report: UpReport;
+  /** Aborts when it ends without having been stopped, with a CommandFailure that says how. */
+  gone: AbortSignal;
+  /** What went wrong in talking to it: where it has just ended, that. */
+  explain(error: Error): Promise<Error>;
   stop(): Promise<void>;
 }
 
@@ -40,6 +47,12 @@ export async function startOwnServer(flags: readonly string[], onLine: (line: st
     const status = end.status === exitStatus.usage ? exitStatus.usage : exitStatus.failed;
     throw new CommandFailure(`the server ${describeEnd(end)} before it was ready:\n${child.lastLines().join('\n')}`, { status });
   });
+  const gone = new AbortController();
+  let stopping = false;
+  const watched = child.ended.then((end) => {
+    const message = `the server that was started for this ${describeEnd(end)} meanwhile`;
+    if (!stopping) gone.abort(new CommandFailure([message, ...child.lastLines()].join('\n')));
+  });
   let timer: NodeJS.Timeout | undefined;
   const tooLong = new Promise<never>((_, reject) => {
     timer = setTimeout(() => reject(new CommandFailure(`the server was not ready within ${readyMsMax / 60_000} minutes`)), readyMsMax);
@@ -48,7 +61,18 @@ export async function startOwnServer(flags: readonly string[], onLine: (line: st
   try {
     const report = await Promise.race([ready, ended, tooLong]);
     ended.catch(() => {});
-    return { report, stop: async () => void (await child.stop(stopGraceMs)) };
+    return {
+      report,
+      gone: gone.signal,
+      async explain(error) {
+        await Promise.race([watched, sleep(endSeenMsMax, undefined, { ref: false })]);
+        return gone.signal.aborted ? (gone.signal.reason as Error) : error;
+      },
+      async stop() {
+        stopping = true;
+        await child.stop(stopGraceMs);
+      },
+    };
   } catch (error) {
     await child.stop(stopGraceMs);
     throw error;

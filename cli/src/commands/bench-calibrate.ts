@@ -121,9 +121,9 @@ async function calibrate(upFlags: string[], dial: string | undefined, signal: Ab
     const layers = model.moeLayers.length;
     if (layers === 0) throw new CommandFailure(`${started.modelDir} has no experts: there is nothing to place`);
     const loads = [
-      await measureLoad(target, 16, decodeTokens, signal),
-      await measureLoad(target, promptTokens.short, 1, signal),
-      await measureLoad(target, Math.min(promptTokens.long, model.maxContext - 8), 1, signal),
+      await measureLoad(target, 16, decodeTokens),
+      await measureLoad(target, promptTokens.short, 1),
+      await measureLoad(target, Math.min(promptTokens.long, model.maxContext - 8), 1),
     ];
     return {
       format: 'switchyard-calibration',
@@ -142,7 +142,8 @@ async function calibrate(upFlags: string[], dial: string | undefined, signal: Ab
 }
 
 /** One client, so that a decode step is one row. */
-async function measureLoad(target: BenchTarget, prompt: number, output: number, signal: AbortSignal): Promise<MeasuredLoad> {
+async function measureLoad(target: BenchTarget, prompt: number, output: number): Promise<MeasuredLoad> {
+  const { signal } = target;
   const card = await selectModel(target.client, null, signal);
   const progress = startProgress(`calibrate, prompts of ${prompt}`);
   let load: MeasuredLoad | null = null;

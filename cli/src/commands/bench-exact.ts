@@ -12,7 +12,7 @@ import type { ExactReport } from '../exact/report.ts';
 import { formatExactReport, isExact } from '../exact/report.ts';
 import type { ExactBench, ScenarioResult } from '../exact/scenarios.ts';
 import { notCompared, observeAlone, runElsewhere, runScenario, scenarios } from '../exact/scenarios.ts';
-import { CommandFailure } from '../failure.ts';
+import { CommandFailure, failureOf } from '../failure.ts';
 import { describeMachine } from '../load/machine.ts';
 import { vocabOf } from '../load/prompts.ts';
 import { collect, integerIn, numberIn } from '../terminal/option-values.ts';
@@ -103,21 +103,13 @@ interface Asked {
   reference: Observation[];
 }
 
-/** What ended the work early; null: nothing. */
-async function failureOf(work: () => Promise<void>): Promise<Error | null> {
-  return await work().then(
-    () => null,
-    (error: Error) => error,
-  );
-}
-
 /** @throws what went wrong before there was anything to compare with */
 async function compareHere(
   target: TargetOptions,
   options: ExactOptions,
 ): Promise<{ asked: Asked; report: ExactReport; started: UpReport | null; failure: Error | null }> {
-  return await withTargetServer(target, async ({ client, switchyard, numericClass, started }) => {
-    const card = await selectModel(client, options.model ?? null, target.signal);
+  return await withTargetServer(target, async ({ client, switchyard, numericClass, started, signal, explain }) => {
+    const card = await selectModel(client, options.model ?? null, signal);
     // The status is the operator's; what a model is, it tells everybody.
     const named = numericClass ?? card.numeric_class ?? null;
     const { questions, others } = await makeQuestions(
@@ -131,12 +123,13 @@ async function compareHere(
         temperature: options.temperature,
         topLogprobs,
       },
-      target.signal,
+      signal,
     );
-    const bench: ExactBench = { client, questions, others, signal: target.signal };
+    const bench: ExactBench = { client, questions, others, signal };
     const progress = startProgress('bench exact');
     const results: ScenarioResult[] = [];
-    const { reference, failure } = await askInEveryWay(bench, results, progress).finally(progress.finish);
+    const { reference, failure: seen } = await askInEveryWay(bench, results, progress).finally(progress.finish);
+    const failure = seen && (await explain(seen));
     const report: ExactReport = {
       format: 'switchyard-bench-exact',
       version: 1,
@@ -188,10 +181,10 @@ async function compareOthers(
 
 /** The same questions to a server that runs already, perhaps under another name for the model. */
 async function compareAlso(url: string, target: TargetOptions, asked: Asked): Promise<ScenarioResult[]> {
-  return await withTargetServer({ ...target, url, upFlags: [] }, async ({ client }) => {
-    const { id } = await preferModel(client, asked.model, target.signal);
+  return await withTargetServer({ ...target, url, upFlags: [] }, async ({ client, signal }) => {
+    const { id } = await preferModel(client, asked.model, signal);
     const named = (questions: Question[]) => questions.map((question) => ({ ...question, model: id }));
-    const bench: ExactBench = { client, questions: named(asked.questions), others: named(asked.others), signal: target.signal };
+    const bench: ExactBench = { client, questions: named(asked.questions), others: named(asked.others), signal };
     return await runElsewhere(client.baseUrl, bench, asked.reference);
   });
 }
@@ -218,8 +211,8 @@ async function compareElsewhere(target: TargetOptions, started: UpReport, asked:
       process.stderr.write(`bench exact: ${place.name}\n`);
       const there = { ...target, upFlags: [...target.upFlags, ...place.flags] };
       results.push(
-        ...(await withTargetServer(there, ({ client }) =>
-          runElsewhere(place.name, { client, questions: asked.questions, others: asked.others, signal: target.signal }, asked.reference),
+        ...(await withTargetServer(there, ({ client, signal }) =>
+          runElsewhere(place.name, { client, questions: asked.questions, others: asked.others, signal }, asked.reference),
         )),
       );
     }

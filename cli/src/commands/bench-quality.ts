@@ -2,12 +2,12 @@ import path from 'node:path';
 import { Command } from 'commander';
 import { selectModel } from '../api/models.ts';
 import { bundledModel } from '../cluster/bundled-model.ts';
-import { CommandFailure, exitStatus } from '../failure.ts';
+import { CommandFailure, exitStatus, failureOf } from '../failure.ts';
 import type { MachineDescription } from '../load/machine.ts';
 import { describeMachine } from '../load/machine.ts';
 import type { WireReport } from '../load/wire-report.ts';
 import { classFlags } from '../quality/class-flags.ts';
-import { readHeldOut } from '../quality/held-out.ts';
+import { type HeldOut, readHeldOut } from '../quality/held-out.ts';
 import type { QualityResult } from '../quality/quality-run.ts';
 import { measureQuality } from '../quality/quality-run.ts';
 import { integerIn } from '../terminal/option-values.ts';
@@ -15,7 +15,7 @@ import { checkOutput, writeOutputs } from '../terminal/output-file.ts';
 import { startProgress } from '../terminal/progress.ts';
 import { formatBytes } from '../terminal/quantity.ts';
 import { textTable } from '../terminal/table.ts';
-import type { TargetOptions } from './bench-target.ts';
+import type { BenchTarget, TargetOptions } from './bench-target.ts';
 import { withTargetServer } from './bench-target.ts';
 import { checkUpFlags, withShape } from './bench-up-flags.ts';
 import { interruptSignal } from './interrupt.ts';
@@ -49,6 +49,10 @@ interface QualityReport {
   heldOut: string;
   windowTokens: number;
   results: ({ class: string; model: string; traffic: Traffic | null } & QualityResult)[];
+  /** Ended early: the results are those of classes that were complete by then. */
+  interrupted: boolean;
+  /** What ended it early; null: nothing, or the user's wish. */
+  failure: string | null;
 }
 
 export function benchQualityCommand(): Command {
@@ -93,30 +97,17 @@ Examples:
           ? options.classes.split(',').map((name) => ({ name, flags: classFlags(name) }))
           : [{ name: 'served', flags: [] }];
       const results: QualityReport['results'] = [];
-      for (const { name, flags } of classes) {
-        const startedFlags = options.url === undefined ? [...flags, ...withShape(1, 1, upFlags)] : [];
-        results.push(
-          await withTargetServer({ ...target, upFlags: startedFlags }, async ({ client, numericClass, cluster }) => {
-            const { id } = await selectModel(client, options.model ?? null, interrupt.signal);
-            const progress = startProgress(`bench quality ${name}`);
-            try {
-              await cluster.begin();
-              const measured = await measureQuality({
-                client,
-                model: id,
-                heldOut,
-                windowTokens: options.window,
-                onProgress: progress.update,
-                signal: interrupt.signal,
-              });
-              return { class: numericClass ?? name, model: id, traffic: trafficOf((await cluster.end(1)).wire), ...measured };
-            } finally {
-              progress.finish();
-            }
-          }),
-        );
-      }
+      const failure = await failureOf(async () => {
+        for (const { name, flags } of classes) {
+          const startedFlags = options.url === undefined ? [...flags, ...withShape(1, 1, upFlags)] : [];
+          results.push(
+            await withTargetServer({ ...target, upFlags: startedFlags }, (server) => measureClass(name, server, heldOut, options)),
+          );
+        }
+      });
       interrupt.release();
+      if (failure !== null && results.length === 0) throw failure;
+      const interrupted = failure !== null && interrupt.signal.aborted;
       const report: QualityReport = {
         format: 'switchyard-bench-quality',
         version: 1,
@@ -126,12 +117,34 @@ Examples:
         heldOut: path.relative(process.cwd(), options.heldOut),
         windowTokens: options.window,
         results,
+        interrupted,
+        failure: interrupted ? null : (failure?.message ?? null),
       };
       const json = `${JSON.stringify(report, null, 2)}\n`;
       process.stdout.write(options.json ? json : formatQuality(report));
       if (options.out) writeOutputs([{ option: '--out', file: options.out, text: json }]);
+      if (interrupted) process.exitCode = exitStatus.interrupted;
+      else if (failure !== null) throw failure;
     });
   return command;
+}
+
+async function measureClass(
+  name: string,
+  { client, numericClass, cluster, signal }: BenchTarget,
+  heldOut: HeldOut,
+  options: QualityCommandOptions,
+): Promise<QualityReport['results'][number]> {
+  const { id } = await selectModel(client, options.model ?? null, signal);
+  const progress = startProgress(`bench quality ${name}`);
+  try {
+    await cluster.begin();
+    const onProgress = progress.update;
+    const measured = await measureQuality({ client, model: id, heldOut, windowTokens: options.window, onProgress, signal });
+    return { class: numericClass ?? name, model: id, traffic: trafficOf((await cluster.end(1)).wire), ...measured };
+  } finally {
+    progress.finish();
+  }
 }
 
 /** Null where everything was local, or the server does not say. */
@@ -151,5 +164,12 @@ function formatQuality(report: QualityReport): string {
     ...(spread ? [r.traffic?.remoteNodesPerTokenLayer.toFixed(3) ?? '-', r.traffic ? formatBytes(r.traffic.crossNodeBytes) : '-'] : []),
   ]);
   const heads = ['class', ...domains, 'questions', ...(spread ? ['remote nodes a token and layer', 'across nodes'] : [])];
-  return `Perplexity by domain (windows of ${report.windowTokens} tokens), questions answered exactly:\n\n${textTable(heads, rows)}\n`;
+  const lines = [
+    `Perplexity by domain (windows of ${report.windowTokens} tokens), questions answered exactly:`,
+    '',
+    textTable(heads, rows),
+    ...(report.failure === null ? [] : [`Ended early, classes that were not complete are left out: ${report.failure}`]),
+    ...(report.interrupted ? ['Interrupted: classes that were not complete are left out.'] : []),
+  ];
+  return `${lines.join('\n')}\n`;
 }

@@ -118,10 +118,10 @@ Examples:
       let cut: Error | null = null;
       const report = await withTargetServer(
         { ...options, upFlags, timeoutMs: options.timeout * 1000, signal: interrupt.signal },
-        async ({ client, switchyard, numericClass, cluster }) => {
-          const card = await selectModel(client, options.model ?? null, interrupt.signal);
+        async ({ client, switchyard, numericClass, cluster, signal, explain }) => {
+          const card = await selectModel(client, options.model ?? null, signal);
           checkLengths(options, card);
-          const { promptsFor, kind } = await promptMaker(client, card, text, options, interrupt.signal);
+          const { promptsFor, kind } = await promptMaker(client, card, text, options, signal);
           const progress = startProgress('bench serve');
           const levels: ServeReport['levels'] = [];
           let failure: Error | null = null;
@@ -147,11 +147,12 @@ Examples:
                   Object.assign(reported, await cluster.end(tokensOf(level)));
                 },
               },
-              signal: interrupt.signal,
+              signal,
             });
+            signal.throwIfAborted();
           } catch (error) {
             // Levels that were complete before the interruption, or the end of the server, are reported.
-            if (!interrupt.signal.aborted) failure = error as Error;
+            if (!interrupt.signal.aborted) failure = await explain(error as Error);
           } finally {
             progress.finish();
           }

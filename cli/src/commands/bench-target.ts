@@ -36,6 +36,10 @@ export interface BenchTarget {
   /** Set when the server was started for this measurement. */
   started: UpReport | null;
   cluster: ClusterMeter;
+  /** Aborts on the user's wish, and when the server that was started for this ends. */
+  signal: AbortSignal;
+  /** What ended a measurement early: the end of that server where it has ended, whatever was seen of it. */
+  explain(error: Error): Promise<Error>;
 }
 
 /** Workers report their counters about once a second; two readings must not fall into the same second. */
@@ -47,8 +51,12 @@ export async function withTargetServer<T>(options: TargetOptions, use: (target: 
   const apiKey = readApiKey(options);
   if (options.url !== undefined) return await useServer(options.url, apiKey, null, options, use);
   const own = await startOwnServer(options.upFlags, (line) => process.stderr.write(`${line}\n`), options.signal);
+  const signal = AbortSignal.any([options.signal, own.gone]);
+  const explain = async (error: Error) => (options.signal.aborted ? error : await own.explain(error));
   try {
-    return await useServer(own.report.url, apiKey, own.report, options, use);
+    return await useServer(own.report.url, apiKey, { report: own.report, explain }, { ...options, signal }, use);
+  } catch (error) {
+    throw await explain(error as Error);
   } finally {
     await own.stop();
   }
@@ -57,7 +65,7 @@ export async function withTargetServer<T>(options: TargetOptions, use: (target: 
 async function useServer<T>(
   url: string,
   apiKey: string | null,
-  started: UpReport | null,
+  own: { report: UpReport; explain: BenchTarget['explain'] } | null,
   options: TargetOptions,
   use: (target: BenchTarget) => Promise<T>,
 ): Promise<T> {
@@ -70,8 +78,10 @@ async function useServer<T>(
       client,
       switchyard: status !== null || (await isSwitchyard(client, options.signal)),
       numericClass,
-      started,
+      started: own?.report ?? null,
       cluster: clusterMeter(admin, status !== null, options.signal),
+      signal: options.signal,
+      explain: own?.explain ?? (async (error) => error),
     });
   } finally {
     client.close();

@@ -202,6 +202,7 @@ describe('session', () => {
     expect(connectToSession('http://localhost:8123', 1000, parent)?.baseUrl).toBe('http://127.0.0.1:8123');
     expect(connectToSession('http://[::1]:8123', 1000, parent)).toBeNull();
     expect(findSession('http://127.0.0.1:8124', parent)).toBeNull();
+    expect(findSession('http://127.0.0.1:8123', path.join(parent, 'nowhere'))).toBeNull();
     expect(findSession('http://10.0.0.1:8123', parent)).toBeNull();
     run.remove();
     expect(findSession('http://127.0.0.1:8123', parent)).toBeNull();

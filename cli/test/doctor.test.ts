@@ -1,7 +1,9 @@
-import { describe, expect, it } from 'vitest';
-import { checkPeerAddresses, peerChoices } from '../src/doctor/links.ts';
+import { afterEach, describe, expect, it, vi } from 'vitest';
+import { tryBackend, tryBackends } from '../src/cluster/backend-trial.ts';
+import { checkLocalLinks, checkPeerAddresses, peerChoices } from '../src/doctor/links.ts';
 import { describeBandwidth, memoryLeft } from '../src/doctor/machine.ts';
 import { bytesPerThread, measureReadBandwidth } from '../src/doctor/read-bandwidth.ts';
+import { checkTemporaryFolder } from '../src/doctor/software.ts';
 
 const mib = 1024 ** 2;
 
@@ -39,6 +41,40 @@ describe('the memory of a container', () => {
 
   it('is unknown where nothing limits it', () => {
     for (const limit of ['max\n', `${machine}`, '9223372036854771712\n']) expect(memoryLeft(limit, '1', '', machine)).toBeNull();
+  });
+});
+
+describe('a temporary folder that is not there', () => {
+  afterEach(() => void vi.unstubAllEnvs());
+
+  it('is a finding with what to do, and takes only the links that need one', async () => {
+    vi.stubEnv('TMPDIR', '/nowhere');
+    expect(checkTemporaryFolder()).toMatchObject({
+      status: 'failed',
+      found: expect.stringMatching(/ENOENT.*\/nowhere/),
+      fix: expect.stringMatching(/TMPDIR/),
+    });
+    expect((await checkLocalLinks()).map(({ name }) => name).sort()).toEqual(['link grpc', 'link memory', 'link tcp']);
+  });
+});
+
+describe('the trial of a backend', () => {
+  it('is each one’s own', async () => {
+    expect(await tryBackends(['cpu', 'cpu-ref'])).toMatchObject([
+      { backend: 'cpu', refusal: null, busy: false },
+      { backend: 'cpu-ref', refusal: null, busy: false },
+    ]);
+  });
+
+  it.each([
+    ['hangs', 'setInterval(() => {}, 1000);', 100, 'opening it took more than 0.1 s'],
+    ['crashes', "process.kill(process.pid, 'SIGSEGV'); setInterval(() => {}, 1000);", 60_000, 'opening it was ended by SIGSEGV'],
+  ])('that %s says so', async (_, program, msMax, refusal) => {
+    expect(await tryBackend('cuda', program, msMax)).toEqual({ backend: 'cuda', found: null, refusal, busy: true });
+  });
+
+  it('whose kernels do not load at all says why', async () => {
+    await expect(tryBackend('cpu', "throw new Error('no such file')", 60_000)).rejects.toThrow('Error: no such file');
   });
 });
 

@@ -12,9 +12,11 @@ export interface BackendTrial {
   busy: boolean;
 }
 
+/** Says what the backend named by its argument is, or why it cannot be had. */
 const probe = `
   const { native } = await import('@switchyard/native');
-  const trial = (backend) => {
+  const backend = process.argv[1];
+  const trial = () => {
     try {
       const device = native.deviceOpen({ backend, isa: 'auto', threads: 1, cpus: null });
       const found = native.deviceDescribe(device);
@@ -24,19 +26,28 @@ const probe = `
       return { backend, found: null, refusal: error.message, busy: error.status !== 'unsupported' };
     }
   };
-  console.log(JSON.stringify(process.argv.slice(1).map(trial)));`;
+  console.log(JSON.stringify(trial()));`;
+
+/** The driver of many GPUs takes some seconds to begin with; one that hangs does so for ever. */
+const trialMsMax = 60_000;
 
 /**
- * Opens each backend in a child process: kernels that do not suit this machine would take the whole program down with them, and a GPU's driver keeps hundreds of
- * megabytes of whoever has opened it.
+ * Opens each backend in a child process of its own: kernels that do not suit this machine would take the whole program down with them, a GPU's driver keeps hundreds
+ * of megabytes of whoever has opened it, and one that hangs or crashes says nothing of the others.
  *
  * @throws Error saying why the kernels do not load at all
  */
 export async function tryBackends(backends: readonly Backend[]): Promise<BackendTrial[]> {
-  const here = path.dirname(fileURLToPath(import.meta.url));
-  const child = spawn(process.execPath, ['--input-type=module', '-e', probe, ...backends], {
-    cwd: here,
+  return await Promise.all(backends.map((backend) => tryBackend(backend, probe, trialMsMax)));
+}
+
+/** @param program of the child; prints its trial */
+export async function tryBackend(backend: Backend, program: string, msMax: number): Promise<BackendTrial> {
+  const child = spawn(process.execPath, ['--input-type=module', '-e', program, backend], {
+    cwd: path.dirname(fileURLToPath(import.meta.url)),
     stdio: ['ignore', 'pipe', 'pipe'],
+    timeout: msMax,
+    killSignal: 'SIGKILL',
   });
   let output = '';
   let errors = '';
@@ -49,7 +60,9 @@ export async function tryBackends(backends: readonly Backend[]): Promise<Backend
   const [status, signal] = await new Promise<[number | null, string | null]>((resolve) =>
     child.once('close', (code, sig) => resolve([code, sig])),
   );
-  if (signal) throw new Error(`loading them was ended by ${signal}`);
+  const failed = (refusal: string) => ({ backend, found: null, refusal, busy: true });
+  if (child.killed) return failed(`opening it took more than ${msMax / 1000} s`);
+  if (signal !== null) return failed(`opening it was ended by ${signal}`);
   if (status !== 0) throw new Error(errors.match(/^\w*Error.*$/m)?.[0] ?? `loading them failed with status ${status}`);
-  return JSON.parse(output) as BackendTrial[];
+  return JSON.parse(output) as BackendTrial;
 }

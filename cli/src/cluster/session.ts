@@ -20,7 +20,7 @@ export function saveSession(runFolder: string, session: Session): void {
 
 /** The session that serves `url`, if this user started it on this machine and it still runs. */
 export function findSession(url: string, parent: string = os.tmpdir()): Session | null {
-  for (const name of readdirSync(parent)) {
+  for (const name of namesIn(parent)) {
     const pid = runFolderPid(name);
     if (pid === null || !processLives(pid)) continue;
     const file = path.join(parent, name, fileName);
@@ -34,6 +34,15 @@ export function findSession(url: string, parent: string = os.tmpdir()): Session 
     }
   }
   return null;
+}
+
+/** None where it cannot be read: no session is found in a temporary folder that is not there. */
+function namesIn(folder: string): string[] {
+  try {
+    return readdirSync(folder);
+  } catch {
+    return [];
+  }
 }
 
 /**

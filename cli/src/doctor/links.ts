@@ -28,16 +28,26 @@ const options = { token: 'doctor', tls: null };
 /** Every transport between two ends on this machine: a frame is really sent there and back. */
 export async function checkLocalLinks(): Promise<Check[]> {
   useSharedMemory(sharedMemory);
-  const folder = mkdtempSync(path.join(os.tmpdir(), 'switchyard-doctor-'));
+  const folder = temporaryFolder();
   try {
-    const addresses = ['memory://doctor', `shm://${folder}/m.shm`, `uds://${folder}/s.sock`, 'tcp://127.0.0.1:0', 'grpc://127.0.0.1:0'];
+    const inFolder = folder === null ? [] : [`shm://${folder}/m.shm`, `uds://${folder}/s.sock`];
+    const addresses = ['memory://doctor', ...inFolder, 'tcp://127.0.0.1:0', 'grpc://127.0.0.1:0'];
     const checks: Check[] = [];
     for (const { address, why } of dialChoices(addresses)) checks.push(await checkEcho(address, why));
     const chosen = checks.find((check) => check.name !== 'link memory' && check.status === 'ok');
     if (chosen !== undefined) chosen.found = `${chosen.found} · chosen between workers of this machine`;
     return checks;
   } finally {
-    rmSync(folder, { recursive: true, force: true });
+    if (folder !== null) rmSync(folder, { recursive: true, force: true });
+  }
+}
+
+/** Null where none can be made: that is a finding of its own (`checkTemporaryFolder`). */
+function temporaryFolder(): string | null {
+  try {
+    return mkdtempSync(path.join(os.tmpdir(), 'switchyard-doctor-'));
+  } catch {
+    return null;
   }
 }
 

@@ -1,5 +1,5 @@
 import { spawnSync } from 'node:child_process';
-import { existsSync } from 'node:fs';
+import { existsSync, mkdtempSync, rmSync } from 'node:fs';
 import net from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
@@ -59,6 +59,11 @@ export async function checkPort(port: number): Promise<Check> {
 
 export function checkTemporaryFolder(): Check {
   const folder = os.tmpdir();
+  try {
+    rmSync(mkdtempSync(path.join(folder, 'switchyard-doctor-')), { recursive: true });
+  } catch (error) {
+    return failed('temporary folder', (error as Error).message, 'make it, or set TMPDIR to a folder that you may write to');
+  }
   return socketsFit(path.join(folder, 'switchyard-run-4194304-abcdef'))
     ? ok('temporary folder', folder)
     : failed('temporary folder', folder, 'its name is too long for Unix sockets: set TMPDIR to a shorter one');

@@ -8,6 +8,7 @@ export type Behaviour =
   | 'refuse'
   | 'reject'
   | 'error-event'
+  | 'escape'
   | 'cut'
   | 'short'
   | 'no-usage'
@@ -92,6 +93,8 @@ export async function startCompletionServer(
         );
         return;
       }
+      if (behaviour === 'escape')
+        return void response.end(`data: ${JSON.stringify({ error: { message: 'no \u001b]0;renamed\u0007' } })}\n\n`);
       const last = i === tokens - 1;
       const piece = chat
         ? { delta: { content: `t${i} ` } }

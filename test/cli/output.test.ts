@@ -182,6 +182,16 @@ describe('colours', () => {
   });
 });
 
+it('what a server says is shown on a terminal, and not obeyed', async () => {
+  const preload = path.join(dir, 'terminal.cjs');
+  writeFileSync(preload, 'process.stdout.isTTY = true;');
+  const flags = ['--concurrency', '1', '--requests', '1', '--warmup', '0', '--prompt-tokens', '8', '--output-tokens', '3'];
+  const args = ['bench', 'serve', '--url', await serve(() => 'escape'), ...flags];
+  const { stdout } = await start(args, { NODE_OPTIONS: `--require ${preload}` }).finished;
+  expect(stdout).toContain('1 request failed at 1 clients: no ␛]0;renamed␇\n');
+  expect((await start(args).finished).stdout).toContain('no \u001b]0;renamed\u0007\n');
+});
+
 describe('chat from a terminal into a file', () => {
   it('writes answers there, and nothing else', async () => {
     const preload = path.join(dir, 'stdin.cjs');

@@ -11,6 +11,7 @@ import { randomIdPrompts, vocabOf } from '../load/prompts.ts';
 import { serveBench } from '../load/serve-bench.ts';
 import { checkOutput, writeOutputs } from '../terminal/output-file.ts';
 import { startProgress } from '../terminal/progress.ts';
+import { print } from '../terminal/visible.ts';
 import { type BenchTarget, withTargetServer } from './bench-target.ts';
 import { checkUpFlags, withShape } from './bench-up-flags.ts';
 import { interruptSignal } from './interrupt.ts';
@@ -63,9 +64,9 @@ Examples:
       try {
         if (flags.listen !== undefined) return await answerUntil(flags.listen, signal);
         const calibration = await calibrate(upFlags, flags.dial, signal);
-        process.stdout.write(flags.json ? `${JSON.stringify(calibration)}\n` : calibrationText(calibration));
+        print(flags.json ? `${JSON.stringify(calibration)}\n` : calibrationText(calibration));
         writeOutputs([{ option: '--out', file: flags.out, text: `${JSON.stringify(calibration, null, 1)}\n` }]);
-        if (!flags.json) process.stdout.write(`wrote ${flags.out}\n`);
+        if (!flags.json) print(`wrote ${flags.out}\n`);
       } finally {
         release();
       }

@@ -18,6 +18,7 @@ import { vocabOf } from '../load/prompts.ts';
 import { collect, integerIn, numberIn } from '../terminal/option-values.ts';
 import { checkOutput, writeOutputs } from '../terminal/output-file.ts';
 import { type Progress, startProgress } from '../terminal/progress.ts';
+import { print } from '../terminal/visible.ts';
 import type { TargetOptions } from './bench-target.ts';
 import { withTargetServer } from './bench-target.ts';
 import { boundToItsWorkers, checkUpFlags } from './bench-up-flags.ts';
@@ -48,7 +49,7 @@ export function benchExactCommand(): Command {
   const command = new Command('exact').description(
     'Ask the same under other circumstances and compare every bit: alone, in a crowd, streamed, elsewhere',
   );
-  withServerOptions(command, null)
+  withServerOptions(command)
     .argument('[up-flags...]', 'after --: flags for the `switchyard up` that is started when no --url is given')
     .option('--model <id>', 'model to ask for (default: the one served)')
     .option('--also <url>', 'compare with the answers of this server too, which should be the same model (repeatable)', collect)
@@ -86,7 +87,7 @@ Examples:
       if (failure !== null) report.incomplete = interrupt.signal.aborted ? 'interrupted' : failure.message;
       report.exact = report.incomplete === null && isExact(report.results);
       const json = `${JSON.stringify(report, null, 2)}\n`;
-      process.stdout.write(options.json ? json : formatExactReport(report));
+      print(options.json ? json : formatExactReport(report));
       if (options.out) writeOutputs([{ option: '--out', file: options.out, text: json }]);
       if (failure !== null) throw failure;
       if (!report.exact && ((report.target.switchyard && report.promised) || options.strict))

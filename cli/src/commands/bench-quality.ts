@@ -15,6 +15,7 @@ import { checkOutput, writeOutputs } from '../terminal/output-file.ts';
 import { startProgress } from '../terminal/progress.ts';
 import { formatBytes } from '../terminal/quantity.ts';
 import { textTable } from '../terminal/table.ts';
+import { print } from '../terminal/visible.ts';
 import type { BenchTarget, TargetOptions } from './bench-target.ts';
 import { withTargetServer } from './bench-target.ts';
 import { checkUpFlags, withShape } from './bench-up-flags.ts';
@@ -59,7 +60,7 @@ export function benchQualityCommand(): Command {
   const command = new Command('quality').description(
     'Measure what a numeric class costs: perplexity by domain, questions answered exactly',
   );
-  withServerOptions(command, null)
+  withServerOptions(command)
     .argument('[up-flags...]', 'after --: flags for each `switchyard up` that is started when no --url is given')
     .option('--model <id>', 'model to ask for (default: the one served)')
     .option('--classes <list>', 'numeric classes to start servers with', 'f32,bf16,bf16+int8-experts,bf16+int4-experts')
@@ -121,7 +122,7 @@ Examples:
         failure: interrupted ? null : (failure?.message ?? null),
       };
       const json = `${JSON.stringify(report, null, 2)}\n`;
-      process.stdout.write(options.json ? json : formatQuality(report));
+      print(options.json ? json : formatQuality(report));
       if (options.out) writeOutputs([{ option: '--out', file: options.out, text: json }]);
       if (interrupted) process.exitCode = exitStatus.interrupted;
       else if (failure !== null) throw failure;

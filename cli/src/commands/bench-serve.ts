@@ -25,6 +25,7 @@ import { checkOutput, writeOutputs } from '../terminal/output-file.ts';
 import { startProgress } from '../terminal/progress.ts';
 import { counted } from '../terminal/quantity.ts';
 import { readText } from '../terminal/text-file.ts';
+import { print } from '../terminal/visible.ts';
 import { withTargetServer } from './bench-target.ts';
 import { checkUpFlags } from './bench-up-flags.ts';
 import { interruptSignal } from './interrupt.ts';
@@ -60,7 +61,7 @@ const warmupMost = 4;
 
 export function benchServeCommand(): Command {
   const command = new Command('serve').description('Measure a server under load: first token, gaps between tokens, throughput');
-  withServerOptions(command, null)
+  withServerOptions(command)
     .argument('[up-flags...]', 'after --: flags for the `switchyard up` that is started when no --url is given')
     .option('--model <id>', 'model to ask for (default: the one served)')
     .addOption(
@@ -188,7 +189,7 @@ Examples:
       );
       interrupt.release();
       const json = `${JSON.stringify(report, null, 2)}\n`;
-      process.stdout.write(options.json ? json : formatServeReport(report));
+      print(options.json ? json : formatServeReport(report));
       if (options.out) writeOutputs([{ option: '--out', file: options.out, text: json }]);
       if (cut !== null) throw cut;
       if (report.interrupted) process.exitCode = exitStatus.interrupted;

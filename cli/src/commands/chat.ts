@@ -5,8 +5,9 @@ import { runRepl } from '../chat/repl.ts';
 import { exitStatus } from '../failure.ts';
 import { coloursOf } from '../terminal/colours.ts';
 import { integerIn, numberIn } from '../terminal/option-values.ts';
+import { visible } from '../terminal/visible.ts';
 import type { ServerOptions } from './server-options.ts';
-import { connect, withServerOptions } from './server-options.ts';
+import { connect, defaultUrl, withServerOptions } from './server-options.ts';
 
 /** An answer may stream for as long as the context lasts; a minute without its end is normal, an hour is not. */
 const answerMsMax = 60 * 60 * 1000;
@@ -22,7 +23,7 @@ interface ChatOptions extends ServerOptions {
 
 export function chatCommand(): Command {
   const command = new Command('chat').description('Talk to a served model; answers stream as they are made');
-  withServerOptions(command)
+  withServerOptions(command, defaultUrl)
     .option('--model <id>', 'model to talk to (default: the one served)')
     .option('--system <text>', 'system message')
     .option('--temperature <number>', '0 always takes the likeliest token', numberIn(0, 2), 0.7)
@@ -52,7 +53,7 @@ Examples:
       const { stdin: input, stdout: output, stderr: errors } = process;
       // A file holds answers alone.
       const beside = output.isTTY ? output : errors;
-      if (input.isTTY) beside.write(coloursOf(beside).dim(`${card.id} at ${client.baseUrl}; /help lists commands\n`));
+      if (input.isTTY) beside.write(coloursOf(beside).dim(`${visible(card.id, beside)} at ${client.baseUrl}; /help lists commands\n`));
       const failures = await runRepl(new Conversation(client, settings, options.system ?? null), { input, output, errors }).finally(() =>
         client.close(),
       );

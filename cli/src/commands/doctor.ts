@@ -9,6 +9,7 @@ import { checkCompiler, checkModel, checkNode, checkOptionalTools, checkPort, ch
 import { CommandFailure } from '../failure.ts';
 import { coloursOf } from '../terminal/colours.ts';
 import { integerIn } from '../terminal/option-values.ts';
+import { visible } from '../terminal/visible.ts';
 
 export function doctorCommand(): Command {
   return new Command('doctor')
@@ -56,5 +57,5 @@ function line(check: Check): string {
   const { green, yellow, red, dim } = coloursOf(process.stdout);
   const marks: Record<Check['status'], string> = { ok: green('ok'), warning: yellow('!!'), failed: red('XX'), absent: dim('--') };
   const fix = check.fix === null ? '' : `\n${' '.repeat(23)}fix: ${check.fix}`;
-  return `${marks[check.status]}  ${check.name.padEnd(18)} ${check.found}${fix}\n`;
+  return `${marks[check.status]}  ${check.name.padEnd(18)} ${visible(check.found, process.stdout)}${fix}\n`;
 }

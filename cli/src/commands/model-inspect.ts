@@ -4,6 +4,7 @@ import { Command, InvalidArgumentError, Option } from 'commander';
 import { checkModelFolder } from '../terminal/model-folder.ts';
 import { formatBytes, parseBytes } from '../terminal/quantity.ts';
 import { textTable } from '../terminal/table.ts';
+import { print } from '../terminal/visible.ts';
 
 type NumericClass = LoadOptions['numericClass'];
 
@@ -53,7 +54,7 @@ Examples:
       const fits = [...new Set(memory)].sort((a, b) => a - b).map((bytes) => fitInto(bytes, common, expert, experts, kvPerToken));
       const { fit: _, ...described } = inspection;
       const report = { format: 'switchyard-model', version: 1, ...described, fits };
-      process.stdout.write(options.json ? `${JSON.stringify(report, null, 2)}\n` : formatInspection(inspection, fits));
+      print(options.json ? `${JSON.stringify(report, null, 2)}\n` : formatInspection(inspection, fits));
     });
 }
 

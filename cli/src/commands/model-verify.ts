@@ -7,6 +7,7 @@ import { CommandFailure, exitStatus } from '../failure.ts';
 import { checkModelFolder } from '../terminal/model-folder.ts';
 import { backendList, integerIn } from '../terminal/option-values.ts';
 import { startProgress } from '../terminal/progress.ts';
+import { print } from '../terminal/visible.ts';
 import { verifyApart } from '../verify/verify-apart.ts';
 import { interruptSignal } from './interrupt.ts';
 
@@ -72,7 +73,7 @@ Examples:
         progress.finish();
         // Only here: the kernels that it loads may be what is wrong with a machine, and no other command needs them.
         const { formatVerifyReport } = await import('@switchyard/worker');
-        process.stdout.write(options.json ? `${JSON.stringify(report, null, 2)}\n` : `${formatVerifyReport(report)}\n`);
+        print(options.json ? `${JSON.stringify(report, null, 2)}\n` : `${formatVerifyReport(report)}\n`);
         if (report.status === 'fail') throw new CommandFailure(`${dir} falls short of its reference, or its split of the whole`);
       } finally {
         progress.finish();

@@ -4,23 +4,25 @@ import { ApiClient } from '../api/client.ts';
 import { CommandFailure, exitStatus } from '../failure.ts';
 
 export interface ServerOptions {
-  url: string;
+  /** As the user gave it; none: `defaultUrl`, or a server that the command starts. */
+  url?: string;
   apiKeyFile?: string;
 }
 
 export const defaultUrl = 'http://127.0.0.1:8000';
 
-/** The options of every command that talks to a running server. */
-export function withServerOptions(command: Command, urlDefault: string | null = defaultUrl): Command {
+/** The options of every command that talks to a running server. @param otherwise what is done where no --url is given */
+export function withServerOptions(command: Command, otherwise = 'one is started'): Command {
   return command
-    .option('--url <url>', 'server to talk to, any that speaks the OpenAI API', urlDefault ?? undefined)
-    .option('--api-key-file <file>', 'file whose first key is sent (else SWITCHYARD_API_KEY, OPENAI_API_KEY)');
+    .option('--url <url>', `server to talk to, any that speaks the OpenAI API (default: ${otherwise})`)
+    .option('--api-key-file <file>', 'file whose first key is sent (else SWITCHYARD_API_KEY, or to a --url OPENAI_API_KEY)');
 }
 
-/** A key never comes from a flag: command lines are readable by other users. */
-export function readApiKey(options: { apiKeyFile?: string }): string | null {
-  if (options.apiKeyFile === undefined) return process.env.SWITCHYARD_API_KEY ?? process.env.OPENAI_API_KEY ?? null;
-  return firstKey(options.apiKeyFile);
+/** A key never comes from a flag: command lines are readable by other users. That of another service goes nowhere that the user has not named. */
+export function readApiKey({ url, apiKeyFile }: ServerOptions): string | null {
+  if (apiKeyFile !== undefined) return firstKey(apiKeyFile);
+  const { SWITCHYARD_API_KEY: ours, OPENAI_API_KEY: another } = process.env;
+  return ours ?? (url === undefined ? null : (another ?? null));
 }
 
 /** Of the lines that `up --api-key-file` takes, so that one file serves both ends: "KEY" or "KEY TENANT", and comments. */
@@ -43,5 +45,5 @@ export function readSecret(file: string, option: string): string {
 }
 
 export function connect(options: ServerOptions, timeoutMs: number): ApiClient {
-  return new ApiClient({ url: options.url, apiKey: readApiKey(options), timeoutMs });
+  return new ApiClient({ url: options.url ?? defaultUrl, apiKey: readApiKey(options), timeoutMs });
 }

@@ -6,6 +6,7 @@ import { type IdShape, idShape, modelDirHelp } from '../place/option-values.ts';
 import { integerIn } from '../terminal/option-values.ts';
 import { checkNewOutput } from '../terminal/output-file.ts';
 import { counted } from '../terminal/quantity.ts';
+import { print } from '../terminal/visible.ts';
 import { writeConverted } from '../trace/converted-files.ts';
 import { checkTraceName } from '../trace/trace-name.ts';
 import { tokensText } from '../trace/trace-summary.ts';
@@ -40,7 +41,7 @@ export function traceConvertCommand(): Command {
         .catch(naming(to))
         .finally(interrupt.release);
       const counts = { tokens: trace.tokens, wholeTokens: trace.wholeTokens ?? trace.tokens, sequences: trace.sequences.length };
-      process.stdout.write(
+      print(
         options.json
           ? `${JSON.stringify({ format: 'switchyard-trace-conversion', version: 1, files, ...counts })}\n`
           : `wrote ${tokensText(counts)} in ${counted(counts.sequences, 'sequence')} to ${to}\n`,

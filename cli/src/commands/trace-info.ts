@@ -4,6 +4,7 @@ import { type IdShape, idShape } from '../place/option-values.ts';
 import { integerIn } from '../terminal/option-values.ts';
 import { counted } from '../terminal/quantity.ts';
 import { textTable } from '../terminal/table.ts';
+import { print } from '../terminal/visible.ts';
 import type { TraceSummary } from '../trace/trace-summary.ts';
 import { summariseTrace, tokensText } from '../trace/trace-summary.ts';
 
@@ -17,7 +18,7 @@ export function traceInfoCommand(): Command {
     .addHelpText('after', '\nExample:\n  $ switchyard trace info requests.trace')
     .action(async (file: string, options: { tokensMax: number; shape?: IdShape; json?: boolean }) => {
       const summary = summariseTrace(await readRouting(file, options.tokensMax, options));
-      process.stdout.write(options.json ? `${JSON.stringify(summary, null, 2)}\n` : formatSummary(summary));
+      print(options.json ? `${JSON.stringify(summary, null, 2)}\n` : formatSummary(summary));
     });
 }
 

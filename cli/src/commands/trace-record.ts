@@ -5,6 +5,7 @@ import { administer, findSession } from '../cluster/session.ts';
 import { CommandFailure, exitStatus } from '../failure.ts';
 import { checkNewOutput } from '../terminal/output-file.ts';
 import { counted } from '../terminal/quantity.ts';
+import { print } from '../terminal/visible.ts';
 import type { RecordingStatus } from '../trace/recording.ts';
 import { earlierRecording, moveRecording, removeRest, startRecording, stopRecording } from '../trace/recording.ts';
 import { droppedText, endedElsewhere, watchRecording } from '../trace/recording-watch.ts';
@@ -101,12 +102,12 @@ function explainRefusal(url: string, signal: AbortSignal): (error: unknown) => n
 function report(options: RecordOptions, recorded: RecordingStatus, files: string[], local: boolean): void {
   const { sequences, rows, droppedRows } = recorded;
   if (options.json) {
-    process.stdout.write(
+    print(
       `${JSON.stringify({ format: 'switchyard-trace-recording', version: 1, files, sequences, tokens: rows, droppedTokens: droppedRows })}\n`,
     );
     return;
   }
-  process.stdout.write(
+  print(
     `${counted(rows, 'token')} of ${counted(sequences, 'sequence')}${droppedText(recorded)}\n${files.map((file) => `  ${file}${local ? '' : " (on the server's machine)"}\n`).join('')}`,
   );
 }

@@ -6,6 +6,7 @@ import { type ClusterStatus, readClusterStatus } from '../api/cluster-status.ts'
 import { connectToSession } from '../cluster/session.ts';
 import { CommandFailure } from '../failure.ts';
 import { numberIn } from '../terminal/option-values.ts';
+import { print } from '../terminal/visible.ts';
 import { type TrafficReport, trafficReport } from '../traffic/traffic-report.ts';
 import { trafficText } from '../traffic/traffic-text.ts';
 import { interruptSignal } from './interrupt.ts';
@@ -43,7 +44,7 @@ export function trafficCommand(): Command {
 }
 
 async function once(client: ApiClient, options: TrafficOptions, signal: AbortSignal): Promise<void> {
-  print(trafficReport(null, await read(client, options, signal), null), options);
+  show(trafficReport(null, await read(client, options, signal), null), options);
 }
 
 async function watch(client: ApiClient, options: TrafficOptions, signal: AbortSignal): Promise<void> {
@@ -57,7 +58,7 @@ async function watch(client: ApiClient, options: TrafficOptions, signal: AbortSi
     // Ctrl-C is how this ends, in the midst of a reading too.
     if (after === null) return;
     const nowMs = performance.now();
-    print(trafficReport(before, after, (nowMs - beforeMs) / 1000), options);
+    show(trafficReport(before, after, (nowMs - beforeMs) / 1000), options);
     [before, beforeMs] = [after, nowMs];
   }
 }
@@ -68,8 +69,8 @@ async function pause(ms: number, signal: AbortSignal): Promise<boolean> {
   return !signal.aborted;
 }
 
-function print(report: TrafficReport, { json, watch }: TrafficOptions): void {
-  process.stdout.write(json ? `${JSON.stringify(report)}\n` : `${trafficText(report)}\n${watch ? '\n' : ''}`);
+function show(report: TrafficReport, { json, watch }: TrafficOptions): void {
+  print(json ? `${JSON.stringify(report)}\n` : `${trafficText(report)}\n${watch ? '\n' : ''}`);
 }
 
 async function read(client: ApiClient, { url }: TrafficOptions, signal: AbortSignal): Promise<ClusterStatus> {

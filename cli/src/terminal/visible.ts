@@ -9,6 +9,11 @@ export function visible(text: string, stream: { isTTY?: boolean }): string {
   return stream.isTTY ? text.replaceAll(CONTROL, pictureOf) : text;
 }
 
+/** Writes a result, which repeats what servers, files and clients say. Colours are no part of it. */
+export function print(text: string, stream: NodeJS.WriteStream = process.stdout): void {
+  stream.write(visible(text, stream));
+}
+
 function pictureOf(control: string): string {
   const code = control.charCodeAt(0);
   if (code === 0x7f) return '\u2421';

@@ -6,6 +6,7 @@ import type { Observation } from '../src/exact/observation.ts';
 import { sliceObservation } from '../src/exact/observation.ts';
 import { makeQuestions } from '../src/exact/questions.ts';
 import { type ExactReport, formatExactReport } from '../src/exact/report.ts';
+import { notCompared } from '../src/exact/scenarios.ts';
 
 function observation(ids: number[]): Observation {
   return {
@@ -70,6 +71,7 @@ describe('comparing observations', () => {
     actual.logprobs[2] += 0.5;
     actual.ids![2] = 22;
     expect(compareObservations(observation([7, 14, 21]), actual).largestLogprobDifference).toBe(0.25);
+    expect(compareObservations(observation([7]), observation([8])).largestLogprobDifference).toBeNull();
   });
 });
 
@@ -104,6 +106,11 @@ describe('the report', () => {
   it('of a lossy class says that the promise is off, even where everything is equal', () => {
     expect(formatExactReport(report)).toContain('The promise is off: class bf16+node-limit-2 is lossy');
     expect(formatExactReport({ ...report, promised: true })).not.toContain('promise');
+  });
+
+  it('does not call a difference 0 where the first tokens differ already', () => {
+    const row = { ...notCompared('repeated', ''), questions: 1, tokens: 1, firstDifference: { question: 0, token: 0 }, unsupported: null };
+    expect(formatExactReport({ ...report, results: [row] })).toMatch(/^repeated +0\/1 +0\/1 +- +differs from question 0, token 0$/m);
   });
 
   it('that is not complete says so, and why', () => {

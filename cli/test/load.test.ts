@@ -102,6 +102,9 @@ describe('an answer that does not end', () => {
   });
 });
 
+/** What so many calls return. */
+const times = <T>(count: number, next: () => T): T[] => Array.from({ length: count }, () => next());
+
 describe('serve bench', () => {
   const bench = (overrides: Partial<Parameters<typeof serveBench>[0]> = {}) =>
     serveBench({
@@ -114,7 +117,7 @@ describe('serve bench', () => {
       temperature: 0,
       ignoreEos: true,
       extra: {},
-      promptsFor: (level, count) => randomIdPrompts(count, 8, 0, 4096, level),
+      promptsFor: (level) => randomIdPrompts(8, 0, 4096, level),
       onProgress: () => {},
       signal: new AbortController().signal,
       ...overrides,
@@ -142,6 +145,19 @@ describe('serve bench', () => {
     expect(level).toMatchObject({ requests: 6, errors: 3, errorMessages: [{ message: 'the queue is full', count: 3 }], outputTokens: 9 });
   });
 
+  it('makes no prompt before its request', async () => {
+    await start(() => 'answer');
+    const stop = new AbortController();
+    let made = 0;
+    const promptsFor = () => () => {
+      made++;
+      return [300];
+    };
+    const onProgress = (done: number) => done === 4 && stop.abort();
+    await bench({ concurrencies: [2], requestsAt: () => 1_000_000, promptsFor, signal: stop.signal, onProgress });
+    expect(made).toBe(server.requests.length);
+  });
+
   it('stops when told to', async () => {
     await start(() => 'answer');
     const stop = new AbortController();
@@ -153,13 +169,13 @@ describe('serve bench', () => {
 describe('prompts', () => {
   it('have exactly the tokens asked for, share exactly what is asked, and repeat by seed', async () => {
     await start(() => 'answer');
-    const prompts = randomIdPrompts(6, 20, 5, 4096, 7);
-    expect(prompts).toEqual(randomIdPrompts(6, 20, 5, 4096, 7));
+    const prompts = times(6, randomIdPrompts(20, 5, 4096, 7));
+    expect(prompts).toEqual(times(6, randomIdPrompts(20, 5, 4096, 7)));
     expect(prompts.every((p) => p.length === 20 && p.every((id) => id >= 256 && id < 4096))).toBe(true);
     expect(new Set(prompts.map((p) => p.slice(0, 5).join())).size).toBe(1);
     expect(new Set(prompts.map((p) => p[5])).size).toBeGreaterThan(1);
     // A small vocabulary has no ids beyond its own.
-    const ids = randomIdPrompts(6, 20, 0, 128, 7).flat();
+    const ids = times(6, randomIdPrompts(20, 0, 128, 7)).flat();
     expect(ids.every((id) => id >= 64 && id < 128)).toBe(true);
     expect([vocabOf({ id: 'tiny', meta: { n_vocab: 128 } }), vocabOf({ id: 'tiny' })]).toEqual([128, 4096]);
   });
@@ -168,7 +184,7 @@ describe('prompts', () => {
     await start(() => 'answer');
     const ids = await tokenizeByServer(client, 'tiny', 'It was a dark night, and the captain');
     expect(ids).toHaveLength(36);
-    for (const prompt of textIdPrompts(4, 10, ids!, 1, new Set())) expect(ids!.join()).toContain(prompt.join());
+    for (const prompt of times(4, textIdPrompts(10, ids!, 1, new Set()))) expect(ids!.join()).toContain(prompt.join());
   });
 
   it.each([
@@ -198,10 +214,10 @@ describe('windows of a text', () => {
     await start(() => 'answer');
     const ids = Array.from({ length: 20 }, (_, i) => i);
     const used = new Set<number>();
-    const firsts = [1, 2, 3].flatMap((seed) => textIdPrompts(5, 6, ids, seed, used).map(([first]) => first));
+    const firsts = [1, 2, 3].flatMap((seed) => times(5, textIdPrompts(6, ids, seed, used)).map(([first]) => first));
     expect(firsts.sort((a, b) => a - b)).toEqual(ids.slice(0, windowPlaces(20, 6)));
-    expect(() => textIdPrompts(1, 6, ids, 4, used)).toThrow(/all 15 windows of the text are used/);
-    const texts = textPrompts(15, 6, 'abcdefghijklmnopqrst', 1, new Set());
+    expect(textIdPrompts(6, ids, 4, used)).toThrow(/all 15 windows of the text are used/);
+    const texts = times(15, textPrompts(6, 'abcdefghijklmnopqrst', 1, new Set()));
     expect(new Set(texts).size).toBe(15);
     expect(texts.every((text) => text.length === 6)).toBe(true);
   });
@@ -211,9 +227,9 @@ describe('windows of a text', () => {
     const text = 'a🐋b🚢🐋cd🐋';
     for (const chars of [1, 2, 3, 4]) {
       const places = textPlaces(text, chars);
-      const texts = textPrompts(places, chars, text, 1, new Set());
+      const texts = times(places, textPrompts(chars, text, 1, new Set()));
       expect(texts.filter((prompt) => !prompt.isWellFormed() || prompt.length < chars)).toEqual([]);
-      expect(() => textPrompts(places + 1, chars, text, 1, new Set())).toThrow(/windows of the text are used/);
+      expect(() => times(places + 1, textPrompts(chars, text, 1, new Set()))).toThrow(/windows of the text are used/);
     }
     expect(textPlaces(text, 3)).toBe([...'a🐋b🚢🐋cd'].length);
   });

@@ -62,7 +62,7 @@ describe('numeric classes', () => {
   it('are put together from parts, and unknown parts are named', () => {
     expect(classFlags('bf16+int8-experts')).toEqual(['--numeric', 'bf16', '--expert-dtype', 'int8']);
     expect(classFlags('f32+node-limit-2+int8-wire')).toEqual(['--numeric', 'f32', '--lossy', 'node-limit=2,wire=int8']);
-    expect(() => classFlags('bf16+fp4')).toThrow(/fp4 is not known/);
+    for (const part of ['fp4', 'constructor', '__proto__', '']) expect(() => classFlags(`bf16+${part}`)).toThrow(`${part} is not known`);
   });
 });
 

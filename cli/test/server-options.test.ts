@@ -1,7 +1,21 @@
 import { afterEach, expect, it, vi } from 'vitest';
+import { chatCommand } from '../src/commands/chat.ts';
 import { readApiKey } from '../src/commands/server-options.ts';
 
-afterEach(() => void vi.unstubAllEnvs());
+afterEach(() => {
+  vi.unstubAllEnvs();
+  vi.restoreAllMocks();
+});
+
+it('chat does not wait for the list of models as long as for an answer', async () => {
+  const limits: number[] = [];
+  vi.spyOn(AbortSignal, 'timeout').mockImplementation((ms) => {
+    limits.push(ms);
+    return AbortSignal.abort();
+  });
+  await expect(chatCommand().parseAsync(['--url', 'http://127.0.0.1:9'], { from: 'user' })).rejects.toThrow(/no complete answer within/);
+  expect(limits).toEqual([30_000]);
+});
 
 it('a key of another service goes to no server that the user has not named', () => {
   vi.stubEnv('SWITCHYARD_API_KEY', undefined);

@@ -121,6 +121,10 @@ describe('traffic report', () => {
     expect(workers.frames[2][0]).toBe(20);
     expect(workers.bytes[0][1]).toBe(100);
     expect([rows, r, homeShare]).toEqual([50, 0.2, null]);
+    // Of those 50 rows no pair left its node; of 50 that ended besides, one each.
+    expect(trafficReport(status, later, 2).formula!.tableBytes).toBe(0);
+    later.requests.traffic = { ...later.requests.traffic, rows: 200, visits: 300 };
+    expect(trafficReport(status, later, 2)).toMatchObject({ homeShare: 0, formula: { tableBytes: 8 } });
   });
 
   it('of an interval in which a worker was lost, or started anew, is what the others and the new one counted', () => {

@@ -37,6 +37,7 @@ describe('options that would mean nothing', () => {
   const url = 'http://127.0.0.1:9';
   const listen = ['bench', 'calibrate', '--listen', 'tcp://127.0.0.1:0'];
   it.each([
+    [['bench', 'exact', '--also', 'ftp://x', '--', '--fly'], /--also ftp:\/\/x: the scheme must be http or https/],
     [['bench', 'quality', '--url', url, '--', '--nodes', '2'], /flags after -- are for a server that is started here, but --url/],
     [[...listen, '--json'], /--listen tcp:.* measures nothing itself; --json: for the machine that dials/],
     [[...listen, '--out', 'x.json', '--', '--nodes', '2'], /measures nothing itself; --out x.json, flags after --: for the machine/],
@@ -59,6 +60,11 @@ describe('options that would mean nothing', () => {
 });
 
 describe('bench calibrate', () => {
+  it('says how long a context it needs of the server, whatever the model has', async () => {
+    const { status, stderr } = await switchyard(['bench', 'calibrate', '--out', '/dev/null', '--', '--max-context', '64']);
+    expect([status, stderr]).toEqual([2, expect.stringMatching(/needs a context of 112 tokens at least, the server has one of 64\n$/)]);
+  });
+
   it('hears Ctrl-C while it waits for a machine that does not answer', async () => {
     let tellDialled: () => void = () => {};
     const dialled = new Promise<void>((resolve) => {

@@ -189,15 +189,16 @@ async function readEvents<T extends object>(response: http.IncomingMessage, path
   });
 }
 
-function parseBaseUrl(text: string): URL {
+/** @param option that gave it */
+export function parseBaseUrl(text: string, option = '--url'): URL {
   let url: URL;
   try {
     url = new URL(text.includes('://') ? text : `http://${text}`);
   } catch {
-    throw new CommandFailure(`--url ${text}: not a URL; give something like http://127.0.0.1:8000`, { status: 2 });
+    throw new CommandFailure(`${option} ${text}: not a URL; give something like http://127.0.0.1:8000`, { status: 2 });
   }
   if (url.protocol !== 'http:' && url.protocol !== 'https:')
-    throw new CommandFailure(`--url ${text}: the scheme must be http or https, not ${url.protocol.slice(0, -1)}`, { status: 2 });
+    throw new CommandFailure(`${option} ${text}: the scheme must be http or https, not ${url.protocol.slice(0, -1)}`, { status: 2 });
   return url;
 }
 

@@ -27,7 +27,9 @@ interface Flags {
 const probeOptions: LinkOptions = { token: '', tls: null };
 const requestMsMax = 600_000;
 const decodeTokens = 96;
-const promptTokens = { short: 32, long: 384 };
+const promptTokens = { decoding: 16, short: 32, long: 384 };
+/** A long prompt of three times a short one tells what its attention adds. */
+const contextMin = promptTokens.decoding + decodeTokens;
 const requests = 6;
 
 export function benchCalibrateCommand(): Command {
@@ -121,10 +123,16 @@ async function calibrate(upFlags: string[], dial: string | undefined, signal: Ab
     const model = inspectModel(started.modelDir);
     const layers = model.moeLayers.length;
     if (layers === 0) throw new CommandFailure(`${started.modelDir} has no experts: there is nothing to place`);
+    const { max_model_len } = await selectModel(target.client, null, target.signal);
+    const context = max_model_len ?? model.maxContext;
+    if (context < contextMin)
+      throw new CommandFailure(`calibrate needs a context of ${contextMin} tokens at least, the server has one of ${context}`, {
+        status: exitStatus.usage,
+      });
     const loads = [
-      await measureLoad(target, 16, decodeTokens),
+      await measureLoad(target, promptTokens.decoding, decodeTokens),
       await measureLoad(target, promptTokens.short, 1),
-      await measureLoad(target, Math.min(promptTokens.long, model.maxContext - 8), 1),
+      await measureLoad(target, Math.min(promptTokens.long, context - 8), 1),
     ];
     return {
       format: 'switchyard-calibration',
@@ -159,7 +167,7 @@ async function measureLoad(target: BenchTarget, prompt: number, output: number):
       temperature: 0,
       ignoreEos: true,
       extra: {},
-      promptsFor: (_, count) => randomIdPrompts(count, prompt, 0, vocabOf(card), prompt),
+      promptsFor: () => randomIdPrompts(prompt, 0, vocabOf(card), prompt),
       onProgress: progress.update,
       aroundLevel: {
         before: () => target.cluster.begin(),

@@ -3,6 +3,7 @@ import os from 'node:os';
 import path from 'node:path';
 import { promisesSameBits } from '@switchyard/proto';
 import { Command } from 'commander';
+import { parseBaseUrl } from '../api/client.ts';
 import { preferModel, selectModel } from '../api/models.ts';
 import type { UpReport } from '../cluster/up-report.ts';
 import type { Observation, Question } from '../exact/observation.ts';
@@ -78,6 +79,7 @@ Examples:
     .action(async (upFlags: string[], options: ExactOptions) => {
       checkUpFlags(upFlags, options.url);
       checkOutput(options.out, '--out');
+      for (const url of options.also ?? []) parseBaseUrl(url, '--also');
       const interrupt = interruptSignal();
       const target: TargetOptions = { ...options, upFlags, timeoutMs: options.timeout * 1000, signal: interrupt.signal };
       const { report, started, asked, failure: failureHere } = await compareHere(target, options);

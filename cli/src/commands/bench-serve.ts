@@ -273,7 +273,7 @@ function readPromptText(file: string): string {
   return text;
 }
 
-type PromptMaker = (level: number, count: number) => CompletionRequest['prompt'][];
+type PromptMaker = (level: number) => () => CompletionRequest['prompt'];
 
 /** Every level gets its own seed, so that no level finds the previous one's prompts in a cache. */
 async function promptMaker(
@@ -288,7 +288,7 @@ async function promptMaker(
   if (text === null) {
     const vocab = options.vocab ?? vocabOf(card);
     return {
-      promptsFor: (level, count) => randomIdPrompts(count, promptTokens, sharedPrefix, vocab, levelSeed(level)),
+      promptsFor: (level) => randomIdPrompts(promptTokens, sharedPrefix, vocab, levelSeed(level)),
       kind: 'random ids',
     };
   }
@@ -296,13 +296,16 @@ async function promptMaker(
   const ids = options.chat ? null : await tokenizeByServer(client, card.id, text, signal);
   if (ids !== null) {
     checkWindows(options, ids.length, promptTokens, windowPlaces(ids.length, promptTokens), `${ids.length} tokens`);
-    return { promptsFor: (level, count) => textIdPrompts(count, promptTokens, ids, levelSeed(level), used), kind: 'text as ids' };
+    return { promptsFor: (level) => textIdPrompts(promptTokens, ids, levelSeed(level), used), kind: 'text as ids' };
   }
   const charsPerToken = await charsPerTokenByServer(client, card.id, text, signal);
   const chars = Math.max(1, Math.round(promptTokens * charsPerToken));
   const has = `${text.length} characters, about ${Math.floor(text.length / charsPerToken)} tokens`;
   checkWindows(options, text.length, chars, textPlaces(text, chars), has);
-  const windows: PromptMaker = (level, count) => textPrompts(count, chars, text, levelSeed(level), used);
-  const asMessage = (content: string | unknown): CompletionRequest['prompt'] => [{ role: 'user', content: content as string }];
-  return { promptsFor: options.chat ? (level, count) => windows(level, count).map(asMessage) : windows, kind: 'text' };
+  const windows = (level: number) => textPrompts(chars, text, levelSeed(level), used);
+  const messages: PromptMaker = (level) => {
+    const nextWindow = windows(level);
+    return () => [{ role: 'user', content: nextWindow() }];
+  };
+  return { promptsFor: options.chat ? messages : windows, kind: 'text' };
 }

@@ -11,6 +11,8 @@ import { connect, defaultUrl, withServerOptions } from './server-options.ts';
 
 /** An answer may stream for as long as the context lasts; a minute without its end is normal, an hour is not. */
 const answerMsMax = 60 * 60 * 1000;
+/** What a server has is told at once. */
+const modelsMsMax = 30_000;
 
 interface ChatOptions extends ServerOptions {
   model?: string;
@@ -41,8 +43,9 @@ Examples:
   $ echo "Which book is this from? He heaved his harpoon at the whale, and the boat was dragged through the foam." | switchyard chat --temperature 0`,
     )
     .action(async (options: ChatOptions) => {
+      const asking = connect(options, modelsMsMax);
+      const card = await selectModel(asking, options.model ?? null).finally(() => asking.close());
       const client = connect(options, answerMsMax);
-      const card = await selectModel(client, options.model ?? null);
       const settings = {
         model: card.id,
         temperature: options.temperature,

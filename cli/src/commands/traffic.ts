@@ -48,14 +48,16 @@ async function once(client: ApiClient, options: TrafficOptions, signal: AbortSig
 }
 
 async function watch(client: ApiClient, options: TrafficOptions, signal: AbortSignal): Promise<void> {
-  let before = await read(client, options, signal);
-  let beforeMs = performance.now();
-  while (await pause(1000 * options.interval, signal)) {
-    const after = await read(client, options, signal).catch((error: unknown) => {
+  // Ctrl-C is how this ends, in the midst of a reading too.
+  const readUntilTold = () =>
+    read(client, options, signal).catch((error: unknown) => {
       if (!signal.aborted) throw error;
       return null;
     });
-    // Ctrl-C is how this ends, in the midst of a reading too.
+  let before = await readUntilTold();
+  let beforeMs = performance.now();
+  while (before !== null && (await pause(1000 * options.interval, signal))) {
+    const after = await readUntilTold();
     if (after === null) return;
     const nowMs = performance.now();
     show(trafficReport(before, after, (nowMs - beforeMs) / 1000), options);

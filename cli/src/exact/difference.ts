@@ -5,8 +5,8 @@ export interface Difference {
   /** Every log-probability, chosen and alternative, equal bit for bit (and the tokens too). */
   sameLogprobs: boolean;
   tokens: number;
-  /** Over the tokens before the first that differs, whose contexts are the same. */
-  largestLogprobDifference: number;
+  /** Over the tokens before the first that differs, whose contexts are the same; null where there are none. */
+  largestLogprobDifference: number | null;
   /** Index of the first token at which anything differs, or null. */
   firstAt: number | null;
 }
@@ -18,7 +18,7 @@ export function compareObservations(expected: Observation, actual: Observation):
     expected.ids && actual.ids ? expected.ids[i] === actual.ids[i] : expected.tokens[i] === actual.tokens[i];
   let sameTokens = expected.tokens.length === actual.tokens.length;
   let firstAt: number | null = null;
-  let largest = 0;
+  let largest: number | null = null;
   for (let i = 0; i < tokens; i++) {
     const same = sameToken(i);
     const sameBits = Object.is(expected.logprobs[i], actual.logprobs[i]) && expected.alternatives[i] === actual.alternatives[i];
@@ -27,7 +27,7 @@ export function compareObservations(expected: Observation, actual: Observation):
       sameTokens = false;
       break;
     }
-    largest = Math.max(largest, Math.abs(expected.logprobs[i] - actual.logprobs[i]));
+    largest = Math.max(largest ?? 0, Math.abs(expected.logprobs[i] - actual.logprobs[i]));
   }
   if (!sameTokens) firstAt ??= tokens;
   return { sameTokens, sameLogprobs: firstAt === null, tokens: expected.tokens.length, largestLogprobDifference: largest, firstAt };

@@ -43,7 +43,7 @@ export async function makeQuestions(
     questions.push({ model, prompt, maxTokens, temperature, seed: seedOf(index), topLogprobs });
   }
   const others = Array.from({ length: options.others }, (_, index): Question => {
-    const [prompt] = randomIdPrompts(1, 5 + ((index * 37) % 90), 0, options.vocab, 77 + index);
+    const prompt = randomIdPrompts(5 + ((index * 37) % 90), 0, options.vocab, 77 + index)();
     return { model, prompt, maxTokens: 8 + ((index * 13) % 40), temperature, seed: seedOf(index), topLogprobs };
   });
   return { questions, others };

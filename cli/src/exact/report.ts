@@ -36,7 +36,7 @@ export function formatExactReport(report: ExactReport): string {
           r.scenario,
           `${r.sameTokens}/${r.questions}`,
           `${r.sameLogprobs}/${r.questions}`,
-          r.largestLogprobDifference === 0 ? '0' : r.largestLogprobDifference.toExponential(1),
+          differenceText(r.largestLogprobDifference),
           r.firstDifference === null
             ? 'identical'
             : `differs from question ${r.firstDifference.question}, token ${r.firstDifference.token}`,
@@ -52,6 +52,11 @@ export function formatExactReport(report: ExactReport): string {
     closingLine(report),
     '',
   ].join('\n');
+}
+
+function differenceText(largest: number | null): string {
+  if (largest === null) return '-';
+  return largest === 0 ? '0' : largest.toExponential(1);
 }
 
 function closingLine({ results, incomplete }: ExactReport): string {

@@ -12,7 +12,8 @@ export interface ScenarioResult {
   sameTokens: number;
   sameLogprobs: number;
   tokens: number;
-  largestLogprobDifference: number;
+  /** Null where no log-probabilities were compared. */
+  largestLogprobDifference: number | null;
   /** Question and token of the first difference, or null. */
   firstDifference: { question: number; token: number } | null;
   /** Why nothing was compared, or null. */
@@ -146,10 +147,15 @@ function summarise(scenario: string, differences: Difference[]): ScenarioResult 
     sameTokens: differences.filter((d) => d.sameTokens).length,
     sameLogprobs: differences.filter((d) => d.sameLogprobs).length,
     tokens: differences.reduce((sum, d) => sum + d.tokens, 0),
-    largestLogprobDifference: Math.max(...differences.map((d) => d.largestLogprobDifference)),
+    largestLogprobDifference: largestOf(differences.map((d) => d.largestLogprobDifference)),
     firstDifference: question < 0 ? null : { question, token: differences[question].firstAt! },
     unsupported: null,
   };
+}
+
+function largestOf(values: readonly (number | null)[]): number | null {
+  const known = values.filter((value) => value !== null);
+  return known.length === 0 ? null : Math.max(...known);
 }
 
 /** The row of a scenario that says only why it has nothing. */
@@ -160,7 +166,7 @@ export function notCompared(scenario: string, unsupported: string): ScenarioResu
     sameTokens: 0,
     sameLogprobs: 0,
     tokens: 0,
-    largestLogprobDifference: 0,
+    largestLogprobDifference: null,
     firstDifference: null,
     unsupported,
   };

@@ -15,16 +15,16 @@ export function vocabOf(card: ModelCard): number {
 }
 
 /**
- * `count` prompts of `tokens` tokens each, all different from their first token on, so that no server answers from its prefix cache; the first
- * `sharedTokens` are the same in all, to measure that cache.
+ * Makes prompts of `tokens` tokens, one a call (a million at once would not fit), all different from their first token on, so that no server answers from its prefix
+ * cache; the first `sharedTokens` are the same in all, to measure that cache.
  */
-export function randomIdPrompts(count: number, tokens: number, sharedTokens: number, vocab: number, seed: number): number[][] {
+export function randomIdPrompts(tokens: number, sharedTokens: number, vocab: number, seed: number): () => number[] {
   const random = randomStream(seed);
   // A vocabulary of a few hundred has ordinary ones among those.
   const first = Math.min(firstOrdinaryId, vocab >> 1);
   const drawId = () => first + Math.floor(random() * (vocab - first));
   const shared = Array.from({ length: Math.min(sharedTokens, tokens) }, drawId);
-  return Array.from({ length: count }, () => [...shared, ...Array.from({ length: tokens - shared.length }, drawId)]);
+  return () => [...shared, ...Array.from({ length: tokens - shared.length }, drawId)];
 }
 
 /** Where windows of a text began in this run: none begins there again, or a server would answer from its prefix cache. */
@@ -59,12 +59,12 @@ function drawPlace(random: () => number, places: number, used: UsedPlaces, mayBe
 }
 
 /** Windows of a tokenised text, at random places: real language, exact counts. */
-export function textIdPrompts(count: number, tokens: number, ids: readonly number[], seed: number, used: UsedPlaces): number[][] {
+export function textIdPrompts(tokens: number, ids: readonly number[], seed: number, used: UsedPlaces): () => number[] {
   const random = randomStream(seed);
-  return Array.from({ length: count }, () => {
+  return () => {
     const from = drawPlace(random, windowPlaces(ids.length, tokens), used);
     return ids.slice(from, from + tokens);
-  });
+  };
 }
 
 /** What a server says of a path that it does not have. */
@@ -95,12 +95,12 @@ export async function tokenizeByServer(client: ApiClient, model: string, text: s
 }
 
 /** Windows of so many characters (one more where the last would be cut in two), for servers that take text only. */
-export function textPrompts(count: number, chars: number, text: string, seed: number, used: UsedPlaces): string[] {
+export function textPrompts(chars: number, text: string, seed: number, used: UsedPlaces): () => string {
   const random = randomStream(seed);
-  return Array.from({ length: count }, () => {
+  return () => {
     const from = drawPlace(random, windowPlaces(text.length, chars), used, (place) => !isInsidePair(text, place));
     return wholeSlice(text, from, from + chars);
-  });
+  };
 }
 
 function wholeSlice(text: string, from: number, to: number): string {

@@ -16,8 +16,8 @@ export interface ServeBenchOptions {
   temperature: number;
   ignoreEos: boolean;
   extra: Record<string, unknown>;
-  /** The prompts of one level, warm-up included; different levels must not repeat one another's. */
-  promptsFor(level: number, count: number): CompletionRequest['prompt'][];
+  /** Makes the prompts of one level, warm-up included, one a call; different levels must not repeat one another's. */
+  promptsFor(level: number): () => CompletionRequest['prompt'];
   onProgress(done: number, total: number, what: string): void;
   /** Called around each level's measured part, e.g. to read the server's own counters. */
   aroundLevel?: { before(): Promise<void>; after(report: LevelReport): Promise<void> };
@@ -32,13 +32,13 @@ export async function serveBench(options: ServeBenchOptions): Promise<LevelRepor
   for (const [level, concurrency] of options.concurrencies.entries()) {
     const warmup = options.warmupAt(concurrency);
     const measured = options.requestsAt(concurrency);
-    const prompts = options.promptsFor(level, warmup + measured);
-    const send = async (index: number) => {
+    const nextPrompt = options.promptsFor(level);
+    const send = async () => {
       const completion = await timedCompletion(
         options.client,
         {
           model: options.model,
-          prompt: prompts[index],
+          prompt: nextPrompt(),
           maxTokens: options.maxTokens,
           temperature: options.temperature,
           ignoreEos: options.ignoreEos,
@@ -51,7 +51,7 @@ export async function serveBench(options: ServeBenchOptions): Promise<LevelRepor
     };
     const warm = await closedLoop(warmup, concurrency, options.signal, send);
     await options.aroundLevel?.before();
-    const completions = await closedLoop(measured, concurrency, options.signal, (index) => send(warmup + index));
+    const completions = await closedLoop(measured, concurrency, options.signal, send);
     if (options.signal.aborted) break;
     const report = levelReport(concurrency, completions);
     // A warm-up request that fails is as much a failure as a measured one.

@@ -1,13 +1,13 @@
 import { CommandFailure, exitStatus } from '../failure.ts';
 
-const parts: Record<string, string[]> = {
-  f32: ['--numeric', 'f32'],
-  bf16: ['--numeric', 'bf16'],
-  auto: ['--numeric', 'auto'],
-  'int8-experts': ['--expert-dtype', 'int8'],
-  'int4-experts': ['--expert-dtype', 'int4'],
-  'int8-dense': ['--dense-dtype', 'int8'],
-};
+const parts = new Map([
+  ['f32', ['--numeric', 'f32']],
+  ['bf16', ['--numeric', 'bf16']],
+  ['auto', ['--numeric', 'auto']],
+  ['int8-experts', ['--expert-dtype', 'int8']],
+  ['int4-experts', ['--expert-dtype', 'int4']],
+  ['int8-dense', ['--dense-dtype', 'int8']],
+]);
 
 /** Parts that become one list of `--lossy`. */
 const lossyParts: [RegExp, (found: RegExpExecArray) => string][] = [
@@ -21,8 +21,8 @@ export function classFlags(name: string): string[] {
   const flags = name.split('+').flatMap((part) => {
     const given = lossyPart(part);
     if (given !== null) lossy.push(given);
-    else if (parts[part] === undefined) throw unknownPart(name, part);
-    return parts[part] ?? [];
+    else if (!parts.has(part)) throw unknownPart(name, part);
+    return parts.get(part) ?? [];
   });
   return lossy.length === 0 ? flags : [...flags, '--lossy', lossy.join(',')];
 }
@@ -36,7 +36,7 @@ function lossyPart(part: string): string | null {
 }
 
 function unknownPart(name: string, part: string): CommandFailure {
-  const known = [...Object.keys(parts), 'node-limit-N', 'int8-wire', 'fp8-wire'];
+  const known = [...parts.keys(), 'node-limit-N', 'int8-wire', 'fp8-wire'];
   return new CommandFailure(`--classes ${name}: ${part} is not known; a class is put together with + from ${known.join(', ')}`, {
     status: exitStatus.usage,
   });

@@ -8,9 +8,10 @@ export function checkOutput(file: string | undefined, option: string): void {
   if (file === undefined) return;
   if (file === '') throw new CommandFailure(`${option} names no file`, { status: exitStatus.usage });
   try {
-    const there = existsSync(file);
-    if (there && statSync(file).isDirectory()) throw new Error('it is a folder');
-    accessSync(there ? file : path.dirname(path.resolve(file)), constants.W_OK);
+    // A name that is too long, say, is refused here.
+    const found = statSync(file, { throwIfNoEntry: false });
+    if (found?.isDirectory()) throw new Error('it is a folder');
+    accessSync(found === undefined ? path.dirname(path.resolve(file)) : file, constants.W_OK);
   } catch (error) {
     throw new CommandFailure(`${option} ${file}: ${(error as Error).message}`, { status: exitStatus.usage, cause: error });
   }
@@ -34,25 +35,28 @@ export interface Output {
  * no plain file (a device, a pipe) or its folder takes no new ones, it is written to as it is.
  */
 export function writeOutputs(outputs: readonly Output[]): void {
-  const partials: { partial: string; file: string }[] = [];
+  const partials: { partial: string; file: string; output: Output }[] = [];
   try {
-    for (const { option, file, text } of outputs) {
-      try {
+    for (const output of outputs)
+      blaming(output, () => {
+        const { file, text } = output;
         const partial = partialOf(file);
-        if (partial === null) {
-          writeFileSync(file, text);
-          continue;
-        }
-        partials.push(partial);
+        if (partial === null) return writeFileSync(file, text);
+        partials.push({ ...partial, output });
         writeFileSync(partial.partial, text, { flag: 'wx' });
         if (existsSync(partial.file)) chmodSync(partial.partial, statSync(partial.file).mode);
-      } catch (error) {
-        throw new CommandFailure(`${option} ${file}: ${(error as Error).message}`, { cause: error });
-      }
-    }
-    for (const { partial, file } of partials) renameSync(partial, file);
+      });
+    for (const { partial, file, output } of partials) blaming(output, () => renameSync(partial, file));
   } finally {
     for (const { partial } of partials) rmSync(partial, { force: true });
+  }
+}
+
+function blaming({ option, file }: Output, work: () => void): void {
+  try {
+    work();
+  } catch (error) {
+    throw new CommandFailure(`${option} ${file}: ${(error as Error).message}`, { cause: error });
   }
 }
 
@@ -69,7 +73,11 @@ function partialOf(named: string): { partial: string; file: string } | null {
   return { partial: partialName(file), file };
 }
 
+/** Of a file's name so much that with what is added it is one that systems take (255 bytes), whatever the letters: three bytes each at most. */
+const partialCharsMax = 64;
+
 /** Of its own: in containers that share a folder process ids come again, and a killed one may have left its file. */
 export function partialName(file: string): string {
-  return `${file}.${process.pid}.${randomBytes(4).toString('hex')}.partial`;
+  const name = path.basename(file).slice(0, partialCharsMax);
+  return path.join(path.dirname(file), `${name}.${process.pid}.${randomBytes(4).toString('hex')}.partial`);
 }

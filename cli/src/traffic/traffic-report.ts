@@ -22,7 +22,7 @@ export interface FormulaCheck {
   /** measured / predicted - 1. */
   deviation: number;
   within: boolean;
-  /** What the formula leaves out: headers of frames, and the tables that name experts (null while no request has ended, whose bills tell). */
+  /** What the formula leaves out: headers of frames, and the tables that name experts (null where no request has ended, whose bills tell). */
   headerBytes: number;
   tableBytes: number | null;
   /** measured / (predicted + headers + tables) - 1. */
@@ -76,6 +76,7 @@ export function trafficReport(before: ClusterStatus | null, after: ClusterStatus
   const r = rows === 0 ? null : remoteNodes / rows;
   const interNodeBytes = bytesOf(true) / Math.max(1, rows);
   const { prediction } = after.plan;
+  const ended = endedTraffic(before, after);
   return {
     format: 'switchyard-traffic',
     version: 1,
@@ -92,8 +93,8 @@ export function trafficReport(before: ClusterStatus | null, after: ClusterStatus
     interNodeBytes,
     intraNodeBytes: bytesOf(false) / Math.max(1, rows),
     r,
-    homeShare: homeShareOf(before, after),
-    formula: checkFormula(after, flows, rows, remoteNodes, interNodeBytes),
+    homeShare: ended.visits > 0 ? ended.homeVisits / ended.visits : null,
+    formula: checkFormula(after.plan.rowBytes, ended, flows, rows, remoteNodes, interNodeBytes),
     plan:
       prediction === null
         ? null
@@ -107,7 +108,8 @@ export function trafficReport(before: ClusterStatus | null, after: ClusterStatus
 }
 
 function checkFormula(
-  { plan: { rowBytes }, requests: { traffic } }: ClusterStatus,
+  rowBytes: number | null,
+  ended: EndedTraffic,
   flows: readonly LinkFlow[],
   rows: number,
   remoteNodes: number,
@@ -120,7 +122,7 @@ function checkFormula(
   const predicted = (remoteNodes / rows) * (rowBytes + sumBytes);
   const deviation = measured / predicted - 1;
   const headerBytes = (HEADER_BYTES * crossing.reduce((sum, { frames }) => sum + frames, 0)) / rows;
-  const tableBytes = traffic.rows === 0 ? null : (PAIR_BYTES * (traffic.visits - traffic.homeVisits)) / traffic.rows;
+  const tableBytes = ended.rows > 0 ? (PAIR_BYTES * (ended.visits - ended.homeVisits)) / ended.rows : null;
   const wholeDeviation = tableBytes === null ? null : measured / (predicted + headerBytes + tableBytes) - 1;
   const within = (part: number) => Math.abs(part) <= TOLERANCE;
   return {
@@ -137,11 +139,12 @@ function checkFormula(
   };
 }
 
-function homeShareOf(before: ClusterStatus | null, after: ClusterStatus): number | null {
-  const now = after.requests.traffic;
-  const then = before?.requests.traffic ?? { visits: 0, homeVisits: 0 };
-  const visits = now.visits - then.visits;
-  return visits > 0 ? (now.homeVisits - then.homeVisits) / visits : null;
+/** Of the requests that ended. */
+type EndedTraffic = Pick<ClusterStatus['requests']['traffic'], 'rows' | 'visits' | 'homeVisits'>;
+
+function endedTraffic(before: ClusterStatus | null, { requests: { traffic: now } }: ClusterStatus): EndedTraffic {
+  const then = before?.requests.traffic ?? { rows: 0, visits: 0, homeVisits: 0 };
+  return { rows: now.rows - then.rows, visits: now.visits - then.visits, homeVisits: now.homeVisits - then.homeVisits };
 }
 
 function nodeMatrix(status: ClusterStatus, flows: readonly LinkFlow[]): FlowMatrix {

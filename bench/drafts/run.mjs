@@ -28,6 +28,10 @@ const { values: flags } = parseArgs({
   },
 });
 const numbers = (list) => list.split(',').map(Number);
+if (!(Number(flags.rounds) > 0 && Number(flags.rounds) % 2 === 0)) {
+  process.stderr.write(`--rounds ${flags.rounds}: it must be even, for half of them are measured with each order of starting\n`);
+  process.exit(2);
+}
 const draftMaxOf = { none: 0, guessing: 16 };
 
 const folder = mkdtempSync(path.join(os.tmpdir(), 'switchyard-drafts-'));

@@ -24,6 +24,7 @@ export async function writeReport({ parts, coresPerHost, out, openWorkload }) {
   const read = (name) => JSON.parse(readFileSync(path.join(parts, name), 'utf8'));
   const names = readdirSync(parts).filter((name) => name.endsWith('.json'));
   const groups = [];
+  const uncalibrated = [];
   const workloads = {};
   for (const name of Object.keys(openWorkload)) {
     const all = names.filter((n) => n.startsWith(`${name}_`)).map(read);
@@ -33,6 +34,10 @@ export async function writeReport({ parts, coresPerHost, out, openWorkload }) {
     workloads[name] = { title: workload.title, models: {} };
     for (const part of measured) {
       const calibration = calibrationName(part);
+      if (!names.includes(`${calibration}.json`)) {
+        uncalibrated.push(part);
+        continue;
+      }
       workloads[name].models[calibration] ??= await hostModelOf(read(`${calibration}.json`), workload);
       const model = workloads[name].models[calibration];
       const cells = [];
@@ -48,7 +53,8 @@ export async function writeReport({ parts, coresPerHost, out, openWorkload }) {
     }
   }
   writeFileSync(`${out}.json`, `${JSON.stringify({ workloads, parts: groups }, null, 1)}\n`);
-  writeFileSync(`${out}.md`, text(groups, workloads, coresPerHost, out));
+  if (groups.length === 0) throw new Error(`${parts} has no part to report on that is calibrated: measure it to its end`);
+  writeFileSync(`${out}.md`, text(groups, uncalibrated, workloads, coresPerHost, out));
 }
 
 const commandsOf = (groups) => [...new Set(groups.flatMap(({ command }) => (command === undefined ? [] : [`\`${command}\``])))];
@@ -79,11 +85,22 @@ export function setting(groups, coresPerHost) {
   ];
 }
 
-function text(groups, workloads, coresPerHost, out) {
+/** Of a run that was cut short: what is there, and what cannot be predicted. */
+export function cutShort(groups, uncalibrated) {
+  const named = (parts) => parts.map(partName).join(', ');
+  const cut = groups.filter(({ whole }) => whole === false);
+  return [
+    ...(cut.length === 0 ? [] : [`Cut short, so that cells are missing: ${named(cut)}.`]),
+    ...(uncalibrated.length === 0 ? [] : [`Left out, cut short before their calibration: ${named(uncalibrated)}.`]),
+  ];
+}
+
+function text(groups, uncalibrated, workloads, coresPerHost, out) {
   const lines = [
     '# Several hosts',
     '',
     ...setting(groups, coresPerHost),
+    ...cutShort(groups, uncalibrated),
     '',
     'tokens/s of all streams, the median round; plans take turns round by round, and `x`, over contiguous, is the median of their ratios within a round; `predicted` is the step time that the cost model gives over the measured one, for the homes that the coordinator chose.',
     `Homes are chosen by the coordinator from the domain that each request declares. Plans are made by \`switchyard place\` from sequences that are not measured.`,

@@ -1,3 +1,5 @@
+import { spawnSync } from 'node:child_process';
+import { fileURLToPath } from 'node:url';
 import { expect, it } from 'vitest';
 import { draftFlags, isOurs, systemOf } from '../peers/drafts.mjs';
 
@@ -14,4 +16,12 @@ it('tells a system to guess, or not to, by its name', () => {
 it('has nothing to tell a system that it does not know, and refuses to have it guess', () => {
   expect(draftFlags('other')).toEqual([]);
   expect(() => draftFlags('other+ngram')).toThrow('other+ngram: there is no way to have it guess');
+});
+
+it('an odd number of rounds is refused before anything is started: half of them are measured in each order', () => {
+  const program = fileURLToPath(new URL('../drafts/run.mjs', import.meta.url));
+  for (const rounds of ['3', '0', 'x']) {
+    const { status, stderr } = spawnSync(process.execPath, [program, '--layouts', 'none', '--rounds', rounds], { encoding: 'utf8' });
+    expect([status, stderr]).toEqual([2, expect.stringContaining(`--rounds ${rounds}: it must be even`)]);
+  }
 });

@@ -3,7 +3,7 @@ import os from 'node:os';
 import path from 'node:path';
 import { afterAll, expect, it } from 'vitest';
 import { openParts } from '../hosts/parts.mjs';
-import { setting } from '../hosts/report.mjs';
+import { cutShort, setting } from '../hosts/report.mjs';
 
 const folder = mkdtempSync(path.join(os.tmpdir(), 'sw-bench-'));
 afterAll(() => rmSync(folder, { recursive: true }));
@@ -32,4 +32,13 @@ it('a report names the commands that made it and how its hosts were linked', () 
     expect(text).toContain('links by grpc;');
     expect(text).toContain('`node a`; `node b`; d, commit c, m.');
   }
+});
+
+it('a report says which of its parts were cut short, and which it leaves out for want of a calibration', () => {
+  const part = { workload: 'text', hosts: 2, kind: 'optimised + 25%', network: 'tun', rateMbit: 250 };
+  expect(cutShort([part, { ...part, whole: true }], [])).toEqual([]);
+  expect(cutShort([{ ...part, whole: false }], [{ ...part, hosts: 4 }])).toEqual([
+    'Cut short, so that cells are missing: text_2_optimised-25-_tun_250.',
+    'Left out, cut short before their calibration: text_4_optimised-25-_tun_250.',
+  ]);
 });

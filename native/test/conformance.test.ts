@@ -64,7 +64,9 @@ function conformsSanitized(suites: string[], ...options: string[]) {
   expect(run.status, `${run.stdout}${run.stderr}`).toBe(0);
   for (const suite of suites) expect(run.stdout).toMatch(new RegExp(`^${suite} +[1-9]\\d* compared, 0 failed$`, 'm'));
 }
-test.skipIf(!wanted)(wanted ? sanitized : `${sanitized} (${why})`, { timeout: 1_200_000 }, () => conformsSanitized(shortSuites));
+test.skipIf(!wanted)(wanted ? sanitized : `${sanitized} (${why})`, { timeout: 1_200_000 }, () =>
+  conformsSanitized(shortSuites, '--addresses'),
+);
 test.skipIf(!wanted)(wanted ? raceless : `${raceless} (${why})`, { timeout: 1_200_000 }, () =>
   conformsSanitized(sharingSuites, '--threads'),
 );

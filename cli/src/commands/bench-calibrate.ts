@@ -14,7 +14,7 @@ import { startProgress } from '../terminal/progress.ts';
 import { print } from '../terminal/visible.ts';
 import { type BenchTarget, withTargetServer } from './bench-target.ts';
 import { checkUpFlags, withShape } from './bench-up-flags.ts';
-import { interruptSignal } from './interrupt.ts';
+import { interruptSignal, untilAborted } from './interrupt.ts';
 
 interface Flags {
   listen?: string;
@@ -102,10 +102,7 @@ function blaming(option: string, address: string): (error: unknown) => never {
 async function answerUntil(address: string, signal: AbortSignal): Promise<void> {
   const listeners = await listenAny([address], probeOptions, answerProbes).catch(blaming('--listen', address));
   process.stderr.write(`answering probes on ${listeners.addresses.join(', ')}\n`);
-  await new Promise<void>((resolve) => {
-    if (signal.aborted) resolve();
-    signal.addEventListener('abort', () => resolve(), { once: true });
-  });
+  await untilAborted(signal);
   await listeners.close();
 }
 

@@ -24,3 +24,10 @@ export function interruptSignal(): { signal: AbortSignal; release(): void } {
     },
   };
 }
+
+export async function untilAborted(signal: AbortSignal): Promise<void> {
+  await new Promise<void>((resolve) => {
+    if (signal.aborted) resolve();
+    signal.addEventListener('abort', () => resolve(), { once: true });
+  });
+}

@@ -24,7 +24,7 @@ import { startProgress } from '../terminal/progress.ts';
 import { formatBytes } from '../terminal/quantity.ts';
 import { onReaderGone } from '../terminal/standard-streams.ts';
 import { visible } from '../terminal/visible.ts';
-import { interruptSignal } from './interrupt.ts';
+import { interruptSignal, untilAborted } from './interrupt.ts';
 import { firstKey } from './server-options.ts';
 
 interface UpOptions {
@@ -373,11 +373,4 @@ async function printFirstCompletion(url: string, model: string, options: UpOptio
     output.write('\n\n');
     client.close();
   }
-}
-
-async function untilAborted(signal: AbortSignal): Promise<void> {
-  await new Promise<void>((resolve) => {
-    if (signal.aborted) resolve();
-    signal.addEventListener('abort', () => resolve(), { once: true });
-  });
 }

@@ -35,7 +35,7 @@ export async function observeAlone(bench: ExactBench): Promise<Observation[]> {
   return seen;
 }
 
-type Retell = (question: Question, expected: Observation, index: number) => Promise<{ expected: Observation; actual: Observation } | null>;
+type Retell = (question: Question, expected: Observation) => Promise<{ expected: Observation; actual: Observation } | null>;
 
 interface Scenario {
   name: string;
@@ -114,7 +114,7 @@ export async function runScenario(scenario: Scenario, bench: ExactBench, referen
     const retell = scenario.retell(bench);
     const differences: (Difference | null)[] = [];
     const one = async (index: number) => {
-      const told = await retell(bench.questions[index], reference[index], index);
+      const told = await retell(bench.questions[index], reference[index]);
       differences[index] = told && compareObservations(told.expected, told.actual);
     };
     if (scenario.together) await Promise.all(bench.questions.map((_, index) => one(index)));

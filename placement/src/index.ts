@@ -13,6 +13,7 @@ export * from './cost/host-model.ts';
 export * from './cost/planned-steps.ts';
 export * from './cost/step-simulation.ts';
 export * from './cost/step-time.ts';
+export * from './describe.ts';
 export * from './export/engine-maps.ts';
 export * from './ilp/chain-programs.ts';
 export * from './ilp/fan-out-program.ts';

@@ -10,23 +10,24 @@ import {
   nodeSpeedShares,
   withRoomFor,
 } from './cluster/cluster.ts';
-import { holderMasks, maskNodesMax, popcount } from './cluster/node-set.ts';
+import { maskNodesMax, popcount } from './cluster/node-set.ts';
+import { describeInTurns, nodeMasks, type Placement, type SearchEnd } from './describe.ts';
 import { type Random, seededRandom } from './random.ts';
 import { checkSameShape } from './replan/moves.ts';
-import { homesOf } from './report/homes-of.ts';
-import { type FanOutScore, scoreFanOut } from './score/fan-out-score.ts';
-import { type Affinity, balanceHomes, homePrices, learnAffinity, sequenceHomeCosts, spreadOverWorkers } from './solve/affinity.ts';
+import { spreadOverWorkers } from './solve/affinity.ts';
 import { annealed } from './solve/annealing.ts';
 import { bestOfRounds } from './solve/best-seen.ts';
-import { FanOutSearch, type FanOutSearchOptions, type NodePlacement } from './solve/fan-out-search.ts';
+import { FanOutSearch, type FanOutSearchOptions } from './solve/fan-out-search.ts';
 import { placeInsideNodes } from './solve/inside-nodes.ts';
 import { keepWorkers } from './solve/kept-workers.ts';
+import { onAllTokens } from './solve/on-all-tokens.ts';
 import { polish } from './solve/polish.ts';
 import type { Robustness } from './solve/robust.ts';
 import { reliefPrice, robustly } from './solve/robust-rounds.ts';
 import { clusterSequences, sequenceUsage } from './solve/sequence-clusters.ts';
 import { placeChain } from './solve/two-level-chain.ts';
 import { placeWholeGroups } from './solve/whole-groups.ts';
+import { runThrough, type Turns } from './steps.ts';
 import type { LoadMatrix } from './trace/load-matrix.ts';
 import { histogramsOf } from './trace/pattern-histogram.ts';
 import type { RoutingTrace } from './trace/routing-trace.ts';
@@ -71,6 +72,8 @@ export interface PlaceOptions {
   warmStart: Plan | null;
   /** Rounds of improvement after a warm start, at most; they end where they gain nothing. */
   warmRounds: number;
+  /** Gives equal workers and nodes other names, or none, before the plan is scored: what is moved to a plan in force depends on them. Returns the very plan where none change. */
+  rename: (plan: Plan) => Plan;
   /** Milliseconds on any clock; with `deadlineMs` the search ends by then with its best plan. */
   now: (() => number) | null;
   deadlineMs: number;
@@ -100,28 +103,12 @@ export const defaultPlaceOptions: PlaceOptions = {
   wholeGroups: null,
   warmStart: null,
   warmRounds: 3,
+  rename: (plan) => plan,
   now: null,
   deadlineMs: Infinity,
   signal: null,
   onProgress: () => {},
 };
-
-export interface Placement {
-  plan: Plan;
-  /** Its memory is what the plan may use: with the replica budget, but for whole groups and for what workers held at a warm start. */
-  cluster: Cluster;
-  /** Nodes of every expert as bits, (layers) of (experts). */
-  masks: Int32Array[];
-  affinity: Affinity;
-  /** Home worker of each of the given trace's sequences. */
-  homes: Int32Array;
-  /** On the trace it was given. */
-  score: FanOutScore;
-  /** Of a row above its fair share on a layer's fullest node, in visits: at which the search ended; null where it had none. */
-  peakPrice: number | null;
-  /** True if the deadline or the signal ended the search. */
-  stopped: boolean;
-}
 
 /**
  * Decides where every expert and replica lives: nodes first, then workers inside each node. A pure function of (trace, topology, options): it reads no clock but
@@ -131,8 +118,14 @@ export interface Placement {
  * is a plan of other layers, experts or workers
  */
 export async function place(trace: RoutingTrace, topology: Topology, options: Partial<PlaceOptions> = {}): Promise<Placement> {
-  const o = { ...defaultPlaceOptions, ...options };
-  checkOptions(o);
+  const asked = { ...defaultPlaceOptions, ...options };
+  checkOptions(asked);
+  let incumbent = 0;
+  const onProgress = (progress: Progress) => {
+    incumbent = progress.incumbent;
+    asked.onProgress(progress);
+  };
+  const o = { ...asked, onProgress };
   if (trace.tokens === 0) throw new SwitchyardError('bad_plan', 'the trace has 0 tokens, must be at least 1', { param: 'trace' });
   const layers = trace.moeLayers.length;
   const copies = layers * trace.experts;
@@ -146,14 +139,21 @@ export async function place(trace: RoutingTrace, topology: Topology, options: Pa
   const cluster = o.warmStart === null ? limited : withRoomFor(heldBy(o.warmStart), limited, whole);
   const view = inNodeGroups(cluster);
   const stop = () => o.signal?.aborted === true || (o.now !== null && o.now() >= o.deadlineMs);
+  const turns = (stage: string): Turns => ({
+    stop,
+    pause: () => {
+      asked.onProgress({ stage, incumbent });
+      return nextTurn();
+    },
+  });
   const random = seededRandom(o.seed);
   const sample = thinPatterns(trace, o.sampleTokens);
-  const found = grouped
+  const found: Found = grouped
     ? { replicas: await placeGroups(sample, cluster, o, o.wholeGroups!, random, stop), homes: null, peakPrice: null }
     : o.model === 'chain'
       ? { replicas: await placeChain(sample, view, { ...o, stop, pause: nextTurn }), homes: null, peakPrice: null }
-      : await placeForHomes(trace, sample, view, { slots: nodeSlots(inNodeGroups(whole)), copiesMax }, o, random, stop);
-  const plan = planOf(trace, cluster, found.replicas, {
+      : await placeForHomes(trace, sample, view, { slots: nodeSlots(inNodeGroups(whole)), copiesMax }, o, random, stop, turns);
+  const made = planOf(trace, cluster, found.replicas, {
     method: o.model,
     seed: o.seed,
     replicas: o.replicas,
@@ -163,7 +163,11 @@ export async function place(trace: RoutingTrace, topology: Topology, options: Pa
     sampleTokens: sample.tokens,
     ...(o.wholeGroups === null ? {} : { wholeGroups: o.wholeGroups }),
   });
-  return describe(plan, cluster, trace, o.homeTolerance, { homes: found.homes, peakPrice: found.peakPrice, stopped: stop() });
+  // What is left decides nothing of the plan.
+  const stopped = stop();
+  const plan = o.rename(made);
+  const end = { homes: plan === made ? found.homes : null, peakPrice: found.peakPrice, stopped };
+  return describeInTurns(plan, cluster, trace, o.homeTolerance, end, turns('score'));
 }
 
 /** Experts that each worker holds, (workers). */
@@ -218,35 +222,6 @@ function checkRoom(cluster: Cluster, layers: number, experts: number): void {
 }
 
 /**
- * Scores a finished plan on a trace, and learns the affinity by which homes are chosen.
- *
- * @param known.homes home worker of each sequence, (sequences); null: chosen here
- */
-export function describe(
-  plan: Plan,
-  cluster: Cluster,
-  trace: RoutingTrace,
-  homeTolerance: number,
-  known: { homes: Int32Array | null; peakPrice: number | null; stopped: boolean } = { homes: null, peakPrice: null, stopped: false },
-): Placement {
-  const masks = nodeMasks(plan, cluster);
-  const view = inNodeGroups(cluster);
-  const cost = sequenceHomeCosts(trace, masks, view);
-  const affinity = learnAffinity(trace, cost.visits, view.nodes);
-  const homes = known.homes ?? balanceHomes(trace, homePrices(cost), view, homeTolerance);
-  const score = scoreFanOut(trace, plan.replicas, cluster, homes);
-  const provenance = {
-    ...plan.provenance,
-    homeCostPerTokenLayer: affinity,
-    homes: homesOf(trace, plan, cluster),
-    remoteNodes: score.remoteNodes,
-    homeShare: score.homeShare,
-    peakMean: score.peakMean,
-  };
-  return { plan: { ...plan, provenance }, cluster, masks, affinity, homes, score, peakPrice: known.peakPrice, stopped: known.stopped };
-}
-
-/**
  * Plans from loads alone: what EPLB does, better packed. One node level; every worker counts alike but for its speed and memory.
  *
  * @param options.stop asked between steps: true ends the search with what it has
@@ -293,10 +268,10 @@ export function planOf(
   };
 }
 
-/** Nodes of every expert as bits, (layers) of (experts); of a cluster of more nodes than that, its groups of nodes (`inNodeGroups`). */
-export function nodeMasks(plan: Plan, cluster: Cluster): Int32Array[] {
-  const { nodeOf } = inNodeGroups(cluster);
-  return plan.replicas.map((layer) => holderMasks(layer, nodeOf));
+/** What a search ends with. */
+interface Found extends Omit<SearchEnd, 'stopped'> {
+  /** Workers of each expert, ascending, [layer][expert]. */
+  replicas: number[][][];
 }
 
 async function placeForHomes(
@@ -307,7 +282,8 @@ async function placeForHomes(
   o: PlaceOptions,
   random: Random,
   stop: () => boolean,
-): Promise<{ replicas: number[][][]; homes: Int32Array; peakPrice: number }> {
+  turns: (stage: string) => Turns,
+): Promise<Found> {
   const copies = sample.moeLayers.length * sample.experts;
   const room = Math.min(
     memory.copiesMax,
@@ -337,9 +313,8 @@ async function placeForHomes(
     search.load(sample.moeLayers.map(() => new Int32Array(sample.experts).fill(1)));
   } else if (warm !== null) {
     // The plan is near a local optimum already: look at the most promising changes of each layer only.
-    search = new FanOutSearch(sample, new Int32Array(sample.sequences.length), { ...base, candidatesMax: 40 });
-    search.load(warm);
-    search.chooseHomes();
+    search = new FanOutSearch(sample, null, { ...base, candidatesMax: 40 });
+    runThrough(search.settleSteps(warm));
     search.fitMemory();
     search.startPeakPrice();
     await refine(search, o.warmRounds, warmGainMin, 1, 0, () => search.peaksSettled());
@@ -380,17 +355,19 @@ async function placeForHomes(
   }
   if (o.robust.kind !== 'mean' && cluster.nodes > 1 && !stop())
     await robustly(sample, cluster, search, base, { ...o, counts: o.model === 'home-rank' ? 'rows' : 'visits' }, stop);
-  o.onProgress({ stage: 'inside the nodes', incumbent: search.remoteNodes() / scale });
-  if (sample.tokens < trace.tokens) search = onAllTokens(trace, search.result(), { ...base, prices: search.prices });
-  else if (o.warmStart !== null || stop()) search.relieve(o.peakMeanMax, reliefPrice);
+  search = await onAllTokens(trace, search, { ...base, prices: search.prices }, turns('all tokens'));
+  // What more tokens than the search's have seen is relieved.
+  if (search.trace === sample && (o.warmStart !== null || stop())) search.relieve(o.peakMeanMax, reliefPrice);
   const { masks, homeOf } = search.result();
+  o.onProgress({ stage: 'inside the nodes', incumbent: search.remoteNodes() / (search.trace.tokens * search.layers.length) });
   const effort = workersPerNode === 1 ? 0 : Math.min(400, Math.ceil(200_000 / (sample.moeLayers.length * sample.experts)));
   const replicas =
     o.warmStart === null
       ? placeInsideNodes(masks, search.served(), cluster, random, effort, stop)
       : keepWorkers(masks, search.served(), cluster, o.warmStart.replicas, room, stop);
   const tokens = trace.sequences.map((s) => s.tokens);
-  return { replicas, homes: spreadOverWorkers(homeOf, tokens, cluster), peakPrice: search.prices.peakPrice };
+  const homes = search.trace === trace ? spreadOverWorkers(homeOf, tokens, cluster) : null;
+  return { replicas, homes, peakPrice: search.prices.peakPrice };
 }
 
 /** A round after a warm start that gains a smaller part is the last, where peaks are at their limit. */
@@ -471,16 +448,3 @@ function placeGroups(
 
 /** Branches that one program may take. Programs of a few hundred columns end long before. */
 const branchesMax = 500;
-
-/** The placement as all tokens see it: homes for all sequences, and nodes relieved that stand out only now. A sample's loads are noisy, and peaks are made of noise. */
-function onAllTokens(trace: RoutingTrace, { masks }: NodePlacement, base: FanOutSearchOptions): FanOutSearch {
-  const full = new FanOutSearch(trace, new Int32Array(trace.sequences.length), {
-    ...base,
-    histograms: histogramsOf(trace),
-    sequenceWeight: null,
-  });
-  full.load(masks);
-  full.chooseHomes();
-  full.relieve(base.peakMeanMax, reliefPrice);
-  return full;
-}

@@ -6,6 +6,8 @@ import {
   changedTopology,
   chooseHomes,
   clusterOf,
+  defaultPlaceOptions,
+  describe as describePlan,
   expertLoads,
   explain,
   exportPlan,
@@ -77,6 +79,38 @@ describe('place', () => {
     const late = await place(trace, topology, { ...quick, now: () => calls++, deadlineMs: 40 });
     expect(late.stopped).toBe(true);
     expectValid(late.plan, late.cluster.slotsOf);
+  });
+
+  it.each([
+    ['all tokens', true],
+    ['score', false],
+  ])('hears an interrupt in the stage "%s", and says whether it cut the search short', async (interrupted, stopped) => {
+    // Longer than what may be looked at after an interrupt, and searched on a few of its tokens.
+    const trace = toyTrace({ layers: 8, experts: 8, topK: 2, sequences: 80, tokensEach: 500 });
+    const abort = new AbortController();
+    const onProgress = ({ stage }: { stage: string }) => {
+      if (stage === interrupted) abort.abort();
+    };
+    const options = { ...quick, sampleTokens: 20, programColumns: 0, signal: abort.signal, onProgress };
+    const placed = await place(trace, testTopology(3, 1, 32), options);
+    expect(placed.stopped).toBe(stopped);
+    expectValid(placed.plan, placed.cluster.slotsOf);
+    expect(placed.score.tokens).toBeLessThan(trace.tokens);
+    expect(placed.homes.length).toBe(trace.sequences.length);
+    // Homes are as even as by the whole trace.
+    const tokens = [0, 0, 0];
+    for (const home of placed.homes) tokens[home] += 500;
+    expect(Math.max(...tokens) / (trace.tokens / 3)).toBeLessThan(1.06);
+  });
+
+  it('scores a plan under the names that it is given', async () => {
+    const trace = toyTrace({ layers: 2, experts: 8, topK: 2, sequences: 12, tokensEach: 10 });
+    const turned = (plan: Plan): Plan => ({ ...plan, replicas: plan.replicas.map((layer) => layer.map((own) => own.map((w) => 1 - w))) });
+    const options = { ...quick, replicas: 0 };
+    const own = await place(trace, testTopology(2, 1, 8), options);
+    const { plan, cluster, score, affinity, homes } = await place(trace, testTopology(2, 1, 8), { ...options, rename: turned });
+    expect(plan.replicas).toEqual(turned(own.plan).replicas);
+    expect(describePlan(plan, cluster, trace, defaultPlaceOptions.homeTolerance)).toMatchObject({ plan, score, affinity, homes });
   });
 
   it('keeps rows on fast links where links are not alike', async () => {

@@ -1,8 +1,9 @@
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import {
   type Cluster,
   chooseHomes,
   clusterOf,
-  describe,
+  describeInTurns,
   diffPlans,
   matchLayers,
   nodeMasks,
@@ -47,15 +48,19 @@ const matchedWorkersMax = 128;
 /** Nodes up to which names are matched unasked: of more it takes more than seconds. */
 const namedUnaskedMax = 256;
 
-/** The plan under the names with which least has to move from what is now; of models whose tokens do not stay on a worker, layer by layer. */
+/**
+ * The plan under the names with which least has to move from what is now; of models whose tokens do not stay on a worker, layer by layer. The plan itself where names
+ * change nothing.
+ */
 export function named(plan: Plan, now: Plan, cluster: Cluster, { current, model }: PlaceFlags): Plan {
   if (current === undefined && cluster.nodes > namedUnaskedMax) return plan;
   const relabelled = relabelToMatch(plan, now, cluster).plan;
   const most = cluster.nodeOf.reduce((counts, n) => counts.set(n, 1 + (counts.get(n) ?? 0)), new Map<number, number>());
-  return model === 'chain' || Math.max(...most.values()) > matchedWorkersMax ? relabelled : matchLayers(relabelled, now, cluster);
+  const matched = model === 'chain' || Math.max(...most.values()) > matchedWorkersMax ? relabelled : matchLayers(relabelled, now, cluster);
+  return diffPlans(plan, matched, 1).bytes === 0 ? plan : matched;
 }
 
-/** The plan under the names that move least; and within a budget of bytes, the best part of the way. */
+/** Within a budget of bytes the best part of the way to a plan; without one the plan. */
 export async function near(
   placed: Placement,
   now: Plan,
@@ -64,19 +69,18 @@ export async function near(
   flags: PlaceFlags,
   until: { signal: AbortSignal; stop: () => boolean },
 ): Promise<Placement> {
-  const cluster = clusterOf(topology);
-  const plan = named(placed.plan, now, cluster, flags);
-  const again = (next: Plan, stopped = placed.stopped) =>
-    describe({ ...next, provenance: plan.provenance }, placed.cluster, trace, flags.homeTolerance, {
-      homes: null,
-      peakPrice: placed.peakPrice,
-      stopped,
-    });
   const { budgetBytes } = flags;
-  if (budgetBytes === undefined) return diffPlans(placed.plan, plan, 1).bytes === 0 ? placed : again(plan);
+  if (budgetBytes === undefined) return placed;
+  const cluster = clusterOf(topology);
+  const { plan } = placed;
   const sample = thinTokens(trace, 4000);
   const homes = chooseHomes(sample, nodeMasks(plan, cluster), cluster, { kind: 'whole-sequence' }, flags.homeTolerance);
   const ended = () => until.signal.aborted || until.stop();
+  const scored = (next: Plan, stopped: boolean) => {
+    const end = { homes: null, peakPrice: placed.peakPrice, stopped };
+    const whole = { ...next, provenance: plan.provenance };
+    return describeInTurns(whole, placed.cluster, trace, flags.homeTolerance, end, { stop: ended, pause: nextTurn });
+  };
   const partAt = async (peak: number) => {
     const { reached } = await stageMove(now, plan, cluster, sample, homes, {
       expertBytes: topology.expertBytes,
@@ -84,7 +88,7 @@ export async function near(
       prices: { visit: flags.model === 'fan-out' ? 1 : 0, remoteRow: 1, peak },
       ...until,
     });
-    return again(reached, placed.stopped || ended());
+    return scored(reached, placed.stopped || ended());
   };
   // What the search paid for peaks, stages do too.
   let best = await partAt(placed.peakPrice ?? 1);
@@ -97,6 +101,6 @@ export async function near(
     if (!ended()) take(dearer);
   }
   // Stages that gain nothing were left out, and the limit may ask for them.
-  if (above() && diffPlans(now, plan, topology.expertBytes).bytes <= budgetBytes) take(again(plan, best.stopped));
+  if (above() && diffPlans(now, plan, topology.expertBytes).bytes <= budgetBytes) take({ ...placed, stopped: best.stopped });
   return best;
 }

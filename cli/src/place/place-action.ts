@@ -144,6 +144,7 @@ async function placeByRouting(
   let placed = await place(train, topology, {
     ...options,
     warmStart: current !== null && flags.budgetBytes !== undefined ? current : null,
+    rename: (plan) => named(plan, now, cluster, flags),
     onProgress: ({ stage, incumbent }) => line.update(stage, incumbent),
   });
   line.finish();
@@ -324,9 +325,9 @@ async function paretoPoints(
       };
       const label = `+${100 * replicas}%, peak ${peak}`;
       try {
-        const placed = await place(train, topology, { ...options, wholeGroups: groupsToKeep(flags, train) });
-        const plan = named(placed.plan, now, cluster, flags);
-        const homes = chooseHomes(judged, nodeMasks(plan, cluster), cluster, { kind: 'whole-sequence' }, flags.homeTolerance);
+        const rename = (plan: Plan) => named(plan, now, cluster, flags);
+        const { plan, masks, stopped } = await place(train, topology, { ...options, rename, wholeGroups: groupsToKeep(flags, train) });
+        const homes = chooseHomes(judged, masks, cluster, { kind: 'whole-sequence' }, flags.homeTolerance);
         const score = scoreFanOut(judged, plan.replicas, cluster, homes);
         const used = plan.replicas.flat().reduce((sum, list) => sum + list.length, 0) / (plan.replicas.length * plan.model.experts) - 1;
         points.push({
@@ -335,7 +336,7 @@ async function paretoPoints(
           peakMean: score.peakMean,
           replicas: Number(used.toFixed(3)),
           bytesMoved: diffPlans(now, plan, topology.expertBytes).bytes,
-          stopped: placed.stopped,
+          stopped,
         });
         line.update(`pareto ${label}`, score.remoteNodes);
       } catch (error) {

@@ -1,6 +1,6 @@
 import { type Cluster, inNodeGroups } from '../cluster/cluster.ts';
 import { NodeCover, popcount } from '../cluster/node-set.ts';
-import type { Placement } from '../place.ts';
+import type { Placement } from '../describe.ts';
 import { peakOverMean } from '../score/fan-out-score.ts';
 import { NO_EXPERT, type RoutingTrace } from '../trace/routing-trace.ts';
 

@@ -1,5 +1,6 @@
 import type { Plan } from '@switchyard/proto';
 import type { Cluster } from '../cluster/cluster.ts';
+import { runThrough, type Steps, stepTokens } from '../steps.ts';
 import { largestDomains, NO_EXPERT, type RoutingTrace } from '../trace/routing-trace.ts';
 
 /** Where requests of each domain find their experts: what a coordinator chooses homes by before it has seen any. In a plan as `provenance.homes`. */
@@ -8,18 +9,22 @@ export interface DomainHomes {
   domains: Record<string, { tokens: number; homeShare: number[] }>;
 }
 
+type Nodes = Pick<Cluster, 'nodeOf' | 'nodes'>;
+
 /** @param cluster the plan's, node by node */
-export function homesOf(
-  trace: RoutingTrace,
-  { replicas }: Pick<Plan, 'replicas'>,
-  { nodeOf, nodes }: Pick<Cluster, 'nodeOf' | 'nodes'>,
-): DomainHomes {
+export function homesOf(trace: RoutingTrace, plan: Pick<Plan, 'replicas'>, cluster: Nodes): DomainHomes {
+  return runThrough(homesOfSteps(trace, plan, cluster));
+}
+
+/** The same, some tokens at a time. */
+export function* homesOfSteps(trace: RoutingTrace, { replicas }: Pick<Plan, 'replicas'>, { nodeOf, nodes }: Nodes): Steps<DomainHomes> {
   const { start, holders } = holderNodes(replicas, nodeOf);
   const experts = replicas[0].length;
   const layers = trace.moeLayers.length;
   const kept = largestDomains(trace);
   const sums = new Map(kept.map(({ name }) => [name, { visits: 0, held: new Float64Array(nodes) }]));
   for (let t = 0; t < trace.tokens; t++) {
+    if (t % stepTokens === stepTokens - 1) yield;
     const { domain } = trace.sequences[trace.sequenceOf[t]];
     const sum = domain === null ? undefined : sums.get(domain);
     if (sum === undefined) continue;

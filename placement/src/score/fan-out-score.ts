@@ -1,6 +1,7 @@
 import { chooseReplicas } from '@switchyard/proto';
 import type { Cluster } from '../cluster/cluster.ts';
 import { holderMasks, maskNodesMax, NodeCover } from '../cluster/node-set.ts';
+import { runThrough, type Steps } from '../steps.ts';
 import { NO_EXPERT, type RoutingTrace } from '../trace/routing-trace.ts';
 
 export interface FanOutScore {
@@ -40,6 +41,17 @@ export function scoreFanOut(
   homes: Int32Array,
   stepTokens = 64,
 ): FanOutScore {
+  return runThrough(scoreFanOutSteps(trace, replicas, cluster, homes, stepTokens));
+}
+
+/** The same, layer by layer. */
+export function* scoreFanOutSteps(
+  trace: RoutingTrace,
+  replicas: readonly (readonly (readonly number[])[])[],
+  cluster: Cluster,
+  homes: Int32Array,
+  stepTokens = 64,
+): Steps<FanOutScore> {
   const layers = trace.moeLayers.length;
   const { topK } = trace;
   const workers = cluster.workers.length;
@@ -99,6 +111,7 @@ export function scoreFanOut(
         inStep = 0;
       }
     }
+    yield;
   }
   const homeTokens = new Float64Array(nodes);
   for (let t = 0; t < trace.tokens; t++) homeTokens[nodeOf[homes[trace.sequenceOf[t]]]]++;

@@ -1,5 +1,6 @@
 import { type Cluster, inNodeGroups, nodeSpeedShares } from '../cluster/cluster.ts';
 import { HomeCovers, maskNodesMax, visitsPrice } from '../cluster/node-set.ts';
+import { runThrough, type Steps, stepTokens } from '../steps.ts';
 import { largestDomains, NO_EXPERT, type RoutingTrace } from '../trace/routing-trace.ts';
 import { assignHomes } from './balanced-homes.ts';
 
@@ -23,9 +24,19 @@ export interface HomeCosts {
 export function sequenceHomeCosts(
   trace: RoutingTrace,
   masks: readonly ArrayLike<number>[],
-  { nodes, linkPrice }: Cluster,
+  cluster: Cluster,
   firstTokens = Infinity,
 ): HomeCosts {
+  return runThrough(sequenceHomeCostsSteps(trace, masks, cluster, firstTokens));
+}
+
+/** The same, some tokens at a time. */
+export function* sequenceHomeCostsSteps(
+  trace: RoutingTrace,
+  masks: readonly ArrayLike<number>[],
+  { nodes, linkPrice }: Cluster,
+  firstTokens = Infinity,
+): Steps<HomeCosts> {
   if (nodes > maskNodesMax) throw new RangeError(`sequenceHomeCosts: ${nodes} nodes, at most ${maskNodesMax}`);
   const layers = trace.moeLayers.length;
   const visits = new Float64Array(trace.sequences.length * nodes);
@@ -33,6 +44,7 @@ export function sequenceHomeCosts(
   const looked = new Int32Array(trace.sequences.length);
   const covers = new HomeCovers(nodes);
   for (let t = 0; t < trace.tokens; t++) {
+    if (t % stepTokens === stepTokens - 1) yield;
     const s = trace.sequenceOf[t];
     if (looked[s] >= firstTokens) continue;
     looked[s]++;

@@ -1,14 +1,13 @@
 import { popcount } from '../cluster/node-set.ts';
-import type { Random } from '../random.ts';
+import { runThrough, type Steps } from '../steps.ts';
 import { entriesOf, histogramsOf, type PatternHistogram } from '../trace/pattern-histogram.ts';
 import type { RoutingTrace } from '../trace/routing-trace.ts';
 import { assignHomes, type HomeBalance } from './balanced-homes.ts';
 import { exchangeMoves } from './exchange-moves.ts';
 import { GainHeap } from './gain-heap.ts';
-import { kicked } from './kick.ts';
 import { type LayerPrices, LayerSearch } from './layer-search.ts';
 import { nearestPlaces } from './node-places.ts';
-import { relieve, relieveInRounds, restingPeakPrice } from './relief.ts';
+import { relieveInRounds, restingPeakPrice } from './relief.ts';
 import { assignToBins } from './transportation.ts';
 
 /** A node-level placement: which nodes hold each expert, and where each sequence lives. */
@@ -57,7 +56,7 @@ const peakMeanNear = 0.005;
  * replica exchanges across layers, and a new balanced choice of homes; each keeps or lowers the exact objective.
  */
 export class FanOutSearch {
-  private readonly trace: RoutingTrace;
+  readonly trace: RoutingTrace;
   readonly options: FanOutSearchOptions;
   readonly prices: LayerPrices;
   readonly layers: LayerSearch[];
@@ -73,16 +72,17 @@ export class FanOutSearch {
     this.free[to]--;
   };
 
-  constructor(trace: RoutingTrace, homeOf: Int32Array, options: FanOutSearchOptions) {
+  /** @param homeOf home node of each sequence, (sequences); null: to be chosen by `settleSteps` before anything else */
+  constructor(trace: RoutingTrace, homeOf: Int32Array | null, options: FanOutSearchOptions) {
     this.trace = trace;
     this.options = options;
-    this.homeOf = homeOf.slice();
+    this.homeOf = homeOf === null ? new Int32Array(trace.sequences.length) : homeOf.slice();
     this.nodes = options.slots.length;
     this.free = options.slots.slice();
     this.prices = { ...options.prices };
     const histograms = options.histograms ?? histogramsOf(trace);
     this.layers = histograms.map((histogram) => new LayerSearch(histogram, trace.topK, trace.experts, this.nodes, this.prices));
-    this.spreadHomes();
+    if (homeOf !== null) this.spreadHomes();
   }
 
   /** Copies that may be added yet, wherever nodes have room; below 0 where there are too many. */
@@ -92,12 +92,19 @@ export class FanOutSearch {
   }
 
   private spreadHomes(): void {
+    runThrough(this.spreadHomesSteps());
+  }
+
+  private *spreadHomesSteps(): Steps<void> {
     const { trace } = this;
     const weight = this.options.sequenceWeight;
     const homeOf = Uint8Array.from(trace.sequenceOf, (s) => this.homeOf[s]);
     const weightOf = weight === null ? null : Float64Array.from(trace.sequenceOf, (s) => weight[s]);
     const scratch = new Float64Array(this.layers.reduce((most, { histogram }) => Math.max(most, histogram.patterns), 0) * this.nodes);
-    for (const layer of this.layers) layer.setEntries(entriesOf(layer.histogram, homeOf, weightOf, this.nodes, scratch));
+    for (const layer of this.layers) {
+      layer.setEntries(entriesOf(layer.histogram, homeOf, weightOf, this.nodes, scratch));
+      yield;
+    }
   }
 
   objective(): number {
@@ -120,10 +127,21 @@ export class FanOutSearch {
 
   /** Starts from given holders. */
   load(masks: readonly ArrayLike<number>[]): void {
+    this.hold(masks);
+    for (const layer of this.layers) layer.reprice();
+  }
+
+  /** Starts from given holders, with the homes that are cheapest for them: every token is priced once. */
+  *settleSteps(masks: readonly ArrayLike<number>[]): Steps<void> {
+    this.hold(masks);
+    yield* this.chooseHomesSteps();
+  }
+
+  private hold(masks: readonly ArrayLike<number>[]): void {
     this.free.set(this.options.slots);
-    this.layers.forEach((layer, l) => {
-      layer.reset(masks[l]);
-      for (const mask of layer.maskOf) for (let n = 0; n < this.nodes; n++) if ((mask >>> n) & 1) this.free[n]--;
+    this.layers.forEach(({ maskOf }, l) => {
+      maskOf.set(masks[l]);
+      for (const mask of maskOf) for (let n = 0; n < this.nodes; n++) if ((mask >>> n) & 1) this.free[n]--;
     });
   }
 
@@ -227,7 +245,11 @@ export class FanOutSearch {
 
   /** Takes load from nodes that stand out until the mean peak is within the limit, at least cost in visits: for a plan that was found on fewer tokens, or on other ones. */
   relieve(limit: number, price: number): void {
-    relieveInRounds(this, limit, () => relieve(this.layers, limit, price, { has: this.hasRoom, onMove: this.onMove }));
+    runThrough(this.relieveSteps(limit, price));
+  }
+
+  relieveSteps(limit: number, price: number): Steps<void> {
+    return relieveInRounds(this, limit, price, { has: this.hasRoom, onMove: this.onMove });
   }
 
   /** Fills free memory with the replicas worth most, by the exact gain at the time of choice (lazy greedy over all layers at once). */
@@ -342,7 +364,7 @@ export class FanOutSearch {
   }
 
   /** What each sequence would cost on each home node, (sequences, nodes), weighted. */
-  homeCosts(): Float64Array {
+  private *homeCostsSteps(): Steps<Float64Array> {
     const { trace, nodes } = this;
     const cost = new Float64Array(trace.sequences.length * nodes);
     const weight = this.options.sequenceWeight;
@@ -355,19 +377,25 @@ export class FanOutSearch {
         const from = patternOf[t] * nodes;
         for (let h = 0; h < nodes; h++) cost[s * nodes + h] += w * perPattern[from + h];
       }
+      yield;
     }
     return cost;
   }
 
   /** Homes at least cost within the balance, whatever they were: where those there are were never chosen. */
   chooseHomes(): void {
-    this.homeOf = assignHomes(
-      this.homeCosts(),
-      this.trace.sequences.map((s) => s.tokens),
-      this.options.balance,
-    );
-    this.spreadHomes();
-    for (const layer of this.layers) layer.reprice();
+    runThrough(this.chooseHomesSteps());
+  }
+
+  private *chooseHomesSteps(): Steps<void> {
+    const cost = yield* this.homeCostsSteps();
+    const tokens = this.trace.sequences.map((s) => s.tokens);
+    this.homeOf = assignHomes(cost, tokens, this.options.balance);
+    yield* this.spreadHomesSteps();
+    for (const layer of this.layers) {
+      layer.reprice();
+      yield;
+    }
   }
 
   /** Chooses homes anew at least cost within the balance; keeps the old ones if that is no better. Returns what it gained. */
@@ -384,33 +412,6 @@ export class FanOutSearch {
     this.spreadHomes();
     for (const layer of this.layers) layer.reprice();
     return 0;
-  }
-
-  /**
-   * The best found with homes as they are: descents from the best response and from kicked placements (a few experts change places at random). For small problems,
-   * and where homes are given. Returns the objective.
-   */
-  async solveFixedHomes(random: Random, kicks: number): Promise<number> {
-    const descend = async () => {
-      for (let last = Infinity; this.objective() < last - 1e-9; ) {
-        last = this.objective();
-        await this.improveLayers(20, 0);
-        this.addReplicas();
-        this.exchangeReplicas();
-      }
-    };
-    this.placeSingles();
-    await descend();
-    let best = this.result();
-    for (let kick = 0; kick < kicks && !this.options.stop(); kick++) {
-      this.load(best.masks);
-      const free = this.free.slice();
-      this.load(best.masks.map((masks) => kicked(masks, free, random)));
-      await descend();
-      if (this.objective() < best.objective - 1e-9) best = this.result();
-    }
-    this.load(best.masks);
-    return this.objective();
   }
 
   /** What a plan is judged by whatever the price of peaks is now: visits and rows, and a price that no plan pays willingly for peaks above the limit. Lower is better. */

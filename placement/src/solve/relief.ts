@@ -1,3 +1,4 @@
+import type { Steps } from '../steps.ts';
 import type { FanOutSearch } from './fan-out-search.ts';
 import type { LayerSearch, ReplicaMoves } from './layer-search.ts';
 
@@ -25,10 +26,14 @@ export interface Room {
  *
  * @returns true if it took any step
  */
-export function relieve(layers: readonly LayerSearch[], limit: number, peakPrice: number, room: Room): boolean {
+function* relieve(layers: readonly LayerSearch[], limit: number, peakPrice: number, room: Room): Steps<boolean> {
   let excess = layers.reduce((sum, layer) => sum + layer.peakMean() - limit, 0);
   if (excess <= 0) return false;
-  const reliefs = layers.map((layer) => new LayerRelief(layer, peakPrice, room));
+  const reliefs: LayerRelief[] = [];
+  for (const layer of layers) {
+    reliefs.push(new LayerRelief(layer, peakPrice, room));
+    yield;
+  }
   let taken = false;
   while (excess > 0) {
     let best = reliefs[0];
@@ -36,6 +41,7 @@ export function relieve(layers: readonly LayerSearch[], limit: number, peakPrice
     if (best.visitsPerPeakMean === Infinity) break;
     excess -= best.take();
     taken = true;
+    yield;
   }
   return taken;
 }
@@ -46,13 +52,13 @@ const roundMin = 1e-6;
 /** Rounds in a row that take nothing off: where two nodes of a layer are equally full, the first relieves but one of them. */
 const idleRoundsMax = 3;
 
-/** Rounds of relief while the mean peak falls; leaves the search with the lowest. @param round takes the steps of one round, and says whether there were any */
-export function relieveInRounds(search: FanOutSearch, limit: number, round: () => boolean): void {
+/** Rounds of relief while the mean peak falls; leaves the search with the lowest. */
+export function* relieveInRounds(search: FanOutSearch, limit: number, peakPrice: number, room: Room): Steps<void> {
   let least = search.peakMean();
   let held: Int32Array[] | null = null;
   for (let idle = 0; search.peakMean() > limit && idle < idleRoundsMax; ) {
     const before = search.layers.map((layer) => layer.maskOf.slice());
-    if (!round()) break;
+    if (!(yield* relieve(search.layers, limit, peakPrice, room))) break;
     if (search.peakMean() < least - roundMin) {
       least = search.peakMean();
       held = null;

@@ -1,5 +1,6 @@
 import { type Random, seededRandom, shuffle } from '../random.ts';
 import { type ChainScore, scoreChain, type Transitions } from '../score/transitions.ts';
+import { runThrough, type Steps } from '../steps.ts';
 import { ChainSearch } from './chain-search.ts';
 
 export interface ChainOptions {
@@ -42,15 +43,11 @@ function sizedParts(sizes: Int32Array[], experts: number): Int32Array {
 
 /** Places experts for tokens that stay where their expert was (ExFlow's model): same-part transitions, with a cap on the load. Keeps the thread to the end. */
 export function solveChain(transitions: Transitions, parts: number, options: ChainOptions): ChainPlacement {
-  const steps = chainSteps(transitions, parts, options);
-  for (;;) {
-    const { done, value } = steps.next();
-    if (done) return value;
-  }
+  return runThrough(chainSteps(transitions, parts, options));
 }
 
 /** The same, step by step: yields whenever some milliseconds have passed, and returns what `solveChain` does. */
-export function* chainSteps(transitions: Transitions, parts: number, options: ChainOptions): Generator<void, ChainPlacement> {
+export function* chainSteps(transitions: Transitions, parts: number, options: ChainOptions): Steps<ChainPlacement> {
   const random = seededRandom(options.seed);
   const tell = (search: ChainSearch) => options.onImproved(scoreChain(transitions, search.partOf, parts).local);
   let best = yield* start(transitions, parts, random, options);
@@ -67,7 +64,7 @@ export function* chainSteps(transitions: Transitions, parts: number, options: Ch
   return yield* capLoad(transitions, parts, best, random, options);
 }
 
-function* start(transitions: Transitions, parts: number, random: Random, options: ChainOptions): Generator<void, ChainSearch> {
+function* start(transitions: Transitions, parts: number, random: Random, options: ChainOptions): Steps<ChainSearch> {
   const { layers, experts } = transitions;
   const partOf = options.sizes === undefined ? evenParts(layers, experts, parts) : sizedParts(options.sizes, experts);
   for (let l = 0; l < layers; l++) shuffle(partOf.subarray(l * experts, (l + 1) * experts), random);
@@ -91,7 +88,7 @@ function* capLoad(
   from: ChainSearch,
   random: Random,
   options: ChainOptions,
-): Generator<void, ChainPlacement> {
+): Steps<ChainPlacement> {
   const all = Array.from({ length: parts }, (_, p) => p);
   const rounds = 14;
   const pricesMax = 40;

@@ -1,3 +1,4 @@
+import { runThrough, type Steps } from '../steps.ts';
 import { NO_EXPERT, type RoutingTrace } from './routing-trace.ts';
 
 /**
@@ -79,7 +80,17 @@ function grown<A extends Uint16Array | Uint8Array>(from: A, to: A): A {
 
 /** The patterns of every layer: once for all searches of a trace. */
 export function histogramsOf(trace: RoutingTrace): PatternHistogram[] {
-  return trace.moeLayers.map((_, l) => patternsOf(trace, l));
+  return runThrough(histogramSteps(trace));
+}
+
+/** The same, layer by layer. */
+export function* histogramSteps(trace: RoutingTrace): Steps<PatternHistogram[]> {
+  const histograms: PatternHistogram[] = [];
+  for (let l = 0; l < trace.moeLayers.length; l++) {
+    histograms.push(patternsOf(trace, l));
+    yield;
+  }
+  return histograms;
 }
 
 /** What a layer's search looks at: each pattern once for every home that it is seen at. */

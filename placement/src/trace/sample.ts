@@ -55,6 +55,14 @@ export function thinTokens(trace: RoutingTrace, tokensMax: number): RoutingTrace
   });
 }
 
+/** Choices, of one token in one layer each, that may be looked at when time is up: what follows a search then takes about two seconds. */
+const choicesAfterEnd = 250_000;
+
+/** The tokens that may be looked at when time is up, spread evenly over the trace; the trace itself where it is short. */
+export function tokensAfterEnd(trace: RoutingTrace): RoutingTrace {
+  return thinTokens(trace, Math.ceil(choicesAfterEnd / trace.moeLayers.length));
+}
+
 /** Layers that are looked at to learn how often choices repeat. */
 const probedLayers = 4;
 

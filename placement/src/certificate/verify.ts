@@ -31,10 +31,11 @@ export function verifyCertificate(plan: Plan, trace: RoutingTrace, certificate: 
   const sameTrace = check(certificate.trace === traceDigest(trace), 'the certificate is for this trace');
   const valid = checkPlan(plan, trace, check);
   if (samePlan && sameTrace && valid) checkHomes(plan, trace, certificate, check);
+  const routes = routesOf(plan, trace);
   if (samePlan && sameTrace && valid)
     for (const claim of certificate.claims) {
-      if (claim.kind === 'fan-out') checkFanOut(plan, trace, claim, check);
-      else if (claim.kind === 'load') checkLoad(plan, trace, claim, check);
+      if (claim.kind === 'fan-out') checkFanOut(plan, trace, claim, routes, check);
+      else if (claim.kind === 'load') checkLoad(plan, trace, claim, routes, check);
       else checkChain(plan, trace, claim, check);
     }
   checks.sort((a, b) => Number(a.ok) - Number(b.ok));
@@ -94,15 +95,13 @@ function nodesOf(plan: Plan): { nodeOf: Int32Array; nodes: number } {
   return { nodeOf, nodes: nodeOf.reduce((a, b) => Math.max(a, b), 0) + 1 };
 }
 
-function checkFanOut(plan: Plan, trace: RoutingTrace, claim: FanOutClaim, check: Check): void {
+function checkFanOut(plan: Plan, trace: RoutingTrace, claim: FanOutClaim, routes: Routes, check: Check): void {
   const { nodeOf, nodes } = nodesOf(plan);
   const layers = trace.moeLayers.length;
   const { homes } = claim;
   const shaped = areHomes(homes, plan, trace) && claim.layers.length === layers && claim.nodeExperts.length === layers;
   if (!check(shaped, 'fan-out: a home for every sequence, and duals for every layer')) return;
-  const order = Uint32Array.from(sideBySide(trace));
-  let visits = 0;
-  for (let l = 0; l < layers; l++) visits += routeLayer(plan, trace, order, homes, l).visits;
+  const visits = routes(homes).reduce((sum, layer) => sum + layer.visits, 0);
   const score = visits / (trace.tokens * layers);
   check(near(score, claim.score), `fan-out: ${score.toFixed(6)} remote nodes per token and layer, claimed ${claim.score.toFixed(6)}`);
   // The class contains the plan.
@@ -127,14 +126,30 @@ function areHomes(homes: number[], plan: Plan, trace: RoutingTrace): boolean {
   return homes.length === trace.sequences.length && homes.every((home) => home < plan.workers.length);
 }
 
-/** Remote nodes that the tokens of a layer visit, and the rows that each worker serves, by the router's own function. `order`: of tokens, as a load depends on it. */
-function routeLayer(
-  plan: Plan,
-  trace: RoutingTrace,
-  order: Uint32Array,
-  homes: number[],
-  l: number,
-): { visits: number; rows: Float64Array } {
+interface LayerRoutes {
+  /** Remote nodes that all tokens visit. */
+  visits: number;
+  /** Rows that each worker serves, (workers). */
+  rows: Float64Array;
+}
+
+/** Where the tokens go from given homes, (layers). */
+type Routes = (homes: number[]) => LayerRoutes[];
+
+/** Remembers the last homes: as a rule all claims are for the same. */
+function routesOf(plan: Plan, trace: RoutingTrace): Routes {
+  let last: { homes: number[]; routed: LayerRoutes[] } | null = null;
+  return (homes) => {
+    if (last === null || last.homes.some((home, s) => home !== homes[s])) {
+      const order = Uint32Array.from(sideBySide(trace));
+      last = { homes, routed: trace.moeLayers.map((_, l) => routeLayer(plan, trace, order, homes, l)) };
+    }
+    return last.routed;
+  };
+}
+
+/** By the router's own function. `order`: of tokens, as a load depends on it. */
+function routeLayer(plan: Plan, trace: RoutingTrace, order: Uint32Array, homes: number[], l: number): LayerRoutes {
   const { nodeOf } = nodesOf(plan);
   const rows = new Float64Array(plan.workers.length);
   const out = new Int32Array(trace.topK);
@@ -237,7 +252,7 @@ function envelope(k: number, nodes: number, pairs: number): number {
   return least;
 }
 
-function checkLoad(plan: Plan, trace: RoutingTrace, claim: LoadClaim, check: Check): void {
+function checkLoad(plan: Plan, trace: RoutingTrace, claim: LoadClaim, routes: Routes, check: Check): void {
   const layers = trace.moeLayers.length;
   const { homes, speeds } = claim;
   if (!check(claim.time.length === layers && claim.replicasMax.length === layers, 'load: a time and a number of replicas for every layer'))
@@ -249,7 +264,7 @@ function checkLoad(plan: Plan, trace: RoutingTrace, claim: LoadClaim, check: Che
   // A plan knows no speeds, and with the right ones any plan is balanced: whoever reads the verdict has to know which they are.
   if (!check(shaped && Number.isFinite(all), `load: a home for every sequence, and a speed for every worker, ${slowest} to ${fastest}`))
     return;
-  const order = Uint32Array.from(sideBySide(trace));
+  const routed = routes(homes);
   let sum = 0;
   let ratios = 0;
   let valid = true;
@@ -270,7 +285,7 @@ function checkLoad(plan: Plan, trace: RoutingTrace, claim: LoadClaim, check: Che
     )
       valid = false;
     sum += total === 0 ? 1 : (t * all) / total;
-    const busiest = routeLayer(plan, trace, order, homes, l).rows.reduce((most, r, w) => Math.max(most, r / speeds[w]), 0);
+    const busiest = routed[l].rows.reduce((most, r, w) => Math.max(most, r / speeds[w]), 0);
     ratios += total === 0 ? 1 : (busiest * all) / total;
     if (plan.replicas[l].reduce((n, list) => n + list.length, 0) > claim.replicasMax[l]) valid = false;
   }

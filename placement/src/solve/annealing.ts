@@ -119,7 +119,7 @@ async function anneal(search: FanOutSearch, options: AnnealingOptions): Promise<
     if (peakMeanMax !== Infinity) prices.peakPrice = moved(prices.peakPrice, (search.peakMean() - 1) / Math.max(peakMeanMax - 1, 0.01));
     if (remoteNodesMax !== Infinity) prices.visitPrice = moved(prices.visitPrice, (search.remoteNodes() / weight / remoteNodesMax) ** 8);
     for (const layer of layers) layer.reprice();
-    search.reassignHomes();
+    await search.reassignHomes();
     options.onProgress();
     await pause();
   }

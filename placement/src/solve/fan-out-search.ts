@@ -1,9 +1,10 @@
 import { popcount } from '../cluster/node-set.ts';
-import { runThrough, type Steps } from '../steps.ts';
+import { runInTurns, runThrough, type Steps } from '../steps.ts';
 import { entriesOf, histogramsOf, type PatternHistogram } from '../trace/pattern-histogram.ts';
 import type { RoutingTrace } from '../trace/routing-trace.ts';
 import { assignHomes, type HomeBalance } from './balanced-homes.ts';
 import { exchangeMoves } from './exchange-moves.ts';
+import { fitMemory } from './fit-memory.ts';
 import { GainHeap } from './gain-heap.ts';
 import { type LayerPrices, LayerSearch } from './layer-search.ts';
 import { nearestPlaces } from './node-places.ts';
@@ -200,47 +201,9 @@ export class FanOutSearch {
     this.options.onImproved(this.objective());
   }
 
-  /** Where the holders that were loaded need more memory than there is, or are too many: drops the replicas with fewest rows, then moves such experts to where more replicas make room. */
+  /** Where the holders that were loaded need more memory than there is, or are too many. */
   fitMemory(): void {
-    const { nodes } = this;
-    for (let n = 0; n < nodes; n++) while (this.free[n] < 0 && this.dropReplica(n)) this.free[n]++;
-    for (let more = -this.spare; more > 0; more--) {
-      const least = Array.from({ length: nodes }, (_, n) => ({ n, ...this.fewestRows(n, 2) })).reduce((a, b) => (b.rows < a.rows ? b : a));
-      if (!this.dropReplica(least.n)) break;
-      this.free[least.n]++;
-    }
-    for (let n = 0; n < nodes; n++)
-      while (this.free[n] < 0) {
-        let to = this.free.findIndex((f) => f > 0);
-        for (let m = 0; to < 0 && m < nodes; m++) {
-          if (this.free[m] < 0 || !this.dropReplica(m)) continue;
-          this.free[m]++;
-          to = m;
-        }
-        if (to < 0) return;
-        const { l, e } = this.fewestRows(n, 1);
-        this.layers[l].apply(e, 1 << to, -1, 0);
-        this.free[to]--;
-        this.free[n]++;
-      }
-  }
-
-  private dropReplica(n: number): boolean {
-    const { l, e } = this.fewestRows(n, 2);
-    if (l >= 0) this.layers[l].apply(e, this.layers[l].maskOf[e] & ~(1 << n), -1, 0);
-    return l >= 0;
-  }
-
-  /** Of the experts on a node with at least so many copies, the one that serves fewest rows there; layer -1: there is none. */
-  private fewestRows(n: number, copies: number): { l: number; e: number; rows: number } {
-    let best = { l: -1, e: -1, rows: Infinity };
-    this.layers.forEach(({ maskOf, served }, l) => {
-      maskOf.forEach((mask, e) => {
-        const rows = served[e * this.nodes + n];
-        if ((mask >>> n) & 1 && popcount(mask) >= copies && rows < best.rows) best = { l, e, rows };
-      });
-    });
-    return best;
+    fitMemory(this);
   }
 
   /** Takes load from nodes that stand out until the mean peak is within the limit, at least cost in visits: for a plan that was found on fewer tokens, or on other ones. */
@@ -264,7 +227,7 @@ export class FanOutSearch {
       this.layers[l].gains(e, scratch.add, scratch.drop, scratch.keep);
       for (let n = 0; n < nodes; n++) gain[(l * experts + e) * nodes + n] = (this.layers[l].maskOf[e] >>> n) & 1 ? 0 : scratch.add[n];
     };
-    for (let l = 0; l < count; l++) for (let e = 0; e < experts; e++) refresh(l, e);
+    for (let l = 0; l < count && !this.options.stop(); l++) for (let e = 0; e < experts; e++) refresh(l, e);
     const heap = new GainHeap(gain);
     const most = Math.min(budget, this.spare);
     let added = 0;
@@ -301,7 +264,8 @@ export class FanOutSearch {
     const scratch = { add: new Float64Array(nodes), drop: new Float64Array(nodes), keep: new Float64Array(nodes * nodes) };
     const adds: { gain: number; l: number; e: number; n: number }[] = [];
     const drops: { loss: number; l: number; e: number; n: number }[] = [];
-    for (let l = 0; l < this.layers.length; l++)
+    for (let l = 0; l < this.layers.length; l++) {
+      if (this.options.stop()) return 0;
       for (let e = 0; e < experts; e++) {
         this.layers[l].gains(e, scratch.add, scratch.drop, scratch.keep);
         const mask = this.layers[l].maskOf[e];
@@ -310,6 +274,7 @@ export class FanOutSearch {
           else if (popcount(mask) > 1) drops.push({ loss: scratch.drop[n], l, e, n });
         }
       }
+    }
     adds.sort((x, y) => y.gain - x.gain || x.l - y.l || x.e - y.e);
     drops.sort((x, y) => x.loss - y.loss || x.l - y.l || x.e - y.e);
     let gained = 0;
@@ -388,9 +353,16 @@ export class FanOutSearch {
   }
 
   private *chooseHomesSteps(): Steps<void> {
-    const cost = yield* this.homeCostsSteps();
+    yield* this.setHomesSteps(this.cheapestHomes(yield* this.homeCostsSteps()));
+  }
+
+  private cheapestHomes(cost: Float64Array): Int32Array {
     const tokens = this.trace.sequences.map((s) => s.tokens);
-    this.homeOf = assignHomes(cost, tokens, this.options.balance);
+    return assignHomes(cost, tokens, this.options.balance);
+  }
+
+  private *setHomesSteps(homeOf: Int32Array): Steps<void> {
+    this.homeOf = homeOf;
     yield* this.spreadHomesSteps();
     for (const layer of this.layers) {
       layer.reprice();
@@ -399,18 +371,18 @@ export class FanOutSearch {
   }
 
   /** Chooses homes anew at least cost within the balance; keeps the old ones if that is no better. Returns what it gained. */
-  reassignHomes(): number {
+  async reassignHomes(): Promise<number> {
+    const cost = await runInTurns(this.homeCostsSteps(), this.options);
+    if (cost === null) return 0;
     const before = this.objective();
     const held = this.homeOf;
-    this.chooseHomes();
+    runThrough(this.setHomesSteps(this.cheapestHomes(cost)));
     const gained = before - this.objective();
     if (gained > 1e-9) {
       this.options.onImproved(this.objective());
       return gained;
     }
-    this.homeOf = held;
-    this.spreadHomes();
-    for (const layer of this.layers) layer.reprice();
+    runThrough(this.setHomesSteps(held));
     return 0;
   }
 
@@ -478,9 +450,10 @@ export class FanOutSearch {
       this.tunePeakPrice();
       const before = this.objective();
       this.tradePlaces();
-      this.reassignHomes();
+      await this.reassignHomes();
       await this.improveLayers(3, share);
       this.addReplicas();
+      await this.options.pause();
       this.exchangeReplicas();
       for (let pass = 0; pass < 6 && this.exchangeMoves() > share * before; pass++) await this.options.pause();
       await this.options.pause();

@@ -89,7 +89,7 @@ export async function placeWholeGroups(trace: RoutingTrace, cluster: Cluster, op
   await bestOfRounds(fine, replicaRounds, async (round) => {
     await nextTurn();
     // Homes follow the copies of the round before, and copies the homes.
-    if (round > 0) fine.reassignHomes();
+    if (round > 0) await fine.reassignHomes();
     fine.tunePeakPrice();
     fine.load(held);
     fine.addReplicas(across);

@@ -2,8 +2,8 @@ import { chooseReplicas } from '@switchyard/proto';
 import { type Cluster, nodeSpeedShares } from '../cluster/cluster.ts';
 import { holderMasks, maskNodesMax } from '../cluster/node-set.ts';
 import { LayerSearch } from '../solve/layer-search.ts';
-import { entriesOf, histogramsOf } from '../trace/pattern-histogram.ts';
-import { NO_EXPERT, type RoutingTrace } from '../trace/routing-trace.ts';
+import { entriesOf, histogramsOf, type PatternHistogram } from '../trace/pattern-histogram.ts';
+import type { RoutingTrace } from '../trace/routing-trace.ts';
 
 /** What stages are judged by, in visits of one remote node, as a search judges. */
 export interface StagePrices {
@@ -39,8 +39,8 @@ export function layerCosts(
   prices: StagePrices,
 ): LayerCost[] {
   const { nodes, nodeOf } = cluster;
-  if (nodes > maskNodesMax) return replicas.map((layer, l) => new CostByRule(trace, l, layer, cluster, homes));
   const histograms = histogramsOf(trace);
+  if (nodes > maskNodesMax) return replicas.map((layer, l) => new CostByRule(trace, histograms[l], layer, cluster, homes));
   const homeOf = Uint8Array.from(trace.sequenceOf, (s) => nodeOf[homes[s]]);
   const scratch = new Float64Array(histograms.reduce((most, { patterns }) => Math.max(most, patterns), 0) * nodes);
   const layerPrices = {
@@ -125,47 +125,73 @@ class CostBySearch implements LayerCost {
   }
 }
 
-/** By the router's rule, whose choice of nodes knows no loads. */
-class CostByRule implements LayerCost {
-  cost: number;
-  private readonly trace: RoutingTrace;
-  private readonly layer: number;
-  private readonly cluster: Cluster;
-  private readonly homes: Int32Array;
+/** Tokens that chose the same experts from homes on one node. */
+interface Alike {
+  experts: Int32Array;
+  /** Home worker of one of them: what nodes they visit is the same for all. */
+  home: number;
+  tokens: number;
+  /** Remote nodes of each, as last set. */
+  visits: number;
+}
 
-  constructor(trace: RoutingTrace, layer: number, replicas: Layer, cluster: Cluster, homes: Int32Array) {
-    this.trace = trace;
-    this.layer = layer;
-    this.cluster = cluster;
-    this.homes = homes;
-    this.cost = this.trial(replicas);
+/** By the router's rule, whose choice of nodes knows no loads. A change routes only tokens again that chose one of its experts. */
+class CostByRule implements LayerCost {
+  cost = 0;
+  private readonly nodeOf: Int32Array;
+  /** (experts) of lists */
+  private readonly choosing: Alike[][];
+  private readonly chosen: Int32Array;
+  private readonly load: Float64Array;
+
+  constructor(trace: RoutingTrace, histogram: PatternHistogram, replicas: Layer, { nodeOf, nodes }: Cluster, homes: Int32Array) {
+    this.nodeOf = nodeOf;
+    this.choosing = Array.from({ length: trace.experts }, () => []);
+    this.chosen = new Int32Array(trace.topK);
+    this.load = new Float64Array(nodeOf.length);
+    const { ids, countOf, patternOf } = histogram;
+    const known = new Map<number, Alike>();
+    for (let t = 0; t < trace.tokens; t++) {
+      const pattern = patternOf[t];
+      const home = homes[trace.sequenceOf[t]];
+      const key = pattern * nodes + nodeOf[home];
+      let alike = known.get(key);
+      if (alike === undefined) {
+        const experts = Int32Array.from(ids.subarray(pattern * trace.topK, pattern * trace.topK + countOf[pattern]));
+        alike = { experts, home, tokens: 0, visits: this.visitsOf(experts, home, replicas) };
+        known.set(key, alike);
+        for (const e of experts) this.choosing[e].push(alike);
+      }
+      alike.tokens++;
+      this.cost += alike.visits;
+    }
   }
 
   get remoteNodes(): number {
     return this.cost;
   }
 
-  set(replicas: Layer): void {
-    this.cost = this.trial(replicas);
+  trial(replicas: Layer, changed: readonly number[]): number {
+    let { cost } = this;
+    for (const { experts, home, tokens, visits } of this.touchedBy(changed))
+      cost += tokens * (this.visitsOf(experts, home, replicas) - visits);
+    return cost;
   }
 
-  trial(replicas: Layer): number {
-    const { trace, layer, homes } = this;
-    const { nodeOf, workers } = this.cluster;
-    const experts = new Int32Array(trace.topK);
-    const chosen = new Int32Array(trace.topK);
-    const load = new Float64Array(workers.length);
-    let visits = 0;
-    for (let t = 0; t < trace.tokens; t++) {
-      const base = (t * trace.moeLayers.length + layer) * trace.topK;
-      let count = 0;
-      for (let k = 0; k < trace.topK; k++) if (trace.ids[base + k] !== NO_EXPERT) experts[count++] = trace.ids[base + k];
-      const home = homes[trace.sequenceOf[t]];
-      chooseReplicas(experts, count, replicas, nodeOf, home, load, chosen);
-      const visited = new Set<number>();
-      for (let k = 0; k < count; k++) if (nodeOf[chosen[k]] !== nodeOf[home]) visited.add(nodeOf[chosen[k]]);
-      visits += visited.size;
-    }
-    return visits;
+  set(replicas: Layer, changed: readonly number[]): void {
+    this.cost = this.trial(replicas, changed);
+    for (const alike of this.touchedBy(changed)) alike.visits = this.visitsOf(alike.experts, alike.home, replicas);
+  }
+
+  private touchedBy(changed: readonly number[]): Set<Alike> {
+    return new Set(changed.flatMap((e) => this.choosing[e]));
+  }
+
+  private visitsOf(experts: Int32Array, home: number, replicas: Layer): number {
+    const { nodeOf, chosen, load } = this;
+    chooseReplicas(experts, experts.length, replicas, nodeOf, home, load, chosen);
+    const visited = new Set<number>();
+    for (let k = 0; k < experts.length; k++) if (nodeOf[chosen[k]] !== nodeOf[home]) visited.add(nodeOf[chosen[k]]);
+    return visited.size;
   }
 }

@@ -130,6 +130,10 @@ describe('files that cannot be what they say', () => {
   });
 
   it.each([
+    ['{"topk_ids_of_layer": [[0, 1]]}', 'topk_ids_of_layer has 2 dimensions, expected (layers, tokens, topK)'],
+    ['[{"topk_ids_of_layer": [[[0]]]}, {"topk_ids_of_layer": [[[0, 1]]]}]', 'is (1, 1, 2) after records of 1 layers and top-1'],
+    ['{"topk_ids_of_layer": [[[0.5]]]}', 'topk_ids_of_layer holds 0.5, must hold integers below 65535'],
+    ['{"topk_ids_of_layer": [[[65536]]]}', 'topk_ids_of_layer holds 65536, must hold integers below 65535'],
     ['{"topk_ids_of_layer": [[[0], [1]]], "positions": [0]}', 'positions holds 1 numbers, must be as many as the 2 tokens'],
     ['{"topk_ids_of_layer": [[[0], [1]]], "positions": [0, -1]}', 'position is -1, must be an integer from 0 to 4294967295'],
     ['{"logical_count": [[[1, 2], [3, 4]], 5, 6, 7, 8]}', 'logical_count is ragged: 8 numbers in a list of (5, 2, 2)'],
@@ -283,6 +287,12 @@ describe('other formats', () => {
     if (read.kind === 'routing') expect([...read.trace.ids]).toEqual([0, 1, 0, 1, 2, 3, 2, 3]);
     const counts = await readSglangDump(() => bytesOf('{"logical_count": [[0,0],[3,4],[0,0],[1,0]]}'), 'dump.json');
     expect(counts).toMatchObject({ loads: { layers: 2, moeLayers: [1, 3], counts: Float64Array.from([3, 4, 1, 0]) } });
+    for (const logical of [65535, 65536, -1, 0.5]) {
+      const mapped = () => bytesOf(JSON.stringify({ topk_ids_of_layer: [[[0]]], physical_to_logical_map: [[logical]] }));
+      await expect(readSglangDump(mapped, 'dump.json', { experts: 8 })).rejects.toThrow(
+        `sequence 1, position 0: layer 0: the map says that physical expert 0 is ${logical}, must be an integer from 0 to 65534`,
+      );
+    }
     await expect(readSglangDump(() => bytesOf('{"topk_ids_of_layer": [[[-1]]]}'), 'dump.json')).rejects.toThrow(/no token chose an expert/);
     const maps = (second: number[]) =>
       [[0, 1, 2, 3], second].map((row) => ({ topk_ids_of_layer: [chosen], physical_to_logical_map: [row] }));
@@ -388,6 +398,30 @@ describe('other formats', () => {
 });
 
 describe('bounds and splits', () => {
+  it('says so where there is no memory for what the shape asks for', () => {
+    const shape = { model: 'wide', moeLayers: Array.from({ length: 1000 }, (_, l) => l), experts: 64, topK: 32 };
+    const builder = new TraceBuilder(shape, 'wide.trace', { tokensMax: 1e9 });
+    const none = new Uint16Array(32_000).fill(NO_EXPERT);
+    const fill = () => {
+      for (let position = 0; position <= 1024; position++) builder.add(0, position, false, none, 0, () => 'here');
+    };
+    vi.stubGlobal(
+      'Uint16Array',
+      class {
+        constructor(length: number) {
+          throw new RangeError(`Invalid typed array length: ${length}`);
+        }
+      },
+    );
+    try {
+      expect(fill).toThrow(
+        'wide.trace: tokensMax: is 1000000000, must be below 2048: there is no memory for 2048 tokens of 1000 layers x top-32',
+      );
+    } finally {
+      vi.unstubAllGlobals();
+    }
+  });
+
   it('are refused without room for a token', () => {
     for (const tokensMax of [0, -1, 0.5, Number.NaN])
       expect(() => new TraceBuilder({ model: 'm', moeLayers: [0], experts: 4, topK: 1 }, 'none', { tokensMax })).toThrow(

@@ -210,10 +210,21 @@ export class TraceBuilder {
       to.set(from);
       return to;
     };
-    this.ids = into(new Uint16Array(size * this.row), this.ids);
+    this.ids = into(this.idsFor(size), this.ids);
     this.sequence = into(new Uint32Array(size), this.sequence);
     this.position = into(new Uint32Array(size), this.position);
     this.generated = into(new Uint8Array(size), this.generated);
+  }
+
+  /** Of all choices of so many tokens. They are by far the largest array, and of wide models longer than any may be. */
+  private idsFor(tokens: number): Uint16Array {
+    try {
+      return new Uint16Array(tokens * this.row);
+    } catch (cause) {
+      const { moeLayers, topK } = this.shape;
+      const problem = `is ${this.bounds.tokensMax}, must be below ${tokens}: there is no memory for ${tokens} tokens of ${moeLayers.length} layers x top-${topK}`;
+      throw badTrace(this.source, 'tokensMax', problem, cause);
+    }
   }
 
   /** Sorts tokens by sequence (in order of first arrival) and position, and numbers the sequences densely. */
@@ -235,7 +246,7 @@ export class TraceBuilder {
     for (let t = 1; t < this.count && sorted; t++)
       sorted = rank[t - 1] < rank[t] || (rank[t - 1] === rank[t] && this.position[t - 1] <= this.position[t]);
     if (!sorted) order.sort((x, y) => rank[x] - rank[y] || this.position[x] - this.position[y] || x - y);
-    const ids = new Uint16Array(this.count * this.row);
+    const ids = this.idsFor(this.count);
     const sequenceOf = new Uint32Array(this.count);
     const generated = new Uint8Array(this.count);
     const sequences: TraceSequence[] = [...dense.keys()].map((sequence) => ({

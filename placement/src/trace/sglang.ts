@@ -24,6 +24,7 @@ export async function readSglangDump(
   let map: number[][] | null = null;
   let largest = -1;
   let sawIds = false;
+  let shape: number[] | null = null;
   const used = new Set<number>();
   const counts = { flat: [] as number[], layers: 0, experts: 0 };
   for await (const found of arrays(open(), source, [
@@ -35,6 +36,10 @@ export async function readSglangDump(
   ])) {
     if (found.key === 'topk_ids_of_layer') {
       sawIds = true;
+      // A rank that had nothing to do in a pass has no ids.
+      if (found.flat.length === 0) continue;
+      shape ??= found.shape;
+      checkIds(found, shape, source);
       const perLayer = found.flat.length / found.shape[0];
       found.flat.forEach((id, i) => {
         if (id < 0) return;
@@ -81,7 +86,6 @@ export async function readSglangDump(
       builder.add(sequenceOf[t], positions[t], decoding[t] === 1, row, 0, place);
     }
   };
-  let shape: number[] | null = null;
   // What is said of a pass may stand before or after its ids.
   let ids: FoundArray | null = null;
   let positions: number[] | null = null;
@@ -97,38 +101,34 @@ export async function readSglangDump(
       ids = null;
       positions = null;
       pass = { rank: pass.rank, mode: null, extendLengths: null };
-    } else if (found.flat.length > 0) {
-      // A rank that had nothing to do in a pass has no ids.
-      if (found.shape.length !== 3)
-        throw badTrace(
-          source,
-          `byte ${found.offset}`,
-          `topk_ids_of_layer has ${found.shape.length} dimensions, expected (layers, tokens, topK)`,
-        );
-      shape ??= found.shape;
-      if (found.shape[2] !== shape[2] || found.shape[0] !== shape[0])
-        throw badTrace(
-          source,
-          `byte ${found.offset}`,
-          `(${found.shape.join(', ')}) after records of ${shape[0]} layers and top-${shape[2]}`,
-        );
-      ids = found;
-    }
+    } else if (found.flat.length > 0) ids = found;
   }
   return { kind: 'routing', trace: builder!.build() };
+}
+
+/** Ids of a pass must have the shape of the first pass's, but for their tokens, and be numbers of experts, or below 0 where there is no choice. */
+function checkIds({ flat, shape, offset }: FoundArray, first: number[], source: string): void {
+  const refuse = (problem: string) => badTrace(source, `byte ${offset}`, `topk_ids_of_layer ${problem}`);
+  if (shape.length !== 3) throw refuse(`has ${shape.length} dimensions, expected (layers, tokens, topK)`);
+  if (shape[0] !== first[0] || shape[2] !== first[2])
+    throw refuse(`is (${shape.join(', ')}) after records of ${first[0]} layers and top-${first[2]}`);
+  for (const id of flat) if (!Number.isInteger(id) || id >= NO_EXPERT) throw refuse(`holds ${id}, must hold integers below ${NO_EXPERT}`);
 }
 
 /** The expert that a recorded id means. @param map logical experts of the physical ones, (layers) of (slots); null: ids are logical */
 function logicalId(id: number, layer: number, map: number[][] | null, source: string, place: () => string): number {
   if (id < 0) return NO_EXPERT;
-  if (!Number.isInteger(id) || id >= NO_EXPERT) throw badTrace(source, place(), `layer ${layer}: expert id is ${id}`);
   if (map === null) return id;
   if (layer >= map.length) throw badTrace(source, place(), `layer ${layer}: the map of physical experts has ${map.length} layers`);
   const logical = map[layer][id];
   if (logical === undefined)
     throw badTrace(source, place(), `layer ${layer}: physical expert ${id} is not below the ${map[layer].length} slots of the map`);
-  if (!Number.isInteger(logical) || logical < 0)
-    throw badTrace(source, place(), `layer ${layer}: the map says that physical expert ${id} is ${logical}`);
+  if (!Number.isInteger(logical) || logical < 0 || logical >= NO_EXPERT)
+    throw badTrace(
+      source,
+      place(),
+      `layer ${layer}: the map says that physical expert ${id} is ${logical}, must be an integer from 0 to ${NO_EXPERT - 1}`,
+    );
   return logical;
 }
 

@@ -243,6 +243,19 @@ describe('switchyard place', () => {
     await expect(run('--trace', trace, ...ask, '--held-out', '100%')).rejects.toThrow('below 100%');
   });
 
+  it('refuses options and short files before it reads a trace', async () => {
+    const [unread, none] = [['--trace', join(dir, 'no.trace')], join(dir, 'none.json')];
+    const cluster = ['--topology', topology];
+    const unused = [...unread, ...cluster, '--model', 'chain', '--robust', 'worst'];
+    for (const command of [['--dry-run'], ['worth-it'], ['what-if', '--add-node']])
+      await expect(run(...command, ...unused)).rejects.toThrow('--robust worst needs --model fan-out or home-rank');
+    const groups = ['--groups', 'whole', '--anneal', '5', '--dry-run'];
+    await expect(run(...unread, ...cluster, ...groups)).rejects.toThrow('--groups whole goes without --anneal');
+    await expect(run(...unread, ...cluster, '--current', none, '--dry-run')).rejects.toThrow(`cannot read the plan ${none}`);
+    await expect(run('worth-it', ...unread, '--topology', none)).rejects.toThrow(`cannot read the topology ${none}`);
+    await expect(run('verify', none, unread[1], none)).rejects.toThrow(`cannot read the plan ${none}`);
+  });
+
   it('names the model of a foreign trace by its checkpoint, with experts that no token chose', async () => {
     const checkpoint = new URL('../../models/shunter-16m', import.meta.url).pathname;
     const small = join(dir, 'small-topology.json');

@@ -25,11 +25,15 @@ function readDocument(path: string, what: string, bytesMax: number): string {
   }
 }
 
-/** What `parse` says is wrong, with the file in which it is. */
 function parsed<T>(path: string, what: string, parse: (text: string) => T, bytesMax: number = limits.planBytesMax): T {
   const text = readDocument(path, what, bytesMax);
+  return inFile(path, () => parse(text));
+}
+
+/** What `read` says is wrong, with the file in which it is. */
+function inFile<T>(path: string, read: () => T): T {
   try {
-    return parse(text);
+    return read();
   } catch (error) {
     if (error instanceof SyntaxError) throw new CommandFailure(`${path} is not JSON: ${error.message}`);
     if (error instanceof SwitchyardError) throw new CommandFailure(`${path}: ${error.message} (${error.code})`, { cause: error });
@@ -39,10 +43,10 @@ function parsed<T>(path: string, what: string, parse: (text: string) => T, bytes
 
 export const readPlan = (path: string): Plan => parsed(path, 'plan', (text) => parsePlan(text));
 
-/** A plan whose layers, experts and workers must be the given ones; it may list its workers in another order. */
-export const readPlanOf = (path: string, shape: PlanShape): Plan =>
-  parsed(path, 'plan', (text) => {
-    const plan = inWorkerOrder(parsePlan(text), shape.workers);
+/** A plan that was read, whose layers, experts and workers must be the given ones; it may list its workers in another order. */
+export const planOfShape = (path: string, read: Plan, shape: PlanShape): Plan =>
+  inFile(path, () => {
+    const plan = inWorkerOrder(read, shape.workers);
     checkSameShape(plan, shape);
     return plan;
   });

@@ -37,11 +37,11 @@ import { checkOutput, type Output, writeOutputs } from '../terminal/output-file.
 import { counted, formatBytes } from '../terminal/quantity.ts';
 import { textTable } from '../terminal/table.ts';
 import { comparisonTable, figuresOf, measuredOn, stepTimesBy } from './comparison.ts';
-import { jsonLine, readCluster, readPlanOf, readTrace } from './files.ts';
+import { jsonLine, planOfShape, readCluster, readPlan, readTrace } from './files.ts';
 import { named, near, refuseForBudget, searchTime } from './from-current.ts';
 import type { GroupRule } from './option-values.ts';
 import { ProgressLine } from './progress-line.ts';
-import { placeOptions, type SearchFlags } from './search-options.ts';
+import { placeOptions, refuseUnused, type SearchFlags } from './search-options.ts';
 
 export interface PlaceFlags extends SearchFlags {
   trace: string;
@@ -68,6 +68,8 @@ const scoreTokensMax = 40_000;
 
 /** @param given options that are not at their default, as they are written */
 export async function placeAction(flags: PlaceFlags, given: readonly string[]): Promise<void> {
+  refuseUnused(flags);
+  refuseGroups(flags);
   const { topology, host } = readCluster(flags);
   if (flags.prove !== undefined && flags.model !== 'chain')
     throw new CommandFailure('--prove windows=N proves the chain model: it needs --model chain', { status: exitStatus.usage });
@@ -76,6 +78,7 @@ export async function placeAction(flags: PlaceFlags, given: readonly string[]): 
     checkApart(flags);
     for (const option of ['out', 'certificate', 'pareto'] as const) checkOutput(flags[option], `--${option}`);
   }
+  const current = flags.current === undefined ? null : readPlan(flags.current);
   const input = await readTrace(flags.trace, flags.tokensMax, flags);
   if (input.kind === 'loads') {
     refuseForLoads(flags.trace, given);
@@ -83,7 +86,7 @@ export async function placeAction(flags: PlaceFlags, given: readonly string[]): 
   }
   const { signal, release } = interruptSignal();
   try {
-    await placeByRouting(input.trace, topology, host, flags, signal);
+    await placeByRouting(input.trace, topology, host, current, flags, signal);
     if (signal.aborted) process.exitCode = exitStatus.interrupted;
   } finally {
     release();
@@ -126,6 +129,7 @@ async function placeByRouting(
   trace: RoutingTrace,
   topology: Topology,
   host: HostModel | null,
+  inForce: Plan | null,
   flags: PlaceFlags,
   signal: AbortSignal,
 ): Promise<void> {
@@ -133,7 +137,7 @@ async function placeByRouting(
   const { train, test } = enough ? holdOut(trace, flags.heldOut, flags.seed) : { train: trace, test: trace };
   const judged = thinTokens(test, scoreTokensMax);
   const cluster = clusterOf(topology);
-  const current = flags.current === undefined ? null : readPlanOf(flags.current, { model: trace, workers: cluster.workers });
+  const current = inForce === null ? null : planOfShape(flags.current!, inForce, { model: trace, workers: cluster.workers });
   const now = current ?? (await baselinePlan('contiguous', trace, topology));
   const wholeGroups = groupsToKeep(flags, trace);
   const line = new ProgressLine(
@@ -228,22 +232,25 @@ function gapText({ score, bound }: { score: number; bound: number }): string {
   return bound === 0 ? 'bound 0' : `${(100 * Math.abs(score / bound - 1)).toFixed(1)}%`;
 }
 
+const anneals = ({ anneal = 0, maxR }: PlaceFlags): boolean => anneal > 0 || maxR !== undefined;
+
+/** What goes with no groups that stay whole. */
+function refuseGroups(flags: PlaceFlags): void {
+  const refuse = (why: string) => new CommandFailure(why, { status: exitStatus.usage });
+  if (flags.groups === undefined || flags.groups === 'free') return;
+  if (flags.budgetBytes !== undefined) throw refuse('--groups whole and --budget-bytes exclude each other: groups are split on the way');
+  if (anneals(flags)) throw refuse('--groups whole goes without --anneal and --max-r: annealing moves single experts');
+}
+
 /** Groups that stay whole; null: none. */
-function groupsToKeep({ groups: rule, model, robust, budgetBytes, anneal = 0, maxR }: PlaceFlags, trace: RoutingTrace): number | null {
+function groupsToKeep(flags: PlaceFlags, trace: RoutingTrace): number | null {
+  const { groups: rule, model, robust, budgetBytes } = flags;
   // One group is what models without any have.
   const groups = trace.groups === undefined || trace.groups < 2 ? null : trace.groups;
   // What was not asked for gives way to what was.
-  const annealed = anneal > 0 || maxR !== undefined;
-  if (rule === undefined) return model !== 'chain' && robust.kind === 'mean' && budgetBytes === undefined && !annealed ? groups : null;
+  if (rule === undefined)
+    return model !== 'chain' && robust.kind === 'mean' && budgetBytes === undefined && !anneals(flags) ? groups : null;
   if (rule === 'free') return null;
-  if (budgetBytes !== undefined)
-    throw new CommandFailure('--groups whole and --budget-bytes exclude each other: groups are split on the way', {
-      status: exitStatus.usage,
-    });
-  if (annealed)
-    throw new CommandFailure('--groups whole goes without --anneal and --max-r: annealing moves single experts', {
-      status: exitStatus.usage,
-    });
   if (rule !== 'whole') return rule;
   if (groups === null)
     throw new CommandFailure('the trace does not say how many groups its layers have: give their number, such as --groups 8', {

@@ -59,8 +59,8 @@ export function addSearchOptions(command: Command, effort = { starts: 2, sampleT
 /** Effort of annealing where only its goal is given. */
 const annealingForLimit = 1000;
 
-/** What a traffic model has no use for is refused, not left aside. */
-function refuseUnused({ model, maxR, anneal, robust }: SearchFlags): void {
+/** What a traffic model has no use for is refused, not left aside; before a long trace is read. */
+export function refuseUnused({ model, maxR, anneal, robust }: SearchFlags): void {
   const refuse = (option: string, models: string): never => {
     throw new CommandFailure(`${option} needs --model ${models}; it is ${model}`, { status: exitStatus.usage });
   };
@@ -72,7 +72,6 @@ function refuseUnused({ model, maxR, anneal, robust }: SearchFlags): void {
 
 /** Starts the clock of the deadline. The library reads no clock of its own. */
 export function placeOptions(flags: SearchFlags, signal: AbortSignal): Partial<PlaceOptions> {
-  refuseUnused(flags);
   return {
     model: flags.model,
     seed: flags.seed,

@@ -27,6 +27,7 @@ export function verifyCommand(): Command {
     .option('--model-dir <folder>', modelDirHelp)
     .option('--json', 'print as JSON')
     .action(async (planPath: string, tracePath: string, certificatePath: string, flags: Flags) => {
+      const plan = readPlan(planPath);
       const certificate = readCertificate(certificatePath);
       const trace = await readRouting(tracePath, flags.tokensMax, flags);
       // The certificate names its trace by digest: the whole of it, or what planning held out.
@@ -36,7 +37,7 @@ export function verifyCommand(): Command {
         () => thinTokens(holdOut(trace, flags.heldOut, flags.seed).test, 40_000),
       ];
       const judged = candidates.map((make) => make()).find((t) => traceDigest(t) === certificate.trace) ?? trace;
-      const verdict = verifyCertificate(readPlan(planPath), judged, certificate);
+      const verdict = verifyCertificate(plan, judged, certificate);
       if (flags.json) process.stdout.write(`${JSON.stringify({ format: 'switchyard-place-verify', version: 1, ...verdict })}\n`);
       else for (const { ok, text } of verdict.checks) process.stdout.write(`${ok ? 'ok  ' : 'FAIL'}  ${text}\n`);
       if (!verdict.ok) throw new CommandFailure('the certificate does not hold');

@@ -8,7 +8,7 @@ import { comparisonTable, figuresOf, measuredOn, stepTimesBy } from './compariso
 import { readCluster, readRouting } from './files.ts';
 import { share } from './option-values.ts';
 import { ProgressLine } from './progress-line.ts';
-import { addSearchOptions, placeOptions, type SearchFlags } from './search-options.ts';
+import { addSearchOptions, placeOptions, refuseUnused, type SearchFlags } from './search-options.ts';
 
 interface Flags extends SearchFlags {
   trace: string;
@@ -40,6 +40,7 @@ export function whatIfCommand(): Command {
     ];
     if (changes.length === 0)
       throw new CommandFailure('nothing to ask: give --lose-node, --add-node or --link-speed', { status: exitStatus.usage });
+    refuseUnused(flags);
     const { topology: before, host } = readCluster(flags);
     // Before a search that may take minutes: a node that is not there cannot be lost.
     const after = changes.reduce(changedTopology, before);

@@ -10,7 +10,7 @@ import { evenNodes } from './even-topology.ts';
 import { readRouting, readTopology } from './files.ts';
 import { shares } from './option-values.ts';
 import { ProgressLine } from './progress-line.ts';
-import { addSearchOptions, placeOptions, type SearchFlags } from './search-options.ts';
+import { addSearchOptions, placeOptions, refuseUnused, type SearchFlags } from './search-options.ts';
 
 interface Flags extends SearchFlags {
   trace: string;
@@ -38,8 +38,9 @@ export function worthItCommand(): Command {
           status: exitStatus.usage,
         },
       );
-    const trace = await readRouting(flags.trace, flags.tokensMax, flags);
+    refuseUnused(flags);
     const topology = flags.topology === undefined ? evenNodes(flags.nodes) : readTopology(flags.topology);
+    const trace = await readRouting(flags.trace, flags.tokensMax, flags);
     const { signal, release } = interruptSignal();
     const line = new ProgressLine(null);
     const report = await worthIt(

@@ -20,7 +20,7 @@ const report = (line) => {
   console.log(line);
 };
 const shape = { layers: 58, experts: 256, topK: 8 };
-const tokens = Number(process.argv[2] ?? 3000);
+const [tokens, sampleTokens] = [process.argv[2] ?? 3000, process.argv[3] ?? 1500].map(Number);
 const made = performance.now();
 // The last 700 tokens are the next day's traffic: the same workload, other sequences.
 const both = syntheticTrace({ ...shape, tokens: tokens + 704 });
@@ -35,7 +35,7 @@ const timed = async (name, options, on = trace) => {
   const result = await place(on, topology, {
     replicas,
     starts: 1,
-    sampleTokens: Number(process.argv[3] ?? 1500),
+    sampleTokens,
     now: processorClock,
     peakMeanMax: 1.03,
     deadlineMs: processorMs() + 6000,
@@ -60,5 +60,5 @@ for (const c of certificate.claims)
 report(`proof ${((performance.now() - start) / 1000).toFixed(2)} s`);
 writeFileSync(
   new URL('../results/placement-scale.md', import.meta.url),
-  `# Scale: 58 layers x 256 experts (top-8) on 64 workers of 8 nodes, 64 replicas per layer\n\nSynthetic trace (bench/placement/synthetic.mjs), search limited to 6 s cold and 0.2 s incremental of processor time, on one of two cores that others used too: which lengthens both times.\nCommand: \`node bench/placement/scale.mjs ${tokens}\`\n\n${lines.map((l) => `- ${l}`).join('\n')}\n`,
+  `# Scale: 58 layers x 256 experts (top-8) on 64 workers of 8 nodes, 64 replicas per layer\n\nSynthetic trace (bench/placement/synthetic.mjs), search limited to 6 s cold and 0.2 s incremental of processor time, on one of two cores that others used too: which lengthens both times.\nCommand: \`node bench/placement/scale.mjs ${tokens} ${sampleTokens}\`\n\n${lines.map((l) => `- ${l}`).join('\n')}\n`,
 );

@@ -1,4 +1,5 @@
 import { afterEach, expect, it, vi } from 'vitest';
+import { ApiClient } from '../src/api/client.ts';
 import { chatCommand } from '../src/commands/chat.ts';
 import { readApiKey } from '../src/commands/server-options.ts';
 
@@ -15,6 +16,15 @@ it('chat does not wait for the list of models as long as for an answer', async (
   });
   await expect(chatCommand().parseAsync(['--url', 'http://127.0.0.1:9'], { from: 'user' })).rejects.toThrow(/no complete answer within/);
   expect(limits).toEqual([30_000]);
+});
+
+it('a key that no header can carry is refused before anything is sent', () => {
+  const options = { url: 'http://127.0.0.1:9', timeoutMs: 1 };
+  for (const apiKey of ['\ufffd', 'k\u00e9y', 'a\nb'])
+    expect(() => new ApiClient({ ...options, apiKey })).toThrow(
+      expect.objectContaining({ status: 2, message: expect.stringMatching(/printable ASCII/) }),
+    );
+  expect(new ApiClient({ ...options, apiKey: 'sk-1 ~' }).baseUrl).toBe('http://127.0.0.1:9');
 });
 
 it('a key of another service goes to no server that the user has not named', () => {

@@ -21,6 +21,7 @@ describe('wrong usage', () => {
     [['chat', '--temperature', 'hot'], /'--temperature <number>' argument 'hot' is invalid. It must be a number from 0 to 2/],
     [['chat', '--url', 'ftp://x'], /the scheme must be http or https/],
     [['bench', 'serve', '--concurrency', '1,zero'], /'zero'|1,zero/],
+    [['up', '--port', '0', '--host', ''], /'--host <address>' argument '' is invalid. It must not be empty/],
     [['bench', 'serve', '--url', 'http://127.0.0.1:9', '--', '--nodes', '2'], /names one that runs/],
     [['trace', 'info'], /missing required argument 'file'/],
     [['model', 'inspect', '/nowhere/model'], /error: \/nowhere\/model: there is no such folder/],

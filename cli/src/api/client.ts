@@ -68,7 +68,7 @@ export class ApiClient {
   constructor(options: ApiClientOptions) {
     const url = parseBaseUrl(options.url);
     this.baseUrl = url.href.replace(/\/+$/, '').replace(/\/v1$/, '');
-    this.#apiKey = options.apiKey;
+    this.#apiKey = checkedKey(options.apiKey);
     this.#timeoutMs = options.timeoutMs;
     this.#transport = url.protocol === 'https:' ? https : http;
     this.#agent = new this.#transport.Agent({ keepAlive: false, maxSockets: Number.POSITIVE_INFINITY, noDelay: true });
@@ -187,6 +187,15 @@ async function readEvents<T extends object>(response: http.IncomingMessage, path
     response.on('error', cut);
     response.on('close', cut);
   });
+}
+
+/** Said before anything is sent: the transport would name a header, and not what the user gave. */
+function checkedKey(key: string | null): string | null {
+  if (key !== null && !/^[\x20-\x7e]*$/.test(key))
+    throw new CommandFailure('the key to be sent has characters that are no printable ASCII: a file of keys in another encoding, say', {
+      status: 2,
+    });
+  return key;
 }
 
 /** @param option that gave it */

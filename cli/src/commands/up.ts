@@ -87,7 +87,7 @@ export function upCommand(): Command {
       integerIn(1, limits.workersMax),
     )
     .option('--plan <file>', 'where each expert lives (default: even, contiguous ranges)')
-    .option('--host <address>', 'address to listen on', '127.0.0.1')
+    .option('--host <address>', 'address to listen on', nonEmpty, '127.0.0.1')
     .option('--port <port>', 'port to listen on; 0 takes any free one', integerIn(0, 65_535), 8000)
     .option('--health-port <port>', 'answer /health/* there too, also while the API is busy', integerIn(0, 65_535))
     .option('--api-key-file <file>', 'keys that clients must send, a line each: KEY, or KEY TENANT')

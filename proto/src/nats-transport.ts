@@ -54,6 +54,7 @@ async function listen(
   const open = () => connect(server, options.tls, bounds.dialTimeoutMs);
   let connection = await open();
   const ending = new AbortController();
+  let openLinks = 0;
 
   const serve = () =>
     connection.subscribe(`${prefix}.dial`, {
@@ -68,17 +69,31 @@ async function listen(
       message.respond(refusalFrame(new SwitchyardError('link_closed', 'the listener is closing')));
       return;
     }
-    const refusal = ID_PATTERN.test(id) ? fullListener(links.size) : badId(id);
-    if (refusal !== null) {
-      message.respond(refusalFrame(refusal));
+    if (!ID_PATTERN.test(id)) {
+      message.respond(refusalFrame(badId(id)));
+      return;
+    }
+    // Links are counted when they have shown that they belong here, and then told; those that do not get that far stay for `dialTimeoutMs`.
+    if (links.size >= 2 * limits.linksPerListenerMax) {
+      message.respond(refusalFrame(new SwitchyardError('queue_full', 'too many links are being opened')));
       return;
     }
     const stream = new NatsStream(connection, `${prefix}.${id}.down`, `${prefix}.${id}.up`, bounds);
-    const link = framed(stream, `${address} ${id.slice(0, 8)}`, bounds, listenerHandshake(SCHEME, options.token), true);
+    const link = framed(
+      stream,
+      `${address} ${id.slice(0, 8)}`,
+      bounds,
+      listenerHandshake(SCHEME, options.token, () => fullListener(openLinks)),
+      true,
+    );
     links.add(link);
     void link.closed.then(() => links.delete(link));
     link.opened.then(
-      () => accept(link),
+      () => {
+        openLinks++;
+        void link.closed.then(() => openLinks--);
+        accept(link);
+      },
       () => {}, // The dialler was told; here there is nobody to tell.
     );
     message.respond();

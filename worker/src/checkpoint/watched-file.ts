@@ -2,8 +2,8 @@ import { closeSync, constants, fstatSync, openSync } from 'node:fs';
 import { badCheckpoint } from './bad-checkpoint.ts';
 
 /**
- * A file that is read for as long as its model is served: who writes to it changes what the model says. Replacing it by another file of its name is harmless, for who has it open goes on
- * reading the old one.
+ * A file that is read for as long as its model is served: who writes to it changes what the model says. Replacing it by another file of its name is harmless where the disk is this
+ * machine's: who has it open goes on reading the old one.
  */
 export class WatchedFile {
   private readonly file: number;
@@ -22,8 +22,13 @@ export class WatchedFile {
   }
 
   get isWritten(): boolean {
-    const { size, mtimeNs } = fstatSync(this.file, { bigint: true });
-    return size !== this.bytes || mtimeNs !== this.modifiedNs;
+    try {
+      const { size, mtimeNs } = fstatSync(this.file, { bigint: true });
+      return size !== this.bytes || mtimeNs !== this.modifiedNs;
+    } catch {
+      // A file server says of one that was replaced that it is no longer there.
+      return true;
+    }
   }
 
   close(): void {

@@ -197,7 +197,7 @@ export class Engine {
 
   /** Those that wait for what others are computing. */
   get waitingForPrefixCount(): number {
-    return this.waiting.reduce((count, { waitsFor }) => count + Number(waitsFor?.isToCome ?? false), 0);
+    return this.waiting.reduce((count, { awaitsPrefix }) => count + Number(awaitsPrefix), 0);
   }
 
   get workPending(): boolean {

@@ -17,9 +17,11 @@ export interface Schedulable {
   readonly proposed: number;
   /** Cancelled or failed: once its steps are over nothing more is wanted of it. */
   readonly ending: boolean;
-  /** Of a waiting one, how many tokens the prefix cache had when it was last looked at. */
+  /** Of a waiting one, how many tokens the prefix cache has, as far as is known without a look. */
   readonly likelyCached: number;
-  /** Decisions that admitted others behind it and gave it no rows of its prompt; at least `OVERTAKEN_MAX` of one that waits again. */
+  /** Of a waiting one: it had better be admitted later, for another computes what it lacks. */
+  readonly awaitsPrefix: boolean;
+  /** Decisions that admitted others behind it and gave it no rows of its prompt though it wanted some; at least `OVERTAKEN_MAX` of one that waits again. */
   overtaken: number;
 }
 
@@ -258,7 +260,7 @@ export function countOvertaken(
   for (let i = 0; i < running.length; i++) if (rows[i] === 0 && pendingOf(running[i]) > 1) running[i].overtaken++;
   for (let at = 0, next = 0; next < admitted; at++) {
     if (at === admittedAt[next]) next++;
-    else waiting[at].overtaken++;
+    else if (!waiting[at].awaitsPrefix) waiting[at].overtaken++;
   }
 }
 

@@ -47,7 +47,8 @@ export class Sequence implements Schedulable {
   publishedSerial = 0;
   /** Null unless it had better be admitted later: another is computing what it lacks. */
   waitsFor: AwaitedBlock | null = null;
-  likelyCached = 0;
+  /** Tokens in the prefix cache then. */
+  cachedWhenLookedAt = 0;
   overtaken = 0;
   /** Prompt tokens that the first admission found cached; reported with the first token. */
   cachedTokens = 0;
@@ -100,6 +101,14 @@ export class Sequence implements Schedulable {
 
   get produced(): number {
     return this.length - this.promptLength;
+  }
+
+  get likelyCached(): number {
+    return Math.max(this.cachedWhenLookedAt, this.waitsFor?.tokensThere ?? 0);
+  }
+
+  get awaitsPrefix(): boolean {
+    return this.waitsFor?.isToCome ?? false;
   }
 
   get everyLogit(): boolean {

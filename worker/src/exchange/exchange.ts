@@ -38,17 +38,14 @@ export class Exchange {
   private readonly peers: ReadonlySet<number>;
   /** Neighbours in this node that have not been dialled yet, as far as they are there. */
   private readonly expected: Set<number>;
-  /** Peers that a step has waited for in vain, by their addresses then: such a machine is waited for once and not at each announcement, until it has been reached. */
+  /** Peers that a step has waited for in vain, by their addresses then: not every announcement waits for a machine that swallows what is sent to it, until that dial is over. */
   private readonly silentAt = new Map<number, string>();
   private neighboursDialled: () => void = () => {};
 
   constructor({ native, model, plan, worker, epoch, maxRows, rowDeadlineMs, counters, times, dial }: ExchangeOptions) {
     const { hidden, topK } = model.shape;
     const routes = new ExpertRoutes(plan, worker, topK);
-    const onReachable = (peer: number, reachable: boolean) => {
-      routes.setReachable(peer, reachable);
-      if (reachable) this.silentAt.delete(peer);
-    };
+    const onReachable = (peer: number, reachable: boolean) => routes.setReachable(peer, reachable);
     const onAvoided = (peer: number, avoided: boolean) => routes.setAvoided(peer, avoided);
     const flights = new Flights({ workers: plan.workers.length, rowDeadlineMs, dial, onReachable, onAvoided });
     this.flights = flights;
@@ -68,8 +65,13 @@ export class Exchange {
     this.expectOnly(new Set(peers.map(({ worker }) => worker)));
     const dialled = peers.map(async ({ worker, dataAddresses }) => {
       const addresses = dataAddresses.join();
-      if (this.silentAt.get(worker) !== addresses && !(await inTime(DIAL_WAIT_MS, this.flights.settled(worker))))
-        this.silentAt.set(worker, addresses);
+      if (this.silentAt.get(worker) !== addresses) {
+        const settled = this.flights.settled(worker);
+        if (!(await inTime(DIAL_WAIT_MS, settled))) {
+          this.silentAt.set(worker, addresses);
+          void settled.then(() => this.silentAt.delete(worker));
+        }
+      }
       this.expected.delete(worker);
       this.tellGateway();
     });

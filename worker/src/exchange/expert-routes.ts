@@ -18,6 +18,8 @@ export class ExpertRoutes {
   private readonly avoided: Uint8Array;
   /** Live replicas, [moeLayer][expert] -> workers, ascending; those that are avoided where there are no others. */
   private holders: number[][][];
+  /** Of the home's node, the same. */
+  private neighbours: number[][][];
   /** [moeLayer][expert] -> the only live worker, NOBODY, or SEVERAL. A plan without replicas is answered from it alone. */
   private single: Int32Array[];
   private readonly chosen: Int32Array;
@@ -31,6 +33,7 @@ export class ExpertRoutes {
     this.avoided = new Uint8Array(plan.workers.length);
     this.chosen = new Int32Array(topK);
     this.holders = [];
+    this.neighbours = [];
     this.single = [];
     this.rebuild();
   }
@@ -78,9 +81,9 @@ export class ExpertRoutes {
     out.set(this.chosen);
   }
 
-  /** Workers that have the expert and can be reached, ascending; those that are avoided where there are no others. */
-  live(layer: number, expert: number): readonly number[] {
-    return this.holders[layer][expert];
+  /** Workers of the home's node that have the expert and can be reached, ascending; those that are avoided where the node has no others. */
+  inNode(layer: number, expert: number): readonly number[] {
+    return this.neighbours[layer][expert];
   }
 
   /**
@@ -103,13 +106,18 @@ export class ExpertRoutes {
     );
   }
 
+  /** Of these, who can be reached; those that are avoided where there are no others. */
+  private willing(workers: readonly number[]): number[] {
+    const live = workers.filter((worker) => this.reachable[worker] === 1);
+    const willing = live.filter((worker) => this.avoided[worker] === 0);
+    return willing.length > 0 ? willing : live;
+  }
+
   private rebuild(): void {
-    this.holders = this.plan.replicas.map((layer) =>
-      layer.map((workers) => {
-        const live = workers.filter((worker) => this.reachable[worker] === 1);
-        const willing = live.filter((worker) => this.avoided[worker] === 0);
-        return willing.length > 0 ? willing : live;
-      }),
+    const { nodeOf, home } = this;
+    this.holders = this.plan.replicas.map((layer) => layer.map((workers) => this.willing(workers)));
+    this.neighbours = this.plan.replicas.map((layer) =>
+      layer.map((workers) => this.willing(workers.filter((worker) => nodeOf[worker] === nodeOf[home]))),
     );
     this.single = this.holders.map((layer) =>
       Int32Array.from(layer, (workers) => (workers.length === 0 ? NOBODY : workers.length === 1 ? workers[0] : SEVERAL)),

@@ -30,7 +30,7 @@ const urgencies: readonly Urgency[] = ['urgent', 'bulk'];
 const CHECKS_PER_DEADLINE = 8;
 
 /**
- * Whoever refuses for its own sake (it loads its model, say), or stands still, is asked last for so long, or until it is announced as ready: else every layer would
+ * Whoever refuses for its own sake (it loads its model, say), or stands still, is asked last for so long, or until it is announced again: else every layer would
  * ask it first. One question in so long costs steps nothing.
  */
 const AVOID_MS = 1_000;
@@ -97,7 +97,7 @@ export class Flights {
     this.watchdog.unref();
   }
 
-  /** The worker is ready, and can be dialled at these addresses from now on, best first. */
+  /** The worker is there, and can be dialled at these addresses from now on, best first. */
   announce(worker: number, addresses: readonly string[]): void {
     this.release(worker);
     for (const urgency of urgencies) this.links[urgency].announce(worker, addresses);

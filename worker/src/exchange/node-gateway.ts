@@ -107,7 +107,6 @@ export class NodeGateway {
    */
   connecting: Promise<void> | null;
   private readonly options: NodeGatewayOptions;
-  private readonly node: number;
   /** [pair] worker, and per worker the pairs and rows of the frame in hand. */
   private readonly chosen: Int32Array;
   private readonly pairs: Int32Array;
@@ -116,12 +115,11 @@ export class NodeGateway {
 
   constructor(options: NodeGatewayOptions) {
     this.options = options;
-    const { plan, worker, maxRows, topK, ready } = options;
+    const { plan, maxRows, topK, ready } = options;
     this.connecting =
       ready?.then(() => {
         this.connecting = null;
       }) ?? null;
-    this.node = plan.workers[worker].node;
     this.chosen = new Int32Array(maxRows * topK);
     this.pairs = new Int32Array(plan.workers.length);
     this.rowSeen = new Int32Array(maxRows);
@@ -130,9 +128,8 @@ export class NodeGateway {
 
   /** Null when some reachable worker of this node hosts the expert, else why not. */
   refusal(layer: number, expert: number): SwitchyardError | null {
-    const { plan, routes } = this.options;
-    if (routes.live(layer, expert).some((worker) => plan.workers[worker].node === this.node)) return null;
-    return routes.unavailable(layer, expert);
+    const { routes } = this.options;
+    return routes.inNode(layer, expert).length > 0 ? null : routes.unavailable(layer, expert);
   }
 
   /**
@@ -161,14 +158,14 @@ export class NodeGateway {
   }
 
   private choose(frame: DispatchFrame, layer: MoeLayer, ownRows: number): void {
-    const { routes, flights, worker: self, plan } = this.options;
+    const { routes, flights, worker: self } = this.options;
     this.pairs.fill(0);
     for (let p = 0; p < frame.pairs; p++) {
       const expert = frame.pairExpert[p];
       let best = layer.slotOf[expert] >= 0 ? self : -1;
       let bestLoad = best < 0 ? 0 : ownRows + this.pairs[self];
-      for (const worker of routes.live(frame.layer, expert)) {
-        if (worker === self || plan.workers[worker].node !== this.node) continue;
+      for (const worker of routes.inNode(frame.layer, expert)) {
+        if (worker === self) continue;
         const load = flights.rows[worker] + this.pairs[worker];
         if (best >= 0 && load >= bestLoad) continue;
         best = worker;

@@ -6,10 +6,20 @@ export class AwaitedBlock {
   private readonly by: Sequence;
   /** Tokens up to its end. */
   private readonly end: number;
+  /** Tokens of the whole common beginning. */
+  private readonly common: number;
+  private readonly blockTokens: number;
 
-  constructor(by: Sequence, end: number) {
+  constructor(by: Sequence, { end, common, blockTokens }: { end: number; common: number; blockTokens: number }) {
     this.by = by;
     this.end = end;
+    this.common = common;
+    this.blockTokens = blockTokens;
+  }
+
+  /** Tokens of the common beginning in blocks that are there already, this one and those behind it too. */
+  get tokensThere(): number {
+    return Math.floor(Math.min(this.by.computed, this.common) / this.blockTokens) * this.blockTokens;
   }
 
   /** Whoever has let go of its blocks computes nothing. */

@@ -32,7 +32,7 @@ export class Residency {
     if (sequence.waitsFor?.isUnderWay(computing)) return null;
     const found = this.lookAt(sequence);
     const other = this.mayFind(sequence) ? computing.find((one) => this.isComputing(one as Sequence, sequence, found)) : undefined;
-    sequence.waitsFor = other === undefined ? null : new AwaitedBlock(other as Sequence, (found + 1) * this.blockTokens);
+    sequence.waitsFor = other === undefined ? null : this.awaited(other as Sequence, sequence, found);
     return other === undefined ? this.cost(sequence, found) : null;
   };
 
@@ -50,6 +50,17 @@ export class Residency {
     }
     for (let i = from; i < end; i++) if (other.tokens[i] !== tokens[i]) return false;
     return true;
+  }
+
+  /** Block `index` of the sequence, which `other` computes. */
+  private awaited(other: Sequence, { tokens, length }: Sequence, index: number): AwaitedBlock {
+    const { blockTokens } = this;
+    const end = (index + 1) * blockTokens;
+    // The last token of a prompt is always computed.
+    const most = Math.min(other.length, length - 1);
+    let common = end;
+    while (common < most && other.tokens[common] === tokens[common]) common++;
+    return new AwaitedBlock(other, { end, common, blockTokens });
   }
 
   /** What admitting the sequence would cost now. Changes nothing. @param found blocks of it that are in `hits` */
@@ -117,7 +128,7 @@ export class Residency {
   /** Notes how much of a waiting sequence is cached. @returns blocks of it that are in `hits` */
   lookAt(sequence: Sequence): number {
     const found = this.find(sequence);
-    sequence.likelyCached = found * this.blockTokens;
+    sequence.cachedWhenLookedAt = found * this.blockTokens;
     return found;
   }
 

@@ -53,6 +53,7 @@ describe('decideDrafts', () => {
         everyLogit: false,
         ending: false,
         likelyCached: 0,
+        awaitsPrefix: false,
         overtaken: 0,
       };
       return { ...place, proposed };

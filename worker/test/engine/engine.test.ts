@@ -2,6 +2,7 @@ import type { Batch } from '@switchyard/native';
 import { Finish, MemoryNetwork, type Submit } from '@switchyard/proto';
 import fc from 'fast-check';
 import { describe, expect, test, vi } from 'vitest';
+import { becomes } from '../../../test/becomes.ts';
 import { OVERTAKEN_MAX } from '../../src/engine/schedule.ts';
 import type { Sequence } from '../../src/engine/sequence.ts';
 import { type Answer, InProcessCluster, submitOf } from '../in-process-cluster.ts';
@@ -101,7 +102,7 @@ describe('Engine', () => {
     const cluster = await startToys({ plan: alone, shape: { kvBlocks: 10 } });
     const [{ engine, counters }] = cluster.workers;
     const running = Promise.all(submits.map((submit) => cluster.run(0, submit)));
-    while (counters.preemptions === 0) await new Promise((resolve) => setImmediate(resolve));
+    await becomes(() => counters.preemptions > 0, { everyMs: 0 });
     // Whoever waits again, after its client had a token, comes before those that have not begun.
     const { waiting } = engine as unknown as { waiting: Sequence[] };
     expect(waiting[0]).toMatchObject({ admittedBefore: true, overtaken: OVERTAKEN_MAX });

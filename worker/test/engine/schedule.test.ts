@@ -25,6 +25,7 @@ function sequence(length: number, scheduled: number, overrides: Partial<Schedula
     proposed: 0,
     ending: false,
     likelyCached: 0,
+    awaitsPrefix: false,
     overtaken: 0,
     ...overrides,
   };
@@ -246,6 +247,13 @@ describe('decideStep', () => {
     expect(decide([sequence(60, 0)], [sequence(4, 0), overdue(40), short()], 5)).toEqual({ kept: 1, at: [], rows: [16] });
     // It leaves logits too.
     expect(decide([sequence(60, 0)], [overdue(40, { everyLogit: true }), short()], 40).rows).toEqual([8, 5, 3]);
+  });
+
+  test('one that waits for what another computes is not overtaken meanwhile', () => {
+    const follower = sequence(40, 0, { awaitsPrefix: true });
+    const [long, short] = [sequence(40, 0), sequence(8, 0)];
+    decide([sequence(60, 0)], [follower, long, short], 40);
+    expect([follower.overtaken, long.overtaken]).toEqual([0, 1]);
   });
 
   test('what is cached of a waiting one makes it no longer', () => {

@@ -1,4 +1,4 @@
-import { type Link, MemoryNetwork, type Plan } from '@switchyard/proto';
+import { type Link, type Listener, MemoryNetwork, type Plan } from '@switchyard/proto';
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { Counters } from '../../src/engine/counters.ts';
 import { TimeSplit } from '../../src/engine/time-split.ts';
@@ -22,6 +22,7 @@ const turn = () => new Promise<void>((resolve) => setImmediate(resolve));
 describe('Exchange', () => {
   let exchange: Exchange;
   let network: MemoryNetwork;
+  let listeners: Map<string, Listener>;
   /** Of each address, who lets its dials through. */
   let open: Map<string, () => void>;
   let gates: Map<string, Promise<void>>;
@@ -30,7 +31,11 @@ describe('Exchange', () => {
     // Of the clock only what waits: setImmediate carries the frames.
     vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
     network = new MemoryNetwork();
-    for (const { name } of plan.workers) await network.listen(`memory://${name}`, options, () => {});
+    listeners = new Map();
+    for (const { name } of plan.workers) {
+      const address = `memory://${name}`;
+      listeners.set(address, await network.listen(address, options, () => {}));
+    }
     open = new Map();
     gates = new Map();
     const dial = async ([address]: readonly string[]): Promise<Link> => {
@@ -94,7 +99,7 @@ describe('Exchange', () => {
     expect(waiting()).toEqual({ steps: false, gateway: false });
   });
 
-  test('which is waited for once, until it has been reached or is elsewhere', async () => {
+  test('which is waited for once, until that dial is over or it is elsewhere', async () => {
     const wait = async () => {
       await vi.advanceTimersByTimeAsync(2_000);
       await turn();
@@ -107,6 +112,15 @@ describe('Exchange', () => {
 
     exchange.announce([{ worker: 1, dataAddresses: ['memory://moved'] }]);
     await turn();
+    expect(waiting().steps).toBe(true);
+    await wait();
+
+    // Its machine is back and refuses.
+    await listeners.get('memory://w2')!.close();
+    await reach(2);
+    gates.delete('memory://w2');
+    announce(2);
+    for (let i = 0; i < 5; i++) await turn();
     expect(waiting().steps).toBe(true);
     await wait();
 

@@ -96,6 +96,19 @@ describe('admission of a sequence whose beginning is being computed', () => {
     expect(residency.admissionRule(follower, [leader])).toBeNull();
   });
 
+  test('becomes shorter by what the leader has computed since, asked or not', () => {
+    const { residency, sequenceOf, compute } = cacheOf();
+    const [leader, follower] = [sequenceOf(promptOf(1)), sequenceOf(promptOf(2))];
+    compute(leader, 4);
+    expect(residency.admissionRule(follower, [leader])).toBeNull();
+    expect([follower.likelyCached, follower.awaitsPrefix]).toEqual([4, true]);
+    compute(leader, 11);
+    expect([follower.likelyCached, follower.awaitsPrefix]).toEqual([8, false]);
+    compute(leader, leader.length);
+    expect(follower.likelyCached).toBe(12);
+    expect(residency.admissionRule(follower, [])).toMatchObject({ cached: 12 });
+  });
+
   test('waits for nobody without a prefix cache', () => {
     const { residency, sequenceOf, compute } = cacheOf(false);
     const leader = sequenceOf(promptOf(1));

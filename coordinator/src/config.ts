@@ -37,7 +37,12 @@ export const options = {
     'LIST',
     'names, with commas between, by which a server without keys may be asked for on loopback besides localhost, as through a proxy; *: any',
   ),
-  control: option(text, '127.0.0.1:8001', 'ADDRESS', 'where workers attach: HOST:PORT (a name means the first of its addresses) or unix:/PATH'),
+  control: option(
+    text,
+    '127.0.0.1:8001',
+    'ADDRESS',
+    'where workers attach: HOST:PORT (a name means the first of its addresses) or unix:/PATH',
+  ),
   healthPort: option(whole(0, 65_535).nullable(), null, 'PORT', 'answers /health/* from a thread of its own, also while the API is busy'),
   nodes: option(whole(1, limits.nodesMax), 1, 'N', 'nodes of the contiguous plan'),
   workersPerNode: option(whole(1, limits.workersMax), 1, 'N', 'workers of each node of the contiguous plan, named n0w0, n0w1, …'),

@@ -19,6 +19,11 @@ const kinds = {
   '--addresses': { build: '--sanitize', folder: 'sanitized', suites: [] },
   '--threads': { build: '--sanitize=thread', folder: 'threads', suites: sharing },
 };
+const unknown = given.find((argument) => argument.startsWith('--') && kinds[argument] === undefined);
+if (unknown !== undefined) {
+  console.error(`${unknown} is not known: ${Object.keys(kinds).join(' or ')}, and names of suites`);
+  process.exit(2);
+}
 const alone = Object.keys(kinds).filter((kind) => given.includes(kind));
 for (const kind of alone.length > 0 ? alone : Object.keys(kinds)) {
   const { build, folder, suites } = kinds[kind];

@@ -31,13 +31,13 @@ export async function writeReport({ parts, coresPerHost, out, openWorkload }) {
     const measured = all.filter((part) => (part.coresPerHost ?? null) === coresPerHost);
     if (measured.length === 0) continue;
     const workload = await openWorkload[name]();
-    workloads[name] = { title: workload.title, models: {} };
     for (const part of measured) {
       const calibration = calibrationName(part);
       if (!names.includes(`${calibration}.json`)) {
         uncalibrated.push(part);
         continue;
       }
+      workloads[name] ??= { title: workload.title, models: {} };
       workloads[name].models[calibration] ??= await hostModelOf(read(`${calibration}.json`), workload);
       const model = workloads[name].models[calibration];
       const cells = [];
@@ -52,8 +52,8 @@ export async function writeReport({ parts, coresPerHost, out, openWorkload }) {
       groups.push({ ...rest, cells });
     }
   }
-  writeFileSync(`${out}.json`, `${JSON.stringify({ workloads, parts: groups }, null, 1)}\n`);
   if (groups.length === 0) throw new Error(`${parts} has no part to report on that is calibrated: measure it to its end`);
+  writeFileSync(`${out}.json`, `${JSON.stringify({ workloads, parts: groups }, null, 1)}\n`);
   writeFileSync(`${out}.md`, text(groups, uncalibrated, workloads, coresPerHost, out));
 }
 

@@ -61,8 +61,8 @@ describe('a temporary folder that is not there', () => {
 describe('the trial of a backend', () => {
   it('is each one’s own', async () => {
     expect(await tryBackends(['cpu', 'cpu-ref'])).toMatchObject([
-      { backend: 'cpu', refusal: null, busy: false },
-      { backend: 'cpu-ref', refusal: null, busy: false },
+      { backend: 'cpu', refusal: null, trouble: null },
+      { backend: 'cpu-ref', refusal: null, trouble: null },
     ]);
   });
 
@@ -70,7 +70,7 @@ describe('the trial of a backend', () => {
     ['hangs', 'setInterval(() => {}, 1000);', 100, 'opening it took more than 0.1 s'],
     ['crashes', "process.kill(process.pid, 'SIGSEGV'); setInterval(() => {}, 1000);", 60_000, 'opening it was ended by SIGSEGV'],
   ])('that %s says so', async (_, program, msMax, refusal) => {
-    expect(await tryBackend('cuda', program, msMax)).toEqual({ backend: 'cuda', found: null, refusal, busy: true });
+    expect(await tryBackend('cuda', program, msMax)).toEqual({ backend: 'cuda', found: null, refusal, trouble: 'failed' });
   });
 
   it('whose kernels do not load at all says why', async () => {

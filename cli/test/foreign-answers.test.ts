@@ -98,6 +98,8 @@ describe('the status of a server', () => {
     ['{}', 404],
     ['{}', 405],
     ['{}', 401],
+    ['{}', 302],
+    ['{}', 410],
   ])('is none where it answers %s with %d', async (body, status) => {
     expect(await readClusterStatus(await answering(body, { status }))).toBeNull();
   });

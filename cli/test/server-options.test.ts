@@ -1,3 +1,6 @@
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import os from 'node:os';
+import path from 'node:path';
 import { afterEach, expect, it, vi } from 'vitest';
 import { ApiClient } from '../src/api/client.ts';
 import { chatCommand } from '../src/commands/chat.ts';
@@ -33,4 +36,14 @@ it('a key of another service goes to no server that the user has not named', () 
   expect([readApiKey({}), readApiKey({ url: 'https://api.example.com' })]).toEqual([null, 'another']);
   vi.stubEnv('SWITCHYARD_API_KEY', 'ours');
   expect([readApiKey({}), readApiKey({ url: 'https://api.example.com' })]).toEqual(['ours', 'ours']);
+});
+
+it('reads a file of keys once: a pipe has its text but once, and a command may talk to several servers', () => {
+  const folder = mkdtempSync(path.join(os.tmpdir(), 'sy-keys-'));
+  const apiKeyFile = path.join(folder, 'keys');
+  writeFileSync(apiKeyFile, 'first tenant\n', { mode: 0o600 });
+  const read = () => readApiKey({ apiKeyFile });
+  expect(read()).toBe('first');
+  rmSync(folder, { recursive: true });
+  expect(read()).toBe('first');
 });

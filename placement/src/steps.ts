@@ -2,7 +2,7 @@
 export type Steps<T> = Generator<void, T>;
 
 /** Tokens between two steps of what goes through a trace: of many layers and nodes they take tens of milliseconds. */
-export const stepTokens = 256;
+export const tokensPerTurn = 256;
 
 /** Does all of it, and keeps the thread meanwhile. */
 export function runThrough<T>(steps: Steps<T>): T {

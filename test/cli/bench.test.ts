@@ -220,7 +220,8 @@ describe('bench quality that is interrupted', () => {
 
   it('reports the classes that are complete, and that they are not all', async () => {
     const out = path.join(folder, 'quality.json');
-    const bench = start(['bench', 'quality', '--held-out', heldOut(), '--classes', 'f32,bf16', '--json', '--out', out, ...up]);
+    const flags = ['--held-out', heldOut(), '--window', '2', '--classes', 'f32,bf16', '--json', '--out', out];
+    const bench = start(['bench', 'quality', ...flags, ...up]);
     await until(() => bench.output().stderr.includes('bench quality bf16'));
     bench.child.kill('SIGINT');
     const { status, stdout } = await bench.finished;

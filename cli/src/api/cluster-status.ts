@@ -66,8 +66,10 @@ export interface WorkerCounters {
   }[];
 }
 
-/** What a server says of a path that it does not have, or that we may not see: another's, and ours without its admin token. */
-const withheld: ReadonlySet<number> = new Set([401, 403, 404, 405, 501]);
+/** What a server says that may have one and cannot tell now. Anything else is said of paths that it does not have, or that we may not see: another's, and ours without its admin token. */
+function mayHaveOne({ status }: ApiError): boolean {
+  return status === 429 || (status >= 500 && status !== 501);
+}
 
 /** The status, or null where the server has none: it is not ours, or we may not see it. Others answer any path with a page. */
 export async function readClusterStatus(client: ApiClient, signal?: AbortSignal): Promise<ClusterStatus | null> {
@@ -75,7 +77,7 @@ export async function readClusterStatus(client: ApiClient, signal?: AbortSignal)
     const { body } = await client.get<ClusterStatus>('/v1/switchyard/status', signal);
     return body.format === 'switchyard-status' ? body : null;
   } catch (error) {
-    if (error instanceof ForeignAnswer || (error instanceof ApiError && withheld.has(error.status))) return null;
+    if (error instanceof ForeignAnswer || (error instanceof ApiError && !mayHaveOne(error))) return null;
     throw error;
   }
 }

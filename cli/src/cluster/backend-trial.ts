@@ -8,8 +8,8 @@ export interface BackendTrial {
   backend: Backend;
   found: { isa: string; abi: number; accelerator?: string; acceleratorBytes?: number } | null;
   refusal: string | null;
-  /** There is one, but it cannot be used now: another program holds its memory, say. */
-  busy: boolean;
+  /** Of one that cannot be had. `busy`: there is one, but it cannot be used now; another program holds its memory, say. `failed`: opening it never ended, or ended the process. */
+  trouble: 'absent' | 'busy' | 'failed' | null;
 }
 
 /** Says what the backend named by its argument is, or why it cannot be had. */
@@ -21,9 +21,9 @@ const probe = `
       const device = native.deviceOpen({ backend, isa: 'auto', threads: 1, cpus: null });
       const found = native.deviceDescribe(device);
       native.deviceClose(device);
-      return { backend, found, refusal: null, busy: false };
+      return { backend, found, refusal: null, trouble: null };
     } catch (error) {
-      return { backend, found: null, refusal: error.message, busy: error.status !== 'unsupported' };
+      return { backend, found: null, refusal: error.message, trouble: error.status === 'unsupported' ? 'absent' : 'busy' };
     }
   };
   console.log(JSON.stringify(trial()));`;
@@ -46,9 +46,8 @@ export async function tryBackend(backend: Backend, program: string, msMax: numbe
   const child = spawn(process.execPath, ['--input-type=module', '-e', program, backend], {
     cwd: path.dirname(fileURLToPath(import.meta.url)),
     stdio: ['ignore', 'pipe', 'pipe'],
-    timeout: msMax,
-    killSignal: 'SIGKILL',
   });
+
   let output = '';
   let errors = '';
   child.stdout.on('data', (chunk: Buffer) => {
@@ -57,11 +56,22 @@ export async function tryBackend(backend: Backend, program: string, msMax: numbe
   child.stderr.on('data', (chunk: Buffer) => {
     errors += chunk;
   });
-  const [status, signal] = await new Promise<[number | null, string | null]>((resolve) =>
-    child.once('close', (code, sig) => resolve([code, sig])),
-  );
-  const failed = (refusal: string) => ({ backend, found: null, refusal, busy: true });
-  if (child.killed) return failed(`opening it took more than ${msMax / 1000} s`);
+  let limit: NodeJS.Timeout | undefined;
+  const ended = await new Promise<[number | null, string | null] | null>((resolve) => {
+    child.once('close', (code, sig) => resolve([code, sig]));
+    limit = setTimeout(resolve, msMax, null);
+  });
+  clearTimeout(limit);
+  const failed = (refusal: string): BackendTrial => ({ backend, found: null, refusal, trouble: 'failed' });
+  if (ended === null) {
+    // Whoever is stuck in a driver does not hear the signal either: nobody waits for its end.
+    child.kill('SIGKILL');
+    child.unref();
+    child.stdout.destroy();
+    child.stderr.destroy();
+    return failed(`opening it took more than ${msMax / 1000} s`);
+  }
+  const [status, signal] = ended;
   if (signal !== null) return failed(`opening it was ended by ${signal}`);
   if (status !== 0) throw new Error(errors.match(/^\w*Error.*$/m)?.[0] ?? `loading them failed with status ${status}`);
   return JSON.parse(output) as BackendTrial;

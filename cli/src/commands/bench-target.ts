@@ -6,6 +6,7 @@ import { selectModel } from '../api/models.ts';
 import { startOwnServer } from '../cluster/own-server.ts';
 import { connectToSession } from '../cluster/session.ts';
 import type { UpReport } from '../cluster/up-report.ts';
+import { CommandFailure, exitStatus } from '../failure.ts';
 import type { TimeReport } from '../load/time-report.ts';
 import { timeReport } from '../load/time-report.ts';
 import type { WireReport } from '../load/wire-report.ts';
@@ -52,7 +53,13 @@ export async function withTargetServer<T>(options: TargetOptions, use: (target: 
   if (options.url !== undefined) return await useServer(options.url, apiKey, null, options, use);
   const own = await startOwnServer(options.upFlags, (line) => process.stderr.write(`${line}\n`), options.signal);
   const signal = AbortSignal.any([options.signal, own.gone]);
-  const explain = async (error: Error) => (options.signal.aborted ? error : await own.explain(error));
+  let explained: Error | null = null;
+  const explain = async (error: Error) => {
+    const refused = error instanceof CommandFailure && error.status === exitStatus.usage;
+    if (options.signal.aborted || refused || error === explained) return error;
+    explained = await own.explain(error);
+    return explained;
+  };
   try {
     return await useServer(own.report.url, apiKey, { report: own.report, explain }, { ...options, signal }, use);
   } catch (error) {

@@ -35,10 +35,15 @@ export function firstKey(file: string): string {
   return key;
 }
 
+/** By file. A shell's `<(…)` can be read but once, and a command may talk to several servers. */
+const secrets = new Map<string, string>();
+
 /** @param option that named the file */
 export function readSecret(file: string, option: string): string {
   try {
-    return readSecretText(file, option).trim();
+    const secret = secrets.get(file) ?? readSecretText(file, option).trim();
+    secrets.set(file, secret);
+    return secret;
   } catch (error) {
     throw new CommandFailure((error as Error).message, { status: exitStatus.usage, cause: error });
   }

@@ -14,8 +14,9 @@ export async function checkNativeKernels(): Promise<Check[]> {
   }
 }
 
-function describeGpu({ found, refusal, busy }: BackendTrial): Check {
+function describeGpu({ found, refusal, trouble }: BackendTrial): Check {
   if (found) return ok('GPU', `${found.accelerator}, ${formatBytes(found.acceleratorBytes ?? 0)}: --backend cuda puts experts there`);
-  if (busy) return warning('GPU', `it cannot be used now: ${refusal}`, 'see with nvidia-smi which program uses it');
+  if (trouble === 'failed') return warning('GPU', `it cannot be used: ${refusal}`, 'see with nvidia-smi whether its driver works');
+  if (trouble === 'busy') return warning('GPU', `it cannot be used now: ${refusal}`, 'see with nvidia-smi which program uses it');
   return { name: 'GPU', status: 'absent', found: `none: ${refusal?.replace(/^backend = "[^"]*": /, '')}`, fix: null };
 }

@@ -3,6 +3,7 @@ import { Command } from 'commander';
 import { byteCount } from '../terminal/option-values.ts';
 import { formatBytes } from '../terminal/quantity.ts';
 import { textTable } from '../terminal/table.ts';
+import { print } from '../terminal/visible.ts';
 import { readPlan } from './files.ts';
 
 export function diffCommand(): Command {
@@ -19,7 +20,7 @@ export function diffCommand(): Command {
       if (flags.json) {
         const { copies, drops } = diff;
         const report = { format: 'switchyard-place-diff', version: 1, ...(flags.expertBytes === undefined ? { copies, drops } : diff) };
-        process.stdout.write(`${JSON.stringify(report)}\n`);
+        print(`${JSON.stringify(report)}\n`);
         return;
       }
       const rows = to.workers.map((w, i) => [
@@ -30,7 +31,7 @@ export function diffCommand(): Command {
       ]);
       const size =
         flags.expertBytes === undefined ? '' : `, ${formatBytes(diff.bytes)} (${formatBytes(diff.interNodeBytes)} between nodes)`;
-      process.stdout.write(
+      print(
         `${textTable(['worker', 'copies', 'from other nodes', 'drops'], rows)}\n${diff.copies.length} copies, ${diff.drops.length} drops${size}\n`,
       );
     });

@@ -3,6 +3,7 @@ import { Command, Option } from 'commander';
 import { CommandFailure, exitStatus } from '../failure.ts';
 import { integerIn } from '../terminal/option-values.ts';
 import { checkOutput, writeOutputs } from '../terminal/output-file.ts';
+import { print } from '../terminal/visible.ts';
 import { readPlan } from './files.ts';
 
 export function exportCommand(): Command {
@@ -23,7 +24,7 @@ export function exportCommand(): Command {
         });
       checkOutput(flags.out, '--out');
       const text = exportPlan(readPlan(path), flags.format, flags.hiddenLayers);
-      if (flags.out === undefined) process.stdout.write(text);
+      if (flags.out === undefined) print(text);
       else writeOutputs([{ option: '--out', file: flags.out, text }]);
     });
 }

@@ -101,6 +101,11 @@ export async function near(
     if (!ended()) take(dearer);
   }
   // Stages that gain nothing were left out, and the limit may ask for them.
-  if (above() && diffPlans(now, plan, topology.expertBytes).bytes <= budgetBytes) take({ ...placed, stopped: best.stopped });
+  if (above() && !ended() && diffPlans(now, plan, topology.expertBytes).bytes <= budgetBytes) {
+    // A score of a part of the tokens has higher peaks.
+    const onAll = placed.score.tokens === trace.tokens;
+    const whole = onAll ? { ...placed, stopped: best.stopped } : await scored(plan, best.stopped);
+    if (!ended()) take(whole);
+  }
   return best;
 }

@@ -36,6 +36,7 @@ import { CommandFailure, exitStatus } from '../failure.ts';
 import { checkOutput, type Output, writeOutputs } from '../terminal/output-file.ts';
 import { counted, formatBytes } from '../terminal/quantity.ts';
 import { textTable } from '../terminal/table.ts';
+import { print } from '../terminal/visible.ts';
 import { comparisonTable, figuresOf, measuredOn, stepTimesBy } from './comparison.ts';
 import { jsonLine, planOfShape, readCluster, readPlan, readTrace } from './files.ts';
 import { named, near, refuseForBudget, searchTime } from './from-current.ts';
@@ -221,10 +222,10 @@ async function placeByRouting(
 
 /** Tells what was found before it is written: a disk that is full takes the files, not the search. */
 function deliver(report: string, outputs: readonly Output[], { dryRun, json }: PlaceFlags): void {
-  process.stdout.write(report);
+  print(report);
   if (dryRun !== true) writeOutputs(outputs);
   if (json) return;
-  process.stdout.write(dryRun ? 'dry run: nothing was written\n' : `wrote ${outputs.map(({ file }) => file).join(', ')}\n`);
+  print(dryRun ? 'dry run: nothing was written\n' : `wrote ${outputs.map(({ file }) => file).join(', ')}\n`);
 }
 
 /** How far a score is from its bound. There is no share of a bound of 0: what can be told is that nothing above 0 is proven. */

@@ -1,9 +1,13 @@
+/** Between two looks of whoever watches a terminal: searches tell of every few milliseconds. */
+const repaintMs = 100;
+
 /** One line on stderr that says where the search is: rewritten in a terminal, one line per stage elsewhere. */
 export class ProgressLine {
   private readonly stream: NodeJS.WriteStream;
   private readonly startMs = performance.now();
   private readonly bound: number | null;
   private lastStage = '';
+  private paintedMs = 0;
   private shown = false;
 
   /** @param bound proven lower bound on the incumbent's number, where one is known */
@@ -13,7 +17,10 @@ export class ProgressLine {
   }
 
   update(stage: string, incumbent: number): void {
-    const seconds = ((performance.now() - this.startMs) / 1000).toFixed(1);
+    const now = performance.now();
+    if (stage === this.lastStage && now - this.paintedMs < repaintMs) return;
+    this.paintedMs = now;
+    const seconds = ((now - this.startMs) / 1000).toFixed(1);
     const gap =
       this.bound === null || this.bound <= 0
         ? ''

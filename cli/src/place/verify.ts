@@ -2,6 +2,7 @@ import { holdOut, thinTokens, traceDigest, verifyCertificate } from '@switchyard
 import { Command } from 'commander';
 import { CommandFailure } from '../failure.ts';
 import { integerIn } from '../terminal/option-values.ts';
+import { print } from '../terminal/visible.ts';
 import { readCertificate, readPlan, readRouting } from './files.ts';
 import { type IdShape, idShape, modelDirHelp, partialShare } from './option-values.ts';
 
@@ -38,8 +39,8 @@ export function verifyCommand(): Command {
       ];
       const judged = candidates.map((make) => make()).find((t) => traceDigest(t) === certificate.trace) ?? trace;
       const verdict = verifyCertificate(plan, judged, certificate);
-      if (flags.json) process.stdout.write(`${JSON.stringify({ format: 'switchyard-place-verify', version: 1, ...verdict })}\n`);
-      else for (const { ok, text } of verdict.checks) process.stdout.write(`${ok ? 'ok  ' : 'FAIL'}  ${text}\n`);
+      if (flags.json) print(`${JSON.stringify({ format: 'switchyard-place-verify', version: 1, ...verdict })}\n`);
+      else for (const { ok, text } of verdict.checks) print(`${ok ? 'ok  ' : 'FAIL'}  ${text}\n`);
       if (!verdict.ok) throw new CommandFailure('the certificate does not hold');
     });
 }

@@ -4,6 +4,7 @@ import { Command } from 'commander';
 import { interruptSignal } from '../commands/interrupt.ts';
 import { CommandFailure, exitStatus } from '../failure.ts';
 import { numberIn } from '../terminal/option-values.ts';
+import { print } from '../terminal/visible.ts';
 import { comparisonTable, figuresOf, measuredOn, stepTimesBy } from './comparison.ts';
 import { readCluster, readRouting } from './files.ts';
 import { share } from './option-values.ts';
@@ -73,11 +74,11 @@ export function whatIfCommand(): Command {
     release();
     if (signal.aborted) process.exitCode = exitStatus.interrupted; // after what was found until then
     if (flags.json) {
-      process.stdout.write(`${JSON.stringify({ format: 'switchyard-place-what-if', version: 1, clusters: columns })}\n`);
+      print(`${JSON.stringify({ format: 'switchyard-place-what-if', version: 1, clusters: columns })}\n`);
       return;
     }
     const stopped = columns.filter((c) => c.stopped).map((c) => c.name);
-    process.stdout.write(
+    print(
       `${comparisonTable(columns, null, 'not proven')}\n${measuredOn(judged, test.tokens > 0)}; ${stepTimesBy(host)}\n` +
         `${stopped.length > 0 ? `stopped early, with the best plan so far: ${stopped.join('; ')}\n` : ''}`,
     );

@@ -6,6 +6,7 @@ import { CommandFailure, exitStatus } from '../failure.ts';
 import { integerIn } from '../terminal/option-values.ts';
 import { counted } from '../terminal/quantity.ts';
 import { textTable } from '../terminal/table.ts';
+import { print } from '../terminal/visible.ts';
 import { evenNodes } from './even-topology.ts';
 import { readRouting, readTopology } from './files.ts';
 import { shares } from './option-values.ts';
@@ -56,7 +57,7 @@ export function worthItCommand(): Command {
     release();
     if (signal.aborted) process.exitCode = exitStatus.interrupted; // after what was found until then
     if (flags.json) {
-      process.stdout.write(`${JSON.stringify({ format: 'switchyard-place-worth-it', version: 1, ...report })}\n`);
+      print(`${JSON.stringify({ format: 'switchyard-place-worth-it', version: 1, ...report })}\n`);
       return;
     }
     const percent = (v: number) => `${(100 * v).toFixed(1)}%`;
@@ -85,7 +86,7 @@ export function worthItCommand(): Command {
         ? `${report.heldOutSequences} of them held out. "fitted" is what the plan reaches on the sequences it was made from.`
         : 'too few to hold any out: everything is measured on what the plan was made from, and new requests will reach less.';
     const left = flags.levels.slice(report.levels.length);
-    process.stdout.write(
+    print(
       `${textTable(['plan', 'r (fitted)', 'r', 'home share', 'peak/mean', 'r, home by domain', 'less traffic'], rows)}\n` +
         `${counted(report.tokens, 'token')} of ${counted(report.sequences, 'sequence')}, ${held}\n` +
         `${left.length > 0 ? `stopped early: not searched with ${left.map((r) => `+${percent(r)}`).join(', ')} replicas\n` : ''}`,

@@ -1,6 +1,6 @@
 import type { Plan } from '@switchyard/proto';
 import type { Cluster } from '../cluster/cluster.ts';
-import { runThrough, type Steps, stepTokens } from '../steps.ts';
+import { runThrough, type Steps, tokensPerTurn } from '../steps.ts';
 import { largestDomains, NO_EXPERT, type RoutingTrace } from '../trace/routing-trace.ts';
 
 /** Where requests of each domain find their experts: what a coordinator chooses homes by before it has seen any. In a plan as `provenance.homes`. */
@@ -24,7 +24,7 @@ export function* homesOfSteps(trace: RoutingTrace, { replicas }: Pick<Plan, 'rep
   const kept = largestDomains(trace);
   const sums = new Map(kept.map(({ name }) => [name, { visits: 0, held: new Float64Array(nodes) }]));
   for (let t = 0; t < trace.tokens; t++) {
-    if (t % stepTokens === stepTokens - 1) yield;
+    if (t % tokensPerTurn === tokensPerTurn - 1) yield;
     const { domain } = trace.sequences[trace.sequenceOf[t]];
     const sum = domain === null ? undefined : sums.get(domain);
     if (sum === undefined) continue;

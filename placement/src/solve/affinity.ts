@@ -1,6 +1,6 @@
 import { type Cluster, inNodeGroups, nodeSpeedShares } from '../cluster/cluster.ts';
 import { HomeCovers, maskNodesMax, visitsPrice } from '../cluster/node-set.ts';
-import { runThrough, type Steps, stepTokens } from '../steps.ts';
+import { runThrough, type Steps, tokensPerTurn } from '../steps.ts';
 import { largestDomains, NO_EXPERT, type RoutingTrace } from '../trace/routing-trace.ts';
 import { assignHomes } from './balanced-homes.ts';
 
@@ -44,7 +44,7 @@ export function* sequenceHomeCostsSteps(
   const looked = new Int32Array(trace.sequences.length);
   const covers = new HomeCovers(nodes);
   for (let t = 0; t < trace.tokens; t++) {
-    if (t % stepTokens === stepTokens - 1) yield;
+    if (t % tokensPerTurn === tokensPerTurn - 1) yield;
     const s = trace.sequenceOf[t];
     if (looked[s] >= firstTokens) continue;
     looked[s]++;

@@ -2,7 +2,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import net from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
-import { contiguousPlan, Finish } from '@switchyard/proto';
+import { contiguousPlan, Finish, idleStats } from '@switchyard/proto';
 import { afterAll, afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { type RunningCoordinator, startCoordinator } from '../src/index.ts';
 import { readModelFolder } from '../src/model-folder.ts';
@@ -124,20 +124,7 @@ describe('a worker that attaches', () => {
 
   it('is known to hold what it has loaded before its next heartbeat', async () => {
     const worker = await ScriptedWorker.join(control, 'n0w0');
-    const idle = {
-      ...{ steps: 0, running: 0, waiting: 0, kvBlocksUsed: 0, kvBlocks: 0, lastStepAgeMs: 0, workPending: false, promptTokens: 0 },
-      ...{ generatedTokens: 0, prefixQueries: 0, prefixHits: 0, preemptions: 0, links: [], seconds: [], rowsDispatched: 0 },
-      ...{
-        remoteNodesVisited: 0,
-        expertTokens: [],
-        residentBytes: 0,
-        awakeSeconds: 0,
-        draftTokens: 0,
-        draftTokensAccepted: 0,
-        waitingForPrefix: 0,
-      },
-    };
-    worker.send({ type: 'stats', ...idle });
+    worker.send({ type: 'stats', ...idleStats });
     worker.ready({ residentBytes: 1234 });
     await becomes(() => workers()[0].state === 'loaded');
     expect(workers()[0]).toMatchObject({ residentBytes: 1234 });

@@ -1,4 +1,4 @@
-import { contiguousPlan, type Stats } from '@switchyard/proto';
+import { contiguousPlan, idleStats, type Stats } from '@switchyard/proto';
 import { Registry } from 'prom-client';
 import { describe, expect, it } from 'vitest';
 import type { Membership, Place } from '../src/membership/membership.ts';
@@ -16,20 +16,7 @@ function cluster(workers: number, perNode: number, moeLayers = [0], experts = wo
 }
 
 function said(changes: Partial<Stats>): Stats {
-  return {
-    ...{ steps: 0, running: 0, waiting: 0, kvBlocksUsed: 0, kvBlocks: 100, lastStepAgeMs: 0, workPending: true, promptTokens: 0 },
-    ...{ generatedTokens: 0, prefixQueries: 0, prefixHits: 0, preemptions: 0, links: [], seconds: [], rowsDispatched: 0 },
-    ...{
-      remoteNodesVisited: 0,
-      expertTokens: [],
-      residentBytes: 0,
-      awakeSeconds: 0,
-      draftTokens: 0,
-      draftTokensAccepted: 0,
-      waitingForPrefix: 0,
-    },
-    ...changes,
-  };
+  return { ...idleStats, kvBlocks: 100, workPending: true, seconds: [], ...changes };
 }
 
 const lines = async (registry: Registry, suffix: string) =>

@@ -232,6 +232,32 @@ export interface Stats {
   waitingForPrefix: number;
 }
 
+/** Of a worker that has done nothing yet. */
+export const idleStats: Stats = {
+  steps: 0,
+  running: 0,
+  waiting: 0,
+  kvBlocksUsed: 0,
+  kvBlocks: 0,
+  lastStepAgeMs: 0,
+  workPending: false,
+  promptTokens: 0,
+  generatedTokens: 0,
+  prefixQueries: 0,
+  prefixHits: 0,
+  preemptions: 0,
+  links: [],
+  seconds: [0, 0, 0, 0, 0, 0, 0],
+  rowsDispatched: 0,
+  remoteNodesVisited: 0,
+  expertTokens: [],
+  residentBytes: 0,
+  awakeSeconds: 0,
+  draftTokens: 0,
+  draftTokensAccepted: 0,
+  waitingForPrefix: 0,
+};
+
 export interface LinkStats {
   peer: number;
   bytesSent: number;

@@ -47,7 +47,6 @@ export async function tryBackend(backend: Backend, program: string, msMax: numbe
     cwd: path.dirname(fileURLToPath(import.meta.url)),
     stdio: ['ignore', 'pipe', 'pipe'],
   });
-
   let output = '';
   let errors = '';
   child.stdout.on('data', (chunk: Buffer) => {

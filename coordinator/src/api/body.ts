@@ -27,15 +27,11 @@ export async function readJsonBody(
 /** The values must have room before they are made. */
 function holdValues(json: Buffer, body: MemoryLease): void {
   const bytes = json.length + jsonValueBytes(json);
-  if (bytes > body.bytesMax)
-    throw new DetailedError(
-      'body_too_large',
-      `the body with the values of its JSON takes ${bytes} bytes; the limit is ${body.bytesMax}`,
-      null,
-      {
-        limit_bytes: body.bytesMax,
-      },
-    );
+  const { bytesMax } = body;
+  if (bytes > bytesMax) {
+    const why = `the body with the values of its JSON takes ${bytes} bytes; the limit is ${bytesMax}`;
+    throw new DetailedError('body_too_large', why, null, { limit_bytes: bytesMax });
+  }
   body.hold(bytes);
 }
 

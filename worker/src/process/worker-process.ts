@@ -8,6 +8,7 @@ import {
   type ErrorCode,
   errorCatalogue,
   type FromWorker,
+  idleStats,
   type LinkOptions,
   type Listeners,
   listenAny,
@@ -15,7 +16,6 @@ import {
   PROTOCOL_VERSION,
   readTlsFiles,
   readTokenFile,
-  type Stats,
   SwitchyardError,
   type ToWorker,
 } from '@switchyard/proto';
@@ -304,7 +304,7 @@ export class WorkerProcess {
   }
 
   private beat(): void {
-    this.send({ type: 'stats', ...(this.serving?.stats() ?? nothingYet) });
+    this.send({ type: 'stats', ...(this.serving?.stats() ?? idleStats) });
     const written = this.serving?.model.writtenFile() ?? null;
     if (written !== null) void this.leaveWritten(written);
   }
@@ -344,31 +344,6 @@ export class WorkerProcess {
 }
 
 const nothing = { rows: 0, remoteNodes: 0, visits: 0, homeVisits: 0, interNodeBytes: 0, intraNodeBytes: 0 };
-
-const nothingYet: Stats = {
-  steps: 0,
-  running: 0,
-  waiting: 0,
-  kvBlocksUsed: 0,
-  kvBlocks: 0,
-  lastStepAgeMs: 0,
-  workPending: false,
-  promptTokens: 0,
-  generatedTokens: 0,
-  prefixQueries: 0,
-  prefixHits: 0,
-  preemptions: 0,
-  links: [],
-  seconds: [0, 0, 0, 0, 0, 0, 0],
-  rowsDispatched: 0,
-  remoteNodesVisited: 0,
-  expertTokens: [],
-  residentBytes: 0,
-  awakeSeconds: 0,
-  draftTokens: 0,
-  draftTokensAccepted: 0,
-  waitingForPrefix: 0,
-};
 
 function describeDevice(native: Native, { backend, isa, threads, cpus }: WorkerFlags): DeviceDescription & Pick<WorkerFlags, 'cpus'> {
   const device = native.deviceOpen({ backend, isa, threads: 1, cpus: null });

@@ -196,6 +196,33 @@ SY_SUITE(experts_wide) {
     }
 }
 
+/* Beyond what is taken to lie in a cache, where few rows read several panels side by side: few experts are divided by columns, many handed out whole. */
+SY_SUITE(experts_streamed) {
+  Random random(38);
+  for (const int format : {SY_W_F32, SY_W_F16, SY_W_BF16_X16, SY_W_I8})
+    for (const int slots : {3, 13}) {
+      const Shape shape{slots, 850, 489, format, SY_ACT_SILU, true, 0.05f};
+      const Values values(random, shape);
+      const int rows = 8;
+      const std::vector<float> x = random.normals((size_t)rows * shape.hidden, 1.0f);
+      Pairs pairs;
+      for (int slot = 0; slot < slots; slot++)
+        for (int i = 0; i < 1 + (slot % 3 == 2 ? 6 : slot % 3); i++) { // 1, 2 or 7 rows
+          pairs.row.push_back((i + slot) % rows);
+          pairs.slot.push_back(slot);
+          pairs.weight.push_back(random.uniform(-0.2f, 1.0f));
+        }
+      const auto run = [&](const Place &place) {
+        const ExpertsPtr experts = values.load(place);
+        const RowSumPtr sum = sum_create(place.isa, SY_SUM_EXACT, rows, shape.hidden);
+        experts_run_pairs(*experts, pool_of(place.threads), {x.data(), shape.hidden, rows, pairs.count(), pairs.row.data(), pairs.slot.data(), pairs.weight.data(), grid}, *sum);
+        return bits_of_sum(*sum, rows);
+      };
+      const std::vector<float> want = run(oracle);
+      for (const Place &place : places({1, 2, 3})) check.equal_bytes(run(place).data(), want.data(), want.size() * 4, describe(shape, place));
+    }
+}
+
 /* A product just below the smallest normal number that rounds to it is that number: processors look after rounding. */
 SY_SUITE(experts_tiny) {
   const float almost_above = 0x1.0008p+0f, almost_below = 0x1.fffp-1f; // 1 + 2^-13, 1 - 2^-13

@@ -168,44 +168,42 @@ struct Run {
     }
   }
 
-  /* Two matrices at once where the accumulators of both fit the registers. */
-  bool together(int rows) const { return cached && 2 * rows <= max_rows; }
+  PanelCalls calls(const PairPlan::Group &group) const { return PanelCalls(ops, e.desc.format, group.count, cached); }
 
-  /* dots = tiles `first` .. `end` of a group with one panel. */
-  void multiply(const uint8_t *tiles, size_t row_bytes, const Tiling &tiling, int first, int end, const uint8_t *panel, size_t stride, int k, float *dots) const {
-    const uint8_t *ahead = panel + tiling.ahead(end - 1, stride, ops.near_ahead);
-    if (end - first == 1) ops.dot(e.desc.format, tiles + (size_t)tiling.first(first) * row_bytes, tiling.height(first), panel, 0, 1, k, ahead, dots);
-    else ops.dot_tiles(e.desc.format, tiles, row_bytes, tiling, first, end, panel, k, ahead, dots);
-  }
-
-  /* Columns of `unit`: hidden = act(gate x, up x), rounded into the down tile. */
-  void gate_up(const PairPlan::Group &group, int unit) const {
-    const int width = unit_panels(e.desc.format), first_panel = unit * width, last_panel = std::min(first_panel + width, panels_of(e.desc.inter));
+  /* hidden = act(gate x, up x) in columns of units of one group, rounded into the down tile. */
+  void gate_up(const PairPlan::Group &group, const Range &units) const {
+    const int width = unit_panels(e.desc.format), all_panels = panels_of(e.desc.inter);
     const Tiling tiling(group.count, max_rows);
+    const PanelCalls how = calls(group);
+    const int at_once = std::max(1, how.at_once / (2 * width));
+    for (int unit = units.begin; unit < units.end; unit += at_once) {
+      const Range panels{unit * width, std::min(std::min(unit + at_once, units.end) * width, all_panels)};
+      for (int tile = 0; tile < tiling.tiles; tile += most_tiles)
+        gate_up(group, how, tiling, Range{tile, std::min(tiling.tiles, tile + most_tiles)}, panels);
+    }
+  }
+  void gate_up(const PairPlan::Group &group, const PanelCalls &how, const Tiling &tiling, const Range &tiles, const Range &panels) const {
     const size_t stride = e.layout.gate_panel_bytes;
-    alignas(64) float dots[2 * most_tiles * most_tile_rows * panel_columns];
-    alignas(64) float unit_values[most_tiles * most_tile_rows * group_k];
-    for (int first = 0; first < tiling.tiles; first += most_tiles) {
-      const int end = std::min(tiling.tiles, first + most_tiles), first_row = tiling.first(first), rows = tiling.first(end) - first_row;
-      float *up = dots + rows * panel_columns;
-      for (int panel = first_panel; panel < last_panel; panel++) {
-        const uint8_t *weights = e.slot(group.slot) + (size_t)panel * 2 * stride;
-        if (tiling.tiles == 1 && together(rows)) ops.dot(e.desc.format, input(group.first), rows, weights, stride, 2, e.desc.hidden, weights, dots);
-        else {
-          multiply(input(group.first), input_bytes, tiling, first, end, weights, 2 * stride, e.desc.hidden, dots);
-          multiply(input(group.first), input_bytes, tiling, first, end, weights + stride, 2 * stride, e.desc.hidden, up);
-        }
-        const int column = panel * panel_columns;
-        const float *gate_bias = e.bias(group.slot, e.layout.gate_bias_at), *up_bias = e.bias(group.slot, e.layout.up_bias_at);
-        ops.gate(e.desc, dots, up, rows, std::min(panel_columns, e.desc.inter - column), gate_bias ? gate_bias + column : nullptr,
-                 up_bias ? up_bias + column : nullptr, unit_values + (panel - first_panel) * panel_columns, width * panel_columns);
-      }
-      const int column = first_panel * panel_columns;
-      for (int tile = first; tile < end; tile++) {
-        const int row = tiling.first(tile);
-        ops.pack(e.desc.format, unit_values + (size_t)(row - first_row) * (size_t)(width * panel_columns), width * panel_columns, nullptr, tiling.height(tile), column,
-                 std::min(width * panel_columns, e.desc.inter - column), hidden(group.first + row));
-      }
+    const int first_row = tiling.first(tiles.begin), rows = tiling.first(tiles.end) - first_row;
+    alignas(64) float dots[2 * most_tiles * most_tile_rows * group_k]; /* [gate and up of each panel][row][32] */
+    alignas(64) float activations[most_tiles * most_tile_rows * group_k];
+    static_assert(most_tiles * most_tile_rows * group_k >= most_streamed_panels * most_streamed_rows * panel_columns);
+    const int count = panels.end - panels.begin, width = count * panel_columns, first_column = panels.begin * panel_columns;
+    const uint8_t *weights = e.slot(group.slot) + (size_t)panels.begin * 2 * stride;
+    for (int i = 0; i < 2 * count; i += how.at_once)
+      multiply(ops, e.desc.format, how, input(group.first), input_bytes, tiling, tiles.begin, tiles.end, weights + (size_t)i * stride, stride,
+               std::min(how.at_once, 2 * count - i), e.desc.hidden, dots + (size_t)i * (size_t)rows * panel_columns);
+    const float *gate_bias = e.bias(group.slot, e.layout.gate_bias_at), *up_bias = e.bias(group.slot, e.layout.up_bias_at);
+    for (int i = 0; i < count; i++) {
+      const int column = first_column + i * panel_columns;
+      const float *gate = dots + (size_t)(2 * i * rows) * panel_columns, *up = gate + (size_t)rows * panel_columns;
+      ops.gate(e.desc, gate, up, rows, std::min(panel_columns, e.desc.inter - column), gate_bias ? gate_bias + column : nullptr,
+               up_bias ? up_bias + column : nullptr, activations + i * panel_columns, width);
+    }
+    for (int tile = tiles.begin; tile < tiles.end; tile++) {
+      const int row = tiling.first(tile);
+      ops.pack(e.desc.format, activations + (size_t)(row - first_row) * (size_t)width, width, nullptr, tiling.height(tile), first_column,
+               std::min(width, e.desc.inter - first_column), hidden(group.first + row));
     }
   }
 
@@ -226,25 +224,17 @@ struct Run {
   /* Panels begin .. end of down for one group. No other thread touches these columns of the sums. */
   void down(const PairPlan::Group &group, const Range &panels, int64_t *sums) const {
     const Tiling tiling(group.count, max_rows);
-    const uint8_t *weights = e.slot(group.slot) + e.layout.down_at;
+    const PanelCalls how = calls(group);
     const size_t stride = e.layout.down_panel_bytes;
     alignas(64) float dots[most_tiles * most_tile_rows * panel_columns];
-    if (tiling.tiles > 1) {
-      for (int panel = panels.begin; panel < panels.end; panel++)
-        for (int first = 0; first < tiling.tiles; first += most_tiles) {
-          const int end = std::min(tiling.tiles, first + most_tiles), row = tiling.first(first);
-          multiply(hidden(group.first), hidden_bytes, tiling, first, end, weights + (size_t)panel * stride, stride, e.desc.inter, dots);
-          finish(group, group.first + row, tiling.first(end) - row, panel, dots, sums);
-        }
-      return;
-    }
-    const int at_once = cached ? std::max(1, std::min(most_panels, max_rows / group.count)) : 1;
-    for (int panel = panels.begin; panel < panels.end;) {
-      const int count = std::min(at_once, panels.end - panel);
-      const uint8_t *here = weights + (size_t)panel * stride;
-      ops.dot(e.desc.format, hidden(group.first), group.count, here, stride, count, e.desc.inter, here + tiling.ahead(0, stride, ops.near_ahead), dots);
-      for (int i = 0; i < count; i++) finish(group, group.first, group.count, panel + i, dots + (size_t)i * group.count * panel_columns, sums);
-      panel += count;
+    for (int panel = panels.begin; panel < panels.end; panel += how.at_once) {
+      const uint8_t *weights = e.slot(group.slot) + e.layout.down_at + (size_t)panel * stride;
+      const int count = std::min(how.at_once, panels.end - panel);
+      for (int tile = 0; tile < tiling.tiles; tile += most_tiles) {
+        const int end = std::min(tiling.tiles, tile + most_tiles), row = tiling.first(tile), rows = tiling.first(end) - row;
+        multiply(ops, e.desc.format, how, hidden(group.first), hidden_bytes, tiling, tile, end, weights, stride, count, e.desc.inter, dots);
+        for (int i = 0; i < count; i++) finish(group, group.first + row, rows, panel + i, dots + (size_t)i * (size_t)rows * panel_columns, sums);
+      }
     }
   }
 
@@ -262,9 +252,8 @@ struct Run {
     for (const PairPlan::Group &group : e.plan.groups) {
       const int64_t cost = unit_cost(group.count), after = at + units * cost;
       if (at >= end) return;
-      if (after > begin)
-        for (int unit = 0; unit < units; unit++, at += cost)
-          if (at >= begin && at < end) gate_up(group, unit);
+      const auto units_before = [&](int64_t place) { return (int)std::clamp<int64_t>((place - at + cost - 1) / cost, 0, units); };
+      gate_up(group, Range{units_before(begin), units_before(end)});
       at = after;
     }
   }
@@ -289,7 +278,7 @@ struct Run {
     const Range all_panels{0, panels_of(e.desc.hidden)};
     for (size_t next; (next = (size_t)team.cursors[0].fetch_add(1, std::memory_order_relaxed)) < groups.size();) {
       pack(groups[next]);
-      for (int unit = 0; unit < units(); unit++) gate_up(groups[next], unit);
+      gate_up(groups[next], Range{0, units()});
       down(groups[next], all_panels, sums);
     }
     team.barrier();
@@ -309,10 +298,10 @@ struct Run {
       cost += units() * unit_cost(group.count);
       tiles += Tiling(group.count, max_rows).tiles;
     }
-    team.divide(0, cost, tiles * (int64_t)e.layout.down_at, [&](int64_t begin, int64_t end) { gate_up(units(), begin, end); });
+    team.divide(0, cost, tiles * (int64_t)e.layout.down_at, side_by_side * unit_cost(1), [&](int64_t begin, int64_t end) { gate_up(units(), begin, end); });
     team.barrier();
 
-    team.divide(1, panels_of(e.desc.hidden), tiles * (int64_t)(e.layout.gate_bias_at - e.layout.down_at), [&](int64_t begin, int64_t end) {
+    team.divide(1, panels_of(e.desc.hidden), tiles * (int64_t)(e.layout.gate_bias_at - e.layout.down_at), side_by_side, [&](int64_t begin, int64_t end) {
       const Range panels{(int)begin, (int)end};
       if (sink.sum) clear_columns(panels);
       for (const PairPlan::Group &group : groups) down(group, panels, sink.sum ? sink.sum->exact(0) : nullptr);

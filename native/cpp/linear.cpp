@@ -38,11 +38,7 @@ int64_t reading(const Weight &weight, int tiles) { return (int64_t)panels_of(wei
 /* With so little input, every thread rounds it for itself instead of waiting for the others. */
 bool packs_alone(int rows, int k, int max_rows) { return rows <= max_rows && (int64_t)rows * k <= 8192; }
 
-/* A panel chunk for one kernel call: several panels at once keep more accumulator chains in flight when the weights come from a cache;
- * one at a time is one linear stream, which is what memory likes best. */
-int panels_at_once(const Weight &weight, int rows, int max_rows) {
-  return (int64_t)panels_of(weight.n) * (int64_t)weight.panels.stride <= cached_below ? std::max(1, std::min(most_panels, max_rows / rows)) : 1;
-}
+bool cached(const Weight &weight) { return reading(weight, 1) <= cached_below; }
 
 /* One band of columns times packed tiles: items are (panel, tile), panels slow. */
 struct Band {
@@ -51,6 +47,7 @@ struct Band {
   const uint8_t *tiles; /* row r of the batch starts at r*row_bytes */
   size_t row_bytes;
   Tiling tiling;
+  PanelCalls calls;
   int first_column, columns; /* of the weight */
   const float *bias;         /* of first_column, or null */
   bool add;
@@ -61,44 +58,28 @@ struct Band {
   int first_panel() const { return first_column / panel_columns; }
   int panels() const { return panels_of(first_column + columns) - first_panel(); }
 
-  void store(int panel, int tile, const float *dots) const { store(panel, tiling.first(tile), tiling.height(tile), dots); }
   void store(int panel, int row, int rows, const float *dots) const {
     const int begin = std::max(first_column, panel * panel_columns), end = std::min(first_column + columns, (panel + 1) * panel_columns);
     const int offset = begin - first_column;
     ops->store(dots, rows, begin % panel_columns, end - begin, bias ? bias + offset : nullptr, scale, add, out + row * ldo + offset, ldo);
   }
 
-  void run(int panel, int count, int tile) const {
-    alignas(64) float dots[most_panels * most_tile_rows * panel_columns];
-    const int height = tiling.height(tile);
-    const size_t stride = weight->panels.stride;
-    const uint8_t *here = weight->panels.data + (size_t)panel * stride, *ahead = here + tiling.ahead(tile, stride, ops->near_ahead);
-    ops->dot(weight->format, tiles + (size_t)tiling.first(tile) * row_bytes, height, here, stride, count, weight->k, ahead, dots);
-    for (int i = 0; i < count; i++) store(panel + i, tile, dots + (size_t)i * height * panel_columns);
-  }
-
-  /* Tiles tile .. end with one panel. */
-  void run_tiles(int panel, int tile, int end) const {
+  /* Panels panel .. panel+count with tiles tile .. end: several of only one of them. */
+  void run(int panel, int count, int tile, int end) const {
     alignas(64) float dots[most_tiles * most_tile_rows * panel_columns];
-    const int row = tiling.first(tile);
+    static_assert(most_tiles >= most_panels && most_tiles * most_tile_rows >= most_streamed_panels * most_streamed_rows);
     const size_t stride = weight->panels.stride;
-    const uint8_t *here = weight->panels.data + (size_t)panel * stride, *ahead = here + tiling.ahead(end - 1, stride, ops->near_ahead);
-    ops->dot_tiles(weight->format, tiles, row_bytes, tiling, tile, end, here, weight->k, ahead, dots);
-    store(panel, row, tiling.first(end) - row, dots);
+    const int rows = tiling.first(end) - tiling.first(tile);
+    multiply(*ops, weight->format, calls, tiles, row_bytes, tiling, tile, end, weight->panels.data + (size_t)panel * stride, stride, count, weight->k, dots);
+    for (int i = 0; i < count; i++) store(panel + i, tiling.first(tile), rows, dots + (size_t)i * (size_t)rows * panel_columns);
   }
 
-  void run(const Range &items, int at_once) const {
+  void run(const Range &items) const {
     for (int item = items.begin; item < items.end;) {
-      const int panel = first_panel() + item / tiling.tiles, tile = item % tiling.tiles;
-      if (tiling.tiles > 1) {
-        const int end = std::min({tiling.tiles, tile + most_tiles, tile + items.end - item});
-        run_tiles(panel, tile, end);
-        item += end - tile;
-        continue;
-      }
-      const int count = std::min(at_once, items.end - item);
-      run(panel, count, tile);
-      item += count;
+      const int panel = first_panel() + item / tiling.tiles, tile = item % tiling.tiles, left = items.end - item;
+      const int end = std::min({tiling.tiles, tile + most_tiles, tile + left}), count = tiling.tiles > 1 ? 1 : std::min(calls.at_once, left);
+      run(panel, count, tile, end);
+      item += tiling.tiles > 1 ? end - tile : count;
     }
   }
 };
@@ -148,12 +129,13 @@ void linear(Pool &pool, const Weight &weight, const LinearCall &call, void *work
         for (int tile = 0; tile < part.tiles; tile++)
           ops->pack(weight.format, call.x + (row + part.first(tile)) * call.ldx, call.ldx, nullptr, part.height(tile), 0, weight.k,
                     tiles + (size_t)part.first(tile) * row_bytes);
-        const Band band{ops, &weight, tiles, row_bytes, part, 0, weight.n, call.bias, call.add, call.scale, call.out + row * call.ldo, call.ldo};
-        band.run(Range{0, band.panels() * part.tiles}, 1);
+        const Band band{ops, &weight, tiles, row_bytes, part, PanelCalls(*ops, weight.format, rows, false), 0, weight.n, call.bias, call.add, call.scale, call.out + row * call.ldo, call.ldo};
+        band.run(Range{0, band.panels() * part.tiles});
       }
     });
     return;
   }
+  const PanelCalls calls(*ops, weight.format, call.rows, cached(weight));
   share(pool, too_small_to_share(weight, call.rows), [&](const Team &team) {
     uint8_t *tiles = static_cast<uint8_t *>(workspace);
     const auto pack = [&](int tile) {
@@ -168,10 +150,9 @@ void linear(Pool &pool, const Weight &weight, const LinearCall &call, void *work
       for (int tile = mine.begin; tile < mine.end; tile++) pack(tile);
       team.barrier();
     }
-    const Band band{ops, &weight, tiles, row_bytes, tiling, 0, weight.n, call.bias, call.add, call.scale, call.out, call.ldo};
-    const int at_once = panels_at_once(weight, tiling.height(0), ops->max_rows(weight.format));
-    team.divide(0, (int64_t)band.panels() * tiling.tiles, reading(weight, tiling.tiles),
-                [&](int64_t begin, int64_t end) { band.run(Range{(int)begin, (int)end}, at_once); });
+    const Band band{ops, &weight, tiles, row_bytes, tiling, calls, 0, weight.n, call.bias, call.add, call.scale, call.out, call.ldo};
+    team.divide(0, (int64_t)band.panels() * tiling.tiles, reading(weight, tiling.tiles), calls.streamed ? side_by_side : 1,
+                [&](int64_t begin, int64_t end) { band.run(Range{(int)begin, (int)end}); });
   });
 }
 
@@ -189,18 +170,18 @@ void head_linear(Pool &pool, const Weight &weight, const HeadLinearCall &call, v
   const size_t row_bytes = ops->row_bytes(weight.format, weight.k);
   const size_t tiles_bytes = ((size_t)call.rows * row_bytes + 63) & ~size_t{63};
   const Tiling tiling(call.rows, ops->max_rows(weight.format));
-  const int at_once = panels_at_once(weight, tiling.height(0), ops->max_rows(weight.format));
+  const PanelCalls calls(*ops, weight.format, call.rows, cached(weight));
   share(pool, too_small_to_share(weight, call.rows), [&](const Team &team) {
     uint8_t *tiles = static_cast<uint8_t *>(workspace) + (size_t)team.thread * tiles_bytes;
     const auto band = [&](int head) {
-      return Band{ops,  &weight, tiles, row_bytes, tiling, head * call.out_dim, call.out_dim, nullptr, false, 1.0f, call.out + head * call.out_stride,
+      return Band{ops,  &weight, tiles, row_bytes, tiling, calls, head * call.out_dim, call.out_dim, nullptr, false, 1.0f, call.out + head * call.out_stride,
                   call.ldo};
     };
     // Heads may begin inside a panel, so each has its own number of items; they are numbered through all heads.
     bool packed = false; // The input, if all heads read the same.
     int64_t items = 0;
     for (int head = 0; head < call.heads; head++) items += (int64_t)band(head).panels() * tiling.tiles;
-    team.divide(0, items, reading(weight, tiling.tiles), [&](int64_t begin, int64_t end) {
+    team.divide(0, items, reading(weight, tiling.tiles), calls.streamed ? side_by_side : 1, [&](int64_t begin, int64_t end) {
       int64_t before = 0;
       for (int head = 0; head < call.heads && before < end; head++) {
         const Band work = band(head);
@@ -214,7 +195,7 @@ void head_linear(Pool &pool, const Weight &weight, const HeadLinearCall &call, v
                     tiles + (size_t)row * row_bytes);
         }
         packed = call.x_stride == 0;
-        work.run(Range{(int)from, (int)to}, at_once);
+        work.run(Range{(int)from, (int)to});
       }
     });
   });

@@ -155,7 +155,7 @@ void panels_set(Pool &pool, const PackJob *jobs, int count) {
     bytes += (int64_t)jobs[i].source->n * jobs[i].source->k * 2;
   }
   share(pool, bytes < pack_alone_below, [&](const Team &team) {
-    team.divide(0, all, bytes, [&](int64_t begin, int64_t end) {
+    team.divide(0, all, bytes, 1, [&](int64_t begin, int64_t end) {
       int64_t at = 0;
       for (int i = 0; i < count; i++) {
         const PackJob &job = jobs[i];

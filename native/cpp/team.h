@@ -21,7 +21,7 @@ constexpr int64_t weights_alone_below = 640 * 1024;     /* bytes of weights read
 constexpr int64_t products_alone_below = 1024 * 1024;   /* multiply-adds */
 constexpr int64_t pack_alone_below = 128 * 1024;        /* bytes of weights packed */
 
-/* Weights up to this size are taken to live in a cache, where several panels at once are faster; larger ones are read as one linear stream. */
+/* Weights up to this size are taken to live in a cache; larger ones are read from memory (tiles.h: PanelCalls). */
 constexpr int64_t cached_below = 1024 * 1024;
 
 /* Weights of one part that is handed out on demand: long enough for a stream, short enough that nobody waits long for the last one. */
@@ -42,10 +42,11 @@ struct Team {
   Range part(int count) const { return {(int)((int64_t)count * thread / threads), (int)((int64_t)count * (thread + 1) / threads)}; }
 
   /* Calls work(begin, end) for parts of 0..count until all are done, by whoever comes first: a thread that lost its core for a while does not hold up the
-   * others. Small work is divided once and for all, so that a thread finds its weights of the last step in its own cache. `bytes` is what all of it reads.
-   * Each phase of a run has its own number. */
-  template <class Work> void divide(int phase, int64_t count, int64_t bytes, const Work &work) const {
-    const int64_t parts = std::min<int64_t>(bytes / bytes_of_part, (int64_t)threads * most_parts_of_thread);
+   * others. Small work is divided once and for all, so that a thread finds its weights of the last step in its own cache. `bytes` is what all of it reads,
+   * and a part handed out on demand is at least `least` of the count. Each phase of a run has its own number. */
+  template <class Work> void divide(int phase, int64_t count, int64_t bytes, int64_t least, const Work &work) const {
+    const int64_t most_parts = std::min({bytes / bytes_of_part, (int64_t)threads * most_parts_of_thread, count / least});
+    const int64_t parts = most_parts - most_parts % threads; // As many for each, if they are equally fast.
     if (threads == 1 || parts <= threads) return run_part(thread, threads, count, work);
     for (int64_t next; (next = cursors[phase].fetch_add(1, std::memory_order_relaxed)) < parts;) run_part(next, parts, count, work);
   }

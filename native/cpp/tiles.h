@@ -11,6 +11,7 @@
 #ifndef SWITCHYARD_TILES_H
 #define SWITCHYARD_TILES_H
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 
@@ -21,6 +22,9 @@ namespace sy {
 
 constexpr int most_tile_rows = 12;
 constexpr int most_panels = 4; /* that one dot() call takes */
+constexpr int most_streamed_panels = 12; /* that one dot_streams() call takes */
+constexpr int most_streamed_rows = 2;
+constexpr int side_by_side = 3; /* panels that it reads at a time */
 constexpr int most_tiles = 16; /* that one dot_tiles() call takes */
 
 /* `rows` rows cut into as few tiles as possible, of nearly equal height: a kernel with few rows wastes the weights it reads. */
@@ -51,6 +55,11 @@ struct TileOps {
   /* dots[panel][row][32] = products of the tile with `panels` panels (1..most_panels) that lie `stride` bytes apart.
    * Meanwhile the stretch at `ahead` is brought into the second-level cache. With nothing to bring, `ahead` is `panel`. */
   void (*dot)(int format, const uint8_t *tile, int rows, const uint8_t *panel, size_t stride, int panels, int k, const uint8_t *ahead, float *dots);
+  /* Most rows of a tile for which dot_streams() is worth more than dot() where weights come from memory; 0 where it never is. */
+  int (*streamed_rows)(int format);
+  /* What dot() does, for few rows and weights that come from memory: panels are read side by side, so that a core has more of memory under way than one
+   * stream would let it. Best with a multiple of `side_by_side` panels, which are 1..most_streamed_panels. */
+  void (*dot_streams)(int format, const uint8_t *tile, int rows, const uint8_t *panel, size_t stride, int panels, int k, float *dots);
   /* dots[row][32] = products of tiles first .. end of a batch (at most most_tiles) with one panel; row r of the batch starts at tiles + r*row_bytes, dots
    * begin with the first tile's. What dot() does for each, with a stretch of weights kept in the nearest cache while all tiles pass. */
   void (*dot_tiles)(int format, const uint8_t *tiles, size_t row_bytes, const Tiling &tiling, int first, int end, const uint8_t *panel, int k,
@@ -68,6 +77,25 @@ struct TileOps {
   void (*combine_exact)(const int64_t *sum, int count, float unit, float multiplier, const float *shared, float *residual);
   void (*combine_fast)(const float *sum, int count, float multiplier, const float *shared, float *residual);
 };
+
+/* How a tile meets the panels of a weight. From a cache, several panels in one call keep more sums in flight. From memory, few rows read several panels side by
+ * side, and more rows read one at a time, which is one linear stream. */
+struct PanelCalls {
+  bool streamed;
+  int at_once; /* panels of one call, for a batch of one tile */
+  PanelCalls(const TileOps &ops, int format, int rows, bool cached)
+      : streamed(!cached && rows <= ops.streamed_rows(format)),
+        at_once(streamed ? most_streamed_panels : cached ? std::max(1, std::min(most_panels, ops.max_rows(format) / rows)) : 1) {}
+};
+
+/* dots[panel][row][32] = products of tiles first .. end of a batch with `panels` panels that lie `stride` bytes apart: one panel where there are several tiles. */
+static inline void multiply(const TileOps &ops, int format, const PanelCalls &calls, const uint8_t *tiles, size_t row_bytes, const Tiling &tiling, int first,
+                            int end, const uint8_t *panel, size_t stride, int panels, int k, float *dots) {
+  const uint8_t *tile = tiles + (size_t)tiling.first(first) * row_bytes, *ahead = panel + tiling.ahead(end - 1, stride, ops.near_ahead);
+  if (end - first > 1) ops.dot_tiles(format, tiles, row_bytes, tiling, first, end, panel, k, ahead, dots);
+  else if (calls.streamed) ops.dot_streams(format, tile, tiling.height(first), panel, stride, panels, k, dots);
+  else ops.dot(format, tile, tiling.height(first), panel, stride, panels, k, ahead, dots);
+}
 
 const TileOps *tile_ops_avx2();
 const TileOps *tile_ops_avx512();

@@ -465,8 +465,10 @@ void dot_tiles(int format, const uint8_t *tiles, size_t row_bytes, const Tiling 
   }
 }
 
+int streamed_rows(int) { return 0; }
+
 template <bool Paired>
-constexpr TileOps ops{0,     max_rows, row_bytes<Paired>, pack<Paired>,    dot<Paired>,   dot_tiles<Paired>,
+constexpr TileOps ops{0,     max_rows, row_bytes<Paired>, pack<Paired>,    dot<Paired>,   streamed_rows, nullptr, dot_tiles<Paired>,
                       store, gate,     contribute_exact,  contribute_fast, combine_exact, combine_fast};
 
 /* SWITCHYARD_BF16_PRODUCTS=paired or widened decides by hand, to compare them. */

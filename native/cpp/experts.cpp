@@ -78,8 +78,8 @@ struct Scratch {
 
 void begin_plan(Experts &e, int pairs) {
   if ((size_t)pairs > e.plan.row.size()) {
-    e.plan.row.resize((size_t)pairs);
     e.plan.weight.resize((size_t)pairs);
+    e.plan.row.resize((size_t)pairs); // Last: its size is what is asked for, and either may throw.
   }
   e.plan.groups.clear();
   std::fill(e.plan.ends.begin(), e.plan.ends.end(), 0);
@@ -175,19 +175,19 @@ struct Run {
     const int width = unit_panels(e.desc.format), all_panels = panels_of(e.desc.inter);
     const Tiling tiling(group.count, max_rows);
     const PanelCalls how = calls(group);
-    const int at_once = std::max(1, how.at_once / (2 * width));
+    const int at_once = std::max(1, how.at_once / (2 * width)), tiles_at_once = most_tiles / width;
     for (int unit = units.begin; unit < units.end; unit += at_once) {
       const Range panels{unit * width, std::min(std::min(unit + at_once, units.end) * width, all_panels)};
-      for (int tile = 0; tile < tiling.tiles; tile += most_tiles)
-        gate_up(group, how, tiling, Range{tile, std::min(tiling.tiles, tile + most_tiles)}, panels);
+      for (int tile = 0; tile < tiling.tiles; tile += tiles_at_once)
+        gate_up(group, how, tiling, Range{tile, std::min(tiling.tiles, tile + tiles_at_once)}, panels);
     }
   }
   void gate_up(const PairPlan::Group &group, const PanelCalls &how, const Tiling &tiling, const Range &tiles, const Range &panels) const {
     const size_t stride = e.layout.gate_panel_bytes;
     const int first_row = tiling.first(tiles.begin), rows = tiling.first(tiles.end) - first_row;
-    alignas(64) float dots[2 * most_tiles * most_tile_rows * group_k]; /* [gate and up of each panel][row][32] */
-    alignas(64) float activations[most_tiles * most_tile_rows * group_k];
-    static_assert(most_tiles * most_tile_rows * group_k >= most_streamed_panels * most_streamed_rows * panel_columns);
+    alignas(64) float dots[2 * most_tiles * most_tile_rows * panel_columns]; /* [gate and up of each panel][row][32] */
+    alignas(64) float activations[most_tiles * most_tile_rows * panel_columns];
+    static_assert(most_tiles >= most_panels && most_tiles * most_tile_rows >= most_streamed_panels * most_streamed_rows);
     const int count = panels.end - panels.begin, width = count * panel_columns, first_column = panels.begin * panel_columns;
     const uint8_t *weights = e.slot(group.slot) + (size_t)panels.begin * 2 * stride;
     for (int i = 0; i < 2 * count; i += how.at_once)

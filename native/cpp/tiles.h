@@ -55,10 +55,10 @@ struct TileOps {
   /* dots[panel][row][32] = products of the tile with `panels` panels (1..most_panels) that lie `stride` bytes apart.
    * Meanwhile the stretch at `ahead` is brought into the second-level cache. With nothing to bring, `ahead` is `panel`. */
   void (*dot)(int format, const uint8_t *tile, int rows, const uint8_t *panel, size_t stride, int panels, int k, const uint8_t *ahead, float *dots);
-  /* Most rows of a tile for which dot_streams() is worth more than dot() where weights come from memory; 0 where it never is. */
+  /* Most rows of a tile for which dot_streams() is worth more than dot() where weights come from memory; 0 where it never is, or nobody has measured. */
   int (*streamed_rows)(int format);
   /* What dot() does, for few rows and weights that come from memory: panels are read side by side, so that a core has more of memory under way than one
-   * stream would let it. Best with a multiple of `side_by_side` panels, which are 1..most_streamed_panels. */
+   * stream would let it. `panels` is 1..most_streamed_panels, best a multiple of side_by_side. */
   void (*dot_streams)(int format, const uint8_t *tile, int rows, const uint8_t *panel, size_t stride, int panels, int k, float *dots);
   /* dots[row][32] = products of tiles first .. end of a batch (at most most_tiles) with one panel; row r of the batch starts at tiles + r*row_bytes, dots
    * begin with the first tile's. What dot() does for each, with a stretch of weights kept in the nearest cache while all tiles pass. */

@@ -371,31 +371,6 @@ template <class Format, int R> void dot_groups(const uint8_t *x, const uint8_t *
     for (int first = 0; first < chunks_of_panel; first += chunks) add_group<Format, R, chunks>(reinterpret_cast<const int32_t *>(x), w, first, ahead, dots);
 }
 
-/* One row, two panels: with one, the chains of its four accumulators leave the multipliers half idle. For weights in a cache; memory is slower anyway. */
-template <class Format> void dot_two(const uint8_t *tile, const uint8_t *w, size_t stride, int k, float *dots) {
-  __m256 acc[2][chunks_of_panel];
-#pragma GCC unroll 2
-  for (int p = 0; p < 2; p++)
-#pragma GCC unroll 4
-    for (int c = 0; c < chunks_of_panel; c++) acc[p][c] = _mm256_setzero_ps();
-  const float *x = reinterpret_cast<const float *>(tile);
-  for (int pairs = pairs_of(k); pairs > 0; pairs--, x += 2, w += Format::pair_bytes) {
-    const __m256 odd = _mm256_broadcast_ss(x + 1), even = _mm256_broadcast_ss(x);
-#pragma GCC unroll 2
-    for (int p = 0; p < 2; p++)
-#pragma GCC unroll 4
-      for (int c = 0; c < chunks_of_panel; c++) {
-        __m256 odd_weights, even_weights;
-        Format::both(w + p * stride, c, odd_weights, even_weights);
-        acc[p][c] = _mm256_fmadd_ps(even, even_weights, _mm256_fmadd_ps(odd, odd_weights, acc[p][c]));
-      }
-  }
-#pragma GCC unroll 2
-  for (int p = 0; p < 2; p++)
-#pragma GCC unroll 4
-    for (int c = 0; c < chunks_of_panel; c++) _mm256_store_ps(dots + p * panel_columns + c * lanes8, acc[p][c]);
-}
-
 template <class Format, int R> void dot_panel(const uint8_t *tile, const uint8_t *w, int k, const uint8_t *ahead, float *dots) {
   if constexpr (std::is_same_v<Format, I8> || std::is_same_v<Format, I4>) dot_groups<Format, R>(tile, w, k, ahead, dots);
   else dot_pairs<Format, R>(tile, w, k, ahead, dots);
@@ -414,14 +389,6 @@ Dot kernel(int format, int rows) {
   case SY_W_I8: return kernels<I8>[rows - 1];
   default: return kernels<I4>[rows - 1];
   }
-}
-
-void dot(int format, const uint8_t *tile, int rows, const uint8_t *panel, size_t stride, int panels, int k, const uint8_t *ahead, float *dots) {
-  const Dot one = kernel(format, rows);
-  int p = 0;
-  if (rows == 1 && (format == SY_W_BF16 || format == SY_W_BF16_X16))
-    for (; p + 2 <= panels; p += 2) dot_two<Bf16>(tile, panel + p * stride, stride, k, dots + p * panel_columns);
-  for (; p < panels; p++) one(tile, panel + p * stride, k, ahead + p * stride, dots + p * rows * panel_columns);
 }
 
 /* `steps` pairs or groups from number `done` on, added to dots. */
@@ -468,7 +435,7 @@ void dot_tiles(int format, const uint8_t *tiles, size_t row_bytes, const Tiling 
     }
 }
 
-/* ---- weights from memory, few rows ---- */
+/* ---- few rows, panels side by side ---- */
 
 /* One row of a tile of T rows times `panels` P that lie side by side, added to dots[panel][T][32]: x and dots point at the row's. */
 template <class Format, int T, int P> void add_row(const float *x, const uint8_t *w, size_t stride, int pairs, float *dots) {
@@ -532,9 +499,11 @@ template <class Format, int T, int P> void dot_streams_of(const uint8_t *tile, c
   }
 }
 
+/* Sums of int4 take two sets of registers, so that one panel fills them. */
 int streamed_rows(int format) { return format == SY_W_I4 ? 0 : most_streamed_rows; }
 
 /* In threes, and twos where that leaves no panel alone. */
+static_assert(side_by_side == 3 && most_streamed_rows == 2);
 template <class Format, int T> void dot_in_threes(const uint8_t *tile, const uint8_t *panel, size_t stride, int panels, int k, float *dots) {
   for (int left = panels; left > 0;) {
     const int taken = left == 1 ? 1 : left == 2 || left == 4 ? 2 : side_by_side;
@@ -558,6 +527,13 @@ void dot_streams(int format, const uint8_t *tile, int rows, const uint8_t *panel
   case SY_W_I8: return dot_in_threes<I8>(tile, rows, panel, stride, panels, k, dots);
   default: return dot_in_threes<Bf16>(tile, rows, panel, stride, panels, k, dots);
   }
+}
+
+/* Of one row several panels side by side are faster from a cache too: the chains of one panel's four sums leave the multipliers half idle. */
+void dot(int format, const uint8_t *tile, int rows, const uint8_t *panel, size_t stride, int panels, int k, const uint8_t *ahead, float *dots) {
+  if (rows == 1 && panels > 1 && streamed_rows(format) > 0) return dot_streams(format, tile, rows, panel, stride, panels, k, dots);
+  const Dot one = kernel(format, rows);
+  for (int p = 0; p < panels; p++) one(tile, panel + p * stride, k, ahead + p * stride, dots + p * rows * panel_columns);
 }
 
 /* ---- what is done with dot products: 8 columns at a time, the end by masks ---- */

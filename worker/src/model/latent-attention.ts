@@ -29,14 +29,14 @@ export function readLatentConfig(config: ConfigReader): LatentConfig {
   const rope = config.count('qk_rope_head_dim');
   const { type, scaling } = readRopeSettings(config);
   const mscaleAllDim = type === 'yarn' ? scaling!.nonNegative('mscale_all_dim', 0) : 0;
-  const correction = mscaleAllDim === 0 ? 1 : yarnMscale(scaling!.positive('factor'), mscaleAllDim) ** 2;
+  const mscale = mscaleAllDim === 0 ? 1 : yarnMscale(scaling!.positive('factor'), mscaleAllDim);
   return {
     qRank: config.has('q_lora_rank') ? config.count('q_lora_rank') : null,
     kvRank: config.count('kv_lora_rank'),
     nope,
     rope,
     value: config.count('v_head_dim'),
-    scale: correction / Math.sqrt(nope + rope),
+    scale: (mscale * mscale) / Math.sqrt(nope + rope),
     bias: config.flag('attention_bias', false),
   };
 }

@@ -2,8 +2,8 @@ import { badCheckpoint } from '../checkpoint/bad-checkpoint.ts';
 import type { ConfigReader } from '../checkpoint/config-reader.ts';
 
 /**
- * A rotary embedding: `rotated` dims of a head are turned by pos * frequency. Cosines and sines are computed in double and rounded once, so every machine
- * has the same table.
+ * A rotary embedding: `rotated` dims of a head are turned by pos * frequency. Cosines and sines are computed in double and rounded once, by functions that
+ * have the same bits in every Node that we run on (a test holds their tables), so every machine has the same table.
  */
 export interface Rope {
   /** Dims of a head that are rotated. */
@@ -109,13 +109,18 @@ function variantsOf(settings: RopeSettings, rotated: number, divisors: LongDivis
       plainFrequencies(theta, rotated).map((f) => f / scaling.positive('factor')),
       1,
     );
-  if (type === 'dynamic') return one(plainFrequencies(theta * scaling.positive('alpha') ** (rotated / (rotated - 2)), rotated), 1);
+  if (type === 'dynamic') return one(plainFrequencies(theta * power(scaling.positive('alpha'), rotated / (rotated - 2)), rotated), 1);
   if (type === 'yarn') return one(yarnFrequencies(settings, scaling, rotated), yarnMagnitude(scaling));
   return longRope(settings, scaling, rotated, divisors);
 }
 
 function plainFrequencies(theta: number, rotated: number): Float64Array {
-  return Float64Array.from({ length: rotated / 2 }, (_, i) => theta ** ((-2 * i) / rotated));
+  return Float64Array.from({ length: rotated / 2 }, (_, i) => power(theta, (-2 * i) / rotated));
+}
+
+/** base^exponent for a base above 0. Not `**`: from Node 24 on that is the C library's, which differs from Node 22's in the last bit of one result in ten. */
+function power(base: number, exponent: number): number {
+  return Math.exp(exponent * Math.log(base));
 }
 
 /**

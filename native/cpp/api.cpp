@@ -37,6 +37,14 @@ template <class T> T &required(T *pointer, const char *name) {
   return *pointer;
 }
 
+/* Where to put what is made is looked at first: what nobody takes would stay for ever. */
+template <class T, class Make> sy_status created(T **out, const Make &make) {
+  return guarded([&] {
+    T *&to = required(out, "out");
+    to = make();
+  });
+}
+
 template <class T, class... Arguments> sy_object *create(sy_device *device, Arguments &&...arguments) {
   auto object = std::make_unique<T>(required(device, "device"), std::forward<Arguments>(arguments)...);
   device->objects.insert(object.get());
@@ -56,16 +64,16 @@ const char *sy_last_error(void) { return last_error.c_str(); }
 uint32_t sy_abi_version(void) { return SY_ABI_VERSION; }
 
 sy_status sy_device_open(const char *backend, const char *isa, int32_t threads, const int32_t *cpus, sy_device **out) {
-  return guarded([&] { required(out, "out") = device_open(backend, isa, threads, cpus).release(); });
+  return created(out, [&] { return device_open(backend, isa, threads, cpus).release(); });
 }
 void sy_device_close(sy_device *device) { delete device; }
 const char *sy_device_describe(const sy_device *device) { return device ? device->description.c_str() : ""; }
 
 sy_status sy_file_map(const char *path, sy_file **out, uint64_t *bytes) {
-  return guarded([&] {
+  return created(out, [&] {
     MappedFile *file = file_map(path);
-    required(out, "out") = file;
     if (bytes) *bytes = file->bytes;
+    return file;
   });
 }
 void sy_file_unmap(sy_file *file) {
@@ -73,7 +81,7 @@ void sy_file_unmap(sy_file *file) {
 }
 
 sy_status sy_buffer_create(sy_device *device, int32_t rows, int32_t width, sy_object **out) {
-  return guarded([&] { required(out, "out") = create<Buffer>(device, rows, width); });
+  return created(out, [&] { return create<Buffer>(device, rows, width); });
 }
 void *sy_buffer_host(sy_object *object) { return object && object->kind == ObjectKind::buffer ? static_cast<Buffer *>(object)->f32() : nullptr; }
 
@@ -89,21 +97,21 @@ sy_status sy_buffer_load(sy_object *object, int64_t first_float, const sy_source
 }
 
 sy_status sy_table_create(sy_device *device, const sy_source *source, sy_object **out) {
-  return guarded([&] {
+  return created(out, [&] {
     validate(required(source, "source"), "source");
-    required(out, "out") = create<Table>(device, *source);
+    return create<Table>(device, *source);
   });
 }
 
 sy_status sy_weight_create(sy_device *device, int32_t format, int32_t n, int32_t k, sy_object **out) {
-  return guarded([&] { required(out, "out") = create<WeightObject>(device, format, n, k); });
+  return created(out, [&] { return create<WeightObject>(device, format, n, k); });
 }
 sy_status sy_weight_set(sy_object *object, int32_t first_row, const sy_source *source) {
   return guarded([&] { weight_set(*as<WeightObject>(object, "weight").weight, object->device->pool, first_row, required(source, "source")); });
 }
 
 sy_status sy_experts_create(sy_device *device, const sy_experts_desc *desc, sy_object **out) {
-  return guarded([&] { required(out, "out") = create<ExpertsObject>(device, required(desc, "desc")); });
+  return created(out, [&] { return create<ExpertsObject>(device, required(desc, "desc")); });
 }
 sy_status sy_experts_set(sy_object *object, int32_t slot, const sy_source *gate, const sy_source *up, const sy_source *down, const sy_source *gate_bias,
                          const sy_source *up_bias, const sy_source *down_bias) {
@@ -131,14 +139,14 @@ sy_status sy_experts_probe(sy_object *object, int32_t slot, const float *x, int3
 
 sy_status sy_kv_create(sy_device *device, int32_t blocks, int32_t kv_heads, int32_t k_dim, int32_t v_dim, int32_t dtype, int32_t v_shares_k,
                        sy_object **out) {
-  return guarded([&] {
+  return created(out, [&] {
     if (dtype != SY_F32 && dtype != SY_BF16) fail(SY_INVALID_ARGUMENT, "dtype = %d: a KV cache is %d (f32) or %d (bf16)", dtype, SY_F32, SY_BF16);
-    required(out, "out") = create<KvObject>(device, KvShape{blocks, kv_heads, k_dim, v_dim, dtype == SY_BF16, v_shares_k != 0});
+    return create<KvObject>(device, KvShape{blocks, kv_heads, k_dim, v_dim, dtype == SY_BF16, v_shares_k != 0});
   });
 }
 
 sy_status sy_sum_create(sy_device *device, int32_t mode, int32_t max_rows, int32_t hidden, sy_object **out) {
-  return guarded([&] { required(out, "out") = create<SumObject>(device, mode, max_rows, hidden); });
+  return created(out, [&] { return create<SumObject>(device, mode, max_rows, hidden); });
 }
 sy_status sy_sum_clear(sy_object *object, int32_t rows) {
   return guarded([&] { sum_clear(*as<SumObject>(object, "sum").sum, rows); });
@@ -190,10 +198,10 @@ void sy_object_free(sy_object *object) {
 
 sy_status sy_program_create(sy_device *device, const sy_op *ops, int32_t count, sy_object *const *objects, int32_t object_count, int32_t max_rows,
                             int32_t max_seqs, int32_t max_context, sy_program **out) {
-  return guarded([&] {
+  return created(out, [&] {
     auto program = std::make_unique<sy_program>(required(device, "device"), ops, count, objects, object_count, max_rows, max_seqs, max_context);
     device->programs.insert(program.get());
-    required(out, "out") = program.release();
+    return program.release();
   });
 }
 sy_status sy_program_run(sy_program *program, const sy_batch *batch) {

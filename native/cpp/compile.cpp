@@ -162,11 +162,13 @@ HeadLinearStep head_linear(const Reader &op, Compilation &compilation) {
   const Columns out = op.written(1, "out", op.op_.n[3], heads, op.op_.n[4], out_dim);
   // Interleaved pieces of one buffer are fine as long as no piece meets another.
   if (x.overlaps(out))
-    for (int a = 0; a < heads; a++)
-      for (int b = 0; b < heads; b++) {
-        const int64_t from = x.offset + (int64_t)a * x.stride, to = out.offset + (int64_t)b * out.stride;
-        if (from < to + out.width && to < from + x.width) op.refuse("out of head %d overlaps x of head %d", b, a);
+    for (int a = 0; a < heads; a++) {
+      const int64_t from = x.offset + (int64_t)a * x.stride, first = std::max<int64_t>(0, (from - out.offset - out.width) / std::max(1, out.stride));
+      for (int64_t b = first; b < std::min<int64_t>(heads, first + 3); b++) { // Pieces before these end before `from`; if one behind meets x, so does one of these.
+        const int64_t to = out.offset + b * out.stride;
+        if (from < to + out.width && to < from + x.width) op.refuse("out of head %lld overlaps x of head %d", (long long)b, a);
       }
+    }
   const size_t bytes = head_linear_workspace_bytes(weight, compilation.limits.max_rows, heads, compilation.threads);
   if (bytes > compilation.workspace_bytes) compilation.workspace_bytes = bytes;
   return {&weight, {x.at(), x.ld(), x.stride, out.at(), out.ld(), out.stride, 0, heads, out_dim}};
@@ -229,6 +231,7 @@ AttentionCall attention(const Reader &op, Compilation &compilation) {
   const Columns out = op.written(1, "out", op.op_.n[3], call.heads, call.out_stride, kv.shape.v_dim);
   op.apart(q, out);
   call.sinks = op.parameters(3, "sinks", call.heads);
+  if ((int64_t)op.compilation_.limits.max_rows * call.heads > INT32_MAX) op.refuse("heads = %d: too many queries", call.heads);
   call.q = q.at(), call.ldq = q.ld(), call.out = out.at(), call.ldo = out.ld();
   shrink(compilation.limits.kv_blocks, kv.shape.blocks);
   const size_t bytes = attention_workspace_bytes(compilation.limits.max_context, compilation.threads);

@@ -17,7 +17,7 @@
 
 #include "../include/switchyard.h"
 #include "region.h"
-#include "pool.h" // struct Pool { int threads(); void run(void (*fn)(void *ctx, int thread), void *ctx); void barrier(); }
+#include "pool.h"
 
 /* A mapped file. The owner of mappings derives from it; readers only need these two fields. */
 struct sy_file {
@@ -83,8 +83,6 @@ struct HeadLinearCall {
 };
 size_t head_linear_workspace_bytes(const Weight &weight, int rows, int heads, int threads);
 void head_linear(Pool &pool, const Weight &weight, const HeadLinearCall &call, void *workspace);
-
-/* ---- gated activation (gate.h has the arithmetic, one definition for GATED_ACT and for experts) ---------------------------------------------- */
 
 /* ---- sums (sum.cpp) ------------------------------------------------------------------------------------------------------------------------ */
 

@@ -8,15 +8,8 @@ namespace {
 
 constexpr double bytes_max = 1u << 30;
 
-struct Mapping {
-  size_t bytes;
-};
-
-void finalize_mapping(napi_env, void *memory, void *hint) {
-  Mapping *mapping = static_cast<Mapping *>(hint);
-  sy::shared_unmap(memory, mapping->bytes);
-  delete mapping;
-}
+/* The hint is the size itself: nothing of it has to be allocated or freed. */
+void finalize_mapping(napi_env, void *memory, void *hint) { sy::shared_unmap(memory, reinterpret_cast<size_t>(hint)); }
 
 /* Runs a body that may fail; a failure becomes an Error whose code is the status' name. */
 template <class Body> napi_value guarded(napi_env env, const Body &body) {
@@ -25,8 +18,10 @@ template <class Body> napi_value guarded(napi_env env, const Body &body) {
   } catch (const sy::Failure &failure) {
     const char *code = failure.status == SY_UNSUPPORTED ? "unsupported" : failure.status == SY_OUT_OF_MEMORY ? "out_of_memory" : "invalid_argument";
     napi_throw_error(env, code, failure.message.c_str());
-    return nullptr;
+  } catch (const std::bad_alloc &) {
+    napi_throw_error(env, "out_of_memory", "out of memory");
   }
+  return nullptr;
 }
 
 double argument(napi_env env, napi_value value, const char *name, double least, double most) {
@@ -56,9 +51,8 @@ napi_value shared_memory_map(napi_env env, napi_callback_info info) {
     const int descriptor = (int)argument(env, given[0], "descriptor", 0, 0x7fffffff);
     const size_t bytes = (size_t)argument(env, given[1], "bytes", 1, bytes_max);
     void *memory = sy::shared_map(descriptor, bytes);
-    Mapping *mapping = new Mapping{bytes};
-    if (napi_create_external_arraybuffer(env, memory, bytes, finalize_mapping, mapping, &result) != napi_ok) {
-      finalize_mapping(env, memory, mapping);
+    if (napi_create_external_arraybuffer(env, memory, bytes, finalize_mapping, reinterpret_cast<void *>(bytes), &result) != napi_ok) {
+      sy::shared_unmap(memory, bytes);
       sy::fail(SY_UNSUPPORTED, "this JavaScript engine takes no memory from outside");
     }
     return result;

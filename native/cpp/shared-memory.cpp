@@ -63,8 +63,13 @@ void *shared_map(int descriptor, size_t bytes) {
   if ((size_t)found.st_size != bytes)
     fail(SY_INVALID_ARGUMENT, "shared memory has %lld bytes: must be %zu", (long long)found.st_size, bytes);
   void *memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, descriptor, 0);
-  if (memory == MAP_FAILED) fail(SY_OUT_OF_MEMORY, "cannot map %zu bytes of shared memory: %s", bytes, strerror(errno));
-  note(memory, bytes);
+  if (memory == MAP_FAILED) fail(errno == ENOMEM ? SY_OUT_OF_MEMORY : SY_INVALID_ARGUMENT, "cannot map %zu bytes of shared memory: %s", bytes, strerror(errno));
+  try {
+    note(memory, bytes);
+  } catch (...) {
+    munmap(memory, bytes);
+    throw;
+  }
   return memory;
 }
 

@@ -86,7 +86,7 @@ void load_mxfp4(const sy_source &s, int row, int k0, int count, float *out) {
   const uint8_t *nibbles = s.file->data + s.offset + (int64_t)row * s.stride_n;
   const uint8_t *scales = s.scale_file->data + s.scale_offset + (int64_t)row * s.scale_stride;
   for (int i = 0; i < count;) {
-    const int block = (k0 + i) / mxfp4_block, end = std::min(count, (block + 1) * mxfp4_block - k0);
+    const int block = (k0 + i) / mxfp4_block, end = (int)std::min<int64_t>(count, (int64_t)(block + 1) * mxfp4_block - k0);
     const double power = power_of_e8m0(scales[block]);
     float values[16];
     for (unsigned nibble = 0; nibble < 16; nibble++) values[nibble] = (float)((double)from_f4_e2m1(nibble) * power);

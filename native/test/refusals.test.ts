@@ -407,3 +407,20 @@ test('no op, however wrong, brings the process down', () => {
   );
   expect(ran).toBeGreaterThan(20); // Some are right by luck, and run.
 });
+
+test('pieces of heads may lie between one another, but not on one another', () => {
+  const [heads, k, outDim] = [4, 8, 4];
+  const buffer = bench.buffer(4, 128);
+  const weight = bench.weight('f32', new Float32Array(heads * outDim * k), heads * outDim, k);
+  const meet = (from: number, to: number) => from < to + outDim && to < from + k;
+  for (const xStride of [8, 12, 16, 20])
+    for (const outStride of [4, 6, 8, 12, 16])
+      for (let outOff = 0; outOff <= 70; outOff++) {
+        const op = ops.headLinear({ x: buffer, out: buffer, weight, heads, xOff: 3, xStride, outOff, outStride, outDim });
+        const pieces = [...Array(heads * heads).keys()].map(
+          (i) => [3 + Math.floor(i / heads) * xStride, outOff + (i % heads) * outStride] as const,
+        );
+        if (pieces.some(([from, to]) => meet(from, to))) expectRefused(() => create(op), /out of head \d overlaps x of head \d/);
+        else native.programFree(create(op));
+      }
+});

@@ -17,6 +17,7 @@
 #include "kernels.h"
 #include "pack.h"
 #include "region.h"
+#include "tiles.h"
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -45,22 +46,25 @@ double call_seconds(const std::function<void()> &call, double budget = 0.25) {
 
 volatile uint64_t sink;
 
-/* Bytes a second that the pool reads from memory. */
-double stream_rate(Pool &pool) {
-  const size_t bytes = 256u << 20;
-  const Region region(bytes);
-  memset(region.data(), 1, bytes);
+/* Bytes a second that the pool reads from memory, each thread in so many streams side by side. */
+template <int Streams> double stream_rate(Pool &pool) {
+  const size_t words = (size_t)(256u << 20) / 8 / (size_t)(pool.threads() * Streams) / 8 * 8; /* of a stream */
+  const size_t all = words * (size_t)(pool.threads() * Streams) * 8;
+  const Region region(all);
+  memset(region.data(), 1, all);
   const double time = call_seconds([&] {
     pool.each([&](int thread) {
-      const uint64_t *at = reinterpret_cast<const uint64_t *>(region.data() + bytes / (size_t)pool.threads() * (size_t)thread);
+      const uint64_t *at = reinterpret_cast<const uint64_t *>(region.data()) + words * (size_t)(thread * Streams);
       uint64_t sums[8] = {};
-      for (size_t i = 0; i < bytes / 8 / (size_t)pool.threads(); i += 8)
-        for (int j = 0; j < 8; j++) sums[j] += at[i + (size_t)j];
+      for (size_t i = 0; i < words; i += 8)
+        for (int stream = 0; stream < Streams; stream++)
+          for (size_t j = 0; j < 8; j++) sums[j] += at[(size_t)stream * words + i + j];
       sink = sums[0] + sums[1] + sums[2] + sums[3] + sums[4] + sums[5] + sums[6] + sums[7];
     });
   });
-  return (double)bytes / time;
+  return (double)all / time;
 }
+double stream_rate(Pool &pool) { return std::max(stream_rate<1>(pool), stream_rate<side_by_side>(pool)); }
 
 #if defined(__x86_64__)
 constexpr int chains = 12, fma_steps = 200000;
@@ -222,7 +226,8 @@ int main(int count, char **words) {
   };
   const std::vector<const char *> isas{"ref", "avx2", "avx512", "cuda"}, parts{"linear", "experts"}, formats(format_names, format_names + 6),
       models{"tiny", "middle", "large"};
-  printf("%d thread(s), memory read %.1f GB/s\n", threads, stream_rate(pool) * 1e-9);
+  printf("%d thread(s), memory read %.1f GB/s in one stream a thread, %.1f GB/s in %d\n", threads, stream_rate<1>(pool) * 1e-9,
+         stream_rate<side_by_side>(pool) * 1e-9, side_by_side);
   const auto every_format = [&](const auto &measure) {
     for (int format = SY_W_F32; format <= SY_W_I4; format++)
       if (wanted(format_names[format], formats)) measure(format);

@@ -31,7 +31,7 @@ afterEach(() => {
 
 it('a full disk is named by the folder that is on it, in which nothing is left', () => {
   refused = '/admin-token';
-  expect(() => createRunFolder(parent)).toThrow(`the temporary folder ${parent}: ENOSPC: no space left on device, write`);
+  expect(() => createRunFolder(parent)).toThrow(`the temporary folder ${parent} (TMPDIR): ENOSPC: no space left on device, write`);
   expect(readdirSync(parent)).toEqual([]);
 });
 

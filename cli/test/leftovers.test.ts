@@ -62,3 +62,9 @@ it('are not what a living process has, what somebody listens on, and what is not
   run.remove();
   for (const server of servers) server.close();
 });
+
+it('a temporary folder that is not there holds nothing, and is named when one is needed', async () => {
+  const missing = path.join(parent, 'missing');
+  await removeLeftovers(missing);
+  expect(() => createRunFolder(missing)).toThrow(`the temporary folder ${missing} (TMPDIR): ENOENT`);
+});

@@ -18,7 +18,12 @@ export function readSecretFile(file: string, option: string): Uint8Array {
 
 /** The same as text. @throws SwitchyardError `invalid_request` naming the option and the file */
 export function readSecretText(file: string, option: string): string {
-  return new TextDecoder().decode(readSecretFile(file, option));
+  try {
+    return new TextDecoder('utf-8', { fatal: true }).decode(readSecretFile(file, option));
+  } catch (error) {
+    if (error instanceof SwitchyardError) throw error;
+    throw new SwitchyardError('invalid_request', `${option} ${file}: is not UTF-8 text`, { cause: error });
+  }
 }
 
 /** The token that everything of a cluster shares; empty where no file is named. @throws SwitchyardError `invalid_request`, also for an empty file */

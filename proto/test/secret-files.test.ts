@@ -8,7 +8,7 @@ import { limits, readSecretFile, readTlsFiles, readTokenFile } from '../src/inde
 const folder = mkdtempSync(path.join(os.tmpdir(), 'sw-secret-'));
 afterAll(() => rmSync(folder, { recursive: true }));
 
-function file(name: string, content: string): string {
+function file(name: string, content: string | Uint8Array): string {
   const at = path.join(folder, name);
   writeFileSync(at, content);
   return at;
@@ -24,6 +24,7 @@ it.each([
   ['has two lines', () => file('lines', 'hush\nquiet\n'), 'a token is one line of ASCII'],
   ['has a tab', () => file('tab', 'hush\tquiet'), 'a token is one line of ASCII'],
   ['has letters that no header holds', () => file('letters', 'psst…'), 'a token is one line of ASCII'],
+  ['is no text', () => file('bytes', Uint8Array.of(104, 0xff, 105)), 'is not UTF-8 text'],
   ['is not there', () => path.join(folder, 'missing'), 'no such file or directory'],
   ['is a folder', () => folder, 'illegal operation on a directory'],
   [

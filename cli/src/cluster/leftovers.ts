@@ -1,8 +1,8 @@
-import { lstatSync, readdirSync, rmSync } from 'node:fs';
+import { lstatSync, rmSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { someoneListens } from '@switchyard/proto';
-import { controlSocket, processLives, runFolderPid } from './run-folder.ts';
+import { controlSocket, namesIn, processLives, runFolderPid } from './run-folder.ts';
 
 /** What a worker listens on that was told no address: see worker/src/process/flags.ts. */
 const workerSocket = /^switchyard-[\w.-]{1,64}-([1-9]\d{0,9})\.(?:shm|sock)$/;
@@ -12,7 +12,7 @@ const workerSocket = /^switchyard-[\w.-]{1,64}-([1-9]\d{0,9})\.(?:shm|sock)$/;
  * they were. That no such process lives is not enough, for a container that shares the folder numbers its processes by itself: nobody may answer there either.
  */
 export async function removeLeftovers(parent: string = os.tmpdir()): Promise<void> {
-  for (const name of readdirSync(parent)) {
+  for (const name of namesIn(parent)) {
     const entry = path.join(parent, name);
     try {
       const folderPid = runFolderPid(name);

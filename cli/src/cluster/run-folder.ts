@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto';
-import { chmodSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { chmodSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { CommandFailure } from '../failure.ts';
@@ -30,7 +30,14 @@ export interface RunFolder {
  * killed one left (`removeLeftovers`).
  */
 export function createRunFolder(parent: string = os.tmpdir()): RunFolder {
-  const folder = mkdtempSync(path.join(parent, `${prefix}${process.pid}-`));
+  const failed = (error: unknown) =>
+    new CommandFailure(`the temporary folder ${parent} (TMPDIR): ${(error as Error).message}`, { cause: error });
+  let folder: string;
+  try {
+    folder = mkdtempSync(path.join(parent, `${prefix}${process.pid}-`));
+  } catch (error) {
+    throw failed(error);
+  }
   if (!socketsFit(folder)) {
     rmSync(folder, { recursive: true, force: true });
     throw new CommandFailure(
@@ -50,7 +57,7 @@ export function createRunFolder(parent: string = os.tmpdir()): RunFolder {
     writeFileSync(adminTokenFile, adminToken, { mode: 0o600 });
   } catch (error) {
     remove();
-    throw new CommandFailure(`the temporary folder ${parent}: ${(error as Error).message}`, { cause: error });
+    throw failed(error);
   }
   // However this process ends, but for a kill: a second Ctrl-C, say.
   process.on('exit', remove);
@@ -59,6 +66,15 @@ export function createRunFolder(parent: string = os.tmpdir()): RunFolder {
 
 function newSecret(): string {
   return randomBytes(32).toString('base64url');
+}
+
+/** What the temporary folder holds: nothing where it cannot be read. */
+export function namesIn(folder: string): string[] {
+  try {
+    return readdirSync(folder);
+  } catch {
+    return [];
+  }
 }
 
 /** The process that made a folder of this name; null when the name is not one of ours. */

@@ -1,8 +1,8 @@
-import { readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { readFileSync, statSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { ApiClient } from '../api/client.ts';
-import { processLives, runFolderPid } from './run-folder.ts';
+import { namesIn, processLives, runFolderPid } from './run-folder.ts';
 import type { TraceFolder } from './trace-folder.ts';
 
 /** How commands on the same machine, run by the same user, administer a running `switchyard up`: its run folder holds this. */
@@ -34,15 +34,6 @@ export function findSession(url: string, parent: string = os.tmpdir()): Session 
     }
   }
   return null;
-}
-
-/** None where it cannot be read: no session is found in a temporary folder that is not there. */
-function namesIn(folder: string): string[] {
-  try {
-    return readdirSync(folder);
-  } catch {
-    return [];
-  }
 }
 
 /**

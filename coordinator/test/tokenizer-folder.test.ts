@@ -1,4 +1,4 @@
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
@@ -57,6 +57,7 @@ describe('a folder whose tokenizer is none', () => {
   };
 
   it.each([
+    [{ added_tokens: [{ id: 5, content: 'x'.repeat(1025) }] }, 'added_tokens[0] has 1025 characters: must have at most 1024'],
     [{ added_tokens: {} }, 'added_tokens must be a list'],
     [
       { added_tokens: [{ id: 5, special: false }] },
@@ -102,4 +103,14 @@ describe('a folder whose tokenizer is none', () => {
     const bare = inFolder({ added_tokens: [{ id: 1, content: '<|im_start|>' }] });
     expect(Array.from(await bare.encode({ kind: 'text', text: '<|im_start|>', addSpecialTokens: true, controls: true }))).toEqual([1]);
   });
+});
+
+it('the template for tools may stand in a file of its own', () => {
+  const dir = mkdtempSync(path.join(scratch, 'templates-'));
+  writeFileSync(path.join(dir, 'tokenizer.json'), JSON.stringify(bundled.tokenizer));
+  writeFileSync(path.join(dir, 'chat_template.jinja'), 'plain');
+  expect(readTokenizerFolder(dir)).toMatchObject({ chatTemplate: 'plain', toolTemplate: null });
+  mkdirSync(path.join(dir, 'additional_chat_templates'));
+  writeFileSync(path.join(dir, 'additional_chat_templates', 'tool_use.jinja'), 'with tools');
+  expect(readTokenizerFolder(dir)).toMatchObject({ chatTemplate: 'plain', toolTemplate: 'with tools' });
 });

@@ -24,15 +24,15 @@ export class TextTokenizer {
   constructor(folder: TokenizerFolder) {
     const { file, tokenizer, config } = folder;
     const added = tokenizer.added_tokens;
-    const controls = added.filter((token) => token.special || token.content.trim() !== '');
+    const controls = new Set(added.filter((token) => token.special || token.content.trim() !== ''));
     this.shield = new ControlShield(added);
     this.specialIds = new Set(added.filter((token) => token.special).map((token) => token.id));
-    this.#controlIds = new Set(controls.map((token) => token.id));
-    this.#controls = unionOf(controls.map((token) => token.content));
+    this.#controlIds = new Set([...controls].map((token) => token.id));
+    this.#controls = unionOf([...controls].map((token) => token.content));
     // Control tokens are looked for in the text as it stands, before anything normalises it: only there are stand-ins in place.
     const asWritten = {
       ...tokenizer,
-      added_tokens: added.map((token) => (controls.includes(token) ? { ...token, normalized: false } : token)),
+      added_tokens: added.map((token) => (controls.has(token) ? { ...token, normalized: false } : token)),
       post_processor: postProcessorOf(folder),
     };
     try {

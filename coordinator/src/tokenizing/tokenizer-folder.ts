@@ -51,7 +51,9 @@ export function readTokenizerFolder(dir: string): TokenizerFolder {
   const { chat_template: template = null } = config;
   const inConfig = Array.isArray(template) ? templateNamed(template, 'default') : template;
   const chatTemplate = readText(path.join(dir, 'chat_template.jinja'), limits.configBytesMax) ?? inConfig;
-  const toolTemplate = Array.isArray(template) ? templateNamed(template, 'tool_use') : null;
+  const toolTemplate =
+    readText(path.join(dir, 'additional_chat_templates', 'tool_use.jinja'), limits.configBytesMax) ??
+    (Array.isArray(template) ? templateNamed(template, 'tool_use') : null);
   for (const source of [chatTemplate, toolTemplate])
     if (source !== null && typeof source !== 'string')
       throw new SwitchyardError(
@@ -75,6 +77,9 @@ function isObject(value: unknown): value is Record<string, unknown> {
   return typeof value === 'object' && value !== null && !Array.isArray(value);
 }
 
+/** The longest published ones have some tens; every beginning and end of each is remembered to keep control tokens out of messages. */
+const addedTokenCharsMax = 1024;
+
 /** Steps between text and ids that a tokenizer may do without. */
 const steps = ['normalizer', 'pre_tokenizer', 'post_processor', 'decoder'];
 
@@ -89,7 +94,10 @@ function checkedTokenizer(file: string, json: unknown): TokenizerJson {
   if (!Array.isArray(added)) throw refusal('added_tokens must be a list');
   const addedTokens = added.map((token: unknown, i) => {
     const flags = { special: false, normalized: false, ...(isObject(token) ? token : {}) } as Record<string, unknown>;
-    if (isId(flags.id) && typeof flags.content === 'string' && isFlag(flags.special) && isFlag(flags.normalized)) return flags;
+    if (isId(flags.id) && typeof flags.content === 'string' && isFlag(flags.special) && isFlag(flags.normalized)) {
+      if (flags.content.length <= addedTokenCharsMax) return flags;
+      throw refusal(`added_tokens[${i}] has ${flags.content.length} characters: must have at most ${addedTokenCharsMax}`);
+    }
     throw refusal(
       `added_tokens[${i}] must have a whole number below ${bounds.tokenIdsMax} as id, a text as content, and true or false for special and normalized`,
     );

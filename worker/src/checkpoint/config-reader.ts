@@ -112,6 +112,11 @@ export class ConfigReader {
     return new ConfigReader(this.path, value as Record<string, unknown>, `${this.prefix}${key}.`);
   }
 
+  /** Files say "nothing" by an empty object, too. */
+  orNullIfEmpty(): ConfigReader | null {
+    return Object.keys(this.values).length === 0 ? null : this;
+  }
+
   refusal(key: string, wanted: string): Error {
     const value = Object.hasOwn(this.values, key) ? shown(this.values[key]) : 'absent';
     return badCheckpoint(this.path, `${quoted(this.prefix + key)} is ${value}, not ${wanted}`, this.prefix + key);

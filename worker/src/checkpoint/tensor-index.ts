@@ -12,9 +12,12 @@ const shardsMax = 4096;
 
 /** Every tensor of a model directory, from `model.safetensors` or from the shards of `model.safetensors.index.json`. */
 export function readTensorIndex(dir: string): Map<string, TensorInfo> {
-  if (existsSync(path.join(dir, indexFile))) return readShards(dir);
   const single = path.join(dir, singleFile);
-  if (existsSync(single)) return readSafetensorsHeader(single);
+  const [hasSingle, hasIndex] = [existsSync(single), existsSync(path.join(dir, indexFile))];
+  // One of them is left over from what was saved here before, and readers differ in which they take.
+  if (hasSingle && hasIndex) throw badCheckpoint(dir, `has both ${singleFile} and ${indexFile}: remove the one that is out of date`);
+  if (hasIndex) return readShards(dir);
+  if (hasSingle) return readSafetensorsHeader(single);
   const pickle = listDirectory(dir).find((name) => name.endsWith('.bin') || name.endsWith('.pt') || name.endsWith('.pth'));
   const hint = pickle === undefined ? '' : `; ${quoted(pickle)} is a pickle, which is never read: convert it to safetensors`;
   throw badCheckpoint(dir, `has neither ${singleFile} nor ${indexFile}${hint}`);
@@ -31,26 +34,23 @@ function listDirectory(dir: string): string[] {
 function readShards(dir: string): Map<string, TensorInfo> {
   const indexPath = path.join(dir, indexFile);
   const shardOf = weightMap(indexPath);
-  const shards = new Map<string, Map<string, TensorInfo>>();
-  for (const shard of new Set(shardOf.values())) {
-    if (shards.size === shardsMax) throw badCheckpoint(indexPath, `names more than ${shardsMax} files`);
-    shards.set(shard, readSafetensorsHeader(path.join(dir, shard)));
-  }
+  const shards = new Set(shardOf.values());
+  if (shards.size > shardsMax) throw badCheckpoint(indexPath, `names more than ${shardsMax} files`);
   const tensors = new Map<string, TensorInfo>();
-  for (const [name, shard] of shardOf) {
-    const tensor = shards.get(shard)!.get(name);
-    if (tensor === undefined)
-      throw badCheckpoint(path.join(dir, shard), `tensor ${quoted(name)} is missing, though ${indexFile} places it here`, name);
-    tensors.set(name, tensor);
-  }
-  for (const [shard, held] of shards)
-    for (const name of held.keys())
+  // Shard by shard, so that what no index speaks of is never kept: headers are bounded, their sum is not.
+  for (const shard of shards)
+    for (const [name, tensor] of readSafetensorsHeader(path.join(dir, shard))) {
       if (shardOf.get(name) !== shard)
         throw badCheckpoint(
           path.join(dir, shard),
-          `tensor ${quoted(name)} at offset ${held.get(name)!.offset} is not what ${indexFile} says of it`,
+          `tensor ${quoted(name)} at offset ${tensor.offset} is not what ${indexFile} says of it`,
           name,
         );
+      tensors.set(name, tensor);
+    }
+  for (const [name, shard] of shardOf)
+    if (!tensors.has(name))
+      throw badCheckpoint(path.join(dir, shard), `tensor ${quoted(name)} is missing, though ${indexFile} places it here`, name);
   return tensors;
 }
 

@@ -19,13 +19,12 @@ export interface DecoderConfig {
 const layersMax = 1024;
 const headsMax = 4096;
 const vocabMax = 8_388_608;
-const hiddenMax = 131_072;
 /** What a cache takes of a key or value. */
 const headDimMax = 65_536;
 
 export function readDecoderConfig(config: ConfigReader, fixed: { headDim?: number } = {}): DecoderConfig {
   config.choice('hidden_act', ['silu'], 'silu');
-  const hidden = config.count('hidden_size', undefined, hiddenMax);
+  const hidden = config.count('hidden_size', undefined, limits.hiddenMax);
   const heads = config.count('num_attention_heads', undefined, headsMax);
   const kvHeads = config.count('num_key_value_heads', heads, headsMax);
   if (heads % kvHeads !== 0) throw config.refusal('num_key_value_heads', `a divisor of num_attention_heads (${heads})`);

@@ -49,15 +49,20 @@ export function describeModel(checkpoint: Checkpoint): ModelGraph {
   if (quantisation.method === 'fp8' && modelType === 'gpt_oss')
     throw config.nested('quantization_config')!.refusal('quant_method', 'mxfp4: fp8 is not implemented for gpt_oss');
   const graph = families[modelType]!(checkpoint);
-  tensors.requireAllRead((name) => isIgnored(name, graph));
+  const said = config.firstOf(['num_nextn_predict_layers', 'num_mtp_modules']);
+  const predicting = config.index(said, predictingLayers[modelType] ?? 0, 64);
+  tensors.requireAllRead((name) => isIgnored(name, graph.layers, predicting));
   return graph;
 }
 
+/** Layers of multi-token prediction behind the last one, where config.json does not say how many. */
+const predictingLayers: Readonly<Record<string, number>> = { deepseek_v3: 1, glm4_moe: 1 };
+
 /** Published checkpoints carry a few tensors that inference has no use for. */
-function isIgnored(name: string, graph: ModelGraph): boolean {
-  // Multi-token prediction: layers that follow the last one, or ERNIE's blocks beside them.
-  const layer = /^model\.layers\.(\d+)\./.exec(name)?.[1];
-  if ((layer !== undefined && Number(layer) >= graph.layers) || /^model\.mtp_\w+\./.test(name)) return true;
+function isIgnored(name: string, layers: number, predicting: number): boolean {
+  // Multi-token prediction: layers that follow the last one, or ERNIE's blocks beside them. Any more would be a model whose config says less than it is.
+  const layer = Number(/^model\.layers\.(\d+)\./.exec(name)?.[1] ?? -1);
+  if ((layer >= layers && layer < layers + predicting) || /^model\.mtp_\w+\./.test(name)) return true;
   // Old exports keep a rope table.
   return name.endsWith('.rotary_emb.inv_freq');
 }

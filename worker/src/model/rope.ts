@@ -36,6 +36,15 @@ export interface RopeSettings {
 /** Which of LongRoPE's lists a long sequence divides by. */
 export type LongDivisors = 'by length' | 'always short';
 
+/** What a family has of its own. */
+export interface RopeTraits {
+  readonly divisors?: LongDivisors;
+  /** Hunyuan's type "dynamic", whose `alpha` raises theta whatever the length. */
+  readonly alpha?: boolean;
+  /** `partial_rotary_factor` is in what is passed as `rotated`. */
+  readonly partial?: boolean;
+}
+
 const ropeTypes = ['default', 'linear', 'yarn', 'longrope', 'su'] as const;
 /** With `alpha`, Hunyuan's, which is static in spite of its name. Without, the angles would depend on the length so far. */
 const ropeTypesWithAlpha = [...ropeTypes, 'dynamic'] as const;
@@ -46,7 +55,9 @@ export function readRopeSettings(config: ConfigReader): RopeSettings {
   // Which of the two counts, and whose theta, differs between readers of such files.
   if (modern !== null && legacy !== null)
     throw config.refusal('rope_scaling', 'absent, as it must be beside rope_parameters: settings belong in one of them');
-  const scaling = modern ?? legacy;
+  const scaling = (modern ?? legacy)?.orNullIfEmpty() ?? null;
+  for (const kind of ['full_attention', 'sliding_attention'])
+    if (scaling?.has(kind)) throw scaling.refusal(kind, 'absent: rope settings are the same for all layers here');
   const theta = (scaling?.has('rope_theta') ? scaling : config).positive('rope_theta', 10_000);
   // Phi-3's early configs say "su" for what was published as LongRoPE.
   const named =
@@ -75,9 +86,16 @@ export function contextOf(config: ConfigReader): number {
   return Math.max(maxContext, context);
 }
 
-/** The rotary embedding of a family that adds nothing of its own. `divisors` of LongRoPE: see `longRope`. */
-export function readRope(config: ConfigReader, rotated: number, interleaved: boolean, divisors: LongDivisors = 'by length'): Rope {
+/** The rotary embedding of a family. `divisors` of LongRoPE: see `longRope`. */
+export function readRope(
+  config: ConfigReader,
+  rotated: number,
+  interleaved: boolean,
+  { divisors = 'by length', alpha = false, partial = false }: RopeTraits = {},
+): Rope {
   const settings = readRopeSettings(config);
+  if (settings.type === 'dynamic' && !alpha) throw settings.scaling!.refusal('type', `supported here; supported: ${ropeTypes.join(', ')}`);
+  if (!partial && rotatedDims(config, rotated, 1) !== rotated) throw holderOfPart(config).refusal('partial_rotary_factor', '1');
   if (rotated < 2 || rotated % 2 !== 0)
     throw badCheckpoint(config.path, `rotary embedding of ${rotated} dims: pairs need an even number, 2 at least`);
   const rope = { rotated, interleaved, ...variantsOf(settings, rotated, divisors) };
@@ -91,10 +109,14 @@ export function readRope(config: ConfigReader, rotated: number, interleaved: boo
 
 /** Dims of a head that `partial_rotary_factor` leaves to rotate. */
 export function rotatedDims(config: ConfigReader, headDim: number, fallback: number): number {
-  const nested = config.nested('rope_parameters') ?? config.nested('rope_scaling');
-  const factor = (nested?.has('partial_rotary_factor') ? nested : config).positive('partial_rotary_factor', fallback);
+  const factor = holderOfPart(config).positive('partial_rotary_factor', fallback);
   if (factor > 1) throw config.refusal('partial_rotary_factor', 'a part of the head: 1 at most');
   return Math.floor(headDim * factor);
+}
+
+function holderOfPart(config: ConfigReader): ConfigReader {
+  const nested = config.nested('rope_parameters') ?? config.nested('rope_scaling');
+  return nested?.has('partial_rotary_factor') ? nested : config;
 }
 
 function variantsOf(settings: RopeSettings, rotated: number, divisors: LongDivisors): Pick<Rope, 'variants' | 'longAfter'> {

@@ -46,6 +46,13 @@ describe('what is not implemented is refused by name', () => {
       { partial_rotary_factor: 0.01, rope_parameters: undefined },
       /rotary embedding of 0 dims: pairs need an even number, 2 at least/,
     ],
+    ['qwen3_moe', { rope_scaling: { type: 'dynamic', alpha: 4, factor: 2 } }, /"rope_scaling\.type" is "dynamic".*supported: default/],
+    ['qwen3_moe', { partial_rotary_factor: 0.5 }, /"partial_rotary_factor" is 0\.5, not 1/],
+    [
+      'gpt_oss',
+      { rope_scaling: undefined, rope_parameters: { full_attention: { rope_type: 'yarn', factor: 32 } } },
+      /"rope_parameters\.full_attention" is .*, not absent: rope settings are the same for all layers/,
+    ],
     ['phimoe', { num_experts_per_tok: 3 }, /"num_experts_per_tok" is 3, not 2, which SparseMixer/],
     ['deepseek_v2', { topk_method: 'noaux_tc' }, /"topk_method" is "noaux_tc".*greedy, group_limited_greedy/],
     ['deepseek_v2', { scoring_func: 'sigmoid' }, /"scoring_func" is "sigmoid"/],
@@ -119,7 +126,13 @@ describe('a config that does not fit the tensors names the tensor', () => {
   });
 
   test('layers of multi-token prediction are left alone, others are not', () => {
-    expect(describeFolder('mixtral', { num_hidden_layers: 2 }).layers).toBe(2);
+    const { layers } = describeFolder('deepseek_v3', {});
+    // Made into one by a config that has a layer less: DeepSeek-V3 has one of them where it does not say how many.
+    expect(describeFolder('deepseek_v3', { num_hidden_layers: layers - 1, num_nextn_predict_layers: undefined }).layers).toBe(layers - 1);
+    expect(describeFolder('minimax_m2', { num_hidden_layers: 1, num_mtp_modules: 8 }).layers).toBe(1);
+    const none = { num_hidden_layers: layers - 1, num_nextn_predict_layers: 0 };
+    expect(() => describeFolder('deepseek_v3', none)).toThrow(`tensor "model.layers.${layers - 1}.`);
+    expect(() => describeFolder('mixtral', { num_hidden_layers: 2 })).toThrow(/tensor "model\.layers\.2\..*" .*has no place in the model/);
   });
 });
 
@@ -184,11 +197,18 @@ test.each(['mixtral', 'deepseek_v3_fp8', 'gpt_oss_mxfp4', 'phimoe', 'granitemoe'
   },
 );
 
+test('settings that say nothing are none', () => {
+  const plain = describeFolder('mixtral', { rope_scaling: undefined, rope_parameters: undefined, rope_theta: 5000 });
+  const empty = describeFolder('mixtral', { rope_scaling: {}, rope_parameters: undefined, rope_theta: 5000, partial_rotary_factor: 1 });
+  expect(empty.ropes).toEqual(plain.ropes);
+  expect(describeFolder('phimoe', { router_jitter_noise: 0 }).layers).toBe(describeFolder('phimoe', {}).layers);
+});
+
 test("Hunyuan's alpha raises the base once and for all", () => {
   const frequencies = (rope: Record<string, unknown>) =>
     describeFolder('hunyuan_v1_moe', { rope_parameters: rope }).ropes[0]!.variants[0]!.frequencies;
   const raised = frequencies({ rope_theta: 10_000, rope_type: 'dynamic', alpha: 50, factor: 1 });
-  expect(raised).toEqual(frequencies({ rope_theta: 10_000 * 50 ** (16 / 14), rope_type: 'default' }));
+  expect(raised).toEqual(frequencies({ rope_theta: 10_000 * Math.exp((16 / 14) * Math.log(50)), rope_type: 'default' }));
   expect(() => frequencies({ rope_theta: 10_000, rope_type: 'dynamic', factor: 2 })).toThrow(/"rope_parameters\.rope_type" is "dynamic"/);
 });
 

@@ -143,6 +143,12 @@ describe('a directory', () => {
     }
   });
 
+  test('with one file and an index is refused: readers differ in which they take', () => {
+    const dir = scratch.copyOf('qwen3_moe_sharded');
+    writeFileSync(path.join(dir, 'model.safetensors'), '');
+    expect(() => readTensorIndex(dir)).toThrow(/has both model\.safetensors and model\.safetensors\.index\.json: remove the one/);
+  });
+
   test('whose index leaves the directory is refused', () => {
     for (const shard of ['../model.safetensors', '/etc/passwd', 'a/b.safetensors', '.hidden.safetensors', 'model.bin', 3]) {
       const dir = scratch.copyOf('qwen3_moe_sharded');

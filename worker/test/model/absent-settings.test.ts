@@ -74,6 +74,13 @@ function repeatLayers(tensors: Map<string, FileTensor>, count: number): void {
     for (let layer = 0; layer < count; layer++) tensors.set(name.replace(/\d+/, String(layer)), tensor);
 }
 
+test("SMILE's models may have Qwen3's sliding window", async () => {
+  const ofItsVocabulary = tokens.map((token) => token % 96);
+  const logitsIn = (settings: Settings) => logitsOfFolder(tinyOptions(rewritten('smile_moe', () => {}, settings)), ofItsVocabulary);
+  const windowed = await logitsIn({ use_sliding_window: true, sliding_window: 16 });
+  expect(firstDifferentBit(windowed, await logitsIn({ sliding_window: 16 }))).toBeGreaterThanOrEqual(0);
+});
+
 test('dots1 without layer_types has windows from max_window_layers on', async () => {
   const absent = await logits('dots1', { layer_types: undefined, sliding_window: 16, max_window_layers: 1 });
   const types = ['full_attention', 'sliding_attention', 'sliding_attention'];

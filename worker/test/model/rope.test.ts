@@ -34,8 +34,9 @@ const tables = [
 
 describe('rope tables', () => {
   it.each(tables)('have the same bits in every Node: %s', (_, rotated, settings, hash) => {
+    const alpha = 'rope_scaling' in settings && 'alpha' in settings.rope_scaling;
     const positions = 32_768;
-    const rope = readRope(new ConfigReader('config.json', { max_position_embeddings: positions, ...settings }), rotated, false);
+    const rope = readRope(new ConfigReader('config.json', { max_position_embeddings: positions, ...settings }), rotated, false, { alpha });
     const table = new Float32Array(rope.variants.length * positions * rotated);
     fillRopeTable(rope, positions, table);
     expect(createHash('sha256').update(new Uint8Array(table.buffer)).digest('hex').slice(0, 12)).toBe(hash);

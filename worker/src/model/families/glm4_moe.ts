@@ -20,7 +20,7 @@ export function glm4Moe({ config: stored, tensors }: Checkpoint): ModelGraph {
   const blocks = readDeepSeekBlocks(config, sizes.hidden, readSigmoidGate(config));
   const biased = config.flag('attention_bias', false);
   const qkNorm = config.flag('use_qk_norm', false) ? { qkNorm: { over: 'head' } as const } : {};
-  const rope = readRope(config, rotatedDims(config, sizes.headDim, 0.5), false);
+  const rope = readRope(config, rotatedDims(config, sizes.headDim, 0.5), false, { partial: true });
 
   const g = new GraphBuilder('glm4_moe', sizes);
   const embedding = embedTokens(g, tensors, sizes);

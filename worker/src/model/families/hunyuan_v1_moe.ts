@@ -18,7 +18,7 @@ export function hunyuanV1Moe({ config: stored, tensors }: Checkpoint): ModelGrap
     ? config.uniform(['moe_intermediate_size'], layers).count('moe_intermediate_size')
     : config.count('intermediate_size');
   const biased = config.flag('attention_bias', false);
-  const rope = readRope(config, sizes.headDim, false);
+  const rope = readRope(config, sizes.headDim, false, { alpha: true });
 
   const g = new GraphBuilder('hunyuan_v1_moe', sizes);
   const embedding = embedTokens(g, tensors, sizes);

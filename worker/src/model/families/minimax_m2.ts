@@ -23,7 +23,7 @@ export function minimaxM2({ config: stored, tensors }: Checkpoint): ModelGraph {
   config.choice('scoring_func', ['sigmoid'], 'sigmoid');
   const qkNorm = config.flag('use_qk_norm', true) ? { qkNorm: { over: 'whole' } as const } : {};
   const rotated = config.has('rotary_dim') ? config.count('rotary_dim', undefined, sizes.headDim) : rotatedDims(config, sizes.headDim, 1);
-  const rope = readRope(config, rotated, false);
+  const rope = readRope(config, rotated, false, { partial: true });
 
   const g = new GraphBuilder('minimax_m2', sizes);
   const embedding = embedTokens(g, tensors, sizes);

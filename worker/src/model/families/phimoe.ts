@@ -17,11 +17,11 @@ export function phiMoe({ config: stored, tensors }: Checkpoint): ModelGraph {
   const inter = config.count('intermediate_size');
   const biased = config.flag('attention_bias', false);
   const headBiased = config.flag('lm_head_bias', false);
-  const jitterEps = config.positive('router_jitter_noise', 0.01);
+  const jitterEps = config.nonNegative('router_jitter_noise', 0.01);
   const window = config.index('sliding_window', 0);
   // The reference (transformers 5.23) keeps the short divisors at every length and switches the magnitude alone; the code first published with Phi-3.5-MoE
   // switched both. Our golden files hold the former; sequences within the original context are the same in either.
-  const rope = readRope(config, sizes.headDim, false, 'always short');
+  const rope = readRope(config, sizes.headDim, false, { divisors: 'always short' });
 
   const g = new GraphBuilder('phimoe', sizes);
   const layerNorm = (at: string): Constant =>

@@ -30,6 +30,7 @@ export function switchyardSmileMoe({ config, tensors }: Checkpoint): ModelGraph 
     groups: { ...nodes, score: 'max', maskZero: false },
   };
   const biased = config.flag('attention_bias', false);
+  const window = config.flag('use_sliding_window', false) ? config.count('sliding_window') : 0;
   const rope = readRope(config, sizes.headDim, false);
   const isSparse = isSparseLayer(config);
 
@@ -45,7 +46,7 @@ export function switchyardSmileMoe({ config, tensors }: Checkpoint): ModelGraph 
       biases: { qkv: biased, out: biased },
       qkNorm: { over: 'head' },
       rope,
-      window: 0,
+      window,
     });
 
     const inputNorm = rmsNorm(g, tensors, `${at}.post_attention_layernorm`, sizes);

@@ -1,13 +1,28 @@
-import { contiguousPlan, limits, type Plan, parsePlan, readBoundedFile, SwitchyardError } from '@switchyard/proto';
+import {
+  contiguousPlan,
+  limits,
+  nodeLimitProblem,
+  type Plan,
+  parseLossy,
+  parsePlan,
+  readBoundedFile,
+  SwitchyardError,
+} from '@switchyard/proto';
 import type { Config } from './config.ts';
 
 /**
  * The plan of a file, or experts laid out contiguously over nodes x workersPerNode.
  *
- * @throws SwitchyardError `bad_plan` naming the option
+ * @throws SwitchyardError `bad_plan`, or `invalid_request` for a node limit that the plan makes void, naming the option
  */
-export function choosePlan({ plan, nodes, workersPerNode }: Config, model: Plan['model']): Plan {
-  if (plan !== null) return readPlan(plan, model);
+export function choosePlan(config: Config, model: Plan['model']): Plan {
+  const plan = config.plan === null ? contiguous(config, model) : readPlan(config.plan, model);
+  const problem = nodeLimitProblem(parseLossy(config.lossy), plan.workers);
+  if (problem !== null) throw new SwitchyardError('invalid_request', problem, { param: 'lossy' });
+  return plan;
+}
+
+function contiguous({ nodes, workersPerNode }: Config, model: Plan['model']): Plan {
   const count = nodes * workersPerNode;
   if (count > limits.workersMax)
     throw new SwitchyardError(

@@ -36,6 +36,13 @@ export function parseLossy(text: string): Lossy {
   return lossy;
 }
 
+/** A limit that no token can reach would be exact under the name of a lossy class: what is wrong with it, or null. */
+export function nodeLimitProblem({ nodeLimit }: Lossy, workers: readonly { node: string | number }[]): string | null {
+  const nodes = new Set(workers.map(({ node }) => node)).size;
+  if (nodeLimit === null || nodeLimit < nodes) return null;
+  return `--lossy node-limit=${nodeLimit} limits nothing: there ${nodes === 1 ? 'is 1 node' : `are ${nodes} nodes`}`;
+}
+
 /** What they add to the name of a numeric class. */
 export function lossyNames({ nodeLimit, wire }: Lossy): string[] {
   return [...(nodeLimit === null ? [] : [`node-limit-${nodeLimit}`]), ...(wire === null ? [] : [`${wire}-wire`])];

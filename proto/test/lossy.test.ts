@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { lossyNames, notLossy, parseLossy, promisesSameBits } from '../src/index.ts';
+import { lossyNames, nodeLimitProblem, notLossy, parseLossy, promisesSameBits } from '../src/index.ts';
 
 describe('lossy options', () => {
   it('are named one by one, and name the numeric class', () => {
@@ -20,6 +20,14 @@ describe('lossy options', () => {
     ['speed=9', /"speed=9"; there are/],
   ])('%s is refused by name', (text, message) => {
     expect(() => parseLossy(text)).toThrow(message);
+  });
+
+  it('limit fewer nodes than there are, or nothing', () => {
+    const workers = [{ node: 0 }, { node: 2 }, { node: 2 }];
+    expect(nodeLimitProblem(parseLossy('node-limit=1'), workers)).toBeNull();
+    expect(nodeLimitProblem(notLossy, workers)).toBeNull();
+    expect(nodeLimitProblem(parseLossy('node-limit=2'), workers)).toBe('--lossy node-limit=2 limits nothing: there are 2 nodes');
+    expect(nodeLimitProblem(parseLossy('node-limit=1'), [{ node: 'n0' }])).toBe('--lossy node-limit=1 limits nothing: there is 1 node');
   });
 
   it('end the promise of equal bits, as fast sums do', () => {

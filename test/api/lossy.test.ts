@@ -37,6 +37,12 @@ describe('a cluster with lossy options', () => {
     expect(r).toBeLessThan(0.75);
   });
 
+  it('refuses at the start a limit that limits nothing', async () => {
+    await expect(startCluster({ nodes: 2, flags: ['--lossy', 'node-limit=2'], withWorkers: false })).rejects.toThrow(
+      /--lossy node-limit=2 limits nothing: there are 2 nodes/,
+    );
+  });
+
   it('refuses at the start what it does not know', async () => {
     await expect(startCluster({ flags: ['--lossy', 'speed=9'], withWorkers: false })).rejects.toThrow(
       /--lossy is \\?"speed=9\\?".*there are node-limit=N, wire=int8 and wire=fp8/,

@@ -1,7 +1,7 @@
 import { existsSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
-import { availableCpus, type Backend, isLoopback, limits, parseLossy } from '@switchyard/proto';
+import { availableCpus, type Backend, isLoopback, limits, nodeLimitProblem, parseLossy } from '@switchyard/proto';
 import { Command, Option } from 'commander';
 import { ApiClient } from '../api/client.ts';
 import type { ClusterStatus } from '../api/cluster-status.ts';
@@ -295,14 +295,9 @@ function checkCache(kvBytes: number | undefined, workers: number): void {
   throw new CommandFailure(`${wanted} exceeds this machine's memory of ${formatBytes(os.totalmem())}`, { status: exitStatus.usage });
 }
 
-/** A limit that no token can reach would be exact under the name of a lossy class. */
 function checkNodeLimit(lossy: string, { workers }: ClusterShape): void {
-  const { nodeLimit } = parseLossy(lossy);
-  const nodes = new Set(workers.map(({ node }) => node)).size;
-  if (nodeLimit === null || nodeLimit < nodes) return;
-  throw new CommandFailure(`--lossy node-limit=${nodeLimit} limits nothing: there ${nodes === 1 ? 'is 1 node' : `are ${nodes} nodes`}`, {
-    status: exitStatus.usage,
-  });
+  const problem = nodeLimitProblem(parseLossy(lossy), workers);
+  if (problem !== null) throw new CommandFailure(problem, { status: exitStatus.usage });
 }
 
 /** Says which of our flags to change when the address cannot be had. */

@@ -2,6 +2,7 @@ import { afterEach, describe, expect, it, vi } from 'vitest';
 import { tryBackend, tryBackends } from '../src/cluster/backend-trial.ts';
 import { checkLocalLinks, checkPeerAddresses, peerChoices } from '../src/doctor/links.ts';
 import { describeBandwidth, memoryLeft } from '../src/doctor/machine.ts';
+import { describeCpu } from '../src/doctor/native-kernels.ts';
 import { bytesPerThread, measureReadBandwidth } from '../src/doctor/read-bandwidth.ts';
 import { checkTemporaryFolder } from '../src/doctor/software.ts';
 
@@ -23,6 +24,13 @@ describe('read bandwidth', () => {
 
   it('is a number however little is read', async () => {
     expect(await measureReadBandwidth(2, mib)).toBeGreaterThan(0);
+  });
+});
+
+describe('kernels', () => {
+  it('are worth a warning where this processor has scalar code alone', () => {
+    expect(describeCpu({ isa: 'avx2', abi: 5 })).toMatchObject({ status: 'ok', found: 'cpu, avx2, ABI 5' });
+    expect(describeCpu({ isa: 'scalar', abi: 5 })).toMatchObject({ status: 'warning', fix: expect.stringMatching(/AVX2/) });
   });
 });
 

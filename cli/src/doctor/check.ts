@@ -1,7 +1,7 @@
 /** One thing that `doctor` looked at. `fix` says what to do about a warning or a failure, in one line. */
 export interface Check {
   name: string;
-  /** `absent` is an optional tool that is not there: nothing is wrong. */
+  /** `absent` is something optional that is not there or not used: nothing is wrong. */
   status: 'ok' | 'warning' | 'failed' | 'absent';
   found: string;
   fix: string | null;

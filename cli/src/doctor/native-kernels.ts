@@ -8,10 +8,17 @@ export async function checkNativeKernels(): Promise<Check[]> {
   try {
     const [cpu, gpu] = await tryBackends(['cpu', 'cuda']);
     if (!cpu?.found) return [failed('native kernels', cpu?.refusal ?? 'they say nothing', fix)];
-    return [ok('native kernels', `cpu, ${cpu.found.isa}, ABI ${cpu.found.abi}`), describeGpu(gpu!)];
+    return [describeCpu(cpu.found), describeGpu(gpu!)];
   } catch (error) {
     return [failed('native kernels', (error as Error).message, fix)];
   }
+}
+
+/** Scalar code is for processors that the vector kernels do not know: right, and slow. */
+export function describeCpu({ isa, abi }: NonNullable<BackendTrial['found']>): Check {
+  const found = `cpu, ${isa}, ABI ${abi}`;
+  if (isa !== 'scalar') return ok('native kernels', found);
+  return warning('native kernels', found, 'the same bits come many times as fast from an x86-64 processor with AVX2 or AVX-512');
 }
 
 function describeGpu({ found, refusal, trouble }: BackendTrial): Check {

@@ -26,7 +26,10 @@ const requestMsMax = 60_000;
 export function traceRecordCommand(): Command {
   return new Command('record')
     .description('Record which experts the requests of a running server use, until Ctrl-C')
-    .requiredOption('--out <file>', 'file to write; it reveals prompts and is readable by you alone')
+    .requiredOption(
+      '--out <file>',
+      'file to write, readable by you alone, for it reveals prompts; with --admin-token-file the recording stays with the server, under a name that begins like it',
+    )
     .option('--url <url>', 'server to record', defaultUrl)
     .option('--admin-token-file <file>', "the server's admin token (not needed for your own `switchyard up` on this machine)")
     .option('--force', 'replace an existing recording')

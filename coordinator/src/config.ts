@@ -84,7 +84,7 @@ export const options = {
     whole(1, 65_536),
     limits.requestsRunningMax,
     'N',
-    'sequences handed to workers at a time; each gets its batch and 512 more at most',
+    'sequences handed to workers at a time; each gets its batch and 512 more at most (of several tenants: an eighth of its batch more, at least 4)',
   ),
   requestsWaitingMax: option(
     whole(0, 65_536),

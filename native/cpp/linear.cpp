@@ -129,7 +129,8 @@ void linear(Pool &pool, const Weight &weight, const LinearCall &call, void *work
         for (int tile = 0; tile < part.tiles; tile++)
           ops->pack(weight.format, call.x + (row + part.first(tile)) * call.ldx, call.ldx, nullptr, part.height(tile), 0, weight.k,
                     tiles + (size_t)part.first(tile) * row_bytes);
-        const Band band{ops, &weight, tiles, row_bytes, part, PanelCalls(*ops, weight.format, rows, false), 0, weight.n, call.bias, call.add, call.scale, call.out + row * call.ldo, call.ldo};
+        const PanelCalls calls(*ops, weight.format, rows, false);
+        const Band band{ops, &weight, tiles, row_bytes, part, calls, 0, weight.n, call.bias, call.add, call.scale, call.out + row * call.ldo, call.ldo};
         band.run(Range{0, band.panels() * part.tiles});
       }
     });

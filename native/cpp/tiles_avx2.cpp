@@ -634,7 +634,8 @@ void combine_fast(const float *sum, int count, float multiplier, const float *sh
   }
 }
 
-constexpr TileOps ops{near_ahead, max_rows,      row_bytes, pack, dot, streamed_rows, dot_streams, dot_tiles, store, gate, contribute_exact, contribute_fast, combine_exact, combine_fast};
+constexpr TileOps ops{near_ahead, max_rows,         row_bytes,       pack,          dot,         streamed_rows, dot_streams, dot_tiles, store,
+                      gate,       contribute_exact, contribute_fast, combine_exact, combine_fast};
 
 } // namespace
 

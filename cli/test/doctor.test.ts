@@ -16,9 +16,11 @@ describe('read bandwidth', () => {
   });
 
   it('says when it was measured on less than caches hold', () => {
-    expect(describeBandwidth(2e10, 2, bytesPerThread(2, 64 * 1024 * mib)).found).toMatch(/^about 20 GB\/s read by 2 threads: /);
+    expect(describeBandwidth(2e10, 2, bytesPerThread(2, 64 * 1024 * mib)).found).toMatch(
+      /^about 20 GB\/s read by 2 threads in single streams: /,
+    );
     expect(describeBandwidth(2e10, 2, bytesPerThread(2, 256 * mib)).found).toMatch(
-      /read by 2 threads of 32.0 MiB each, for want of memory/,
+      /read by 2 threads in single streams of 32.0 MiB each, for want of memory/,
     );
   });
 

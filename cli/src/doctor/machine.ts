@@ -94,8 +94,8 @@ export function describeBandwidth(bytesPerSecond: number, threads: number, bytes
     bytes < bytesPerThreadWanted
       ? ` of ${formatBytes(bytes)} each, for want of memory: less than ${formatBytes(bytesPerThreadWanted)}, so caches may have helped`
       : '';
-  const found = `about ${(bytesPerSecond / 1e9).toFixed(0)} GB/s read by ${threads} thread${threads === 1 ? '' : 's'}${less}`;
-  return ok('memory bandwidth', `${found} in one stream: decoding reads about as fast, in three up to a third faster`);
+  const found = `about ${(bytesPerSecond / 1e9).toFixed(0)} GB/s read by ${threads} thread${threads === 1 ? '' : 's'} in single streams${less}`;
+  return ok('memory bandwidth', `${found}: decoding reads about as fast, in three streams each up to a third faster`);
 }
 
 export function checkOpenFiles(): Check {

@@ -163,8 +163,9 @@ HeadLinearStep head_linear(const Reader &op, Compilation &compilation) {
   // Interleaved pieces of one buffer are fine as long as no piece meets another.
   if (x.overlaps(out))
     for (int a = 0; a < heads; a++) {
+      // Pieces before `first` end before `from`; if one behind these meets x, so does one of them.
       const int64_t from = x.offset + (int64_t)a * x.stride, first = std::max<int64_t>(0, (from - out.offset - out.width) / std::max(1, out.stride));
-      for (int64_t b = first; b < std::min<int64_t>(heads, first + 3); b++) { // Pieces before these end before `from`; if one behind meets x, so does one of these.
+      for (int64_t b = first; b < std::min<int64_t>(heads, first + 3); b++) {
         const int64_t to = out.offset + b * out.stride;
         if (from < to + out.width && to < from + x.width) op.refuse("out of head %lld overlaps x of head %d", (long long)b, a);
       }

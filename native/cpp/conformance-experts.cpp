@@ -77,6 +77,15 @@ Pairs random_pairs(Random &random, int count, int rows, int slots) {
 
 constexpr int grid = -20;
 
+/* The exact sums of these pairs of rows x [rows, hidden], as words. */
+std::vector<float> sums_of_pairs(const Values &values, const Place &place, const std::vector<float> &x, int rows, const Pairs &pairs) {
+  const int hidden = values.shape.hidden;
+  const ExpertsPtr experts = values.load(place);
+  const RowSumPtr sum = sum_create(place.isa, SY_SUM_EXACT, rows, hidden);
+  experts_run_pairs(*experts, pool_of(place.threads), {x.data(), hidden, rows, pairs.count(), pairs.row.data(), pairs.slot.data(), pairs.weight.data(), grid}, *sum);
+  return bits_of_sum(*sum, rows);
+}
+
 } // namespace
 
 SY_SUITE(experts) {
@@ -132,12 +141,7 @@ SY_SUITE(experts_large) {
       const int rows = 110;
       const std::vector<float> x = random.normals((size_t)rows * shape.hidden, 1.0f);
       const Pairs pairs = random_pairs(random, rows * 2, rows, shape.slots);
-      const auto run = [&](const Place &place) {
-        const ExpertsPtr experts = values.load(place);
-        const RowSumPtr sum = sum_create(place.isa, SY_SUM_EXACT, rows, shape.hidden);
-        experts_run_pairs(*experts, pool_of(place.threads), {x.data(), shape.hidden, rows, pairs.count(), pairs.row.data(), pairs.slot.data(), pairs.weight.data(), grid}, *sum);
-        return bits_of_sum(*sum, rows);
-      };
+      const auto run = [&](const Place &place) { return sums_of_pairs(values, place, x, rows, pairs); };
       const std::vector<float> want = run(oracle);
       for (const Place &place : places({1, 2, 3})) check.equal_bytes(run(place).data(), want.data(), want.size() * 4, describe(shape, place));
     }
@@ -185,12 +189,7 @@ SY_SUITE(experts_wide) {
           pairs.slot.push_back(slot);
           pairs.weight.push_back(random.uniform(-0.2f, 1.0f));
         }
-      const auto run = [&](const Place &place) {
-        const ExpertsPtr experts = values.load(place);
-        const RowSumPtr sum = sum_create(place.isa, SY_SUM_EXACT, rows, hidden);
-        experts_run_pairs(*experts, pool_of(place.threads), {x.data(), hidden, rows, pairs.count(), pairs.row.data(), pairs.slot.data(), pairs.weight.data(), grid}, *sum);
-        return bits_of_sum(*sum, rows);
-      };
+      const auto run = [&](const Place &place) { return sums_of_pairs(values, place, x, rows, pairs); };
       const std::vector<float> want = run(oracle);
       for (const Place &place : places({1})) check.equal_bytes(run(place).data(), want.data(), want.size() * 4, describe(shape, place));
     }
@@ -212,12 +211,7 @@ SY_SUITE(experts_streamed) {
           pairs.slot.push_back(slot);
           pairs.weight.push_back(random.uniform(-0.2f, 1.0f));
         }
-      const auto run = [&](const Place &place) {
-        const ExpertsPtr experts = values.load(place);
-        const RowSumPtr sum = sum_create(place.isa, SY_SUM_EXACT, rows, shape.hidden);
-        experts_run_pairs(*experts, pool_of(place.threads), {x.data(), shape.hidden, rows, pairs.count(), pairs.row.data(), pairs.slot.data(), pairs.weight.data(), grid}, *sum);
-        return bits_of_sum(*sum, rows);
-      };
+      const auto run = [&](const Place &place) { return sums_of_pairs(values, place, x, rows, pairs); };
       const std::vector<float> want = run(oracle);
       for (const Place &place : places({1, 2, 3})) check.equal_bytes(run(place).data(), want.data(), want.size() * 4, describe(shape, place));
     }

@@ -1,7 +1,7 @@
 // What the cost model says of a measured cell: the host model is fitted to measurements on one host (and of frames between two), the links to the bed's, and then
 // the cell's own requests are played through on the homes that the coordinator chose for them.
 import { clusterOf, fitCosts, simulateSteps } from '../../placement/dist/index.js';
-import { batchRowsDefault, promptLaneRows, promptLanes, solePromptRows } from '../../proto/dist/index.js';
+import { promptLaneRows, promptLanes, solePromptRows, stepDefaults } from '../../proto/dist/index.js';
 import { median } from '../median.mjs';
 import { topologyOf } from './plans.mjs';
 import { onHosts } from './workloads.mjs';
@@ -252,7 +252,7 @@ function promptSteps(streams, cell, trace, starts, lanes) {
       request,
     })),
   );
-  const most = lanes === 1 ? batchRowsDefault : promptLaneRows(batchRowsDefault);
+  const most = lanes === 1 ? stepDefaults.maxBatchRows : promptLaneRows(stepDefaults.maxBatchRows);
   const chunks = (rows, size) => Array.from({ length: Math.ceil(rows.length / size) }, (_, i) => rows.slice(i * size, (i + 1) * size));
   if (prompts.length === 0) return [];
   const first = lanes === 1 ? most : solePromptRows(cell.promptTokens, most);

@@ -1,4 +1,4 @@
-import { batchRowsDefault, hostNamesPattern, limits, parseLossy } from '@switchyard/proto';
+import { hostNamesPattern, limits, parseLossy, stepDefaults } from '@switchyard/proto';
 import { z } from 'zod';
 import { helpOf, option, readOptions, type Values, withDefaults } from './option-table.ts';
 
@@ -64,12 +64,12 @@ export const options = {
   maxContext: option(whole(0, 2 ** 31), 0, 'TOKENS', 'tokens of one sequence, within what the model was made for; 0: all of that'),
   kvBlocks: option(whole(0, 2 ** 31), 0, 'N', "blocks of 16 tokens in each worker's cache; 0: from --kv-bytes"),
   kvBytes: option(whole(0, 2 ** 50), 512 * 1024 * 1024, 'BYTES', "size of each worker's cache"),
-  maxBatchRows: option(whole(1, limits.frameRowsMax), batchRowsDefault, 'ROWS', 'rows of one step: prefill chunk and decodes'),
+  maxBatchRows: option(whole(1, limits.frameRowsMax), stepDefaults.maxBatchRows, 'ROWS', 'rows of one step: prefill chunk and decodes'),
   // What a worker takes at most.
-  maxSequences: option(whole(1, limits.requestsRunningMax), 64, 'N', 'sequences that one worker runs at a time'),
+  maxSequences: option(whole(1, limits.requestsRunningMax), stepDefaults.maxSequences, 'N', 'sequences that one worker runs at a time'),
   draftMax: option(
     whole(0, limits.draftMax),
-    16,
+    stepDefaults.draftMax,
     'TOKENS',
     'tokens that a stream may guess from its own text or its prediction for one step to check; 0: none',
   ),

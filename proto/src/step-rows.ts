@@ -1,5 +1,5 @@
-/** Rows of one step unless a coordinator is told otherwise. */
-export const batchRowsDefault = 512;
+/** Rows of one step, sequences of one worker, and guesses of one of them, unless a coordinator is told otherwise. */
+export const stepDefaults = { maxBatchRows: 512, maxSequences: 64, draftMax: 16 } as const;
 
 /** Steps over prompts that are under way at once where rows leave for other workers: attention of some runs while the rows of others are away, on the wire or at experts. */
 export const promptLanes = 4;

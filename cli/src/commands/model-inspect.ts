@@ -48,12 +48,11 @@ Examples:
         sum: 'exact',
       };
       const inspection = inspectModel(dir, numericClass);
-      const { common, expert, kvPerToken } = inspection.residentBytes;
+      const { common, steps, expert, kvPerToken } = inspection.residentBytes;
       const experts = inspection.experts * inspection.moeLayers.length;
       const memory = options.memory ?? [os.totalmem(), ...usualMemory];
-      const fits = [...new Set(memory)].sort((a, b) => a - b).map((bytes) => fitInto(bytes, common, expert, experts, kvPerToken));
-      const { fit: _, ...described } = inspection;
-      const report = { format: 'switchyard-model', version: 1, ...described, fits };
+      const fits = [...new Set(memory)].sort((a, b) => a - b).map((bytes) => fitInto(bytes, common + steps, expert, experts, kvPerToken));
+      const report = { format: 'switchyard-model', version: 1, ...inspection, fits };
       print(options.json ? `${JSON.stringify(report, null, 2)}\n` : formatInspection(inspection, fits));
     });
 }
@@ -79,7 +78,7 @@ function formatInspection(model: ModelInspection, fits: Fit[]): string {
     ['class', model.numericClass],
     [
       'resident',
-      `${formatBytes(residentBytes.common)} on every worker, ${formatBytes(residentBytes.expert)} an expert, ${formatBytes(residentBytes.allExperts)} all experts`,
+      `${formatBytes(residentBytes.common)} on every worker and ${formatBytes(residentBytes.steps)} for its steps, ${formatBytes(residentBytes.expert)} an expert, ${formatBytes(residentBytes.allExperts)} all experts`,
     ],
     ['KV cache', `${formatBytes(residentBytes.kvPerToken)} a token`],
   ].map(([name, value]) => `${name.padEnd(15)} ${value}`);

@@ -1,11 +1,11 @@
-import { batchRowsDefault, promptLaneRows } from '@switchyard/proto';
+import { promptLaneRows, stepDefaults } from '@switchyard/proto';
 import type { Cluster } from '../cluster/cluster.ts';
 import { seededRandom, shuffle } from '../random.ts';
 import type { RoutingTrace } from '../trace/routing-trace.ts';
 import type { PlannedStep } from './host-model.ts';
 
 /** Rows of one step over prompts where rows leave, as workers make them. */
-const promptStepRows = promptLaneRows(batchRowsDefault);
+const promptStepRows = promptLaneRows(stepDefaults.maxBatchRows);
 
 /**
  * Decode steps of streams from the trace, each on its sequence's home: the same streams for the same seed. Streams are given out as evenly as the homes of the trace

@@ -19,3 +19,11 @@ export function laneRows({
   const chunk = promptLaneRows(maxBatchRows);
   return laneWork.map((work) => (work === 'decode' ? Math.min(maxSequences + draftMax, maxBatchRows) : chunk));
 }
+
+/** A chunk of prompt has so many at least, when its log-probabilities are wanted. */
+const promptLogitRows = 64;
+
+/** Rows of logits of a step at most: one for each sequence, and the guesses of one. */
+export function logitRows({ maxSequences, draftMax }: Pick<EngineConfig, 'maxSequences' | 'draftMax'>): number {
+  return Math.max(maxSequences + draftMax, promptLogitRows);
+}

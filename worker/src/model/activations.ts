@@ -1,5 +1,6 @@
 import type { Device, DeviceBuffer, Experts, KvCache, Native, RowSum, Table, Weight } from '@switchyard/native';
 import type { Cache, Constant, Embedding, ExpertBank, Handles, Matrix, ModelGraph, MoeNode, Slot } from './graph.ts';
+import { laneBytes } from './memory.ts';
 import type { Residency } from './residency.ts';
 import type { Rope } from './rope.ts';
 
@@ -12,17 +13,12 @@ export class Activations implements Handles {
   private readonly shared: Residency;
   private readonly own = new Map<Slot | Constant | Rope, DeviceBuffer>();
 
-  constructor(native: Native, device: Device, shared: Residency, { slots, hidden }: ModelGraph, sumMode: 'exact' | 'fast', rows: number) {
+  constructor(native: Native, device: Device, shared: Residency, graph: ModelGraph, sumMode: 'exact' | 'fast', rows: number) {
     this.shared = shared;
     this.maxContext = shared.maxContext;
-    let bytes = rows * hidden * 8;
-    for (const slot of slots) {
-      if (slot.rows !== 'batch') continue;
-      this.own.set(slot, native.bufferCreate(device, rows, slot.width));
-      bytes += rows * slot.width * 4;
-    }
-    this.sum = native.sumCreate(device, sumMode, rows, hidden);
-    this.bytes = bytes;
+    for (const slot of graph.slots) if (slot.rows === 'batch') this.own.set(slot, native.bufferCreate(device, rows, slot.width));
+    this.sum = native.sumCreate(device, sumMode, rows, graph.hidden);
+    this.bytes = laneBytes(graph, rows);
   }
 
   buffer(of: Slot | Constant | Rope): DeviceBuffer {

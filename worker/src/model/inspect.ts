@@ -1,11 +1,13 @@
+import { stepDefaults } from '@switchyard/proto';
 import { openCheckpoint } from '../checkpoint/checkpoint.ts';
 import { storedElementBytes, type TensorInfo } from '../checkpoint/safetensors-header.ts';
 import type { TensorView } from '../checkpoint/tensor-view.ts';
+import { laneRows, logitRows } from '../engine/lanes.ts';
 import type { LoadOptions } from './contract.ts';
 import { describeModel } from './families.ts';
 import type { ModelGraph, Part } from './graph.ts';
-import { kvBytesPerToken } from './memory.ts';
-import { expertBytes, expertDType, formatBytes, matrixFormat, resolveNumericClass } from './numeric-class.ts';
+import { commonBytes, kvBytesPerToken, laneBytes, logitBytes } from './memory.ts';
+import { expertBytes, expertDType, resolveNumericClass } from './numeric-class.ts';
 
 export interface ModelInspection {
   dir: string;
@@ -25,20 +27,21 @@ export interface ModelInspection {
   storedBytes: Record<Part, number>;
   /** Bytes when resident in the numeric class. The embedding stays in its file. */
   residentBytes: {
-    /** Everything that every worker holds. */
+    /** What every worker holds of the model: all but experts, and the positions of its longest context. */
     common: number;
-    /** One expert of one layer. */
+    /** What steps write, of the sizes that are usual (`usualSteps`). */
+    steps: number;
+    /** One expert of the first layer that has any. */
     expert: number;
     allExperts: number;
     kvPerToken: number;
   };
-  fit: Fit | null;
 }
 
 /** What a worker with so much memory can hold. */
 export interface Fit {
   memoryBytes: number;
-  /** Experts over all layers beside everything common; less than 0: not even that fits. */
+  /** Experts over all layers beside what every worker holds; less than 0: not even that fits. */
   expertsPerWorker: number;
   /** Workers that hold every expert once, with no room for KV; null where no number is enough. */
   workersNeeded: number | null;
@@ -46,23 +49,25 @@ export interface Fit {
   kvTokens: number;
 }
 
+/** Rows that the steps of a worker have where its rows leave for others and nothing is set. */
+export const usualSteps = { laneRows: laneRows(stepDefaults), maxLogitRows: logitRows(stepDefaults) };
+
 /**
- * What a checkpoint is and what it takes, from config and headers alone. `memoryBytes`: memory of one worker, or null for no statement about what fits.
- * Throws `bad_checkpoint`.
+ * What a checkpoint is and what it takes, from config and headers alone. Throws `bad_checkpoint`.
  */
 export function inspectModel(
   dir: string,
   numericClass: LoadOptions['numericClass'] = { activations: 'auto', experts: 'stored', dense: 'stored', sum: 'exact' },
-  memoryBytes: number | null = null,
 ): ModelInspection {
   const graph = describeModel(openCheckpoint(dir));
   const stored = storedTensors(graph);
   const resolved = resolveNumericClass(graph, numericClass);
-  const common = graph.matrices.reduce((sum, m) => sum + formatBytes(matrixFormat(m, resolved), m.n * m.k), 0);
+  const common = commonBytes(graph, resolved, graph.maxContext);
+  const steps = usualSteps.laneRows.reduce((sum, rows) => sum + laneBytes(graph, rows), logitBytes(graph, usualSteps.maxLogitRows));
   const bank = graph.moe[0]?.bank ?? null;
   const expert = bank === null ? 0 : expertBytes(bank, resolved);
   const kvPerToken = kvBytesPerToken(graph, resolved);
-  const allExperts = expert * graph.experts * graph.moe.length;
+  const allExperts = graph.moe.reduce((sum, node) => sum + graph.experts * expertBytes(node.bank, resolved), 0);
   return {
     dir,
     modelType: graph.modelType,
@@ -77,12 +82,11 @@ export function inspectModel(
     numericClass: resolved.name,
     parameters: countParameters(graph, stored),
     storedBytes: countStoredBytes(stored),
-    residentBytes: { common, expert, allExperts, kvPerToken },
-    fit: memoryBytes === null ? null : fitInto(memoryBytes, common, expert, graph.experts * graph.moe.length, kvPerToken),
+    residentBytes: { common, steps, expert, allExperts, kvPerToken },
   };
 }
 
-/** Pure: how many workers of `memoryBytes` hold `common` each and `experts` experts of `expertBytes` between them. */
+/** Pure: how many workers of `memoryBytes` hold `common` (whatever is not experts or KV) each and `experts` experts of `expertBytes` between them. */
 export function fitInto(memoryBytes: number, common: number, expertBytes: number, experts: number, kvPerToken: number): Fit {
   const room = memoryBytes - common;
   const expertsPerWorker = room < 0 ? -1 : expertBytes === 0 ? experts : Math.min(experts, Math.floor(room / expertBytes));

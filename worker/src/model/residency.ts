@@ -16,9 +16,9 @@ import { type TensorView, viewBytes } from '../checkpoint/tensor-view.ts';
 import type { NumericClass } from './contract.ts';
 import { gridExponent, probedExperts, probeInput, probeRows, rootMeanSquare, typicalSize } from './contribution-grid.ts';
 import type { Cache, Constant, Embedding, ExpertBank, ExpertViews, Handles, Matrix, ModelGraph, MoeNode, Slot } from './graph.ts';
-import { kvBlockBytes } from './memory.ts';
+import { blockTokens, commonBytes, kvBytesPerToken, logitBytes } from './memory.ts';
 import type { NodeLimit } from './node-limit.ts';
-import { expertBytes, expertDType, expertFormat, formatBytes, matrixFormat, storedFormat } from './numeric-class.ts';
+import { expertBytes, expertDType, expertFormat, matrixFormat, storedFormat } from './numeric-class.ts';
 import { fillRopeTable, type Rope } from './rope.ts';
 
 /** What is decided about a model's memory before any of it is allocated. */
@@ -45,7 +45,7 @@ export interface PackingStep {
 export class Residency implements Omit<Handles, 'sum'> {
   readonly maxContext: number;
   /** Bytes that weights, caches and logit rows take. */
-  residentBytes = 0;
+  readonly residentBytes: number;
   private readonly native: Native;
   private readonly device: Device;
   private readonly files: MappedFiles;
@@ -75,6 +75,11 @@ export class Residency implements Omit<Handles, 'sum'> {
       this.addExperts(node, plan.hosted[i]!);
       if (plan.nodeLimit !== null) this.addNodes(node, plan.nodeLimit.holders[i]!);
     });
+    const { numericClass, hosted, kvBlocks } = plan;
+    const expertsBytes = graph.moe.reduce((sum, { bank }, i) => sum + hosted[i]!.length * expertBytes(bank, numericClass), 0);
+    const cacheBytes = kvBlocks * blockTokens * kvBytesPerToken(graph, numericClass);
+    this.residentBytes =
+      commonBytes(graph, numericClass, plan.maxContext) + logitBytes(graph, plan.maxLogitRows) + expertsBytes + cacheBytes;
   }
 
   buffer(of: Slot | Constant | Rope): DeviceBuffer {
@@ -128,7 +133,6 @@ export class Residency implements Omit<Handles, 'sum'> {
   private addBuffer(key: Slot | Constant | Rope, rows: number, width: number): DeviceBuffer {
     const buffer = this.native.bufferCreate(this.device, rows, width);
     this.objects.set(key, buffer);
-    this.residentBytes += rows * width * 4;
     return buffer;
   }
 
@@ -136,20 +140,17 @@ export class Residency implements Omit<Handles, 'sum'> {
     const { numericClass, kvBlocks } = this.plan;
     const { kvHeads, kDim, vDim, vSharesK } = cache;
     this.objects.set(cache, this.native.kvCreate(this.device, kvBlocks, kvHeads, kDim, vDim, numericClass.activations, vSharesK));
-    this.residentBytes += kvBlocks * kvBlockBytes(cache, numericClass);
   }
 
   private addMatrix(matrix: Matrix): void {
     const format = matrixFormat(matrix, this.plan.numericClass);
     this.objects.set(matrix, this.native.weightCreate(this.device, format, matrix.n, matrix.k));
-    this.residentBytes += formatBytes(format, matrix.n * matrix.k);
   }
 
   private addExperts(node: MoeNode, hosted: readonly number[]): void {
     const { bank } = node;
     const format = expertFormat(bank, this.plan.numericClass);
     this.objects.set(bank, this.createExperts(bank, Math.max(1, hosted.length), format));
-    this.residentBytes += hosted.length * expertBytes(bank, this.plan.numericClass);
     const table = this.native.bufferCreate(this.device, 1, bank.views.length);
     table.i32.fill(-1);
     hosted.forEach((expert, slot) => {

@@ -1,14 +1,5 @@
-import {
-  type Assign,
-  batchRowsDefault,
-  type EngineConfig,
-  limits,
-  type Plan,
-  parseLossy,
-  parsePlan,
-  SwitchyardError,
-} from '@switchyard/proto';
-import { laneRows } from '../engine/lanes.ts';
+import { type Assign, type EngineConfig, limits, type Plan, parseLossy, parsePlan, SwitchyardError, stepDefaults } from '@switchyard/proto';
+import { laneRows, logitRows } from '../engine/lanes.ts';
 import type { LoadOptions } from '../model/contract.ts';
 import { hostedBy } from '../model/hosted-experts.ts';
 import { nodeLimitOf } from '../model/node-limit.ts';
@@ -25,9 +16,6 @@ export interface Assignment {
   key: string;
 }
 
-/** Rows of logits a step may have: one per sequence and the guesses of one, and a chunk of prompt when its logprobs are wanted. */
-const PROMPT_LOGIT_ROWS = 64;
-
 /** @throws SwitchyardError `bad_plan`, `invalid_request` */
 export function readAssignment(message: Assign): Assignment {
   const plan = parsePlan(message.plan);
@@ -43,8 +31,8 @@ export function readAssignment(message: Assign): Assignment {
 function withDefaults(engine: EngineConfig): EngineConfig {
   return {
     ...engine,
-    maxBatchRows: atMost('max_batch_rows', engine.maxBatchRows || batchRowsDefault, limits.frameRowsMax),
-    maxSequences: atMost('max_sequences', engine.maxSequences || 32, limits.requestsRunningMax),
+    maxBatchRows: atMost('max_batch_rows', engine.maxBatchRows || stepDefaults.maxBatchRows, limits.frameRowsMax),
+    maxSequences: atMost('max_sequences', engine.maxSequences || stepDefaults.maxSequences, limits.requestsRunningMax),
     rowDeadlineMs: engine.rowDeadlineMs || limits.rowDeadlineMs,
     draftMax: atMost('draft_max', engine.draftMax, limits.draftMax),
   };
@@ -75,7 +63,7 @@ export function loadOptions(
     maxBatchRows: engine.maxBatchRows,
     laneRows: hostsAll ? null : laneRows(engine),
     maxSequences: engine.maxSequences,
-    maxLogitRows: Math.max(engine.maxSequences + engine.draftMax, PROMPT_LOGIT_ROWS),
+    maxLogitRows: logitRows(engine),
     maxContext: engine.maxContext,
     kvBlocks: engine.kvBlocks,
     kvBytes: engine.kvBytes,

@@ -1,6 +1,6 @@
 import path from 'node:path';
 import { expect, test } from 'vitest';
-import { fitInto, inspectModel } from '../../src/model/inspect.ts';
+import { fitInto, inspectModel, usualSteps } from '../../src/model/inspect.ts';
 import { goldenDir } from '../checkpoint/checkpoint-files.ts';
 import { tinyOptions, withModel } from './loading.ts';
 
@@ -33,12 +33,20 @@ test('the bundled model is what its README says', () => {
 test('what it says of memory is what loading takes', async () => {
   const dir = path.join(goldenDir, 'deepseek_v2');
   const { residentBytes } = inspectModel(dir, { activations: 'f32', experts: 'int8', dense: 'stored', sum: 'exact' });
-  const resident = (hosted: number[][]) =>
-    withModel(
-      tinyOptions(dir, { hosted, numericClass: { activations: 'f32', experts: 'int8', dense: 'stored', sum: 'exact' } }),
-      (model) => model.residentBytes,
-    );
-  expect((await resident([[0, 1, 2], [5]])) - (await resident([[], []]))).toBe(4 * residentBytes.expert);
+  const kvTokens = 4096;
+  const resident = await withModel(
+    tinyOptions(dir, {
+      hosted: [[0, 1, 2], [5]],
+      numericClass: { activations: 'f32', experts: 'int8', dense: 'stored', sum: 'exact' },
+      maxContext: 0,
+      kvBlocks: kvTokens / 16,
+      maxBatchRows: 512,
+      ...usualSteps,
+    }),
+    (model) => model.residentBytes,
+  );
+  const { common, steps, expert, kvPerToken } = residentBytes;
+  expect(resident).toBe(common + steps + 4 * expert + kvTokens * kvPerToken);
 });
 
 test('quantised parts are counted as stored and as held', () => {

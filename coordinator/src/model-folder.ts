@@ -55,6 +55,9 @@ const contextOfClass: Readonly<Record<string, number>> = {
   hunyuan_v1_moe: 2048,
 };
 
+/** Tokens that end an answer; published checkpoints name up to five. Each request carries them. */
+const endingTokensMax = 64;
+
 type Json = Record<string, unknown>;
 
 /** @throws SwitchyardError `bad_checkpoint` naming file and field. */
@@ -76,7 +79,10 @@ export function readModelFolder(dir: string): ModelFolder {
     hidden: fields.whole(['hidden_size', 'n_embd', 'd_model'], 1, limits.hiddenMax),
     contextMax: contextMax(fields, plan.type),
     storedWide: ['float32', 'float16'].includes(String(config.dtype ?? config.torch_dtype)),
-    eosTokens: tokenList(generation.eos_token_id ?? config.eos_token_id, vocab),
+    // What is outside the vocabulary never comes, and workers would refuse it.
+    eosTokens: (new ConfigFields(generationFile, generation).tokens('eos_token_id') ?? fields.tokens('eos_token_id') ?? []).filter(
+      (token) => token >= 0 && token < vocab,
+    ),
     sampling: samplingDefaults(new ConfigFields(generationFile, generation)),
   };
 }
@@ -132,12 +138,6 @@ function samplingDefaults(fields: ConfigFields): SamplingDefaults {
     minP: fields.number('min_p', sampling.minP) ?? 0,
     repetitionPenalty,
   };
-}
-
-/** What is outside the vocabulary never comes, and workers would refuse it. */
-function tokenList(value: unknown, vocab: number): number[] {
-  const list = Array.isArray(value) ? value : [value];
-  return list.filter((token): token is number => Number.isInteger(token) && (token as number) >= 0 && (token as number) < vocab);
 }
 
 /** Some families repeat one value for every layer. */
@@ -199,6 +199,15 @@ class ConfigFields {
     if (!Array.isArray(value) || value.some((item) => !Number.isInteger(item)))
       throw new SwitchyardError('bad_checkpoint', `${this.#file}: ${key} must be a list of whole numbers`);
     return value as number[];
+  }
+
+  /** One token id or several; null where the key is not there. */
+  tokens(key: string): number[] | null {
+    const value = this.#config[key] ?? null;
+    if (value === null) return null;
+    const list = Array.isArray(value) ? value : [value];
+    if (list.length <= endingTokensMax && list.every(Number.isInteger)) return list;
+    throw new SwitchyardError('bad_checkpoint', `${this.#file}: ${key} must be a token id or a list of at most ${endingTokensMax}`);
   }
 
   missing(key: string): never {

@@ -55,9 +55,15 @@ describe('tokens that end an answer', () => {
     [{ eos_token_id: 2 }, { eos_token_id: 7 }, [2]],
     [{}, { eos_token_id: 7 }, [7]],
     [{ eos_token_id: [2, 0] }, {}, [2, 0]],
-    [{ eos_token_id: [99, 100, -1, 0.5, null, '3'] }, {}, [99]],
+    [{ eos_token_id: [99, 100, -1] }, {}, [99]],
+    [{ eos_token_id: null }, { eos_token_id: 7 }, [7]],
     [{}, {}, []],
   ])('are those of the vocabulary that %j names, or %j', (generation, config, tokens) => {
     expect(read(generation, config).eosTokens).toEqual(tokens);
+  });
+
+  it.each([[[2, 0.5]], ['3'], [[null]], [{}], [Array(65).fill(2)]])('are refused where they are no ids, or too many', (wrong) => {
+    expect(() => read({ eos_token_id: wrong })).toThrow(`${file}: eos_token_id must be a token id or a list of at most 64`);
+    expect(() => read({}, { eos_token_id: wrong })).toThrow('config.json: eos_token_id must be a token id or a list of at most 64');
   });
 });

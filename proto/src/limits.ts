@@ -113,5 +113,7 @@ export const limits = {
   workersMax: 1024,
   nodesMax: 1024,
   expertsMax: 4096,
+  /** Experts of all layers together; each is described before any is loaded. The most of a published one is about 31,000. */
+  modelExpertsMax: 262_144,
   topKMax: 32,
 } as const;

@@ -23,5 +23,14 @@ export function readJsonObject(path: string, bytesMax: number): Record<string, u
     throw badCheckpoint(path, 'is not JSON', null, cause);
   }
   if (typeof parsed !== 'object' || parsed === null || Array.isArray(parsed)) throw badCheckpoint(path, 'is not a JSON object');
+  if (isDeep(parsed, levelsMax)) throw badCheckpoint(path, `nests more than ${levelsMax} levels deep`);
   return parsed as Record<string, unknown>;
+}
+
+/** Whoever writes such an object out again calls itself for every level. */
+const levelsMax = 100;
+
+function isDeep(value: unknown, levels: number): boolean {
+  if (typeof value !== 'object' || value === null) return false;
+  return levels === 0 || Object.values(value).some((inner) => isDeep(inner, levels - 1));
 }

@@ -1,5 +1,7 @@
 import type { Activation } from '@switchyard/native';
 import { ops } from '@switchyard/native';
+import { limits } from '@switchyard/proto';
+import { badCheckpoint } from '../checkpoint/bad-checkpoint.ts';
 import type { TensorView } from '../checkpoint/tensor-view.ts';
 import type { DecoderConfig } from './decoder-config.ts';
 import type {
@@ -105,6 +107,8 @@ export class GraphBuilder {
   private readonly tables: Embedding[] = [];
   private readonly caches: Cache[] = [];
   private readonly moe: MoeNode[] = [];
+  /** Of all layers so far. */
+  private experts = 0;
   private readonly segments: OpRecipe[][] = [[]];
 
   constructor(modelType: string, sizes: Sizes) {
@@ -296,6 +300,12 @@ export class GraphBuilder {
   mixtureOfExperts(spec: MoeSpec): void {
     const { layer, topK, rule, bank, shared, multiplier = 1 } = spec;
     const experts = bank.views.length;
+    this.experts += experts;
+    if (this.experts > limits.modelExpertsMax)
+      throw badCheckpoint(
+        bank.views[0]!.down.tensor.file,
+        `layers up to ${layer} have ${this.experts} experts between them, the limit is ${limits.modelExpertsMax}`,
+      );
     const gates: readonly TensorView[] = 'n' in spec.router ? [spec.router] : spec.router;
     const scores = this.slot(
       'scores',

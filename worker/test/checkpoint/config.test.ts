@@ -1,4 +1,4 @@
-import { readFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { SwitchyardError } from '@switchyard/proto';
 import fc from 'fast-check';
@@ -9,7 +9,7 @@ import { readQuantisation } from '../../src/checkpoint/quantisation.ts';
 import { readTensorIndex } from '../../src/checkpoint/tensor-index.ts';
 import { Tensors } from '../../src/checkpoint/tensors.ts';
 import { describeModel } from '../../src/model/families.ts';
-import { goldenDir, ScratchFolder } from './checkpoint-files.ts';
+import { type FileTensor, goldenDir, ScratchFolder, writeTensors } from './checkpoint-files.ts';
 
 const scratch = new ScratchFolder();
 afterAll(() => scratch.remove());
@@ -248,4 +248,35 @@ test('a count given per layer must be the same in all of them', () => {
   expect(() => describeFolder('hunyuan_v1_moe', { moe_topk: [2, 2, 1] })).toThrow(
     /"moe_topk" is \[2,2,1\], not a list of one value for all 3 layers/,
   );
+});
+
+test('a config that nests without end is refused before anybody writes it out again', () => {
+  const nested = (levels: number) => JSON.parse(`${'['.repeat(levels)}${']'.repeat(levels)}`);
+  expect(describeFolder('mixtral', { unread: nested(99) }).layers).toBe(3);
+  expect(() => describeFolder('mixtral', { unread: nested(1000) })).toThrow(/config\.json: nests more than 100 levels deep/);
+});
+
+test('experts of all layers together have a limit: in one stacked tensor a layer they cost a file next to nothing', () => {
+  const dir = path.join(scratch.path, 'stacked');
+  mkdirSync(dir);
+  const config = { hidden_size: 2, num_attention_heads: 1, num_key_value_heads: 1, head_dim: 2, moe_intermediate_size: 1, vocab_size: 4 };
+  const moe = { num_hidden_layers: 65, num_experts: 4096, num_experts_per_tok: 2, max_position_embeddings: 16 };
+  writeFileSync(path.join(dir, 'config.json'), JSON.stringify({ model_type: 'qwen3_moe', ...config, ...moe }));
+  const tensors = new Map<string, FileTensor>();
+  const add = (name: string, ...shape: number[]) =>
+    tensors.set(name, { dtype: 'BF16', shape, bytes: new Uint8Array(2 * shape.reduce((a, b) => a * b)) });
+  add('model.embed_tokens.weight', 4, 2);
+  add('model.norm.weight', 2);
+  add('lm_head.weight', 4, 2);
+  for (let layer = 0; layer < 65; layer++) {
+    const at = `model.layers.${layer}`;
+    for (const norm of ['input_layernorm', 'post_attention_layernorm', 'self_attn.q_norm', 'self_attn.k_norm'])
+      add(`${at}.${norm}.weight`, 2);
+    for (const matrix of ['q', 'k', 'v', 'o']) add(`${at}.self_attn.${matrix}_proj.weight`, 2, 2);
+    add(`${at}.mlp.gate.weight`, 4096, 2);
+    add(`${at}.mlp.experts.gate_up_proj`, 4096, 2, 2);
+    add(`${at}.mlp.experts.down_proj`, 4096, 2, 1);
+  }
+  writeTensors(path.join(dir, 'model.safetensors'), tensors);
+  expect(() => describeModel(openCheckpoint(dir))).toThrow(/layers up to 64 have 266240 experts between them, the limit is 262144/);
 });

@@ -2,6 +2,7 @@ import { limits } from '@switchyard/proto';
 import { describe, expect, it } from 'vitest';
 import { readConversation } from '../src/api/chat-messages.ts';
 import { Fields } from '../src/api/fields.ts';
+import { LeasedMemory } from '../src/api/leased-memory.ts';
 import { bounds } from '../src/bounds.ts';
 import { ChatTemplate } from '../src/tokenizing/chat-template.ts';
 import { promptChars } from '../src/tokenizing/prompt-text.ts';
@@ -13,8 +14,8 @@ const withDeveloper = new ChatTemplate("{{ 'developer' }}{{ messages[0].content 
 const hello = { role: 'user', content: 'Hello' };
 const tool = (name: unknown) => ({ type: 'function', function: { name } });
 
-const read = (body: Record<string, unknown>, template: ChatTemplate | null = withTools) =>
-  readConversation(new Fields({ messages: [hello], ...body }), template);
+const read = (body: Record<string, unknown>, template: ChatTemplate | null = withTools, bytesMax = 1_000_000) =>
+  readConversation(new Fields({ messages: [hello], ...body }), template, LeasedMemory.ofBodies(bytesMax).lease());
 const messageOf = (message: Record<string, unknown>, template: ChatTemplate | null = plain) =>
   read({ messages: [message] }, template).messages[0];
 const refusalOf = (body: Record<string, unknown>, template: ChatTemplate | null = withTools): string => {
@@ -119,6 +120,35 @@ describe('calls of tools', () => {
     const message = messageOf(called({ id: 'c', type: 'function', function: { name: 'f', arguments: given } }));
     expect(message.tool_calls).toEqual([{ id: 'c', type: 'function', function: { name: 'f', arguments: read } }]);
     expect(message.content).toBeNull();
+  });
+
+  it('have room for the values of their arguments before these are made', () => {
+    const text = `[${'[],'.repeat(1000)}0]`;
+    const body = { messages: [called({ function: { name: 'f', arguments: text } })] };
+    const bytes = text.length + 1001 * 64 + 1000 * 32;
+    expect(read(body, plain, bytes).messages).toHaveLength(1);
+    expect(() => read(body, plain, bytes - 1)).toThrow(
+      `the body with the values of its JSON takes ${bytes} bytes; the limit is ${bytes - 1}`,
+    );
+    const joining = new ChatTemplate("{{ '' + messages[0].tool_calls[0].function.arguments }}", null, {});
+    expect(read(body, joining, 0).messages).toHaveLength(1);
+  });
+
+  it('hold that room beside what the body has, until it is let go', () => {
+    const memory = LeasedMemory.ofBodies(400);
+    const [one, other] = [memory.lease(), memory.lease()];
+    const fields = () => new Fields({ messages: [called({ function: { name: 'f', arguments: '[[]]' } })] });
+    const bytes = '[[]]'.length + 2 * 64;
+    one.hold(100);
+    readConversation(fields(), plain, one);
+    expect(one.bytes).toBe(100 + bytes);
+    other.hold(100);
+    expect(() => readConversation(fields(), plain, other)).toThrow(
+      'requests of 332 bytes are being read; the limit of all together is 400',
+    );
+    one.end();
+    readConversation(fields(), plain, other);
+    expect(other.bytes).toBe(100 + bytes);
   });
 
   it('of the older kind may stand for content', () => {

@@ -1,6 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { readConversation } from '../src/api/chat-messages.ts';
 import { Fields } from '../src/api/fields.ts';
+import { LeasedMemory } from '../src/api/leased-memory.ts';
 import { bounds } from '../src/bounds.ts';
 import { ChatTemplate } from '../src/tokenizing/chat-template.ts';
 import { PromptEncoder } from '../src/tokenizing/prompt-text.ts';
@@ -16,7 +17,11 @@ const careless =
   "{% for m in messages %}{{ m.content or '' }}{% for tc in m.tool_calls or [] %}{{ 'call ' + tc.function }}{% endfor %}{% endfor %}";
 
 const conversation = (body: Record<string, unknown>, source: string) =>
-  readConversation(new Fields({ messages: [{ role: 'user', content: 'Hi.' }], ...body }), new ChatTemplate(source, null, {}));
+  readConversation(
+    new Fields({ messages: [{ role: 'user', content: 'Hi.' }], ...body }),
+    new ChatTemplate(source, null, {}),
+    LeasedMemory.ofBodies(1_000_000).lease(),
+  );
 const rendered = (body: Record<string, unknown>, source: string) => new ChatTemplate(source, null, {}).render(conversation(body, source));
 const call = (args: unknown, rest: Record<string, unknown> = {}) => ({
   messages: [{ role: 'assistant', ...rest, tool_calls: [{ type: 'function', function: { name: 'f', arguments: args } }] }],

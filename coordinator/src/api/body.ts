@@ -20,13 +20,19 @@ export async function readJsonBody(
   const declared = Number(request.headers['content-length'] ?? 0);
   if (declared > bytesMax) throw tooLarge(declared, bytesMax);
   const bytes = await readBytes(request, body, bytesMax);
-  holdValues(bytes, body);
+  holdMore(body, jsonValueBytes(bytes));
   return parseObject(decode(bytes));
 }
 
-/** The values must have room before they are made. */
-function holdValues(json: Buffer, body: MemoryLease): void {
-  const bytes = json.length + jsonValueBytes(json);
+/** Before JSON is parsed that a body has as a string: its values are many times as large, too. @throws SwitchyardError `body_too_large`, `queue_full` */
+export function holdParsed(text: string, body: MemoryLease): void {
+  const json = Buffer.from(text);
+  holdMore(body, json.length + jsonValueBytes(json));
+}
+
+/** What is made of a body must have room before it is made. */
+function holdMore(body: MemoryLease, more: number): void {
+  const bytes = body.bytes + more;
   const { bytesMax } = body;
   if (bytes > bytesMax) {
     const why = `the body with the values of its JSON takes ${bytes} bytes; the limit is ${bytesMax}`;

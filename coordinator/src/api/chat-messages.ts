@@ -2,21 +2,30 @@ import { limits } from '@switchyard/proto';
 import { bounds } from '../bounds.ts';
 import type { ChatTemplate, Conversation, TemplateMessage } from '../tokenizing/chat-template.ts';
 import { checkNesting } from '../tokenizing/prompt-text.ts';
+import { holdParsed } from './body.ts';
 import { Fields, quoted, shown, typeName } from './fields.ts';
+import type { MemoryLease } from './leased-memory.ts';
 
 const roles = ['system', 'developer', 'user', 'assistant', 'tool', 'function'] as const;
+
+/** For whom messages are read, and what holds what is made of them. */
+interface Reading {
+  template: ChatTemplate | null;
+  body: MemoryLease;
+}
 
 /**
  * The conversation of a chat request, as templates take it. Roles are of a fixed list, for templates make control tokens of them; all other text stays what
  * people wrote.
  *
- * @throws SwitchyardError `invalid_request`
+ * @param body holds what is made of it
+ * @throws SwitchyardError `invalid_request`, `body_too_large`, `queue_full`
  */
-export function readConversation(fields: Fields, template: ChatTemplate | null): Conversation {
+export function readConversation(fields: Fields, template: ChatTemplate | null, body: MemoryLease): Conversation {
   const given = fields.list('messages', limits.messagesMax);
   if (given === null) throw fields.invalid('messages', 'is missing');
   if (given.length === 0) throw fields.invalid('messages', 'is empty; at least one message is needed');
-  const messages = given.map((message, i) => readMessage(fields, message, i, template));
+  const messages = given.map((message, i) => readMessage(fields, message, i, { template, body }));
   const tools = readTools(fields, template);
   if (fields.flag('continue_final_message') === true)
     throw fields.invalid('continue_final_message', 'is not supported: use /v1/completions');
@@ -46,7 +55,8 @@ export function readPrediction(fields: Fields): string | null {
   return content;
 }
 
-function readMessage(parent: Fields, value: unknown, index: number, template: ChatTemplate | null): TemplateMessage {
+function readMessage(parent: Fields, value: unknown, index: number, reading: Reading): TemplateMessage {
+  const { template } = reading;
   const path = `messages[${index}]`;
   if (typeof value !== 'object' || value === null || Array.isArray(value)) throw parent.wrong(path, value, 'an object is needed');
   const message = new Fields(value as Record<string, unknown>, path);
@@ -66,7 +76,7 @@ function readMessage(parent: Fields, value: unknown, index: number, template: Ch
     ...optional('name', message.text('name', bounds.nameCharsMax)),
     ...optional('tool_call_id', message.text('tool_call_id', bounds.nameCharsMax)),
     ...readThought(message, template, toolCalls !== null && content !== null && content !== ''),
-    ...optional('tool_calls', toolCalls?.map((call, i) => readToolCall(message, call, i, template)) ?? null),
+    ...optional('tool_calls', toolCalls?.map((call, i) => readToolCall(message, call, i, reading)) ?? null),
   };
 }
 
@@ -117,7 +127,7 @@ function readContent(message: Fields): string | null {
     .join('');
 }
 
-function readToolCall(message: Fields, value: unknown, index: number, template: ChatTemplate | null): unknown {
+function readToolCall(message: Fields, value: unknown, index: number, { template, body }: Reading): unknown {
   const path = `tool_calls[${index}]`;
   if (typeof value !== 'object' || value === null || Array.isArray(value))
     throw message.invalid(path, `is ${typeName(value)}; an object is needed`);
@@ -127,7 +137,7 @@ function readToolCall(message: Fields, value: unknown, index: number, template: 
   const given = call.function.arguments ?? {};
   return {
     ...call,
-    function: { ...call.function, arguments: template?.reading.joinsArguments ? argumentsText(given) : argumentsObject(given) },
+    function: { ...call.function, arguments: template?.reading.joinsArguments ? argumentsText(given) : argumentsObject(given, body) },
   };
 }
 
@@ -138,8 +148,9 @@ function argumentsText(value: unknown): string {
   return JSON.stringify(value);
 }
 
-function argumentsObject(value: unknown): unknown {
+function argumentsObject(value: unknown, body: MemoryLease): unknown {
   if (typeof value !== 'string') return value;
+  holdParsed(value, body);
   try {
     return JSON.parse(value);
   } catch {

@@ -26,7 +26,7 @@ const NO_IDS = new Int32Array(0);
 /** POST /v1/chat/completions */
 export async function chatCompletions(service: Service, exchange: Exchange): Promise<void> {
   const fields = await readFields(service, exchange);
-  const { conversation, predictedText, ...rest } = readChatRequest(fields, service.model, service.tokenizing.template);
+  const { conversation, predictedText, ...rest } = readChatRequest(fields, service.model, service.tokenizing.template, exchange.body);
   unknownFields.log(service.log, exchange, fields);
   checkReady(service, exchange);
   const texts: PromptText[] = [{ kind: 'conversation', conversation }];
@@ -61,7 +61,7 @@ export async function completions(service: Service, exchange: Exchange): Promise
 /** POST /v1/chat/completions/input_tokens: what a conversation would cost, without running it. */
 export async function chatInputTokens(service: Service, exchange: Exchange): Promise<Record<string, unknown>> {
   const fields = await readFields(service, exchange);
-  const { conversation } = readChatRequest(fields, service.model, service.tokenizing.template);
+  const { conversation } = readChatRequest(fields, service.model, service.tokenizing.template, exchange.body);
   const ids = await service.tokenizing.encode({ kind: 'conversation', conversation }, encodeOptions(service, exchange));
   return { object: 'response.input_tokens', input_tokens: ids.length };
 }

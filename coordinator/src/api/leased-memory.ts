@@ -5,6 +5,8 @@ import { tenantPart } from '../requests/waiting-answers.ts';
 export interface MemoryLease {
   /** Of all leases together. */
   readonly bytesMax: number;
+  /** What it holds. */
+  readonly bytes: number;
   /** @param bytes that it holds from now on, all together. @throws SwitchyardError `queue_full` when all leases together would take too much */
   hold(bytes: number): void;
   end(): void;
@@ -51,6 +53,7 @@ export class LeasedMemory {
    */
   lease(what?: string, tenantOf: () => string = () => ''): MemoryLease {
     const { bytesMax, bytesFree = 0, tenantBytesMax = bytesMax, holds } = this.#options;
+    const counted = (bytes: number) => Math.max(0, bytes - bytesFree);
     let held = 0;
     let ended = false;
     const check = (bytes: number, taken: number, more: number, limit: number, whose: string) => {
@@ -62,17 +65,20 @@ export class LeasedMemory {
     };
     return {
       bytesMax,
+      get bytes() {
+        return held;
+      },
       hold: (bytes) => {
         if (ended) return; // The client has gone: what is made for it all the same is garbage at once.
-        const more = Math.max(0, bytes - bytesFree) - held;
+        const more = counted(bytes) - counted(held);
         check(bytes, this.#bytes, more, bytesMax, '');
         check(bytes, this.#tenantBytes.get(tenantOf()) ?? 0, more, tenantBytesMax, ' of your own');
-        held += more;
+        held = bytes;
         this.#add(tenantOf(), more);
       },
       end: () => {
         ended = true;
-        this.#add(tenantOf(), -held);
+        this.#add(tenantOf(), -counted(held));
         held = 0;
       },
     };

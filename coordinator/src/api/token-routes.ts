@@ -21,7 +21,7 @@ export async function tokenize(service: Service, exchange: Exchange): Promise<Re
   const controls = fields.flag('parse_special') ?? true;
   const ids = await service.tokenizing.encode(
     text === null
-      ? { kind: 'conversation', conversation: readConversation(fields, template) }
+      ? { kind: 'conversation', conversation: readConversation(fields, template, exchange.body) }
       : { kind: 'text', text, addSpecialTokens, controls },
     { unwanted: exchange.closed },
   );

@@ -303,6 +303,25 @@ describe('a reader', () => {
     expect(text).toMatch(/"text":"A"[\s\S]*data: \[DONE\]\n\n/);
   });
 
+  it('of pipelined answers is given the rest of a second that filled its share before it had the connection', async () => {
+    const responses: http.ServerResponse[] = [];
+    const size = bounds.socketPendingBytesMax + 2_000;
+    const server = http.createServer((_, response) => {
+      if (responses.push(response) === 1) return;
+      const writer = new PacedWriter(response, () => writer.end(), 1_000);
+      writer.write([Buffer.alloc(size, 'x')]);
+      responses[0].end();
+    });
+    await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+    const socket = net.connect((server.address() as net.AddressInfo).port, '127.0.0.1');
+    const request = 'GET / HTTP/1.1\r\nhost: localhost\r\n';
+    socket.write(`${request}\r\n${request}connection: close\r\n\r\n`);
+    const text = await rest(socket);
+    expect(text.match(/x/g)).toHaveLength(size);
+    expect(text.endsWith('0\r\n\r\n')).toBe(true);
+    server.close();
+  });
+
   it('of a whole answer is cut off like one of a stream', async () => {
     await start();
     const socket = await unreadAnswer();

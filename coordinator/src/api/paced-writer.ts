@@ -72,7 +72,8 @@ export class PacedWriter {
   #send(piece: Buffer | string): void {
     if (this.#response.destroyed) return;
     this.#response.write(piece);
-    this.#full = this.#response.writableLength >= bounds.socketPendingBytesMax;
+    // Node's count is of before where it says "drain" as a response is given its socket. Nothing is full that it does not promise to say so of again.
+    this.#full = this.#response.writableLength >= bounds.socketPendingBytesMax && this.#response.writableNeedDrain;
   }
 
   #drained(): void {

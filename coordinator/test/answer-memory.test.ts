@@ -299,9 +299,9 @@ describe('held text', () => {
     const held = new HeldText();
     held.add('ab');
     held.addLater(['cd', 'ef'], 4);
-    expect([held.chars, held.kept]).toEqual([6, 6]);
+    expect([held.textChars, held.kept]).toEqual([2, 6]);
     expect(held.take(3)).toBe('abcd');
-    expect([held.chars, held.kept]).toEqual([0, 4]);
+    expect([held.textChars, held.kept]).toEqual([0, 4]);
     expect(held.take(10)).toBe('ef');
     expect(held.kept).toBe(0);
   });

@@ -13,7 +13,8 @@ describe('held text', () => {
         for (const one of entries)
           if (typeof one === 'string') held.add(one);
           else held.addLater(one, one.join('').length);
-        expect(held.chars).toBe(entries.flat().join('').length);
+        expect(held.kept).toBe(entries.flat().join('').length);
+        expect(held.textChars).toBe(textChars);
         let taken = '';
         while (!held.empty) {
           const piece = held.take(charsMin);
@@ -22,7 +23,7 @@ describe('held text', () => {
           taken += piece;
         }
         expect(taken).toBe(entries.flat().join(''));
-        expect(held.chars).toBe(0);
+        expect([held.textChars, held.kept]).toEqual([0, 0]);
       }),
     );
   });
@@ -40,8 +41,8 @@ describe('held text', () => {
     held.add('end');
     expect(made).toEqual([]);
     expect(held.take(4)).toBe('one ');
-    expect(held.chars).toBe(3);
+    expect([held.textChars, held.kept]).toEqual([3, 17]);
     held.clear();
-    expect([held.empty, held.take(100), made]).toEqual([true, '', ['one ']]);
+    expect([held.empty, held.kept, held.take(100), made]).toEqual([true, 0, '', ['one ']]);
   });
 });

@@ -11,6 +11,7 @@ import { HeldText } from '../src/api/held-text.ts';
 import { PacedWriter } from '../src/api/paced-writer.ts';
 import { bounds } from '../src/bounds.ts';
 import type { RunningCoordinator, startCoordinator } from '../src/index.ts';
+import { Answer } from '../src/requests/answer.ts';
 import { TextThread } from '../src/tokenizing/text-thread.ts';
 import { Tokenizing } from '../src/tokenizing/tokenizing.ts';
 import { becomes } from './becomes.ts';
@@ -187,6 +188,39 @@ describe('a long answer', () => {
     expect(text.length).toBeGreaterThan(bounds.heldBytesMax);
     expect(text.match(/"finish_reason":"length"/g)).toHaveLength(prompts);
     expect(text.endsWith('data: [DONE]\n\n')).toBe(true);
+  });
+
+  it('is not held against its reader where its echoes come while the first is being written', async () => {
+    await start();
+    const { hostname, port } = new URL(coordinator.url);
+    const socket = net.connect(Number(port), hostname);
+    const first = JSON.stringify({ prompt: [100], max_tokens: 1 });
+    // Its writing begins, and waits for the answer before it.
+    const prompts = 6;
+    const prompt = Array.from({ length: prompts }, () => longPrompt.slice(0, 5_000));
+    const second = JSON.stringify({ prompt, echo: true, logprobs: 20, max_tokens: 1, stream: true });
+    socket.write(head('/v1/completions', first.length).replace('connection: close\r\n', '') + first);
+    socket.write(head('/v1/completions', second.length) + second);
+    const [one, ...others] = (await worker.submits(1 + prompts)).map(({ request }) => request);
+    const { logprob, top } = promptLogprobs(0, 20);
+    for (const request of others) finish([request], [{ request, logprob: logprob.slice(0, 4_999), top: top.slice(0, 4_999) }]);
+    await becomes(() => running().running === 1);
+    finish([one]);
+    const text = await rest(socket);
+    expect(text.match(/"finish_reason":"length"/g)).toHaveLength(1 + prompts);
+    expect(text).toMatch(/data: \[DONE\]\n\n/);
+  });
+
+  it.each([false, true])('leaves none of the log-probabilities of its prompt with what outlives it (stream: %s)', async (stream) => {
+    await start();
+    const accept = vi.spyOn(Answer.prototype, 'acceptPrompt');
+    const asked = complete({ prompt: [100, 101], echo: true, logprobs: 1, max_tokens: 1, stream });
+    const { request } = await worker.next('submit');
+    finish([request], [{ request, logprob: [-1], top: [{ token: [300], logprob: [-2] }] }]);
+    expect((await asked).text).toContain('"token_logprobs":[null,-1,-1]');
+    const answer = accept.mock.contexts[0] as Answer;
+    accept.mockRestore();
+    expect([answer.promptReports, answer.reports]).toEqual([null, []]);
   });
 
   it('beyond its limit fails alone, and its worker is told', async () => {

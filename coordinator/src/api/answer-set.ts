@@ -178,6 +178,8 @@ export abstract class AnswerSet implements AnswerListener {
     if (this.#echo === null || this.#echoed[answer.index]) return text;
     this.#echoed[answer.index] = true;
     if (answer.promptReports !== null) answer.reports = answer.promptReports.concat(answer.reports);
+    // The answer lives until the response has closed: it must not keep them.
+    answer.promptReports = null;
     return this.#echo[this.promptOf(answer)] + text;
   }
 

@@ -6,34 +6,34 @@ export class HeldText {
   /** Ahead of `#text`. */
   readonly #ahead: { text: string; parts: Iterator<string>; chars: number }[] = [];
   #text = '';
-  #chars = 0;
-  /** Of the parts that are begun, whose source is there until the last of them is made. */
-  #begun = 0;
+  #textChars = 0;
+  /** Of parts, whose source is there until the last of them is made. */
+  #partsChars = 0;
 
   get empty(): boolean {
     return this.#text === '' && this.#ahead.length === 0;
   }
 
-  /** Of all that is not begun. */
-  get chars(): number {
-    return this.#chars;
+  /** Of what is text. */
+  get textChars(): number {
+    return this.#textChars;
   }
 
   /** Of all that takes memory. */
   get kept(): number {
-    return this.#chars + this.#begun;
+    return this.#textChars + this.#partsChars;
   }
 
   add(text: string): void {
     this.#text += text;
-    this.#chars += text.length;
+    this.#textChars += text.length;
   }
 
   /** @param chars that the parts make, about */
   addLater(parts: Iterable<string>, chars: number): void {
     this.#ahead.push({ text: this.#text, parts: parts[Symbol.iterator](), chars });
     this.#text = '';
-    this.#chars += chars;
+    this.#partsChars += chars;
   }
 
   /** All text up to the next parts, and of those as many as make so many characters. */
@@ -41,19 +41,17 @@ export class HeldText {
     let taken = '';
     for (let first = this.#ahead[0]; first !== undefined; first = this.#ahead[0]) {
       taken += first.text;
-      this.#chars -= first.text.length + first.chars;
-      this.#begun += first.chars;
+      this.#textChars -= first.text.length;
       first.text = '';
-      first.chars = 0;
       for (let part = first.parts.next(); !part.done; part = first.parts.next()) {
         taken += part.value;
         if (taken.length >= charsMin) return taken;
       }
-      this.#begun = 0;
+      this.#partsChars -= first.chars;
       this.#ahead.shift();
     }
     taken += this.#text;
-    this.#chars -= this.#text.length;
+    this.#textChars -= this.#text.length;
     this.#text = '';
     return taken;
   }
@@ -61,7 +59,7 @@ export class HeldText {
   clear(): void {
     this.#ahead.length = 0;
     this.#text = '';
-    this.#chars = 0;
-    this.#begun = 0;
+    this.#textChars = 0;
+    this.#partsChars = 0;
   }
 }

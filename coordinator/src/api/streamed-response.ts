@@ -70,8 +70,9 @@ export class StreamedResponse extends AnswerSet {
   override flush(): void {
     if (!this.#written && !this.#writer.busy && !this.#goingOn) this.#write();
     this.#account();
-    if (this.#held.chars > bounds.heldBytesMax)
-      this.#cutOff(`the client has left ${this.#held.chars} bytes unread; the limit is ${bounds.heldBytesMax}`);
+    // What is not text yet is not the reader's doing: it comes all at once, and is made no faster than others are served.
+    const unread = this.#held.textChars;
+    if (unread > bounds.heldBytesMax) this.#cutOff(`the client has left ${unread} bytes unread; the limit is ${bounds.heldBytesMax}`);
     if (this.over && this.#written && !this.#response.writableEnded) this.#writer.end();
   }
 

@@ -93,6 +93,8 @@ export const bounds = {
   unknownFieldsLoggedMax: 256,
   /** A stream that does not say hello. */
   helloTimeoutMs: 10_000,
+  /** Workers that are not needed for every expert to be served are introduced to the others this late: a thousand that return to a new coordinator would each have it tell all of all. */
+  introductionPauseMs: 50,
   /** Ids that a tokenizer may give, in tables by id: the largest published vocabularies have 2^18. */
   tokenIdsMax: 2 ** 22,
   /** Seconds a client should wait before it tries again. */

@@ -1,11 +1,9 @@
 import { mkdtempSync, rmSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
-import { contiguousPlan, type FromWorker, PROTOCOL_VERSION, SwitchyardError, type ToWorker, type WorkerStream } from '@switchyard/proto';
+import { type FromWorker, PROTOCOL_VERSION } from '@switchyard/proto';
 import { afterAll, describe, expect, it } from 'vitest';
 import { startCoordinator } from '../src/index.ts';
-import { createLog } from '../src/log.ts';
-import { Membership } from '../src/membership/membership.ts';
 import { modelDir } from './model-dir.ts';
 import { ScriptedWorker } from './scripted-worker.ts';
 
@@ -37,34 +35,5 @@ describe('a worker that says too much of itself', () => {
     const { workers } = coordinator.status() as { workers: { state: string }[] };
     expect(workers.map(({ state }) => state)).toEqual(['absent']);
     await coordinator.close();
-  });
-});
-
-describe('a worker that cannot be told of its peers', () => {
-  it('does not serve', () => {
-    const plan = contiguousPlan({ type: 'x', moeLayers: [0], experts: 2 }, [{ name: 'n0w0', node: 0 }]);
-    const engine = {} as ConstructorParameters<typeof Membership>[0]['engine'];
-    const nothing = () => {};
-    const events = { onTokens: nothing, onTrace: nothing, onStats: nothing, onDrained: nothing, onLost: nothing, onChange: nothing };
-    const membership = new Membership({ epoch: 1, modelDir: '', plan, engine }, events, createLog('silent'));
-    const join = (closes: boolean) => {
-      let receive: (message: FromWorker) => void = nothing;
-      const stream = {
-        ...{ peer: 'p', pendingBytes: 0, closed: new Promise(nothing), close: async () => {} },
-        onMessage: (take: typeof receive) => {
-          receive = take;
-        },
-        send: ({ type }: ToWorker) => {
-          if (closes && type === 'peers') throw new SwitchyardError('link_closed', 'it is closed');
-          return true;
-        },
-      };
-      membership.accept(stream as unknown as WorkerStream);
-      receive(hello);
-      receive({ type: 'ready', epoch: 1, residentBytes: 1, kvBlocks: 1, weightsHash: 1n, numericClass: 'bf16' });
-      return [membership.places[0].state, membership.uncovered];
-    };
-    expect(join(true)).toEqual(['loaded', 2]);
-    expect(join(false)).toEqual(['serving', 0]);
   });
 });

@@ -82,6 +82,8 @@ export class Membership {
   readonly #different = new Map<Place, Ready>();
   #uncovered: number;
   #tracing = false;
+  /** Of the introduction that is to come. */
+  #soon: NodeJS.Timeout | null = null;
 
   constructor(assignment: Assignment, events: MembershipEvents, log: Log) {
     this.#assignment = assignment;
@@ -159,6 +161,7 @@ export class Membership {
 
   /** Lets go of all workers: they outlive the coordinator and attach to the next. */
   async close(): Promise<void> {
+    if (this.#soon !== null) clearTimeout(this.#soon);
     await Promise.all(this.places.map((place) => place.stream?.close()));
   }
 
@@ -261,7 +264,9 @@ export class Membership {
     // A heartbeat from before it had loaded says nothing of what it holds now.
     Object.assign(place, { state: 'loaded', ready, failure: null, progress: null, stats: null });
     this.#log.info({ worker: place.name, residentBytes: ready.residentBytes, kvBlocks: ready.kvBlocks }, 'worker ready');
-    this.#introduce();
+    this.#recount();
+    if (this.#uncovered > 0) this.#introduce();
+    else this.#introduceSoon();
     this.#events.onChange();
   }
 
@@ -270,6 +275,15 @@ export class Membership {
     this.#log.error({ worker: place.name, code }, `worker cannot serve: ${message}`);
     this.#recount();
     this.#events.onChange();
+  }
+
+  /** Where every expert is served already, those who come close together are introduced together: each introduction tells all of all. */
+  #introduceSoon(): void {
+    this.#soon ??= setTimeout(() => {
+      this.#soon = null;
+      this.#introduce();
+      this.#events.onChange();
+    }, bounds.introductionPauseMs);
   }
 
   /** Tells all ready workers of each other as soon as they cover the plan; again whenever one comes back, for its address may be new. */

@@ -199,7 +199,7 @@ function difference(before, after, tokens) {
       tokens: grown('promptTokens') + grown('generatedTokens'),
       rows: grown('rowsDispatched'),
       remoteNodes: grown('remoteNodesVisited'),
-      expertRows: worker.stats.expertTokens.reduce((a, b) => a + b, 0) - earlier.expertTokens.reduce((a, b) => a + b, 0),
+      expertRows: grown('expertRows'),
       seconds: Object.fromEntries(Object.entries(worker.stats.seconds).map(([k, v]) => [k, v - earlier.seconds[k]])),
       links,
     };

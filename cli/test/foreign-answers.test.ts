@@ -108,3 +108,12 @@ describe('the status of a server', () => {
     await expect(readClusterStatus(await answering('{"error": {"message": "busy"}}', { status }))).rejects.toMatchObject({ status });
   });
 });
+
+describe('a status', () => {
+  it('of many workers is read, though it is larger than any other answer may be', async () => {
+    const status = JSON.stringify({ format: 'switchyard-status', model: 'm'.repeat(64 * 1024 * 1024) });
+    const client = await answering(status);
+    expect((await readClusterStatus(client))?.model).toHaveLength(64 * 1024 * 1024);
+    await expect(client.get('/v1/models')).rejects.toMatchObject(failure('the answer exceeds 67108864 bytes'));
+  });
+});

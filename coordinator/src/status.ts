@@ -86,12 +86,15 @@ function workerStatus(place: Place, { places }: Membership, load: number): Recor
   };
 }
 
+/** Rows of all its experts together, and links that carried something: of a thousand workers each expert and each link would be a million numbers. */
 function statsDocument({ links, seconds, expertTokens, ...rest }: Stats, places: readonly Place[]): Record<string, unknown> {
   return {
     ...rest,
     seconds: Object.fromEntries(activities.map((activity, i) => [activity, seconds[i] ?? 0])),
-    expertTokens: Array.from(expertTokens),
-    links: links.map((link) => ({ ...link, peer: places[link.peer]?.name ?? String(link.peer) })),
+    expertRows: Array.from(expertTokens).reduce((sum, rows) => sum + rows, 0),
+    links: links
+      .filter(({ bytesSent, bytesReceived }) => bytesSent > 0 || bytesReceived > 0)
+      .map((link) => ({ ...link, peer: places[link.peer]?.name ?? String(link.peer) })),
   };
 }
 

@@ -35,6 +35,7 @@ interface WorkerStatus {
   progress: number;
   failure: string | null;
   losses: number;
+  stats: { steps: number; links: { peer: string }[] } | null;
 }
 const workers = () => (coordinator.status() as { workers: WorkerStatus[] }).workers;
 const ready = () => (coordinator.status() as { ready: boolean }).ready;
@@ -128,6 +129,18 @@ describe('a worker that attaches', () => {
     worker.ready({ residentBytes: 1234 });
     await becomes(() => workers()[0].state === 'loaded');
     expect(workers()[0]).toMatchObject({ residentBytes: 1234 });
+  });
+
+  it('is seen with the links that carried something, and the rows of its experts', async () => {
+    const worker = await ScriptedWorker.join(control, 'n0w0');
+    const silent = { peer: 0, bytesSent: 0, bytesReceived: 0, framesSent: 0, transport: 'uds', roundTripSeconds: 0, roundTrips: 0 };
+    const links = [silent, { ...silent, peer: 1, bytesSent: 7 }, { ...silent, peer: 2, bytesReceived: 7 }];
+    worker.send({ type: 'stats', ...idleStats, steps: 1, links, expertTokens: [1, 2] });
+    const seen = () => workers()[0].stats;
+    await becomes(() => seen()?.steps === 1);
+    expect(seen()).not.toHaveProperty('expertTokens');
+    expect(seen()).toHaveProperty('expertRows', 3);
+    expect(seen()!.links.map(({ peer }) => peer)).toEqual(['n0w1', '2']);
   });
 
   it('says in which numeric class it computes; one that computes in another cannot serve beside it', async () => {

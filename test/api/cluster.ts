@@ -128,7 +128,6 @@ interface Status {
       running: number;
       waiting: number;
       generatedTokens: number;
-      expertTokens: number[];
       links: { peer: string; framesSent: number }[];
     } | null;
   }[];

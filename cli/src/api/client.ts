@@ -74,12 +74,13 @@ export class ApiClient {
     this.#agent = new this.#transport.Agent({ keepAlive: false, maxSockets: Number.POSITIVE_INFINITY, noDelay: true });
   }
 
-  async get<T>(path: string, signal?: AbortSignal): Promise<JsonReply<T>> {
-    return await this.#json<T>('GET', path, null, signal);
+  /** @param bytesMax of the answer */
+  async get<T>(path: string, signal?: AbortSignal, bytesMax = bodyBytesMax): Promise<JsonReply<T>> {
+    return await this.#json<T>('GET', path, null, signal, bytesMax);
   }
 
   async post<T>(path: string, body: unknown, signal?: AbortSignal): Promise<JsonReply<T>> {
-    return await this.#json<T>('POST', path, body, signal);
+    return await this.#json<T>('POST', path, body, signal, bodyBytesMax);
   }
 
   /**
@@ -101,9 +102,9 @@ export class ApiClient {
     this.#agent.destroy();
   }
 
-  async #json<T>(method: string, path: string, body: unknown, signal: AbortSignal | undefined): Promise<JsonReply<T>> {
+  async #json<T>(method: string, path: string, body: unknown, signal: AbortSignal | undefined, bytesMax: number): Promise<JsonReply<T>> {
     return await this.#call(method, path, body, 'application/json', signal, async (response) => ({
-      body: jsonObject(await readBody(response), `${method} ${path}: the answer`) as T,
+      body: jsonObject(await readBody(response, bytesMax), `${method} ${path}: the answer`) as T,
       headers: response.headers,
     }));
   }
@@ -229,14 +230,14 @@ function connectionFailure(baseUrl: string, error: NodeJS.ErrnoException): Error
   return error;
 }
 
-async function readBody(response: http.IncomingMessage): Promise<string> {
+async function readBody(response: http.IncomingMessage, bytesMax = bodyBytesMax): Promise<string> {
   const chunks: Buffer[] = [];
   let bytes = 0;
   for await (const chunk of response as AsyncIterable<Buffer>) {
     bytes += chunk.length;
-    if (bytes > bodyBytesMax) {
+    if (bytes > bytesMax) {
       response.destroy();
-      throw new CommandFailure(`the answer exceeds ${bodyBytesMax} bytes`);
+      throw new CommandFailure(`the answer exceeds ${bytesMax} bytes`);
     }
     chunks.push(chunk);
   }

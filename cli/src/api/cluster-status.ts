@@ -66,6 +66,9 @@ export interface WorkerCounters {
   }[];
 }
 
+/** Of a status: the most workers that a plan may have, each with a link to each, at 200 bytes a link. */
+const statusBytesMax = 256 * 1024 * 1024;
+
 /** What a server says that may have one and cannot tell now. Anything else is said of paths that it does not have, or that we may not see: another's, and ours without its admin token. */
 function mayHaveOne({ status }: ApiError): boolean {
   return status === 429 || (status >= 500 && status !== 501);
@@ -74,7 +77,7 @@ function mayHaveOne({ status }: ApiError): boolean {
 /** The status, or null where the server has none: it is not ours, or we may not see it. Others answer any path with a page. */
 export async function readClusterStatus(client: ApiClient, signal?: AbortSignal): Promise<ClusterStatus | null> {
   try {
-    const { body } = await client.get<ClusterStatus>('/v1/switchyard/status', signal);
+    const { body } = await client.get<ClusterStatus>('/v1/switchyard/status', signal, statusBytesMax);
     return body.format === 'switchyard-status' ? body : null;
   } catch (error) {
     if (error instanceof ForeignAnswer || (error instanceof ApiError && !mayHaveOne(error))) return null;

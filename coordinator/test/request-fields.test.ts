@@ -2,8 +2,9 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { Finish } from '@switchyard/proto';
-import { afterAll, afterEach, describe, expect, it } from 'vitest';
+import { afterAll, afterEach, describe, expect, it, vi } from 'vitest';
 import type { RunningCoordinator, startCoordinator } from '../src/index.ts';
+import { Tokenizing } from '../src/tokenizing/tokenizing.ts';
 import { startWithOneWorker } from './one-worker.ts';
 import type { ScriptedWorker } from './scripted-worker.ts';
 
@@ -196,6 +197,18 @@ describe('a domain', () => {
     expect((await worker.next('submit')).domain).toBe(domain);
     await coordinator.close(0);
     await reply;
+  });
+
+  it.each([
+    [plain, { prompt: 'x' }],
+    [chat, {}],
+  ])('that is none is refused before the text is turned into ids (%s)', async (route, body) => {
+    await start();
+    const encode = vi.spyOn(Tokenizing.prototype, 'encodeAll');
+    const refused = await post(route, { ...body, metadata: { domain: 5 } });
+    expect([refused.status, refused.json.error?.param]).toEqual([400, 'metadata.domain']);
+    expect(encode).not.toHaveBeenCalled();
+    encode.mockRestore();
   });
 });
 

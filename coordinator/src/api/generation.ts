@@ -28,6 +28,7 @@ export async function chatCompletions(service: Service, exchange: Exchange): Pro
   const fields = await readFields(service, exchange);
   const { conversation, predictedText, ...rest } = readChatRequest(fields, service.model, service.tokenizing.template, exchange.body);
   unknownFields.log(service.log, exchange, fields);
+  const domain = domainOf(exchange, fields);
   checkReady(service, exchange);
   const texts: PromptText[] = [{ kind: 'conversation', conversation }];
   if (predictedText !== null) texts.push({ kind: 'prediction', text: predictedText });
@@ -36,7 +37,7 @@ export async function chatCompletions(service: Service, exchange: Exchange): Pro
   const frame = answerFrame(service, `chatcmpl-${randomBytes(12).toString('hex')}`);
   const { wantLogprob, common } = request;
   const promptIds = common.returnTokenIds ? prompt : null;
-  run(service, exchange, fields, request, new ChatFormat(frame, service.tokenTexts, { wantLogprob, promptIds }));
+  run(service, exchange, domain, request, new ChatFormat(frame, service.tokenTexts, { wantLogprob, promptIds }));
 }
 
 /** POST /v1/completions */
@@ -44,6 +45,7 @@ export async function completions(service: Service, exchange: Exchange): Promise
   const fields = await readFields(service, exchange);
   const read = readCompletionRequest(fields, service.model);
   unknownFields.log(service.log, exchange, fields);
+  const domain = domainOf(exchange, fields);
   checkReady(service, exchange);
   const prompts = await promptIds(service, exchange, read);
   const echo = read.echo ? echoOf(service, exchange, read.prompts) : null;
@@ -55,7 +57,7 @@ export async function completions(service: Service, exchange: Exchange): Promise
     promptIds: request.common.returnTokenIds ? prompts : null,
     choicesPerPrompt: request.common.n,
   });
-  run(service, exchange, fields, request, format);
+  run(service, exchange, domain, request, format);
 }
 
 /** POST /v1/chat/completions/input_tokens: what a conversation would cost, without running it. */
@@ -106,13 +108,13 @@ function checkReady(service: Service, { late }: Exchange): void {
   );
 }
 
-function run(service: Service, exchange: Exchange, fields: Fields, request: GenerationRequest, format: AnswerFormat): void {
+function run(service: Service, exchange: Exchange, domain: string, request: GenerationRequest, format: AnswerFormat): void {
   const { response, id, tenant, arrivedMs } = exchange;
   // The client may have left while its prompt was tokenised.
   if (response.destroyed) return;
   // Unknown: all workers have gone meanwhile, and none will take it.
   const contextMax = service.contextMax() ?? Number.MAX_SAFE_INTEGER;
-  const specs = answerSpecs(request, { tenant, domain: domainOf(exchange, fields) }, contextMax);
+  const specs = answerSpecs(request, { tenant, domain }, contextMax);
   const { dispatcher, metrics, membership, tokenizing, log } = service;
   // Those that are refused for want of room are requests, too.
   metrics.requests.onRequest(request.common.n, request.common.maxTokens);

@@ -2,7 +2,7 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import net from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
-import { limits, type TraceHeader } from '@switchyard/proto';
+import { Finish, limits, type TraceHeader } from '@switchyard/proto';
 import { afterAll, describe, expect, it, vi } from 'vitest';
 import { startCoordinator } from '../src/index.ts';
 import { PrefixMemory } from '../src/requests/prefix-memory.ts';
@@ -71,6 +71,26 @@ describe('bodies', () => {
 });
 
 describe('the header that names homes', () => {
+  it('is left out of a stream that waits longer than nothing may be sent', async () => {
+    const { coordinator, worker } = await startWithOneWorker(folder, { graceMs: 0, requestsRunningMax: 1, pingMs: 100 });
+    const ask = () =>
+      fetch(`${coordinator.url}/v1/completions`, {
+        method: 'POST',
+        headers: { 'content-type': 'application/json' },
+        body: JSON.stringify({ prompt: [100], max_tokens: 1, stream: true }),
+      });
+    const running = ask();
+    const { request } = await worker.next('submit');
+    const waiting = await ask();
+    expect(waiting.headers.has('x-switchyard-home')).toBe(false);
+    const end = (request: number) => worker.tokens({ request: [request], token: [50], finish: [Finish.length], cachedTokens: [0] });
+    end(request);
+    end((await worker.next('submit')).request);
+    expect(await waiting.text()).toMatch(/^: ping\n\n[\s\S]*data: \[DONE\]\n\n$/);
+    expect((await running).headers.get('x-switchyard-home')).toBe('n0w0; only');
+    await coordinator.close();
+  });
+
   it('names as many as proxies let pass', async () => {
     const { coordinator, worker } = await startWithOneWorker(folder, { graceMs: 0 });
     const asked = fetch(`${coordinator.url}/v1/completions`, {

@@ -145,12 +145,14 @@ export class StreamedResponse extends AnswerSet {
 
   #sendHead(): void {
     if (this.#response.headersSent) return;
+    const homes = this.homes();
     this.#response.writeHead(200, {
       'content-type': 'text/event-stream; charset=utf-8',
       'cache-control': 'no-cache',
       // Nginx would collect events before passing them on.
       'x-accel-buffering': 'no',
-      'x-switchyard-home': this.homes(),
+      // None is known where a ping comes first.
+      ...(homes === '' ? {} : { 'x-switchyard-home': homes }),
     });
   }
 

@@ -1,7 +1,7 @@
 import { ForeignAnswer } from './json-answer.ts';
 
 /** One server-sent event may carry a whole completion with its log-probabilities; more than this without an end is not an answer. */
-const pendingCharsMax = 16 * 1024 * 1024;
+const eventCharsMax = 16 * 1024 * 1024;
 
 /**
  * Reads server-sent events from chunks that may be cut anywhere, also inside a UTF-8 sequence (WHATWG HTML, "Server-sent events"). Only `data` fields
@@ -9,39 +9,48 @@ const pendingCharsMax = 16 * 1024 * 1024;
  */
 export class EventStreamReader {
   #decoder = new TextDecoder();
+  /** Of a line whose end has not come. It may be long: every character of it is looked at once, in its chunk. */
   #pending = '';
   #data: string[] = [];
+  #dataChars = 0;
+  /** A carriage return came last. It ended its line; a line feed right after it is no other end. */
+  #returned = false;
 
   push(chunk: Uint8Array): string[] {
-    this.#pending += this.#decoder.decode(chunk, { stream: true });
+    const text = this.#decoder.decode(chunk, { stream: true });
+    if (text === '') return [];
     const events: string[] = [];
-    let from = 0;
-    for (let end = this.#lineEnd(from); end >= 0; end = this.#lineEnd(from)) {
-      this.#line(this.#pending.slice(from, end), events);
-      const crlf = this.#pending[end] === '\r' && this.#pending[end + 1] === '\n';
-      from = end + (crlf ? 2 : 1);
+    let from = this.#returned && text.startsWith('\n') ? 1 : 0;
+    for (let end = lineEnd(text, from); end >= 0; end = lineEnd(text, from)) {
+      this.#line(this.#pending + text.slice(from, end), events);
+      this.#pending = '';
+      from = end + (text.startsWith('\r\n', end) ? 2 : 1);
     }
-    this.#pending = this.#pending.slice(from);
-    if (this.#pending.length > pendingCharsMax) throw new ForeignAnswer(`a line of the event stream exceeds ${pendingCharsMax} characters`);
+    this.#pending += text.slice(from);
+    this.#returned = text.endsWith('\r');
+    if (this.#pending.length + this.#dataChars > eventCharsMax)
+      throw new ForeignAnswer(`an event of the stream exceeds ${eventCharsMax} characters`);
     return events;
-  }
-
-  /** End of the line that begins at `from`, or -1. A carriage return at the very end waits for the chunk that may bring its line feed. */
-  #lineEnd(from: number): number {
-    for (let i = from; i < this.#pending.length; i++) {
-      const char = this.#pending.charCodeAt(i);
-      if (char === 0x0a) return i;
-      if (char === 0x0d) return i + 1 < this.#pending.length ? i : -1;
-    }
-    return -1;
   }
 
   #line(line: string, events: string[]): void {
     if (line === '') {
       if (this.#data.length > 0) events.push(this.#data.join('\n'));
       this.#data = [];
+      this.#dataChars = 0;
     } else if (line.startsWith('data:')) {
-      this.#data.push(line.slice(line[5] === ' ' ? 6 : 5));
+      const data = line.slice(line[5] === ' ' ? 6 : 5);
+      this.#data.push(data);
+      this.#dataChars += data.length + 1;
     }
   }
+}
+
+/** End of the line that begins at `from`, or -1. */
+function lineEnd(text: string, from: number): number {
+  for (let i = from; i < text.length; i++) {
+    const char = text.charCodeAt(i);
+    if (char === 0x0a || char === 0x0d) return i;
+  }
+  return -1;
 }

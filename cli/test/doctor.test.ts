@@ -69,6 +69,8 @@ describe('a temporary folder that is not there', () => {
 });
 
 describe('the trial of a backend', () => {
+  afterEach(() => void vi.unstubAllGlobals());
+
   it('is each one’s own', async () => {
     expect(await tryBackends(['cpu', 'cpu-ref'])).toMatchObject([
       { backend: 'cpu', refusal: null, trouble: null },
@@ -81,6 +83,12 @@ describe('the trial of a backend', () => {
     ['crashes', "process.kill(process.pid, 'SIGSEGV'); setInterval(() => {}, 1000);", 60_000, 'opening it was ended by SIGSEGV'],
   ])('that %s says so', async (_, program, msMax, refusal) => {
     expect(await tryBackend('cuda', program, msMax)).toEqual({ backend: 'cuda', found: null, refusal, trouble: 'failed' });
+  });
+
+  it('that no process can be made for says so', async () => {
+    vi.stubGlobal('process', Object.create(process, { execPath: { value: '/nowhere/node' } }));
+    const refusal = 'no process can be made for it: spawn /nowhere/node ENOENT';
+    expect(await tryBackend('cuda', '', 60_000)).toEqual({ backend: 'cuda', found: null, refusal, trouble: 'failed' });
   });
 
   it('whose kernels do not load at all says why', async () => {

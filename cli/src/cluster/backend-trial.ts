@@ -1,4 +1,4 @@
-import { spawn } from 'node:child_process';
+import { type ChildProcess, spawn } from 'node:child_process';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import type { Backend } from '@switchyard/proto';
@@ -8,7 +8,7 @@ export interface BackendTrial {
   backend: Backend;
   found: { isa: string; abi: number; accelerator?: string; acceleratorBytes?: number } | null;
   refusal: string | null;
-  /** Of one that cannot be had. `busy`: there is one, but it cannot be used now; another program holds its memory, say. `failed`: opening it never ended, or ended the process. */
+  /** Of one that cannot be had. `busy`: there is one, but it cannot be used now; another program holds its memory, say. `failed`: opening it never ended, or ended the process, or there was none. */
   trouble: 'absent' | 'busy' | 'failed' | null;
 }
 
@@ -43,20 +43,22 @@ export async function tryBackends(backends: readonly Backend[]): Promise<Backend
 
 /** @param program of the child; prints its trial */
 export async function tryBackend(backend: Backend, program: string, msMax: number): Promise<BackendTrial> {
-  const child = spawn(process.execPath, ['--input-type=module', '-e', program, backend], {
+  const child: ChildProcess = spawn(process.execPath, ['--input-type=module', '-e', program, backend], {
     cwd: path.dirname(fileURLToPath(import.meta.url)),
     stdio: ['ignore', 'pipe', 'pipe'],
   });
   let output = '';
   let errors = '';
-  child.stdout.on('data', (chunk: Buffer) => {
+  // Without a process there may be neither.
+  child.stdout?.on('data', (chunk: Buffer) => {
     output += chunk;
   });
-  child.stderr.on('data', (chunk: Buffer) => {
+  child.stderr?.on('data', (chunk: Buffer) => {
     errors += chunk;
   });
   let limit: NodeJS.Timeout | undefined;
-  const ended = await new Promise<[number | null, string | null] | null>((resolve) => {
+  const ended = await new Promise<[number | null, string | null] | Error | null>((resolve) => {
+    child.on('error', resolve);
     child.once('close', (code, sig) => resolve([code, sig]));
     limit = setTimeout(resolve, msMax, null);
   });
@@ -66,10 +68,11 @@ export async function tryBackend(backend: Backend, program: string, msMax: numbe
     // Whoever is stuck in a driver does not hear the signal either: nobody waits for its end.
     child.kill('SIGKILL');
     child.unref();
-    child.stdout.destroy();
-    child.stderr.destroy();
+    child.stdout?.destroy();
+    child.stderr?.destroy();
     return failed(`opening it took more than ${msMax / 1000} s`);
   }
+  if (ended instanceof Error) return failed(`no process can be made for it: ${ended.message}`);
   const [status, signal] = ended;
   if (signal !== null) return failed(`opening it was ended by ${signal}`);
   if (status !== 0) throw new Error(errors.match(/^\w*Error.*$/m)?.[0] ?? `loading them failed with status ${status}`);

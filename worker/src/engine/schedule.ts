@@ -316,8 +316,8 @@ function take(left: Left, candidate: Candidate, rowsMax: number): void {
 }
 
 /** For one that goes before others. A prompt of which every row is judged leaves logit rows too: without one, no other prompt comes to its end, and none that waits begins. */
-function firstRowsMax({ sequence }: Candidate, { rows, logits }: Left, hasOthers: boolean, letsPass: boolean): number {
-  const most = sequence.everyLogit ? Math.min(rows, logits) : rows;
+function firstRowsMax({ sequence }: Candidate, { rows, logits, judged }: Left, hasOthers: boolean, letsPass: boolean): number {
+  const most = sequence.everyLogit ? Math.min(rows, logits, judged) : rows;
   if (letsPass) return Math.ceil(most / 2);
   return sequence.everyLogit && hasOthers ? Math.max(1, Math.min(rows, logits - 1)) : rows;
 }

@@ -163,8 +163,8 @@ describe('decideStep', () => {
     expect(decide([judged(40)], [], 20, 'all', wide).rows).toEqual([32]);
     expect(decide([sequence(9, 8), judged(40)], [judged(40), sequence(4, 0)], 40, 'all', wide)).toEqual({
       kept: 2,
-      at: [1],
-      rows: [1, 8, 4],
+      at: [0, 1],
+      rows: [1, 4, 4, 4],
     });
     expect(decide([sequence(9, 9, { inFlight: 1 }), judged(40)], [], 20, 'prefill', wide).rows).toEqual([0, 8]);
     // What they share is for all of them; other prompts have their own logits, and are no streams.
@@ -176,6 +176,19 @@ describe('decideStep', () => {
       expect(decide([judged(100)], [sequence(4, 0)], 60, work, wide)).toEqual({ kept: 1, at: [0], rows: [28, 4] });
       expect(decide([judged(100)], [sequence(60, 0)], 60, work, { ...wide, rows: 128 }).rows).toEqual([31, 60]);
     }
+  });
+
+  test('a long prompt with logprobs leaves half of those few rows to shorter ones, also where it is overdue itself', () => {
+    const judged = (length: number, overtaken = 0) => sequence(length, 0, { everyLogit: true, overtaken });
+    const wide = { ...limits, logitRows: 32, rows: 32 };
+    const stream = sequence(9, 8);
+    expect(decide([stream, judged(40), judged(4)], [], 40, 'all', wide).rows).toEqual([1, 4, 4]);
+    expect(decide([stream, judged(40)], [judged(4)], 40, 'all', wide)).toEqual({ kept: 2, at: [0], rows: [1, 4, 4] });
+    expect(decide([judged(40), judged(4)], [], 40, 'prefill', { ...wide, othersWait: true }).rows).toEqual([4, 4]);
+    expect(decide([stream, judged(80)], [judged(40, OVERTAKEN_MAX), judged(3)], 60, 'all', wide).rows).toEqual([1, 4, 2, 2]);
+    expect(decide([stream, sequence(80, 0)], [judged(40, OVERTAKEN_MAX), judged(3)], 60, 'all', wide).rows).toEqual([1, 23, 5, 3]);
+    // What nobody else has a use for it takes after all.
+    expect(decide([stream, judged(40)], [sequence(4, 0)], 40, 'all', wide).rows).toEqual([1, 8, 4]);
   });
 
   test('the decode lane takes single tokens, the lanes of prompts take chunks, also of a prompt whose last chunk is in a step', () => {

@@ -273,6 +273,7 @@ export class Engine {
       try {
         lane.runWhole();
         for (let i = 0; i < lane.model.moe.length; i++) this.countExperts(lane, i);
+        lane.batch.billAtHome(lane.model.moe.length, this.model.shape.topK);
       } catch (error) {
         this.failBatch(lane, error);
       }

@@ -72,6 +72,17 @@ export class StepBatch {
     return this.sequences[this.owner[row]].traffic;
   }
 
+  /** Bills a step that ran whole as if each layer's rows had been split: every expert was at home. */
+  billAtHome(moeLayers: number, topK: number): void {
+    for (let s = 0; s < this.sequences.length; s++) {
+      const { traffic } = this.sequences[s];
+      const rows = (this.native.seqRow[s + 1] - this.native.seqRow[s]) * moeLayers;
+      traffic.rows += rows;
+      traffic.visits += rows * topK;
+      traffic.homeVisits += rows * topK;
+    }
+  }
+
   /** The row cannot be completed: its sequence fails with it, the others go on. The first reason stays. A guess that nobody asked for is only not made. */
   fail(row: number, error: SwitchyardError): void {
     const s = this.owner[row];

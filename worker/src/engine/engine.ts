@@ -106,10 +106,12 @@ export class Engine {
     this.drafting = options.draftMax > 0 ? new Drafting(options.draftMax, this.capacity) : null;
     this.readout = new Readout(options.model, this.capacity, this.output, options.counters);
     const { lanes } = options.model;
+    // Whoever streams has a row of every step: one more would stand still after its first token until another ends. The first lane is that of decodes.
+    const sequences = Math.min(options.maxSequences, lanes[0].maxRows, options.maxBatchRows);
     this.lanes = lanes.map((lane, i) => {
       const limits = {
         rows: Math.min(lane.maxRows, options.maxBatchRows),
-        sequences: options.maxSequences,
+        sequences,
         logitRows: options.maxLogitRows,
         blockTokens: shape.blockTokens,
         watermarkBlocks: Math.ceil(shape.kvBlocks * WATERMARK),

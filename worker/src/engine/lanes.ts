@@ -10,7 +10,7 @@ export type LaneWork = 'all' | 'decode' | 'prefill';
  */
 export const laneWork: readonly LaneWork[] = ['decode', ...Array.from({ length: promptLanes }, () => 'prefill' as const)];
 
-/** Rows of each lane at most: of decodes one for each sequence, and room for the guesses of one. */
+/** Rows of each lane at most: of decodes one for each sequence (no more of them run than a step has rows), and room for the guesses of one. */
 export function laneRows({
   maxBatchRows,
   maxSequences,

@@ -268,6 +268,29 @@ test('what an abandoned request still has in a step is not traced: its number ma
   await cluster.close();
 });
 
+test('with fewer rows a step than sequences, whoever has begun to stream goes on', async () => {
+  const { cluster } = await start(new Gate(), { ...shape, maxRows: shape.maxSequences / 2 });
+  const [{ counters, open }] = cluster.workers;
+  const submits = Array.from({ length: shape.maxSequences }, (_, i) => submitOf([i, 1], { maxTokens: 50 }));
+  const answers = submits.map((submit) => cluster.run(0, submit));
+  /** Of each request, how many tokens it had, and how many steps there had been when the last one came. */
+  const last = new Map<number, { tokens: number; step: number }>();
+  let stoodStill = 0;
+  while (open.size > 0) {
+    await new Promise((resolve) => setImmediate(resolve));
+    for (const [request, { answer }] of open) {
+      const tokens = answer.tokens.length;
+      const before = last.get(request);
+      if (tokens > 0 && before?.tokens === tokens) stoodStill = Math.max(stoodStill, counters.steps - before.step);
+      else last.set(request, { tokens, step: counters.steps });
+    }
+  }
+  for (const answer of answers) expect((await answer).tokens).toHaveLength(50);
+  // There are no more steps over prompts than sequences, and a few of decodes may be over before a token is seen here.
+  expect(stoodStill).toBeLessThan(2 * shape.maxSequences);
+  await cluster.close();
+});
+
 test('the lane of decodes has a row for every sequence, and those of one that guesses', () => {
   const [decodes, prompts] = laneRows({ maxBatchRows: 512, maxSequences: 4, draftMax: 8 });
   expect([decodes, prompts]).toEqual([12, 256]);

@@ -103,6 +103,7 @@ export class Sequence implements Schedulable {
     return this.length - this.promptLength;
   }
 
+  /** Of one that runs: as far as was known when it was admitted. */
   get likelyCached(): number {
     return Math.max(this.cachedWhenLookedAt, this.waitsFor?.tokensThere ?? 0);
   }

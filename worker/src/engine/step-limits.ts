@@ -17,9 +17,9 @@ export function stepLimits(
   const othersMs = endedMs[Activity.expertsOthers];
   const othersWait = performance.now() - othersMs < OTHERS_MS;
   if (work !== 'prefill') return { ...limits, othersWait };
-  // Fewer rows for a prompt that is alone here while no other home asks for experts.
+  // Fewer rows for a prompt that is alone here while no other home asks for experts: by what it lacked at first, so that its chunks are of one size.
   const sole = solePrompt(running, waiting);
-  const rows = sole === null || othersMs >= sole.submittedMs ? limits.rows : solePromptRows(sole.promptLength, limits.rows);
+  const rows = sole === null || othersMs >= sole.submittedMs ? limits.rows : solePromptRows(sole.length - sole.likelyCached, limits.rows);
   return { ...limits, rows, othersWait };
 }
 

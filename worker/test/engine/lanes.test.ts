@@ -44,7 +44,7 @@ class Gate {
   }
 }
 
-async function start(gate: Gate, size = shape) {
+async function start(gate: Gate, size = shape, prefixCache = false) {
   const models = [0, 1].map((w) =>
     toyModel(
       size,
@@ -69,7 +69,7 @@ async function start(gate: Gate, size = shape) {
     maxBatchRows: size.maxRows,
     maxSequences: shape.maxSequences,
     maxLogitRows: shape.maxLogitRows,
-    prefixCache: false,
+    prefixCache,
     draftMax: 0,
     rowDeadlineMs: 20_000,
   });
@@ -117,13 +117,16 @@ test("the next chunk's attention runs while the rows of a chunk are away, and ea
   await cluster.close();
 });
 
-test('a prompt that is alone is on its way in every lane', async () => {
+test.each([
+  ['as it is', 0],
+  ['behind a beginning that is cached', 480],
+])('a prompt that is alone is on its way in every lane: %s', async (_, known) => {
   const gate = new Gate();
-  const { cluster, ran } = await start(gate, { ...shape, maxRows: 512, kvBlocks: 400, maxContext: 1024 });
-  await cluster.run(0, submitOf([1], { maxTokens: 1 }));
+  const { cluster, ran } = await start(gate, { ...shape, maxRows: 512, kvBlocks: 400, maxContext: 1024 }, true);
+  await cluster.run(0, submitOf(Array(known + 1).fill(1), { maxTokens: 1 }));
   ran.length = 0;
   gate.shut = true;
-  const prompt = cluster.run(0, submitOf(Array(500).fill(3), { maxTokens: 1 }));
+  const prompt = cluster.run(0, submitOf([...Array(known).fill(1), ...Array(500).fill(3)], { maxTokens: 1 }));
   const chunks = () => ran.filter(({ lane }) => lane > 0);
   while (chunks().length < promptLanes) await new Promise((resolve) => setImmediate(resolve));
   expect(chunks().map(({ lane }) => lane)).toEqual(Array.from({ length: promptLanes }, (_, i) => i + 1));

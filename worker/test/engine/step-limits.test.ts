@@ -6,7 +6,7 @@ import { Activity } from '../../src/engine/time-split.ts';
 
 const limits: StepLimits = { rows: 256, sequences: 4, logitRows: 8, blockTokens: 4, watermarkBlocks: 1, othersWait: false };
 const prompt = (overrides: Partial<Sequence> = {}) =>
-  ({ length: 400, computed: 0, promptLength: 400, submittedMs: 5000, ending: false, ...overrides }) as Sequence;
+  ({ length: 400, computed: 0, likelyCached: 0, submittedMs: 5000, ending: false, ...overrides }) as Sequence;
 
 function at(
   nowMs: number,
@@ -37,4 +37,11 @@ test('a prompt that is alone goes in smaller steps, whoever is about to end besi
   expect(at(9000, 0, [prompt()], [prompt()]).rows).toBe(256);
   expect(at(9000, 5000, [prompt()]).rows).toBe(256);
   expect(at(9000, 0, [prompt()], [], 'all').rows).toBe(256);
+});
+
+test('what is cut into all lanes is what the prefix cache does not have, and what is computed again', () => {
+  expect(at(9000, 0, [prompt({ length: 4000, computed: 3600, likelyCached: 3600 })]).rows).toBe(128);
+  expect(at(9000, 0, [prompt({ length: 4000, computed: 3728, likelyCached: 3600 })]).rows).toBe(128);
+  expect(at(9000, 0, [], [prompt({ length: 4000, likelyCached: 3600 })]).rows).toBe(128);
+  expect(at(9000, 0, [prompt({ length: 4000, promptLength: 100 })]).rows).toBe(256);
 });

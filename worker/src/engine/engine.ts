@@ -138,7 +138,9 @@ export class Engine {
       const variant = this.model.ropeVariant(Math.min(request.prompt.length + request.maxTokens, this.capacity));
       const replayed = this.options.replay?.sequenceOf(request) ?? '';
       const scope = `${request.tenant}\0${variant}\0${shape.numericClass.name}\0${replayed}`;
-      const sequence = new Sequence(request, scope, variant, this.residency.pool, this.hitRates);
+      // Where nothing is guessed, no answer has to be followed through what its client expects.
+      const needed = this.drafting === null ? { ...request, prediction: [] } : request;
+      const sequence = new Sequence(needed, scope, variant, this.residency.pool, this.hitRates);
       this.residency.lookAt(sequence);
       this.live.set(request.request, sequence);
       this.waiting.push(sequence);

@@ -1,4 +1,4 @@
-import { Finish, MemoryNetwork, type Submit } from '@switchyard/proto';
+import { Finish, MemoryNetwork, PredictedText, type Submit } from '@switchyard/proto';
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { type Answer, type InProcessWorker, submitOf } from '../in-process-cluster.ts';
 import { alone, runAlone, startToys, toyPlan, toyShape } from './toy-cluster.ts';
@@ -113,6 +113,20 @@ describe('guessing next tokens', () => {
     expect((await run(answer.tokens.map((token) => (token + 1) % 97))).accepted).toBe(0);
     await cluster.close();
   });
+
+  test.each([
+    [8, 12],
+    [0, 0],
+  ])(
+    'an answer is followed through what its client expects only where somebody guesses: with %i guesses at most, %i tokens',
+    async (draftMax, followed) => {
+      const push = vi.spyOn(PredictedText.prototype, 'push');
+      const cluster = await startToys({ plan: alone, draftMax });
+      await cluster.run(0, submitOf([5, 6], { maxTokens: 12, prediction: [7, 8, 9] }));
+      await cluster.close();
+      expect(push).toHaveBeenCalledTimes(followed);
+    },
+  );
 
   test('a prediction that is no text of this model is refused', async () => {
     const cluster = await startToys({ plan: alone, draftMax: 8 });

@@ -119,12 +119,11 @@ export class Engine {
       };
       return new StepLane(lanes.length === 1 ? 'all' : laneWork[i], lane, limits, options.exchanges[i], options.replay, options.times);
     });
-    const { maxSequences } = options;
     this.decision = {
-      rows: new Int32Array(2 * maxSequences),
-      preempted: new Uint8Array(maxSequences),
+      rows: new Int32Array(2 * sequences),
+      preempted: new Uint8Array(sequences),
       admitted: 0,
-      admittedAt: new Int32Array(maxSequences),
+      admittedAt: new Int32Array(sequences),
     };
   }
 
@@ -295,7 +294,9 @@ export class Engine {
   private async runSegments(lane: StepLane, progress: StepProgress, startedMs: number): Promise<void> {
     const ahead = lane.work === 'prefill' ? this.lastPromptStep : null;
     if (lane.work === 'prefill') this.lastPromptStep = progress;
+    let completing = false;
     const finish = () => {
+      completing = true;
       this.complete(lane, startedMs);
       progress.end();
       lane.progress = null;
@@ -305,6 +306,8 @@ export class Engine {
       if (connecting !== null) await connecting;
       await lane.runSegments(ahead, finish);
     } catch (error) {
+      // A step that is half completed cannot be completed again: the process ends, as it does where a step that ran whole comes to that.
+      if (completing) throw error;
       this.failBatch(lane, error);
       // What keeps behind this step would overtake those before it, which may have the beginning of its sequences.
       await ahead?.passed(lane.model.moe.length);

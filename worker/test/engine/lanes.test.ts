@@ -1,5 +1,5 @@
 import { Finish, MemoryNetwork, type Plan, parseFrame, promptLanes, type Transport } from '@switchyard/proto';
-import { expect, test } from 'vitest';
+import { expect, onTestFinished, test, vi } from 'vitest';
 import { laneRows } from '../../src/engine/lanes.ts';
 import { type Answer, InProcessCluster, submitOf } from '../in-process-cluster.ts';
 import { toyModel, toyNative } from './toy-model.ts';
@@ -292,6 +292,28 @@ test('with fewer rows a step than sequences, whoever has begun to stream goes on
   // There are no more steps over prompts than sequences, and a few of decodes may be over before a token is seen here.
   expect(stoodStill).toBeLessThan(2 * shape.maxSequences);
   await cluster.close();
+});
+
+test('a mistake in what completes a step ends the process, and does not complete the step again', async () => {
+  const { cluster } = await start(new Gate());
+  const [{ engine, traced, counters }] = cluster.workers;
+  await cluster.run(0, submitOf([1], { maxTokens: 1 }));
+  const { steps } = counters;
+  engine.tracing = true;
+  const mistake = new Error('a trace that nobody can take');
+  vi.spyOn(traced, 'push').mockImplementationOnce(() => {
+    throw mistake;
+  });
+  // What would end the process is heard here instead.
+  const others = process.listeners('unhandledRejection');
+  process.removeAllListeners('unhandledRejection');
+  onTestFinished(() => {
+    for (const listener of others) process.on('unhandledRejection', listener);
+  });
+  const ending = new Promise((resolve) => process.once('unhandledRejection', resolve));
+  void cluster.run(0, submitOf([1], { maxTokens: 1 }));
+  expect(await ending).toBe(mistake);
+  expect(counters.steps).toBe(steps);
 });
 
 test('the lane of decodes has a row for every sequence, and those of one that guesses', () => {

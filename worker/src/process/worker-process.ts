@@ -40,6 +40,8 @@ export interface WorkerProcessOptions {
 const HEARTBEAT_MS = 1_000;
 /** How late a worker that stops may notice that the last home which used it has gone. */
 const UNUSED_CHECK_MS = 50;
+/** What a timer can wait; a longer one goes off at once, and a message may say so much. */
+const TIMEOUT_MS_MAX = 2 ** 31 - 1;
 const REATTACH_MS_MIN = 100;
 const REATTACH_MS_MAX = 2_000;
 
@@ -93,7 +95,7 @@ export class WorkerProcess {
     const { serving } = this;
     if (serving !== null) {
       const late = new AbortController();
-      const timeUp = sleep(graceMs, undefined, { signal: late.signal, ref: false }).catch(() => {});
+      const timeUp = sleep(Math.min(graceMs, TIMEOUT_MS_MAX), undefined, { signal: late.signal, ref: false }).catch(() => {});
       const allEnded = serving.engine.drain(reason).then(() => this.unused(late.signal));
       await Promise.race([allEnded, timeUp]);
       late.abort();

@@ -411,14 +411,18 @@ describe('the worker process', () => {
     expect(errors).toEqual([expect.stringMatching(told)]);
   });
 
-  test('on SIGTERM running requests end first, and new ones are refused', async () => {
+  test.each([
+    ['on SIGTERM', (worker: WorkerProcess) => void worker.stop(20_000)],
+    ['told to stop within seven weeks', (_: WorkerProcess, coordinator: Heard) => coordinator.send({ type: 'stop', graceMs: 2 ** 32 - 1 })],
+  ])('%s running requests end first, and new ones are refused', async (_, stop) => {
     const { worker, status } = startWorker('w0');
     const coordinator = await nextAttached();
     coordinator.send(assign(0, 1));
     await coordinator.next('ready');
+    stepMs = 1;
     coordinator.send({ type: 'submit', ...submitOf([1], { maxTokens: 300 }), request: 1 });
     await coordinator.next('tokens');
-    void worker.stop(20_000);
+    stop(worker, coordinator);
     coordinator.send({ type: 'submit', ...submitOf([1]), request: 2 });
     const refused = await coordinator.next('tokens', ({ errors }) => errors.length > 0);
     expect(refused.errors).toMatchObject([{ code: 'shutting_down' }]);

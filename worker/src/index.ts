@@ -11,8 +11,5 @@ export * from './model/inspect.ts';
 export { loadModel } from './model/load.ts';
 export * from './sample/logits.ts';
 export * from './sample/sampler.ts';
-export { LockstepCluster, type Runner, wholeModel } from './verify/lockstep-cluster.ts';
-export * from './verify/quality.ts';
-export { greedy, SequenceRun } from './verify/sequence-run.ts';
 export * from './verify/verify.ts';
 export { formatVerifyReport } from './verify/verify-table.ts';

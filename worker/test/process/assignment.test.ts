@@ -34,7 +34,7 @@ describe('an assignment', () => {
     const absent = { numericClass: '', expertDtype: '', denseDtype: '', sumMode: '', rowDeadlineMs: 0 };
     expect(readAssignment(assign(absent)).engine).toMatchObject({
       maxBatchRows: 512,
-      maxSequences: 32,
+      maxSequences: 64,
       rowDeadlineMs: limits.rowDeadlineMs,
     });
     expect(optionsOf(assign(absent)).numericClass).toEqual({
@@ -89,7 +89,7 @@ describe('an assignment', () => {
   test('makes lanes where experts live elsewhere, and one step over everything where none does', () => {
     const { hosted, laneRows: rows } = optionsOf(assign({ draftMax: 8 }));
     expect(hosted).toEqual(plan.replicas.map((layer) => layer.flatMap((holders, e) => (holders.includes(1) ? [e] : []))));
-    expect(rows).toEqual(laneRows({ maxBatchRows: 512, maxSequences: 32, draftMax: 8 }));
+    expect(rows).toEqual(laneRows({ maxBatchRows: 512, maxSequences: 64, draftMax: 8 }));
     const everywhere = { ...plan, replicas: plan.replicas.map((layer) => layer.map(() => [0, 1])) };
     expect(optionsOf(assign({}, {}, everywhere))).toMatchObject({ hosted: null, laneRows: null });
     const butOne = { ...plan, replicas: everywhere.replicas.map((layer, i) => (i === 1 ? [[0], ...layer.slice(1)] : layer)) };

@@ -139,7 +139,7 @@ export class ExpertServer {
       }
       frame = parsed;
     } catch (error) {
-      void client.link.close(error instanceof SwitchyardError ? error : new SwitchyardError('bad_frame', String(error), { cause: error }));
+      cutFor(client, error);
       return;
     }
     client.queued++;
@@ -147,7 +147,7 @@ export class ExpertServer {
     this.lastUsedMs = performance.now();
     const connecting = frame.scope === 'node' ? (this.served?.connecting ?? null) : null;
     if (connecting === null) this.take(client, frame);
-    else void connecting.then(() => this.take(client, frame));
+    else connecting.then(() => this.take(client, frame)).catch((error) => cutFor(client, error));
   }
 
   private take(client: Client, frame: DispatchFrame): void {
@@ -276,6 +276,10 @@ export class ExpertServer {
   }
 }
 
+function cutFor({ link }: Client, error: unknown): void {
+  void link.close(error instanceof SwitchyardError ? error : new SwitchyardError('bad_frame', String(error), { cause: error }));
+}
+
 /** Null: `work` was done. */
 function messageOfFailure(work: () => void): string | null {
   try {
@@ -311,6 +315,7 @@ class Served {
   /** 0, 1, 2, …: sum rows of a frame are consecutive. */
   private readonly rowIndex: Int32Array;
   private readonly shifted: Int32Array;
+  private readonly pairsOfRow: Int32Array;
   private readonly pairRow: Int32Array;
   private readonly pairSlot: Int32Array;
   private readonly pairExpert: Int32Array;
@@ -333,6 +338,7 @@ class Served {
     this.sum = native.sumCreate(model.device, numericClass.sum, maxRows, hidden);
     this.whole = native.sumCreate(model.device, numericClass.sum, maxRows, hidden);
     this.shifted = new Int32Array(maxRows);
+    this.pairsOfRow = new Int32Array(maxRows);
     this.rowIndex = Int32Array.from({ length: maxRows }, (_, i) => i);
     this.pairRow = new Int32Array(maxRows * topK);
     this.pairSlot = new Int32Array(maxRows * topK);
@@ -363,11 +369,13 @@ class Served {
       return new SwitchyardError('version_mismatch', `layer is ${frame.layer}; this model has ${moe.length} MoE layers`);
     if (frame.rows > this.maxRows)
       return new SwitchyardError('bad_frame', `rows is ${frame.rows}; this worker takes ${this.maxRows} at once`);
-    if (frame.pairs > frame.rows * shape.topK) {
-      return new SwitchyardError('bad_frame', `pairs is ${frame.pairs}; ${frame.rows} rows have ${frame.rows * shape.topK} at most`);
-    }
     const { slotOf, layer } = moe[frame.layer];
+    this.pairsOfRow.fill(0, 0, frame.rows);
     for (let p = 0; p < frame.pairs; p++) {
+      const row = frame.pairRow[p];
+      // Of each row, not of all together: a neighbour is sent some of the rows, and no frame of theirs may have more either.
+      if (++this.pairsOfRow[row] > shape.topK)
+        return new SwitchyardError('bad_frame', `row ${row} has more than ${shape.topK} pairs, the most that this model has`);
       const expert = frame.pairExpert[p];
       if (expert < slotOf.length && slotOf[expert] >= 0) continue;
       if (expert >= slotOf.length || frame.scope === 'worker')

@@ -151,7 +151,8 @@ export class NodeGateway {
     this.pairs.forEach((pairs, worker) => {
       if (pairs > 0 && worker !== self) relay.expect();
     });
-    for (let worker = 0; worker < this.pairs.length; worker++) {
+    // One that is lost at once has ended it: its home asks for all of its rows elsewhere.
+    for (let worker = 0; worker < this.pairs.length && !relay.isOver; worker++) {
       if (this.pairs[worker] > 0 && worker !== self) this.sendOn(relay, worker, layer);
     }
     return relay;

@@ -140,7 +140,8 @@ describe('ExpertServer', () => {
     ['another hidden size', { hidden: 8 }, [0], 'version_mismatch', 'hidden is 8; this model has 4'],
     ['a layer that is not there', { layer: 2 }, [0], 'version_mismatch', 'layer is 2; this model has 2 MoE layers'],
     ['too many rows', { rows: 9 }, [0], 'bad_frame', 'rows is 9; this worker takes 8 at once'],
-    ['too many pairs', { pairs: 5 }, [0], 'bad_frame', 'pairs is 5; 2 rows have 4 at most'],
+    ['too many pairs', { pairs: 5 }, [0], 'bad_frame', 'row 1 has more than 2 pairs'],
+    ['too many pairs of one row', { rows: 3, pairs: 5 }, [0], 'bad_frame', 'row 2 has more than 2 pairs'],
     ['an expert of another worker', {}, [0, 3], 'expert_unavailable', 'expert 3 of layer 2 does not live here'],
     ['an expert that is not there', {}, [4], 'expert_unavailable', 'expert 4 of layer 2 does not live here'],
   ])('%s is refused by name, and the link stays', async (_what, overrides, experts, code, message) => {

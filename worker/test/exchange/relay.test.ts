@@ -23,6 +23,7 @@ import { Counters } from '../../src/engine/counters.ts';
 import { TimeSplit } from '../../src/engine/time-split.ts';
 import { Exchange, type ExchangeOptions } from '../../src/exchange/exchange.ts';
 import { ExpertServer } from '../../src/exchange/expert-server.ts';
+import type { Dial } from '../../src/exchange/peer-links.ts';
 import { toyModel, toyNative } from '../engine/toy-model.ts';
 
 const HIDDEN = 4;
@@ -49,14 +50,14 @@ const plan: Plan = {
 };
 const own = holders.flatMap((workers, e) => (workers.includes(0) ? [e] : []));
 
-/** A frame of one pair a row. */
-function dispatch(tag: number, scope: FrameScope, experts: number[], layer = 1): Uint8Array {
+/** A frame of one pair a row, unless `rowOf` says another row for a pair. */
+function dispatch(tag: number, scope: FrameScope, experts: number[], layer = 1, rowOf = (pair: number) => pair): Uint8Array {
   const rows = experts.length;
   const header = { epoch: 7, step: 1, layer, source: 3, rows, pairs: rows, hidden: HIDDEN, numericClass: 3, dtype: 'f32', tag } as const;
   const frame = frameMemory(dispatchFrameBytes(header));
   const tables = encodeDispatchHeader(frame, { ...header, scope });
   for (let p = 0; p < rows; p++) {
-    tables.pairRow[p] = p;
+    tables.pairRow[p] = rowOf(p);
     tables.pairExpert[p] = experts[p];
     tables.pairWeight[p] = 0.5;
   }
@@ -79,6 +80,8 @@ describe('a relayed frame', () => {
   let answers: Frame[];
   /** What was sent on, in order; the neighbours answer when the test says so. */
   let forwarded: { worker: number; frame: DispatchFrame; link: Link }[];
+  /** The gateway's connections to its neighbours. */
+  let dialled: Link[];
   let serve: () => void;
   let native: Native;
   let common: Omit<ExchangeOptions, 'plan' | 'rowDeadlineMs' | 'dial'>;
@@ -108,8 +111,13 @@ describe('a relayed frame', () => {
       counters: new Counters(shape.moeLayers, shape.experts),
       times: new TimeSplit(),
     };
-    create = () =>
-      new Exchange({ ...common, plan, rowDeadlineMs: 20_000, dial: ([to], signal) => network.dial(to, { ...options, signal }) });
+    dialled = [];
+    const dial: Dial = async ([to], signal) => {
+      const link = await network.dial(to, { ...options, signal });
+      dialled.push(link);
+      return link;
+    };
+    create = () => new Exchange({ ...common, plan, rowDeadlineMs: 20_000, dial });
     exchange = create();
     exchange.announce(neighbours);
     await exchange.connecting;
@@ -189,6 +197,52 @@ describe('a relayed frame', () => {
       expect(answers.at(-1)).toMatchObject({ tag, kind: announced ? 'combine' : 'error' });
       await late.close();
     }
+  });
+
+  test.each([
+    ['while neighbours are dialled', true],
+    ['afterwards', false],
+  ])('that has too many pairs of one row is refused, and its link stays: %s', async (_when, waits) => {
+    const gateway = waits ? create() : exchange;
+    server.serve({ ...common, gateway: gateway.gateway });
+    // More than any frame for a neighbour may have for one row.
+    home.send(dispatch(1, 'node', new Array(40).fill(1), 1, () => 0));
+    await settle();
+    if (waits) gateway.announce(neighbours);
+    await becomes(() => answers.length === 1);
+    expect(answers[0]).toMatchObject({
+      kind: 'error',
+      tag: 1,
+      code: 'bad_frame',
+      message: expect.stringContaining('row 0 has more than 2'),
+    });
+    home.send(dispatch(2, 'worker', [0]));
+    await becomes(() => answers.length === 2);
+    expect([answers[1].kind, forwarded.length]).toEqual(['combine', 0]);
+    await gateway.close();
+  });
+
+  test('that cannot be sent on once neighbours have been dialled costs its home the link, and no more', async () => {
+    const late = create();
+    late.gateway.open = () => {
+      throw new Error('no memory');
+    };
+    server.serve({ ...common, gateway: late.gateway });
+    home.send(dispatch(1, 'node', [1]));
+    await settle();
+    late.announce(neighbours);
+    expect((await home.closed)?.code).toBe('link_closed');
+    await late.close();
+  });
+
+  test('of which a part cannot be sent is not sent to others', async () => {
+    for (const link of dialled.filter(({ peer }) => peer === 'memory://w1'))
+      link.send = () => {
+        throw new Error('closed just now');
+      };
+    expect(await askedFor(1, [1, 2])).toEqual([]);
+    expect(answers).toEqual([expect.objectContaining({ kind: 'error', tag: 1, code: 'worker_lost' })]);
+    expect(await askedFor(2, [2])).toEqual([2]);
   });
 
   test('fails once, by the first of its neighbours that refuses', async () => {

@@ -18,20 +18,23 @@ const nodeLimitMax = 32;
 
 /**
  * @param text like "node-limit=2,wire=int8"; empty: nothing is given up
- * @throws SwitchyardError `invalid_request` naming the part that is not known
+ * @throws SwitchyardError `invalid_request` naming the part that is not known, or whose option was given before
  */
 export function parseLossy(text: string): Lossy {
   const lossy = { ...notLossy };
   for (const part of text === '' ? [] : text.split(',')) {
-    const [name, value = ''] = part.split('=', 2);
+    const [name, ...values] = part.split('=');
+    const value = values.join('=');
     if (name === 'node-limit') {
-      const nodes = Number(value);
-      if (!Number.isInteger(nodes) || nodes < 1 || nodes > nodeLimitMax) throw unknown(part, `node-limit is 1 to ${nodeLimitMax} nodes`);
+      const nodes = /^[1-9]\d*$/.test(value) ? Number(value) : 0;
+      if (nodes < 1 || nodes > nodeLimitMax) throw refused(part, `node-limit is 1 to ${nodeLimitMax} nodes`);
+      if (lossy.nodeLimit !== null) throw refused(part, 'node-limit is given twice');
       lossy.nodeLimit = nodes;
     } else if (name === 'wire') {
-      if (value !== 'int8' && value !== 'fp8') throw unknown(part, 'wire is int8 or fp8');
+      if (value !== 'int8' && value !== 'fp8') throw refused(part, 'wire is int8 or fp8');
+      if (lossy.wire !== null) throw refused(part, 'wire is given twice');
       lossy.wire = value;
-    } else throw unknown(part, 'there are node-limit=N, wire=int8 and wire=fp8');
+    } else throw refused(part, 'there are node-limit=N, wire=int8 and wire=fp8');
   }
   return lossy;
 }
@@ -53,6 +56,6 @@ export function promisesSameBits(numericClass: string): boolean {
   return !numericClass.split('+').some((part) => part === 'fast-sum' || part.endsWith('-wire') || part.startsWith('node-limit-'));
 }
 
-function unknown(part: string, limit: string): SwitchyardError {
+function refused(part: string, limit: string): SwitchyardError {
   return new SwitchyardError('invalid_request', `lossy is ${JSON.stringify(part.slice(0, 64))}; ${limit}`, { param: 'lossy' });
 }

@@ -20,6 +20,11 @@ describe('a worker warns', () => {
     ],
     ['of nothing where peers show certificates', { data: ['tcp://0.0.0.0:4101'], tlsCa: 'a', tlsCert: 'c' }, []],
     [
+      "of anybody's rows that a broker brings, certificates or not",
+      { data: ['nats://broker:4222/a'], tlsCa: 'a', tlsCert: 'c' },
+      ["--data nats://broker:4222/a takes anybody's rows: give it a --token-file"],
+    ],
+    [
       'of a token that can be read',
       { coordinator: 'head:8001', data: ['grpc://this-host:4101', 'tcp://this-host:4102'], tokenFile: 't' },
       [

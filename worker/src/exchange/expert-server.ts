@@ -159,7 +159,7 @@ export class ExpertServer {
       return;
     }
     const relay = served.relay(frame, this.rowsWaiting, {
-      complete: (whole) => this.answerRelay(client, served, whole),
+      complete: (whole, answer) => this.answerRelay(client, served, whole, answer),
       failed: (_, code, message) => this.answerError(client, frame, code, message),
     });
     if (relay !== null && (relay.isOver || relay.own.length === 0)) return;
@@ -242,10 +242,11 @@ export class ExpertServer {
     else relay.fail('internal', message);
   }
 
-  private answerRelay(client: Client, served: Served, relay: Relay): void {
+  /** @param made by this worker with its own part; null: the last part came from a neighbour */
+  private answerRelay(client: Client, served: Served, relay: Relay, made: Uint8Array | null): void {
     let answer: Uint8Array;
     try {
-      answer = served.gather(relay);
+      answer = made ?? served.gather(relay);
     } catch (error) {
       this.answerError(client, relay.frame, 'internal', error instanceof Error ? error.message : String(error));
       return;
@@ -320,9 +321,9 @@ class Served {
   private readonly pairSlot: Int32Array;
   private readonly pairExpert: Int32Array;
   private readonly pairWeight: Float32Array;
-  /** Row bytes of merged frames, end to end; and where an answer is encoded before it is cut to size. Both grow to what was needed. */
+  /** Row bytes of merged frames, end to end; and where sums are encoded before they are cut to size. Both grow to what was needed. */
   private staged = new Uint8Array(0);
-  private encoded = new Uint8Array(0);
+  private scratch = new Uint8Array(0);
 
   constructor({ native, model, epoch, worker, maxRows, gateway, counters, times }: ServedModel) {
     const { hidden, topK, numericClass } = model.shape;
@@ -389,9 +390,9 @@ class Served {
   /** Sends on what other workers of this node compute. Null: everything is computed here. */
   relay(frame: DispatchFrame, rowsWaiting: number, end: RelayEnd): Relay | null {
     const relay = this.gateway.open(frame, this.model.moe[frame.layer], rowsWaiting, {
-      complete: (whole) => {
+      complete: (whole, answer) => {
         this.relays.delete(whole);
-        end.complete(whole);
+        end.complete(whole, answer);
       },
       failed: (failed, code, message) => {
         this.relays.delete(failed);
@@ -434,21 +435,20 @@ class Served {
   finish(relay: Relay, first: number): void {
     const { native, sum } = this;
     const { frame } = relay;
-    const rows = this.rowIndex.subarray(first, first + frame.rows);
-    if (relay.onlyOwnMissing) {
-      for (const { row, bytes, offset, length } of relay.partials) {
-        for (let i = 0; i < row.length; i++) this.shifted[i] = first + row[i];
-        native.sumAddEncoded(sum, row.length, this.shifted, bytes, offset, length);
-        giveBackFrame(bytes);
-      }
-      relay.partials.length = 0;
+    if (!relay.onlyOwnMissing) {
+      const bytes = this.encoded(frame, sum, first, 0);
+      relay.add({ row: this.rowIndex.subarray(0, frame.rows), bytes, offset: 0, length: bytes.length });
+      return;
     }
-    const bytes = frameMemory(native.sumEncodedMax(frame.rows, frame.hidden));
-    const length = native.sumEncode(sum, frame.rows, rows, bytes, 0);
-    relay.add({ row: this.rowIndex.subarray(0, frame.rows), bytes, offset: 0, length });
+    for (const { row, bytes, offset, length } of relay.partials) {
+      for (let i = 0; i < row.length; i++) this.shifted[i] = first + row[i];
+      native.sumAddEncoded(sum, row.length, this.shifted, bytes, offset, length);
+      giveBackFrame(bytes);
+    }
+    relay.complete(this.encode(frame, first));
   }
 
-  /** The answer to a relayed frame all of whose parts are there. */
+  /** The answer to a relayed frame all of whose parts came from elsewhere, or were put aside. */
   gather({ frame, partials }: Relay): Uint8Array {
     const { native, whole } = this;
     native.sumClear(whole, frame.rows);
@@ -456,24 +456,25 @@ class Served {
       native.sumAddEncoded(whole, row.length, row, bytes, offset, length);
       giveBackFrame(bytes);
     }
-    return this.answerOf(frame, whole, 0);
+    return this.encode(frame, 0, whole);
   }
 
   /** The answer to a frame whose sums begin at row `first`. */
-  encode(frame: DispatchFrame, first: number): Uint8Array {
-    return this.answerOf(frame, this.sum, first);
+  encode(frame: DispatchFrame, first: number, sum = this.sum): Uint8Array {
+    const answer = this.encoded(frame, sum, first, FRAME_HEADER_BYTES);
+    return encodeCombineHeader(answer, { ...echo(frame), source: this.worker }, answer.length - FRAME_HEADER_BYTES);
   }
 
-  private answerOf(frame: DispatchFrame, sum: RowSum, first: number): Uint8Array {
+  /** A frame's sums after so many bytes for a header, in memory of their own that is as small as they are: it is kept until they are written, or taken in. */
+  private encoded(frame: DispatchFrame, sum: RowSum, first: number, headerBytes: number): Uint8Array {
     const { native } = this;
-    const most = FRAME_HEADER_BYTES + native.sumEncodedMax(frame.rows, frame.hidden);
-    if (this.encoded.length < most) this.encoded = new Uint8Array(most);
+    const most = headerBytes + native.sumEncodedMax(frame.rows, frame.hidden);
+    if (this.scratch.length < most) this.scratch = new Uint8Array(most);
     const rows = this.rowIndex.subarray(first, first + frame.rows);
-    const sumBytes = native.sumEncode(sum, frame.rows, rows, this.encoded, FRAME_HEADER_BYTES);
-    // A copy of its own, as small as the sums are: the link keeps it until it is written.
-    const answer = frameMemory(FRAME_HEADER_BYTES + sumBytes);
-    answer.set(this.encoded.subarray(0, answer.length));
-    return encodeCombineHeader(answer, { ...echo(frame), source: this.worker }, sumBytes);
+    const length = headerBytes + native.sumEncode(sum, frame.rows, rows, this.scratch, headerBytes);
+    const bytes = frameMemory(length);
+    bytes.set(this.scratch.subarray(0, length));
+    return bytes;
   }
 
   free(): void {

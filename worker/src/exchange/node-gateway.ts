@@ -25,7 +25,8 @@ export interface PartialSums {
 
 /** Who waits for a node's answer. Exactly one of the two is called, once. */
 export interface RelayEnd {
-  complete(relay: Relay): void;
+  /** @param answer made with this worker's own part, which came last; null: it is to be made of the relay's parts */
+  complete(relay: Relay, answer: Uint8Array | null): void;
   failed(relay: Relay, code: ErrorCode, message: string): void;
 }
 
@@ -64,10 +65,14 @@ export class Relay {
 
   add(partial: PartialSums): void {
     this.partials.push(partial);
-    this.missing--;
-    if (this.missing > 0 || this.over) return;
+    if (--this.missing === 0) this.complete(null);
+  }
+
+  /** Nothing is missing but, if there is an answer, this worker's own part: it is in there with all others. */
+  complete(answer: Uint8Array | null): void {
+    if (this.over) return;
     this.over = true;
-    this.end.complete(this);
+    this.end.complete(this, answer);
   }
 
   fail(code: ErrorCode, message: string): void {

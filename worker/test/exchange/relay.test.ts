@@ -23,6 +23,7 @@ import { Counters } from '../../src/engine/counters.ts';
 import { TimeSplit } from '../../src/engine/time-split.ts';
 import { Exchange, type ExchangeOptions } from '../../src/exchange/exchange.ts';
 import { ExpertServer } from '../../src/exchange/expert-server.ts';
+import type { Relay } from '../../src/exchange/node-gateway.ts';
 import type { Dial } from '../../src/exchange/peer-links.ts';
 import { toyModel, toyNative } from '../engine/toy-model.ts';
 
@@ -159,15 +160,26 @@ describe('a relayed frame', () => {
     expect((server as unknown as { served: { relays: ReadonlySet<unknown> } }).served.relays.size).toBe(0);
   });
 
-  test('has the same answer whichever of its parts comes last', async () => {
+  test('has the same answer whichever of its parts comes last, and no sums pass through memory that need not', async () => {
     const answered = async (tag: number): Promise<string> => {
       await becomes(() => answers.some((each) => each.tag === tag));
       const { bytes, sumOffset } = answers.find((each) => each.tag === tag) as CombineFrame;
       return Buffer.from(bytes.subarray(sumOffset)).toString('hex');
     };
+    const passes = { encode: 0, add: 0 };
+    native.sumEncode = (...args) => {
+      passes.encode++;
+      return toyNative.sumEncode(...args);
+    };
+    native.sumAddEncoded = (...args) => {
+      passes.add++;
+      toyNative.sumAddEncoded(...args);
+    };
     await askedFor(1, [1, 0, 0, 1]);
     answer(0);
     const ownFirst = await answered(1);
+    // Its own part is put aside, and both are put together.
+    expect(passes).toEqual({ encode: 2, add: 2 });
     // Frames before it have turns of their own, and one shares the turn of its own part.
     for (const tag of [2, 3, 4, 5]) home.send(dispatch(tag, 'worker', new Array(64).fill(0), 0));
     home.send(dispatch(6, 'worker', [0, 4, 0]));
@@ -175,6 +187,21 @@ describe('a relayed frame', () => {
     await becomes(() => forwarded.length === 2);
     answer(1);
     expect(await answered(7)).toBe(ownFirst);
+    expect(answers.length).toBe(7);
+    // One encoding each answer; the neighbour's part is added to the own sums.
+    expect(passes).toEqual({ encode: 2 + 6, add: 2 + 1 });
+    expect((server as unknown as { served: { relays: ReadonlySet<unknown> } }).served.relays.size).toBe(0);
+  });
+
+  test('keeps no more of its own part than travels while others are missing', async () => {
+    // As kernels have it: sums may take eight bytes a value, and seldom do.
+    native.sumEncodedMax = (rows) => rows * HIDDEN * 8;
+    const relays = (server as unknown as { served: { relays: ReadonlySet<Relay> } }).served.relays;
+    await askedFor(1, [1, 0, 0]);
+    expect([...relays].map(({ partials }) => partials.map(({ bytes }) => bytes.length))).toEqual([[3 * HIDDEN * 4]]);
+    answer(0);
+    await becomes(() => answers.length === 1);
+    expect(answers[0].kind).toBe('combine');
   });
 
   test('waits until the neighbours have been dialled, and is refused when they never will be', async () => {

@@ -14,6 +14,8 @@ import { lasts } from './refusal.ts';
 export interface Cargo {
   /** The frame's: what was asked of a whole node may be refused for a neighbour's sake. */
   readonly scope: DispatchFrame['scope'];
+  /** Its link has the frame; it may have been held back until now. Not called for one that is lost before. */
+  departed?(): void;
   /** @throws SwitchyardError when the answer does not fit; its link is cut then, and `lost` follows */
   landed(answer: CombineFrame): void;
   /** It will not come back. */
@@ -174,6 +176,7 @@ export class Flights {
       if (link === null) throw new SwitchyardError('link_closed', 'there is no link to it');
       link.send(frame);
       this.links[urgency].countFrame(worker);
+      flight.cargo.departed?.();
       return link.pendingBytes > 0;
     } catch (error) {
       this.lose(tag, 'worker_lost', error instanceof Error ? error.message : String(error));

@@ -111,13 +111,14 @@ export class HomeExchange implements LayerRunner {
       this.fail(lane, worker, layer, 'internal', error instanceof Error ? error.message : String(error));
       return false;
     }
-    this.bill(lane, frame.length);
-    return flights.send(worker, urgencyOf(lane.rows), frame, tag, lane.rows, this.cargo(lane, worker, index, layer, doubts));
+    const cargo = this.cargo(lane, worker, index, layer, doubts, frame.length);
+    return flights.send(worker, urgencyOf(lane.rows), frame, tag, lane.rows, cargo);
   }
 
-  private cargo(lane: Lane, worker: number, index: number, layer: MoeLayer, doubts: Doubts): Cargo {
+  private cargo(lane: Lane, worker: number, index: number, layer: MoeLayer, doubts: Doubts, bytes: number): Cargo {
     return {
       scope: scopeOf(lane),
+      departed: () => this.bill(lane, bytes),
       landed: (answer) => {
         this.addSums(lane, answer, layer);
         this.land();

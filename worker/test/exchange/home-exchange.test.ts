@@ -53,6 +53,7 @@ const oneEach = { nodeOf: [0, 1, 2], holders: [[0], [1, 2], [1]] };
 async function startHome(native: Partial<Native> = {}, { nodeOf, holders } = oneEach) {
   const network = new MemoryNetwork();
   const arrived: Arrival[] = [];
+  const dialled: Link[] = [];
   const plan: Plan = {
     format: 'switchyard-plan',
     version: 1,
@@ -75,7 +76,11 @@ async function startHome(native: Partial<Native> = {}, { nodeOf, holders } = one
   const flights = new Flights({
     workers: nodeOf.length,
     rowDeadlineMs: 20_000,
-    dial: ([to], signal) => network.dial(to, { ...options, signal }),
+    dial: async ([to], signal) => {
+      const link = await network.dial(to, { ...options, signal });
+      dialled.push(link);
+      return link;
+    },
     onReachable: (worker, reachable) => routes.setReachable(worker, reachable),
     onAvoided: (worker, avoided) => routes.setAvoided(worker, avoided),
   });
@@ -101,13 +106,13 @@ async function startHome(native: Partial<Native> = {}, { nodeOf, holders } = one
       },
       traffic: (row: number) => bills[row],
     } as unknown as StepBatch;
-    return { done: home.runLayer(layer, batch) ?? Promise.resolve(), failures };
+    return { done: home.runLayer(layer, batch) ?? Promise.resolve(), failures, bills };
   };
   const nextArrival = async (): Promise<Arrival> => {
     while (arrived.length === 0) await turn();
     return arrived.shift()!;
   };
-  return { flights, run, arrived, nextArrival, sums: (lane.moe[0].sum as unknown as { values: Int32Array }).values };
+  return { flights, run, arrived, dialled, nextArrival, sums: (lane.moe[0].sum as unknown as { values: Int32Array }).values };
 }
 
 const turn = () => new Promise<void>((resolve) => setImmediate(resolve));
@@ -188,6 +193,21 @@ describe('HomeExchange', () => {
     await done;
     expect(failures[0]).toMatchObject({ code: 'worker_lost', message: expect.stringContaining(message) });
     expect([...sums.subarray(0, HIDDEN)]).toEqual([0, 0, 0, 0]);
+  });
+
+  test('rows are billed for frames that have left, and not for one that no link took', async () => {
+    const { run, dialled, nextArrival } = await start();
+    for (const link of dialled.filter(({ peer }) => peer === 'memory://w1'))
+      link.send = () => {
+        throw new Error('closed just now');
+      };
+    const { done, bills } = run(0, [1]);
+    const arrival = await nextArrival();
+    expect(arrival.worker).toBe(2);
+    expect(bills[0].interNodeBytes).toBe(arrival.frame.bytes.length);
+    answer(arrival);
+    await done;
+    expect(bills[0].interNodeBytes).toBe(arrival.frame.bytes.length + FRAME_HEADER_BYTES + HIDDEN * 4);
   });
 
   test('whoever refuses is not asked again, but for a gateway that may have refused for a neighbour', async () => {

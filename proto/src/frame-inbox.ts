@@ -42,7 +42,7 @@ export class FrameInbox {
     this.#handOver();
   }
 
-  /** Who receives has closed the link, perhaps while it is handed what was kept: it wants no more. */
+  /** Who receives has closed the link, perhaps while it is handed what was kept, and wants no more; or the link has broken. */
   stop(): void {
     this.#kept = [];
   }

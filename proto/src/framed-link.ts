@@ -258,6 +258,7 @@ export class FramedLink implements Link {
   #ended(error: SwitchyardError | null): void {
     if (this.#state === 'closed') return;
     this.#state = 'closed';
+    if (error !== null) this.#inbox.stop();
     clearTimeout(this.#timer);
     this.#window.close();
     this.#refuse(error ?? this.#broken(undefined)); // of no effect once opened

@@ -122,6 +122,7 @@ export class GrpcLink implements Link, LaneStream {
   ended(error: SwitchyardError | null): void {
     if (this.#state === 'closed') return;
     this.#state = 'closed';
+    if (error !== null) this.#inbox.stop();
     this.#window.close();
     this.#settle(error);
   }

@@ -272,6 +272,7 @@ class CallLink implements Link {
   #ended(error: SwitchyardError | null): void {
     if (this.#state === 'closed') return;
     this.#state = 'closed';
+    if (error !== null) this.#inbox.stop();
     this.#window.close();
     this.#settle(error);
   }

@@ -9,8 +9,9 @@ import type { SwitchyardError } from './errors.ts';
  * `send` never blocks and never throws for a slow peer: when it returns false, wait for `drained` before the next frame (it also resolves when the link
  * closes). Sending on a closed link throws `link_closed`. A frame over `limits.frameBytesMax` throws `bad_frame` at the sender, and closes the link with that error at the receiver.
  * `onFrame` is set once, before the first await after the link was obtained; frames that arrive earlier are kept. It must not throw.
- * `closed` resolves once, with null after an orderly close by either side and the error otherwise; after it, or a call of `close`, no frame arrives. `close()` writes what was sent,
- * then closes; `close(reason)` drops it and cuts the link: here `closed` gives the reason, at the peer a `link_closed` error.
+ * `closed` resolves once, with null after an orderly close by either side and the error otherwise; after it, or a call of `close`, no frame arrives, but for those that
+ * were kept when the peer closed in order: they are the receiver's still. `close()` writes what was sent, then closes; `close(reason)` drops it and cuts the link: here
+ * `closed` gives the reason, at the peer a `link_closed` error.
  */
 export interface Link {
   /** What connects: 'memory' | 'shm' | 'uds' | 'tcp' | 'grpc' | 'nats'. */

@@ -227,6 +227,7 @@ class MemoryLink implements Link {
   #ended(error: SwitchyardError | null): void {
     if (this.#state === 'closed') return;
     this.#state = 'closed';
+    if (error !== null) this.#inbox.stop();
     this.#flights.length = 0;
     this.#window.close();
     this.#settle(error);

@@ -258,6 +258,7 @@ export class SharedMemoryLink implements Link {
   #ended(error: SwitchyardError | null): void {
     if (this.#state === 'closed') return;
     this.#state = 'closed';
+    if (error !== null) this.#inbox.stop();
     clearTimeout(this.#timer);
     this.#queue.length = 0;
     this.#window.close();

@@ -1,6 +1,7 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 import { afterEach, describe, expect, it } from 'vitest';
+import { becomes } from '../../test/becomes.ts';
 import {
   frameMemory,
   giveBackFrame,
@@ -253,6 +254,21 @@ export function linkConformance(subject: ConformanceSubject): void {
       expect(got).toEqual(Array.from({ length: 50 }, (_, i) => i));
       for (const end of [ends.dialled, ends.accepted])
         expect(() => end.send(Uint8Array.of(1))).toThrow(expect.objectContaining({ code: 'link_closed' }));
+    });
+
+    it.each([
+      ['nothing of what a pause kept, once the link was cut', new SwitchyardError('internal', 'test'), []],
+      ['what a pause kept, once the peer has closed in order', undefined, [7]],
+    ])('hands over %s', async (_what, reason, handedOver) => {
+      const { dialled, accepted } = await pair(undefined, (link) => link.pause());
+      const got: number[] = [];
+      accepted.onFrame((frame) => got.push(frame[0]));
+      dialled.send(new Uint8Array(100).fill(7));
+      await becomes(() => accepted.bytes.received >= 100);
+      await dialled.close(reason);
+      expect((await accepted.closed)?.code).toBe(reason && 'link_closed');
+      accepted.resume();
+      expect(got).toEqual(handedOver);
     });
 
     it('closes in order when both ends do at once', async () => {

@@ -60,9 +60,11 @@ export class Exchange {
   /** These workers are there, all that are, and can be dialled at these addresses from now on. Those that hold no experts are ignored. */
   announce(there: readonly { worker: number; dataAddresses: readonly string[] }[]): void {
     const peers = there.filter(({ worker }) => this.peers.has(worker));
+    const present = new Set(peers.map(({ worker }) => worker));
+    this.flights.onlyThese(present);
     for (const { worker, dataAddresses } of peers) this.flights.announce(worker, dataAddresses);
     // Nobody waits for a neighbour that is not there; nor for workers of an earlier announcement that have gone since.
-    this.expectOnly(new Set(peers.map(({ worker }) => worker)));
+    this.expectOnly(present);
     const dialled = peers.map(async ({ worker, dataAddresses }) => {
       const addresses = dataAddresses.join();
       if (this.silentAt.get(worker) !== addresses) {

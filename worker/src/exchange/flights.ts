@@ -105,6 +105,11 @@ export class Flights {
     for (const urgency of urgencies) this.links[urgency].announce(worker, addresses);
   }
 
+  /** Nobody dials those that are not among these, until they are announced again. */
+  onlyThese(there: ReadonlySet<number>): void {
+    for (const urgency of urgencies) this.links[urgency].onlyThese(there);
+  }
+
   /** Resolves when the announced worker has its links, or has been dialled since it was announced in vain. */
   async settled(worker: number): Promise<void> {
     await Promise.all(urgencies.map((urgency) => this.links[urgency].settled(worker)));

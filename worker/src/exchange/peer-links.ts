@@ -16,7 +16,7 @@ const REDIAL_MS_MAX = 2_000;
 
 /**
  * This home's links to the workers that host experts for it, one each, dialled by the home: dispatches leave on them and combines return. A link that breaks is
- * dialled again with growing pauses until it is there or nobody wants it; an announcement of the worker (it has restarted, perhaps elsewhere) dials at once.
+ * dialled again with growing pauses for as long as the worker is said to be there; an announcement of it (it has restarted, perhaps elsewhere) dials at once.
  */
 export class PeerLinks {
   private readonly dial: Dial;
@@ -38,6 +38,11 @@ export class PeerLinks {
       return;
     }
     this.peers.set(worker, new Peer(worker, addresses, this.dial, this.events));
+  }
+
+  /** No others are there now. A link to one that has left may stand; it is not dialled again before it is announced. */
+  onlyThese(there: ReadonlySet<number>): void {
+    for (const [worker, peer] of this.peers) if (!there.has(worker)) peer.hasLeft = true;
   }
 
   /** The open link to a worker, or null. */
@@ -81,6 +86,8 @@ class Peer {
   framesSent = 0;
   roundTrips = 0;
   roundTripSeconds = 0;
+  /** Since it was last announced. */
+  hasLeft = false;
   private addresses: readonly string[];
   private readonly dial: Dial;
   private readonly events: PeerEvents;
@@ -109,6 +116,7 @@ class Peer {
   moveTo(addresses: readonly string[]): void {
     const moved = addresses.join() !== this.addresses.join();
     this.addresses = addresses;
+    this.hasLeft = false;
     this.announcements++;
     if (moved) {
       void this.link?.close(new SwitchyardError('link_closed', `worker ${this.worker} has moved to ${addresses.join(', ')}`));
@@ -155,7 +163,7 @@ class Peer {
       if (moves !== this.moves) continue;
       this.settle();
       pauseMs = wasOpen ? REDIAL_MS_MIN : Math.min(pauseMs * 2, REDIAL_MS_MAX);
-      if (!this.closed && announcements === this.announcements) await this.pause(pauseMs);
+      if (!this.closed && announcements === this.announcements) await this.pause(this.hasLeft ? null : pauseMs);
     }
     this.settle();
   }
@@ -196,10 +204,11 @@ class Peer {
     return true;
   }
 
-  private pause(ms: number): Promise<void> {
+  /** Null: until somebody is in a hurry. */
+  private pause(ms: number | null): Promise<void> {
     return new Promise((resolve) => {
-      const timer = setTimeout(resolve, ms);
-      timer.unref();
+      const timer = ms === null ? undefined : setTimeout(resolve, ms);
+      timer?.unref();
       this.hurry = () => {
         clearTimeout(timer);
         resolve();

@@ -146,6 +146,20 @@ describe('Exchange', () => {
     expect(waiting()).toEqual({ steps: false, gateway: false });
   });
 
+  test('whoever is announced no longer is dialled no more once its links are gone', async () => {
+    announce(1, 2);
+    await reach(1);
+    await reach(2);
+    announce(2);
+    for (const name of ['w1', 'w2']) {
+      await listeners.get(`memory://${name}`)!.close();
+      network.sever(`memory://${name}`);
+    }
+    for (let i = 0; i < 5; i++) await turn();
+    // Both connections to the one that is still said to be there.
+    expect(vi.getTimerCount()).toBe(2);
+  });
+
   test('once closed it has nobody wait for neighbours that were never announced', async () => {
     await exchange.close();
     await turn();

@@ -243,6 +243,27 @@ describe('PeerLinks', () => {
       expect(vi.getTimerCount()).toBe(0);
     });
 
+    test('nobody who has left, once there is no link, until it is announced again', async () => {
+      const { links, dials } = dialled();
+      const network = new MemoryNetwork();
+      await network.listen('memory://a', options, () => {});
+      dials[0].answer(await network.dial('memory://a', options));
+      await turn();
+      links.onlyThese(new Set([2]));
+      expect(links.link(1)).not.toBeNull();
+      network.sever('memory://a');
+      for (let i = 0; i < 3; i++) await turn();
+      expect([links.link(1), dials.length, vi.getTimerCount()]).toEqual([null, 1, 0]);
+      links.announce(1, ['memory://a']);
+      await turn();
+      expect(dials.length).toBe(2);
+      await dials[1].fail();
+      expect(vi.getTimerCount()).toBe(1);
+      links.onlyThese(new Set());
+      await links.close();
+      expect(vi.getTimerCount()).toBe(0);
+    });
+
     test('nobody once it is closed', async () => {
       const { links, dials } = dialled();
       await dials[0].fail();

@@ -8,7 +8,10 @@ export const limits = {
   hiddenMax: 65_536,
   /** UTF-8 bytes of an error frame's message; longer ones are cut. */
   errorMessageBytesMax: 1024,
-  /** Unanswered dispatch frames one home may have on a link: two micro-batches of one step, and a margin. */
+  /**
+   * Unanswered dispatch frames on a link: one of each lane of a home, and a margin. What a gateway relays for all homes may be more; whoever has more holds it back, and
+   * whoever sends more is cut off.
+   */
   framesInFlightMax: 8,
   /**
    * Bytes of dispatch frames that a worker has taken and not answered, of all its links together: sixteen of the largest. Homes on other nodes that send large ones
@@ -48,7 +51,7 @@ export const limits = {
   dialTimeoutMs: 10_000,
   /** How long `close` waits for the peer before it cuts the connection. */
   closeTimeoutMs: 5_000,
-  /** A silent connection is probed after the first and given up after the second (gRPC; TCP probes likewise). */
+  /** A silent connection is probed after the first, and given up after the second (gRPC) or ten probes a second apart (TCP, by Node). */
   keepaliveTimeMs: 10_000,
   keepaliveTimeoutMs: 5_000,
   /** Incoming links of one listener: two of every other worker, and as many again while peers reconnect and their old links have not ended. */

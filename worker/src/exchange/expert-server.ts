@@ -267,7 +267,7 @@ export class ExpertServer {
     try {
       if (client.link.send(bytes)) return;
     } catch {
-      return; // the link closed under us; its home sends the rows elsewhere or fails them
+      return; // The link closed under us, for no answer is too large (`rowsPerFrame`): its home sends the rows elsewhere or fails them.
     }
     client.blocked = true;
     void client.link.drained().then(() => {

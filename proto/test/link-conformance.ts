@@ -1,5 +1,4 @@
-import { type ChildProcess, spawn } from 'node:child_process';
-import { fileURLToPath } from 'node:url';
+import type { ChildProcess } from 'node:child_process';
 import { afterEach, describe, expect, it } from 'vitest';
 import { becomes } from '../../test/becomes.ts';
 import {
@@ -13,6 +12,7 @@ import {
   type Transport,
 } from '../src/index.ts';
 import { collect, digest, digests, mixedFrames } from './link-frames.ts';
+import { type Peer, type PeerRole, spawnPeer } from './link-peer.ts';
 import type { Relay } from './relay.ts';
 
 export interface ConformanceSubject {
@@ -39,7 +39,6 @@ type SkippedCase = 'another process' | 'oversize at the receiver' | 'broken conn
 const MIB = 1024 * 1024;
 /** More than any other case opens. */
 const fewLinks = 16;
-const peerScript = fileURLToPath(new URL('fixtures/peer.mjs', import.meta.url));
 const otherVersion = new URL('fixtures/other-version.mjs', import.meta.url).href;
 
 /**
@@ -91,30 +90,10 @@ export function linkConformance(subject: ConformanceSubject): void {
     return { dialled: await dial(transport, address), accepted: await arrival };
   }
 
-  const startPeer = (
-    role: 'listen' | 'dial',
-    address: string,
-    flags: string[] = [],
-  ): { child: ChildProcess; line: () => Promise<string> } => {
-    const child = spawn(process.execPath, [...flags, peerScript, role, address], {
-      stdio: ['ignore', 'pipe', 'inherit'],
-      env: { ...process.env, PEER_OPTIONS: asJson(role === 'dial' ? dialOptions : options) },
-    });
-    children.push(child);
-    let text = '';
-    const waiting: ((line: string) => void)[] = [];
-    const lines: string[] = [];
-    child.stdout!.setEncoding('utf8').on('data', (chunk: string) => {
-      text += chunk;
-      const parts = text.split('\n');
-      text = parts.pop()!;
-      for (const part of parts) {
-        const wake = waiting.shift();
-        if (wake === undefined) lines.push(part);
-        else wake(part);
-      }
-    });
-    return { child, line: () => (lines.length > 0 ? Promise.resolve(lines.shift()!) : new Promise((resolve) => waiting.push(resolve))) };
+  const startPeer = (role: PeerRole, address: string, flags: string[] = []): Peer => {
+    const peer = spawnPeer(role, address, role === 'dial' ? dialOptions : options, flags);
+    children.push(peer.child);
+    return peer;
   };
   const skipped = (name: SkippedCase) => subject.skip?.cases.includes(name) ?? false;
 
@@ -506,10 +485,4 @@ export function linkConformance(subject: ConformanceSubject): void {
       for (const end of [accepted, dialled]) expect(await end.closed).toMatchObject({ code: 'link_closed' });
     });
   });
-}
-
-/** Certificates as text: another process reads it. */
-function asJson({ token, tls }: LinkOptions): string {
-  const pem = (bytes: Uint8Array | null) => (bytes === null ? null : Buffer.from(bytes).toString());
-  return JSON.stringify({ token, tls: tls === null ? null : { ...tls, ca: pem(tls.ca), cert: pem(tls.cert), key: pem(tls.key) } });
 }

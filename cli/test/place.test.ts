@@ -1,53 +1,24 @@
 import { mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterAll, afterEach, describe, expect, it, vi } from 'vitest';
-import { placeCommand } from '../src/place/index.ts';
+import { afterAll, afterEach, describe, expect, it } from 'vitest';
+import { equalNodes, runPlace } from './place-command.ts';
 
 const trace = new URL('../../placement/test/fixtures/gpt-oss-20b-slice.trace.gz', import.meta.url).pathname;
 const dir = mkdtempSync(join(tmpdir(), 'place-'));
 afterAll(() => rmSync(dir, { recursive: true }));
 const topology = join(dir, 'topology.json');
-writeFileSync(
-  topology,
-  JSON.stringify({
-    format: 'switchyard-topology',
-    version: 1,
-    nodes: Array.from({ length: 3 }, (_, n) => ({
-      name: `n${n}`,
-      workers: [{ name: `n${n}w0`, expertMemoryBytes: 400_000, relativeSpeed: 1 }],
-    })),
-    expertBytes: 1000,
-    dispatchRowBytes: 5760,
-    combineRowBytes: 5760,
-    intraNode: { bandwidth: 5e10, latency: 5e-6 },
-    interNode: { bandwidth: 1.25e9, latency: 3e-5 },
-    links: null,
-  }),
-);
+writeFileSync(topology, JSON.stringify(equalNodes(3, 400)));
 
 /** What the last run wrote to stderr. */
 let progress = '';
 
 /** Runs the command in this process and returns what it printed. */
 async function run(...args: string[]): Promise<string> {
-  let printed = '';
   progress = '';
-  const out = vi.spyOn(process.stdout, 'write').mockImplementation((chunk) => {
-    printed += String(chunk);
-    return true;
+  return runPlace(args, (text) => {
+    progress += text;
   });
-  const err = vi.spyOn(process.stderr, 'write').mockImplementation((chunk) => {
-    progress += String(chunk);
-    return true;
-  });
-  try {
-    await placeCommand().exitOverride().parseAsync(args, { from: 'user' });
-  } finally {
-    out.mockRestore();
-    err.mockRestore();
-  }
-  return printed;
 }
 
 const quick = ['--starts', '1', '--sample-tokens', '1000'];

@@ -7,6 +7,7 @@ export * from './certificate/prove.ts';
 export * from './certificate/verify.ts';
 export * from './certificate/window-proof.ts';
 export * from './cluster/cluster.ts';
+export { maskNodesMax } from './cluster/node-set.ts';
 export * from './cost/calibration.ts';
 export * from './cost/cost-fit.ts';
 export * from './cost/host-model.ts';

@@ -429,7 +429,7 @@ function placeGroups(
   stop: () => boolean,
 ): Promise<number[][][]> {
   const refuse = (what: string) => new SwitchyardError('bad_plan', `groups are kept whole only without ${what}`, { param: 'groups' });
-  if (cluster.nodes > maskNodesMax) throw refuse(`more than ${maskNodesMax} nodes`);
+  if (cluster.nodes > maskNodesMax) throw refuse(`more than ${maskNodesMax} nodes; there are ${cluster.nodes}`);
   if (o.model === 'chain') throw refuse('the traffic model chain');
   if (o.warmStart !== null) throw refuse('a warm start');
   if (o.robust.kind !== 'mean') throw refuse(`robust ${o.robust.kind}`);

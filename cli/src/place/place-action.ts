@@ -40,6 +40,7 @@ import { print } from '../terminal/visible.ts';
 import { comparisonTable, figuresOf, measuredOn, stepTimesBy } from './comparison.ts';
 import { jsonLine, planOfShape, readCluster, readPlan, readTrace } from './files.ts';
 import { named, near, refuseForBudget, searchTime } from './from-current.ts';
+import { groupsToKeep, refuseGroups } from './groups.ts';
 import type { GroupRule } from './option-values.ts';
 import { ProgressLine } from './progress-line.ts';
 import { placeOptions, refuseUnused, type SearchFlags } from './search-options.ts';
@@ -70,8 +71,8 @@ const scoreTokensMax = 40_000;
 /** @param given options that are not at their default, as they are written */
 export async function placeAction(flags: PlaceFlags, given: readonly string[]): Promise<void> {
   refuseUnused(flags);
-  refuseGroups(flags);
   const { topology, host } = readCluster(flags);
+  refuseGroups(flags, topology.nodes.length);
   if (flags.prove !== undefined && flags.model !== 'chain')
     throw new CommandFailure('--prove windows=N proves the chain model: it needs --model chain', { status: exitStatus.usage });
   if (flags.budgetBytes !== undefined) refuseForBudget(flags, given);
@@ -140,7 +141,7 @@ async function placeByRouting(
   const cluster = clusterOf(topology);
   const current = inForce === null ? null : planOfShape(flags.current!, inForce, { model: trace, workers: cluster.workers });
   const now = current ?? (await baselinePlan('contiguous', trace, topology));
-  const wholeGroups = groupsToKeep(flags, trace);
+  const wholeGroups = groupsToKeep(flags, trace, cluster.nodes);
   const line = new ProgressLine(
     flags.model === 'fan-out' && wholeGroups === null ? await quickBound(train, cluster, flags.replicas, signal) : null,
   );
@@ -233,33 +234,6 @@ function gapText({ score, bound }: { score: number; bound: number }): string {
   return bound === 0 ? 'bound 0' : `${(100 * Math.abs(score / bound - 1)).toFixed(1)}%`;
 }
 
-const anneals = ({ anneal = 0, maxR }: PlaceFlags): boolean => anneal > 0 || maxR !== undefined;
-
-/** What goes with no groups that stay whole. */
-function refuseGroups(flags: PlaceFlags): void {
-  const refuse = (why: string) => new CommandFailure(why, { status: exitStatus.usage });
-  if (flags.groups === undefined || flags.groups === 'free') return;
-  if (flags.budgetBytes !== undefined) throw refuse('--groups whole and --budget-bytes exclude each other: groups are split on the way');
-  if (anneals(flags)) throw refuse('--groups whole goes without --anneal and --max-r: annealing moves single experts');
-}
-
-/** Groups that stay whole; null: none. */
-function groupsToKeep(flags: PlaceFlags, trace: RoutingTrace): number | null {
-  const { groups: rule, model, robust, budgetBytes } = flags;
-  // One group is what models without any have.
-  const groups = trace.groups === undefined || trace.groups < 2 ? null : trace.groups;
-  // What was not asked for gives way to what was.
-  if (rule === undefined)
-    return model !== 'chain' && robust.kind === 'mean' && budgetBytes === undefined && !anneals(flags) ? groups : null;
-  if (rule === 'free') return null;
-  if (rule !== 'whole') return rule;
-  if (groups === null)
-    throw new CommandFailure('the trace does not say how many groups its layers have: give their number, such as --groups 8', {
-      status: exitStatus.usage,
-    });
-  return groups;
-}
-
 /** Seconds of highs that one solve of a window may take. */
 const windowSolveMs = 200_000;
 
@@ -334,7 +308,8 @@ async function paretoPoints(
       const label = `+${100 * replicas}%, peak ${peak}`;
       try {
         const rename = (plan: Plan) => named(plan, now, cluster, flags);
-        const { plan, masks, stopped } = await place(train, topology, { ...options, rename, wholeGroups: groupsToKeep(flags, train) });
+        const wholeGroups = groupsToKeep(flags, train, cluster.nodes);
+        const { plan, masks, stopped } = await place(train, topology, { ...options, rename, wholeGroups });
         const homes = chooseHomes(judged, masks, cluster, { kind: 'whole-sequence' }, flags.homeTolerance);
         const score = scoreFanOut(judged, plan.replicas, cluster, homes);
         const used = plan.replicas.flat().reduce((sum, list) => sum + list.length, 0) / (plan.replicas.length * plan.model.experts) - 1;

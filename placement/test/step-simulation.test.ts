@@ -158,6 +158,41 @@ describe('simulated steps', () => {
     expect(run([[[0]], [[0]], []], three)).toBeLessThan(alone + 2 * (out + back));
   });
 
+  it('send each other worker of the own node a frame of its own, and get an answer of each', () => {
+    const apart = [0, 1].map(() => [[0], [0], [1], [2]]);
+    const trace = traceOf([[2, 3, 0, 1]]);
+    const ends = { ...free, frame: { fixed: 1, perByte: 0 } };
+    const { busySeconds } = simulateSteps(
+      workload(trace, [[[0]], [], []], { cluster: evenCluster(1, 3, 12), replicas: apart, host: ends }),
+    );
+    [4, 2, 2].forEach((seconds, worker) => {
+      expect(busySeconds[worker]).toBeCloseTo(seconds, 9);
+    });
+  });
+
+  it('reach a node by the worker that has most of the pairs, which sends on what its neighbours compute and adds their sums', () => {
+    const apart = [0, 1].map(() => [[0], [0], [2], [3]]);
+    // Layer 0: two pairs for worker 3, and one for its neighbour, which is of one row.
+    const trace = traceOf([
+      [2, 3, 0, 1],
+      [3, 0, 0, 1],
+    ]);
+    const { busySeconds } = simulateSteps(
+      workload(trace, [[[0, 1]], [], [], []], {
+        cluster: evenCluster(2, 2, 16),
+        replicas: apart,
+        host: { ...free, frame: { fixed: 0, perByte: 1 } },
+        frames: { headerBytes: 1, dispatchRowBytes: 10, pairBytes: 100, combineRowBytes: 1000 },
+      }),
+    );
+    const [whole, sums] = [1 + 2 * 10 + 3 * 100, 1 + 2 * 1000];
+    const [part, partSums] = [1 + 10 + 100, 1 + 1000];
+    const expected = [whole + sums, 0, part + partSums, whole + part + partSums + sums];
+    expected.forEach((seconds, worker) => {
+      expect(busySeconds[worker]).toBeCloseTo(seconds, 6);
+    });
+  });
+
   it('wait for the program that carries frames, which goes before the workers', () => {
     const trace = traceOf([[0, 2, 0, 1]]);
     const carried = (cost: number) =>

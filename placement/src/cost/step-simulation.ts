@@ -45,9 +45,9 @@ export interface PredictedSteps {
  * come, and goes on when its own are back. There is no global step, so homes wait for one another only where one's rows wait behind another's. Deterministic: it
  * reads no clock and draws no random number.
  *
- * What it knows: a worker does one thing at a time, its own steps before rows of others, and frames of one layer that wait together are computed together; workers on
- * the same cores share them; a node's link sends and receives at the same time, each at its bit rate, one frame after another; a frame arrives a latency after it was
- * sent. What it leaves out: lost packets and garbage collection.
+ * What it knows: a worker does one thing at a time, its own steps before rows of others, and frames of one layer that wait together are computed together; the gateway
+ * of a node sends on what its neighbours compute, and adds their sums; workers on the same cores share them; a node's link sends and receives at the same time, each at
+ * its bit rate, one frame after another; a frame arrives a latency after it was sent. What it leaves out: lost packets and garbage collection.
  */
 export function simulateSteps(workload: StepWorkload): PredictedSteps {
   return new Simulation(workload).run();
@@ -64,15 +64,45 @@ interface Step {
   behind: (() => void) | null;
 }
 
-/** What one worker computes of a layer. */
-interface Part {
-  pairs: number;
-  experts: Set<number>;
+/** (row, expert) pairs of a layer that one worker computes, or one frame asks for. */
+class Part {
+  rows = 0;
+  pairs = 0;
+  readonly experts = new Set<number>();
+  private lastRow = -1;
+
+  /** Rows come in ascending order, so a row that is here already is the last one. */
+  add(row: number, expert: number): void {
+    if (row !== this.lastRow) this.rows++;
+    this.lastRow = row;
+    this.pairs++;
+    this.experts.add(expert);
+  }
 }
 
-/** A frame that waits to be served. */
-interface Serving extends Part {
+/** What one frame of a home asks for: of another worker of its node, or of another node's workers. */
+class Lane {
+  readonly all = new Part();
+  readonly workers = new Map<number, Part>();
+
+  add(row: number, expert: number, worker: number): void {
+    this.all.add(row, expert);
+    const own = this.workers.get(worker) ?? new Part();
+    this.workers.set(worker, own);
+    own.add(row, expert);
+  }
+
+  /** Whom the frame is sent to: the worker with most of its pairs; of equals, the lowest number. */
+  get gateway(): number {
+    const [[gateway]] = [...this.workers].sort(([a, { pairs: ofA }], [b, { pairs: ofB }]) => ofB - ofA || a - b);
+    return gateway;
+  }
+}
+
+/** A part that waits to be served. */
+interface Serving {
   layer: number;
+  part: Part;
   receiveSeconds: number;
   sendSeconds: number;
   answer: () => void;
@@ -220,7 +250,7 @@ class Simulation {
   }
 
   private runLayer(step: Step, layer: number): void {
-    const { host, frames } = this.w;
+    const { host } = this.w;
     const { home, planned, ahead } = step;
     const { rows } = planned;
     if (ahead !== null && ahead.segments <= layer) {
@@ -232,39 +262,33 @@ class Simulation {
       return;
     }
     const segment = host.segment.fixed + host.segment.perRow * rows.length + host.segment.perContext * planned.contextTokens;
-    const { local, remote } = this.partition(home, rows, layer);
+    const { local, lanes } = this.partition(home, rows, layer);
     const job: Job['parts'] = [];
-    let waiting = remote.size + 1;
+    let waiting = lanes.length + 1;
     const landed = () => {
       if (--waiting === 0) this.runLayer(step, layer + 1);
     };
     job.push({ seconds: segment, done: () => this.passed(step, layer + 1) });
-    for (const [node, { rowSet, workers }] of remote) {
-      const pairs = [...workers.values()].reduce((sum, { pairs: own }) => sum + own, 0);
-      const bytes = frames.headerBytes + rowSet.size * frames.dispatchRowBytes + pairs * frames.pairBytes;
-      job.push({
-        seconds: this.frameSeconds(bytes),
-        done: () => {
-          const sentAt = this.now;
-          this.sent(home, bytes);
-          const back = () => {
-            this.roundTrips++;
-            this.roundTripSeconds += this.now - sentAt;
-          };
-          this.transfer(home, node, bytes, () => this.serveAt(home, layer, rowSet.size, workers, bytes, back, landed));
-        },
-      });
+    for (const lane of lanes) {
+      const to = lane.gateway;
+      const serve = (answer: () => void) =>
+        lane.workers.size > 1 ? this.relay(to, layer, lane, answer) : this.serve(to, layer, lane.all, this.endsOf(lane.all), answer);
+      const returned = (seconds: number) => {
+        this.roundTrips++;
+        this.roundTripSeconds += seconds;
+      };
+      job.push(this.exchange(home, to, lane.all, { serve, returned, landed }));
     }
     job.push({ seconds: local.pairs > 0 ? this.expertSeconds(local.pairs, local.experts.size) : 0, done: landed });
     this.enqueue(home, job);
   }
 
-  /** Which rows and pairs of a layer go where, by the router's rule. */
+  /** Which rows and pairs of a layer go where, by the router's rule: one frame to each other node, and one to each other worker of the own node. */
   private partition(home: number, rows: readonly number[], layer: number) {
     const { trace, cluster } = this.w;
     const { topK } = trace;
-    const local: Part = { pairs: 0, experts: new Set() };
-    const remote = new Map<number, { rowSet: Set<number>; workers: Map<number, Part> }>();
+    const local = new Part();
+    const lanes = new Map<number, Lane>();
     const experts = new Int32Array(topK);
     const out = new Int32Array(topK);
     const homeNode = cluster.nodeOf[home];
@@ -279,74 +303,92 @@ class Simulation {
         const worker = out[k];
         const node = cluster.nodeOf[worker];
         if (worker === home) {
-          local.pairs++;
-          local.experts.add(experts[k]);
+          local.add(row, experts[k]);
           continue;
         }
         this.load[worker]++;
-        const there = remote.get(node) ?? { rowSet: new Set<number>(), workers: new Map<number, Part>() };
-        remote.set(node, there);
-        there.rowSet.add(row);
-        const own = there.workers.get(worker) ?? { pairs: 0, experts: new Set<number>() };
-        there.workers.set(worker, own);
-        own.pairs++;
-        own.experts.add(experts[k]);
+        // Workers of the own node are below 0.
+        const destination = node === homeNode ? -1 - worker : node;
+        const lane = lanes.get(destination) ?? new Lane();
+        lanes.set(destination, lane);
+        lane.add(row, experts[k], worker);
         if (node !== homeNode) visited.add(node);
       }
       this.remoteNodes += visited.size;
       this.rowLayers++;
     });
-    return { local, remote };
+    return { local, lanes: [...lanes.values()] };
   }
 
-  /** A frame has come to a node: its workers compute their parts, the first of them answers when all have. */
-  private serveAt(
-    home: number,
-    layer: number,
-    rows: number,
-    workers: Map<number, Part>,
-    bytes: number,
-    returned: () => void,
-    landed: () => void,
-  ): void {
-    const { frames, cluster } = this.w;
-    const answerBytes = frames.headerBytes + rows * frames.combineRowBytes;
-    const back = () =>
-      this.transfer(this.first(workers), cluster.nodeOf[home], answerBytes, () => {
-        this.arrived(home, answerBytes);
-        this.enqueue(home, [
-          { seconds: 0, done: returned },
-          { seconds: this.frameSeconds(answerBytes), done: landed },
-        ]);
-      });
-    let left = workers.size;
-    const intra = this.w.links.intraNode;
-    for (const [worker, { pairs, experts }] of workers) {
-      const forwarded = worker !== this.first(workers);
-      const delay = forwarded ? intra.latency + bytes / intra.bandwidth : 0;
-      const answered = () => {
-        if (--left === 0) back();
-      };
-      this.after(delay, () => {
-        const job: Job = { parts: [] };
-        const serving: Serving = {
-          layer,
-          pairs,
-          experts,
-          receiveSeconds: this.frameSeconds(bytes),
-          sendSeconds: this.frameSeconds(answerBytes),
-          answer: () => {
-            this.sent(worker, answerBytes);
-            this.after(delay, answered);
-          },
+  /** A frame that one worker sends another, and the sums that come back. `serve` is called when it is there, `returned` when whoever sent it takes the sums up. */
+  private exchange(
+    from: number,
+    to: number,
+    part: Part,
+    ends: { serve: (answer: () => void) => void; returned?: (seconds: number) => void; landed: () => void },
+  ): Job['parts'][number] {
+    const { dispatch, combine } = this.bytesOf(part);
+    return {
+      seconds: this.frameSeconds(dispatch),
+      done: () => {
+        const sentAt = this.now;
+        const answer = () => {
+          this.sent(to, combine);
+          this.transfer(to, from, combine, () => {
+            this.arrived(from, combine);
+            this.enqueue(from, [
+              { seconds: 0, done: () => ends.returned?.(this.now - sentAt) },
+              { seconds: this.frameSeconds(combine), done: ends.landed },
+            ]);
+          });
         };
-        this.serving.set(job, serving);
-        job.parts.push({ seconds: 0, done: () => {} });
-        const to = this.servers[worker];
-        this.arrived(worker, bytes);
-        to.cores!.give(to, job, 'serving');
-      });
+        this.sent(from, dispatch);
+        this.transfer(from, to, dispatch, () => {
+          this.arrived(to, dispatch);
+          ends.serve(answer);
+        });
+      },
+    };
+  }
+
+  /** A worker computes its part when nothing of its own is to be done. */
+  private serve(
+    worker: number,
+    layer: number,
+    part: Part,
+    ends: Pick<Serving, 'receiveSeconds' | 'sendSeconds'>,
+    answer: () => void,
+  ): void {
+    const job: Job = { parts: [{ seconds: 0, done: () => {} }] };
+    this.serving.set(job, { layer, part, ...ends, answer });
+    this.servers[worker].cores!.give(this.servers[worker], job, 'serving');
+  }
+
+  /** A frame whose pairs several workers of a node compute: its gateway sends on what the others do, at once, and answers when it has added their sums to its own. */
+  private relay(gateway: number, layer: number, { all, workers }: Lane, answer: () => void): void {
+    const { receiveSeconds, sendSeconds } = this.endsOf(all);
+    let missing = workers.size;
+    const landed = () => {
+      if (--missing === 0) this.enqueue(gateway, [{ seconds: sendSeconds, done: answer }]);
+    };
+    const sendOn: Job['parts'] = [];
+    for (const [worker, part] of workers) {
+      const serve = (sums: () => void) => this.serve(worker, layer, part, this.endsOf(part), sums);
+      if (worker === gateway) this.serve(worker, layer, part, { receiveSeconds: 0, sendSeconds: 0 }, landed);
+      else sendOn.push(this.exchange(gateway, worker, part, { serve, landed }));
     }
+    this.enqueue(gateway, [{ seconds: receiveSeconds, done: () => {} }, ...sendOn]);
+  }
+
+  private bytesOf({ rows, pairs }: Part): { dispatch: number; combine: number } {
+    const { headerBytes, dispatchRowBytes, pairBytes, combineRowBytes } = this.w.frames;
+    return { dispatch: headerBytes + rows * dispatchRowBytes + pairs * pairBytes, combine: headerBytes + rows * combineRowBytes };
+  }
+
+  /** What the frame of a part, and its answer, cost whoever serves it. */
+  private endsOf(part: Part): Pick<Serving, 'receiveSeconds' | 'sendSeconds'> {
+    const { dispatch, combine } = this.bytesOf(part);
+    return { receiveSeconds: this.frameSeconds(dispatch), sendSeconds: this.frameSeconds(combine) };
   }
 
   private sent(worker: number, bytes: number): void {
@@ -362,10 +404,6 @@ class Simulation {
     if (bytes <= limits.lingerFrameBytesMax) rhythm.arrived(1000 * this.now, slept);
   }
 
-  private first(workers: Map<number, unknown>): number {
-    return Math.min(...workers.keys());
-  }
-
   /** A job that serves begins: the frames of its layer that wait are computed with it. */
   private merge(one: Server, job: Job): void {
     const first = this.serving.get(job);
@@ -379,8 +417,8 @@ class Simulation {
       return false;
     });
     this.serving.delete(job);
-    const experts = new Set(group.flatMap((serving) => [...serving.experts]));
-    const pairs = group.reduce((sum, serving) => sum + serving.pairs, 0);
+    const experts = new Set(group.flatMap(({ part }) => [...part.experts]));
+    const pairs = group.reduce((sum, { part }) => sum + part.pairs, 0);
     const receive = group.reduce((sum, serving) => sum + serving.receiveSeconds, 0);
     job.parts = [
       { seconds: receive + this.expertSeconds(pairs, experts.size), done: () => {} },
@@ -388,10 +426,11 @@ class Simulation {
     ];
   }
 
-  /** A frame from a worker to a node: by the program that carries it, if there is one, and over both nodes' links. Within a node only its latency counts. */
-  private transfer(worker: number, to: number, bytes: number, deliver: () => void): void {
+  /** A frame from a worker to another: by the program that carries it, if there is one, and over both nodes' links. Within a node nothing waits for its link. */
+  private transfer(sender: number, receiver: number, bytes: number, deliver: () => void): void {
     const { cluster, links } = this.w;
-    const from = cluster.nodeOf[worker];
+    const from = cluster.nodeOf[sender];
+    const to = cluster.nodeOf[receiver];
     if (from === to) {
       this.after(links.intraNode.latency + bytes / links.intraNode.bandwidth, deliver);
       return;

@@ -9,7 +9,7 @@ import { describe, expect, it } from 'vitest';
 import { ApiClient } from '../src/api/client.ts';
 import { writeConverted } from '../src/trace/converted-files.ts';
 import { earlierRecording, moveRecording, removeRest } from '../src/trace/recording.ts';
-import { watchRecording } from '../src/trace/recording-watch.ts';
+import { endRecording, watchRecording } from '../src/trace/recording-watch.ts';
 import { summariseTrace } from '../src/trace/trace-summary.ts';
 
 /** Two layers, four experts, top-1; sequence 0 uses expert 0 alone, sequence 1 experts 2 and 3 in turn. */
@@ -143,6 +143,23 @@ describe('a recording whose server', () => {
     }
     admin.close();
     server.close();
+  });
+});
+
+describe('a recording that is to end', () => {
+  it('says where it lies when its server is gone by then', async () => {
+    const server = createServer();
+    await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+    const { port } = server.address() as AddressInfo;
+    await new Promise((resolve) => server.close(resolve));
+    const admin = new ApiClient({ url: `http://127.0.0.1:${port}`, apiKey: null, timeoutMs: 10_000 });
+    const counts = { sequences: 1, rows: 2, droppedRows: 0, failure: null };
+    const started = { on: true, file: '/t/a', files: ['/t/a-0000.trace'], ...counts };
+    const last = await watchRecording(admin, started, AbortSignal.abort());
+    await expect(endRecording(admin, last)).rejects.toThrow(
+      /; what was recorded until then is in \/t\/a-0000\.trace on the server's machine$/,
+    );
+    admin.close();
   });
 });
 

@@ -7,8 +7,8 @@ import { checkNewOutput } from '../terminal/output-file.ts';
 import { counted } from '../terminal/quantity.ts';
 import { print } from '../terminal/visible.ts';
 import type { RecordingStatus } from '../trace/recording.ts';
-import { earlierRecording, moveRecording, removeRest, startRecording, stopRecording } from '../trace/recording.ts';
-import { droppedText, endedElsewhere, watchRecording } from '../trace/recording-watch.ts';
+import { earlierRecording, moveRecording, removeRest, startRecording } from '../trace/recording.ts';
+import { droppedText, endRecording, watchRecording } from '../trace/recording-watch.ts';
 import { checkTraceName } from '../trace/trace-name.ts';
 import { interruptSignal } from './interrupt.ts';
 import { defaultUrl, readSecret } from './server-options.ts';
@@ -54,18 +54,15 @@ Example:
         .replace(/[^\w.-]/g, '_')
         .replace(/^[^\w]/, '_')
         .slice(0, 64)}-${Date.now()}`;
-      let started: RecordingStatus;
-      let recorded: RecordingStatus | null;
+      let recorded: RecordingStatus;
       try {
-        started = await startRecording(admin, name, interrupt.signal).catch(explainRefusal(options.url, interrupt.signal));
+        const started = await startRecording(admin, name, interrupt.signal).catch(explainRefusal(options.url, interrupt.signal));
         process.stderr.write(`recording ${options.url}; Ctrl-C ends it\n`);
-        await watchRecording(admin, started, interrupt.signal);
-        recorded = await stopRecording(admin);
+        recorded = await endRecording(admin, await watchRecording(admin, started, interrupt.signal));
       } finally {
         admin.close();
         interrupt.release();
       }
-      if (recorded === null) throw endedElsewhere(admin, started);
       const files = local ? moveRecording(recorded.files, options.out) : recorded.files;
       if (local) removeRest(earlier, files);
       report(options, recorded, files, local);

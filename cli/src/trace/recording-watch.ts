@@ -9,7 +9,7 @@ const periodMs = 1000;
 const missedMax = 5;
 
 /**
- * Shows on a terminal what has been recorded, until `signal` aborts.
+ * Shows on a terminal what has been recorded, until `signal` aborts. Returns what the server said last.
  * @throws CommandFailure once the server is gone, cannot write any more, or no longer makes this recording
  */
 export async function watchRecording(
@@ -17,15 +17,15 @@ export async function watchRecording(
   started: RecordingStatus,
   signal: AbortSignal,
   stream: NodeJS.WriteStream = process.stderr,
-): Promise<void> {
+): Promise<RecordingStatus> {
   let missed = 0;
   let last = started;
   try {
     for (;;) {
       await sleep(periodMs, undefined, { signal }).catch(() => {});
-      if (signal.aborted) return;
+      if (signal.aborted) return last;
       const status = await readClusterStatus(admin, signal).catch(() => null);
-      if (signal.aborted) return;
+      if (signal.aborted) return last;
       if (status === null) {
         if (++missed >= missedMax) throw new CommandFailure(`${admin.baseUrl} does not answer any more; ${whatIsKept(last)}`);
         continue;
@@ -46,10 +46,21 @@ export async function watchRecording(
   }
 }
 
-export function endedElsewhere(admin: ApiClient, started: RecordingStatus): CommandFailure {
-  return new CommandFailure(
-    `${admin.baseUrl} has ended this recording: it was restarted, or somebody turned it off; ${whatIsKept(started)}`,
-  );
+/**
+ * Ends a recording.
+ * @param last what the server said of it last
+ * @throws CommandFailure where the server is gone, or no longer makes this recording
+ */
+export async function endRecording(admin: ApiClient, last: RecordingStatus): Promise<RecordingStatus> {
+  const recorded = await stopRecording(admin).catch((error: Error) => {
+    throw new CommandFailure(`${error.message}; ${whatIsKept(last)}`, { cause: error });
+  });
+  if (recorded === null) throw endedElsewhere(admin, last);
+  return recorded;
+}
+
+function endedElsewhere(admin: ApiClient, last: RecordingStatus): CommandFailure {
+  return new CommandFailure(`${admin.baseUrl} has ended this recording: it was restarted, or somebody turned it off; ${whatIsKept(last)}`);
 }
 
 function whatIsKept({ files }: RecordingStatus): string {

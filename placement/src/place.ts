@@ -18,7 +18,7 @@ import { spreadOverWorkers } from './solve/affinity.ts';
 import { annealed } from './solve/annealing.ts';
 import { bestOfRounds } from './solve/best-seen.ts';
 import { FanOutSearch, type FanOutSearchOptions } from './solve/fan-out-search.ts';
-import { placeInsideNodes } from './solve/inside-nodes.ts';
+import { placeInsideNodes, placeInsideNodesSteps } from './solve/inside-nodes.ts';
 import { keepWorkers } from './solve/kept-workers.ts';
 import { onAllTokens } from './solve/on-all-tokens.ts';
 import { polish } from './solve/polish.ts';
@@ -27,7 +27,7 @@ import { reliefPrice, robustly } from './solve/robust-rounds.ts';
 import { clusterSequences, sequenceUsage } from './solve/sequence-clusters.ts';
 import { placeChain } from './solve/two-level-chain.ts';
 import { placeWholeGroups } from './solve/whole-groups.ts';
-import { runThrough, type Turns } from './steps.ts';
+import { runInTurns, runThrough, type Turns } from './steps.ts';
 import type { LoadMatrix } from './trace/load-matrix.ts';
 import { histogramsOf } from './trace/pattern-histogram.ts';
 import type { RoutingTrace } from './trace/routing-trace.ts';
@@ -225,13 +225,14 @@ function checkRoom(cluster: Cluster, layers: number, experts: number): void {
  * Plans from loads alone: what EPLB does, better packed. One node level; every worker counts alike but for its speed and memory.
  *
  * @param options.stop asked between steps: true ends the search with what it has
+ * @param options.onLayer told how many layers are done; others have their turn then
  * @throws bad_plan where `replicas` is below 0, or the experts do not fit the memory
  */
-export function placeLoads(
+export async function placeLoads(
   loads: LoadMatrix,
   topology: Topology,
-  options: { replicas: number; seed: number; effort?: number; model?: string; stop?: () => boolean },
-): Plan {
+  options: { replicas: number; seed: number; effort?: number; model?: string; stop?: () => boolean; onLayer?: (done: number) => void },
+): Promise<Plan> {
   within('replicas', options.replicas, 0);
   const copies = loads.layers * loads.experts;
   const cluster = limitSlots(limitWorkers(clusterOf(topology), copies), Math.floor(copies * (1 + options.replicas) + 1e-9));
@@ -246,7 +247,15 @@ export function placeLoads(
   };
   const masks = Array.from({ length: loads.layers }, () => new Int32Array(loads.experts).fill(1));
   const served = masks.map((_, l) => loads.counts.slice(l * loads.experts, (l + 1) * loads.experts));
-  const replicas = placeInsideNodes(masks, served, flat, seededRandom(options.seed), options.effort ?? 1000, options.stop ?? (() => false));
+  const never = () => false;
+  const steps = placeInsideNodesSteps(masks, served, flat, seededRandom(options.seed), options.effort ?? 1000, options.stop ?? never);
+  let done = 0;
+  const pause = () => {
+    options.onLayer?.(++done);
+    return nextTurn();
+  };
+  // A stop leaves less to be tried in the layers to come, but all of them get their places.
+  const replicas = (await runInTurns(steps, { stop: never, pause }))!;
   const moeLayers = loads.moeLayers ?? masks.map((_, l) => l);
   const shape = { model: options.model ?? 'unknown', moeLayers, experts: loads.experts };
   return planOf(shape, cluster, replicas, { method: 'load', seed: options.seed, replicas: options.replicas });

@@ -288,16 +288,16 @@ describe('place', () => {
 
   it('balances loads alone', async () => {
     const loads = expertLoads(await gptOssSlice());
-    const plan = placeLoads(loads, testTopology(1, 5, 200), { replicas: 0.25, seed: 1, effort: 200 });
+    const plan = await placeLoads(loads, testTopology(1, 5, 200), { replicas: 0.25, seed: 1, effort: 200 });
     expectValid(plan, new Int32Array(5).fill(192));
-    expect(() => placeLoads(loads, testTopology(1, 5, 200), { replicas: -0.2, seed: 1 })).toThrow(
+    await expect(placeLoads(loads, testTopology(1, 5, 200), { replicas: -0.2, seed: 1 })).rejects.toThrow(
       'replicas is -0.2, must be in 0..Infinity',
     );
-    expect(() => placeLoads(loads, testTopology(1, 5, 100), { replicas: 0.25, seed: 1 })).toThrow(
+    await expect(placeLoads(loads, testTopology(1, 5, 100), { replicas: 0.25, seed: 1 })).rejects.toThrow(
       /memory holds 500 experts, the model has 768/,
     );
     let asked = 0;
-    const stopped = placeLoads(loads, testTopology(1, 5, 200), { replicas: 0.25, seed: 1, stop: () => asked++ >= 0 });
+    const stopped = await placeLoads(loads, testTopology(1, 5, 200), { replicas: 0.25, seed: 1, stop: () => asked++ >= 0 });
     expectValid(stopped, new Int32Array(5).fill(192));
     expect(asked).toBeLessThan(100);
   });

@@ -34,7 +34,7 @@ describe('uneven memory', () => {
     const { plan, score } = await place(trace, topology, { starts: 1, replicas: 0.25, programColumns: 0 });
     expect(plan.replicas.flat(2)).toHaveLength(80);
     expect(score.nodePeakMean).toBeLessThan(1.15);
-    const loads = placeLoads(expertLoads(trace), topology, { replicas: 0, seed: 1, effort: 50 });
+    const loads = await placeLoads(expertLoads(trace), topology, { replicas: 0, seed: 1, effort: 50 });
     expect(loads.replicas.flat(2).filter((w) => w === 0)).toHaveLength(32);
   });
 
@@ -45,7 +45,7 @@ describe('uneven memory', () => {
       [400, 400, 200, 200],
     ]) {
       const topology = unevenTopology([memory]);
-      const plan = placeLoads(loads, topology, { replicas: 0, seed: 1, effort: 50 });
+      const plan = await placeLoads(loads, topology, { replicas: 0, seed: 1, effort: 50 });
       expectValid(plan, memory);
       const peaks = plan.replicas.map((layer, l) =>
         peakOverMean(

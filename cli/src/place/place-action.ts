@@ -82,13 +82,11 @@ export async function placeAction(flags: PlaceFlags, given: readonly string[]): 
   }
   const current = flags.current === undefined ? null : readPlan(flags.current);
   const input = await readTrace(flags.trace, flags.tokensMax, flags);
-  if (input.kind === 'loads') {
-    refuseForLoads(flags.trace, given);
-    return placeByLoads(input.loads, topology, flags, input.modelType);
-  }
+  if (input.kind === 'loads') refuseForLoads(flags.trace, given);
   const { signal, release } = interruptSignal();
   try {
-    await placeByRouting(input.trace, topology, host, current, flags, signal);
+    if (input.kind === 'loads') await placeByLoads(input.loads, topology, flags, signal, input.modelType);
+    else await placeByRouting(input.trace, topology, host, current, flags, signal);
     if (signal.aborted) process.exitCode = exitStatus.interrupted;
   } finally {
     release();
@@ -216,10 +214,11 @@ async function placeByRouting(
     ...explanationText(why),
     ...(points === null ? [] : ['', paretoText(points)]),
     '',
-    ...(placed.stopped ? ['stopped early: this is the best plan found so far'] : []),
   ];
-  deliver(`${text.join('\n')}\n`, outputs, flags);
+  deliver(`${text.join('\n')}\n${placed.stopped ? stoppedEarly : ''}`, outputs, flags);
 }
+
+const stoppedEarly = 'stopped early: this is the best plan found so far\n';
 
 /** Tells what was found before it is written: a disk that is full takes the files, not the search. */
 function deliver(report: string, outputs: readonly Output[], { dryRun, json }: PlaceFlags): void {
@@ -389,11 +388,19 @@ export function explanationText(why: Explanation): string[] {
   return [nodes, '', 'layers that cost most, and least:', byLayer, '', 'who lives where:', ...homes];
 }
 
-function placeByLoads(loads: LoadMatrix, topology: Topology, flags: PlaceFlags, model?: string): void {
+async function placeByLoads(loads: LoadMatrix, topology: Topology, flags: PlaceFlags, signal: AbortSignal, model?: string): Promise<void> {
   const cluster = clusterOf(topology);
   const endMs = performance.now() + (flags.deadline ?? Infinity);
-  const stop = () => performance.now() >= endMs;
-  const plan = placeLoads(loads, topology, { replicas: flags.replicas, seed: flags.seed, stop, ...(model === undefined ? {} : { model }) });
+  const line = new ProgressLine(null);
+  const plan = await placeLoads(loads, topology, {
+    replicas: flags.replicas,
+    seed: flags.seed,
+    stop: () => signal.aborted || performance.now() >= endMs,
+    onLayer: (done) => line.update(`layer ${done} of ${loads.layers}`, null),
+    ...(model === undefined ? {} : { model }),
+  });
+  line.finish();
+  const stopped = signal.aborted || performance.now() >= endMs;
   const workers = cluster.workers.length;
   const rows = Array.from({ length: loads.layers }, (_, l) => {
     const own = loads.counts.subarray(l * loads.experts, (l + 1) * loads.experts);
@@ -407,6 +414,7 @@ function placeByLoads(loads: LoadMatrix, topology: Topology, flags: PlaceFlags, 
     const report = {
       format: 'switchyard-place',
       version: 1,
+      stopped,
       now: { peakMean: meanOf('now') },
       proposed: { peakMean: meanOf('proposed') },
       plan,
@@ -419,5 +427,5 @@ function placeByLoads(loads: LoadMatrix, topology: Topology, flags: PlaceFlags, 
     [['peak/mean load for its speed, even split over replicas', meanOf('now').toFixed(4), meanOf('proposed').toFixed(4)]],
   );
   const note = 'The trace holds loads only, so this plan balances rows and knows nothing of what crosses nodes.';
-  deliver(`${table}\n${note}\n`, outputs, flags);
+  deliver(`${table}\n${note}\n${stopped ? stoppedEarly : ''}`, outputs, flags);
 }

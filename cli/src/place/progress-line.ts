@@ -16,16 +16,18 @@ export class ProgressLine {
     this.stream = stream;
   }
 
-  update(stage: string, incumbent: number): void {
+  /** @param incumbent the best so far; null: what is searched has no number before its end */
+  update(stage: string, incumbent: number | null): void {
     const now = performance.now();
     if (stage === this.lastStage && now - this.paintedMs < repaintMs) return;
     this.paintedMs = now;
     const seconds = ((now - this.startMs) / 1000).toFixed(1);
     const gap =
-      this.bound === null || this.bound <= 0
+      this.bound === null || this.bound <= 0 || incumbent === null
         ? ''
         : `  bound ${this.bound.toFixed(4)}  gap ${(100 * (incumbent / this.bound - 1)).toFixed(1)}%`;
-    const line = `${seconds.padStart(6)} s  ${stage}  incumbent ${incumbent.toFixed(4)}${gap}`;
+    const best = incumbent === null ? '' : `  incumbent ${incumbent.toFixed(4)}`;
+    const line = `${seconds.padStart(6)} s  ${stage}${best}${gap}`;
     if (this.stream.isTTY) this.stream.write(`\r\x1b[2K${line}`);
     else if (stage !== this.lastStage) this.stream.write(`${line}\n`);
     this.lastStage = stage;

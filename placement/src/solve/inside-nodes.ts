@@ -1,5 +1,6 @@
 import type { Cluster } from '../cluster/cluster.ts';
 import type { Random } from '../random.ts';
+import { runThrough, type Steps } from '../steps.ts';
 import { balanceLoads } from './load-balance.ts';
 
 /**
@@ -10,7 +11,12 @@ import { balanceLoads } from './load-balance.ts';
  * @param served rows that each expert serves on each node, (layers) of (experts, nodes)
  * @returns workers of each expert, ascending, [layer][expert]
  */
-export function placeInsideNodes(
+export function placeInsideNodes(...given: Parameters<typeof placeInsideNodesSteps>): number[][][] {
+  return runThrough(placeInsideNodesSteps(...given));
+}
+
+/** The same, layer by layer. */
+export function* placeInsideNodesSteps(
   masks: readonly Int32Array[],
   served: readonly Float64Array[],
   cluster: Cluster,
@@ -18,7 +24,7 @@ export function placeInsideNodes(
   effort: number,
   stop: () => boolean,
   replicasMax = Infinity,
-): number[][][] {
+): Steps<number[][][]> {
   const layers = masks.length;
   const experts = masks[0].length;
   const replicas: number[][][] = masks.map((layer) => Array.from(layer, () => []));
@@ -58,6 +64,7 @@ export function placeInsideNodes(
       workersOf.forEach((own, i) => {
         for (const w of own) replicas[l][list[i]].push(workers[w]);
       });
+      yield;
     }
   }
   for (const layer of replicas) for (const list of layer) list.sort((a, b) => a - b);

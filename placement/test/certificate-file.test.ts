@@ -1,5 +1,6 @@
+import { createHash } from 'node:crypto';
 import type { Topology } from '@switchyard/proto';
-import { beforeAll, describe, expect, it } from 'vitest';
+import { beforeAll, describe, expect, it, vi } from 'vitest';
 import {
   type Certificate,
   type ChainClaim,
@@ -10,6 +11,7 @@ import {
   prove,
   type RoutingTrace,
   tightenChain,
+  traceDigest,
   verifyCertificate,
 } from '../src/index.ts';
 
@@ -185,4 +187,20 @@ describe('a certificate from a file', () => {
     expect(ok).toBe(false);
     expect(checks.filter((check) => !check.ok).map((check) => check.text)).toEqual(expect.arrayContaining([expect.stringContaining(line)]));
   });
+});
+
+it('names a trace by one digest, however many pieces its ids are digested in', () => {
+  const tokens = 400_000;
+  const ids = Uint16Array.from({ length: tokens * layers * 2 }, (_, i) => i % 8);
+  const long: RoutingTrace = { ...trace, tokens, ids, sequenceOf: new Uint32Array(tokens), generated: new Uint8Array(tokens) };
+  const whole = createHash('sha256')
+    .update(JSON.stringify([long.moeLayers, 8, 2, tokens]))
+    .update(ids)
+    .update(long.sequenceOf)
+    .digest('hex');
+  const update = vi.spyOn(Object.getPrototypeOf(createHash('sha256')), 'update');
+  expect(traceDigest(long)).toBe(whole);
+  const pieces = update.mock.calls.map(([data]) => (data as string | Uint8Array).length);
+  update.mockRestore();
+  expect(Math.max(...pieces)).toBeLessThan(ids.byteLength / 2);
 });

@@ -11,6 +11,9 @@ import {
 import { counted, formatBytes } from '../terminal/quantity.ts';
 import { textTable } from '../terminal/table.ts';
 
+/** Tokens by which plans are scored and proven on the command line: more changes the third digit. */
+export const scoreTokensMax = 40_000;
+
 /** The numbers by which two plans are compared. */
 export interface PlanFigures {
   homeShare: number;

@@ -37,7 +37,7 @@ import { checkOutput, type Output, writeOutputs } from '../terminal/output-file.
 import { counted, formatBytes } from '../terminal/quantity.ts';
 import { textTable } from '../terminal/table.ts';
 import { print } from '../terminal/visible.ts';
-import { comparisonTable, figuresOf, measuredOn, stepTimesBy } from './comparison.ts';
+import { comparisonTable, figuresOf, measuredOn, scoreTokensMax, stepTimesBy } from './comparison.ts';
 import { jsonLine, planOfShape, readCluster, readPlan, readTrace } from './files.ts';
 import { named, near, refuseForBudget, searchTime } from './from-current.ts';
 import { groupsToKeep, refuseGroups } from './groups.ts';
@@ -64,9 +64,6 @@ export interface PlaceFlags extends SearchFlags {
   dryRun?: boolean;
   json?: boolean;
 }
-
-/** Tokens by which plans are scored and proven on the command line: more changes the third digit. */
-const scoreTokensMax = 40_000;
 
 /** @param given options that are not at their default, as they are written */
 export async function placeAction(flags: PlaceFlags, given: readonly string[]): Promise<void> {

@@ -1,8 +1,9 @@
-import { holdOut, thinTokens, traceDigest, verifyCertificate } from '@switchyard/placement';
+import { type Certificate, holdOut, type RoutingTrace, thinTokens, traceDigest, verifyCertificate } from '@switchyard/placement';
 import { Command } from 'commander';
 import { CommandFailure } from '../failure.ts';
 import { integerIn } from '../terminal/option-values.ts';
 import { print } from '../terminal/visible.ts';
+import { scoreTokensMax } from './comparison.ts';
 import { readCertificate, readPlan, readRouting } from './files.ts';
 import { type IdShape, idShape, modelDirHelp, partialShare } from './option-values.ts';
 
@@ -31,16 +32,22 @@ export function verifyCommand(): Command {
       const plan = readPlan(planPath);
       const certificate = readCertificate(certificatePath);
       const trace = await readRouting(tracePath, flags.tokensMax, flags);
-      // The certificate names its trace by digest: the whole of it, or what planning held out.
-      const candidates = [
-        () => trace,
-        () => thinTokens(trace, 40_000),
-        () => thinTokens(holdOut(trace, flags.heldOut, flags.seed).test, 40_000),
-      ];
-      const judged = candidates.map((make) => make()).find((t) => traceDigest(t) === certificate.trace) ?? trace;
+      const judged = judgedBy(certificate, trace, flags);
       const verdict = verifyCertificate(plan, judged, certificate);
       if (flags.json) print(`${JSON.stringify({ format: 'switchyard-place-verify', version: 1, ...verdict })}\n`);
       else for (const { ok, text } of verdict.checks) print(`${ok ? 'ok  ' : 'FAIL'}  ${text}\n`);
       if (!verdict.ok) throw new CommandFailure('the certificate does not hold');
     });
+}
+
+/**
+ * The tokens that a certificate is for, which it names by digest: what planning held out or the whole, thinned as `place` does. The very trace where it is neither: a
+ * library's user may have proven by all of it.
+ */
+function judgedBy(certificate: Certificate, trace: RoutingTrace, { heldOut, seed }: Flags): RoutingTrace {
+  for (const of of [() => holdOut(trace, heldOut, seed).test, () => trace]) {
+    const tokens = thinTokens(of(), scoreTokensMax);
+    if (traceDigest(tokens) === certificate.trace) return tokens;
+  }
+  return trace;
 }

@@ -5,7 +5,7 @@ import { interruptSignal } from '../commands/interrupt.ts';
 import { CommandFailure, exitStatus } from '../failure.ts';
 import { numberIn } from '../terminal/option-values.ts';
 import { print } from '../terminal/visible.ts';
-import { comparisonTable, figuresOf, measuredOn, stepTimesBy } from './comparison.ts';
+import { comparisonTable, figuresOf, measuredOn, scoreTokensMax, stepTimesBy } from './comparison.ts';
 import { readCluster, readRouting } from './files.ts';
 import { share } from './option-values.ts';
 import { ProgressLine } from './progress-line.ts';
@@ -47,7 +47,7 @@ export function whatIfCommand(): Command {
     const after = changes.reduce(changedTopology, before);
     const trace = await readRouting(flags.trace, flags.tokensMax, flags);
     const { train, test } = holdOut(trace, trace.sequences.length >= 8 ? 0.25 : 0, flags.seed);
-    const judged = thinTokens(test.tokens > 0 ? test : train, 40_000);
+    const judged = thinTokens(test.tokens > 0 ? test : train, scoreTokensMax);
     const { signal, release } = interruptSignal();
     const line = new ProgressLine(null);
     const ask = async (name: string, topology: Topology) => {

@@ -108,10 +108,14 @@ export function planDigest(plan: Plan): string {
     .digest('hex');
 }
 
+/** Bytes that a hash is given at a time: it refuses 2^31 and more, which ids of a long trace are. */
+const digestedAtOnce = 2 ** 20;
+
 export function traceDigest(trace: RoutingTrace): string {
   const hash = createHash('sha256');
   hash.update(JSON.stringify([trace.moeLayers, trace.experts, trace.topK, trace.tokens]));
-  hash.update(Buffer.from(trace.ids.buffer, trace.ids.byteOffset, trace.ids.byteLength));
-  hash.update(Buffer.from(trace.sequenceOf.buffer, trace.sequenceOf.byteOffset, trace.sequenceOf.byteLength));
+  for (const { buffer, byteOffset, byteLength } of [trace.ids, trace.sequenceOf])
+    for (let at = 0; at < byteLength; at += digestedAtOnce)
+      hash.update(new Uint8Array(buffer, byteOffset + at, Math.min(digestedAtOnce, byteLength - at)));
   return hash.digest('hex');
 }

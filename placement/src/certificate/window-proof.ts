@@ -1,5 +1,5 @@
 import { SwitchyardError } from '@switchyard/proto';
-import { HighsSession } from '../ilp/highs.ts';
+import { inSession } from '../ilp/highs.ts';
 import { type LinearProgram, ProgramBuilder } from '../ilp/program.ts';
 import type { Transitions } from '../score/transitions.ts';
 import { type StarProof, scale, type WindowProof } from './certificate.ts';
@@ -108,9 +108,8 @@ async function proveWindow(
       );
   const asProgram = (list: Row[]): LinearProgram['rows'] =>
     list.map((r) => ({ lower: r.equality ? r.upper : -Infinity, upper: r.upper, columns: r.columns, values: r.values }));
-  const session = new HighsSession(options.signal);
   let best: { proof: WindowProof; staying: number } | null = null;
-  try {
+  await inSession(options.signal, async (session) => {
     await session.load({ ...b.program, rows: asProgram(rows) });
     for (let round = 0; round <= options.rounds; round++) {
       const { status, values, rowDuals } = await session.run(options.timeLimitMs, {
@@ -125,11 +124,7 @@ async function proveWindow(
       rows.push(...cuts);
       await session.addRows(asProgram(cuts));
     }
-  } catch (error) {
-    if (best === null && !options.signal?.aborted) throw error;
-  } finally {
-    await session.close();
-  }
+  });
   return best;
 }
 

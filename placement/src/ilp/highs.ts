@@ -76,6 +76,11 @@ parentPort.on('message', async (message) => {
 });
 `;
 
+/** The solver could not do it: no thread or no memory for it, or an error of its own. What it was asked for may still be had without it. */
+export class SolverFailure extends Error {}
+
+const solverFailure = (cause: unknown) => new SolverFailure(`highs: ${cause instanceof Error ? cause.message : String(cause)}`, { cause });
+
 /** One model in one thread: rows can be added and the solve goes on from the last basis. Close it when done. */
 export class HighsSession {
   private readonly thread: Worker;
@@ -85,7 +90,11 @@ export class HighsSession {
   constructor(signal?: AbortSignal) {
     this.signal = signal;
     const highs = pathToFileURL(createRequire(import.meta.url).resolve('highs')).href;
-    this.thread = new Worker(threadProgram, { eval: true, workerData: { highs } });
+    try {
+      this.thread = new Worker(threadProgram, { eval: true, workerData: { highs } });
+    } catch (error) {
+      throw solverFailure(error);
+    }
   }
 
   async load(program: LinearProgram): Promise<void> {
@@ -115,17 +124,18 @@ export class HighsSession {
       };
       const answered = (answer: { result?: unknown; error?: string }) => {
         done();
-        if (answer.error !== undefined) reject(new Error(`highs: ${answer.error}`));
+        if (answer.error !== undefined) reject(solverFailure(answer.error));
         else resolve(answer.result);
       };
-      const failed = (error: Error) => {
+      const failed = (error: unknown) => {
         done();
-        reject(error);
+        reject(solverFailure(error));
       };
-      const ended = () => failed(new Error('highs: the solver thread ended'));
+      const ended = () => failed('the solver thread ended');
       const aborted = () => {
         void this.close();
-        failed(new DOMException('aborted', 'AbortError'));
+        done();
+        reject(new DOMException('aborted', 'AbortError'));
       };
       if (this.closed || this.signal?.aborted) return aborted();
       this.thread.on('message', answered);
@@ -134,6 +144,20 @@ export class HighsSession {
       this.signal?.addEventListener('abort', aborted);
       this.thread.postMessage(message);
     });
+  }
+}
+
+/** What `use` makes of a session of its own; null where the solver failed or was aborted: for what goes on with the best that it has. */
+export async function inSession<T>(signal: AbortSignal | undefined, use: (session: HighsSession) => Promise<T>): Promise<T | null> {
+  let session: HighsSession | null = null;
+  try {
+    session = new HighsSession(signal);
+    return await use(session);
+  } catch (error) {
+    if (error instanceof SolverFailure || signal?.aborted) return null;
+    throw error;
+  } finally {
+    await session?.close();
   }
 }
 

@@ -1,4 +1,4 @@
-import { HighsSession } from '../ilp/highs.ts';
+import { inSession } from '../ilp/highs.ts';
 import { ProgramBuilder } from '../ilp/program.ts';
 import type { FanOutSearch } from './fan-out-search.ts';
 import type { LayerSearch } from './layer-search.ts';
@@ -33,10 +33,9 @@ export async function polish(search: FanOutSearch, options: PolishOptions): Prom
   let kept = 0;
   const all = groups.reduce((sum, group) => sum + group.length, 0) === search.layers.length;
   let bound: number | null = all ? 0 : null;
-  const session = new HighsSession(options.signal ?? undefined);
-  try {
+  const done = await inSession(options.signal ?? undefined, async (session) => {
     for (const group of groups) {
-      if (search.options.stop()) return { kept, bound: null };
+      if (search.options.stop()) return false;
       const { program, decode, constant } = groupProgram(search, group);
       await session.load(program);
       const { status, objective, values } = await session.run(options.timeLeftMs(), {
@@ -47,14 +46,10 @@ export async function polish(search: FanOutSearch, options: PolishOptions): Prom
       bound = bound === null || status !== 'optimal' || objective === null ? null : bound + objective + constant;
       if (values !== null && keepIfBetter(search, group, decode(values))) kept++;
     }
-  } catch (error) {
-    // An aborted search goes on with the best so far.
-    if (!options.signal?.aborted) throw error;
-    return { kept, bound: null };
-  } finally {
-    await session.close();
-  }
-  return { kept, bound };
+    return true;
+  });
+  // A search that was aborted, or whose solver failed, goes on with the best so far.
+  return { kept, bound: done ? bound : null };
 }
 
 /** Consecutive layers, as many together as a program may hold; those that are too large alone are left out. */

@@ -13,6 +13,10 @@ writeFileSync(topology, JSON.stringify(equalNodes(3, 400)));
 /** What the last run wrote to stderr. */
 let progress = '';
 
+/** Whether the tests themselves run on a terminal. */
+const terminal = process.stderr.isTTY;
+const onTerminal = (is: boolean) => Object.defineProperty(process.stderr, 'isTTY', { value: is, configurable: true, writable: true });
+
 /** Runs the command in this process and returns what it printed. */
 async function run(...args: string[]): Promise<string> {
   progress = '';
@@ -25,6 +29,7 @@ const quick = ['--starts', '1', '--sample-tokens', '1000'];
 
 afterEach(() => {
   process.exitCode = undefined;
+  onTerminal(terminal);
 });
 
 describe('switchyard place', () => {
@@ -359,7 +364,7 @@ describe('switchyard place', () => {
     expect(JSON.parse(readFileSync(next, 'utf8')).replicas.flat(2)).toHaveLength(24 * 32);
   });
 
-  it('says so where a bound is 0, and shows none while it searches where it has none', async () => {
+  it('says so where a bound is 0, and shows one while it searches where somebody watches and it is had at once', async () => {
     const roomy = join(dir, 'roomy-topology.json');
     const cluster = JSON.parse(readFileSync(topology, 'utf8'));
     const memory = (bytes: number[]) =>
@@ -373,9 +378,21 @@ describe('switchyard place', () => {
     writeFileSync(roomy, memory([800_000, 800_000, 800_000]));
     const ask = ['--trace', trace, '--topology', roomy, '--dry-run', '--tokens-max', '1000', ...quick];
     expect(await run(...ask, '--replicas', '200%')).toMatch(/gap to the proven bound .*fan-out bound 0, load \d/);
+    onTerminal(false);
+    await run(...ask, '--replicas', '0');
+    expect(progress).toMatch(/incumbent/);
+    expect(progress).not.toContain('bound');
+    onTerminal(true);
     await run(...ask, '--replicas', '0');
     expect(progress).toMatch(/incumbent \S+ {2}bound/);
     await run(...ask, '--replicas', '0', '--groups', '8');
+    expect(progress).toMatch(/incumbent/);
+    expect(progress).not.toContain('bound');
+    // Of a model of many experts a bound takes longer than anybody wants to wait for a search to begin.
+    const wide = join(dir, 'wide.jsonl');
+    const record = (i: number) => ({ req_id: `r${i % 8}`, token_idx: Math.floor(i / 8), layer: 0, topk_ids: [i % 5, 720 + (i % 3)] });
+    writeFileSync(wide, Array.from({ length: 80 }, (_, i) => JSON.stringify(record(i))).join('\n'));
+    await run('--trace', wide, '--topology', roomy, '--dry-run', ...quick, '--replicas', '0');
     expect(progress).toMatch(/incumbent/);
     expect(progress).not.toContain('bound');
     writeFileSync(roomy, memory([800_000, 400_000, 200_000]));

@@ -137,11 +137,10 @@ async function placeByRouting(
   const current = inForce === null ? null : planOfShape(flags.current!, inForce, { model: trace, workers: cluster.workers });
   const now = current ?? (await baselinePlan('contiguous', trace, topology));
   const wholeGroups = groupsToKeep(flags, trace, cluster.nodes);
-  const line = new ProgressLine(
-    flags.model === 'fan-out' && wholeGroups === null ? await quickBound(train, cluster, flags.replicas, signal) : null,
-  );
   const endMs = performance.now() + (flags.deadline ?? Infinity);
   const options = { ...placeOptions({ ...flags, ...searchTime(flags) }, signal), replicas: flags.replicas, wholeGroups };
+  const boundable = flags.model === 'fan-out' && wholeGroups === null && process.stderr.isTTY;
+  const line = new ProgressLine(boundable ? await quickBound(train, cluster, flags.replicas, signal) : null);
   let placed = await place(train, topology, {
     ...options,
     warmStart: current !== null && flags.budgetBytes !== undefined ? current : null,
@@ -253,22 +252,30 @@ async function proveByWindows(certificate: Certificate, trace: RoutingTrace, wid
 /** Tokens that the bound of the progress line looks at. */
 const quickBoundTokens = 1000;
 
+/** Pairs of experts, of all layers and rounds of a proof, that are looked at in a second or two. */
+const quickPairs = 1_000_000;
+
 /**
- * A bound for the progress line before there is a plan: on a few tokens, for plans whose nodes hold at most a quarter more of a layer than their even part. Where
- * nodes' memory is uneven, plans are not like that: null. The certificate proves its own for the plan that was found.
+ * A bound for whoever watches the progress line, before there is a plan: on a few tokens, for plans whose nodes hold at most a quarter more of a layer than their even
+ * part. Where nodes' memory is uneven, plans are not like that: null; so it is where the search would wait for it. The certificate proves its own for the plan that was
+ * found.
  */
 async function quickBound(trace: RoutingTrace, cluster: Cluster, replicas: number, signal: AbortSignal): Promise<number | null> {
   const memory = nodeSlots(cluster);
   if (memory.some((slots) => slots !== memory[0])) return null;
+  if (trace.moeLayers.length * trace.experts ** 2 * proofRoundsMin > quickPairs) return null;
   const few = thinTokens(trace, quickBoundTokens);
   const part = Math.min(trace.experts, Math.ceil((1.25 * trace.experts * (1 + replicas)) / cluster.nodes));
   const sizes = trace.moeLayers.map(() => new Array<number>(cluster.nodes).fill(part));
   return (await proveFanOut(few, cluster.nodes, sizes, { rounds: proofRounds(few), signal })).bound;
 }
 
+/** One round answers a guess, the second what came of it. */
+const proofRoundsMin = 2;
+
 /** The proof's effort falls with the number of pairs of experts it has to look at. */
 function proofRounds(trace: RoutingTrace): number {
-  return Math.max(2, Math.min(24, Math.round(1_000_000 / (trace.moeLayers.length * trace.experts ** 2))));
+  return Math.max(proofRoundsMin, Math.min(24, Math.round(quickPairs / (trace.moeLayers.length * trace.experts ** 2))));
 }
 
 function homesInTurn(trace: RoutingTrace, cluster: Cluster): Int32Array {

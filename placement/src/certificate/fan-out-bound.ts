@@ -68,14 +68,16 @@ async function proveLayer(
     Math.min(1, pairsMax / ((experts * (experts - 1)) / 2)),
   );
   let best = { bound: -Infinity, quantised: [] as number[], price: [] as number[], countPrice: 0 };
-  for (let round = 0; round === 0 || (round < rounds && signal?.aborted !== true); round++) {
+  for (let round = 0; ; round++) {
     // A round over many tokens takes long enough for Ctrl-C to come in the midst of it.
     await nextTurn();
     const quantised = reference.map((m) => Math.round(m * 255));
     const { weight, constant } = answer(trace, layer, quantised, nodes);
-    const { price, countPrice, value, chosen } = heaviestPairs(weight, experts, degreeMax, pairsMax);
+    const { price, countPrice, value } = pairPrices(weight, experts, degreeMax, pairsMax);
     const bound = constant - value;
     if (bound > best.bound) best = { bound, quantised: Array.from(quantised), price: Array.from(price), countPrice };
+    if (round + 1 >= rounds || signal?.aborted === true) break;
+    const chosen = heaviestPairs(weight, experts, degreeMax, pairsMax);
     const share = 1 / (round + 2);
     reference = reference.map((m, i) => m + share * (chosen[i] - m));
   }
@@ -150,13 +152,13 @@ function answer(
   return { weight, constant };
 }
 
-/** Duals of the heaviest pairs under degree and count limits, rounded to the certificate's grid, with the pairs they choose (for the next answer). */
-function heaviestPairs(
+/** Duals of the heaviest pairs under degree and count limits, rounded to the certificate's grid. */
+function pairPrices(
   weight: Float64Array,
   experts: number,
   degreeMax: number,
   pairsMax: number,
-): { price: Float64Array; countPrice: number; value: number; chosen: Float64Array } {
+): { price: Float64Array; countPrice: number; value: number } {
   const price = new Float64Array(experts);
   let countPrice = 0;
   const all = new Float64Array((experts * (experts - 1)) / 2);
@@ -178,24 +180,30 @@ function heaviestPairs(
   for (let e = 0; e < experts; e++) price[e] = Math.round(price[e] * scale) / scale;
   countPrice = Math.round(countPrice * scale) / scale;
   let value = countPrice * pairsMax;
-  const chosen = new Float64Array(experts * experts);
-  const order: { e: number; f: number; w: number }[] = [];
   for (let e = 0; e < experts; e++) {
     value += price[e] * degreeMax;
-    for (let f = e + 1; f < experts; f++) {
-      value += Math.max(0, left(e, f));
-      order.push({ e, f, w: weight[e * experts + f] });
-    }
+    for (let f = e + 1; f < experts; f++) value += Math.max(0, left(e, f));
   }
-  order.sort((a, b) => b.w - a.w || a.e - b.e || a.f - b.f);
+  return { price, countPrice, value };
+}
+
+/** 1 for each of the heaviest pairs under degree and count limits, taken one by one, for the next answer, (experts, experts). */
+function heaviestPairs(weight: Float64Array, experts: number, degreeMax: number, pairsMax: number): Float64Array {
+  const chosen = new Float64Array(experts * experts);
+  const order = new Uint32Array((experts * (experts - 1)) / 2);
+  let at = 0;
+  for (let e = 0; e < experts; e++) for (let f = e + 1; f < experts; f++) order[at++] = e * experts + f;
+  order.sort((a, b) => weight[b] - weight[a] || a - b);
   const degree = new Int32Array(experts);
   let taken = 0;
-  for (const { e, f } of order) {
-    if (taken >= pairsMax || degree[e] >= degreeMax || degree[f] >= degreeMax) continue;
-    chosen[e * experts + f] = 1;
+  for (const pair of order) {
+    if (taken >= pairsMax) break;
+    const [e, f] = [Math.floor(pair / experts), pair % experts];
+    if (degree[e] >= degreeMax || degree[f] >= degreeMax) continue;
+    chosen[pair] = 1;
     degree[e]++;
     degree[f]++;
     taken++;
   }
-  return { price, countPrice, value, chosen };
+  return chosen;
 }

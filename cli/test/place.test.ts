@@ -227,6 +227,21 @@ describe('switchyard place', () => {
       await expect(run(...command, ...unused)).rejects.toThrow('--robust worst needs --model fan-out or home-rank');
     const groups = ['--groups', 'whole', '--anneal', '5', '--dry-run'];
     await expect(run(...unread, ...cluster, ...groups)).rejects.toThrow('--groups whole goes without --anneal');
+    const whole = [...unread, ...cluster, '--groups', 'whole', '--dry-run'];
+    await expect(run(...whole, '--robust', 'worst')).rejects.toThrow('--groups whole and --robust worst exclude each other');
+    await expect(run(...whole, '--model', 'chain')).rejects.toThrow('--groups whole needs --model fan-out or home-rank; it is chain');
+    const fast = join(dir, 'fast.json');
+    const tooFast = equalNodes(3, 400);
+    tooFast.nodes[1].workers[0].relativeSpeed = 1e9;
+    writeFileSync(fast, JSON.stringify(tooFast));
+    const range = /fast\.json: .*nodes\[1\]\.workers\[0\]\.relativeSpeed.* 1000000000/;
+    for (const command of [['--dry-run'], ['worth-it'], ['what-if', '--add-node']])
+      await expect(run(...command, ...unread, '--topology', fast)).rejects.toThrow(range);
+    const links = join(dir, 'fast-links.json');
+    writeFileSync(links, JSON.stringify({ ...equalNodes(3, 400), interNode: { bandwidth: 1e17, latency: 0 } }));
+    await expect(run('what-if', ...unread, '--topology', links, '--link-speed', '1000')).rejects.toThrow(
+      /interNode\.bandwidth.* 1(e\+20|0{20})/,
+    );
     await expect(run(...unread, ...cluster, '--current', none, '--dry-run')).rejects.toThrow(`cannot read the plan ${none}`);
     await expect(run('worth-it', ...unread, '--topology', none)).rejects.toThrow(`cannot read the topology ${none}`);
     await expect(run('verify', none, unread[1], none)).rejects.toThrow(`cannot read the plan ${none}`);

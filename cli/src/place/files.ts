@@ -2,6 +2,7 @@ import type { Certificate, HostModel, LoadMatrix, RoutingTrace, TraceModel } fro
 import {
   calibratedTopology,
   checkSameShape,
+  clusterOf,
   inWorkerOrder,
   loadsOfModel,
   openTrace,
@@ -51,7 +52,13 @@ export const planOfShape = (path: string, read: Plan, shape: PlanShape): Plan =>
     return plan;
   });
 
-export const readTopology = (path: string): Topology => parsed(path, 'topology', (text) => parseTopology(JSON.parse(text)));
+/** A topology that solvers take: a number out of range is found here, before a long trace is read. */
+export const readTopology = (path: string): Topology =>
+  parsed(path, 'topology', (text) => {
+    const topology = parseTopology(JSON.parse(text));
+    clusterOf(topology);
+    return topology;
+  });
 export const readCertificate = (path: string): Certificate =>
   parsed(path, 'certificate', (text) => parseCertificate(JSON.parse(text)), certificateBytesMax);
 

@@ -17,6 +17,8 @@ export function refuseGroups(flags: GroupFlags, nodes: number): void {
   if (flags.groups === undefined || flags.groups === 'free') return;
   if (flags.budgetBytes !== undefined) throw refusal('--groups whole and --budget-bytes exclude each other: groups are split on the way');
   if (anneals(flags)) throw refusal('--groups whole goes without --anneal and --max-r: annealing moves single experts');
+  if (flags.model === 'chain') throw refusal('--groups whole needs --model fan-out or home-rank; it is chain');
+  if (flags.robust.kind !== 'mean') throw refusal(`--groups whole and --robust ${flags.robust.kind} exclude each other`);
   if (nodes > maskNodesMax)
     throw refusal(`--groups whole is for at most ${maskNodesMax} nodes; the topology has ${nodes} (--groups free lets experts go apart)`);
 }

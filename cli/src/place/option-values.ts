@@ -26,12 +26,15 @@ export function duration(text: string): number {
   return Number(match[1]) * { ms: 1, s: 1000, m: 60_000, h: 3_600_000 }[match[2] as 'ms' | 's' | 'm' | 'h'];
 }
 
+/** Searches take no smaller one. */
+const cvarShareMin = 1e-6;
+
 /** "mean", "worst", "cvar:20%". */
 export function robustness(text: string): Robustness {
   if (text === 'mean' || text === 'worst') return { kind: text };
   const match = /^cvar:(.+)$/.exec(text);
   const part = match ? share(match[1]) : Number.NaN;
-  if (!(part > 0 && part <= 1)) throw new InvalidArgumentError('It must be mean, worst or cvar:20%.');
+  if (!(part >= cvarShareMin && part <= 1)) throw new InvalidArgumentError('It must be mean, worst or cvar:20%.');
   return { kind: 'cvar', share: part };
 }
 

@@ -43,8 +43,9 @@ export function whatIfCommand(): Command {
       throw new CommandFailure('nothing to ask: give --lose-node, --add-node or --link-speed', { status: exitStatus.usage });
     refuseUnused(flags);
     const { topology: before, host } = readCluster(flags);
-    // Before a search that may take minutes: a node that is not there cannot be lost.
+    // Before a search that may take minutes: a node that is not there cannot be lost, nor may what comes of a change be out of range.
     const after = changes.reduce(changedTopology, before);
+    clusterOf(after);
     const trace = await readRouting(flags.trace, flags.tokensMax, flags);
     const { train, test } = holdOut(trace, trace.sequences.length >= 8 ? 0.25 : 0, flags.seed);
     const judged = thinTokens(test.tokens > 0 ? test : train, scoreTokensMax);

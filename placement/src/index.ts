@@ -18,7 +18,7 @@ export * from './describe.ts';
 export * from './export/engine-maps.ts';
 export * from './ilp/chain-programs.ts';
 export * from './ilp/fan-out-program.ts';
-export * from './ilp/glpk.ts';
+export { glpkSolver } from './ilp/glpk.ts';
 export * from './ilp/highs.ts';
 export * from './ilp/program.ts';
 export * from './place.ts';

@@ -1,4 +1,5 @@
 import { afterEach, expect, it, vi } from 'vitest';
+import { glpkIn } from '../src/ilp/glpk.ts';
 import { HighsSession, place, proveStars, proveWindows, SolverFailure, transitionsOf } from '../src/index.ts';
 import { expectValid, testTopology, toyTrace } from './slice.ts';
 
@@ -37,4 +38,8 @@ it('hides no error of ours', async () => {
   vi.spyOn(HighsSession.prototype, 'run').mockRejectedValue(new TypeError('ours'));
   await expect(proveByWindows().windows).rejects.toThrow('ours');
   await expect(place(trace, topology, { starts: 1 })).rejects.toThrow('ours');
+});
+
+it('is known before anything is solved where the second solver is not installed', () => {
+  expect(() => glpkIn(['/nowhere/node_modules', '/node_modules/none'])).toThrow(expect.objectContaining({ code: 'not_found' }));
 });

@@ -1,4 +1,7 @@
+import { existsSync } from 'node:fs';
 import { createRequire } from 'node:module';
+import path from 'node:path';
+import { pathToFileURL } from 'node:url';
 import { Worker } from 'node:worker_threads';
 import { SwitchyardError } from '@switchyard/proto';
 import { abortedResult } from './highs.ts';
@@ -18,30 +21,15 @@ import(workerData.glpk).then(async ({ default: load }) => {
 
 /** The second solver, glpk.js. It is GPL-3.0, so only tests of a checkout depend on it; whoever uses this package installs it himself. @throws not_found where it is not installed */
 export function glpkSolver(): IlpSolver {
-  let glpk: string;
-  try {
-    const require = createRequire(import.meta.url);
-    // Its export is for `import` only, so the package is found through its directory.
-    glpk = new URL(
-      'dist/glpk.js',
-      `file://${require.resolve
-        .paths('glpk.js')
-        ?.map((dir) => `${dir}/glpk.js/`)
-        .find((dir) => exists(require, dir))}`,
-    ).href;
-  } catch (cause) {
-    throw new SwitchyardError('not_found', 'glpk.js is not installed: npm install glpk.js', { param: 'solver', cause });
-  }
+  const glpk = glpkIn(createRequire(import.meta.url).resolve.paths('glpk.js') ?? []);
   return { name: 'glpk.js', solve: (program, limits) => solveWithGlpk(glpk, program, limits) };
 }
 
-function exists(require: NodeJS.Require, dir: string): boolean {
-  try {
-    require.resolve(`${dir}dist/glpk.js`);
-    return true;
-  } catch {
-    return false;
-  }
+/** URL of the module in the first of these `node_modules` that has it: its export is for `import` only, so it is found through its folder. */
+export function glpkIn(folders: readonly string[]): string {
+  const found = folders.map((folder) => path.join(folder, 'glpk.js', 'dist', 'glpk.js')).find((file) => existsSync(file));
+  if (found === undefined) throw new SwitchyardError('not_found', 'glpk.js is not installed: npm install glpk.js', { param: 'solver' });
+  return pathToFileURL(found).href;
 }
 
 async function solveWithGlpk(glpk: string, program: LinearProgram, limits: SolveLimits): Promise<SolveResult> {

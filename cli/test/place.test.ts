@@ -197,6 +197,14 @@ describe('switchyard place', () => {
     await expect(ask('--out', link)).rejects.toThrow(`--out ${link}: --trace reads it`);
     await expect(ask('--current', other, '--certificate', other)).rejects.toThrow(`--certificate ${other}: --current reads it`);
     await expect(ask('--certificate', topology)).rejects.toThrow(`--certificate ${topology}: --topology reads it`);
+    const [plan, planLink] = [join(dir, 'exported.json'), join(dir, 'plan-link')];
+    writeFileSync(plan, 'a plan');
+    symlinkSync(plan, planLink);
+    for (const out of [plan, planLink])
+      await expect(run('export', plan, '--format', 'sglang', '--out', out)).rejects.toMatchObject({
+        message: `--out ${out} is the plan that is read; choose another name`,
+        status: 2,
+      });
   });
 
   it('refuses options that would change nothing', async () => {

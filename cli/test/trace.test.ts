@@ -7,6 +7,7 @@ import type { RoutingTrace } from '@switchyard/placement';
 import { NO_EXPERT, openTrace } from '@switchyard/placement';
 import { describe, expect, it } from 'vitest';
 import { ApiClient } from '../src/api/client.ts';
+import { traceConvertCommand } from '../src/commands/trace-convert.ts';
 import { writeConverted } from '../src/trace/converted-files.ts';
 import { earlierRecording, moveRecording, removeRest } from '../src/trace/recording.ts';
 import { endRecording, watchRecording } from '../src/trace/recording-watch.ts';
@@ -164,6 +165,24 @@ describe('a recording that is to end', () => {
 });
 
 describe('a converted trace', () => {
+  it('replaces neither the trace that is read nor what lies beside it', async () => {
+    const folder = mkdtempSync(path.join(os.tmpdir(), 'sw-'));
+    const trace = path.join(folder, 't');
+    const beside = `${trace}.sequences.jsonl`;
+    for (const file of [trace, beside]) writeFileSync(file, 'there');
+    for (const [from, to] of [
+      [trace, trace],
+      [trace, beside],
+      [beside, trace],
+    ])
+      await expect(traceConvertCommand().parseAsync([from, to, '--force'], { from: 'user' })).rejects.toMatchObject({
+        message: expect.stringContaining('it is the trace that is read, or lies beside it'),
+        status: 2,
+      });
+    for (const file of [trace, beside]) expect(readFileSync(file, 'utf8')).toBe('there');
+    rmSync(folder, { recursive: true });
+  });
+
   it('takes the place of an earlier one only when it is whole', async () => {
     const folder = mkdtempSync(path.join(os.tmpdir(), 'sw-'));
     const to = path.join(folder, 'a.trace');

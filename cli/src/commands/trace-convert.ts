@@ -1,10 +1,9 @@
-import { statSync } from 'node:fs';
 import { Command } from 'commander';
 import { CommandFailure, exitStatus } from '../failure.ts';
 import { readRouting } from '../place/files.ts';
 import { type IdShape, idShape, modelDirHelp } from '../place/option-values.ts';
 import { integerIn } from '../terminal/option-values.ts';
-import { checkNewOutput } from '../terminal/output-file.ts';
+import { checkNewOutput, sameFile } from '../terminal/output-file.ts';
 import { counted } from '../terminal/quantity.ts';
 import { print } from '../terminal/visible.ts';
 import { writeConverted } from '../trace/converted-files.ts';
@@ -34,7 +33,7 @@ export function traceConvertCommand(): Command {
     .action(async (from: string, to: string, options: ConvertOptions) => {
       checkTraceName(to, 'trace convert to');
       checkOther(from, to);
-      for (const file of [to, `${to}.sequences.jsonl`]) checkNewOutput(file, 'trace convert to', options.force === true);
+      for (const file of withSequences(to)) checkNewOutput(file, 'trace convert to', options.force === true);
       const trace = await readRouting(from, options.tokensMax, options);
       const interrupt = interruptSignal();
       const files = await writeConverted(trace, to, new Date().toISOString(), interrupt.signal)
@@ -49,12 +48,18 @@ export function traceConvertCommand(): Command {
     });
 }
 
-/** Replaced by itself, a long trace would be lost but for the sample. */
+/** Replaced by itself, a long trace would be lost but for the sample; nor may what lies beside one take the place of the other. */
 function checkOther(from: string, to: string): void {
-  const [read, written] = [from, to].map((file) => statSync(file, { throwIfNoEntry: false }));
-  if (read !== undefined && read.dev === written?.dev && read.ino === written.ino)
-    throw new CommandFailure(`trace convert to ${to}: it is the trace that is read; choose another name`, { status: exitStatus.usage });
+  for (const read of withSequences(from))
+    for (const written of withSequences(to))
+      if (sameFile(read, written))
+        throw new CommandFailure(`trace convert to ${written}: it is the trace that is read, or lies beside it; choose another name`, {
+          status: exitStatus.usage,
+        });
 }
+
+/** A trace's own file, and the one beside it. */
+const withSequences = (file: string) => [file, `${file}.sequences.jsonl`];
 
 /** What the system says of a disk that is full does not say of which file. */
 function naming(to: string): (error: unknown) => never {

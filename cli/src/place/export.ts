@@ -2,7 +2,7 @@ import { type ExportFormat, exportPlan } from '@switchyard/placement';
 import { Command, Option } from 'commander';
 import { CommandFailure, exitStatus } from '../failure.ts';
 import { integerIn } from '../terminal/option-values.ts';
-import { checkOutput, writeOutputs } from '../terminal/output-file.ts';
+import { checkOutput, sameFile, writeOutputs } from '../terminal/output-file.ts';
 import { print } from '../terminal/visible.ts';
 import { readPlan } from './files.ts';
 
@@ -22,6 +22,8 @@ export function exportCommand(): Command {
         throw new CommandFailure(`--hidden-layers ${flags.hiddenLayers} is for --format sglang: ${flags.format} counts MoE layers alone`, {
           status: exitStatus.usage,
         });
+      if (flags.out !== undefined && sameFile(path, flags.out))
+        throw new CommandFailure(`--out ${flags.out} is the plan that is read; choose another name`, { status: exitStatus.usage });
       checkOutput(flags.out, '--out');
       const text = exportPlan(readPlan(path), flags.format, flags.hiddenLayers);
       if (flags.out === undefined) print(text);

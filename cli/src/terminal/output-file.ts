@@ -23,6 +23,12 @@ export function checkNewOutput(file: string, option: string, force: boolean): vo
   checkOutput(file, option);
 }
 
+/** Whether both names lead to the same file, whatever they are. */
+export function sameFile(one: string, other: string): boolean {
+  const [a, b] = [one, other].map((file) => statSync(file, { throwIfNoEntry: false }));
+  return a !== undefined && a.dev === b?.dev && a.ino === b.ino;
+}
+
 export interface Output {
   /** The option that named the file. */
   option: string;

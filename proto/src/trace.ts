@@ -8,7 +8,8 @@
  *   u8  flags           bit 0: the token was generated (else prompt)
  *   then moeLayers * topK expert ids, u8 if experts <= 256 else u16, in descending router score, layer-major
  *
- * A line per sequence is appended at the end of recording to `<file>.sequences.jsonl`: {"sequence":0,"domain":"novels","tokens":123}.
+ * `<file>.sequences.jsonl` has a line for each sequence: {"sequence":0,"domain":"novels","tokens":123}. Lines are written as sequences begin, without `tokens`, and replaced
+ * when the file ends.
  */
 export interface TraceHeader {
   format: 'switchyard-trace';

@@ -17,9 +17,9 @@ const scalarBytesMax = 1024 * 1024;
 
 /**
  * JSON (RFC 8259) as a stream of events, so that a dump larger than memory can be read. Escapes in strings are resolved by JSON.parse of that string alone.
- * Memory: one chunk and one scalar.
+ * Memory: one chunk and one scalar. Events come by the chunk, to be gone through before the next is asked for: waiting for each would take longer than reading it.
  */
-export async function* jsonEvents(bytes: Bytes, source: string): AsyncGenerator<JsonEvent> {
+export async function* jsonEvents(bytes: Bytes, source: string): AsyncGenerator<Iterable<JsonEvent>> {
   const stream = new ByteStream(bytes, source);
   const nesting: ('[' | '{')[] = [];
   let due: Due = 'value';
@@ -27,7 +27,6 @@ export async function* jsonEvents(bytes: Bytes, source: string): AsyncGenerator<
   let inString = false;
   let escaped = false;
   let started = false;
-  let base = 0;
   const finish = (text: string, offset: number): JsonEvent => {
     try {
       return { kind: 'value', value: JSON.parse(text), offset };
@@ -42,10 +41,8 @@ export async function* jsonEvents(bytes: Bytes, source: string): AsyncGenerator<
   const isDue = (what: 'value' | 'key'): boolean => due === what || due === `first ${what}`;
   // Several values may follow one another, as records are appended.
   const afterValue = (): Due => (nesting.length === 0 ? 'value' : 'comma');
-  for (;;) {
-    base = stream.offset;
-    const chunk = await stream.upTo(65_536);
-    if (chunk.length === 0) break;
+  /** @param base offset of the chunk's first byte */
+  function* eventsOf(chunk: Uint8Array, base: number): Generator<JsonEvent> {
     // Latin-1 keeps one character per byte, so offsets stay true and a string's bytes can be put back together.
     for (let i = 0; i < chunk.length; i++) {
       const byte = chunk[i];
@@ -105,7 +102,13 @@ export async function* jsonEvents(bytes: Bytes, source: string): AsyncGenerator<
       }
     }
   }
-  if (scalar !== '' && !inString) yield finish(scalar, stream.offset);
+  for (;;) {
+    const base = stream.offset;
+    const chunk = await stream.upTo(65_536);
+    if (chunk.length === 0) break;
+    yield eventsOf(chunk, base);
+  }
+  if (scalar !== '' && !inString) yield [finish(scalar, stream.offset)];
   if (inString || nesting.length > 0) throw badTrace(source, `byte ${stream.offset}`, 'the file ends inside a value');
   if (!started && scalar === '') throw badTrace(source, 'byte 0', 'the file is empty');
 }

@@ -32,7 +32,6 @@ export async function readSglangDump(
     'physical_to_logical_map',
     'last_physical_to_logical_map',
     'logical_count',
-    'positions',
   ])) {
     if (found.key === 'topk_ids_of_layer') {
       sawIds = true;
@@ -177,53 +176,55 @@ async function* arrays(bytes: Bytes, source: string, keys: string[]): AsyncGener
   let filled: number[] = [];
   const objectHeldOne: boolean[] = [];
   const brackets: string[] = [];
-  for await (const event of jsonEvents(bytes, source)) {
-    if (key === null) {
-      if (event.kind === 'key' && keys.includes(event.key)) key = event.key;
-      else if (event.kind === 'open') {
-        brackets.push(event.bracket);
-        objectHeldOne.push(false);
-      } else if (event.kind === 'close') {
-        const held = objectHeldOne.pop();
-        if (brackets.pop() === '{' && held && keys.includes('}'))
-          yield { key: '}', scalar: null, flat: [], shape: [], offset: event.offset };
-      }
-      continue;
-    }
-    if (event.kind === 'value') {
-      if (depth === 0) {
-        const { value, offset } = event;
-        if (scalarKeys.includes(key) && (typeof value === 'number' || typeof value === 'string'))
-          yield { key, scalar: value, flat: [], shape: [], offset };
-        key = null;
+  for await (const events of jsonEvents(bytes, source))
+    for (const event of events) {
+      if (key === null) {
+        if (event.kind === 'key' && keys.includes(event.key)) key = event.key;
+        else if (event.kind === 'open') {
+          brackets.push(event.bracket);
+          objectHeldOne.push(false);
+        } else if (event.kind === 'close') {
+          const held = objectHeldOne.pop();
+          if (brackets.pop() === '{' && held && keys.includes('}'))
+            yield { key: '}', scalar: null, flat: [], shape: [], offset: event.offset };
+        }
         continue;
       }
-      if (typeof event.value !== 'number')
-        throw badTrace(source, `byte ${event.offset}`, `${key} holds ${shown(event.value)}, expected numbers`);
-      if (flat.length === recordIdsMax) throw badTrace(source, `byte ${event.offset}`, `${key} holds more than ${recordIdsMax} numbers`);
-      flat.push(event.value);
-      filled[depth - 1]++;
-    } else if (event.kind === 'open') {
-      if (event.bracket === '{') throw badTrace(source, `byte ${event.offset}`, `${key} holds an object, expected nested lists of numbers`);
-      if (depth > 0) filled[depth - 1]++;
-      filled[depth++] = 0;
-    } else if (event.kind === 'close') {
-      depth--;
-      const size = filled[depth];
-      if (shape[depth] !== undefined && shape[depth] !== size)
-        throw badTrace(source, `byte ${event.offset}`, `${key} is ragged: ${size} entries after lists of ${shape[depth]}`);
-      shape[depth] = size;
-      if (depth === 0) {
-        const numbers = shape.reduce((a, b) => a * b, 1);
-        if (flat.length !== numbers)
-          throw badTrace(source, `byte ${event.offset}`, `${key} is ragged: ${flat.length} numbers in a list of (${shape.join(', ')})`);
-        if (objectHeldOne.length > 0) objectHeldOne[objectHeldOne.length - 1] = true;
-        yield { key, scalar: null, flat, shape, offset: event.offset };
-        key = null;
-        flat = [];
-        shape = [];
-        filled = [];
+      if (event.kind === 'value') {
+        if (depth === 0) {
+          const { value, offset } = event;
+          if (scalarKeys.includes(key) && (typeof value === 'number' || typeof value === 'string'))
+            yield { key, scalar: value, flat: [], shape: [], offset };
+          key = null;
+          continue;
+        }
+        if (typeof event.value !== 'number')
+          throw badTrace(source, `byte ${event.offset}`, `${key} holds ${shown(event.value)}, expected numbers`);
+        if (flat.length === recordIdsMax) throw badTrace(source, `byte ${event.offset}`, `${key} holds more than ${recordIdsMax} numbers`);
+        flat.push(event.value);
+        filled[depth - 1]++;
+      } else if (event.kind === 'open') {
+        if (event.bracket === '{')
+          throw badTrace(source, `byte ${event.offset}`, `${key} holds an object, expected nested lists of numbers`);
+        if (depth > 0) filled[depth - 1]++;
+        filled[depth++] = 0;
+      } else if (event.kind === 'close') {
+        depth--;
+        const size = filled[depth];
+        if (shape[depth] !== undefined && shape[depth] !== size)
+          throw badTrace(source, `byte ${event.offset}`, `${key} is ragged: ${size} entries after lists of ${shape[depth]}`);
+        shape[depth] = size;
+        if (depth === 0) {
+          const numbers = shape.reduce((a, b) => a * b, 1);
+          if (flat.length !== numbers)
+            throw badTrace(source, `byte ${event.offset}`, `${key} is ragged: ${flat.length} numbers in a list of (${shape.join(', ')})`);
+          if (objectHeldOne.length > 0) objectHeldOne[objectHeldOne.length - 1] = true;
+          yield { key, scalar: null, flat, shape, offset: event.offset };
+          key = null;
+          flat = [];
+          shape = [];
+          filled = [];
+        }
       }
     }
-  }
 }

@@ -7,6 +7,7 @@
 #if defined(__AVX2__) && !defined(__AVX512F__)
 #include <immintrin.h>
 
+#include <algorithm>
 #include <array>
 #include <cstring>
 #include <utility>
@@ -178,8 +179,8 @@ struct Bf16 {
   }
 };
 
-/* Whichever of weights and inputs needs fewer registers stays in them. */
-template <class Format, int Odd, int R, int C> void multiply(const float *x, const uint8_t *w, __m256 (&acc)[R][C]) {
+/* Whichever of weights and inputs needs fewer registers stays in them. Called instead of inlined, accumulators would go through memory. */
+template <class Format, int Odd, int R, int C> __attribute__((always_inline)) inline void multiply(const float *x, const uint8_t *w, __m256 (&acc)[R][C]) {
   if constexpr (C <= 2) {
     __m256 weights[C];
 #pragma GCC unroll 2
@@ -204,7 +205,7 @@ template <class Format, int Odd, int R, int C> void multiply(const float *x, con
 }
 
 /* Both elements of a pair for one or two rows, whose inputs stay in registers: weights are loaded once. */
-template <class Format, int R, int C> void multiply_pair(const float *x, const uint8_t *w, __m256 (&acc)[R][C]) {
+template <class Format, int R, int C> __attribute__((always_inline)) inline void multiply_pair(const float *x, const uint8_t *w, __m256 (&acc)[R][C]) {
   __m256 odd_input[R], even_input[R];
 #pragma GCC unroll 2
   for (int r = 0; r < R; r++) {
@@ -222,26 +223,25 @@ template <class Format, int R, int C> void multiply_pair(const float *x, const u
   }
 }
 
-/* Adds `pairs` pairs to chunks first .. first+C of dots. Of two passes, each brings its own half of what TileOps::dot promises about `ahead`. */
+/* Adds `pairs` pairs to chunks first .. first+C of dots, and brings as many bytes from `ahead` on as it reads (TileOps::dot). */
 template <class Format, int R, int C> void add_pairs(const float *x, const uint8_t *w, int first, int pairs, const uint8_t *ahead, float *dots) {
+  constexpr int read = Format::pair_bytes * C / chunks_of_panel; /* of a pair */
   __m256 acc[R][C];
 #pragma GCC unroll 6
   for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
     for (int c = 0; c < C; c++) acc[r][c] = _mm256_load_ps(dots + r * panel_columns + (first + c) * lanes8);
   w += first * Format::chunk_bytes;
-  ahead += Format::pair_bytes * first / chunks_of_panel;
-  for (; pairs > 0; pairs--, x += 2 * R, w += Format::pair_bytes) {
+#pragma GCC unroll 2
+  for (; pairs > 0; pairs--, x += 2 * R, w += Format::pair_bytes, ahead += read) {
     if constexpr (R <= 2) multiply_pair<Format, R, C>(x, w, acc);
     else {
       multiply<Format, 1, R, C>(x, w, acc);
       multiply<Format, 0, R, C>(x, w, acc);
     }
-    if constexpr (R > 2 || !std::is_same_v<Format, F32>) { // With few fma to a line, the processor's own prefetching is enough, and better.
+    if constexpr (R > 2 || !std::is_same_v<Format, F32>) // With few fma to a line, the processor's own prefetching is enough, and better.
 #pragma GCC unroll 4
-      for (int i = 0; i < Format::pair_bytes * C / chunks_of_panel; i += 64) _mm_prefetch(reinterpret_cast<const char *>(ahead + i), _MM_HINT_T1);
-      ahead += Format::pair_bytes;
-    }
+      for (int i = 0; i < read; i += 64) _mm_prefetch(reinterpret_cast<const char *>(ahead + i), _MM_HINT_T1);
   }
 #pragma GCC unroll 6
   for (int r = 0; r < R; r++)
@@ -249,18 +249,21 @@ template <class Format, int R, int C> void add_pairs(const float *x, const uint8
     for (int c = 0; c < C; c++) _mm256_store_ps(dots + r * panel_columns + (first + c) * lanes8, acc[r][c]);
 }
 
-/* Where a panel takes several passes, they alternate every few pairs, so that memory sees one linear stream and only the first pass waits for it. (Zen 3, four
- * rows: 13 GB/s with 64 pairs, 17 with 16, of 19 that can be read; with 8, loading and storing accumulators begins to show.) */
-template <class Format, int R> void dot_pairs(const uint8_t *tile, const uint8_t *w, int k, const uint8_t *ahead, float *dots) {
+/* Where a panel takes several passes, they alternate every few pairs, so that memory sees one linear stream and only the first pass waits for it; together they
+ * bring what follows, line by line. (Zen 3, four rows: 13 GB/s with 64 pairs, 17 with 16, of 19 that can be read; with 8, loading and storing accumulators begins
+ * to show.) */
+template <class Format, int R> void add_stretch_of_pairs(const float *x, const uint8_t *w, int pairs, const uint8_t *ahead, float *dots) {
   constexpr int chunks = R <= 3 ? chunks_of_panel : 2;
-  const int all_pairs = pairs_of(k), most_pairs = chunks == chunks_of_panel ? all_pairs : 16;
+  for (int first = 0; first < chunks_of_panel; first += chunks)
+    add_pairs<Format, R, chunks>(x, w, first, pairs, ahead + (size_t)pairs * Format::pair_bytes * first / chunks_of_panel, dots);
+}
+template <class Format, int R> void dot_pairs(const uint8_t *tile, const uint8_t *w, int k, const uint8_t *ahead, float *dots) {
+  const int all_pairs = pairs_of(k), most_pairs = R <= 3 ? all_pairs : 16;
   memset(dots, 0, sizeof(float) * R * panel_columns);
   const float *x = reinterpret_cast<const float *>(tile);
-  for (int done = 0; done < all_pairs; done += most_pairs) {
-    const int pairs = most_pairs < all_pairs - done ? most_pairs : all_pairs - done;
-    for (int first = 0; first < chunks_of_panel; first += chunks)
-      add_pairs<Format, R, chunks>(x + (size_t)done * 2 * R, w + (size_t)done * Format::pair_bytes, first, pairs, ahead + (size_t)done * Format::pair_bytes, dots);
-  }
+  for (int done = 0; done < all_pairs; done += most_pairs)
+    add_stretch_of_pairs<Format, R>(x + (size_t)done * 2 * R, w + (size_t)done * Format::pair_bytes, std::min(most_pairs, all_pairs - done),
+                                    ahead + (size_t)done * Format::pair_bytes, dots);
 }
 
 /* Adds the bytes (0, 2) or (1, 3) of one quad, as int16. x points at the first row's. */
@@ -401,9 +404,8 @@ template <class Format, int R> void add_stretch(const uint8_t *tile, const uint8
         add_group<Format, R, 2>(reinterpret_cast<const int32_t *>(tile + (size_t)group * group_bytes(Format::format) * R), w + (size_t)group * bytes, first,
                                 ahead + (size_t)group * bytes, dots);
   } else {
-    const uint8_t *here = w + (size_t)done * Format::pair_bytes, *next = ahead + (size_t)done * Format::pair_bytes;
-    for (int first = 0; first < chunks_of_panel; first += 2)
-      add_pairs<Format, R, 2>(reinterpret_cast<const float *>(tile) + (size_t)done * 2 * R, here, first, steps, next, dots);
+    const auto *x = reinterpret_cast<const float *>(tile) + (size_t)done * 2 * R;
+    add_stretch_of_pairs<Format, R>(x, w + (size_t)done * Format::pair_bytes, steps, ahead + (size_t)done * Format::pair_bytes, dots);
   }
 }
 template <class Format, size_t... R> constexpr std::array<Stretch, most_rows> stretches(std::index_sequence<R...>) { return {add_stretch<Format, (int)R + 1>...}; }

@@ -85,9 +85,12 @@ describe('the trial of a backend', () => {
     expect(await tryBackend('cuda', program, msMax)).toEqual({ backend: 'cuda', found: null, refusal, trouble: 'failed' });
   });
 
-  it('that no process can be made for says so', async () => {
-    vi.stubGlobal('process', Object.create(process, { execPath: { value: '/nowhere/node' } }));
-    const refusal = 'no process can be made for it: spawn /nowhere/node ENOENT';
+  it.each([
+    ['an event says why', '/nowhere/node', 'spawn /nowhere/node ENOENT'],
+    ['it is thrown', '/nowhere\0node', "The argument 'file' must be a string without null bytes. Received '/nowhere\\x00node'"],
+  ])('that no process can be made for says so: %s', async (_, execPath, why) => {
+    vi.stubGlobal('process', Object.create(process, { execPath: { value: execPath } }));
+    const refusal = `no process can be made for it: ${why}; see how many there may be, and free memory`;
     expect(await tryBackend('cuda', '', 60_000)).toEqual({ backend: 'cuda', found: null, refusal, trouble: 'failed' });
   });
 

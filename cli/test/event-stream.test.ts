@@ -1,5 +1,5 @@
 import fc from 'fast-check';
-import { describe, expect, it, vi } from 'vitest';
+import { afterEach, describe, expect, it, vi } from 'vitest';
 import { EventStreamReader } from '../src/api/event-stream.ts';
 
 const encoder = new TextEncoder();
@@ -14,6 +14,8 @@ function readAll(bytes: Uint8Array, cuts: number[]): string[] {
   }
   return events;
 }
+
+afterEach(() => void vi.restoreAllMocks());
 
 describe('event stream', () => {
   it('reads data fields, joins lines, skips comments and other fields', () => {
@@ -60,7 +62,6 @@ describe('event stream', () => {
     const looked = vi.spyOn(String.prototype, 'charCodeAt');
     const events = readAll(bytes, cuts);
     const times = looked.mock.calls.length;
-    looked.mockRestore();
     expect(events).toEqual(['x'.repeat(4096)]);
     expect(times).toBeLessThanOrEqual(bytes.length);
   });

@@ -22,7 +22,7 @@ export const bounds = {
    * kilobyte a second. Beyond it text is held back and joined; see `heldBytesMax`.
    */
   socketPendingBytesMax: 64 * 1024,
-  /** Events held back for a slow reader, characters: 40,000 tokens without log-probabilities. */
+  /** Events held back for a slow reader, characters: 40,000 tokens without log-probabilities. Those of a prompt count against `answersBytesMax` alone. */
   heldBytesMax: 8 * 1024 * 1024,
   /** Characters of a long answer that are put together before others are served: two milliseconds' work where they are log-probabilities. */
   charsOfTurn: 64 * 1024,

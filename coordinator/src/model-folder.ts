@@ -207,7 +207,11 @@ class ConfigFields {
     if (value === null) return null;
     const list = Array.isArray(value) ? value : [value];
     if (list.length <= endingTokensMax && list.every(Number.isInteger)) return list;
-    throw new SwitchyardError('bad_checkpoint', `${this.#file}: ${key} must be a token id or a list of at most ${endingTokensMax}`);
+    const wrong = list.length > endingTokensMax ? `has ${list.length} entries` : `is ${JSON.stringify(value).slice(0, 100)}`;
+    throw new SwitchyardError(
+      'bad_checkpoint',
+      `${this.#file}: ${key} ${wrong}; a token id or a list of at most ${endingTokensMax} is needed`,
+    );
   }
 
   missing(key: string): never {

@@ -91,11 +91,17 @@ function statsDocument({ links, seconds, expertTokens, ...rest }: Stats, places:
   return {
     ...rest,
     seconds: Object.fromEntries(activities.map((activity, i) => [activity, seconds[i] ?? 0])),
-    expertRows: Array.from(expertTokens).reduce((sum, rows) => sum + rows, 0),
+    expertRows: sumOf(expertTokens),
     links: links
       .filter(({ bytesSent, bytesReceived }) => bytesSent > 0 || bytesReceived > 0)
       .map((link) => ({ ...link, peer: places[link.peer]?.name ?? String(link.peer) })),
   };
+}
+
+function sumOf(rows: ArrayLike<number>): number {
+  let sum = 0;
+  for (let i = 0; i < rows.length; i++) sum += rows[i];
+  return sum;
 }
 
 function parsed(device: string): unknown {

@@ -127,8 +127,12 @@ describe('calls of tools', () => {
     const body = { messages: [called({ function: { name: 'f', arguments: text } })] };
     const bytes = text.length + 1001 * 64 + 1000 * 32;
     expect(read(body, plain, bytes).messages).toHaveLength(1);
+    const param = 'messages[0].tool_calls[0].function.arguments';
     expect(() => read(body, plain, bytes - 1)).toThrow(
-      `the body with the values of its JSON takes ${bytes} bytes; the limit is ${bytes - 1}`,
+      expect.objectContaining({
+        message: `the body with the values of its JSON and of ${param} takes ${bytes} bytes; the limit is ${bytes - 1}`,
+        param,
+      }),
     );
     const joining = new ChatTemplate("{{ '' + messages[0].tool_calls[0].function.arguments }}", null, {});
     expect(read(body, joining, 0).messages).toHaveLength(1);

@@ -16,9 +16,17 @@ afterEach(() => void vi.useRealTimers());
 
 const nothing = () => {};
 
-function membershipOf(plan: Plan, onChange = nothing): Membership {
+function membershipOf(plan: Plan, heard: { onChange?(): void; onLost?(): void; onDrained?(): void } = {}): Membership {
   const engine = {} as ConstructorParameters<typeof Membership>[0]['engine'];
-  const events = { onTokens: nothing, onTrace: nothing, onStats: nothing, onDrained: nothing, onLost: nothing, onChange };
+  const events = {
+    onTokens: nothing,
+    onTrace: nothing,
+    onStats: nothing,
+    onDrained: nothing,
+    onLost: nothing,
+    onChange: nothing,
+    ...heard,
+  };
   return new Membership({ epoch: 1, modelDir: '', plan, engine }, events, createLog('silent'));
 }
 
@@ -29,11 +37,15 @@ function planOf(workers: number): Plan {
   return { ...plan, replicas: [plan.replicas[0].map(() => names.map((_, i) => i))] };
 }
 
-/** A worker that attaches and is ready at once. @param send what it is told */
-function join(membership: Membership, name: string, send: (message: ToWorker) => void): void {
+/** A worker that attaches and is ready at once. @param send what it is told; returns how it is lost */
+function join(membership: Membership, name: string, send: (message: ToWorker) => void): () => Promise<void> {
   let receive: (message: FromWorker) => void = nothing;
+  let end: (error: null) => void = nothing;
+  const closed = new Promise<null>((resolve) => {
+    end = resolve;
+  });
   const stream = {
-    ...{ peer: 'p', pendingBytes: 0, closed: new Promise(nothing), close: async () => {} },
+    ...{ peer: 'p', pendingBytes: 0, closed, close: async () => {} },
     onMessage: (take: typeof receive) => {
       receive = take;
     },
@@ -46,6 +58,10 @@ function join(membership: Membership, name: string, send: (message: ToWorker) =>
   const self = { node: 'n0', pid: 1, dataAddresses: [`uds:///${name}`], device: '{}', softwareVersion: '0', memories: [] };
   receive({ type: 'hello', protocolVersion: PROTOCOL_VERSION, name, ...self });
   receive({ type: 'ready', epoch: 1, residentBytes: 1, kvBlocks: 1, weightsHash: 1n, numericClass: 'bf16' });
+  return async () => {
+    end(null);
+    await closed;
+  };
 }
 
 describe('a worker that cannot be told of its peers', () => {
@@ -65,7 +81,8 @@ describe('workers that are not needed for all experts to be served', () => {
   it('are introduced together when they come close together', () => {
     const workers = 20;
     let changes = 0;
-    const membership = membershipOf(planOf(workers), () => changes++);
+    let drained = 0;
+    const membership = membershipOf(planOf(workers), { onChange: () => changes++, onDrained: () => drained++ });
     const told = Array.from({ length: workers }, (): number[] => []);
     for (let i = 0; i < workers; i++)
       join(membership, `n0w${i}`, (message) => {
@@ -76,7 +93,7 @@ describe('workers that are not needed for all experts to be served', () => {
     const before = changes;
     vi.runAllTimers();
     expect(told).toEqual([[1, workers], ...Array(workers - 1).fill([workers])]);
-    expect([serving(), changes - before]).toEqual([workers, 1]);
+    expect([serving(), changes - before, drained]).toEqual([workers, 1, 1]);
   });
 
   it('are introduced at once when they are needed after all', () => {
@@ -86,8 +103,32 @@ describe('workers that are not needed for all experts to be served', () => {
       join(membership, name, ({ type }) => {
         if (type === 'peers') told.push(name);
       });
-    // The first was replaced before the second was introduced: nobody served.
-    expect(told).toEqual(['n0w0', 'n0w0', 'n0w1']);
+    // The first was replaced before the second was introduced: nobody served. Its successor is not needed.
+    expect(told).toEqual(['n0w0', 'n0w1']);
+    expect(membership.places.map(({ state }) => state)).toEqual(['loaded', 'serving']);
+    vi.runAllTimers();
+    expect(told).toEqual(['n0w0', 'n0w1', 'n0w0', 'n0w1']);
     expect(membership.places.map(({ state }) => state)).toEqual(['serving', 'serving']);
+  });
+
+  it('are introduced before it is said that the one that served was lost', async () => {
+    const uncovered: number[] = [];
+    const membership = membershipOf(planOf(2), { onLost: () => uncovered.push(membership.uncovered) });
+    const lose = join(membership, 'n0w0', nothing);
+    join(membership, 'n0w1', nothing);
+    expect(membership.places.map(({ state }) => state)).toEqual(['serving', 'loaded']);
+    await lose();
+    await vi.waitFor(() => expect(uncovered).toEqual([0]));
+    expect(membership.places.map(({ state }) => state)).toEqual(['absent', 'serving']);
+    expect(vi.getTimerCount()).toBe(0);
+  });
+
+  it('are not introduced by who has let go of all', async () => {
+    const membership = membershipOf(planOf(3));
+    for (const name of ['n0w0', 'n0w1']) join(membership, name, nothing);
+    expect(vi.getTimerCount()).toBe(1);
+    await membership.close();
+    join(membership, 'n0w2', nothing);
+    expect(vi.getTimerCount()).toBe(0);
   });
 });

@@ -14,6 +14,7 @@ afterAll(() => rmSync(folder, { recursive: true }));
 let coordinator: RunningCoordinator;
 let worker: ScriptedWorker;
 afterEach(() => coordinator?.close(0));
+afterEach(() => void vi.restoreAllMocks());
 
 async function start(config: Partial<Parameters<typeof startCoordinator>[0]> = {}): Promise<void> {
   ({ coordinator, worker } = await startWithOneWorker(folder, config));
@@ -208,7 +209,6 @@ describe('a domain', () => {
     const refused = await post(route, { ...body, metadata: { domain: 5 } });
     expect([refused.status, refused.json.error?.param]).toEqual([400, 'metadata.domain']);
     expect(encode).not.toHaveBeenCalled();
-    encode.mockRestore();
   });
 });
 

@@ -35,6 +35,7 @@ const modelDir = modelDirOfContext(1_000_000, folder);
 let coordinator: RunningCoordinator;
 let worker: ScriptedWorker;
 afterEach(() => coordinator?.close(0));
+afterEach(() => void vi.restoreAllMocks());
 
 async function start(config: Partial<Parameters<typeof startCoordinator>[0]> = {}): Promise<void> {
   const usual = { model: modelDir, modelName: 'm', metricsCompat: 'vllm' as const, bodyBytesMax: 64 * 1024 * 1024 };
@@ -167,7 +168,6 @@ describe('a long answer', () => {
     const lengths = taken.mock.results.map(({ value }) => value.length);
     expect(lengths.length).toBeGreaterThan(20);
     expect(Math.max(...lengths)).toBeLessThan(2 * bounds.charsOfTurn);
-    taken.mockRestore();
     const { tokens, top_logprobs } = JSON.parse(stream ? text.slice('data: '.length, text.indexOf('\n\n')) : text).choices[0].logprobs;
     expect(tokens).toHaveLength(5_001);
     expect(Object.keys(top_logprobs[4_999])).toHaveLength(21);
@@ -219,7 +219,6 @@ describe('a long answer', () => {
     finish([request], [{ request, logprob: [-1], top: [{ token: [300], logprob: [-2] }] }]);
     expect((await asked).text).toContain('"token_logprobs":[null,-1,-1]');
     const answer = accept.mock.contexts[0] as Answer;
-    accept.mockRestore();
     expect([answer.promptReports, answer.reports]).toEqual([null, []]);
   });
 
@@ -253,12 +252,11 @@ describe('a defect in writing one answer', () => {
     const first = await worker.next('submit');
     const whole = complete({ stream });
     const second = await worker.next('submit');
-    const write = vi.spyOn(CompletionFormat.prototype, stream ? 'closing' : 'choice').mockImplementationOnce(() => {
+    vi.spyOn(CompletionFormat.prototype, stream ? 'closing' : 'choice').mockImplementationOnce(() => {
       throw new TypeError('a defect');
     });
     finish([first.request, second.request]);
     const [failed, answered] = await Promise.all([broken, whole]);
-    write.mockRestore();
     expect(answered.status).toBe(200);
     expect(answered.text).toContain('"finish_reason":"length"');
     expect(failed.status).toBe(stream ? 200 : 500);
@@ -388,7 +386,6 @@ describe('a connection that closes', () => {
       next = complete({ prompt: 'Call me Ishmael. '.repeat(200) });
     }
     expect(given).toBe(false);
-    queue.mockRestore();
     expect((await endless).json().error.message).toContain('longer than 3000 ms');
     finish([(await worker.next('submit')).request]);
     expect((await next).json().choices[0].text).toBe('A');
@@ -479,7 +476,6 @@ describe('metrics', () => {
     tokenised();
     finish([(await worker.next('submit')).request]);
     await asked;
-    encodeAll.mockRestore();
     expect(1000 * (await metric('switchyard_request_queue_time_seconds_sum'))).toBeGreaterThan(tookMs);
     expect(1000 * (await metric('switchyard_time_to_first_token_seconds_sum'))).toBeGreaterThan(tookMs);
   });

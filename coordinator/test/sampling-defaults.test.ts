@@ -62,8 +62,15 @@ describe('tokens that end an answer', () => {
     expect(read(generation, config).eosTokens).toEqual(tokens);
   });
 
-  it.each([[[2, 0.5]], ['3'], [[null]], [{}], [Array(65).fill(2)]])('are refused where they are no ids, or too many', (wrong) => {
-    expect(() => read({ eos_token_id: wrong })).toThrow(`${file}: eos_token_id must be a token id or a list of at most 64`);
-    expect(() => read({}, { eos_token_id: wrong })).toThrow('config.json: eos_token_id must be a token id or a list of at most 64');
+  it.each([
+    [[2, 0.5], 'is [2,0.5]'],
+    ['3', 'is "3"'],
+    [[null], 'is [null]'],
+    [{}, 'is {}'],
+    [Array(65).fill(2), 'has 65 entries'],
+  ])('are refused where they are no ids, or too many: %j', (wrong, what) => {
+    const problem = `eos_token_id ${what}; a token id or a list of at most 64 is needed`;
+    expect(() => read({ eos_token_id: wrong })).toThrow(`${file}: ${problem}`);
+    expect(() => read({}, { eos_token_id: wrong })).toThrow(`config.json: ${problem}`);
   });
 });

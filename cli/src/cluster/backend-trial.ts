@@ -43,10 +43,19 @@ export async function tryBackends(backends: readonly Backend[]): Promise<Backend
 
 /** @param program of the child; prints its trial */
 export async function tryBackend(backend: Backend, program: string, msMax: number): Promise<BackendTrial> {
-  const child: ChildProcess = spawn(process.execPath, ['--input-type=module', '-e', program, backend], {
-    cwd: path.dirname(fileURLToPath(import.meta.url)),
-    stdio: ['ignore', 'pipe', 'pipe'],
-  });
+  const failed = (refusal: string): BackendTrial => ({ backend, found: null, refusal, trouble: 'failed' });
+  const noProcess = (error: unknown) =>
+    failed(`no process can be made for it: ${(error as Error).message}; see how many there may be, and free memory`);
+  let child: ChildProcess;
+  try {
+    child = spawn(process.execPath, ['--input-type=module', '-e', program, backend], {
+      cwd: path.dirname(fileURLToPath(import.meta.url)),
+      stdio: ['ignore', 'pipe', 'pipe'],
+    });
+  } catch (error) {
+    // Some reasons are thrown, others are events.
+    return noProcess(error);
+  }
   let output = '';
   let errors = '';
   // Without a process there may be neither.
@@ -63,7 +72,6 @@ export async function tryBackend(backend: Backend, program: string, msMax: numbe
     limit = setTimeout(resolve, msMax, null);
   });
   clearTimeout(limit);
-  const failed = (refusal: string): BackendTrial => ({ backend, found: null, refusal, trouble: 'failed' });
   if (ended === null) {
     // Whoever is stuck in a driver does not hear the signal either: nobody waits for its end.
     child.kill('SIGKILL');
@@ -72,7 +80,7 @@ export async function tryBackend(backend: Backend, program: string, msMax: numbe
     child.stderr?.destroy();
     return failed(`opening it took more than ${msMax / 1000} s`);
   }
-  if (ended instanceof Error) return failed(`no process can be made for it: ${ended.message}`);
+  if (ended instanceof Error) return noProcess(ended);
   const [status, signal] = ended;
   if (signal !== null) return failed(`opening it was ended by ${signal}`);
   if (status !== 0) throw new Error(errors.match(/^\w*Error.*$/m)?.[0] ?? `loading them failed with status ${status}`);

@@ -24,19 +24,19 @@ export async function readJsonBody(
   return parseObject(decode(bytes));
 }
 
-/** Before JSON is parsed that a body has as a string: its values are many times as large, too. @throws SwitchyardError `body_too_large`, `queue_full` */
-export function holdParsed(text: string, body: MemoryLease): void {
+/** Before JSON is parsed that a body has as a string: its values are many times as large, too. @param param the string's field. @throws SwitchyardError `body_too_large`, `queue_full` */
+export function holdParsed(text: string, body: MemoryLease, param: string): void {
   const json = Buffer.from(text);
-  holdMore(body, json.length + jsonValueBytes(json));
+  holdMore(body, json.length + jsonValueBytes(json), param);
 }
 
 /** What is made of a body must have room before it is made. */
-function holdMore(body: MemoryLease, more: number): void {
+function holdMore(body: MemoryLease, more: number, param: string | null = null): void {
   const bytes = body.bytes + more;
   const { bytesMax } = body;
   if (bytes > bytesMax) {
-    const why = `the body with the values of its JSON takes ${bytes} bytes; the limit is ${bytesMax}`;
-    throw new DetailedError('body_too_large', why, null, { limit_bytes: bytesMax });
+    const why = `the body with the values of its JSON${param === null ? '' : ` and of ${param}`} takes ${bytes} bytes; the limit is ${bytesMax}`;
+    throw new DetailedError('body_too_large', why, param, { limit_bytes: bytesMax });
   }
   body.hold(bytes);
 }

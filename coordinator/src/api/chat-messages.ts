@@ -137,7 +137,12 @@ function readToolCall(message: Fields, value: unknown, index: number, { template
   const given = call.function.arguments ?? {};
   return {
     ...call,
-    function: { ...call.function, arguments: template?.reading.joinsArguments ? argumentsText(given) : argumentsObject(given, body) },
+    function: {
+      ...call.function,
+      arguments: template?.reading.joinsArguments
+        ? argumentsText(given)
+        : argumentsObject(given, body, message.pathOf(`${path}.function.arguments`)),
+    },
   };
 }
 
@@ -148,9 +153,9 @@ function argumentsText(value: unknown): string {
   return JSON.stringify(value);
 }
 
-function argumentsObject(value: unknown, body: MemoryLease): unknown {
+function argumentsObject(value: unknown, body: MemoryLease, param: string): unknown {
   if (typeof value !== 'string') return value;
-  holdParsed(value, body);
+  holdParsed(value, body, param);
   try {
     return JSON.parse(value);
   } catch {

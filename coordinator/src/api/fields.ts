@@ -90,8 +90,13 @@ export class Fields {
     for (const name of names) this.#known.add(name);
   }
 
+  /** How messages name it. */
+  pathOf(name: string): string {
+    return this.#path === '' ? name : `${this.#path}.${name}`;
+  }
+
   invalid(name: string, what: string): SwitchyardError {
-    const param = this.#path === '' ? name : `${this.#path}.${name}`;
+    const param = this.pathOf(name);
     return new SwitchyardError('invalid_request', `${param} ${what}`, { param });
   }
 

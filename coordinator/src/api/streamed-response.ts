@@ -70,7 +70,7 @@ export class StreamedResponse extends AnswerSet {
   override flush(): void {
     if (!this.#written && !this.#writer.busy && !this.#goingOn) this.#write();
     this.#account();
-    // What is not text yet is not the reader's doing: it comes all at once, and is made no faster than others are served.
+    // What is not text yet comes all at once, however fast the reader is, and is made no faster than others are served: it counts in the lease alone.
     const unread = this.#held.textChars;
     if (unread > bounds.heldBytesMax) this.#cutOff(`the client has left ${unread} bytes unread; the limit is ${bounds.heldBytesMax}`);
     if (this.over && this.#written && !this.#response.writableEnded) this.#writer.end();

@@ -59,7 +59,7 @@ interface MembershipEvents {
   onTokens(place: Place, tokens: Tokens): void;
   onTrace(place: Place, rows: TraceRows): void;
   onStats(place: Place, stats: Stats): void;
-  /** A worker that did not keep up may again. */
+  /** A worker that did not keep up may again, or one has come. */
   onDrained(): void;
   /** Its stream ended while it held sequences, or could have. */
   onLost(place: Place, error: SwitchyardError): void;
@@ -84,6 +84,7 @@ export class Membership {
   #tracing = false;
   /** Of the introduction that is to come. */
   #soon: NodeJS.Timeout | null = null;
+  #closed = false;
 
   constructor(assignment: Assignment, events: MembershipEvents, log: Log) {
     this.#assignment = assignment;
@@ -161,7 +162,8 @@ export class Membership {
 
   /** Lets go of all workers: they outlive the coordinator and attach to the next. */
   async close(): Promise<void> {
-    if (this.#soon !== null) clearTimeout(this.#soon);
+    this.#closed = true;
+    this.#introducedNow();
     await Promise.all(this.places.map((place) => place.stream?.close()));
   }
 
@@ -270,24 +272,38 @@ export class Membership {
     this.#events.onChange();
   }
 
+  /** After one is gone: whoever has loaded already may be needed now. */
+  #coverWithOthers(): void {
+    this.#recount();
+    if (this.#uncovered > 0 && this.#soon !== null) this.#introduce();
+  }
+
   #becomeFailed(place: Place, code: string, message: string): void {
     Object.assign(place, { state: 'failed', failure: `${code}: ${message}` });
     this.#log.error({ worker: place.name, code }, `worker cannot serve: ${message}`);
-    this.#recount();
+    this.#coverWithOthers();
     this.#events.onChange();
   }
 
   /** Where every expert is served already, those who come close together are introduced together: each introduction tells all of all. */
   #introduceSoon(): void {
+    if (this.#closed) return;
     this.#soon ??= setTimeout(() => {
-      this.#soon = null;
       this.#introduce();
       this.#events.onChange();
+      // Answers that wait may begin at whoever came.
+      this.#events.onDrained();
     }, bounds.introductionPauseMs);
+  }
+
+  #introducedNow(): void {
+    if (this.#soon !== null) clearTimeout(this.#soon);
+    this.#soon = null;
   }
 
   /** Tells all ready workers of each other as soon as they cover the plan; again whenever one comes back, for its address may be new. */
   #introduce(): void {
+    this.#introducedNow();
     const ready = this.places.filter(({ state }) => state === 'loaded' || state === 'serving');
     const covered = uncoveredExperts(this.#assignment.plan, new Set(ready.map(({ worker }) => worker))) === 0;
     if (covered) {
@@ -305,7 +321,7 @@ export class Membership {
     Object.assign(place, vacancy(), { losses: place.losses + 1 });
     this.#different.delete(place);
     this.#regroup();
-    this.#recount();
+    this.#coverWithOthers();
     this.#log.warn({ worker: place.name, uncovered: this.#uncovered }, `worker lost: ${reason}`);
     this.#events.onLost(place, new SwitchyardError('worker_lost', `worker ${place.name} was lost: ${reason}`));
     // It may have been the one that others differ from.

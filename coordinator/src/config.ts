@@ -66,7 +66,12 @@ export const options = {
   kvBytes: option(whole(0, 2 ** 50), 512 * 1024 * 1024, 'BYTES', "size of each worker's cache"),
   maxBatchRows: option(whole(1, limits.frameRowsMax), stepDefaults.maxBatchRows, 'ROWS', 'rows of one step: prefill chunk and decodes'),
   // What a worker takes at most.
-  maxSequences: option(whole(1, limits.requestsRunningMax), stepDefaults.maxSequences, 'N', 'sequences that one worker runs at a time'),
+  maxSequences: option(
+    whole(1, limits.requestsRunningMax),
+    stepDefaults.maxSequences,
+    'N',
+    'sequences that one worker runs at a time, no more than a step has rows',
+  ),
   draftMax: option(
     whole(0, limits.draftMax),
     stepDefaults.draftMax,

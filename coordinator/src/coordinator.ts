@@ -132,7 +132,9 @@ class Coordinator implements RunningCoordinator {
     const { requestsRunningMax: runningMax, requestsWaitingMax: waitingMax } = config;
     const tenants = this.#apiKeys?.tenants ?? 1;
     this.#tenantWaitingMax = tenantPart(waitingMax, tenants);
-    const ofWorker = { batchMax: config.maxSequences, beyondBatchMax: beyondBatchMax(config.maxSequences, tenants) };
+    // A worker runs no more sequences than a step has rows.
+    const batchMax = Math.min(config.maxSequences, config.maxBatchRows);
+    const ofWorker = { batchMax, beyondBatchMax: beyondBatchMax(batchMax, tenants) };
     const queue = { runningMax, waitingMax, tenantWaitingMax: this.#tenantWaitingMax, ...ofWorker };
     const planHomes = readPlanHomes(this.#plan, (problem) => log.warn(`plan: ${problem}`));
     const homes = { policy: homePolicy(config), statistics: new HomeStatistics(nodeCount(this.#plan), planHomes) };

@@ -120,7 +120,21 @@ describe('workers that are not needed for all experts to be served', () => {
     await lose();
     await vi.waitFor(() => expect(uncovered).toEqual([0]));
     expect(membership.places.map(({ state }) => state)).toEqual(['absent', 'serving']);
-    expect(vi.getTimerCount()).toBe(0);
+  });
+
+  it('hear of one that was lost', async () => {
+    const membership = membershipOf(planOf(3));
+    const told: string[][] = [];
+    const lose = ['n0w0', 'n0w1', 'n0w2'].map((name) =>
+      join(membership, name, (message) => {
+        if (message.type === 'peers' && name === 'n0w0') told.push(message.peers.map((peer) => peer.name));
+      }),
+    );
+    vi.runAllTimers();
+    await lose[1]();
+    await vi.waitFor(() => expect(membership.places[1].state).toBe('absent'));
+    vi.runAllTimers();
+    expect(told).toEqual([['n0w0'], ['n0w0', 'n0w1', 'n0w2'], ['n0w0', 'n0w2']]);
   });
 
   it('are not introduced by who has let go of all', async () => {

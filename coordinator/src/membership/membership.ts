@@ -272,10 +272,11 @@ export class Membership {
     this.#events.onChange();
   }
 
-  /** After one is gone: whoever has loaded already may be needed now. */
+  /** After one is gone: whoever has loaded already may be needed now, and nobody should go on dialling it. */
   #coverWithOthers(): void {
     this.#recount();
-    if (this.#uncovered > 0 && this.#soon !== null) this.#introduce();
+    if (this.#uncovered === 0) this.#introduceSoon();
+    else if (this.#soon !== null) this.#introduce();
   }
 
   #becomeFailed(place: Place, code: string, message: string): void {

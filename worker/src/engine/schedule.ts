@@ -228,11 +228,14 @@ function decidePrompts(
   const [oldest, ...others] = candidates;
   const overdue = others.filter(({ sequence }) => sequence.overtaken >= OVERTAKEN_MAX).sort((a, b) => Number(a.runs) - Number(b.runs));
   others.sort((a, b) => a.pending - b.pending);
-  const letsPass = others.length > 0 && 2 * others[0].pending < oldest.pending;
-  serve(oldest, firstRowsMax(oldest, left, others.length > 0, letsPass));
+  const hasOthers = others.length > 0;
+  const letsPass = hasOthers && 2 * others[0].pending < oldest.pending;
+  // Rows that are judged are few, and of use to these alone.
+  const sharesJudged = candidates.filter(({ sequence }) => sequence.everyLogit).length > 1;
+  serve(oldest, firstRowsMax(oldest, left, { hasOthers, letsPass, sharesJudged }));
   for (const candidate of overdue) {
     if (left.rows === 0) break;
-    serve(candidate, firstRowsMax(candidate, left, true, true));
+    serve(candidate, firstRowsMax(candidate, left, { hasOthers, letsPass: true, sharesJudged }));
     if (candidate.rows > 0) break;
   }
   for (const candidate of others) {
@@ -316,8 +319,12 @@ function take(left: Left, candidate: Candidate, rowsMax: number): void {
 }
 
 /** For one that goes before others. A prompt of which every row is judged leaves logit rows too: without one, no other prompt comes to its end, and none that waits begins. */
-function firstRowsMax({ sequence }: Candidate, { rows, logits, judged }: Left, hasOthers: boolean, letsPass: boolean): number {
-  const most = sequence.everyLogit ? Math.min(rows, logits, judged) : rows;
+function firstRowsMax(
+  { sequence }: Candidate,
+  { rows, logits, judged }: Left,
+  { hasOthers, letsPass, sharesJudged }: { hasOthers: boolean; letsPass: boolean; sharesJudged: boolean },
+): number {
+  const most = sequence.everyLogit ? Math.min(rows, logits, sharesJudged ? judged : rows) : rows;
   if (letsPass) return Math.ceil(most / 2);
   return sequence.everyLogit && hasOthers ? Math.max(1, Math.min(rows, logits - 1)) : rows;
 }

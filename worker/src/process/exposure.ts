@@ -16,7 +16,8 @@ export function exposures({
   for (const address of data.filter((address) => reachOf(address) === 'network')) {
     // A certificate that our authority signed is as good as a token, where it is asked for: a broker shows its own, and lets in whom it likes.
     const certified = tlsCa !== null && !address.startsWith('nats:');
-    if (tokenFile === null && !certified) found.push(`--data ${address} takes anybody's rows: give it a --token-file`);
+    const whose = address.startsWith('nats:') ? 'the rows of whoever its broker lets in' : "anybody's rows";
+    if (tokenFile === null && !certified) found.push(`--data ${address} takes ${whose}: give it a --token-file`);
     // Over other transports the token is proved, not sent.
     if (tokenFile !== null && plain && address.startsWith('grpc:'))
       found.push(`--data ${address} is sent the token readable by peers: use TLS (--tls-cert, --tls-key, --tls-ca), or tcp`);

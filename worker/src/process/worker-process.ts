@@ -90,7 +90,7 @@ export class WorkerProcess {
   /** Refuses new requests, lets the running ones end for at most `graceMs`, its own and then those of homes that use its experts, then ends the process. */
   async stop(graceMs: number): Promise<void> {
     const { log } = this.options;
-    log('info', `stopping; running requests have ${graceMs} ms`);
+    log('info', `stopping; running requests have ${Math.min(graceMs, TIMEOUT_MS_MAX)} ms`);
     const reason = new SwitchyardError('shutting_down', `worker ${this.options.flags.name} is shutting down`);
     const { serving } = this;
     if (serving !== null) {

@@ -189,6 +189,8 @@ describe('decideStep', () => {
     expect(decide([stream, sequence(80, 0)], [judged(40, OVERTAKEN_MAX), judged(3)], 60, 'all', wide).rows).toEqual([1, 23, 5, 3]);
     // What nobody else has a use for it takes after all.
     expect(decide([stream, judged(40)], [sequence(4, 0)], 40, 'all', wide).rows).toEqual([1, 8, 4]);
+    // Nor has a prompt without them any, however many rows it takes.
+    expect(decide([stream, judged(200), sequence(90, 0)], [], 400, 'all', wide).rows).toEqual([1, 8, 23]);
   });
 
   test('the decode lane takes single tokens, the lanes of prompts take chunks, also of a prompt whose last chunk is in a step', () => {

@@ -22,7 +22,7 @@ describe('a worker warns', () => {
     [
       "of anybody's rows that a broker brings, certificates or not",
       { data: ['nats://broker:4222/a'], tlsCa: 'a', tlsCert: 'c' },
-      ["--data nats://broker:4222/a takes anybody's rows: give it a --token-file"],
+      ['--data nats://broker:4222/a takes the rows of whoever its broker lets in: give it a --token-file'],
     ],
     [
       'of a token that can be read',

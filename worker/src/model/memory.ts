@@ -9,12 +9,8 @@ export const blockTokens = 16;
 const batchRowsMax = 65_536;
 
 /** Bytes that one token takes in one layer's cache. */
-export function kvTokenBytes({ kvHeads, kDim, vDim, vSharesK }: Cache, { activations }: Pick<NumericClass, 'activations'>): number {
+function kvTokenBytes({ kvHeads, kDim, vDim, vSharesK }: Cache, { activations }: Pick<NumericClass, 'activations'>): number {
   return kvHeads * (kDim + (vSharesK ? 0 : vDim)) * (activations === 'bf16' ? 2 : 4);
-}
-
-export function kvBlockBytes(cache: Cache, numericClass: Pick<NumericClass, 'activations'>): number {
-  return blockTokens * kvTokenBytes(cache, numericClass);
 }
 
 /** Bytes that one token takes in all layers' caches. */

@@ -15,9 +15,9 @@ export function exposures({
     found.push(`--coordinator ${coordinator} is sent the token readable: use TLS (--tls-ca), or a network of its own`);
   for (const address of data.filter((address) => reachOf(address) === 'network')) {
     // A certificate that our authority signed is as good as a token, where it is asked for: a broker shows its own, and lets in whom it likes.
-    const certified = tlsCa !== null && !address.startsWith('nats:');
-    const whose = address.startsWith('nats:') ? 'the rows of whoever its broker lets in' : "anybody's rows";
-    if (tokenFile === null && !certified) found.push(`--data ${address} takes ${whose}: give it a --token-file`);
+    const brokered = address.startsWith('nats:');
+    const whose = brokered ? 'the rows of whoever its broker lets in' : "anybody's rows";
+    if (tokenFile === null && (tlsCa === null || brokered)) found.push(`--data ${address} takes ${whose}: give it a --token-file`);
     // Over other transports the token is proved, not sent.
     if (tokenFile !== null && plain && address.startsWith('grpc:'))
       found.push(`--data ${address} is sent the token readable by peers: use TLS (--tls-cert, --tls-key, --tls-ca), or tcp`);
